@@ -1,0 +1,59 @@
+# Everything sets itself up: a virtual environment in .venv from the locked requirements, nothing outside it.
+SERVICE := services/aigen-orchestration-service
+VENV    := $(CURDIR)/.venv
+PYTHON  ?= python3
+RUN     := $(VENV)/bin
+STAMP   := $(VENV)/.set-up
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve doctor test check unit fmt bench docs lock clean
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): $(SERVICE)/requirements.lock $(SERVICE)/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up .venv (once; about a minute) ..."
+	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "Cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(SERVICE)/requirements.lock
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e $(SERVICE)
+	@touch $@
+
+demo: $(STAMP) ## Start everything and watch one request become a picture (ARGS=--exit to end by itself)
+	@$(RUN)/aigen demo $(ARGS)
+
+serve: $(STAMP) ## Run the service (ARGS="--port 9000 --roles api,relay")
+	@$(RUN)/aigen serve $(ARGS)
+
+doctor: $(STAMP) ## Look at every dependency and say what is missing
+	@$(RUN)/aigen doctor $(ARGS)
+
+test: check ## Everything: lint, types, import rules, all tests on real PostgreSQL and RabbitMQ
+	@cd $(SERVICE) && $(RUN)/python tests/services.py
+	@cd $(SERVICE) && $(RUN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no services needed
+	@cd $(SERVICE) && $(RUN)/ruff check . && $(RUN)/ruff format --check .
+	@cd $(SERVICE) && $(RUN)/mypy
+	@cd $(SERVICE) && $(RUN)/lint-imports
+	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain -q
+
+fmt: $(STAMP) ## Format the code
+	@cd $(SERVICE) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .
+
+bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench $(ARGS)
+
+docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings
+	@cd $(SERVICE) && $(RUN)/python -m creativeflow.services.aigeneration.documents
+
+lock: $(STAMP) ## Lock the dependencies anew, with hashes and without an index
+	@$(RUN)/python -m pip install --quiet uv
+	@cd $(SERVICE) && $(RUN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+		--extra dev --python-version 3.11 pyproject.toml -o requirements.lock
+
+clean: ## Remove the virtual environment and caches
+	@rm -rf $(VENV) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache

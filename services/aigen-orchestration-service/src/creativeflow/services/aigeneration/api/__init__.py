@@ -1,0 +1,1 @@
+"""The HTTP interface: what callers, workers and operators can ask for."""

@@ -1,0 +1,146 @@
+"""Who calls, and what they may do: API keys of services, JWTs of end users, roles of operators."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import jwt
+from fastapi import Depends, Request
+
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.settings import ApiKey
+
+USER_ID_MAX = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """An authenticated caller. `user_id` is the user they act for; None: a service that acts for all."""
+
+    name: str
+    role: str
+    user_id: str | None = None
+
+    @property
+    def operator(self) -> bool:
+        """Whether operator calls are allowed."""
+        return self.role == "operator"
+
+    @property
+    def end_user(self) -> bool:
+        """Whether it is a person with a token of their own."""
+        return self.role == "user"
+
+    def acting_for(self, named: str | None) -> str:
+        """The user a new request belongs to.
+
+        Raises:
+            UserMismatchError: the body names somebody else than the token or the header.
+            InvalidRequestError: nobody is named.
+        """
+        if self.user_id is not None:
+            if named not in {None, self.user_id}:
+                raise errors.UserMismatchError
+            return self.user_id
+        if named is None:
+            raise errors.InvalidRequestError.at("/user_id", "missing", "Name the user: `user_id` or X-User-ID.")
+        return named
+
+
+class Gate:
+    """Tells callers apart by what they send; open where nothing is configured, which only the laptop allows."""
+
+    def __init__(
+        self,
+        *,
+        keys: Sequence[ApiKey],
+        jwt_secret: str | None,
+        jwks: jwt.PyJWKClient | None,
+        audience: str | None,
+        issuer: str | None,
+    ) -> None:
+        self._keys = keys
+        self._jwt_secret = jwt_secret
+        self._jwks = jwks
+        self._audience = audience
+        self._issuer = issuer
+        self.open = not (keys or jwt_secret or jwks)
+
+    async def admit(self, request: Request) -> Principal:
+        """The caller of a request.
+
+        Raises:
+            AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError.
+        """
+        acting_for = _user_header(request)
+        if self.open:
+            return Principal(name="open", role="operator", user_id=acting_for)
+        if key := request.headers.get("x-internal-api-key"):
+            found = [known for known in self._keys if known.matches(key)]
+            if not found:
+                raise errors.InvalidCredentialsError
+            return Principal(name=found[0].name, role=found[0].role, user_id=acting_for)
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not token:
+            raise errors.AuthenticationRequiredError
+        return await self._holder(token.strip(), acting_for)
+
+    async def _holder(self, token: str, acting_for: str | None) -> Principal:
+        claims = await self._claims(token)
+        subject, roles = claims["sub"], claims.get("roles") or []
+        if not isinstance(subject, str) or not 0 < len(subject) <= USER_ID_MAX:
+            raise errors.InvalidCredentialsError
+        if isinstance(roles, list) and "operator" in roles:
+            return Principal(name=subject, role="operator", user_id=acting_for)
+        if acting_for not in {None, subject}:
+            raise errors.UserMismatchError
+        return Principal(name=subject, role="user", user_id=subject)
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        """The verified claims; the algorithm decides which key may verify, never the other way round."""
+        try:
+            algorithm = jwt.get_unverified_header(token).get("alg")
+            if algorithm == "HS256" and self._jwt_secret:
+                key: Any = self._jwt_secret
+            elif algorithm in {"RS256", "ES256"} and self._jwks:
+                key = (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
+            else:
+                raise errors.InvalidCredentialsError
+            claims: dict[str, Any] = jwt.decode(
+                token, key, algorithms=[algorithm], audience=self._audience, issuer=self._issuer, leeway=10,
+                options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
+            )  # fmt: skip
+        except jwt.ExpiredSignatureError:
+            raise errors.TokenExpiredError from None
+        except jwt.PyJWKClientConnectionError:
+            raise errors.ServiceUnavailableError from None
+        except jwt.PyJWTError:
+            raise errors.InvalidCredentialsError from None
+        return claims
+
+
+def _user_header(request: Request) -> str | None:
+    user = request.headers.get("x-user-id")
+    if user is not None and not (0 < len(user) <= USER_ID_MAX and user.isprintable()):
+        raise errors.InvalidRequestError.at("/header/X-User-ID", "invalid_user", "X-User-ID is not a user id.")
+    return user
+
+
+async def _caller(request: Request) -> Principal:
+    gate: Gate = request.app.state.gate
+    principal = await gate.admit(request)
+    request.scope["aigen.principal"] = principal.name
+    request.app.state.limiter.check(request, principal.name)
+    return principal
+
+
+async def _operator(principal: Annotated[Principal, Depends(_caller)]) -> Principal:
+    if not principal.operator:
+        raise errors.ForbiddenError(role="operator")
+    return principal
+
+
+AnyCaller = Annotated[Principal, Depends(_caller)]
+Operator = Annotated[Principal, Depends(_operator)]
+OPERATORS_ONLY = Depends(_operator)

@@ -1,0 +1,85 @@
+"""What can be asked for, and what it costs: formats, prices, models, and what every problem means."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from starlette.responses import Response
+
+from creativeflow.services.aigeneration.api.answers import json_response
+from creativeflow.services.aigeneration.api.routing import problems
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.formats import (
+    CUSTOM,
+    FILE_FORMATS,
+    FORMATS,
+    SIDE_MAX,
+    SIDE_MIN,
+    sample_size,
+)
+from creativeflow.services.aigeneration.domain.policy import Policy
+from creativeflow.services.aigeneration.domain.prices import PLANS, Plan, credits_text, price_final, price_samples
+from creativeflow.services.aigeneration.domain.routing import DEFAULT_MODEL, MODELS
+
+router = APIRouter(tags=["catalogue"])
+
+Listing = dict[str, Any]
+
+
+@router.get("/api/v1/formats", summary="Output formats")
+async def formats() -> Listing:
+    """Every format with its pixel size, and the bounds of Custom."""
+    listed = [
+        {"name": name, "width": size.width, "height": size.height, "sample": str(sample_size(size))}
+        for name, size in FORMATS.items()
+    ]
+    custom = {"name": CUSTOM, "side_min": SIDE_MIN, "side_max": SIDE_MAX}
+    return {"formats": listed, "custom": custom, "file_formats": list(FILE_FORMATS)}
+
+
+@router.get("/api/v1/prices", summary="Prices by plan")
+async def prices(request: Request) -> Listing:
+    """What each action costs on each plan, in credits as decimal text."""
+    policy: Policy = request.app.state.policy
+    return {
+        "high_resolution_above": policy.prices.high_resolution_above,
+        "plans": [_plan_prices(plan, policy) for plan in PLANS.values()],
+    }
+
+
+@router.get("/api/v1/models", summary="AI models")
+async def models() -> Listing:
+    """Models that a request may name; a surcharge is paid on every plan."""
+    return {
+        "default": DEFAULT_MODEL,
+        "models": [
+            {
+                "name": model.name, "title": model.title, "strategy": model.strategy, "provider": model.provider,
+                "surcharge": credits_text(model.surcharge), "fallback": model.fallback,
+            }
+            for model in MODELS.values()
+        ],
+    }  # fmt: skip
+
+
+@router.get("/problems/{code}", summary="What a problem means", responses=problems(404))
+async def problem_type(code: Annotated[str, Path(max_length=100)]) -> Response:
+    """The address in a problem's `type`."""
+    for found in errors.every_error():
+        if found.code == code:
+            about = {"code": code, "title": found.title, "status": found.status, "meaning": found.__doc__}
+            return json_response(about | {"what_to_do": found.sentence, "retryable": found.retryable})
+    raise errors.NotFoundError
+
+
+def _plan_prices(plan: Plan, policy: Policy) -> Listing:
+    above = policy.prices.high_resolution_above
+    samples = price_samples(plan, policy.prices)
+    standard = price_final(plan, policy.prices, longest_side=above)
+    high = price_final(plan, policy.prices, longest_side=above + 1)
+    return {
+        "plan": plan.name, "title": plan.title, "samples": credits_text(samples.amount),
+        "final": credits_text(standard.amount),
+        "final_high_resolution": credits_text(high.amount) if plan.high_resolution else None,
+        "monthly_generations": policy.free_generations if plan.monthly_generations else None,
+        "brand_kit": plan.brand_kit, "watermark": plan.watermark,
+    }  # fmt: skip

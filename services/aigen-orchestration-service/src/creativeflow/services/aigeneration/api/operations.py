@@ -1,0 +1,138 @@
+"""What an operator sees and does: stuck and parked work, replay, force-fail, invariants, users' credits."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from creativeflow.services.aigeneration.api import schemas
+from creativeflow.services.aigeneration.api.access import OPERATORS_ONLY, Operator
+from creativeflow.services.aigeneration.api.answers import json_response, reply_response
+from creativeflow.services.aigeneration.api.generation_requests import (
+    IdempotencyKey,
+    IfMatch,
+    Orchestrating,
+    Reading,
+    acting,
+)
+from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.prices import credits_text
+from creativeflow.services.aigeneration.domain.resource import resource
+from creativeflow.services.aigeneration.storage.ledger import Ledger
+from creativeflow.services.aigeneration.storage.outbox import Outbox
+
+router = APIRouter(
+    prefix="/api/v1/operations",
+    tags=["operations"],
+    route_class=JsonRoute,
+    responses=problems(401, 403),
+    dependencies=[OPERATORS_ONLY],
+)
+
+DebtId = Annotated[int, Path(ge=1, le=2**62)]
+Most = Annotated[int, Query(ge=1, le=500)]
+
+
+@router.get("/stuck", summary="Requests that nobody has moved on")
+async def stuck(request: Request, reading: Reading, limit: Most = 100) -> Response:
+    """Deadline or lease passed more than a minute ago: normally none."""
+    found = await reading.stuck(request.app.state.now(), limit)
+    return json_response({"items": [resource(item) for item in found]})
+
+
+@router.get("/debts", summary="What is owed")
+async def debts(request: Request, parked: bool = True, limit: Most = 100) -> Response:
+    """Parked debts with their reason, or all open ones."""
+    outbox: Outbox = request.app.state.outbox
+    return json_response({"items": await outbox.list_open(parked_only=parked, most=limit)})
+
+
+@router.post("/debts/{debt_id}/replay", responses=problems(404), summary="Try a parked debt again")
+async def replay(debt_id: DebtId, request: Request, operator: Operator) -> Response:
+    """It becomes due at once; who did it stands in the timeline."""
+    outbox: Outbox = request.app.state.outbox
+    if not await outbox.replay(debt_id, by=operator.name, now=request.app.state.now()):
+        raise errors.NotFoundError
+    return json_response({"status": "due"})
+
+
+@router.post("/debts/{debt_id}/drop", responses=problems(404), summary="Give a parked debt up")
+async def drop(debt_id: DebtId, request: Request, operator: Operator) -> Response:
+    """It is deleted for good; who did it stands in the timeline."""
+    outbox: Outbox = request.app.state.outbox
+    if not await outbox.drop(debt_id, by=operator.name, now=request.app.state.now()):
+        raise errors.NotFoundError
+    return json_response({"status": "dropped"})
+
+
+@router.post(
+    "/generation-requests/{request_id}/fail",
+    response_model=schemas.GenerationRequest,
+    responses=problems(404, 409, 412, 422),
+    summary="End a live request",
+)
+async def fail(
+    request_id: UUID,
+    body: schemas.ForceFail,
+    request: Request,
+    operator: Operator,
+    orchestrating: Orchestrating,
+    key: IdempotencyKey = None,
+    if_match: IfMatch = None,
+) -> Response:
+    """FAILED, what is held is given back, the user is told; who did it stands in the timeline."""
+    caller = acting(request, operator, body, key, if_match)
+    return reply_response(await orchestrating.force_fail(request_id, caller, body.reason))
+
+
+@router.get("/queues", summary="How much waits, and where")
+async def queues(request: Request, reading: Reading) -> Response:
+    """The fair queue by lane, the broker's queues, and the debts."""
+    depths: dict[str, Any] = {}
+    if (broker := request.app.state.broker) is not None:
+        for name in request.app.state.broker_queues:
+            depth = await broker.queue_depth(name)
+            depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
+    return json_response({"lanes": await reading.lanes(), "debts": await reading.debts(), "broker": depths})
+
+
+@router.get("/invariants", summary="Counts that must be 0")
+async def invariants(request: Request, reading: Reading) -> Response:
+    """Every count is of something that must never be; docs/operations.md says what each one means."""
+    return json_response({"counts": await reading.invariants(request.app.state.now())})
+
+
+@router.post("/credits/grants", status_code=201, responses=problems(409, 422), summary="Give credits (local ledger)")
+async def grant(body: schemas.Grant, request: Request, operator: Operator, key: IdempotencyKey = None) -> Response:
+    """Idempotent on Idempotency-Key. Only where credits are kept here."""
+    ledger = _ledger(request)
+    operation = f"{operator.name}:{key}" if key else str(request.app.state.new_id())
+    try:
+        await ledger.grant(body.user_id, body.amount, operation=operation, reason=body.reason, plan=body.plan)
+    except ValueError as error:
+        raise errors.InvalidRequestError.at("/amount", "invalid_grant", f"{error}.".capitalize()) from None
+    request.app.state.entitlements.forget(body.user_id)
+    return json_response(await _statement(ledger, body.user_id), 201)
+
+
+@router.get("/users/{user_id}/statement", summary="A user's credits (local ledger)")
+async def statement(user_id: Annotated[str, Path(max_length=200)], request: Request) -> Response:
+    """Plan, balance, what is held, and every movement with its reason, newest first."""
+    return json_response(await _statement(_ledger(request), user_id))
+
+
+def _ledger(request: Request) -> Ledger:
+    ledger: Ledger | None = request.app.state.ledger
+    if ledger is None:
+        raise errors.NotFoundError
+    return ledger
+
+
+async def _statement(ledger: Ledger, user_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = await ledger.statement(user_id)
+    entries = [entry | {"amount": credits_text(entry["amount"])} for entry in found["entries"]]
+    return found | {
+        "balance": credits_text(found["balance"]), "held": credits_text(found["held"]), "entries": entries,
+    }  # fmt: skip

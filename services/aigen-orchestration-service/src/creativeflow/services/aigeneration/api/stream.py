@@ -1,0 +1,163 @@
+"""Live progress as server-sent events: one poll per process for all who listen."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Request
+from starlette.responses import StreamingResponse
+
+from creativeflow.services.aigeneration.api.access import AnyCaller
+from creativeflow.services.aigeneration.api.answers import json_bytes
+from creativeflow.services.aigeneration.api.generation_requests import Reading, own
+from creativeflow.services.aigeneration.api.routing import problems
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.change import Change
+from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
+from creativeflow.services.aigeneration.domain.resource import resource
+from creativeflow.services.aigeneration.storage.queries import Queries
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_SECONDS = 15.0
+LISTENERS_MAX = 10_000
+
+router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation requests"])
+
+
+class Listener:
+    """One open stream: the newest state it has not sent yet."""
+
+    def __init__(self, request_id: UUID, version: int) -> None:
+        self.request_id = request_id
+        self.version = version
+        self._newest: GenerationRequest | None = None
+        self._changed = asyncio.Event()
+
+    def offer(self, request: GenerationRequest) -> None:
+        """A newer state; what was not sent yet is replaced, so a slow reader costs nothing."""
+        if request.version > self.version:
+            self.version, self._newest = request.version, request
+            self._changed.set()
+
+    async def next(self, timeout_seconds: float) -> GenerationRequest | None:
+        """The newest unsent state, or None when nothing happened for so long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_seconds)
+        self._changed.clear()
+        found, self._newest = self._newest, None
+        return found
+
+
+class Hub:
+    """Knows who listens to what. Writes of this process arrive at once, those of others by one poll for all."""
+
+    def __init__(self, queries: Queries, *, poll_seconds: float = 0.25) -> None:
+        self._queries = queries
+        self._poll_seconds = poll_seconds
+        self._listeners: dict[UUID, set[Listener]] = {}
+        self._count = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many streams are open."""
+        return self._count
+
+    def written(self, change: Change) -> None:
+        """A change of this process has been committed."""
+        for listener in self._listeners.get(change.after.id, ()):
+            listener.offer(change.after)
+
+    def listen(self, request: GenerationRequest, version: int) -> Listener:
+        """Begin to listen.
+
+        Raises:
+            ServiceUnavailableError: too many streams are open in this process.
+        """
+        if self._count >= LISTENERS_MAX:
+            raise errors.ServiceUnavailableError(retry_after_seconds=10)
+        listener = Listener(request.id, version)
+        self._listeners.setdefault(request.id, set()).add(listener)
+        self._count += 1
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._poll(), name="stream-poll")
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        """Stop listening."""
+        group = self._listeners.get(listener.request_id, set())
+        group.discard(listener)
+        if not group:
+            self._listeners.pop(listener.request_id, None)
+        self._count -= 1
+
+    async def close(self) -> None:
+        """Stop polling."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _poll(self) -> None:
+        while self._listeners:
+            await asyncio.sleep(self._poll_seconds)
+            try:
+                await self._look()
+            except errors.ServiceUnavailableError as error:
+                log.warning("stream_waits", reason=error.code)
+            except Exception:
+                log.exception("stream_poll_failed")
+
+    async def _look(self) -> None:
+        versions = await self._queries.versions(list(self._listeners))
+        stale = [
+            request_id
+            for request_id, version in versions.items()
+            if any(listener.version < version for listener in self._listeners.get(request_id, ()))
+        ]
+        if stale:
+            for request in await self._queries.requests(stale):
+                for listener in self._listeners.get(request.id, ()):
+                    listener.offer(request)
+
+
+@router.get(
+    "/{request_id}/stream",
+    responses=problems(401, 404, 503) | {200: {"content": {"text/event-stream": {}}, "description": "Live updates"}},
+    summary="Live updates (server-sent events)",
+    response_class=StreamingResponse,
+)
+async def stream(request_id: UUID, request: Request, principal: AnyCaller, reading: Reading) -> StreamingResponse:
+    """Every change as a snapshot under `id: <version>`; resumes after `Last-Event-ID`; ends with the request."""
+    found = await own(reading, request_id, principal)
+    seen = request.headers.get("last-event-id", "")
+    known = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 10 else 0  # noqa: PLR2004
+    hub: Hub = request.app.state.hub
+    listener = hub.listen(found, max(known, found.version))
+    body = _updates(listener, found if known < found.version else None, found.terminal, lambda: hub.leave(listener))
+    return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def _updates(
+    listener: Listener, first: GenerationRequest | None, ended: bool, leave: Callable[[], None]
+) -> AsyncIterator[bytes]:
+    try:
+        yield b"retry: 2000\n\n"
+        if first is not None:
+            yield _event(first)
+        while not ended:
+            newer = await listener.next(HEARTBEAT_SECONDS)
+            if newer is None:
+                yield b": still here\n\n"
+                continue
+            yield _event(newer)
+            ended = newer.terminal
+    finally:
+        leave()
+
+
+def _event(request: GenerationRequest) -> bytes:
+    return b"id: %d\nevent: generation.updated\ndata: %b\n\n" % (request.version, json_bytes(resource(request)))

@@ -1,0 +1,108 @@
+"""The HTTP application and its lifespan: what `aigen serve` runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from creativeflow.services.aigeneration import __version__
+from creativeflow.services.aigeneration.api import (
+    callbacks,
+    catalogue,
+    generation_requests,
+    health,
+    operations,
+    problems,
+    stream,
+)
+from creativeflow.services.aigeneration.api.context import Context
+from creativeflow.services.aigeneration.api.limits import Limiter
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.migrations import migrate
+from creativeflow.services.aigeneration.texts import Catalogue
+from creativeflow.services.aigeneration.wiring import Service, broker_queues, database_url
+
+_ABOUT = """Takes a request for an AI-made creative from credit check to final image.
+
+Every state is true and every credit exact: holds are placed before the work and captured when it is delivered."""
+
+_SECURITY = {
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-Internal-API-Key"},
+    "userToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "callbackToken": {"type": "http", "scheme": "bearer", "description": "The `callback_token` of the job."},
+    "webhookSignature": {"type": "apiKey", "in": "header", "name": "webhook-signature"},
+}
+
+
+def create_app(settings: Settings | None = None, *, migrates: bool = True, service: Service | None = None) -> FastAPI:
+    """The application; its lifespan starts and stops the roles of this process.
+
+    A `service` that is given is used as it is, and neither started nor stopped.
+    """
+    settings = service.settings if service else settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if service is not None:
+            _provide(app, service)
+            yield
+            return
+        running = await start_service(settings, migrates=migrates)
+        _provide(app, running)
+        try:
+            yield
+        finally:
+            await running.stop()
+
+    app = FastAPI(
+        title="CreativeFlow AI Generation Orchestration", version=__version__, description=_ABOUT, lifespan=lifespan
+    )
+    app.add_middleware(Context, body_limit=settings.body_limit_bytes, asset_limit=settings.asset_limit_bytes)
+    problems.install(app)
+    app.state.catalogue = Catalogue.load()
+    for part in (generation_requests, stream, catalogue, callbacks, operations, health):
+        app.include_router(part.router)
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    return app
+
+
+async def start_service(settings: Settings, *, migrates: bool = True) -> Service:
+    """The parts of one process, with the schema brought up to date first; started."""
+    url = await asyncio.to_thread(database_url, settings)
+    if migrates:
+        await migrate(url)
+    service = Service(settings, database_url=url)
+    await service.start()
+    return service
+
+
+def _provide(app: FastAPI, service: Service) -> None:
+    """What endpoints find on `app.state`."""
+    provided: dict[str, Any] = {
+        "settings": service.settings, "orchestrator": service.orchestrator, "queries": service.queries,
+        "outbox": service.outbox, "reports": service.reports, "hub": service.hub, "assets": service.assets,
+        "ledger": service.ledger, "entitlements": service.entitlements, "gate": service.gate,
+        "policy": service.policy, "broker": service.broker, "broker_queues": broker_queues(service.settings),
+        "checks": service.checks, "refresh_gauges": service.refresh_gauges, "now": service.now,
+        "new_id": service.new_id, "limiter": Limiter(service.settings.rate_limit_per_minute),
+    }  # fmt: skip
+    for name, value in provided.items():
+        setattr(app.state, name, value)
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """The API description, with the bodies that endpoints read as bytes and the ways to sign in."""
+    if app.openapi_schema is None:
+        described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        components = described.setdefault("components", {})
+        for model in callbacks.DESCRIBED:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            components["schemas"] |= schema.pop("$defs", {})
+            components["schemas"][model.__name__] = schema
+        components["securitySchemes"] = _SECURITY
+        described["security"] = [{}, {"apiKey": []}, {"userToken": []}]
+        app.openapi_schema = described
+    return app.openapi_schema

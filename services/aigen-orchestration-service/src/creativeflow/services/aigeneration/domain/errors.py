@@ -1,0 +1,317 @@
+"""Every refusal and failure a caller can meet: one tree, a sentence each, and what to do next.
+
+Status, code and title stand on the class; `str(error)` is the sentence. docs/problems.md is generated from
+this module, and the catalogues of other languages translate by `code`.
+"""
+
+from typing import Any, ClassVar
+
+
+class AigenError(Exception):
+    """The root of everything this service says no with."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Something went wrong on our side"
+    sentence: ClassVar[str] = "The request could not be handled. Nothing was charged; please try again in a moment."
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        self.fields = fields
+
+    def __str__(self) -> str:
+        return self.sentence.format_map(self.fields)
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """How long to wait before another try, where that is known."""
+        return self.fields.get("retry_after_seconds")
+
+
+class InternalError(AigenError):
+    """A fault of ours; the log has the details under the request id."""
+
+    retryable = True
+
+
+class InvalidRequestError(AigenError):
+    """The body, the path or a parameter does not fit; `errors` names each place."""
+
+    status = 422
+    code = "invalid_request"
+    title = "The request is not valid"
+    sentence = "Some fields do not fit. Correct what `errors` lists and send the request again."
+
+    def __init__(self, *, errors: list[dict[str, str]]) -> None:
+        super().__init__(errors=errors)
+        self.errors = errors
+
+    @classmethod
+    def at(cls, pointer: str, code: str, message: str) -> "InvalidRequestError":
+        """One fault at one place; `pointer` is a JSON pointer into the body."""
+        return cls(errors=[{"pointer": pointer, "code": code, "message": message}])
+
+
+class InvalidJsonError(AigenError):
+    """The body is not JSON, or nested too deeply to be meant."""
+
+    status = 422
+    code = "invalid_json"
+    title = "The body is not valid JSON"
+    sentence = "The body could not be read as JSON. Send one JSON object in UTF-8, nested at most {max_depth} levels."
+
+
+class PayloadTooLargeError(AigenError):
+    """The body is larger than the limit."""
+
+    status = 413
+    code = "payload_too_large"
+    title = "The body is too large"
+    sentence = "The body may have at most {limit_bytes} bytes. Shorten it and send it again."
+
+
+class UnsupportedMediaTypeError(AigenError):
+    """The body's content type is not one that is read here."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "This content type is not accepted"
+    sentence = "Send the body as {expected}."
+
+
+class MethodNotAllowedError(AigenError):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+    title = "This method is not allowed here"
+    sentence = "The path exists but does not take this method. The API description at /docs lists what it takes."
+
+
+class NotFoundError(AigenError):
+    """Unknown, or somebody else's: the answer is the same."""
+
+    status = 404
+    code = "not_found"
+    title = "Not found"
+    sentence = "There is nothing here for you under this address. Check the id and the account it belongs to."
+
+
+class AuthenticationRequiredError(AigenError):
+    """No credentials came with the call."""
+
+    status = 401
+    code = "authentication_required"
+    title = "Sign in first"
+    sentence = "Send an API key in X-Internal-API-Key or a bearer token in Authorization."
+
+
+class InvalidCredentialsError(AigenError):
+    """Credentials came and are not accepted."""
+
+    status = 401
+    code = "invalid_credentials"
+    title = "These credentials are not accepted"
+    sentence = "The key or token is not valid here. Get a new one and try again."
+
+
+class TokenExpiredError(InvalidCredentialsError):
+    """The token was right once."""
+
+    code = "token_expired"
+    title = "The token has expired"
+    sentence = "The token has expired. Sign in again and repeat the call."
+
+
+class ForbiddenError(AigenError):
+    """Known caller, not allowed."""
+
+    status = 403
+    code = "forbidden"
+    title = "Not allowed"
+    sentence = "This caller may not do that. Use an account with the role {role}."
+
+
+class UserMismatchError(AigenError):
+    """The body names another user than the token."""
+
+    status = 403
+    code = "user_mismatch"
+    title = "The user in the body is not the signed-in user"
+    sentence = "A signed-in user can act only for themselves. Leave `user_id` out or send your own."
+
+
+class PlanRequiredError(AigenError):
+    """The plan does not include a feature (REQ-006, REQ-016)."""
+
+    status = 403
+    code = "plan_required"
+    title = "Your plan does not include this"
+    sentence = "{feature} needs the {plan} plan or higher. Upgrade, or ask without it."
+
+
+class AccountRestrictedError(AigenError):
+    """The account is flagged until an operator clears it (REQ-016)."""
+
+    status = 403
+    code = "account_restricted"
+    title = "This account is restricted"
+    sentence = "A payment on this account is being looked into. Contact support to have it cleared."
+
+
+class InsufficientCreditsError(AigenError):
+    """The credit service refused the hold; nothing was charged."""
+
+    status = 402
+    code = "insufficient_credits"
+    title = "Not enough credits"
+    sentence = "This costs {required} credits and the account does not have them. Top up and try again."
+
+
+class FreeQuotaExhaustedError(AigenError):
+    """The Free plan's generations of this month are used up (REQ-016)."""
+
+    status = 402
+    code = "free_quota_exhausted"
+    title = "The free generations of this month are used up"
+    sentence = "The Free plan includes {limit} generations a month (UTC). Upgrade to go on now, or wait for next month."
+
+
+class PromptRejectedError(AigenError):
+    """The prompt check refused the prompt; nothing was charged."""
+
+    status = 422
+    code = "prompt_rejected"
+    title = "This prompt cannot be used"
+    sentence = "The prompt breaks the content rules. Change the words and try again; nothing was charged."
+
+
+class ActionNotPossibleError(AigenError):
+    """The request is not in a state in which this can be done."""
+
+    status = 409
+    code = "action_not_possible"
+    title = "Not possible now"
+    sentence = "The request is {state}; that cannot be done now. `actions` of the request lists what can."
+
+
+class ImpossibleMoveError(ActionNotPossibleError):
+    """An event met a state for which MOVES has no line."""
+
+    sentence = "The request is {state}; {event} cannot happen now. `actions` of the request lists what can."
+
+
+class ActionInProgressError(AigenError):
+    """Another action on the same request is waiting for the credit service."""
+
+    status = 409
+    code = "action_in_progress"
+    title = "Another action is still being handled"
+    sentence = "An earlier action on this request is still being handled. Wait a moment and look at the request again."
+    retryable = True
+
+
+class AlreadySelectedError(AigenError):
+    """Exactly one sample can be picked (REQ-008)."""
+
+    status = 409
+    code = "already_selected"
+    title = "Another sample was already selected"
+    sentence = "Sample {sample_id} was already selected for this request. Start a new request to use another one."
+
+
+class TooManyRoundsError(AigenError):
+    """The number of regenerations is bounded."""
+
+    status = 409
+    code = "too_many_rounds"
+    title = "No more regenerations"
+    sentence = "A request can have {limit} rounds of samples. Pick one of these, or start a new request."
+
+
+class StaleResultError(AigenError):
+    """A result for a job that is not the current one: kept as evidence, never applied, never paid."""
+
+    status = 409
+    code = "stale_result"
+    title = "This job is no longer current"
+    sentence = "The request has moved on and no longer waits for this job. Stop working on it; do not send it again."
+
+
+class PreconditionFailedError(AigenError):
+    """If-Match named another version."""
+
+    status = 412
+    code = "precondition_failed"
+    title = "The request has changed meanwhile"
+    sentence = "The request is at another version than If-Match says. Read it again and decide anew."
+
+
+class IdempotencyKeyRequiredError(AigenError):
+    """A setting makes Idempotency-Key mandatory."""
+
+    status = 400
+    code = "idempotency_key_required"
+    title = "Idempotency-Key is missing"
+    sentence = (
+        "Send an Idempotency-Key header of 1 to 255 characters, new for every action and the same for its retries."
+    )
+
+
+class IdempotencyKeyInFlightError(AigenError):
+    """The first call with this key has no answer yet."""
+
+    status = 409
+    code = "idempotency_key_in_flight"
+    title = "The first call with this key is still running"
+    sentence = "A call with this Idempotency-Key is still being handled. Repeat it in a moment to get its answer."
+    retryable = True
+
+
+class IdempotencyKeyReusedError(AigenError):
+    """The key was used with another body."""
+
+    status = 422
+    code = "idempotency_key_reused"
+    title = "This key belongs to another call"
+    sentence = "This Idempotency-Key was used with another body. Use a new key for a new action."
+
+
+class RateLimitedError(AigenError):
+    """Too many calls from one caller."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Too many calls"
+    sentence = "There were too many calls. Wait {retry_after_seconds} seconds and try again."
+    retryable = True
+
+
+class ServiceUnavailableError(AigenError):
+    """A part this call needs is out of reach; nothing was begun."""
+
+    status = 503
+    code = "service_unavailable"
+    title = "Not available for the moment"
+    sentence = "The service cannot take this right now. Nothing was charged; try again in a few seconds."
+    retryable = True
+
+
+class CreditsUnavailableError(ServiceUnavailableError):
+    """The credit service cannot be asked, and the action would cost something."""
+
+    code = "credits_unavailable"
+    title = "Credits cannot be checked for the moment"
+    sentence = "Credits cannot be checked right now, so nothing was started or charged. Try again in a few seconds."
+
+
+def every_error() -> list[type[AigenError]]:
+    """The whole tree, the root left out, in the order of definition."""
+    found: list[type[AigenError]] = []
+    waiting = [AigenError]
+    while waiting:
+        children = waiting.pop(0).__subclasses__()
+        found += children
+        waiting += children
+    return found

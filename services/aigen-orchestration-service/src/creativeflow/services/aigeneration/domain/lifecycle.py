@@ -1,0 +1,248 @@
+"""The state machine: MOVES says for every state and event where a request goes and what that sets off.
+
+Policy is read off a line here and nowhere else. The diagram in docs/lifecycle.md, the CHECK constraints of
+the database and the actions which the API offers are all derived from this table.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from creativeflow.services.aigeneration.domain.errors import ImpossibleMoveError
+
+
+class State(StrEnum):
+    """Where a request stands; the value is what callers see as `status`."""
+
+    VALIDATING_CREDITS = "VALIDATING_CREDITS"
+    PENDING = "PENDING"
+    PUBLISHING_TO_QUEUE = "PUBLISHING_TO_QUEUE"
+    PROCESSING_SAMPLES = "PROCESSING_SAMPLES"
+    AWAITING_SELECTION = "AWAITING_SELECTION"
+    PROCESSING_FINAL = "PROCESSING_FINAL"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CONTENT_REJECTED = "CONTENT_REJECTED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+
+class Stage(StrEnum):
+    """What the current job makes. A stage is also the lane in which its jobs wait."""
+
+    SAMPLES = "samples"
+    FINAL = "final"
+
+
+class Event(StrEnum):
+    """What can happen to a request, in the past tense; the value stands in the timeline."""
+
+    CREDITS_HELD = "credits_held"
+    CREDITS_REFUSED = "credits_refused"
+    CREDITS_ASKED = "credits_asked"
+    JOB_LEASED = "job_leased"
+    JOB_RETURNED = "job_returned"
+    SAMPLES_JOB_CONFIRMED = "samples_job_confirmed"
+    FINAL_JOB_CONFIRMED = "final_job_confirmed"
+    SAMPLES_STARTED = "samples_started"
+    FINAL_STARTED = "final_started"
+    PROGRESS_REPORTED = "progress_reported"
+    SAMPLES_DELIVERED = "samples_delivered"
+    FINAL_DELIVERED = "final_delivered"
+    ATTEMPT_FAILED = "attempt_failed"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    INPUT_REFUSED = "input_refused"
+    PROMPT_REJECTED = "prompt_rejected"
+    SAMPLE_SELECTED = "sample_selected"
+    REGENERATION_REQUESTED = "regeneration_requested"
+    CANCEL_REQUESTED = "cancel_requested"
+    EXPIRY_NEARED = "expiry_neared"
+    DEADLINE_PASSED = "deadline_passed"
+    OPERATOR_FAILED = "operator_failed"
+
+
+class Effect(StrEnum):
+    """What a move sets off, in the imperative; written in the same transaction as the new state."""
+
+    QUEUE_JOB = "queue job"
+    REQUEUE_JOB = "requeue job"
+    CAPTURE = "capture"
+    RELEASE = "release"
+    SETTLE_REJECTED = "settle rejected"
+    ANNOUNCE_SAMPLES = "announce samples"
+    ANNOUNCE_FINAL = "announce final"
+    ANNOUNCE_FAILURE = "announce failure"
+    ANNOUNCE_CANCELLATION = "announce cancellation"
+    ANNOUNCE_EXPIRING = "announce expiring"
+    ANNOUNCE_EXPIRY = "announce expiry"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One line of the table: the state that follows, what that sets off, and the sentence for the docs."""
+
+    to: State
+    effects: tuple[Effect, ...]
+    because: str
+
+
+_S, _E, _F = State, Event, Effect
+
+_CANCEL = Move(
+    _S.CANCELLED,
+    (_F.RELEASE, _F.ANNOUNCE_CANCELLATION),
+    "The user no longer wants it; what is held is given back.",
+)
+_EXHAUST = Move(
+    _S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "No attempt is left; a failure on our side costs nothing."
+)
+_AGAIN = Move(_S.PENDING, (_F.REQUEUE_JOB,), "The attempt failed for a passing reason; the same hold pays the next.")
+_REFUSE_INPUT = Move(
+    _S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "The provider cannot use the input; nothing was delivered."
+)
+_REJECT = Move(
+    _S.CONTENT_REJECTED,
+    (_F.SETTLE_REJECTED, _F.ANNOUNCE_FAILURE),
+    "The provider refuses the prompt; a sample set is charged unless a setting says otherwise.",
+)
+_SHOW = Move(_S.AWAITING_SELECTION, (_F.CAPTURE, _F.ANNOUNCE_SAMPLES), "At least one good sample came.")
+_FINISH = Move(_S.COMPLETED, (_F.CAPTURE, _F.ANNOUNCE_FINAL), "The final came in the size and format asked for.")
+_FAIL = Move(_S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "An operator ended it; what is held is given back.")
+_WAITED = Move(_S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "It waited too long for its turn; nothing is charged.")
+_SAMPLES_BEGUN = Move(_S.PROCESSING_SAMPLES, (), "A worker reports that it has begun, before or after the confirm.")
+_FINAL_BEGUN = Move(_S.PROCESSING_FINAL, (), "A worker reports that it has begun, before or after the confirm.")
+
+MOVES: dict[tuple[State, Event], Move] = {
+    # The hold for the first samples is being placed.
+    (_S.VALIDATING_CREDITS, _E.CREDITS_HELD): Move(_S.PENDING, (_F.QUEUE_JOB,), "The credits are held."),
+    (_S.VALIDATING_CREDITS, _E.CREDITS_REFUSED): Move(
+        _S.FAILED, (_F.ANNOUNCE_FAILURE,), "The credit service says no; there is nothing to give back."
+    ),
+    (_S.VALIDATING_CREDITS, _E.CANCEL_REQUESTED): _CANCEL,
+    (_S.VALIDATING_CREDITS, _E.DEADLINE_PASSED): _WAITED,
+    (_S.VALIDATING_CREDITS, _E.OPERATOR_FAILED): _FAIL,
+    # The job waits for its turn. Results are legal: the lease of a job that did reach a worker may have expired.
+    (_S.PENDING, _E.JOB_LEASED): Move(_S.PUBLISHING_TO_QUEUE, (), "A dispatcher took the job."),
+    (_S.PENDING, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
+    (_S.PENDING, _E.FINAL_STARTED): _FINAL_BEGUN,
+    (_S.PENDING, _E.SAMPLES_DELIVERED): _SHOW,
+    (_S.PENDING, _E.FINAL_DELIVERED): _FINISH,
+    (_S.PENDING, _E.ATTEMPT_FAILED): _AGAIN,
+    (_S.PENDING, _E.ATTEMPTS_EXHAUSTED): _EXHAUST,
+    (_S.PENDING, _E.INPUT_REFUSED): _REFUSE_INPUT,
+    (_S.PENDING, _E.PROMPT_REJECTED): _REJECT,
+    (_S.PENDING, _E.CANCEL_REQUESTED): _CANCEL,
+    (_S.PENDING, _E.DEADLINE_PASSED): _WAITED,
+    (_S.PENDING, _E.OPERATOR_FAILED): _FAIL,
+    # The job is on its way to the broker. The worker may be faster than the broker's confirm.
+    (_S.PUBLISHING_TO_QUEUE, _E.SAMPLES_JOB_CONFIRMED): Move(
+        _S.PROCESSING_SAMPLES, (), "The broker has stored the samples job."
+    ),
+    (_S.PUBLISHING_TO_QUEUE, _E.FINAL_JOB_CONFIRMED): Move(
+        _S.PROCESSING_FINAL, (), "The broker has stored the final job."
+    ),
+    (_S.PUBLISHING_TO_QUEUE, _E.JOB_RETURNED): Move(
+        _S.PENDING, (), "The broker did not take it, or nobody knows: the same job is published again."
+    ),
+    (_S.PUBLISHING_TO_QUEUE, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
+    (_S.PUBLISHING_TO_QUEUE, _E.FINAL_STARTED): _FINAL_BEGUN,
+    (_S.PUBLISHING_TO_QUEUE, _E.SAMPLES_DELIVERED): _SHOW,
+    (_S.PUBLISHING_TO_QUEUE, _E.FINAL_DELIVERED): _FINISH,
+    (_S.PUBLISHING_TO_QUEUE, _E.ATTEMPT_FAILED): _AGAIN,
+    (_S.PUBLISHING_TO_QUEUE, _E.ATTEMPTS_EXHAUSTED): _EXHAUST,
+    (_S.PUBLISHING_TO_QUEUE, _E.INPUT_REFUSED): _REFUSE_INPUT,
+    (_S.PUBLISHING_TO_QUEUE, _E.PROMPT_REJECTED): _REJECT,
+    (_S.PUBLISHING_TO_QUEUE, _E.CANCEL_REQUESTED): _CANCEL,
+    (_S.PUBLISHING_TO_QUEUE, _E.DEADLINE_PASSED): _WAITED,
+    (_S.PUBLISHING_TO_QUEUE, _E.OPERATOR_FAILED): _FAIL,
+    # A worker makes samples.
+    (_S.PROCESSING_SAMPLES, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
+    (_S.PROCESSING_SAMPLES, _E.PROGRESS_REPORTED): Move(_S.PROCESSING_SAMPLES, (), "The worker says how far it is."),
+    (_S.PROCESSING_SAMPLES, _E.SAMPLES_DELIVERED): _SHOW,
+    (_S.PROCESSING_SAMPLES, _E.ATTEMPT_FAILED): _AGAIN,
+    (_S.PROCESSING_SAMPLES, _E.ATTEMPTS_EXHAUSTED): _EXHAUST,
+    (_S.PROCESSING_SAMPLES, _E.INPUT_REFUSED): _REFUSE_INPUT,
+    (_S.PROCESSING_SAMPLES, _E.PROMPT_REJECTED): _REJECT,
+    (_S.PROCESSING_SAMPLES, _E.CANCEL_REQUESTED): _CANCEL,
+    (_S.PROCESSING_SAMPLES, _E.OPERATOR_FAILED): _FAIL,
+    # The user looks at the samples. While a hold for the next step is being placed the state stays.
+    (_S.AWAITING_SELECTION, _E.CREDITS_ASKED): Move(
+        _S.AWAITING_SELECTION, (), "The next step costs credits; the credit service is being asked."
+    ),
+    (_S.AWAITING_SELECTION, _E.CREDITS_REFUSED): Move(
+        _S.AWAITING_SELECTION,
+        (),
+        "The credit service says no; the samples stay and the user may choose again.",
+    ),
+    (_S.AWAITING_SELECTION, _E.SAMPLE_SELECTED): Move(
+        _S.PENDING, (_F.QUEUE_JOB,), "One sample is chosen and paid for, if it costs anything."
+    ),
+    (_S.AWAITING_SELECTION, _E.REGENERATION_REQUESTED): Move(
+        _S.PENDING, (_F.QUEUE_JOB,), "Another round of samples is wanted, at the price of a sample set."
+    ),
+    (_S.AWAITING_SELECTION, _E.CANCEL_REQUESTED): _CANCEL,
+    (_S.AWAITING_SELECTION, _E.EXPIRY_NEARED): Move(
+        _S.AWAITING_SELECTION,
+        (_F.ANNOUNCE_EXPIRING,),
+        "The samples will soon expire; the user is reminded once.",
+    ),
+    (_S.AWAITING_SELECTION, _E.DEADLINE_PASSED): Move(
+        _S.EXPIRED, (_F.RELEASE, _F.ANNOUNCE_EXPIRY), "Nobody chose in time; delivered samples stay charged."
+    ),
+    (_S.AWAITING_SELECTION, _E.OPERATOR_FAILED): _FAIL,
+    # A worker makes the final.
+    (_S.PROCESSING_FINAL, _E.FINAL_STARTED): _FINAL_BEGUN,
+    (_S.PROCESSING_FINAL, _E.PROGRESS_REPORTED): Move(_S.PROCESSING_FINAL, (), "The worker says how far it is."),
+    (_S.PROCESSING_FINAL, _E.FINAL_DELIVERED): _FINISH,
+    (_S.PROCESSING_FINAL, _E.ATTEMPT_FAILED): _AGAIN,
+    (_S.PROCESSING_FINAL, _E.ATTEMPTS_EXHAUSTED): _EXHAUST,
+    (_S.PROCESSING_FINAL, _E.INPUT_REFUSED): _REFUSE_INPUT,
+    (_S.PROCESSING_FINAL, _E.PROMPT_REJECTED): _REJECT,
+    (_S.PROCESSING_FINAL, _E.CANCEL_REQUESTED): _CANCEL,
+    (_S.PROCESSING_FINAL, _E.OPERATOR_FAILED): _FAIL,
+}
+
+LIVE = frozenset(state for state, _ in MOVES)
+TERMINAL = frozenset(State) - LIVE
+WITH_JOB = frozenset({_S.PENDING, _S.PUBLISHING_TO_QUEUE, _S.PROCESSING_SAMPLES, _S.PROCESSING_FINAL})
+"""States in which a job exists and is not finished."""
+IN_FLIGHT = WITH_JOB - {_S.PENDING}
+"""States in which a job counts towards its lane's window."""
+
+CONFIRMED = {Stage.SAMPLES: Event.SAMPLES_JOB_CONFIRMED, Stage.FINAL: Event.FINAL_JOB_CONFIRMED}
+STARTED = {Stage.SAMPLES: Event.SAMPLES_STARTED, Stage.FINAL: Event.FINAL_STARTED}
+DELIVERED = {Stage.SAMPLES: Event.SAMPLES_DELIVERED, Stage.FINAL: Event.FINAL_DELIVERED}
+
+ON_DEADLINE: dict[State, Event] = {
+    _S.VALIDATING_CREDITS: _E.DEADLINE_PASSED,
+    _S.PENDING: _E.DEADLINE_PASSED,
+    _S.PUBLISHING_TO_QUEUE: _E.DEADLINE_PASSED,
+    _S.PROCESSING_SAMPLES: _E.ATTEMPT_FAILED,
+    _S.AWAITING_SELECTION: _E.DEADLINE_PASSED,
+    _S.PROCESSING_FINAL: _E.ATTEMPT_FAILED,
+}
+"""What it means when a state's deadline passes; every live state has an entry, so nothing is stuck for ever."""
+
+USER_ACTIONS: dict[str, Event] = {
+    "select-sample": Event.SAMPLE_SELECTED,
+    "regenerate-samples": Event.REGENERATION_REQUESTED,
+    "cancel": Event.CANCEL_REQUESTED,
+}
+"""The path segment of each call a user can make on a live request, and the event it causes."""
+
+
+def follow(state: State, event: Event) -> Move:
+    """The move which `event` causes in `state`.
+
+    Raises:
+        ImpossibleMoveError: the event cannot happen in that state; every event on a terminal state.
+    """
+    try:
+        return MOVES[state, event]
+    except KeyError:
+        raise ImpossibleMoveError(state=state, event=event) from None
+
+
+def actions(state: State) -> list[str]:
+    """What a user may do now, as the path segments of the API."""
+    live = [name for name, event in USER_ACTIONS.items() if (state, event) in MOVES]
+    return live or (["retry"] if state is not State.COMPLETED else [])

@@ -1,0 +1,39 @@
+"""The numbers an operator may set, as the domain needs them."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.domain.prices import Prices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Deadlines, bounds and prices; built once from the settings."""
+
+    prices: Prices = field(default_factory=Prices)
+    dispatch_deadline: timedelta = timedelta(hours=1)
+    samples_deadline: timedelta = timedelta(minutes=5)
+    final_deadline: timedelta = timedelta(minutes=10)
+    selection_deadline: timedelta = timedelta(days=30)
+    expiry_reminder: timedelta = timedelta(days=3)
+    job_lease: timedelta = timedelta(seconds=60)
+    retry_delay: timedelta = timedelta(seconds=2)
+    max_attempts: int = 3
+    max_rounds: int = 10
+    sample_count: int = 4
+    free_generations: int = 100
+    charge_rejected: bool = True
+    publish_events: bool = False
+    """Whether lifecycle events go to the broker; there is none with the local engine."""
+
+    def deadline(self, state: State) -> timedelta | None:
+        """How long a request may stay in a state; None for ever, which only terminal states may."""
+        return {
+            State.VALIDATING_CREDITS: self.dispatch_deadline,
+            State.PENDING: self.dispatch_deadline,
+            State.PUBLISHING_TO_QUEUE: self.dispatch_deadline,
+            State.PROCESSING_SAMPLES: self.samples_deadline,
+            State.AWAITING_SELECTION: self.selection_deadline,
+            State.PROCESSING_FINAL: self.final_deadline,
+        }.get(state)

@@ -1,0 +1,177 @@
+"""A generation request with its current job and its holds: the one aggregate everything happens to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NotRequired, TypedDict
+from uuid import UUID
+
+from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, Size
+from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, Stage, State
+from creativeflow.services.aigeneration.domain.prices import PLANS, Funding, Plan
+
+
+class Brief(TypedDict):
+    """What was asked, as it was asked: validated at the edge, kept as JSON."""
+
+    input_prompt: str
+    output_format: str
+    style_guidance: NotRequired[str]
+    custom_dimensions: NotRequired[dict[str, int]]
+    brand_kit_id: NotRequired[str]
+    uploaded_image_references: NotRequired[list[str]]
+    target_platform_hints: NotRequired[list[str]]
+    emotional_tone: NotRequired[str]
+    industry_template: NotRequired[str]
+    cultural_adaptation_parameters: NotRequired[dict[str, Any]]
+    color_scheme: NotRequired[list[str]]
+    model: NotRequired[str]
+    locale: NotRequired[str]
+
+
+class Asset(TypedDict):
+    """A picture which a worker made; `resolution` is "WxH" in pixels."""
+
+    asset_id: str
+    url: str
+    resolution: str
+    format: str
+    index: NotRequired[int]
+    model: NotRequired[str]
+    checksum: NotRequired[str]
+    metadata: NotRequired[dict[str, Any]]
+
+
+class SampleFailure(TypedDict):
+    """One of the four that did not come."""
+
+    index: int
+    error_code: str
+    message: str
+
+
+class Failure(TypedDict):
+    """Why a request ended without its result, in words for its user."""
+
+    code: str
+    fault: str
+    message: str
+    retryable: bool
+    ways_on: list[str]
+
+
+class HoldState(StrEnum):
+    """A hold is placed once and resolved once."""
+
+    PLACING = "placing"
+    HELD = "held"
+    CAPTURED = "captured"
+    RELEASED = "released"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Money or an allowance set aside for one stage and round; `amount` in 1/100 credit.
+
+    `month` (first day, UTC) is the month whose allowance an allowance hold uses.
+    """
+
+    key: str
+    stage: Stage
+    round: int
+    action: str
+    funding: Funding
+    amount: int
+    state: HoldState
+    month: str | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether something is still set aside, or being set aside."""
+        return self.state in (HoldState.PLACING, HoldState.HELD)
+
+
+class PendingAction(TypedDict):
+    """What the user asked for while its hold is being placed: applied when the credits are held."""
+
+    event: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One row of `generation_requests` and its holds; replaced as a whole, never changed in place.
+
+    `version` counts moves and guards every write. `job_id` names the current attempt: it is the fencing token
+    against results of earlier ones. All times are UTC.
+    """
+
+    id: UUID
+    user_id: str
+    project_id: str | None
+    created_by: str
+    correlation_id: str
+    traceparent: str | None
+    state: State
+    stage: Stage
+    round: int
+    attempt: int
+    job_id: UUID | None
+    version: int
+    plan: str
+    brief: Brief
+    metadata: Mapping[str, Any]
+    samples: tuple[Asset, ...] = ()
+    sample_failures: tuple[SampleFailure, ...] = ()
+    selected_sample_id: str | None = None
+    final_size: Size | None = None
+    file_format: str = "png"
+    final_asset: Asset | None = None
+    failure: Failure | None = None
+    progress: Mapping[str, Any] | None = None
+    pending_action: PendingAction | None = None
+    model: str | None = None
+    ai_model_used: str | None = None
+    retry_of: UUID | None = None
+    fair_at: float | None = None
+    due_at: datetime | None = None
+    lease_until: datetime | None = None
+    deadline_at: datetime | None = None
+    remind_at: datetime | None = None
+    created_at: datetime
+    updated_at: datetime
+    holds: tuple[Hold, ...] = field(default=())
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has ended, for ever."""
+        return self.state in TERMINAL
+
+    @property
+    def dimensions(self) -> Size:
+        """The pixel size of the format that was asked for."""
+        return dimensions_of(self.brief)
+
+    @property
+    def terms(self) -> Plan:
+        """What the plan under which it was submitted includes."""
+        return PLANS[self.plan]
+
+    @property
+    def placing(self) -> Hold | None:
+        """The hold whose outcome is not known yet; there is at most one."""
+        return next((hold for hold in self.holds if hold.state is HoldState.PLACING), None)
+
+    def cost(self, stage: Stage, *states: HoldState) -> int:
+        """The sum of the stage's credit holds in these states, in 1/100 credit."""
+        return sum(hold.amount for hold in self.holds if hold.stage is stage and hold.state in states)
+
+
+def dimensions_of(brief: Brief) -> Size:
+    """The pixel size of the format in a brief."""
+    if brief["output_format"] == CUSTOM:
+        custom = brief["custom_dimensions"]
+        return Size(custom["width"], custom["height"])
+    return FORMATS[brief["output_format"]]

@@ -1,0 +1,95 @@
+"""Logs and metrics: JSON lines with ids and never content, and Prometheus figures under fixed names."""
+
+import logging
+import sys
+from typing import Any
+
+import orjson
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from creativeflow.services.aigeneration.domain.change import Change
+from creativeflow.services.aigeneration.domain.lifecycle import Event, Stage, State
+from creativeflow.services.aigeneration.domain.request import HoldState
+from creativeflow.services.aigeneration.domain.routing import named_model
+
+HTTP_SECONDS = Histogram(
+    "aigen_http_request_duration_seconds",
+    "Time to answer a call.",
+    ("method", "path", "status"),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+ATTEMPTED = Counter("ai_generation_attempted_total", "Requests taken.", ("plan",))
+COMPLETED = Counter("ai_generation_completed_total", "Requests ended.", ("status", "plan"))
+DURATION = Histogram(
+    "creativeflow_ai_generation_duration_seconds",
+    "Time from queueing a job to its delivered result.",
+    ("stage", "plan", "provider", "model"),
+    buckets=(1, 5, 10, 15, 20, 25, 30, 60, 90, 120),
+)
+CREDITS = Counter("creativeflow_user_credits_consumed_total", "Credits captured.", ("action", "plan"))
+FAILED_ATTEMPTS = Counter("ai_generation_failed_attempts_total", "Attempts that failed.", ("stage", "code", "fault"))
+STATES = Counter("ai_generation_moves_total", "Moves by event.", ("event",))
+QUEUED = Gauge("ai_generation_queued_jobs", "Jobs that wait in the fair queue.", ("lane",))
+IN_FLIGHT = Gauge("ai_generation_in_flight_jobs", "Jobs leased, in the broker or with a worker.", ("lane",))
+DEBTS = Gauge("ai_generation_debts", "Debts in the outbox.", ("kind",))
+STREAMS = Gauge("ai_generation_open_streams", "Open live streams in this process.")
+
+_STATUS = {
+    State.COMPLETED: "success",
+    State.FAILED: "failed",
+    State.CONTENT_REJECTED: "rejected",
+    State.CANCELLED: "cancelled",
+    State.EXPIRED: "expired",
+}
+
+
+def count(change: Change) -> None:
+    """Count one committed change."""
+    before, after = change.before, change.after
+    if before is None:
+        ATTEMPTED.labels(after.plan).inc()
+        return
+    for entry in change.entries:
+        STATES.labels(entry.event).inc()
+        if entry.event in {Event.ATTEMPT_FAILED, Event.ATTEMPTS_EXHAUSTED, Event.PROMPT_REJECTED, Event.INPUT_REFUSED}:
+            FAILED_ATTEMPTS.labels(before.stage, entry.data.get("code", ""), entry.data.get("fault", "")).inc()
+    if after.terminal and not before.terminal:
+        COMPLETED.labels(_STATUS[after.state], after.plan).inc()
+    delivered = {State.AWAITING_SELECTION: Stage.SAMPLES, State.COMPLETED: Stage.FINAL}.get(after.state)
+    if delivered and before.state is not after.state and before.due_at is not None:
+        model = named_model(before.model)
+        seconds = (after.updated_at - before.due_at).total_seconds()
+        DURATION.labels(delivered, after.plan, model.provider, model.name).observe(max(0.0, seconds))
+    for hold in change.holds:
+        if hold.state is HoldState.CAPTURED and hold.amount:
+            CREDITS.labels(hold.action, after.plan).inc(hold.amount / 100)
+
+
+def configure_logging(*, level: str, as_json: bool) -> None:
+    """One JSON object a line on stderr, or coloured text; the standard library's loggers join in."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer(serializer=lambda value, **_: orjson.dumps(value, default=str).decode())
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    final = [structlog.processors.format_exc_info, renderer] if as_json else [renderer]
+    structlog.configure(
+        processors=[*shared, *final],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final], foreign_pre_chain=shared
+    ))  # fmt: skip
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(getattr(logging, level.upper()), logging.WARNING))

@@ -1,0 +1,135 @@
+"""Other people's systems in our words: Credits, Engine, Notifier. Each has at least two adapters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from creativeflow.services.aigeneration.domain.prices import Plan
+from creativeflow.services.aigeneration.domain.request import Request
+
+
+class CreditsRefusedError(Exception):
+    """The credit service says no: the money is not there, and nothing was held."""
+
+
+class CreditsConflictError(Exception):
+    """The key was used before with another amount: a fault of ours that must never be guessed away."""
+
+
+class CreditsUnknownError(Exception):
+    """No answer, or none that can be trusted: the operation may or may not have happened. Never "no"."""
+
+
+class HoldStatus(StrEnum):
+    """What the credit service knows under a key."""
+
+    ABSENT = "absent"
+    HELD = "held"
+    CAPTURED = "captured"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entitlements:
+    """What a user may do (REQ-016); `balance` in 1/100 credit, None where the service does not tell."""
+
+    plan: Plan
+    restricted: bool = False
+    balance: int | None = None
+
+
+class Credits(Protocol):
+    """A credit service. Every operation is idempotent on its key; amounts in 1/100 credit.
+
+    Any call may raise CreditsUnknownError.
+    """
+
+    async def entitlements(self, user_id: str) -> Entitlements:
+        """What the user's plan allows."""
+        ...
+
+    async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> None:
+        """Set an amount aside.
+
+        Raises:
+            CreditsRefusedError: it is not there; the key is free again.
+            CreditsConflictError: the key stands for another amount or user.
+        """
+        ...
+
+    async def capture(self, key: str) -> None:
+        """Take what was held. Again: nothing happens.
+
+        Raises:
+            CreditsConflictError: it was released, or never held.
+        """
+        ...
+
+    async def release(self, key: str) -> None:
+        """Give back what was held. Again, or never held: nothing happens.
+
+        Raises:
+            CreditsConflictError: it was captured.
+        """
+        ...
+
+    async def find(self, key: str) -> HoldStatus:
+        """What is known under the key."""
+        ...
+
+
+class PublicationOutcome(StrEnum):
+    """What came of handing a job over."""
+
+    ACCEPTED = "accepted"
+    """Stored durably by the engine's queue."""
+    REFUSED = "refused"
+    """Not taken, and surely not there."""
+    UNKNOWN = "unknown"
+    """It may be there: the same job must be published again, never a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The outcome for one job, with the reason where it was not accepted."""
+
+    outcome: PublicationOutcome
+    reason: str = ""
+
+
+class Engine(Protocol):
+    """Whatever makes the pictures."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is worth handing jobs over now; they wait in the fair queue meanwhile."""
+        ...
+
+    async def publish(self, jobs: Sequence[Request]) -> Sequence[Publication]:
+        """Hand over the current job of each request; one publication for each, in order.
+
+        Never raises for a broker that is away. The same job may be published again.
+        """
+        ...
+
+
+class NotifierRefusedError(Exception):
+    """The receiver will not take it, now or later: a person must look."""
+
+
+class NotifierUnavailableError(Exception):
+    """The receiver does not answer, or not well: the same notification is sent again later."""
+
+
+class Notifier(Protocol):
+    """Whoever tells the user. At least once: receivers recognise repeats by `event_id`."""
+
+    async def send(self, notification: Mapping[str, Any]) -> None:
+        """Send one notification (see docs/notifications.md for its fields).
+
+        Raises:
+            NotifierRefusedError: it will never be taken as it is.
+            NotifierUnavailableError: try again later.
+        """
+        ...

@@ -1,0 +1,227 @@
+"""What workers report: one door for HTTP callbacks, RabbitMQ messages and the local engine.
+
+A report is read, its proof is checked against the job it speaks of, and then it happens to the request.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
+from creativeflow.services.aigeneration.orchestration import Orchestrator
+from creativeflow.services.aigeneration.tokens import CallbackSecrets
+from creativeflow.services.aigeneration.validation import parse_json, to_invalid_request
+
+Short = Annotated[str, Field(min_length=1, max_length=200)]
+Url = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(https?|s3)://[^\s]+$")]
+
+
+class Kind(StrEnum):
+    """The five things a worker can say; the value is the last part of the callback's address."""
+
+    STARTED = "started"
+    PROGRESS = "progress"
+    SAMPLES = "sample-result"
+    FINAL = "final-result"
+    ERROR = "error"
+
+
+class Report(BaseModel):
+    """What every report carries; fields that are not known here are ignored, workers may say more."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+    generation_request_id: UUID
+    job_id: UUID | None = None
+    callback_token: Annotated[str, Field(max_length=200)] | None = None
+
+
+class ReportedAsset(BaseModel):
+    """A picture that a worker made."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+    asset_id: Short
+    url: Url
+    resolution: Annotated[str, Field(max_length=20, pattern=r"^\d{1,5}[xX]\d{1,5}$", examples=["512x512"])]
+    format: Annotated[str, Field(max_length=10, examples=["png"])]
+    index: Annotated[int, Field(ge=0, le=99)] | None = None
+    model: Short | None = None
+    checksum: Short | None = None
+    metadata: dict[str, Any] | None = None
+
+    def asset(self) -> Asset:
+        """The picture as the domain has it; what was not said is left out."""
+        return cast("Asset", self.model_dump(exclude_none=True))
+
+
+class ReportedFailure(BaseModel):
+    """One sample that could not be made."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    index: Annotated[int, Field(ge=0, le=99)]
+    error_code: Short = "provider_error"
+    error_message: Annotated[str, Field(max_length=4000)] | None = None
+
+
+class ProgressReport(Report):
+    """How far the work is; samples that are ready may come along."""
+
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    step: Annotated[str, Field(max_length=100)] | None = None
+    samples: Annotated[list[ReportedAsset], Field(max_length=8)] = []
+
+
+class SamplesReport(Report):
+    """The samples that came, and the ones that did not."""
+
+    samples: Annotated[list[ReportedAsset], Field(max_length=8)]
+    failures: Annotated[list[ReportedFailure], Field(max_length=8)] = []
+    ai_model_used: Short | None = None
+    provider: Short | None = None
+    processing_time_ms: Annotated[int, Field(ge=0, le=86_400_000)] | None = None
+
+
+class FinalReport(Report):
+    """The final picture."""
+
+    final_asset: ReportedAsset
+    ai_model_used: Short | None = None
+    provider: Short | None = None
+    processing_time_ms: Annotated[int, Field(ge=0, le=86_400_000)] | None = None
+
+
+class ErrorReport(Report):
+    """Why the job could not be done; the codes and what they lead to stand in docs/lifecycle.md."""
+
+    error_code: Short
+    error_message: Annotated[str, Field(max_length=4000)] | None = None
+    error_details: Any = None
+    failed_stage: Annotated[str, Field(max_length=100)] | None = None
+    is_system_error: bool | None = None
+
+
+MODELS: Mapping[Kind, type[Report]] = {
+    Kind.STARTED: Report,
+    Kind.PROGRESS: ProgressReport,
+    Kind.SAMPLES: SamplesReport,
+    Kind.FINAL: FinalReport,
+    Kind.ERROR: ErrorReport,
+}
+
+
+class Signature(BaseModel):
+    """The three headers of a Standard Webhooks signature."""
+
+    message_id: str
+    timestamp: str
+    signatures: str
+
+
+class Reports:
+    """Reads reports, checks their proof, and lets them happen."""
+
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        secrets: CallbackSecrets,
+        *,
+        now: Callable[[], datetime],
+        allow_missing_job_id: bool = False,
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._secrets = secrets
+        self._now = now
+        self._allow_missing_job_id = allow_missing_job_id
+
+    async def receive(
+        self, kind: Kind, body: bytes, *, token: str | None = None, signature: Signature | None = None
+    ) -> Request:
+        """Take one report as it came. The same report again changes nothing.
+
+        The token of the job may come beside the body or in it as `callback_token`.
+
+        Raises:
+            InvalidCredentialsError: neither the job's token nor a signature of ours.
+            InvalidRequestError, InvalidJsonError: it cannot be read.
+            NotFoundError, StaleResultError: no such request; not its current job.
+        """
+        signed = signature is not None and self._secrets.signed(
+            signature.message_id, signature.timestamp, signature.signatures, body, now=self._now().timestamp()
+        )
+        if not signed and signature is not None and token is None:
+            raise errors.InvalidCredentialsError
+        report = read(kind, body)
+        job_id = report.job_id or await self._current_job(report, signed=signed)
+        if not signed and not self._secrets.opens(token or report.callback_token or "", job_id):
+            raise errors.InvalidCredentialsError
+        return await self.apply(report, job_id)
+
+    def check(self, job_id: UUID, token: str | None) -> None:
+        """Whether the token opens this job.
+
+        Raises:
+            InvalidCredentialsError: it does not.
+        """
+        if not self._secrets.opens(token or "", job_id):
+            raise errors.InvalidCredentialsError
+
+    async def apply(self, report: Report, job_id: UUID) -> Request:
+        """Let a report happen whose sender is known."""
+        request_id, told = report.generation_request_id, self._orchestrator
+        match report:
+            case ProgressReport():
+                progress = report.model_dump(include={"percent", "step"}, exclude_none=True)
+                return await told.progress_reported(
+                    request_id, job_id, progress, [sample.asset() for sample in report.samples]
+                )
+            case SamplesReport():
+                failures = [
+                    SampleFailure(index=failed.index, error_code=failed.error_code, message="")
+                    for failed in report.failures
+                ]
+                return await told.samples_delivered(
+                    request_id, job_id, [sample.asset() for sample in report.samples], failures,
+                    ai_model_used=report.ai_model_used, data=_work(report),
+                )  # fmt: skip
+            case FinalReport():
+                return await told.final_delivered(
+                    request_id, job_id, report.final_asset.asset(), ai_model_used=report.ai_model_used,
+                    data=_work(report),
+                )  # fmt: skip
+            case ErrorReport():
+                said = report.model_dump(include={"failed_stage", "is_system_error"}, exclude_none=True)
+                return await told.attempt_failed(request_id, job_id, report.error_code, said)
+            case _:
+                return await told.work_started(request_id, job_id)
+
+    async def _current_job(self, report: Report, *, signed: bool) -> UUID:
+        """The current job for a worker that does not send its id: only where a setting allows it, and only signed."""
+        if not self._allow_missing_job_id:
+            raise errors.InvalidRequestError.at("/job_id", "missing", "Send the `job_id` of the job message back.")
+        if not signed:
+            raise errors.InvalidCredentialsError
+        return await self._orchestrator.current_job(report.generation_request_id)
+
+
+def read(kind: Kind, body: bytes) -> Report:
+    """A report from its JSON text.
+
+    Raises:
+        InvalidJsonError, InvalidRequestError: with the place of each fault.
+    """
+    value = parse_json(body)
+    try:
+        return MODELS[kind].model_validate(value)
+    except ValidationError as error:
+        raise to_invalid_request(error) from None
+
+
+def _work(report: SamplesReport | FinalReport) -> dict[str, Any]:
+    return report.model_dump(include={"provider", "processing_time_ms"}, exclude_none=True)

@@ -1,0 +1,260 @@
+"""Every knob: its type, its default, its sentence. `.env.example` and docs/settings.md are generated from here."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.policy import Policy
+from creativeflow.services.aigeneration.domain.prices import Prices, credits_amount
+
+ROLES = ("api", "dispatcher", "results", "relay", "sweeper")
+SECRET_LENGTH_MIN = 24
+
+
+def _comma_list(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _amount(value: Any) -> Any:
+    return credits_amount(value) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
+Credits = Annotated[int, BeforeValidator(_amount), Field(ge=0, le=1_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 366)]
+
+
+def _named(name: str, *older: str) -> AliasChoices:
+    return AliasChoices(f"AIGEN_{name.upper()}", *older, name)
+
+
+class ApiKey:
+    """One named service or operator; only the key's SHA-256 is kept."""
+
+    __slots__ = ("_digest", "name", "role")
+
+    def __init__(self, name: str, role: str, digest: str) -> None:
+        self.name, self.role, self._digest = name, role, digest
+
+    def __repr__(self) -> str:
+        return f"ApiKey({self.name}, {self.role})"
+
+    def matches(self, key: str) -> bool:
+        """Whether this is the key, compared in constant time."""
+        return hmac.compare_digest(hashlib.sha256(key.encode()).hexdigest(), self._digest)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `name:role:key` or `name:role:sha256$hex`.
+
+        Raises:
+            ValueError: another shape, an unknown role, or a short key.
+        """
+        name, _, rest = text.partition(":")
+        role, _, key = rest.partition(":")
+        if not name or role not in {"service", "operator"} or not key:
+            raise ValueError("an API key is name:role:key with the role service or operator")
+        if key.startswith("sha256$"):
+            return cls(name, role, key.removeprefix("sha256$").lower())
+        if len(key) < 16:  # noqa: PLR2004 - shorter keys can be guessed
+            raise ValueError(f"the API key of {name} is too short: use at least 16 characters")
+        return cls(name, role, hashlib.sha256(key.encode()).hexdigest())
+
+
+class Settings(BaseSettings):
+    """All settings, read once from the environment and `.env`, then passed on."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_prefix="AIGEN_", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    profile: Literal["embedded", "production"] = Field(
+        "embedded",
+        description="`embedded`: all inside, open on loopback. `production`: refuses defaults and missing secrets.",
+    )
+    data_dir: Path = Field(Path("~/.local/share/aigen"), description="Embedded database, pictures, generated secret.")
+    database_url: SecretStr | None = Field(
+        None,
+        validation_alias=_named("database_url", "DATABASE_URL"),
+        description="`postgresql://user:password@host/database`. Unset: an embedded PostgreSQL in the data directory.",
+    )
+    engine_url: SecretStr = Field(
+        SecretStr("local://"),
+        validation_alias=_named("engine_url", "RABBITMQ_URL"),
+        description="`local://` draws pictures itself; `amqp(s)://user:password@host/vhost` hands jobs to n8n.",
+    )
+    credits_url: SecretStr = Field(
+        SecretStr("local://"),
+        validation_alias=_named("credits_url", "CREDIT_SERVICE_API_URL"),
+        description="`local://` keeps credits in our own database.",
+    )
+    notify_url: SecretStr = Field(
+        SecretStr("log://"),
+        validation_alias=_named("notify_url", "NOTIFICATION_SERVICE_API_URL"),
+        description="`log://`, `amqp(s)://…` or `http(s)://…` of the notification service.",
+    )
+    notify_api_key: SecretStr | None = Field(None, description="Sent as X-Internal-API-Key with HTTP notifications.")
+    notify_channels: Words = Field(("websocket",), description="`target_channels` of every notification.")
+    notify_queue: str = Field("ai_updates_notifications", description="The notification service's queue.")
+    public_url: str | None = Field(
+        None,
+        validation_alias=_named("public_url", "N8N_CALLBACK_BASE_URL"),
+        description="Base of callback and picture addresses. Unset: where the service listens.",
+    )
+    callback_secret: SecretStr | None = Field(
+        None,
+        validation_alias=_named("callback_secret", "N8N_CALLBACK_SECRET"),
+        description="Signs the workers' job tokens; two, separated by a comma, while rotating. Unset: generated once.",
+    )
+    allow_missing_job_id: bool = Field(
+        False, description="Accept signed results without `job_id` for the request's current job."
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_list)] = Field(
+        (), description="`name:role:key` or `name:role:sha256$hex`, comma separated; role `service` or `operator`."
+    )
+    jwt_secret: SecretStr | None = Field(None, description="HS256 secret of end-user tokens.")
+    jwks_url: str | None = Field(
+        None, validation_alias=_named("jwks_url", "AIGEN_JWT_JWKS_URL"),
+        description="Key set of RS256 and ES256 end-user tokens.",
+    )  # fmt: skip
+    jwt_audience: str | None = Field(None, description="Audience that end-user tokens must name.")
+    jwt_issuer: str | None = Field(None, description="Issuer that end-user tokens must name.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on.")
+    roles: Words = Field(ROLES, description="What this process does; every role may run any number of times.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or coloured text.")
+    database_pool_size: Annotated[int, Field(ge=2, le=200)] = Field(10, description="Connections per process.")
+    body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(262_144, description="Largest request body.")
+    asset_limit_bytes: Annotated[int, Field(ge=1024)] = Field(67_108_864, description="Largest uploaded picture.")
+    require_idempotency_key: bool = Field(False, description="Refuse state-changing calls without Idempotency-Key.")
+    rate_limit_per_minute: Annotated[int, Field(ge=0)] = Field(
+        0, description="State-changing calls per caller and minute in each process; 0 for no limit."
+    )
+    idempotency_hours: Annotated[int, Field(ge=72)] = Field(96, description="How long answers are kept for replay.")
+    price_samples: Credits = Field(25, description="Credits for a sample set, such as 0.25.")
+    price_final: Credits = Field(100, description="Credits for a standard final.")
+    price_final_high_resolution: Credits = Field(200, description="Credits for a high-resolution final.")
+    high_resolution_above: Annotated[int, Field(ge=64, le=4096)] = Field(
+        1920, description="Longest side in pixels above which a final counts as high resolution."
+    )
+    free_generations: Annotated[int, Field(ge=0)] = Field(100, description="Generations a month on the Free plan.")
+    charge_rejected: bool = Field(True, description="Capture the sample hold when the provider rejects the prompt.")
+    dispatch_deadline: Seconds = Field(3600, description="Seconds a job may wait for its turn.")
+    samples_deadline: Seconds = Field(300, description="Seconds a worker has for samples.")
+    final_deadline: Seconds = Field(600, description="Seconds a worker has for the final.")
+    selection_deadline: Seconds = Field(2_592_000, description="Seconds a user has to pick a sample (30 days).")
+    expiry_reminder: Seconds = Field(259_200, description="Seconds before that at which the user is reminded (3 days).")
+    job_lease: Seconds = Field(60, description="Seconds a dispatcher may take to publish a job.")
+    retry_delay: Seconds = Field(2, description="Seconds before the second attempt; doubles with each.")
+    hold_timeout: Seconds = Field(5, description="Seconds to wait for the credit service while a caller waits.")
+    sweep_interval: Seconds = Field(2, description="Seconds between looks at deadlines.")
+    poll_interval: Seconds = Field(1, description="Longest pause between looks for work of other processes.")
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(3, description="Attempts per stage and round.")
+    max_rounds: Annotated[int, Field(ge=1, le=100)] = Field(10, description="Rounds of samples per request.")
+    lane_window: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        500, description="Unfinished jobs per lane in the broker; at least the rate times the time a job takes."
+    )
+    local_workers: Annotated[int, Field(ge=1, le=64)] = Field(2, description="Pictures the local engine draws at once.")
+    local_fault: str = Field("", description="Let the local engine fail in one way, such as `partial`; for trials.")
+    rabbitmq_job_exchange: str = Field("ex.creativeflow.direct", description="Direct exchange of the jobs.")
+    rabbitmq_topic_exchange: str = Field("ex.creativeflow.topic", description="Topic exchange of results and events.")
+    rabbitmq_dead_letter_exchange: str = Field("ex.dead_letter", description="Fanout exchange of dead letters.")
+    rabbitmq_samples_routing_key: str = Field("ai.generation.request", description="Routing key of samples jobs.")
+    rabbitmq_final_routing_key: str = Field("ai.generation.final", description="Routing key of final jobs.")
+    rabbitmq_samples_queue: str = Field("q.ai_generation.pending", description="Queue of samples jobs.")
+    rabbitmq_final_queue: str = Field("q.ai_generation.final_request", description="Queue of final jobs.")
+    rabbitmq_results_queue: str = Field("q.aigen.results", description="Our queue of results.")
+    rabbitmq_dead_queue: str = Field("q.aigen.dead", description="Our queue of dead letters.")
+    rabbitmq_delivery_limit: Annotated[int, Field(ge=1)] = Field(5, description="Deliveries before a dead letter.")
+    rabbitmq_prefetch: Annotated[int, Field(ge=1, le=1000)] = Field(50, description="Results handled at once.")
+
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(roles) - set(ROLES))
+        if unknown or not roles:
+            raise ValueError(f"roles are {', '.join(ROLES)}; not known: {', '.join(unknown) or 'none given'}")
+        return roles
+
+    @field_validator("api_keys")
+    @classmethod
+    def _readable_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in keys:
+            ApiKey.parse(key.get_secret_value())
+        return keys
+
+    @field_validator("data_dir")
+    @classmethod
+    def _whole_path(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _fit_for_production(self) -> Self:
+        if self.profile == "production" and (missing := self.missing_for_production()):
+            raise ValueError("the production profile needs " + "; ".join(missing))
+        return self
+
+    def missing_for_production(self) -> list[str]:
+        """What stands between these settings and real customers."""
+        checks = {
+            "AIGEN_DATABASE_URL": self.database_url is not None,
+            "AIGEN_ENGINE_URL (amqp…)": scheme(self.engine_url).startswith("amqp"),
+            "AIGEN_PUBLIC_URL": bool(self.public_url),
+            f"AIGEN_CALLBACK_SECRET of {SECRET_LENGTH_MIN} characters or more": all(
+                len(secret) >= SECRET_LENGTH_MIN for secret in self.callback_secrets()
+            )
+            and bool(self.callback_secrets()),
+            "AIGEN_API_KEYS, AIGEN_JWT_SECRET or AIGEN_JWKS_URL": not self.open_to_all,
+            f"an AIGEN_JWT_SECRET of {SECRET_LENGTH_MIN + 8} characters or more": self.jwt_secret is None
+            or len(self.jwt_secret.get_secret_value()) >= SECRET_LENGTH_MIN + 8,
+        }
+        return [name for name, there in checks.items() if not there]
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether nothing is set that could tell callers apart."""
+        return not (self.api_keys or self.jwt_secret or self.jwks_url)
+
+    def callback_secrets(self) -> Sequence[str]:
+        """The live callback secrets, the signing one first."""
+        return _comma_list(self.callback_secret.get_secret_value()) if self.callback_secret else []
+
+    def keys(self) -> list[ApiKey]:
+        """The API keys, hashed."""
+        return [ApiKey.parse(key.get_secret_value()) for key in self.api_keys]
+
+    def policy(self) -> Policy:
+        """The numbers the domain needs."""
+        return Policy(
+            prices=Prices(
+                sample_set=self.price_samples, final=self.price_final,
+                high_resolution_final=self.price_final_high_resolution,
+                high_resolution_above=self.high_resolution_above,
+            ),
+            dispatch_deadline=timedelta(seconds=self.dispatch_deadline),
+            samples_deadline=timedelta(seconds=self.samples_deadline),
+            final_deadline=timedelta(seconds=self.final_deadline),
+            selection_deadline=timedelta(seconds=self.selection_deadline),
+            expiry_reminder=timedelta(seconds=self.expiry_reminder),
+            job_lease=timedelta(seconds=self.job_lease),
+            retry_delay=timedelta(seconds=self.retry_delay),
+            max_attempts=self.max_attempts, max_rounds=self.max_rounds, free_generations=self.free_generations,
+            charge_rejected=self.charge_rejected, publish_events=scheme(self.engine_url).startswith("amqp"),
+        )  # fmt: skip
+
+    def routing_keys(self) -> dict[Stage, str]:
+        """The routing key of each stage's jobs."""
+        return {Stage.SAMPLES: self.rabbitmq_samples_routing_key, Stage.FINAL: self.rabbitmq_final_routing_key}
+
+
+def scheme(url: SecretStr) -> str:
+    """What stands before `://`: it chooses the adapter."""
+    return url.get_secret_value().partition("://")[0].lower()

@@ -1,0 +1,81 @@
+"""Group commit: calls that wait at the same moment go to the database as one statement."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+from creativeflow.services.aigeneration.storage.database import StorageUnavailableError
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class Batcher(Generic[Item, Outcome]):
+    """Collects items while earlier ones are being written, and writes them together.
+
+    An idle batcher writes at once, so nothing waits for company. No batch holds two items of one key. A batch
+    that fails falls apart into single items, so that one bad row harms only its own caller; where the outcome is
+    unknown because the connection was lost, nothing is written a second time and every caller is told.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
+        *,
+        key: Callable[[Item], Hashable],
+        max_size: int = 64,
+        max_concurrent: int = 2,
+    ) -> None:
+        self._write = write
+        self._key = key
+        self._max_size = max_size
+        self._max_concurrent = max_concurrent
+        self._waiting: OrderedDict[Hashable, list[tuple[Item, asyncio.Future[Outcome]]]] = OrderedDict()
+        self._writers: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Outcome:
+        """Write one item and return its outcome; raises what its own write raised.
+
+        A caller that is cancelled does not take its item back: it may already be on its way.
+        """
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(self._key(item), []).append((item, future))
+        if len(self._writers) < self._max_concurrent:
+            task = asyncio.create_task(self._drain())
+            self._writers.add(task)
+            task.add_done_callback(self._writers.discard)
+        return await future
+
+    async def _drain(self) -> None:
+        while batch := self._take():
+            await self._write_batch(batch)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+        batch = []
+        for key in list(self._waiting)[: self._max_size]:
+            queue = self._waiting[key]
+            batch.append(queue.pop(0))
+            if not queue:
+                del self._waiting[key]
+        return batch
+
+    async def _write_batch(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+        try:
+            outcomes = await self._write([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001 - handed to the callers, each its own
+            if len(batch) == 1 or isinstance(error, StorageUnavailableError):
+                for _, future in batch:
+                    _fail(future, error)
+                return
+            for entry in batch:
+                await self._write_batch([entry])
+            return
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if not future.done():
+                future.set_result(outcome)
+
+
+def _fail(future: asyncio.Future[Outcome], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

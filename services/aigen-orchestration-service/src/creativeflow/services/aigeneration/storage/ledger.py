@@ -1,0 +1,152 @@
+"""The local ledger: double-entry, append-only, every operation summing to zero.
+
+A user's account is `user:<id>`, what is set aside lies in `held:<key>`, captured credits go to `revenue`, and
+grants come from `issued`. The account row is locked by its one guarded update, so a balance never falls below
+zero however many callers there are. Amounts in 1/100 credit.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from creativeflow.services.aigeneration.domain.prices import FREE, PLANS
+from creativeflow.services.aigeneration.storage.database import Database
+
+_HOLD = """
+WITH taken AS (
+    UPDATE credit_accounts SET balance = balance - $3
+    WHERE user_id = $2 AND balance >= $3
+      AND NOT EXISTS (SELECT FROM credit_entries WHERE operation = 'hold:' || $1)
+    RETURNING user_id
+), entries AS (
+    INSERT INTO credit_entries (operation, account, amount, kind, reason)
+    SELECT 'hold:' || $1, e.account, e.amount, 'hold', $4
+    FROM taken, (VALUES ('user:' || $2, -$3::bigint), ('held:' || $1, $3::bigint)) AS e(account, amount)
+)
+SELECT (SELECT count(*) FROM taken) AS taken"""
+
+_RESOLVE = """
+WITH held AS (
+    SELECT h.amount, u.account FROM credit_entries h
+    JOIN credit_entries u ON u.operation = h.operation AND u.account LIKE 'user:%'
+    WHERE h.operation = 'hold:' || $1 AND h.account = 'held:' || $1
+      AND NOT EXISTS (SELECT FROM credit_entries d WHERE d.operation = 'resolve:' || $1)
+), entries AS (
+    INSERT INTO credit_entries (operation, account, amount, kind)
+    SELECT 'resolve:' || $1, e.account, e.amount, $2 FROM held,
+    LATERAL (VALUES ('held:' || $1, -held.amount),
+                    (CASE $2 WHEN 'capture' THEN 'revenue' ELSE held.account END, held.amount)) AS e(account, amount)
+    RETURNING account, amount
+), returned AS (
+    UPDATE credit_accounts a SET balance = balance + e.amount FROM entries e
+    WHERE e.account = 'user:' || a.user_id
+)
+SELECT count(*) FROM entries"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An account as it stands; users without one are on the Free plan with nothing."""
+
+    plan: str = FREE.name
+    balance: int = 0
+    restricted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """What the ledger knows under a hold's key; `resolved` is `capture`, `release` or None."""
+
+    user_id: str
+    amount: int
+    resolved: str | None
+
+
+class Ledger:
+    """The accounts and entries; every operation is idempotent on its key."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def account(self, user_id: str) -> Account:
+        """The account of a user."""
+        row = await self._database.fetchrow(
+            "SELECT plan, balance, restricted FROM credit_accounts WHERE user_id = $1", user_id
+        )
+        return Account(**row) if row else Account()
+
+    async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> bool:
+        """Move the amount to `held:<key>`; False when the balance is too low or the key is known already."""
+        with suppress(asyncpg.UniqueViolationError):  # the same hold came twice at once, and the other was first
+            return bool(await self._database.fetchval(_HOLD, key, user_id, amount, action))
+        return False
+
+    async def resolve(self, key: str, kind: str) -> None:
+        """Move what is held to `revenue` (capture) or back (release), unless that was done before."""
+        with suppress(asyncpg.UniqueViolationError):  # two resolved it at once, and the other was first
+            await self._database.fetchval(_RESOLVE, key, kind)
+
+    async def find(self, key: str) -> Movement | None:
+        """What is known under the key."""
+        row = await self._database.fetchrow(
+            """SELECT substr(u.account, 6) AS user_id, h.amount,
+                      (SELECT kind FROM credit_entries r WHERE r.operation = 'resolve:' || $1 LIMIT 1) AS resolved
+               FROM credit_entries h JOIN credit_entries u ON u.operation = h.operation AND u.account LIKE 'user:%'
+               WHERE h.operation = 'hold:' || $1 AND h.account = 'held:' || $1""",
+            key,
+        )
+        return Movement(**row) if row else None
+
+    async def grant(self, user_id: str, amount: int, *, operation: str, reason: str, plan: str | None = None) -> bool:
+        """Give credits and set the plan; idempotent on `operation`. False when it was done before.
+
+        Raises:
+            ValueError: the plan is unknown, or the amount would take the balance below zero.
+        """
+        if plan is not None and plan not in PLANS:
+            raise ValueError(f"unknown plan; use one of {', '.join(PLANS)}")
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                """INSERT INTO credit_accounts (user_id, plan) VALUES ($1, COALESCE($2, 'free'))
+                   ON CONFLICT (user_id) DO UPDATE SET plan = COALESCE($2, credit_accounts.plan)""",
+                user_id, plan,
+            )  # fmt: skip
+            if amount == 0:
+                return True
+            if await connection.fetchval(
+                """INSERT INTO credit_entries (operation, account, amount, kind, reason)
+                   VALUES ('grant:' || $1, 'user:' || $2, $3, 'grant', $4), ('grant:' || $1, 'issued', -$3, 'grant', $4)
+                   ON CONFLICT (operation, account) DO NOTHING RETURNING id""",
+                operation, user_id, amount, reason,
+            ) is None:  # fmt: skip
+                return False
+            balance = await connection.fetchval(
+                """UPDATE credit_accounts SET balance = balance + $2 WHERE user_id = $1 AND balance + $2 >= 0
+                   RETURNING balance""",
+                user_id, amount,
+            )  # fmt: skip
+            if balance is None:
+                raise ValueError("the balance cannot fall below zero")
+            return True
+
+    async def statement(self, user_id: str, most: int = 200) -> dict[str, Any]:
+        """Plan, balance, what is held, and the newest movements, newest first."""
+        account = await self.account(user_id)
+        held = await self._database.fetchval(
+            "SELECT COALESCE(sum(amount), 0) FROM holds WHERE user_id = $1 AND state = 'held' AND funding = 'credits'",
+            user_id,
+        )
+        entries = await self._database.fetch(
+            """SELECT id, operation, kind, amount, reason, at FROM credit_entries
+               WHERE account = 'user:' || $1 ORDER BY id DESC LIMIT $2""",
+            user_id, most,
+        )  # fmt: skip
+        return {
+            "plan": account.plan,
+            "balance": account.balance,
+            "held": int(held),
+            "restricted": account.restricted,
+            "entries": [dict(row) for row in entries],
+        }

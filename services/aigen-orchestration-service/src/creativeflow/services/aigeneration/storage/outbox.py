@@ -1,0 +1,194 @@
+"""The debts: what is owed to somebody else, leased one at a time, paid, put off or parked.
+
+An empty table means that nothing is owed. Rows are never polled by `id > last`, because ids become visible out
+of order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from creativeflow.services.aigeneration.domain.change import Topic
+from creativeflow.services.aigeneration.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedDebt:
+    """A debt somebody is paying right now; `token` proves the lease when the outcome is written."""
+
+    id: int
+    token: UUID
+    request_id: UUID | None
+    topic: str
+    body: dict[str, Any]
+    attempts: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Paid; `note` goes into the timeline."""
+
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Not now: try again after `delay`, or after the usual back-off."""
+
+    reason: str
+    delay: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """It will not work without a person; an operator sees the reason and replays or drops it."""
+
+    reason: str
+
+
+Outcome = Sent | Later | Parked
+
+DEAD_LETTER = "dead_letter"
+"""A message nobody could read: parked from the start, and read once more when an operator replays it."""
+
+_PAID = {
+    DEAD_LETTER: "dead_letter_handled",
+    Topic.NOTIFY: "notification_sent",
+    Topic.EVENT: "event_published",
+    Topic.CAPTURE: "credits_captured",
+    Topic.RELEASE: "credits_released",
+}
+
+
+class Outbox:
+    """Leases debts to the relay and writes what came of them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def lease(
+        self, token: UUID, *, most: int, now: datetime, lease_for: timedelta, topics: Sequence[str]
+    ) -> list[LeasedDebt]:
+        """Take up to `most` due debts of these topics.
+
+        Debts of one request and topic are taken in their order: the next only when the one before it is gone.
+        """
+        found = await self._database.fetch(
+            """UPDATE outbox SET lease_token = $1, leased_until = $4, attempts = attempts + 1 WHERE id IN (
+                   SELECT o.id FROM outbox o
+                   WHERE o.parked_reason IS NULL AND o.due_at <= $3 AND o.topic = ANY($5)
+                     AND (o.leased_until IS NULL OR o.leased_until <= $3)
+                     AND NOT EXISTS (SELECT FROM outbox e WHERE e.request_id = o.request_id AND e.topic = o.topic
+                                     AND e.id < o.id AND e.parked_reason IS NULL)
+                   ORDER BY o.due_at, o.id LIMIT $2 FOR UPDATE OF o SKIP LOCKED)
+               RETURNING id, lease_token AS token, request_id, topic, body, attempts, created_at""",
+            token, most, now, now + lease_for, list(topics),
+        )  # fmt: skip
+        return sorted((LeasedDebt(**row) for row in found), key=lambda debt: debt.id)
+
+    async def settle(self, outcomes: Sequence[tuple[LeasedDebt, Outcome]], *, now: datetime) -> None:
+        """Write what came of leased debts; a lease that was lost meanwhile writes nothing."""
+        paid = [(debt, outcome) for debt, outcome in outcomes if isinstance(outcome, Sent)]
+        if paid:
+            await self._pay(paid, now)
+        for debt, outcome in outcomes:
+            match outcome:
+                case Later():
+                    await self._put_off(debt, outcome, now)
+                case Parked():
+                    await self._park(debt, outcome, now)
+                case Sent():
+                    pass
+
+    async def _pay(self, paid: Sequence[tuple[LeasedDebt, Sent]], now: datetime) -> None:
+        await self._database.execute(
+            """WITH paid AS (
+                   DELETE FROM outbox o USING unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[])
+                       AS p(id, token, event, note)
+                   WHERE o.id = p.id AND o.lease_token = p.token
+                   RETURNING o.id, o.request_id, o.topic, o.body, p.event, p.note
+               ), settled AS (
+                   UPDATE holds h SET settled_at = $5 FROM paid
+                   WHERE paid.topic LIKE 'credits.%' AND h.key = paid.body->>'key'
+               )
+               INSERT INTO generation_events (request_id, event, data, at)
+               SELECT request_id, event, jsonb_strip_nulls(jsonb_build_object(
+                          'event_type', body->'event_type', 'event_id', body->'event_id', 'hold', body->'key',
+                          'note', NULLIF(note, ''))), $5
+               FROM paid WHERE request_id IS NOT NULL ORDER BY id""",
+            [debt.id for debt, _ in paid], [debt.token for debt, _ in paid],
+            [_PAID[debt.topic] for debt, _ in paid], [sent.note for _, sent in paid], now,
+        )  # fmt: skip
+
+    async def _put_off(self, debt: LeasedDebt, later: Later, now: datetime) -> None:
+        delay = later.delay or backoff(debt.attempts)
+        await self._database.execute(
+            """UPDATE outbox SET due_at = $3, lease_token = NULL, leased_until = NULL, last_error = $4
+               WHERE id = $1 AND lease_token = $2""",
+            debt.id, debt.token, now + delay, later.reason[:500],
+        )  # fmt: skip
+
+    async def _park(self, debt: LeasedDebt, parked: Parked, now: datetime) -> None:
+        await self._database.execute(
+            """WITH parked AS (
+                   UPDATE outbox SET parked_reason = $3, lease_token = NULL, leased_until = NULL, last_error = $3
+                   WHERE id = $1 AND lease_token = $2 RETURNING request_id, topic
+               )
+               INSERT INTO generation_events (request_id, event, data, at)
+               SELECT request_id, 'debt_parked', jsonb_build_object('topic', topic, 'reason', $3::text), $4
+               FROM parked WHERE request_id IS NOT NULL""",
+            debt.id, debt.token, parked.reason[:500], now,
+        )  # fmt: skip
+
+    async def park_foreign(self, topic: str, body: dict[str, Any], *, reason: str, now: datetime) -> None:
+        """Keep something that nobody can handle, such as an unreadable message, for an operator to see."""
+        await self._database.execute(
+            """INSERT INTO outbox (topic, body, due_at, parked_reason, created_at)
+               VALUES ($1, $2, $4, $3, $4)""",
+            topic, body, reason[:500], now,
+        )  # fmt: skip
+
+    async def replay(self, debt_id: int, *, by: str, now: datetime) -> bool:
+        """Make a parked debt due again; False when there is no such parked debt."""
+        return await self._resolve_parked(
+            """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
+               WHERE id = $1 AND parked_reason IS NOT NULL RETURNING request_id, topic""",
+            "debt_replayed", debt_id, by, now,
+        )  # fmt: skip
+
+    async def drop(self, debt_id: int, *, by: str, now: datetime) -> bool:
+        """Give a parked debt up for good; False when there is no such parked debt."""
+        return await self._resolve_parked(
+            """DELETE FROM outbox WHERE id = $1 AND parked_reason IS NOT NULL AND $2::timestamptz IS NOT NULL
+               RETURNING request_id, topic""",
+            "debt_dropped", debt_id, by, now,
+        )  # fmt: skip
+
+    async def _resolve_parked(self, statement: str, event: str, debt_id: int, by: str, now: datetime) -> bool:
+        return bool(
+            await self._database.fetchval(
+                f"""WITH resolved AS ({statement}), entry AS (
+                        INSERT INTO generation_events (request_id, event, data, at)
+                        SELECT request_id, $3, jsonb_build_object('topic', topic, 'by', $4::text), $2
+                        FROM resolved WHERE request_id IS NOT NULL)
+                    SELECT count(*) FROM resolved""",  # noqa: S608 - joined from the two statements above
+                debt_id, now, event, by,
+            )
+        )  # fmt: skip
+
+    async def list_open(self, *, parked_only: bool, most: int) -> list[dict[str, Any]]:
+        """Open debts for an operator, the oldest first."""
+        found = await self._database.fetch(
+            """SELECT id, request_id, topic, attempts, due_at, last_error, parked_reason, created_at
+               FROM outbox WHERE NOT $1 OR parked_reason IS NOT NULL ORDER BY id LIMIT $2""",
+            parked_only, most,
+        )  # fmt: skip
+        return [dict(row) for row in found]
+
+
+def backoff(attempts: int) -> timedelta:
+    """The wait before the next try: 0.5 s doubling to 5 minutes; many tries span days, nothing is given up silently."""
+    return timedelta(seconds=min(300.0, 0.5 * 2 ** min(attempts - 1, 12)))

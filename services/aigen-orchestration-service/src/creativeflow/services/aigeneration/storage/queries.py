@@ -1,0 +1,183 @@
+"""Everything that is only read: one request, lists, timelines, what an operator wants to know."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.storage import rows
+from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.store import SELECT_REQUEST
+
+QUEUE_POSITION_MAX = 10_000
+"""Positions are counted up to here, so that a look at one request costs the same in any queue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which requests a list shows; `before` is the id where the page before it ended."""
+
+    user_id: str | None = None
+    project_id: str | None = None
+    states: Sequence[str] = ()
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    before: UUID | None = None
+
+
+class Queries:
+    """Reads; each is one statement."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def request(self, request_id: UUID) -> Request | None:
+        """One request with its holds."""
+        row = await self._database.fetchrow(f"{SELECT_REQUEST} WHERE r.id = $1", request_id)
+        return rows.to_request(row) if row else None
+
+    async def requests(self, ids: Sequence[UUID]) -> list[Request]:
+        """Several requests with their holds, in no order."""
+        found = await self._database.fetch(f"{SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
+        return [rows.to_request(row) for row in found]
+
+    async def queue_position(self, request: Request) -> int | None:
+        """How many jobs of its lane go first, plus one; None when it does not wait."""
+        if request.state is not State.PENDING or request.fair_at is None:
+            return None
+        ahead = await self._database.fetchval(
+            """SELECT count(*) FROM (SELECT FROM generation_requests WHERE state = 'PENDING' AND stage = $1
+                   AND (fair_at, id) < ($2, $3) LIMIT $4) ahead""",
+            request.stage, request.fair_at, request.id, QUEUE_POSITION_MAX,
+        )  # fmt: skip
+        return int(ahead) + 1
+
+    async def page(self, filters: Filters, most: int) -> list[Request]:
+        """The newest requests that fit, newest first; ids are time-ordered, so they are the order."""
+        wanted: list[str] = []
+        arguments: list[Any] = []
+        for condition, value in (
+            ("r.user_id = ${}", filters.user_id),
+            ("r.project_id = ${}", filters.project_id),
+            ("r.state = ANY(${}::text[])", list(filters.states) or None),
+            ("r.created_at >= ${}", filters.created_from),
+            ("r.created_at < ${}", filters.created_to),
+            ("r.id < ${}", filters.before),
+        ):
+            if value is not None:
+                arguments.append(value)
+                wanted.append(condition.format(len(arguments)))
+        where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
+        arguments.append(most)
+        found = await self._database.fetch(
+            f"{SELECT_REQUEST} {where} ORDER BY r.id DESC LIMIT ${len(arguments)}", *arguments
+        )
+        return [rows.to_request(row) for row in found]
+
+    async def timeline(self, request_id: UUID, most: int = 1000) -> list[dict[str, Any]]:
+        """State, money, broker, callbacks and notifications of one request in one list, oldest first."""
+        found = await self._database.fetch(
+            """SELECT seq, at, event, state, version, data FROM generation_events
+               WHERE request_id = $1 ORDER BY seq LIMIT $2""",
+            request_id, most,
+        )  # fmt: skip
+        return [dict(row) for row in found]
+
+    async def versions(self, ids: Sequence[UUID]) -> dict[UUID, int]:
+        """The current version of each request: what the stream asks for."""
+        found = await self._database.fetch(
+            "SELECT id, version FROM generation_requests WHERE id = ANY($1::uuid[])", list(ids)
+        )
+        return {UUID(int=row["id"].int): row["version"] for row in found}
+
+    async def stuck(self, now: datetime, most: int) -> list[Request]:
+        """Requests whose deadline or lease passed more than a minute ago and that nobody has moved on."""
+        late = now - timedelta(minutes=1)
+        found = await self._database.fetch(
+            f"{SELECT_REQUEST} WHERE r.deadline_at < $1 OR r.lease_until < $1 ORDER BY r.updated_at LIMIT $2",
+            late, most,
+        )  # fmt: skip
+        return [rows.to_request(row) for row in found]
+
+    async def lanes(self) -> list[dict[str, Any]]:
+        """How many jobs wait and are in flight, by lane, and since when the oldest waits."""
+        found = await self._database.fetch(
+            """SELECT l.lane, l.virtual_time,
+                      count(r.id) FILTER (WHERE r.state = 'PENDING') AS waiting,
+                      count(r.id) FILTER (WHERE r.state <> 'PENDING') AS in_flight,
+                      min(r.updated_at) FILTER (WHERE r.state = 'PENDING') AS oldest_waiting_since
+               FROM lanes l LEFT JOIN generation_requests r ON r.stage = l.lane AND r.state IN
+                   ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')
+               GROUP BY l.lane ORDER BY l.lane"""
+        )
+        return [dict(row) for row in found]
+
+    async def debts(self) -> dict[str, int]:
+        """How many debts are open, and how many of them are parked."""
+        row = await self._database.fetchrow(
+            "SELECT count(*) AS open, count(*) FILTER (WHERE parked_reason IS NOT NULL) AS parked FROM outbox"
+        )
+        return dict(row) if row else {}
+
+    async def free_generations_used(self, user_id: str, month: datetime) -> int:
+        """How many of the month's free generations a user has used."""
+        used = await self._database.fetchval(
+            "SELECT used FROM free_usage WHERE user_id = $1 AND month = $2", user_id, month.date().replace(day=1)
+        )
+        return int(used or 0)
+
+    async def revision(self) -> str | None:
+        """The schema revision of the database; None before the first migration."""
+        if await self._database.fetchval("SELECT to_regclass('alembic_version')") is None:
+            return None
+        found: str | None = await self._database.fetchval("SELECT version_num FROM alembic_version")
+        return found
+
+    async def server_version(self) -> str:
+        """The version of the database server."""
+        return str(await self._database.fetchval("SHOW server_version"))
+
+    async def invariants(self, now: datetime) -> dict[str, int]:
+        """Counts of what must never be; every one is 0 in a healthy service (see docs/operations.md)."""
+        row = await self._database.fetchrow(_INVARIANTS, now)
+        return {name: int(count) for name, count in (row or {}).items()}
+
+
+_INVARIANTS = """
+SELECT
+    (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
+     WHERE h.state = 'held' AND r.state NOT IN
+         ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')) AS holds_without_work,
+    (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
+     WHERE h.state = 'captured' AND NOT CASE h.stage
+         WHEN 'samples' THEN EXISTS (SELECT FROM generation_events e WHERE e.request_id = r.id
+                                     AND e.event IN ('samples_delivered', 'prompt_rejected'))
+         ELSE r.final_asset IS NOT NULL END) AS captured_without_delivery,
+    (SELECT count(*) FROM generation_requests r WHERE r.final_asset IS NOT NULL AND EXISTS (
+         SELECT FROM holds h WHERE h.request_id = r.id AND h.stage = 'final' AND h.state <> 'captured'))
+        AS delivered_without_capture,
+    (SELECT count(*) FROM holds WHERE state = 'placing' AND began_at < $1::timestamptz - interval '1 hour')
+        AS holds_placing_too_long,
+    (SELECT count(*) FROM holds h WHERE h.state IN ('captured', 'released') AND h.funding = 'credits'
+        AND h.settled_at IS NULL AND NOT EXISTS (
+            SELECT FROM outbox o WHERE o.request_id = h.request_id AND o.topic LIKE 'credits.%%'
+            AND o.body->>'key' = h.key)) AS resolved_without_debt,
+    (SELECT count(*) FROM (SELECT operation FROM credit_entries GROUP BY operation HAVING sum(amount) <> 0) t)
+        AS ledger_not_zero_sum,
+    (SELECT count(*) FROM credit_accounts a WHERE a.balance <>
+        (SELECT COALESCE(sum(e.amount), 0) FROM credit_entries e WHERE e.account = 'user:' || a.user_id))
+        AS balances_off_ledger,
+    (SELECT count(*) FROM free_usage u WHERE u.used <> (
+        SELECT count(*) FROM holds h WHERE h.user_id = u.user_id AND h.month = u.month
+        AND h.funding = 'allowance' AND h.state IN ('held', 'captured'))) AS free_usage_off_holds,
+    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL) AS debts_parked,
+    (SELECT count(*) FROM generation_requests r WHERE r.deadline_at < $1::timestamptz - interval '5 minutes')
+        AS deadlines_missed,
+    (SELECT count(*) FROM generation_requests r WHERE r.deadline_at IS NULL
+        AND NOT EXISTS (SELECT FROM outbox o WHERE o.request_id = r.id AND o.topic = 'notification.send')
+        AND NOT EXISTS (SELECT FROM generation_events e WHERE e.request_id = r.id
+                        AND e.event IN ('notification_sent', 'debt_dropped'))) AS ended_unannounced
+""".replace("%%", "%")

@@ -1,0 +1,360 @@
+"""Writes changes and reads requests: the one door to state and money, one statement for each thing that happens.
+
+A change is written whole or not at all: request, timeline, holds, debts, idempotency key. Who owns a row is
+decided by its version: a write that expects another version writes nothing and says so.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from creativeflow.services.aigeneration.domain.change import Answer, Change, Debt, Entry, Topic
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
+from creativeflow.services.aigeneration.storage import rows
+from creativeflow.services.aigeneration.storage.batching import Batcher
+from creativeflow.services.aigeneration.storage.database import Database, to_json
+
+
+class Written(Enum):
+    """What a write came to."""
+
+    YES = auto()
+    SUPERSEDED = auto()
+    """Somebody else moved the request first: load it again and decide anew."""
+    NO_ALLOWANCE = auto()
+    """The Free plan's generations of the month are used up; nothing was written."""
+
+
+class KeyTakenError(Exception):
+    """The idempotency key is already there; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What is known under an idempotency key; `status` is None while its action has no answer yet."""
+
+    fingerprint: str
+    request_id: UUID
+    status: int | None
+    body: str | None
+    location: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedJobs:
+    """Jobs that are ours to publish; `window_full`: others wait until a job of the lane is finished."""
+
+    jobs: list[Request]
+    window_full: bool = False
+
+
+# One parameter carries the whole batch; jsonb_to_recordset turns it into rows of these types.
+_CHANGE = """
+change AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($1::jsonb) AS c(
+        id uuid, version int, at timestamptz, from_state text, weight float8, queues bool,
+        user_id text, project_id text, created_by text, correlation_id text, traceparent text,
+        state text, stage text, round int, attempt int, job_id uuid, plan text, brief jsonb, metadata jsonb,
+        samples jsonb, sample_failures jsonb, selected_sample_id text, final_resolution text, file_format text,
+        final_asset jsonb, failure jsonb, progress jsonb, pending_action jsonb, model text, ai_model_used text,
+        retry_of uuid, due_at timestamptz, lease_until timestamptz, deadline_at timestamptz, remind_at timestamptz,
+        allowance_month date, entries jsonb, debts jsonb, holds jsonb,
+        principal text, key text, fingerprint text, status int, location text, body text)
+)"""
+
+# Start-time fair queuing: a user's next job starts where the user's last unfinished one ended, never before the
+# lane's virtual time. Heavier plans advance by less.
+_FAIR = """
+fair AS (
+    SELECT c.id,
+           GREATEST(l.virtual_time, COALESCE((
+               SELECT max(q.fair_at) + 1 / c.weight FROM generation_requests q
+               WHERE q.user_id = c.user_id AND q.stage = c.stage
+                 AND q.state IN ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')), 0))
+           + (row_number() OVER (PARTITION BY c.user_id, c.stage ORDER BY c.id) - 1) / c.weight AS fair_at
+    FROM change c JOIN lanes l ON l.lane = c.stage WHERE c.queues
+)"""
+
+_USE_ALLOWANCE = """
+    INSERT INTO free_usage AS u (user_id, month, used)
+    SELECT user_id, allowance_month, count(*) FROM change WHERE allowance_month IS NOT NULL
+    GROUP BY user_id, allowance_month HAVING count(*) <= $2 ORDER BY user_id
+    ON CONFLICT (user_id, month) DO UPDATE SET used = u.used + excluded.used WHERE u.used + excluded.used <= $2
+    RETURNING u.user_id, u.month"""
+
+_TAIL = """
+entry AS (
+    INSERT INTO generation_events (request_id, version, event, state, data, at)
+    SELECT c.id, c.version, e->>'event', e->>'state', e->'data', c.at
+    FROM written w JOIN change c USING (id), jsonb_array_elements(c.entries) e
+), debt AS (
+    INSERT INTO outbox (request_id, topic, body, due_at, created_at)
+    SELECT c.id, d->>'topic', d->'body', c.at, c.at
+    FROM written w JOIN change c USING (id), jsonb_array_elements(c.debts) d
+), hold AS (
+    INSERT INTO holds AS h (key, request_id, user_id, stage, round, action, funding, amount, month, state, began_at)
+    SELECT n.key, c.id, c.user_id, n.stage, n.round, n.action, n.funding, n.amount, n.month, n.state, c.at
+    FROM written w JOIN change c USING (id), jsonb_to_recordset(c.holds) AS n(
+        key text, stage text, round int, action text, funding text, amount int, month date, state text)
+    ON CONFLICT (key) DO UPDATE SET
+        state = excluded.state, amount = excluded.amount, action = excluded.action,
+        resolved_at = CASE WHEN excluded.state IN ('captured', 'released') THEN excluded.began_at END
+), claimed AS (
+    INSERT INTO idempotency_keys (principal, key, fingerprint, request_id, status, location, body, created_at)
+    SELECT c.principal, c.key, c.fingerprint, c.id, c.status, c.location, c.body, c.at
+    FROM written w JOIN change c USING (id) WHERE c.key IS NOT NULL
+), answered AS (
+    UPDATE idempotency_keys k SET status = c.status, location = c.location, body = c.body
+    FROM written w JOIN change c USING (id)
+    WHERE k.request_id = c.id AND k.status IS NULL AND c.key IS NULL AND c.status IS NOT NULL
+)"""
+
+_INTAKE = f"""
+WITH {_CHANGE}, {_FAIR}, allowance AS ({_USE_ALLOWANCE}), written AS (
+    INSERT INTO generation_requests (
+        id, user_id, project_id, created_by, correlation_id, traceparent, state, stage, round, attempt, job_id,
+        version, plan, brief, metadata, file_format, model, retry_of, fair_at, due_at, deadline_at, created_at,
+        updated_at)
+    SELECT c.id, c.user_id, c.project_id, c.created_by, c.correlation_id, c.traceparent, c.state, c.stage, c.round,
+           c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.file_format, c.model, c.retry_of,
+           fair.fair_at, c.due_at, c.deadline_at, c.at, c.at
+    FROM change c LEFT JOIN fair USING (id)
+    WHERE c.allowance_month IS NULL OR EXISTS (
+        SELECT FROM allowance a WHERE a.user_id = c.user_id AND a.month = c.allowance_month)
+    RETURNING id
+), {_TAIL}
+SELECT id FROM written"""  # noqa: S608 - joined from constants of this module
+
+_MOVE = f"""
+WITH {_CHANGE}, {_FAIR}, written AS (
+    UPDATE generation_requests r SET
+        state = c.state, stage = c.stage, round = c.round, attempt = c.attempt, job_id = c.job_id,
+        version = c.version, plan = c.plan, brief = COALESCE(c.brief, r.brief), samples = c.samples,
+        sample_failures = c.sample_failures, selected_sample_id = c.selected_sample_id,
+        final_resolution = c.final_resolution, file_format = c.file_format, final_asset = c.final_asset,
+        failure = c.failure, progress = c.progress, pending_action = c.pending_action, model = c.model,
+        ai_model_used = c.ai_model_used, fair_at = COALESCE(fair.fair_at, r.fair_at), due_at = c.due_at,
+        lease_until = c.lease_until, deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at
+    FROM change c LEFT JOIN fair USING (id)
+    WHERE r.id = c.id AND r.version = c.version - 1 AND r.state = c.from_state
+    RETURNING r.id
+), {_TAIL}, given_back AS (
+    UPDATE free_usage u SET used = u.used - g.given FROM (
+        SELECT c.user_id, n.month, count(*) AS given
+        FROM written w JOIN change c USING (id),
+             jsonb_to_recordset(c.holds) AS n(month date, funding text, state text)
+        WHERE n.funding = 'allowance' AND n.state = 'released' GROUP BY c.user_id, n.month) g
+    WHERE u.user_id = g.user_id AND u.month = g.month
+)
+SELECT id FROM written"""  # noqa: S608 - joined from constants of this module
+
+SELECT_REQUEST = """
+SELECT r.*, (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.began_at, h.key) FROM holds h WHERE h.request_id = r.id) AS holds
+FROM generation_requests r"""
+
+
+class Store:
+    """State, timeline, holds and debts in one database."""
+
+    def __init__(self, database: Database, *, free_generations: int, batch_size: int = 64) -> None:
+        self._database = database
+        self._free_generations = free_generations
+        self._intakes = Batcher(self._write_intakes, key=_intake_key, max_size=batch_size)
+        self._moves = Batcher(self._write_moves, key=lambda change: change.after.id, max_size=batch_size)
+        self._loads = Batcher(self._load_many, key=lambda request_id: request_id, max_size=batch_size)
+
+    async def write(self, change: Change) -> Written:
+        """Write one change, together with others that wait at the same moment.
+
+        Raises:
+            KeyTakenError: the change claims an idempotency key that is already there; nothing was written.
+            StorageUnavailableError: nobody knows whether it was written.
+        """
+        try:
+            if change.before is None:
+                return await self._intakes.submit(change)
+            if change.allowance is not None:
+                return await self._write_with_allowance(change)
+            return await self._moves.submit(change)
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name == "idempotency_keys_pkey":
+                raise KeyTakenError from None
+            raise
+
+    async def write_moves(self, changes: Sequence[Change]) -> list[bool]:
+        """Write many changes of different requests as one statement; for each, whether it was written."""
+        return [outcome is Written.YES for outcome in await self._write_moves(changes)] if changes else []
+
+    async def load(self, request_id: UUID) -> Request | None:
+        """The request with its holds, as last committed."""
+        return await self._loads.submit(request_id)
+
+    async def answer(self, principal: str, key: str) -> StoredAnswer | None:
+        """What is stored under an idempotency key."""
+        row = await self._database.fetchrow(
+            """SELECT fingerprint, request_id, status, body, location, created_at
+               FROM idempotency_keys WHERE principal = $1 AND key = $2""",
+            principal, key,
+        )  # fmt: skip
+        return StoredAnswer(**row) if row else None
+
+    async def complete_key(self, request_id: UUID, answer: Answer) -> None:
+        """Store the answer under the key that was claimed for this request, if it has none yet."""
+        await self._database.execute(
+            """UPDATE idempotency_keys SET status = $2, location = $3, body = $4
+               WHERE request_id = $1 AND status IS NULL""",
+            request_id, answer.status, answer.location, to_json(answer.body),
+        )  # fmt: skip
+
+    async def lease_jobs(
+        self, lane: Stage, *, window: int, most: int, now: datetime, lease: Callable[[Request], Change]
+    ) -> LeasedJobs:
+        """Take the next jobs of a lane in fair order, at most `most` and never more than the window allows.
+
+        One dispatcher at a time takes from a lane: the others are told that there is nothing. The lane's row is
+        locked before the window is counted, so the window is exact with any number of dispatchers.
+        """
+        async with self._database.transaction() as connection:
+            if await connection.fetchval("SELECT 1 FROM lanes WHERE lane = $1 FOR UPDATE SKIP LOCKED", lane) is None:
+                return LeasedJobs([])
+            found = await connection.fetch(
+                f"""{SELECT_REQUEST} WHERE r.state = 'PENDING' AND r.stage = $1 AND r.due_at <= $2
+                    ORDER BY r.fair_at, r.id
+                    LIMIT LEAST($4, GREATEST(0, $3 - (SELECT count(*) FROM generation_requests f WHERE f.stage = $1
+                        AND f.state IN ('PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL'))))
+                    FOR UPDATE OF r SKIP LOCKED""",  # noqa: S608 - joined from constants of this module
+                lane, now, window, most,
+            )  # fmt: skip
+            if not found:
+                waiting = await connection.fetchval(
+                    """SELECT EXISTS (SELECT FROM generation_requests
+                                      WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2)""",
+                    lane, now,
+                )  # fmt: skip
+                return LeasedJobs([], window_full=bool(waiting))
+            changes = [lease(rows.to_request(row)) for row in found]
+            taken = set(await connection.fetch(_MOVE, [rows.from_change(change) for change in changes]))
+            await connection.execute(
+                "UPDATE lanes SET virtual_time = GREATEST(virtual_time, $2) WHERE lane = $1",
+                lane, max(row["fair_at"] for row in found),
+            )  # fmt: skip
+            written = {row["id"] for row in taken}
+            return LeasedJobs([change.after for change in changes if change.after.id in written])
+
+    async def due(self, now: datetime, most: int) -> list[Request]:
+        """Requests whose deadline, lease or reminder has passed, the longest overdue first."""
+        found = await self._database.fetch(
+            f"""{SELECT_REQUEST} WHERE r.id IN (
+                    (SELECT id FROM generation_requests WHERE deadline_at <= $1 ORDER BY deadline_at LIMIT $2)
+                    UNION (SELECT id FROM generation_requests WHERE lease_until <= $1 ORDER BY lease_until LIMIT $2)
+                    UNION (SELECT id FROM generation_requests WHERE remind_at <= $1 ORDER BY remind_at LIMIT $2))
+                ORDER BY r.updated_at""",  # noqa: S608 - joined from constants of this module
+            now, most,
+        )  # fmt: skip
+        return [rows.to_request(row) for row in found]
+
+    async def unsettled_holds(self, before: datetime, most: int) -> list[UUID]:
+        """Requests with a hold that has been `placing` since `before`: its caller is gone or got no answer."""
+        found = await self._database.fetch(
+            "SELECT request_id FROM holds WHERE state = 'placing' AND began_at <= $1 ORDER BY began_at LIMIT $2",
+            before, most,
+        )  # fmt: skip
+        return [row["request_id"] for row in found]
+
+    async def give_back_late(self, hold: Hold, request_id: UUID, *, held: bool, now: datetime) -> bool:
+        """Resolve a `placing` hold whose request ended meanwhile: what turned out held is released again.
+
+        Returns False when somebody else has resolved it already.
+        """
+        entry = Entry("credits_released_late" if held else "credits_not_held", None, {"hold": hold.key})
+        debts = [Debt(Topic.RELEASE, {"key": hold.key})] if held else []
+        return bool(
+            await self._database.fetchval(
+                """WITH hold AS (
+                       UPDATE holds SET state = $3, resolved_at = $2 WHERE key = $1 AND state = 'placing' RETURNING key
+                   ), entry AS (
+                       INSERT INTO generation_events (request_id, event, data, at)
+                       SELECT $4, $5, $6::jsonb, $2 FROM hold
+                   ), debt AS (
+                       INSERT INTO outbox (request_id, topic, body, due_at, created_at)
+                       SELECT $4, d->>'topic', d->'body', $2, $2 FROM hold, jsonb_array_elements($7::jsonb) d
+                   )
+                   SELECT count(*) FROM hold""",
+                hold.key, now, HoldState.RELEASED if held else HoldState.REFUSED, request_id,
+                entry.event, entry.data, [{"topic": d.topic, "body": d.body} for d in debts],
+            )
+        )  # fmt: skip
+
+    async def note(self, request_id: UUID, entry: Entry, now: datetime) -> None:
+        """Add a line to the timeline without a move: evidence, such as a result that came too late."""
+        await self._database.execute(
+            "INSERT INTO generation_events (request_id, event, data, at) VALUES ($1, $2, $3, $4)",
+            request_id, entry.event, entry.data, now,
+        )  # fmt: skip
+
+    async def forget_old_keys(self, before: datetime) -> int:
+        """Delete idempotency keys older than `before`; bounded, so call again while it returns many."""
+        tag = await self._database.execute(
+            """DELETE FROM idempotency_keys WHERE (principal, key) IN (
+                   SELECT principal, key FROM idempotency_keys WHERE created_at < $1 LIMIT 5000)""",
+            before,
+        )
+        return int(tag.rpartition(" ")[2])
+
+    async def prepare_months(self, now: datetime) -> None:
+        """Make sure that the timeline has partitions for this month and the next two; safe at any time."""
+        month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        for _ in range(3):
+            following = (month + timedelta(days=32)).replace(day=1)
+            await self._database.execute("SELECT ensure_events_partition($1, $2)", month.date(), following.date())
+            month = following
+
+    async def _write_intakes(self, changes: Sequence[Change]) -> list[Written]:
+        payload = [rows.from_change(change) for change in changes]
+        written = {row["id"] for row in await self._database.fetch(_INTAKE, payload, self._free_generations)}
+        if len(changes) > 1 and len(written) < len(changes):
+            # Several generations of one user came together and do not all fit into the month: one at a time they may.
+            return [
+                Written.YES if change.after.id in written else (await self._write_intakes([change]))[0]
+                for change in changes
+            ]
+        return [Written.YES if change.after.id in written else Written.NO_ALLOWANCE for change in changes]
+
+    async def _write_moves(self, changes: Sequence[Change]) -> list[Written]:
+        found = await self._database.fetch(_MOVE, [rows.from_change(change) for change in changes])
+        written = {row["id"] for row in found}
+        return [Written.YES if change.after.id in written else Written.SUPERSEDED for change in changes]
+
+    async def _write_with_allowance(self, change: Change) -> Written:
+        """A regeneration on the Free plan: the month's count and the move in one transaction."""
+        payload = [rows.from_change(change)]
+        outcome = Written.YES
+        async with self._database.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                if not await connection.fetch(f"WITH {_CHANGE} {_USE_ALLOWANCE}", payload, self._free_generations):
+                    outcome = Written.NO_ALLOWANCE
+                elif not await connection.fetch(_MOVE, payload):
+                    outcome = Written.SUPERSEDED
+            except BaseException:
+                await transaction.rollback()
+                raise
+            await (transaction.commit() if outcome is Written.YES else transaction.rollback())
+        return outcome
+
+    async def _load_many(self, ids: Sequence[UUID]) -> list[Request | None]:
+        found = await self._database.fetch(f"{SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
+        by_id = {row["id"]: rows.to_request(row) for row in found}
+        return [by_id.get(request_id) for request_id in ids]
+
+
+def _intake_key(change: Change) -> Any:
+    return (change.claim.principal, change.claim.key) if change.claim else change.after.id

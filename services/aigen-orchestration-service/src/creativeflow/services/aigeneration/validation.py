@@ -1,0 +1,97 @@
+"""Reading JSON from outside: bounded in depth, and every fault named by its place in plain words."""
+
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from creativeflow.services.aigeneration.domain.errors import InvalidJsonError, InvalidRequestError
+
+DEPTH_MAX = 20
+ERRORS_MAX = 50
+
+
+def parse_json(body: bytes, *, max_depth: int = DEPTH_MAX) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        InvalidJsonError: not JSON in UTF-8, or nested deeper than `max_depth`.
+    """
+    if _depth_bound(body) > max_depth:
+        raise InvalidJsonError(max_depth=max_depth)
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidJsonError(max_depth=max_depth) from None
+
+
+def _depth_bound(body: bytes) -> int:
+    """How deep a JSON text is nested; brackets inside strings do not count."""
+    if body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
+        return 0
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in body:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:  # noqa: PLR2004 - a backslash
+                escaped = True
+            elif byte == 0x22:  # noqa: PLR2004 - a quotation mark
+                in_string = False
+        elif byte == 0x22:  # noqa: PLR2004 - a quotation mark
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+_PLAIN_WORDS = {
+    "missing": "This field is required.",
+    "extra_forbidden": "This field is not known here. Leave it out, or check its spelling.",
+    "string_type": "This must be a text.",
+    "string_too_short": "This text is too short: at least {min_length} characters.",
+    "string_too_long": "This text is too long: at most {max_length} characters.",
+    "string_pattern_mismatch": "This text does not have the expected form.",
+    "int_type": "This must be a whole number.",
+    "int_parsing": "This must be a whole number.",
+    "int_from_float": "This must be a whole number.",
+    "bool_type": "This must be true or false.",
+    "bool_parsing": "This must be true or false.",
+    "list_type": "This must be a list.",
+    "dict_type": "This must be an object.",
+    "model_type": "This must be an object.",
+    "model_attributes_type": "This must be an object.",
+    "too_long": "There are too many entries: at most {max_length}.",
+    "too_short": "There are too few entries: at least {min_length}.",
+    "greater_than_equal": "This must be at least {ge}.",
+    "less_than_equal": "This must be at most {le}.",
+    "literal_error": "Use one of {expected}.",
+    "enum": "Use one of {expected}.",
+    "uuid_parsing": "This must be a UUID.",
+    "uuid_type": "This must be a UUID.",
+    "datetime_from_date_parsing": "This must be a date and time such as 2026-01-31T12:00:00Z.",
+    "datetime_parsing": "This must be a date and time such as 2026-01-31T12:00:00Z.",
+    "timezone_aware": "Give the time zone, such as Z.",
+    "json_invalid": "This is not valid JSON.",
+}
+
+
+def to_invalid_request(error: ValidationError, *, prefix: str = "") -> InvalidRequestError:
+    """Pydantic's findings as ours: a JSON pointer, a code and a sentence each; the input itself is not repeated."""
+    found = [describe(dict(fault), prefix) for fault in error.errors(include_url=False, include_input=False)]
+    return InvalidRequestError(errors=found[:ERRORS_MAX])
+
+
+def describe(fault: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """One of Pydantic's findings in our words. A validator of ours raises `code: sentence`."""
+    pointer = prefix + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in fault["loc"])
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "value_error":
+        code, _, sentence = str(context.get("error", "invalid: This does not fit.")).partition(": ")
+        return {"pointer": pointer, "code": code, "message": sentence}
+    words = _PLAIN_WORDS.get(kind, "This value does not fit.")
+    return {"pointer": pointer, "code": kind, "message": words.format_map(context)}

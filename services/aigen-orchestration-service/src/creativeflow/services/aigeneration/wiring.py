@@ -1,0 +1,325 @@
+"""Settings become objects here; the only module that knows which adapter is in use."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import jwt
+import structlog
+from pydantic import SecretStr
+
+from creativeflow.services.aigeneration import clock, observability
+from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Exchange, Queue, Topology
+from creativeflow.services.aigeneration.adapters.asset_store import AssetStore
+from creativeflow.services.aigeneration.adapters.credits_cached import CachedEntitlements
+from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
+from creativeflow.services.aigeneration.adapters.engine_local import LocalEngine
+from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQEngine
+from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
+from creativeflow.services.aigeneration.adapters.notify_log import LogNotifier
+from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher, RabbitMQNotifier
+from creativeflow.services.aigeneration.api.access import Gate
+from creativeflow.services.aigeneration.api.stream import Hub
+from creativeflow.services.aigeneration.domain.change import Change, Topic
+from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
+from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, State
+from creativeflow.services.aigeneration.orchestration import Orchestrator
+from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier
+from creativeflow.services.aigeneration.reports import MODELS, Kind, Reports
+from creativeflow.services.aigeneration.settings import Settings, scheme
+from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.embedded import start_embedded
+from creativeflow.services.aigeneration.storage.ledger import Ledger
+from creativeflow.services.aigeneration.storage.migrations import head
+from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
+from creativeflow.services.aigeneration.storage.queries import Queries
+from creativeflow.services.aigeneration.storage.store import Store
+from creativeflow.services.aigeneration.tokens import CallbackSecrets
+from creativeflow.services.aigeneration.worker.dispatcher import Dispatcher
+from creativeflow.services.aigeneration.worker.loop import Loop
+from creativeflow.services.aigeneration.worker.relay import Handler, Relay
+from creativeflow.services.aigeneration.worker.results import DeadLetterConsumer, ResultsConsumer, replay_dead_letter
+from creativeflow.services.aigeneration.worker.sweeper import Sweeper
+
+log = structlog.get_logger(__name__)
+
+
+class UnsupportedUrlError(ValueError):
+    """A URL's scheme names no adapter."""
+
+    def __init__(self, setting: str, url: SecretStr, known: str) -> None:
+        super().__init__(f"{setting} begins with {scheme(url)}://, which is not known; use {known}.")
+
+
+def database_url(settings: Settings) -> str:
+    """Where the database is; without a setting the embedded one is started (blocking, seconds)."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return start_embedded(settings.data_dir / "postgres")
+
+
+def callback_secrets(settings: Settings) -> CallbackSecrets:
+    """The configured secrets, or one that is generated once into the data directory."""
+    if configured := settings.callback_secrets():
+        return CallbackSecrets(configured)
+    path = settings.data_dir / "callback_secret"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+    return CallbackSecrets([path.read_text().strip()])
+
+
+def topology(settings: Settings) -> Topology:
+    """All exchanges, queues and bindings of docs/asyncapi.yaml."""
+    jobs, topics, dead = (
+        settings.rabbitmq_job_exchange,
+        settings.rabbitmq_topic_exchange,
+        settings.rabbitmq_dead_letter_exchange,
+    )
+    safe = {
+        "x-queue-type": "quorum", "x-delivery-limit": settings.rabbitmq_delivery_limit,
+        "x-dead-letter-exchange": dead, "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish",
+    }  # fmt: skip
+    return Topology(
+        exchanges=(Exchange(jobs, "direct"), Exchange(topics, "topic"), Exchange(dead, "fanout")),
+        queues=(
+            Queue(settings.rabbitmq_samples_queue, safe),
+            Queue(settings.rabbitmq_final_queue, safe),
+            Queue(settings.rabbitmq_results_queue, safe),
+            Queue(settings.rabbitmq_dead_queue, {"x-queue-type": "quorum"}),
+        ),
+        bindings=(
+            Binding(jobs, settings.rabbitmq_samples_queue, settings.rabbitmq_samples_routing_key),
+            Binding(jobs, settings.rabbitmq_final_queue, settings.rabbitmq_final_routing_key),
+            Binding(topics, settings.rabbitmq_results_queue, "ai.event.#"),
+            Binding(dead, settings.rabbitmq_dead_queue, ""),
+        ),
+    )
+
+
+class Service:
+    """All parts of one process, put together; `start` runs the roles, `stop` ends them cleanly."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        database_url: str,
+        now: Callable[[], datetime] = clock.now,
+        new_id: Callable[[], UUID] = clock.uuid7,
+        credits_: Credits | None = None,
+    ) -> None:
+        self.settings = settings
+        self.now, self.new_id = now, new_id
+        self.policy = settings.policy()
+        self.public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
+        self.database = Database(database_url, pool_size=settings.database_pool_size)
+        self.store = Store(self.database, free_generations=settings.free_generations)
+        self.queries = Queries(self.database)
+        self.outbox = Outbox(self.database)
+        self.hub = Hub(self.queries)
+        self.assets = AssetStore(settings.data_dir / "assets", public_url=self.public_url)
+        self.secrets = callback_secrets(settings)
+        self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False)
+        self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
+        self.credits = credits_ or self._credits()
+        self.entitlements = CachedEntitlements(self.credits)
+        self.broker = self._broker(settings.engine_url, topology(settings))
+        self.orchestrator = Orchestrator(
+            self.store, self.credits, entitlements=self.entitlements, policy=self.policy, now=now, new_id=new_id,
+            on_written=self._on_written, hold_seconds=settings.hold_timeout,
+        )  # fmt: skip
+        self.reports = Reports(
+            self.orchestrator, self.secrets, now=now, allow_missing_job_id=settings.allow_missing_job_id
+        )
+        self.engine = self._engine()
+        self.notify_broker = self._notify_broker()
+        self.relay = Relay(self.outbox, self._handlers(), now=now, new_id=new_id)
+        self.dispatcher = Dispatcher(self.orchestrator, self.engine, window=settings.lane_window)
+        self.sweeper = Sweeper(
+            self.store, self.orchestrator, now=now, hold_grace=timedelta(seconds=2 * settings.hold_timeout),
+            keep_keys=timedelta(hours=settings.idempotency_hours),
+        )  # fmt: skip
+        self.loops: dict[str, Loop] = {
+            "dispatcher": Loop("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
+            "relay": Loop("relay", self.relay.step, interval_seconds=settings.poll_interval),
+            "sweeper": Loop("sweeper", self.sweeper.step, interval_seconds=settings.sweep_interval),
+        }
+        self.gate = Gate(
+            keys=settings.keys(),
+            jwt_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+            jwks=jwt.PyJWKClient(settings.jwks_url, cache_keys=True, timeout=5) if settings.jwks_url else None,
+            audience=settings.jwt_audience, issuer=settings.jwt_issuer,
+        )  # fmt: skip
+
+    async def start(self) -> None:
+        """Open what must be open and start the roles. A broker that is away is waited for in the background."""
+        await self.database.open()
+        await self.store.prepare_months(self.now())
+        roles = self.settings.roles
+        for broker in self._brokers():
+            if broker is self.broker and "results" in roles:
+                self._consume(broker)
+            await broker.start()
+        if isinstance(self.engine, LocalEngine):
+            await self.engine.start()
+        for name, loop in self.loops.items():
+            if name in roles:
+                loop.start()
+        if self.gate.open and "api" in roles:
+            log.warning("open_to_all", hint="no API keys and no JWT settings: every caller is operator and any user")
+
+    async def stop(self) -> None:
+        """End the roles between two steps, drain confirms, close connections."""
+        for loop in self.loops.values():
+            await loop.stop()
+        if isinstance(self.engine, LocalEngine):
+            await self.engine.close()
+        for broker in self._brokers():
+            await broker.close()
+        await self.hub.close()
+        await self.http.aclose()
+        await self.database.close()
+
+    async def checks(self) -> dict[str, dict[str, Any]]:
+        """Each dependency: whether it answers, and what is wrong."""
+        found = {"database": await self._check_database()}
+        for name, broker in (("broker", self.broker), ("notification_broker", self.notify_broker)):
+            if broker is not None:
+                found[name] = {
+                    "ok": broker.connected, "required": False,
+                    "detail": broker.server_version if broker.connected else broker.last_error,
+                    "mismatches": list(broker.mismatches),
+                }  # fmt: skip
+        return found
+
+    async def refresh_gauges(self) -> None:
+        """Bring the gauges up to date; without the database they stay as they are."""
+        observability.STREAMS.set(self.hub.count)
+        with suppress(ServiceUnavailableError):
+            for lane in await self.queries.lanes():
+                observability.QUEUED.labels(lane["lane"]).set(lane["waiting"])
+                observability.IN_FLIGHT.labels(lane["lane"]).set(lane["in_flight"])
+            for kind, count in (await self.queries.debts()).items():
+                observability.DEBTS.labels(kind).set(count)
+
+    def _on_written(self, change: Change) -> None:
+        """A change was committed in this process: those who wait for it are told at once."""
+        observability.count(change)
+        self.hub.written(change)
+        before, after = change.before, change.after
+        done = before is not None and before.state in IN_FLIGHT and after.state not in IN_FLIGHT
+        if after.state is State.PENDING or (done and self.dispatcher.window_full):
+            self.loops["dispatcher"].wake()
+        if change.debts:
+            self.loops["relay"].wake()
+
+    def _credits(self) -> Credits:
+        if self.ledger is not None:
+            return LocalCredits(self.ledger)
+        raise UnsupportedUrlError("AIGEN_CREDITS_URL", self.settings.credits_url, "local://")
+
+    def _engine(self) -> Engine:
+        settings = self.settings
+        if scheme(settings.engine_url) == "local":
+            return LocalEngine(
+                self.assets, self._report_locally, workers=settings.local_workers, fault=settings.local_fault,
+                samples=self.policy.sample_count,
+            )  # fmt: skip
+        if self.broker is not None:
+            return RabbitMQEngine(
+                self.broker, exchange=settings.rabbitmq_job_exchange, routing_keys=settings.routing_keys(),
+                secrets=self.secrets, public_url=self.public_url, sample_count=self.policy.sample_count,
+            )  # fmt: skip
+        raise UnsupportedUrlError("AIGEN_ENGINE_URL", settings.engine_url, "local://, amqp:// or amqps://")
+
+    async def _report_locally(self, kind: str, body: dict[str, Any], job_id: UUID) -> None:
+        await self.reports.apply(MODELS[Kind(kind)].model_validate(body), job_id)
+
+    def _broker(self, url: SecretStr, declared: Topology) -> Broker | None:
+        if scheme(url) not in {"amqp", "amqps"}:
+            return None
+        return Broker(url.get_secret_value(), topology=declared, name=f"aigen:{','.join(self.settings.roles)}")
+
+    def _notify_broker(self) -> Broker | None:
+        """The engine's connection where both URLs are the same, else one of its own."""
+        if self.settings.notify_url == self.settings.engine_url:
+            return self.broker
+        return self._broker(self.settings.notify_url, Topology(exchanges=(), queues=(), bindings=()))
+
+    def _brokers(self) -> list[Broker]:
+        return list({id(broker): broker for broker in (self.broker, self.notify_broker) if broker}.values())
+
+    def _notifier(self) -> Notifier:
+        settings = self.settings
+        match scheme(settings.notify_url):
+            case "log":
+                return LogNotifier()
+            case "amqp" | "amqps":
+                assert self.notify_broker is not None  # noqa: S101 - made for this scheme
+                return RabbitMQNotifier(
+                    self.notify_broker, queue=settings.notify_queue, channels=settings.notify_channels
+                )
+            case "http" | "https":
+                key = settings.notify_api_key.get_secret_value() if settings.notify_api_key else None
+                return HttpNotifier(
+                    self.http, url=settings.notify_url.get_secret_value(), api_key=key,
+                    channels=list(settings.notify_channels),
+                )  # fmt: skip
+        raise UnsupportedUrlError("AIGEN_NOTIFY_URL", settings.notify_url, "log://, amqp(s):// or http(s)://")
+
+    def _handlers(self) -> Mapping[str, Handler]:
+        notifier = self._notifier()
+        handlers: dict[str, Handler] = {
+            Topic.NOTIFY: notifier.send,
+            Topic.CAPTURE: lambda body: self.credits.capture(body["key"]),
+            Topic.RELEASE: lambda body: self.credits.release(body["key"]),
+            DEAD_LETTER: replay_dead_letter(self.reports),
+        }
+        if self.broker is not None:
+            handlers[Topic.EVENT] = EventPublisher(self.broker, exchange=self.settings.rabbitmq_topic_exchange).publish
+        return handlers
+
+    def _consume(self, broker: Broker) -> None:
+        settings = self.settings
+        results = ResultsConsumer(self.reports, broker, dead_letter_exchange=settings.rabbitmq_dead_letter_exchange)
+        dead = DeadLetterConsumer(
+            self.orchestrator, self.outbox, now=self.now,
+            job_queues={settings.rabbitmq_samples_queue, settings.rabbitmq_final_queue},
+        )  # fmt: skip
+        broker.consume(settings.rabbitmq_results_queue, results.handle, prefetch=settings.rabbitmq_prefetch)
+        broker.consume(settings.rabbitmq_dead_queue, dead.handle, prefetch=10)
+
+    async def _check_database(self) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(3):
+                revision, version = await self.queries.revision(), await self.queries.server_version()
+        except (ServiceUnavailableError, TimeoutError):
+            return {"ok": False, "required": True, "detail": "does not answer"}
+        if revision != head():
+            return {"ok": False, "required": True, "detail": f"schema is at {revision or 'nothing'}: run aigen migrate"}
+        return {"ok": True, "required": True, "detail": f"PostgreSQL {version}, schema {revision}"}
+
+
+def broker_queues(settings: Settings) -> list[str]:
+    """The queues whose depth an operator may want to see."""
+    return [
+        settings.rabbitmq_samples_queue,
+        settings.rabbitmq_final_queue,
+        settings.rabbitmq_results_queue,
+        settings.rabbitmq_dead_queue,
+    ]
+
+
+def asset_directory(settings: Settings) -> Path:
+    """Where pictures lie that are kept here."""
+    return settings.data_dir / "assets"

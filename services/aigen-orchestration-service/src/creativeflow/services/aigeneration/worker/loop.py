@@ -1,0 +1,68 @@
+"""The rhythm of every background role: work while there is work, sleep until woken or until it is time to look."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
+
+log = structlog.get_logger(__name__)
+
+_PAUSE_MAX_SECONDS = 10.0
+
+
+class Loop:
+    """Calls `step` again and again; `step` returns how much it did, and 0 means that nothing is left to do.
+
+    A step that fails is logged and tried again after a growing pause: a role never dies of a fault.
+    """
+
+    def __init__(self, name: str, step: Callable[[], Awaitable[int]], *, interval_seconds: float) -> None:
+        self.name = name
+        self._step = step
+        self._interval_seconds = interval_seconds
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        """Look for work now: something has just been written."""
+        self._woken.set()
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def stop(self, timeout_seconds: float = 10.0) -> None:
+        """End between two steps; a step that takes longer than the timeout is cancelled."""
+        if self._task is None:
+            return
+        task, self._task = self._task, None
+        self._stopping = True
+        self._woken.set()
+        with suppress(asyncio.CancelledError, TimeoutError):
+            await asyncio.wait_for(task, timeout_seconds)
+
+    async def _run(self) -> None:
+        self._stopping = False
+        failures = 0
+        while not self._stopping:
+            self._woken.clear()
+            try:
+                done = await self._step()
+                failures = 0
+            except ServiceUnavailableError as error:
+                failures += 1
+                log.warning("role_waits", role=self.name, reason=error.code)
+                done = 0
+            except Exception:
+                failures += 1
+                log.exception("role_failed", role=self.name)
+                done = 0
+            if failures or not done:
+                await self._rest(min(_PAUSE_MAX_SECONDS, 0.2 * 2**failures) if failures else self._interval_seconds)
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)

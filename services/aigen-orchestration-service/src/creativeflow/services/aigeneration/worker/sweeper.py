@@ -1,0 +1,54 @@
+"""What time does: deadlines, expired leases, reminders, holds nobody waits for, and the monthly housekeeping."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from creativeflow.services.aigeneration.orchestration import Orchestrator
+from creativeflow.services.aigeneration.storage.store import Store
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 200
+_HOUSEKEEPING = timedelta(hours=1)
+
+
+class Sweeper:
+    """Any number may run: whatever is overdue happens once, because every move is guarded."""
+
+    def __init__(
+        self,
+        store: Store,
+        orchestrator: Orchestrator,
+        *,
+        now: Callable[[], datetime],
+        hold_grace: timedelta,
+        keep_keys: timedelta,
+    ) -> None:
+        self._store = store
+        self._orchestrator = orchestrator
+        self._now = now
+        self._hold_grace = hold_grace
+        self._keep_keys = keep_keys
+        self._tidied_at: datetime | None = None
+
+    async def step(self) -> int:
+        """Let everything overdue happen; how many requests were looked at while more may be waiting."""
+        overdue = await self._store.due(self._now(), _BATCH)
+        for request in overdue:
+            await self._orchestrator.time_passed(request)
+        for request_id in await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH):
+            await self._orchestrator.settle_hold(request_id)
+        await self._tidy()
+        return len(overdue) if len(overdue) == _BATCH else 0
+
+    async def _tidy(self) -> None:
+        now = self._now()
+        if self._tidied_at and now - self._tidied_at < _HOUSEKEEPING:
+            return
+        await self._store.prepare_months(now)
+        forgotten = await self._store.forget_old_keys(now - self._keep_keys)
+        self._tidied_at = now
+        if forgotten:
+            log.info("idempotency_keys_forgotten", count=forgotten)
