@@ -5,17 +5,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
+from PIL import Image
+from rich.color import Color
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.style import Style
+from rich.text import Text
 
 from creativeflow.services.aigeneration.settings import Settings, scheme
 from creativeflow.services.aigeneration.wiring import asset_directory
@@ -77,8 +79,9 @@ def _start(settings: Settings, stack: ExitStack, console: Console) -> tuple[str,
 def _tell(client: httpx.Client, settings: Settings, prompt: str, console: Console) -> dict[str, Any]:
     """Credits, request, samples, selection, final."""
     if settings.open_to_all and scheme(settings.credits_url) == "local":
-        grant = {"user_id": USER, "amount": "5.00", "plan": "pro", "reason": "demo"}
-        _said(client.post("/api/v1/operations/credits/grants", json=grant, headers={"Idempotency-Key": "demo"}))
+        grant = {"user_id": USER, "amount": "2.00", "plan": "pro", "reason": "demo"}
+        _said(client.post("/api/v1/operations/credits/grants", json=grant))
+        console.print(f"2.00 credits and the Pro plan for {USER}")
     order = {
         "user_id": USER, "input_prompt": prompt, "output_format": "InstagramPost_1x1", "emotional_tone": "calm",
         "color_scheme": ["#0b3954", "#ff6663", "#e0ff4f"],
@@ -103,7 +106,7 @@ def _watch(client: httpx.Client, request_id: str, console: Console, *, until: se
             done = (request["progress"] or {}).get("percent", 0)
             progress.update(task, description=_WORDS.get(request["status"], request["status"]), completed=done)
             if request["status"] in until:
-                console.print(f"[green]✓[/] {_WORDS[request['status']]}")
+                progress.console.print(f"[green]✓[/] {_WORDS[request['status']]}")
                 return request
             if not request["actions"] or request["actions"] == ["retry"]:
                 told = request["failure"] or {"message": request["status"]}
@@ -123,20 +126,44 @@ def _updates(client: httpx.Client, request_id: str) -> Iterator[dict[str, Any]]:
 
 
 def _summary(request: dict[str, Any], settings: Settings, base: str, log: Path, console: Console) -> None:
-    pictures = Table("picture", "size", "file", title="Pictures", title_justify="left")
-    named = [(f"sample {sample['index'] + 1}", sample) for sample in request["samples"]]
-    for name, asset in [*named, ("final", request["final_asset"])]:
-        pictures.add_row(name, asset["resolution"], str(asset_directory(settings) / asset["url"].rpartition("/")[2]))
-    console.print(pictures)
+    folder = asset_directory(settings)
+    samples = [folder / sample["url"].rpartition("/")[2] for sample in request["samples"]]
+    final = folder / request["final_asset"]["url"].rpartition("/")[2]
+    console.print(side_by_side([*samples, final], width=console.width))
+    console.print(f"The pictures lie in {folder}:", soft_wrap=True)
+    for number, (path, asset) in enumerate(zip(samples, request["samples"], strict=True), start=1):
+        console.print(f"  sample {number}  {asset['resolution']:>9}  {path.name}", highlight=False, soft_wrap=True)
+    console.print(
+        f"  final     {request['final_asset']['resolution']:>9}  {final.name}", highlight=False, soft_wrap=True
+    )
     cost = request["cost"]
     console.print(f"Cost: samples {cost['samples']} + final {cost['final']} = [bold]{cost['total']} credits[/]")
-    lines = (
+    for line in (
         f"API documentation  {base}/docs",
-        f"Live updates       {base}/api/v1/generation-requests/{request['id']}/stream",
-        f"Timeline           {base}/api/v1/generation-requests/{request['id']}/events",
+        f"The request        {base}/api/v1/generation-requests/{request['id']}",
+        f"Its timeline       {base}/api/v1/generation-requests/{request['id']}/events",
         f"Log                {log}",
-    )
-    console.print(Panel("\n".join(lines), title="Look around", expand=False))
+    ):
+        console.print(line, soft_wrap=True)
+
+
+def side_by_side(paths: Sequence[Path], *, width: int) -> Text:
+    """The pictures as coloured half blocks, two pixels to a character, next to each other."""
+    side = max(8, min(24, width // len(paths) - 1))
+    text = Text()
+    shown = [Image.open(path).convert("RGB").resize((side, side)) for path in paths]
+    for row in range(0, side - 1, 2):
+        for picture in shown:
+            for column in range(side):
+                upper, lower = (picture.getpixel((column, row + half)) for half in (0, 1))
+                text.append("▀", Style(color=_colour(upper), bgcolor=_colour(lower)))
+            text.append(" ")
+        text.append("\n")
+    return text
+
+
+def _colour(pixel: Any) -> Color:
+    return Color.from_rgb(*pixel)
 
 
 def _keep_serving(console: Console) -> None:

@@ -93,3 +93,4 @@ def configure_logging(*, level: str, as_json: bool) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(getattr(logging, level.upper()), logging.WARNING))
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # the adapter says in plain words what pika only mumbles

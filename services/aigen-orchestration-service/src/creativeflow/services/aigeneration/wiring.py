@@ -107,7 +107,10 @@ def topology(settings: Settings) -> Topology:
 
 
 class Service:
-    """All parts of one process, put together; `start` runs the roles, `stop` ends them cleanly."""
+    """All parts of one process, put together; `start` runs the roles, `stop` ends them cleanly.
+
+    An adapter that is given is used in place of the one which the settings name.
+    """
 
     def __init__(
         self,
@@ -117,6 +120,8 @@ class Service:
         now: Callable[[], datetime] = clock.now,
         new_id: Callable[[], UUID] = clock.uuid7,
         credits_: Credits | None = None,
+        engine: Engine | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
         self.settings = settings
         self.now, self.new_id = now, new_id
@@ -141,9 +146,9 @@ class Service:
         self.reports = Reports(
             self.orchestrator, self.secrets, now=now, allow_missing_job_id=settings.allow_missing_job_id
         )
-        self.engine = self._engine()
+        self.engine = engine or self._engine()
         self.notify_broker = self._notify_broker()
-        self.relay = Relay(self.outbox, self._handlers(), now=now, new_id=new_id)
+        self.relay = Relay(self.outbox, self._handlers(notifier or self._notifier()), now=now, new_id=new_id)
         self.dispatcher = Dispatcher(self.orchestrator, self.engine, window=settings.lane_window)
         self.sweeper = Sweeper(
             self.store, self.orchestrator, now=now, hold_grace=timedelta(seconds=2 * settings.hold_timeout),
@@ -277,8 +282,7 @@ class Service:
                 )  # fmt: skip
         raise UnsupportedUrlError("AIGEN_NOTIFY_URL", settings.notify_url, "log://, amqp(s):// or http(s)://")
 
-    def _handlers(self) -> Mapping[str, Handler]:
-        notifier = self._notifier()
+    def _handlers(self, notifier: Notifier) -> Mapping[str, Handler]:
         handlers: dict[str, Handler] = {
             Topic.NOTIFY: notifier.send,
             Topic.CAPTURE: lambda body: self.credits.capture(body["key"]),

@@ -32,7 +32,8 @@ class Batcher(Generic[Item, Outcome]):
         self._max_size = max_size
         self._max_concurrent = max_concurrent
         self._waiting: OrderedDict[Hashable, list[tuple[Item, asyncio.Future[Outcome]]]] = OrderedDict()
-        self._writers: set[asyncio.Task[None]] = set()
+        self._writing = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Outcome:
         """Write one item and return its outcome; raises what its own write raised.
@@ -41,15 +42,21 @@ class Batcher(Generic[Item, Outcome]):
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(self._key(item), []).append((item, future))
-        if len(self._writers) < self._max_concurrent:
+        if self._writing < self._max_concurrent:
+            self._writing += 1
             task = asyncio.create_task(self._drain())
-            self._writers.add(task)
-            task.add_done_callback(self._writers.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await future
 
     async def _drain(self) -> None:
-        while batch := self._take():
-            await self._write_batch(batch)
+        # The count falls in the same step in which nothing was found to take: an item submitted between the two
+        # would otherwise wait for a writer that has already left.
+        try:
+            while batch := self._take():
+                await self._write_batch(batch)
+        finally:
+            self._writing -= 1
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
         batch = []

@@ -1,0 +1,83 @@
+"""Fixtures of all tests: a database of one's own, cloned from a migrated template, and the world on top of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.migrations import migrate
+from services import database_admin_url
+from world import World
+
+
+@pytest.fixture(scope="session")
+def admin_url() -> str:
+    """A database on the server of the tests."""
+    return database_admin_url()
+
+
+@pytest.fixture(scope="session")
+def template(admin_url: str) -> Iterator[str]:
+    """The name of a migrated, empty database."""
+    name = f"aigen_template_{uuid4().hex[:12]}"
+    asyncio.run(_execute(admin_url, f"CREATE DATABASE {name}"))
+    asyncio.run(migrate(on_server(admin_url, name)))
+    yield name
+    asyncio.run(_execute(admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def database_url(admin_url: str, template: str) -> Iterator[str]:
+    """A database of the test's own."""
+    name = f"aigen_test_{uuid4().hex[:12]}"
+    asyncio.run(_execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield on_server(admin_url, name)
+    asyncio.run(_execute(admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """The defaults, away from the environment and the home directory."""
+    return Settings(_env_file=None, data_dir=tmp_path, callback_secret="test-secret-of-enough-length")  # type: ignore[call-arg]
+
+
+@pytest.fixture
+async def make_world(database_url: str, settings: Settings) -> AsyncIterator[Callable[..., World]]:
+    """Makes worlds on the test's database; several are several processes. All are checked and closed at the end."""
+    worlds: list[World] = []
+
+    def make(**changes: object) -> World:
+        clock = worlds[0].clock if worlds else None
+        world = World(database_url, settings.model_copy(update=changes), clock)
+        worlds.append(world)
+        return world
+
+    yield make
+    for world in worlds:
+        await world.close()
+
+
+@pytest.fixture
+async def world(make_world: Callable[..., World]) -> AsyncIterator[World]:
+    """The service with simulated foreign parts; the invariants are asked when the test is over."""
+    made = make_world()
+    yield made
+    await made.check()
+
+
+def on_server(admin_url: str, name: str) -> str:
+    """The URL of another database on the same server."""
+    base, question, query = admin_url.partition("?")
+    return f"{base.rpartition('/')[0]}/{name}{question}{query}"
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

@@ -1,0 +1,166 @@
+"""The database holds the last line: what the code should never try, it refuses; and the schema's history is whole."""
+
+import asyncio
+import os
+import re
+import sys
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from conftest import on_server
+from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, WITH_JOB, State
+from creativeflow.services.aigeneration.storage.batching import Batcher
+from creativeflow.services.aigeneration.storage.database import Database, StorageUnavailableError
+from creativeflow.services.aigeneration.storage.migrations import head, migrate
+from creativeflow.services.aigeneration.storage.queries import Filters
+from world import World
+
+
+async def migrate_in_a_process(url: str) -> None:
+    """`aigen migrate`, as a second process runs it."""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "creativeflow.services.aigeneration", "migrate",
+        env=os.environ | {"AIGEN_DATABASE_URL": url}, stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await running.wait() == 0
+
+
+async def test_a_terminal_state_never_changes_whoever_tries(world: World) -> None:
+    request = await world.submitted()
+    await world.cancel(request)
+    for state in State:
+        with pytest.raises(asyncpg.CheckViolationError, match="CANCELLED and stays so"):
+            await world.database.execute("UPDATE generation_requests SET state = $2 WHERE id = $1", request.id, state)
+
+
+async def test_a_hold_is_resolved_once_whoever_tries(world: World) -> None:
+    await world.grant("user", 100, "payg")
+    request = await world.with_samples()
+    key = request.holds[0].key
+    for state in ("released", "held", "placing", "refused"):
+        with pytest.raises(asyncpg.CheckViolationError, match="cannot go from captured"):
+            await world.database.execute("UPDATE holds SET state = $2 WHERE key = $1", key, state)
+
+
+async def test_the_ledger_is_append_only_and_never_below_its_floor(world: World) -> None:
+    await world.grant("user", 100, "payg")
+    for statement in ("UPDATE credit_entries SET amount = 1", "DELETE FROM credit_entries"):
+        with pytest.raises(asyncpg.CheckViolationError, match="never changed or deleted"):
+            await world.database.execute(statement)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await world.database.execute("UPDATE credit_accounts SET balance = -1")
+
+
+async def test_the_constraints_know_the_states_of_the_table(world: World) -> None:
+    definitions = {
+        row["conname"]: set(re.findall(r"'([A-Z_]+)'", row["definition"]))
+        for row in await world.database.fetch(
+            """SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
+               WHERE conrelid = 'generation_requests'::regclass AND contype = 'c'"""
+        )
+    }
+    assert definitions["generation_requests_state_is_known"] == {state.value for state in State}
+    assert definitions["generation_requests_live_has_deadline"] == {state.value for state in TERMINAL}
+    trigger = await world.database.fetchval(
+        "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'generation_requests_terminal_is_final'"
+    )
+    assert set(re.findall(r"'([A-Z_]+)'", trigger)) == {state.value for state in TERMINAL}
+    index = await world.database.fetchval(
+        "SELECT indexdef FROM pg_indexes WHERE indexname = 'generation_requests_share'"
+    )
+    assert set(re.findall(r"'([A-Z_]+)'", index)) == {state.value for state in WITH_JOB}
+
+
+async def test_every_earlier_revision_migrates(admin_url: str) -> None:
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    from creativeflow.services.aigeneration.storage import migrations  # noqa: PLC0415
+
+    revisions = [found.revision for found in ScriptDirectory(migrations.__path__[0]).walk_revisions()]
+    assert head() in revisions
+    for revision in revisions:
+        name = f"aigen_revision_{uuid4().hex[:8]}"
+        url = on_server(admin_url, name)
+        connection = await asyncpg.connect(admin_url)
+        try:
+            await connection.execute(f"CREATE DATABASE {name}")
+            await migrate(url, revision)
+            await asyncio.gather(*(migrate_in_a_process(url) for _ in range(3)))
+            database = Database(url, pool_size=2)
+            assert await database.fetchval("SELECT version_num FROM alembic_version") == head()
+            await database.close()
+        finally:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            await connection.close()
+
+
+async def test_migrating_while_serving_disturbs_nobody(world: World, database_url: str) -> None:
+    async def serve() -> None:
+        for n in range(20):
+            await world.with_samples(f"user{n}")
+
+    await asyncio.gather(serve(), *(migrate_in_a_process(database_url) for _ in range(4)))
+    assert len(await world.service.queries.page(Filters(), 100)) == 20
+
+
+async def test_a_batch_that_fails_falls_apart_and_harms_only_the_bad_item() -> None:
+    batches = []
+
+    async def write(items: list[int]) -> list[int]:
+        batches.append(list(items))
+        await asyncio.sleep(0)
+        if 13 in items:
+            raise ValueError("13")
+        return [item * 2 for item in items]
+
+    batcher = Batcher(write, key=lambda item: item, max_size=50, max_concurrent=1)
+    told = await asyncio.gather(*(batcher.submit(n) for n in range(20)), return_exceptions=True)
+    assert [n for n, outcome in enumerate(told) if isinstance(outcome, ValueError)] == [13]
+    assert [outcome for outcome in told if isinstance(outcome, int)] == [n * 2 for n in range(20) if n != 13]
+    assert max(len(batch) for batch in batches) > 1
+
+
+async def test_a_batch_whose_outcome_is_unknown_is_not_written_twice() -> None:
+    batches = []
+
+    async def write(items: list[int]) -> list[int]:
+        batches.append(list(items))
+        raise StorageUnavailableError
+
+    batcher = Batcher(write, key=lambda item: item, max_size=50, max_concurrent=1)
+    told = await asyncio.gather(*(batcher.submit(n) for n in range(20)), return_exceptions=True)
+    assert all(isinstance(outcome, StorageUnavailableError) for outcome in told)
+    assert sorted(item for batch in batches for item in batch) == list(range(20))
+
+
+async def test_no_batch_holds_two_items_of_one_key_and_none_is_forgotten() -> None:
+    async def write(items: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        assert len({key for key, _ in items}) == len(items)
+        await asyncio.sleep(0)
+        return items
+
+    batcher = Batcher(write, key=lambda item: item[0], max_size=8, max_concurrent=2)
+    for _ in range(50):
+        items = [(n % 7, n) for n in range(30)]
+        assert await asyncio.wait_for(asyncio.gather(*(batcher.submit(item) for item in items)), 5) == items
+
+
+async def test_a_database_that_is_away_is_one_clear_error() -> None:
+    database = Database("postgresql://postgres@127.0.0.1:1/none", pool_size=2)
+    with pytest.raises(StorageUnavailableError):
+        await database.fetchval("SELECT 1")
+    await database.close()
+
+
+async def test_the_list_pages_through_everything_once(world: World) -> None:
+    made = [await world.submitted(f"user{n % 3}") for n in range(10)]
+    seen = []
+    before = None
+    while page := await world.service.queries.page(Filters(before=before), 3):
+        seen += [request.id for request in page]
+        before = page[-1].id
+    assert seen == sorted((request.id for request in made), reverse=True)
+    mine = await world.service.queries.page(Filters(user_id="user1", states=("PENDING",)), 100)
+    assert len(mine) == 3

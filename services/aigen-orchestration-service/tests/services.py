@@ -1,0 +1,77 @@
+"""Makes sure that a real PostgreSQL and a real RabbitMQ are there for the tests, or says how to get them.
+
+`python tests/services.py` before the tests. PostgreSQL: AIGEN_TEST_DATABASE_URL, else a server on 127.0.0.1:5432,
+else the embedded one. RabbitMQ: AIGEN_TEST_RABBITMQ_URL, else 127.0.0.1:5672, started or installed where that is
+possible.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import asyncpg
+
+from creativeflow.services.aigeneration.storage.embedded import start_embedded
+
+SYSTEM_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
+RABBITMQ = os.environ.get("AIGEN_TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672/%2F")
+_START_SECONDS = 60
+_HOW = (
+    "RabbitMQ is needed for the tests and is not on 127.0.0.1:5672. Install and start it "
+    "(Debian, Ubuntu: apt-get install rabbitmq-server; macOS: brew install rabbitmq), "
+    "or set AIGEN_TEST_RABBITMQ_URL=amqp://user:password@host/vhost."
+)
+
+
+def database_admin_url() -> str:
+    """A database on whose server tests may create their own."""
+    if url := os.environ.get("AIGEN_TEST_DATABASE_URL"):
+        return url
+    if asyncio.run(_answers(SYSTEM_POSTGRES)):
+        return SYSTEM_POSTGRES
+    return start_embedded(Path(os.environ.get("TMPDIR", "/tmp")) / "aigen-test-postgres")  # noqa: S108 - tests only
+
+
+async def _answers(url: str) -> bool:
+    try:
+        connection = await asyncpg.connect(url, timeout=3)
+    except (OSError, asyncpg.PostgresError, TimeoutError):
+        return False
+    await connection.close()
+    return True
+
+
+def ensure_rabbitmq() -> None:
+    """Start RabbitMQ, or install and start it, where it is not running."""
+    if os.environ.get("AIGEN_TEST_RABBITMQ_URL") or _listens():
+        return
+    if shutil.which("rabbitmq-server") is None and shutil.which("apt-get") and os.geteuid() == 0:
+        print("Installing rabbitmq-server ...", flush=True)  # noqa: T201 - a command line
+        subprocess.run(["apt-get", "update", "-qq"], check=False)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "rabbitmq-server"], check=False)
+    if not _listens() and shutil.which("rabbitmq-server"):
+        print("Starting rabbitmq-server ...", flush=True)  # noqa: T201 - a command line
+        subprocess.run(["rabbitmq-server", "-detached"], check=False)
+    ends = time.monotonic() + _START_SECONDS
+    while not _listens():
+        if time.monotonic() > ends:
+            sys.exit(_HOW)
+        time.sleep(0.5)
+
+
+def _listens() -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", 5672), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    ensure_rabbitmq()
+    print(f"PostgreSQL: {database_admin_url().rpartition('@')[2]} · RabbitMQ: {RABBITMQ.rpartition('@')[2]}")  # noqa: T201

@@ -1,0 +1,131 @@
+"""The foreign parts as tests drive them: a clock, an engine, a credit service and a notifier, each with its faults."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.ports import (
+    Credits,
+    CreditsUnknownError,
+    Entitlements,
+    HoldStatus,
+    NotifierRefusedError,
+    NotifierUnavailableError,
+    Publication,
+    PublicationOutcome,
+)
+
+
+class Clock:
+    """A clock that moves only when told to, and one microsecond at every look so that order shows."""
+
+    def __init__(self, at: datetime | None = None) -> None:
+        self._at = at or datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        self._at += timedelta(microseconds=1)
+        return self._at
+
+    def advance(self, **units: float) -> None:
+        """Let time pass, such as `advance(minutes=6)`."""
+        self._at += timedelta(**units)
+
+    def set(self, at: datetime) -> None:
+        """Jump to a moment."""
+        self._at = at
+
+
+class RecordingEngine:
+    """An engine whose jobs the test answers itself; the next publications can be made to fail."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[Request] = deque()
+        self.published: list[Request] = []
+        self.next_outcomes: deque[PublicationOutcome] = deque()
+        self.ready = True
+
+    async def publish(self, jobs: Sequence[Request]) -> Sequence[Publication]:
+        """Keep the jobs that are accepted, or that nobody knows of."""
+        return [self._publish(job) for job in jobs]
+
+    def _publish(self, job: Request) -> Publication:
+        outcome = self.next_outcomes.popleft() if self.next_outcomes else PublicationOutcome.ACCEPTED
+        self.published.append(job)
+        if outcome is not PublicationOutcome.REFUSED:
+            self.jobs.append(job)
+        return Publication(outcome, "" if outcome is PublicationOutcome.ACCEPTED else "simulated")
+
+
+class FaultyCredits:
+    """A credit service in front of a real one that fails as told: before or after it did the work."""
+
+    def __init__(self, real: Credits) -> None:
+        self._real = real
+        self.faults: deque[str] = deque()
+        self.calls: list[tuple[str, str]] = []
+        self.gate: asyncio.Event | None = None
+        """While set and not open, holds wait here after having been placed."""
+
+    async def entitlements(self, user_id: str) -> Entitlements:
+        """As the real one, or unknown."""
+        self._fail("entitlements")
+        return await self._real.entitlements(user_id)
+
+    async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> None:
+        """Place a hold, with the next fault."""
+        self.calls.append(("hold", key))
+        self._fail("before")
+        await self._real.hold(key, user_id=user_id, amount=amount, action=action)
+        if self.gate is not None:
+            await self.gate.wait()
+        self._fail("after")
+
+    async def capture(self, key: str) -> None:
+        """Capture, with the next fault."""
+        self.calls.append(("capture", key))
+        self._fail("before")
+        await self._real.capture(key)
+        self._fail("after")
+
+    async def release(self, key: str) -> None:
+        """Release, with the next fault."""
+        self.calls.append(("release", key))
+        self._fail("before")
+        await self._real.release(key)
+        self._fail("after")
+
+    async def find(self, key: str) -> HoldStatus:
+        """Look up, with the next fault."""
+        self._fail("before")
+        return await self._real.find(key)
+
+    def _fail(self, when: str) -> None:
+        if self.faults and self.faults[0] == when:
+            self.faults.popleft()
+            raise CreditsUnknownError("simulated")
+
+
+class RecordingNotifier:
+    """Keeps what was sent; the next sends can be made to fail."""
+
+    def __init__(self) -> None:
+        self.sent: list[Mapping[str, Any]] = []
+        self.faults: deque[str] = deque()
+
+    async def send(self, notification: Mapping[str, Any]) -> None:
+        """Take one notification, with the next fault: away, refused, or away after taking it."""
+        fault = self.faults.popleft() if self.faults else ""
+        if fault == "away":
+            raise NotifierUnavailableError("simulated")
+        if fault == "refused":
+            raise NotifierRefusedError("simulated")
+        self.sent.append(notification)
+        if fault == "away_after":
+            raise NotifierUnavailableError("simulated")
+
+    def types(self) -> list[str]:
+        """The event types in the order sent."""
+        return [notification["event_type"] for notification in self.sent]

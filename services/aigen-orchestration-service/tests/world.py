@@ -1,0 +1,173 @@
+"""The service put together for a test: real database, simulated foreign parts, and a hand on the clock."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from creativeflow.services.aigeneration.clock import uuid7
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.request import Asset, Request
+from creativeflow.services.aigeneration.orchestration import Caller, Reply, Submission
+from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.ledger import Ledger
+from creativeflow.services.aigeneration.wiring import Service
+from invariants import violations
+from simulators import Clock, FaultyCredits, RecordingEngine, RecordingNotifier
+
+_STEPS_MAX = 1000
+
+
+class World:
+    """One process of the service whose roles run only when the test says so."""
+
+    def __init__(self, database_url: str, settings: Settings, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.engine = RecordingEngine()
+        self.notifier = RecordingNotifier()
+        self._credits_database = Database(database_url, pool_size=5)
+        self.credits = FaultyCredits(LocalCredits(Ledger(self._credits_database)))
+        self.service = Service(
+            settings,
+            database_url=database_url,
+            now=self.clock,
+            new_id=uuid7,
+            credits_=self.credits,
+            engine=self.engine,
+            notifier=self.notifier,
+        )
+        self.orchestrator = self.service.orchestrator
+        self.database = self.service.database
+
+    async def close(self) -> None:
+        """End it, as a process ends."""
+        await self.service.stop()
+        await self._credits_database.close()
+
+    # What users do
+
+    async def grant(self, user_id: str, amount: int = 0, plan: str | None = None) -> None:
+        """Give credits (1/100) and set the plan."""
+        await Ledger(self.database).grant(user_id, amount, operation=str(uuid4()), reason="test", plan=plan)
+        self.service.entitlements.forget(user_id)
+
+    async def submit(self, user_id: str = "user", *, claim: Any = None, **brief: Any) -> Reply:
+        """Submit a request."""
+        order = Submission(
+            user_id=user_id,
+            project_id=None,
+            brief={"input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1", **brief},  # type: ignore[typeddict-item]
+            metadata={},
+            created_by="test",
+            correlation_id="test",
+        )
+        return await self.orchestrator.submit(order, claim)
+
+    async def submitted(self, user_id: str = "user", **brief: Any) -> Request:
+        """A request that has just been submitted."""
+        reply = await self.submit(user_id, **brief)
+        assert reply.request is not None
+        return reply.request
+
+    async def select(
+        self, request: Request, sample: int = 0, *, resolution: str | None = None, caller: Caller | None = None
+    ) -> Reply:
+        """Select one of the request's samples."""
+        return await self.orchestrator.select_sample(
+            request.id,
+            request.samples[sample]["asset_id"],
+            caller or Caller(name="test"),
+            resolution=resolution,
+            file_format=None,
+        )
+
+    async def regenerate(self, request: Request) -> Reply:
+        """Ask for another round."""
+        return await self.orchestrator.regenerate(request.id, Caller(name="test"), {})
+
+    async def cancel(self, request: Request) -> Reply:
+        """Cancel."""
+        return await self.orchestrator.cancel(request.id, Caller(name="test"))
+
+    # What the roles and the workers do
+
+    async def dispatch(self) -> None:
+        """Let the dispatcher work until nothing is left."""
+        for _ in range(_STEPS_MAX):
+            if not await self.service.dispatcher.step():
+                return
+
+    async def next_job(self) -> Request:
+        """Dispatch, and take the oldest job that nobody has taken."""
+        await self.dispatch()
+        return self.engine.jobs.popleft()
+
+    async def deliver(self, job: Request, samples: Sequence[Asset] | None = None, failures: Any = ()) -> Request:
+        """Report a good result for a job: four samples, or the final."""
+        assert job.job_id is not None
+        if job.stage is Stage.SAMPLES:
+            found = four_samples(job) if samples is None else samples
+            return await self.orchestrator.samples_delivered(job.id, job.job_id, found, failures)
+        return await self.orchestrator.final_delivered(job.id, job.job_id, a_final(job))
+
+    async def fail(self, job: Request, code: str = "provider_error") -> Request:
+        """Report an error for a job."""
+        assert job.job_id is not None
+        return await self.orchestrator.attempt_failed(job.id, job.job_id, code)
+
+    async def with_samples(self, user_id: str = "user", **brief: Any) -> Request:
+        """A request whose samples have come."""
+        await self.submitted(user_id, **brief)
+        return await self.deliver(await self.next_job())
+
+    async def sweep(self) -> None:
+        """Let the sweeper look once."""
+        await self.service.sweeper.step()
+
+    async def drain(self) -> None:
+        """Let the relay pay until nothing is due; time passes as the back-off wants it."""
+        for _ in range(_STEPS_MAX):
+            if await self.service.relay.step():
+                continue
+            if not await self.database.fetchval("SELECT EXISTS (SELECT FROM outbox WHERE parked_reason IS NULL)"):
+                return
+            self.clock.advance(minutes=6)
+
+    # What is known
+
+    async def look(self, request: Request) -> Request:
+        """The request as it is now."""
+        found = await self.service.queries.request(request.id)
+        assert found is not None
+        return found
+
+    async def events(self, request: Request) -> list[str]:
+        """The events of the timeline."""
+        return [entry["event"] for entry in await self.service.queries.timeline(request.id)]
+
+    async def balance(self, user_id: str = "user") -> int:
+        """What the user has, in 1/100 credit."""
+        return (await Ledger(self.database).account(user_id)).balance
+
+    async def check(self, *, drained: bool = True) -> None:
+        """Drain, and ask the invariants."""
+        if drained:
+            await self.drain()
+        assert await violations(self.database, self.clock(), drained=drained) == []
+
+
+def four_samples(job: Request) -> list[Asset]:
+    """Four good samples for a job."""
+    size = job.dimensions.scaled(min(512, job.dimensions.longest))
+    return [
+        Asset(asset_id=f"{job.job_id}-{index}", url=f"https://s/{index}.png", resolution=str(size), format="png", index=index)
+        for index in range(4)
+    ]
+
+
+def a_final(job: Request) -> Asset:
+    """A good final for a job."""
+    return Asset(
+        asset_id=f"{job.job_id}-final", url="https://s/final.png", resolution=str(job.final_size), format=job.file_format
+    )
