@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
@@ -24,7 +24,7 @@ def new_ids() -> Callable[[], UUID]:
 def a_brief(**changes: Any) -> Brief:
     """What a caller asks for: a square Instagram post."""
     brief: dict[str, Any] = {"input_prompt": "A lighthouse at dawn", "output_format": "InstagramPost_1x1"}
-    return Brief(**(brief | changes))  # type: ignore[typeddict-item]
+    return cast("Brief", brief | changes)
 
 
 def a_sample(**changes: Any) -> Asset:
@@ -32,7 +32,7 @@ def a_sample(**changes: Any) -> Asset:
     sample: dict[str, Any] = {
         "asset_id": "sample-1", "url": "https://assets.example/sample-1.png", "resolution": "512x512", "format": "png",
     }  # fmt: skip
-    return Asset(**(sample | changes))  # type: ignore[typeddict-item]
+    return cast("Asset", sample | changes)
 
 
 def four_samples() -> tuple[Asset, ...]:

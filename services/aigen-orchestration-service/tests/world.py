@@ -161,7 +161,13 @@ def four_samples(job: Request) -> list[Asset]:
     """Four good samples for a job."""
     size = job.dimensions.scaled(min(512, job.dimensions.longest))
     return [
-        Asset(asset_id=f"{job.job_id}-{index}", url=f"https://s/{index}.png", resolution=str(size), format="png", index=index)
+        Asset(
+            asset_id=f"{job.job_id}-{index}",
+            url=f"https://s/{index}.png",
+            resolution=str(size),
+            format="png",
+            index=index,
+        )
         for index in range(4)
     ]
 
@@ -169,5 +175,8 @@ def four_samples(job: Request) -> list[Asset]:
 def a_final(job: Request) -> Asset:
     """A good final for a job."""
     return Asset(
-        asset_id=f"{job.job_id}-final", url="https://s/final.png", resolution=str(job.final_size), format=job.file_format
+        asset_id=f"{job.job_id}-final",
+        url="https://s/final.png",
+        resolution=str(job.final_size),
+        format=job.file_format,
     )

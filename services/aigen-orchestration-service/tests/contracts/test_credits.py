@@ -93,9 +93,7 @@ async def test_a_capture_and_a_release_happen_once_and_exclude_each_other(bank: 
 async def test_capture_and_release_racing_leave_one_of_them(bank: Bank) -> None:
     for n in range(10):
         await hold(bank, f"k{n}", amount=1)
-        await asyncio.gather(
-            bank.credits.capture(f"k{n}"), bank.credits.release(f"k{n}"), return_exceptions=True
-        )
+        await asyncio.gather(bank.credits.capture(f"k{n}"), bank.credits.release(f"k{n}"), return_exceptions=True)
     found = [await bank.credits.find(f"k{n}") for n in range(10)]
     assert set(found) <= {HoldStatus.CAPTURED, HoldStatus.RELEASED}
     assert await bank.balance("rich") == 100 - found.count(HoldStatus.CAPTURED)

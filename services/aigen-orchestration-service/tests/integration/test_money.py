@@ -223,9 +223,7 @@ async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples
     renewed = await world.deliver(await world.next_job())
     assert (renewed.round, renewed.state) == (2, State.AWAITING_SELECTION)
     with pytest.raises(errors.InvalidRequestError) as refused:
-        await world.orchestrator.select_sample(
-            request.id, old, Caller(name="test"), resolution=None, file_format=None
-        )
+        await world.orchestrator.select_sample(request.id, old, Caller(name="test"), resolution=None, file_format=None)
     assert refused.value.errors[0]["code"] == "unknown_sample"
     await world.drain()
     assert await world.balance() == 0

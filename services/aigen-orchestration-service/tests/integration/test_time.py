@@ -93,7 +93,5 @@ async def test_the_timeline_is_partitioned_by_month(world: World) -> None:
     await world.service.store.prepare_months(world.clock())
     await world.service.store.prepare_months(world.clock() + timedelta(days=40))
     await world.submitted()
-    partitions = await world.database.fetch(
-        "SELECT DISTINCT tableoid::regclass::text AS name FROM generation_events"
-    )
+    partitions = await world.database.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM generation_events")
     assert [row["name"] for row in partitions] == [f"generation_events_{world.clock():%Y_%m}"]

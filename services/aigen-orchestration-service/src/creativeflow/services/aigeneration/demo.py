@@ -129,7 +129,8 @@ def _summary(request: dict[str, Any], settings: Settings, base: str, log: Path, 
     folder = asset_directory(settings)
     samples = [folder / sample["url"].rpartition("/")[2] for sample in request["samples"]]
     final = folder / request["final_asset"]["url"].rpartition("/")[2]
-    console.print(side_by_side([*samples, final], width=console.width))
+    if console.color_system:
+        console.print(side_by_side([*samples, final], width=console.width))
     console.print(f"The pictures lie in {folder}:", soft_wrap=True)
     for number, (path, asset) in enumerate(zip(samples, request["samples"], strict=True), start=1):
         console.print(f"  sample {number}  {asset['resolution']:>9}  {path.name}", highlight=False, soft_wrap=True)

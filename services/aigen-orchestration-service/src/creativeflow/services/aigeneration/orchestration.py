@@ -238,6 +238,7 @@ class Orchestrator:
                 if request.round >= self._policy.max_rounds:
                     raise errors.TooManyRoundsError(limit=self._policy.max_rounds)
                 model = named_model(brief_changes.get("model") or request.brief.get("model"))
+                self._check_model(entitled.plan, model.name)
                 charge = price_samples(entitled.plan, self._policy.prices, model.surcharge)
                 return self._order(
                     request, Event.REGENERATION_REQUESTED, charge,
@@ -456,7 +457,7 @@ class Orchestrator:
         """A worker gave up: tried again, failed, or rejected, by the table in `domain/faults.py`."""
 
         def decide(request: Request) -> Change | None:
-            if request.terminal and request.failure and request.failure["code"] == code:
+            if request.terminal and request.failure and request.failure["code"] == faults.reported_code(code):
                 return None
             return self._fail_attempt(request, code, data or {})
 
@@ -508,27 +509,27 @@ class Orchestrator:
         self._check_plan(entitled.plan, order.brief)
         charge = price_samples(entitled.plan, self._policy.prices, named_model(order.brief.get("model")).surcharge)
         request = self._new_request(order, entitled.plan, charge)
-        hold = self._hold(request, Stage.SAMPLES, 1, charge)
-        change = started(
-            request, hold=hold, policy=self._policy, new_id=self._new_id,
-            data={"by": order.created_by, "charge": _charge_data(charge), "retry_of": order.retry_of},
-        )  # fmt: skip
-        change = replace(change, claim=claim)
-        if charge.funding is not Funding.CREDITS:
-            answer = _accepted(change.after)
-            await self._write_new(replace(change, answer=answer if claim else None))
-            return Reply(answer=answer, request=change.after)
-        await self._write_new(change)
-        return await self._place_for_caller(change.after)
+        data = {"by": order.created_by, "charge": _charge_data(charge), "retry_of": order.retry_of}
+        if charge.funding is Funding.CREDITS:
+            await self._write_new(started(request, data=data, claim=claim))
+            return await self._place_for_caller(request)
+        answer = _accepted(request)
+        await self._write_new(started(request, data=data, claim=claim, answer=answer if claim else None))
+        return Reply(answer=answer, request=request)
 
     def _new_request(self, order: Submission, plan: Plan, charge: Charge) -> Request:
-        now = self._now()
-        state = State.VALIDATING_CREDITS if charge.funding is Funding.CREDITS else State.PENDING
+        """The request in its first state: waiting for its hold, or for its turn where nothing is to be paid."""
+        now, request_id = self._now(), self._new_id()
+        hold = self._hold(request_id, Stage.SAMPLES, 1, charge, now)
+        waits = charge.funding is not Funding.CREDITS
         return Request(
-            id=self._new_id(), user_id=order.user_id, project_id=order.project_id, created_by=order.created_by,
-            correlation_id=order.correlation_id, traceparent=order.traceparent, state=state, stage=Stage.SAMPLES,
-            round=1, attempt=0, job_id=None, version=1, plan=plan.name, brief=order.brief, metadata=order.metadata,
-            retry_of=order.retry_of, deadline_at=now + self._policy.dispatch_deadline, created_at=now, updated_at=now,
+            id=request_id, user_id=order.user_id, project_id=order.project_id, created_by=order.created_by,
+            correlation_id=order.correlation_id, traceparent=order.traceparent,
+            state=State.PENDING if waits else State.VALIDATING_CREDITS, stage=Stage.SAMPLES, round=1,
+            attempt=1 if waits else 0, job_id=self._new_id() if waits else None, due_at=now if waits else None,
+            version=1, plan=plan.name, brief=order.brief, metadata=order.metadata, retry_of=order.retry_of,
+            deadline_at=now + self._policy.dispatch_deadline, created_at=now, updated_at=now,
+            holds=(hold,) if hold else (),
         )  # fmt: skip
 
     async def _write_new(self, change: Change) -> None:
@@ -540,7 +541,7 @@ class Orchestrator:
         """Queue the next job, or first ask for the credits it costs."""
         stage = Stage.FINAL if event is Event.SAMPLE_SELECTED else Stage.SAMPLES
         round_number = request.round + (stage is Stage.SAMPLES)
-        hold = self._hold(request, stage, round_number, charge)
+        hold = self._hold(request.id, stage, round_number, charge, self._now())
         data = {"by": caller.name, "charge": _charge_data(charge), **_shown(fields)}
         if hold is None or hold.funding is Funding.ALLOWANCE:
             change = self._happen(request, event, hold=hold, data=data, **_ordered(request, event, fields))
@@ -550,15 +551,16 @@ class Orchestrator:
         change = self._happen(request, Event.CREDITS_ASKED, hold=hold, data=data, pending_action=pending, **chosen)
         return replace(change, claim=caller.claim)
 
-    def _hold(self, request: Request, stage: Stage, round_number: int, charge: Charge) -> Hold | None:
+    @staticmethod
+    def _hold(request_id: UUID, stage: Stage, round_number: int, charge: Charge, now: datetime) -> Hold | None:
         """The hold for a charge; None where the plan includes it."""
         if charge.funding is Funding.PLAN:
             return None
         paid = charge.funding is Funding.CREDITS
         return Hold(
-            key=hold_key(request.id, stage, round_number), stage=stage, round=round_number, action=charge.action,
+            key=hold_key(request_id, stage, round_number), stage=stage, round=round_number, action=charge.action,
             funding=charge.funding, amount=charge.amount, state=HoldState.PLACING if paid else HoldState.HELD,
-            month=None if paid else self._now().date().replace(day=1).isoformat(),
+            month=None if paid else now.date().replace(day=1).isoformat(),
         )  # fmt: skip
 
     async def _act_and_pay(self, request_id: UUID, caller: Caller, decide: Decide) -> Reply:
@@ -630,12 +632,20 @@ class Orchestrator:
 
     def _fail_attempt(self, request: Request, code: str, data: Mapping[str, Any]) -> Change:
         """By the fault's line: another attempt while there is one, else the end with friendly words."""
-        fault = faults.fault_of(code)
-        data = {"job_id": request.job_id, "code": code, "fault": fault.party, "attempt": request.attempt, **data}
+        known = faults.reported_code(code)
+        fault = faults.fault_of(known)
+        data = {
+            "job_id": request.job_id,
+            "code": known,
+            "reported": code,
+            "fault": fault.party,
+            "attempt": request.attempt,
+            **data,
+        }
         if fault.transient and request.attempt < self._policy.max_attempts:
             return self._happen(request, Event.ATTEMPT_FAILED, data=data)
         event = Event.ATTEMPTS_EXHAUSTED if fault.transient else fault.event
-        return self._happen(request, event, data=data, failure=failure(code), progress=None)
+        return self._happen(request, event, data=data, failure=failure(known), progress=None)
 
     async def _report(self, request_id: UUID, job_id: UUID, kind: str, decide: Decide) -> Request:
         """Apply what a worker says of its job; anything for another job is kept as evidence only."""
@@ -709,6 +719,13 @@ class Orchestrator:
             raise errors.PlanRequiredError(feature="A brand kit", plan="Pro")
         if is_high_resolution(self._policy.prices, dimensions_of(brief).longest) and not plan.high_resolution:
             raise errors.PlanRequiredError(feature="A format this large", plan="Pro")
+        self._check_model(plan, brief.get("model"))
+
+    @staticmethod
+    def _check_model(plan: Plan, model: str | None) -> None:
+        """Credits never pay on the Free plan, so a model with a surcharge cannot be used there."""
+        if plan.monthly_generations and named_model(model).surcharge:
+            raise errors.PlanRequiredError(feature="An advanced model", plan="Pro")
 
     def _check_choosing(self, request: Request, event: Event) -> None:
         if request.placing is not None and not request.terminal:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -28,7 +29,7 @@ class CallbackSecrets:
 
     def opens(self, token: str, job_id: UUID) -> bool:
         """Whether the token was made for this job with a live secret."""
-        given = token.encode()
+        given = token.encode(errors="replace")
         return any([hmac.compare_digest(_token(key, job_id).encode(), given) for key in self._keys])  # noqa: C419
 
     def sign(self, message_id: str, timestamp: int, body: bytes) -> str:
@@ -37,7 +38,7 @@ class CallbackSecrets:
 
     def signed(self, message_id: str, timestamp: str, signatures: str, body: bytes, *, now: float) -> bool:
         """Whether one of the signatures is ours and the timestamp is within five minutes of `now` (unix seconds)."""
-        if not (timestamp.isascii() and timestamp.isdigit()) or abs(now - int(timestamp)) > TOLERANCE_SECONDS:
+        if not re.fullmatch(r"[0-9]{1,12}", timestamp) or abs(now - int(timestamp)) > TOLERANCE_SECONDS:
             return False
         given = [part.partition(",")[2].encode() for part in signatures.split() if part.startswith("v1,")][:8]
         expected = [_signature(key, message_id, int(timestamp), body).encode() for key in self._webhook_keys]
@@ -52,7 +53,10 @@ def _token(key: bytes, job_id: UUID) -> str:
 def _webhook_key(secret: str) -> bytes:
     """`whsec_` + base64 as the standard has it; any other text is the key itself."""
     if secret.startswith("whsec_"):
-        return base64.b64decode(secret.removeprefix("whsec_"))
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        if not key:
+            raise ValueError("a callback secret has no key after whsec_")
+        return key
     return secret.encode()
 
 

@@ -17,7 +17,7 @@ def parse_json(body: bytes, *, max_depth: int = DEPTH_MAX) -> Any:
     Raises:
         InvalidJsonError: not JSON in UTF-8, or nested deeper than `max_depth`.
     """
-    if _depth_bound(body) > max_depth:
+    if _depth_bound(body, max_depth) > max_depth:
         raise InvalidJsonError(max_depth=max_depth)
     try:
         return orjson.loads(body)
@@ -25,9 +25,9 @@ def parse_json(body: bytes, *, max_depth: int = DEPTH_MAX) -> Any:
         raise InvalidJsonError(max_depth=max_depth) from None
 
 
-def _depth_bound(body: bytes) -> int:
+def _depth_bound(body: bytes, enough: int) -> int:
     """How deep a JSON text is nested; brackets inside strings do not count."""
-    if body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
+    if body.count(b"[") + body.count(b"{") <= enough:
         return 0
     depth = deepest = 0
     in_string = escaped = False
@@ -87,11 +87,12 @@ def to_invalid_request(error: ValidationError, *, prefix: str = "") -> InvalidRe
 
 
 def describe(fault: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """One of Pydantic's findings in our words. A validator of ours raises `code: sentence`."""
+    """One of Pydantic's findings in our words; validators of ours raise `code: sentence` or `code@/place: sentence`."""
     pointer = prefix + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in fault["loc"])
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "value_error":
         code, _, sentence = str(context.get("error", "invalid: This does not fit.")).partition(": ")
-        return {"pointer": pointer, "code": code, "message": sentence}
+        code, _, place = code.partition("@")
+        return {"pointer": pointer + place, "code": code, "message": sentence}
     words = _PLAIN_WORDS.get(kind, "This value does not fit.")
     return {"pointer": pointer, "code": kind, "message": words.format_map(context)}

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 from creativeflow.services.aigeneration.domain.prices import PLANS
 from creativeflow.services.aigeneration.ports import (
     CreditsConflictError,
@@ -11,7 +12,6 @@ from creativeflow.services.aigeneration.ports import (
     Entitlements,
     HoldStatus,
 )
-from creativeflow.services.aigeneration.storage.database import StorageUnavailableError
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 
 Answer = TypeVar("Answer")

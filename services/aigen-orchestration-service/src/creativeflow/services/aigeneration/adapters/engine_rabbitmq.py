@@ -58,12 +58,16 @@ class RabbitMQEngine:
         return Message(
             exchange=self._exchange,
             routing_key=self._routing_keys[request.stage],
-            body=orjson.dumps(self.job(request)),
+            body=self.encode(request),
             message_id=str(request.job_id),
             correlation_id=str(request.id),
             type=SCHEMA,
             headers=headers,
         )
+
+    def encode(self, request: Request) -> bytes:
+        """The job message as it is published."""
+        return orjson.dumps(self.job(request))
 
     def job(self, request: Request) -> dict[str, Any]:
         """The job message (docs/asyncapi.yaml): all that a worker needs, nothing to look up."""

@@ -10,11 +10,12 @@ from creativeflow.services.aigeneration.api import schemas
 from creativeflow.services.aigeneration.api.access import OPERATORS_ONLY, Operator
 from creativeflow.services.aigeneration.api.answers import json_response, reply_response
 from creativeflow.services.aigeneration.api.generation_requests import (
-    IdempotencyKey,
-    IfMatch,
-    Orchestrating,
-    Reading,
+    KEYED,
+    KEYED_AND_MATCHED,
     acting,
+    key_claim,
+    orchestrator,
+    queries,
 )
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.domain import errors
@@ -36,9 +37,9 @@ Most = Annotated[int, Query(ge=1, le=500)]
 
 
 @router.get("/stuck", summary="Requests that nobody has moved on")
-async def stuck(request: Request, reading: Reading, limit: Most = 100) -> Response:
+async def stuck(request: Request, limit: Most = 100) -> Response:
     """Deadline or lease passed more than a minute ago: normally none."""
-    found = await reading.stuck(request.app.state.now(), limit)
+    found = await queries(request).stuck(request.app.state.now(), limit)
     return json_response({"items": [resource(item) for item in found]})
 
 
@@ -71,6 +72,7 @@ async def drop(debt_id: DebtId, request: Request, operator: Operator) -> Respons
     "/generation-requests/{request_id}/fail",
     response_model=schemas.GenerationRequest,
     responses=problems(404, 409, 412, 422),
+    openapi_extra=KEYED_AND_MATCHED,
     summary="End a live request",
 )
 async def fail(
@@ -78,37 +80,43 @@ async def fail(
     body: schemas.ForceFail,
     request: Request,
     operator: Operator,
-    orchestrating: Orchestrating,
-    key: IdempotencyKey = None,
-    if_match: IfMatch = None,
 ) -> Response:
     """FAILED, what is held is given back, the user is told; who did it stands in the timeline."""
-    caller = acting(request, operator, body, key, if_match)
-    return reply_response(await orchestrating.force_fail(request_id, caller, body.reason))
+    caller = acting(request, operator, body)
+    return reply_response(await orchestrator(request).force_fail(request_id, caller, body.reason))
 
 
 @router.get("/queues", summary="How much waits, and where")
-async def queues(request: Request, reading: Reading) -> Response:
+async def queues(request: Request) -> Response:
     """The fair queue by lane, the broker's queues, and the debts."""
     depths: dict[str, Any] = {}
     if (broker := request.app.state.broker) is not None:
         for name in request.app.state.broker_queues:
             depth = await broker.queue_depth(name)
             depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
-    return json_response({"lanes": await reading.lanes(), "debts": await reading.debts(), "broker": depths})
+    return json_response(
+        {"lanes": await queries(request).lanes(), "debts": await queries(request).debts(), "broker": depths}
+    )
 
 
 @router.get("/invariants", summary="Counts that must be 0")
-async def invariants(request: Request, reading: Reading) -> Response:
+async def invariants(request: Request) -> Response:
     """Every count is of something that must never be; docs/operations.md says what each one means."""
-    return json_response({"counts": await reading.invariants(request.app.state.now())})
+    return json_response({"counts": await queries(request).invariants(request.app.state.now())})
 
 
-@router.post("/credits/grants", status_code=201, responses=problems(409, 422), summary="Give credits (local ledger)")
-async def grant(body: schemas.Grant, request: Request, operator: Operator, key: IdempotencyKey = None) -> Response:
+@router.post(
+    "/credits/grants",
+    status_code=201,
+    responses=problems(404, 422),
+    openapi_extra=KEYED,
+    summary="Give credits (local ledger)",
+)
+async def grant(body: schemas.Grant, request: Request, operator: Operator) -> Response:
     """Idempotent on Idempotency-Key. Only where credits are kept here."""
     ledger = _ledger(request)
-    operation = f"{operator.name}:{key}" if key else str(request.app.state.new_id())
+    claim = key_claim(request, operator, body)
+    operation = f"{claim.principal}:{claim.key}" if claim else str(request.app.state.new_id())
     try:
         await ledger.grant(body.user_id, body.amount, operation=operation, reason=body.reason, plan=body.plan)
     except ValueError as error:

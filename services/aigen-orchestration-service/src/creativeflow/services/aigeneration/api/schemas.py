@@ -10,13 +10,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, SIDE_MAX, SIDE_MIN
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
-from creativeflow.services.aigeneration.domain.prices import PLANS, credits_amount
+from creativeflow.services.aigeneration.domain.prices import credits_amount
 from creativeflow.services.aigeneration.domain.request import Brief
 from creativeflow.services.aigeneration.domain.routing import MODELS
 
 PROMPT_MAX = 4000
 REFERENCES_MAX = 10
-_LINE_BREAKS = "\n\r\t"
+_LINE_BREAKS = "\n\r"
 _REFERENCE = re.compile(
     r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+|https://[^\s/]+/\S*|[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+"
     r"|[A-Za-z0-9][A-Za-z0-9_-]{7,127})"
@@ -28,9 +28,17 @@ def _clean(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     text = unicodedata.normalize("NFC", text.strip())
+    if text.isprintable():
+        return text
     for character in text:
         if unicodedata.category(character) in {"Cc", "Cs"} and character not in _LINE_BREAKS:
             raise ValueError("control_characters: Control characters are not allowed here; remove them.")
+    return text
+
+
+def _visible(text: str) -> str:
+    if not any(unicodedata.category(character)[0] not in "CZ" for character in text):
+        raise ValueError("nothing_visible: This text shows nothing; write what the picture should show.")
     return text
 
 
@@ -49,7 +57,7 @@ def _plain(value: Any) -> Any:
 
 
 def _reference(text: str) -> str:
-    if not _REFERENCE.fullmatch(text) or "/../" in text:
+    if not _REFERENCE.fullmatch(text) or "/../" in f"{text}/" or not text.isprintable():
         raise ValueError("invalid_reference: Use bucket/key, s3://bucket/key, https://… or an asset id.")
     return text
 
@@ -82,9 +90,11 @@ def _credits(value: Any) -> int:
 
 
 Clean = BeforeValidator(_clean)
-Prompt = Annotated[str, Clean, Field(min_length=1, max_length=PROMPT_MAX, examples=["A lighthouse at dawn"])]
-Guidance = Annotated[str, Clean, Field(min_length=1, max_length=2000)]
-Short = Annotated[str, Clean, Field(min_length=1, max_length=200)]
+Prompt = Annotated[
+    str, Field(min_length=1, max_length=PROMPT_MAX, examples=["A lighthouse at dawn"]), Clean, AfterValidator(_visible)
+]
+Guidance = Annotated[str, Field(min_length=1, max_length=2000), Clean]
+Short = Annotated[str, Field(min_length=1, max_length=200), Clean]
 Reference = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_reference)]
 Side = Annotated[int, Field(ge=SIDE_MIN, le=SIDE_MAX, strict=True)]
 FileFormat = Literal["png", "jpg", "webp"]
@@ -130,9 +140,13 @@ class CreateRequest(Body):
     @model_validator(mode="after")
     def _dimensions_fit_format(self) -> "CreateRequest":
         if self.output_format == CUSTOM and self.custom_dimensions is None:
-            raise ValueError("dimensions_required: The format Custom needs `custom_dimensions` with width and height.")
+            raise ValueError(
+                "dimensions_required@/custom_dimensions: Custom needs `custom_dimensions` with width and height."
+            )
         if self.output_format != CUSTOM and self.custom_dimensions is not None:
-            raise ValueError("dimensions_not_allowed: Only the format Custom takes `custom_dimensions`; leave it out.")
+            raise ValueError(
+                "dimensions_not_allowed@/custom_dimensions: Only Custom takes `custom_dimensions`; leave it out."
+            )
         return self
 
     def brief(self) -> Brief:
@@ -169,7 +183,7 @@ class Grant(Body):
 
     user_id: Short
     amount: Annotated[int, BeforeValidator(_credits), Field(json_schema_extra={"type": "string", "examples": ["5.00"]})]
-    plan: Annotated[str, Field(json_schema_extra={"enum": list(PLANS)})] | None = None
+    plan: Literal["free", "payg", "pro", "team", "enterprise"] | None = None
     reason: Annotated[str, Clean, Field(max_length=200)] = "granted by an operator"
 
 

@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 
 from creativeflow.services.aigeneration.api.access import AnyCaller
 from creativeflow.services.aigeneration.api.answers import json_bytes
-from creativeflow.services.aigeneration.api.generation_requests import Reading, own
+from creativeflow.services.aigeneration.api.generation_requests import own, queries
 from creativeflow.services.aigeneration.api.routing import problems
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.change import Change
@@ -130,9 +130,9 @@ class Hub:
     summary="Live updates (server-sent events)",
     response_class=StreamingResponse,
 )
-async def stream(request_id: UUID, request: Request, principal: AnyCaller, reading: Reading) -> StreamingResponse:
+async def stream(request_id: UUID, request: Request, principal: AnyCaller) -> StreamingResponse:
     """Every change as a snapshot under `id: <version>`; resumes after `Last-Event-ID`; ends with the request."""
-    found = await own(reading, request_id, principal)
+    found = await own(queries(request), request_id, principal)
     seen = request.headers.get("last-event-id", "")
     known = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 10 else 0  # noqa: PLR2004
     hub: Hub = request.app.state.hub

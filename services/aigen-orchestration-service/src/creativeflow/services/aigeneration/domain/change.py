@@ -13,7 +13,7 @@ from creativeflow.services.aigeneration.domain.faults import fault_of
 from creativeflow.services.aigeneration.domain.lifecycle import Effect, Event, Stage, State, follow
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.prices import Funding, credits_text
-from creativeflow.services.aigeneration.domain.request import Failure, Hold, HoldState, Request
+from creativeflow.services.aigeneration.domain.request import Failure, Hold, HoldState, Request, iso
 
 SUBMITTED = "submitted"
 """The first line of every timeline; not an event, because nothing was there before."""
@@ -157,25 +157,17 @@ def carry_out(
 
 
 def started(
-    request: Request,
-    *,
-    hold: Hold | None,
-    policy: Policy,
-    new_id: Callable[[], UUID],
-    data: Mapping[str, Any],
+    request: Request, *, data: Mapping[str, Any], claim: KeyClaim | None = None, answer: Answer | None = None
 ) -> Change:
-    """The change that brings a new request into being, in VALIDATING_CREDITS or PENDING as it stands."""
-    draft = _Draft(replace(request, version=1), policy, request.created_at, new_id)
-    if hold is not None:
-        draft.put(hold)
-    if request.state is State.PENDING:
-        _queue_job(draft)
+    """The change that brings a new request into being, with its hold and, when it waits already, its first job."""
     return Change(
         before=None,
-        after=draft.request,
+        after=request,
         entries=(Entry(SUBMITTED, request.state, data),),
-        holds=tuple(draft.changed.values()),
-        queues=draft.queues,
+        holds=request.holds,
+        queues=request.state is State.PENDING,
+        claim=claim,
+        answer=answer,
     )
 
 
@@ -250,12 +242,12 @@ def _announce(event_type: str, topic_event: str) -> Callable[[_Draft], None]:
             case "generation_failed":
                 data |= {"failure": request.failure}
             case "generation_expiring":
-                data |= {"expires_at": request.deadline_at.isoformat() if request.deadline_at else None}
+                data |= {"expires_at": iso(request.deadline_at)}
         data["credits_charged"] = credits_text(sum(request.cost(stage, HoldState.CAPTURED) for stage in Stage))
         envelope = {
             "event_id": str(draft.new_id()), "event_type": event_type, "user_id": request.user_id,
             "correlation_id": request.correlation_id, "locale": request.brief.get("locale"),
-            "at": draft.now.isoformat(), "data": data,
+            "at": iso(draft.now), "data": data,
         }  # fmt: skip
         draft.debts.append(Debt(Topic.NOTIFY, envelope))
         if draft.policy.publish_events:

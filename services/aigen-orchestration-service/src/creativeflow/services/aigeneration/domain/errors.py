@@ -298,6 +298,15 @@ class ServiceUnavailableError(AigenError):
     retryable = True
 
 
+class StorageUnavailableError(ServiceUnavailableError):
+    """The database cannot be reached, or the connection was lost: what was being written may be there or not."""
+
+    code = "storage_unavailable"
+    sentence = (
+        "The service cannot reach its database right now. Try again in a few seconds, with the same Idempotency-Key."
+    )
+
+
 class CreditsUnavailableError(ServiceUnavailableError):
     """The credit service cannot be asked, and the action would cost something."""
 

@@ -83,6 +83,11 @@ OWN_FAULTS: dict[str, Fault] = {
 """Failures that no worker reports: we find them ourselves."""
 
 
+def reported_code(code: str) -> str:
+    """A worker's code if it is one of the table; any other counts as our own workflow's fault and costs nothing."""
+    return code if code in FAULTS else "workflow_error"
+
+
 def fault_of(code: str) -> Fault:
-    """The meaning of a code; an unknown one counts as our own workflow's fault, so it never costs credits."""
-    return FAULTS.get(code) or OWN_FAULTS.get(code) or FAULTS["workflow_error"]
+    """The meaning of a code of either table."""
+    return FAULTS.get(code) or OWN_FAULTS[code]

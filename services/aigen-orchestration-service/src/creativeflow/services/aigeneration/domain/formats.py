@@ -52,8 +52,11 @@ class Size(NamedTuple):
 
     def like(self, other: "Size", tolerance: float = RATIO_TOLERANCE) -> bool:
         """Whether the ratio is the other's, within `tolerance` or one pixel."""
-        expected = self.width * other.height / other.width
-        return abs(self.height - expected) <= max(1.0, expected * tolerance)
+        height = self.width * other.height / other.width
+        width = self.height * other.width / other.height
+        return abs(self.height - height) <= max(1.0, height * tolerance) or abs(self.width - width) <= max(
+            1.0, width * tolerance
+        )
 
 
 FORMATS: MappingProxyType[str, Size] = MappingProxyType(

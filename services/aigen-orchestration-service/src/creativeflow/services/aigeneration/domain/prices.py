@@ -118,12 +118,12 @@ def credits_amount(text: str) -> int:
     Raises:
         ValueError: not a decimal number of credits with at most two places.
     """
-    whole, _, part = text.strip().removeprefix("-").partition(".")
+    whole, point, part = text.strip().removeprefix("-").partition(".")
     if not (whole.isascii() and whole.isdigit() and len(whole) <= _WHOLE_DIGITS_MAX) or (
         part and not (part.isascii() and part.isdigit())
     ):
         raise ValueError("an amount is a decimal number such as 0.25")
-    if len(part) > 2:  # noqa: PLR2004 - hundredths are the smallest unit
+    if len(part) > 2 or (point and not part):  # noqa: PLR2004 - hundredths are the smallest unit
         raise ValueError("an amount has at most two decimal places")
     amount = int(whole) * 100 + int(part.ljust(2, "0") or 0)
     return -amount if text.strip().startswith("-") else amount

@@ -175,3 +175,8 @@ def dimensions_of(brief: Brief) -> Size:
         custom = brief["custom_dimensions"]
         return Size(custom["width"], custom["height"])
     return FORMATS[brief["output_format"]]
+
+
+def iso(moment: datetime | None) -> str | None:
+    """A time as callers see it: ISO 8601 in UTC with a Z."""
+    return moment.isoformat().replace("+00:00", "Z") if moment else None

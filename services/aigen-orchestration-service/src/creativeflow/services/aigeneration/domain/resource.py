@@ -4,7 +4,7 @@ from typing import Any
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State, actions
 from creativeflow.services.aigeneration.domain.prices import credits_text
-from creativeflow.services.aigeneration.domain.request import HoldState, Request
+from creativeflow.services.aigeneration.domain.request import HoldState, Request, iso
 
 _KEPT = (HoldState.HELD, HoldState.CAPTURED)
 
@@ -44,9 +44,9 @@ def resource(request: Request, *, queue_position: int | None = None) -> dict[str
         "ai_model_used": request.ai_model_used,
         "metadata": request.metadata,
         "retry_of": str(request.retry_of) if request.retry_of else None,
-        "deadline_at": _iso(request.deadline_at),
-        "created_at": _iso(request.created_at),
-        "updated_at": _iso(request.updated_at),
+        "deadline_at": iso(request.deadline_at),
+        "created_at": iso(request.created_at),
+        "updated_at": iso(request.updated_at),
         "version": request.version,
     }
 
@@ -56,7 +56,3 @@ def _actions(request: Request) -> list[str]:
     if request.state is State.AWAITING_SELECTION and request.placing:
         return [action for action in possible if action == "cancel"]
     return possible
-
-
-def _iso(moment: Any) -> str | None:
-    return moment.isoformat().replace("+00:00", "Z") if moment else None

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from creativeflow.services.aigeneration.domain.faults import fault_of
-from creativeflow.services.aigeneration.domain.formats import SAMPLE_BOX, Size
+from creativeflow.services.aigeneration.domain.faults import fault_of, reported_code
+from creativeflow.services.aigeneration.domain.formats import SAMPLE_BOX, Size, sample_size
 from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
 
 INVALID_OUTPUT = "invalid_output"
+SAMPLES_MAX = 4
 _SAME_FORMAT = {"jpeg": "jpg"}
 
 
@@ -22,30 +23,37 @@ class JudgedSamples:
 def judge_samples(request: Request, samples: Sequence[Asset], failures: Sequence[SampleFailure]) -> JudgedSamples:
     """Keep the samples that fit the 512 x 512 box and the asked ratio; report every other one as failed.
 
-    A second sample with an id already seen is a repetition and is dropped.
+    A second good sample with an id or an index already seen is a repetition and is dropped; four are enough.
     """
-    good: list[Asset] = []
-    bad = [failed_sample(failure["index"], failure["error_code"]) for failure in failures]
+    good: dict[int, Asset] = {}
+    bad = {failure["index"]: failure["error_code"] for failure in failures}
     seen: set[str] = set()
+    misfits: set[str] = set()
     for position, sample in enumerate(samples):
-        numbered = Asset(**{**sample, "index": sample.get("index", position)})
-        if sample["asset_id"] in seen:
+        index = sample.get("index", position)
+        if sample["asset_id"] in seen or index in good:
             continue
-        seen.add(sample["asset_id"])
         if sample_fits(request, sample):
-            good.append(numbered)
-        else:
-            bad.append(failed_sample(numbered["index"], INVALID_OUTPUT))
-    return JudgedSamples(tuple(sorted(good, key=lambda sample: sample["index"])), tuple(bad))
+            seen.add(sample["asset_id"])
+            good[index] = Asset(**{**sample, "index": index})
+        elif sample["asset_id"] not in misfits:
+            misfits.add(sample["asset_id"])
+            bad[index] = INVALID_OUTPUT
+    shown = sorted(good)[:SAMPLES_MAX]
+    return JudgedSamples(
+        tuple(good[index] for index in shown),
+        tuple(failed_sample(index, bad[index]) for index in sorted(bad) if index not in good),
+    )
 
 
 def sample_fits(request: Request, sample: Asset) -> bool:
-    """Inside the box, in the asked ratio; providers round sides to their own steps, so a small error is allowed."""
+    """Inside the box, in the asked ratio, not a mere thumbnail; providers round sides, so a small error is allowed."""
     try:
         size = Size.parse(sample["resolution"])
     except ValueError:
         return False
-    return size.longest <= SAMPLE_BOX and size.like(request.dimensions)
+    smallest = sample_size(request.dimensions).longest // 4
+    return smallest <= size.longest <= SAMPLE_BOX and size.like(request.dimensions)
 
 
 def final_fits(request: Request, asset: Asset) -> bool:
@@ -60,4 +68,5 @@ def final_fits(request: Request, asset: Asset) -> bool:
 
 def failed_sample(index: int, code: str) -> SampleFailure:
     """One missing sample in words for the user; what the provider said stays out of it."""
-    return SampleFailure(index=index, error_code=code, message=fault_of(code).message)
+    known = reported_code(code)
+    return SampleFailure(index=index, error_code=known, message=fault_of(known).message)

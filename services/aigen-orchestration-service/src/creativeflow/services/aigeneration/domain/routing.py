@@ -1,4 +1,7 @@
-"""Which AI model does a job: the one that was named, else the default; the last attempt goes to its fallback."""
+"""Which AI model does a job: the one that was named, else the default; the last attempt goes to its fallback.
+
+A model with a surcharge names no fallback: nobody pays for an advanced model and gets another.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,8 +29,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             Model(name="standard", provider="default", title="Standard", strategy="quality", fallback="fast"),
             Model(name="fast", provider="default", title="Fast", strategy="fastest"),
             Model(
-                name="advanced", provider="default", title="Advanced AI", strategy="quality", surcharge=100,
-                fallback="standard",
+                name="advanced", provider="default", title="Advanced AI", strategy="quality", surcharge=100
             ),
         )
     }

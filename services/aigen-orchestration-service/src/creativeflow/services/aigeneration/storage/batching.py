@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from creativeflow.services.aigeneration.storage.database import StorageUnavailableError
+from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import orjson
 
-from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
+from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
@@ -25,12 +25,6 @@ _LOST = (
     TimeoutError,
     OSError,
 )
-
-
-class StorageUnavailableError(ServiceUnavailableError):
-    """The database cannot be reached, or the connection was lost: what was being written may be there or not."""
-
-    code = "storage_unavailable"
 
 
 class Database:
@@ -58,6 +52,7 @@ class Database:
                     min_size=1,
                     max_size=self._pool_size,
                     init=_speak_json,
+                    reset=_keep,
                     command_timeout=self._timeout_seconds,
                     timeout=10,
                     server_settings={"application_name": "aigen", "timezone": "UTC", "jit": "off"},
@@ -116,6 +111,10 @@ class Database:
 def to_json(value: Any) -> str:
     """JSON text for a parameter that the statement casts to jsonb."""
     return orjson.dumps(value).decode()
+
+
+async def _keep(connection: Any) -> None:
+    """Nothing to reset: no statement of ours leaves session state behind, and a reset is a round trip each time."""
 
 
 async def _speak_json(connection: Any) -> None:

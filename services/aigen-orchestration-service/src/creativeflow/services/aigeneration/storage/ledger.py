@@ -5,6 +5,7 @@ grants come from `issued`. The account row is locked by its one guarded update, 
 zero however many callers there are. Amounts in 1/100 credit.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import asyncpg
 
 from creativeflow.services.aigeneration.domain.prices import FREE, PLANS
+from creativeflow.services.aigeneration.storage.batching import Batcher
 from creativeflow.services.aigeneration.storage.database import Database
 
 _HOLD = """
@@ -69,13 +71,22 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._accounts = Batcher(self._load_accounts, key=lambda user_id: user_id)
 
     async def account(self, user_id: str) -> Account:
-        """The account of a user."""
-        row = await self._database.fetchrow(
-            "SELECT plan, balance, restricted FROM credit_accounts WHERE user_id = $1", user_id
+        """The account of a user; asked together with others that wait at the same moment."""
+        return await self._accounts.submit(user_id)
+
+    async def _load_accounts(self, user_ids: Sequence[str]) -> list[Account]:
+        found = await self._database.fetch(
+            "SELECT user_id, plan, balance, restricted FROM credit_accounts WHERE user_id = ANY($1::text[])",
+            list(user_ids),
         )
-        return Account(**row) if row else Account()
+        known = {
+            row["user_id"]: Account(plan=row["plan"], balance=row["balance"], restricted=row["restricted"])
+            for row in found
+        }
+        return [known.get(user_id, Account()) for user_id in user_ids]
 
     async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> bool:
         """Move the amount to `held:<key>`; False when the balance is too low or the key is known already."""

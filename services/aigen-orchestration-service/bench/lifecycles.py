@@ -1,0 +1,102 @@
+"""Whole lifecycles through RabbitMQ with a stub worker, and the idle time from commit to the broker's confirm."""
+
+import asyncio
+import statistics
+import time
+from typing import Any
+
+import asyncpg
+import httpx
+import orjson
+
+from bench.accept import PATH, order
+from bench.load import post
+from bench.parts import RABBITMQ, bench_settings, database, process, service_process
+from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Delivery, Queue, Topology, Verdict
+
+ROLES = "api,dispatcher,results,relay,sweeper"
+
+
+async def measure(*, count: int, concurrent: int, idle: int) -> dict[str, object]:
+    """`count` lifecycles, so many at once; then `idle` single requests with nothing else going on."""
+    async with database() as url, service_process(url, engine=RABBITMQ, roles=ROLES) as (port, environment):
+        arguments = ["-m", "creativeflow.services.aigeneration", "worker", "--no-pictures", "--parallel", "50"]
+        with process(arguments, environment):
+            topic = bench_settings(environment).rabbitmq_topic_exchange
+            await _run(port, topic, count=20, concurrent=5)
+            seconds = await _run(port, topic, count=count, concurrent=concurrent)
+            await asyncio.sleep(1)
+            await _run(port, topic, count=idle, concurrent=1)
+        latencies = await _commit_to_confirm(url, idle)
+    return {
+        "lifecycles_per_second": round(count / seconds, 1),
+        "lifecycles": count,
+        "concurrent": concurrent,
+        "idle_commit_to_confirm_p50_ms": round(statistics.median(latencies), 1),
+        "idle_commit_to_confirm_p99_ms": round(sorted(latencies)[int(0.99 * len(latencies)) - 1], 1),
+    }
+
+
+async def _run(port: int, topic: str, *, count: int, concurrent: int) -> float:
+    """Create, wait for samples, select, wait for the final; told by the lifecycle events as a caller would be."""
+    name = f"bench.events.{time.time_ns()}"
+    topology = Topology(
+        exchanges=(), queues=(Queue(name, {"x-expires": 60_000}, durable=True),),
+        bindings=(Binding(topic, name, "generation.#"),),
+    )  # fmt: skip
+    waiting: dict[tuple[str, str], asyncio.Event] = {}
+
+    async def on_event(delivery: Delivery) -> Verdict:
+        event: dict[str, Any] = orjson.loads(delivery.body)
+        waiting.setdefault((event["data"]["generation_request_id"], event["eventType"]), asyncio.Event()).set()
+        shown[event["data"]["generation_request_id"]] = event["data"].get("samples", [])
+        return Verdict.ACK
+
+    shown: dict[str, list[dict[str, Any]]] = {}
+    broker = Broker(RABBITMQ, topology=topology)
+    broker.consume(name, on_event, prefetch=200)
+    await broker.start()
+    await broker.wait_connected(10)
+    while (depth := await broker.queue_depth(name)) is None or depth[1] == 0:
+        await asyncio.sleep(0.02)
+    numbers = iter(range(count))
+
+    async def one_after_another() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for number in numbers:
+            writer.write(order(number * 7))
+            request = await _body(reader)
+            await waiting.setdefault((request["id"], "generation.samples_ready"), asyncio.Event()).wait()
+            chosen = orjson.dumps({"selected_sample_id": shown[request["id"]][0]["asset_id"]})
+            writer.write(post(f"{PATH}/{request['id']}/select-sample", chosen))
+            await _body(reader)
+            await waiting.setdefault((request["id"], "generation.completed"), asyncio.Event()).wait()
+        writer.close()
+
+    began = time.perf_counter()
+    await asyncio.wait_for(asyncio.gather(*(one_after_another() for _ in range(concurrent))), 300)
+    seconds = time.perf_counter() - began
+    await broker.close()
+    return seconds
+
+
+async def _body(reader: asyncio.StreamReader) -> dict[str, Any]:
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    start = head.index(b"content-length:") + 15
+    body: dict[str, Any] = orjson.loads(await reader.readexactly(int(head[start : head.index(b"\r\n", start)])))
+    if not 200 <= int(head[9:12]) < 300:
+        raise httpx.HTTPError(f"{head[9:12]!r}: {body}")
+    return body
+
+
+async def _commit_to_confirm(url: str, newest: int) -> list[float]:
+    """From the timeline: submitted (before its commit) to confirmed (after the confirm), in milliseconds."""
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch(
+        """SELECT extract(epoch FROM c.at - s.at) * 1000 AS ms FROM generation_events s
+           JOIN generation_events c USING (request_id)
+           WHERE s.event = 'submitted' AND c.event = 'samples_job_confirmed' ORDER BY s.seq DESC LIMIT $1""",
+        newest,
+    )
+    await connection.close()
+    return [float(row["ms"]) for row in rows]

@@ -1,0 +1,155 @@
+"""The tree of refusals and failures against a table written by hand: status, code, and whether to try again."""
+
+import re
+from http import HTTPStatus
+
+import pytest
+
+from creativeflow.services.aigeneration.domain.errors import (
+    AigenError,
+    ForbiddenError,
+    ImpossibleMoveError,
+    InsufficientCreditsError,
+    InternalError,
+    InvalidCredentialsError,
+    InvalidRequestError,
+    NotFoundError,
+    RateLimitedError,
+    ServiceUnavailableError,
+    TokenExpiredError,
+    every_error,
+)
+from creativeflow.services.aigeneration.domain.lifecycle import Event, State, follow
+
+TABLE = {
+    "InternalError": (500, "internal_error", True),
+    "InvalidRequestError": (422, "invalid_request", False),
+    "InvalidJsonError": (422, "invalid_json", False),
+    "PayloadTooLargeError": (413, "payload_too_large", False),
+    "UnsupportedMediaTypeError": (415, "unsupported_media_type", False),
+    "MethodNotAllowedError": (405, "method_not_allowed", False),
+    "NotFoundError": (404, "not_found", False),
+    "AuthenticationRequiredError": (401, "authentication_required", False),
+    "InvalidCredentialsError": (401, "invalid_credentials", False),
+    "TokenExpiredError": (401, "token_expired", False),
+    "ForbiddenError": (403, "forbidden", False),
+    "UserMismatchError": (403, "user_mismatch", False),
+    "PlanRequiredError": (403, "plan_required", False),
+    "AccountRestrictedError": (403, "account_restricted", False),
+    "InsufficientCreditsError": (402, "insufficient_credits", False),
+    "FreeQuotaExhaustedError": (402, "free_quota_exhausted", False),
+    "PromptRejectedError": (422, "prompt_rejected", False),
+    "ActionNotPossibleError": (409, "action_not_possible", False),
+    "ImpossibleMoveError": (409, "action_not_possible", False),
+    "ActionInProgressError": (409, "action_in_progress", True),
+    "AlreadySelectedError": (409, "already_selected", False),
+    "TooManyRoundsError": (409, "too_many_rounds", False),
+    "StaleResultError": (409, "stale_result", False),
+    "PreconditionFailedError": (412, "precondition_failed", False),
+    "IdempotencyKeyRequiredError": (400, "idempotency_key_required", False),
+    "IdempotencyKeyInFlightError": (409, "idempotency_key_in_flight", True),
+    "IdempotencyKeyReusedError": (422, "idempotency_key_reused", False),
+    "RateLimitedError": (429, "rate_limited", True),
+    "ServiceUnavailableError": (503, "service_unavailable", True),
+    "StorageUnavailableError": (503, "storage_unavailable", True),
+    "CreditsUnavailableError": (503, "credits_unavailable", True),
+}
+
+FIGURES: dict[str, dict[str, object]] = {
+    "InvalidJsonError": {"max_depth": 20},
+    "PayloadTooLargeError": {"limit_bytes": 262144},
+    "UnsupportedMediaTypeError": {"expected": "application/json"},
+    "ForbiddenError": {"role": "operator"},
+    "PlanRequiredError": {"feature": "A brand kit", "plan": "Pro"},
+    "InsufficientCreditsError": {"required": "0.25"},
+    "FreeQuotaExhaustedError": {"limit": 100},
+    "ActionNotPossibleError": {"state": State.COMPLETED},
+    "ImpossibleMoveError": {"state": State.COMPLETED, "event": Event.CANCEL_REQUESTED},
+    "AlreadySelectedError": {"sample_id": "sample-2"},
+    "TooManyRoundsError": {"limit": 10},
+    "RateLimitedError": {"retry_after_seconds": 3},
+}
+"""The figures in a sentence; an error that is not here has a sentence without any."""
+
+TREE = every_error()
+
+ERRORS = [pytest.param(error, id=error.__name__) for error in TREE]
+
+
+def built(error: type[AigenError]) -> AigenError:
+    if error is InvalidRequestError:
+        return InvalidRequestError.at("/user_id", "missing", "This field is required.")
+    return error(**FIGURES.get(error.__name__, {}))
+
+
+def test_the_tree_is_the_table() -> None:
+    found = {error.__name__: (error.status, error.code, error.retryable) for error in TREE}
+    assert found == TABLE
+
+
+def test_every_error_is_listed_once() -> None:
+    names = [error.__name__ for error in every_error()]
+    assert len(names) == len(set(names))
+    assert len(TREE) == 31
+    assert AigenError not in every_error()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_says_what_happened_and_what_to_do_in_whole_sentences(error: type[AigenError]) -> None:
+    said = str(built(error))
+    assert re.fullmatch(r"[A-Z][^{}]*\.", said)
+    assert len(said) < 200
+    assert error.title
+    assert not error.title.endswith(".")
+    assert error.__doc__
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_refusal_is_a_4xx_and_what_is_our_fault_can_be_tried_again(error: type[AigenError]) -> None:
+    assert 400 <= HTTPStatus(error.status) < 600
+    assert error.status < 500 or error.retryable
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_code_is_one_word_for_programs(error: type[AigenError]) -> None:
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", error.code)
+
+
+def test_one_code_has_one_status_and_one_title() -> None:
+    by_code: dict[str, set[tuple[int, str]]] = {}
+    for error in every_error():
+        by_code.setdefault(error.code, set()).add((error.status, error.title))
+    assert [code for code, meanings in by_code.items() if len(meanings) > 1] == []
+
+
+def test_the_figures_stand_in_the_sentence() -> None:
+    assert str(InsufficientCreditsError(required="1.25")).startswith("This costs 1.25 credits ")
+    assert str(ForbiddenError(role="operator")).endswith("the role operator.")
+
+
+def test_an_impossible_move_names_the_state_and_the_event() -> None:
+    with pytest.raises(ImpossibleMoveError) as caught:
+        follow(State.COMPLETED, Event.CANCEL_REQUESTED)
+    assert str(caught.value) == (
+        "The request is COMPLETED; cancel_requested cannot happen now. `actions` of the request lists what can."
+    )
+
+
+def test_how_long_to_wait_is_known_where_it_was_said() -> None:
+    assert RateLimitedError(retry_after_seconds=7).retry_after_seconds == 7
+    assert ServiceUnavailableError().retry_after_seconds is None
+    assert NotFoundError().retry_after_seconds is None
+
+
+def test_one_fault_at_one_place() -> None:
+    error = InvalidRequestError.at("/model", "unknown_model", "Use one of these.")
+    assert error.errors == [{"pointer": "/model", "code": "unknown_model", "message": "Use one of these."}]
+    assert str(error).startswith("Some fields do not fit.")
+
+
+def test_an_expired_token_can_be_handled_as_any_refused_one() -> None:
+    assert issubclass(TokenExpiredError, InvalidCredentialsError)
+
+
+def test_our_own_fault_promises_that_nothing_was_charged() -> None:
+    assert "Nothing was charged" in str(InternalError())
