@@ -1,6 +1,7 @@
 """The HTTP application and its lifespan: what `aigen serve` runs."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -52,6 +53,7 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
             return
         running = await start_service(settings, migrates=migrates)
         _provide(app, running)
+        _calm_the_collector()
         try:
             yield
         finally:
@@ -77,6 +79,13 @@ async def start_service(settings: Settings, *, migrates: bool = True) -> Service
     service = Service(settings, database_url=url)
     await service.start()
     return service
+
+
+def _calm_the_collector() -> None:
+    """What was built at the start lives for ever: looking through it again and again stalls calls for 100 ms."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _provide(app: FastAPI, service: Service) -> None:
