@@ -4,6 +4,7 @@ import asyncio
 import statistics
 import time
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -11,7 +12,7 @@ import orjson
 
 from bench.accept import PATH, order
 from bench.load import post
-from bench.parts import RABBITMQ, bench_settings, database, process, service_process
+from bench.parts import RABBITMQ, bench_settings, database, delete_names, own_names, process, service_process
 from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Delivery, Queue, Topology, Verdict
 
 ROLES = "api,dispatcher,results,relay,sweeper"
@@ -19,9 +20,17 @@ ROLES = "api,dispatcher,results,relay,sweeper"
 
 async def measure(*, count: int, concurrent: int, idle: int) -> dict[str, object]:
     """`count` lifecycles, so many at once; then `idle` single requests with nothing else going on."""
-    async with database() as url, service_process(url, engine=RABBITMQ, roles=ROLES) as (port, environment):
-        arguments = ["-m", "creativeflow.services.aigeneration", "worker", "--no-pictures", "--parallel", "50"]
-        with process(arguments, environment):
+    names = own_names(f"bench.{uuid4().hex[:8]}")
+    try:
+        return await _measure(names, count, concurrent, idle)
+    finally:
+        await asyncio.to_thread(delete_names, names)
+
+
+async def _measure(names: dict[str, str], count: int, concurrent: int, idle: int) -> dict[str, object]:
+    async with database() as url, service_process(url, engine=RABBITMQ, roles=ROLES, **names) as (port, environment):
+        queues = [names["AIGEN_RABBITMQ_SAMPLES_QUEUE"], names["AIGEN_RABBITMQ_FINAL_QUEUE"]]
+        with process(["-m", "bench.stub_worker", str(port), *queues], environment):
             topic = bench_settings(environment).rabbitmq_topic_exchange
             await _run(port, topic, count=20, concurrent=5)
             seconds = await _run(port, topic, count=count, concurrent=concurrent)

@@ -49,7 +49,7 @@ async def send(
         try:
             while (sent := time.perf_counter()) < ends:
                 writer.write(make(next(numbers)))
-                status = await _answer(reader)
+                status = await answer(reader)
                 load.latencies.append(time.perf_counter() - sent)
                 load.answers += 1
                 load.wrong += status != expected
@@ -61,7 +61,8 @@ async def send(
     return load
 
 
-async def _answer(reader: asyncio.StreamReader) -> int:
+async def answer(reader: asyncio.StreamReader) -> int:
+    """The status of the next answer; its body is read and dropped."""
     head = await reader.readuntil(b"\r\n\r\n")
     lower = head.lower()
     start = lower.index(b"content-length:") + 15

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from services import RABBITMQ, database_admin_url
+from services import RABBITMQ, database_admin_url, delete_names, own_names
 
-__all__ = ["RABBITMQ", "bench_settings", "database", "process", "service_process"]
+__all__ = ["RABBITMQ", "bench_settings", "database", "delete_names", "own_names", "process", "service_process"]
 
 ADMIN = database_admin_url()
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import asyncpg
+import pika
 
 from creativeflow.services.aigeneration.storage.embedded import start_embedded
 
@@ -44,6 +45,22 @@ async def _answers(url: str) -> bool:
         return False
     await connection.close()
     return True
+
+
+def own_names(prefix: str) -> dict[str, str]:
+    """Settings that give every exchange and queue a name of its own, so that runs do not meet in the broker."""
+    parts = ("job_exchange", "topic_exchange", "dead_letter_exchange", "samples_queue", "final_queue", "results_queue",
+             "dead_queue")  # fmt: skip
+    return {f"AIGEN_RABBITMQ_{part.upper()}": f"{prefix}.{part}" for part in parts}
+
+
+def delete_names(names: dict[str, str]) -> None:
+    """Delete those exchanges and queues again; blocking."""
+    connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
+    channel = connection.channel()
+    for setting, name in names.items():
+        (channel.queue_delete if setting.endswith("QUEUE") else channel.exchange_delete)(name)
+    connection.close()
 
 
 def ensure_rabbitmq() -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import typer
 import uvicorn
+import uvloop
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -278,7 +279,7 @@ def _with_database(work: Callable[[Database], Awaitable[None]]) -> None:
 
 def _run(work: Coroutine[Any, Any, Found]) -> Found:
     try:
-        return asyncio.run(work)
+        return uvloop.run(work)
     except (AigenError, UnsupportedUrlError, OSError) as error:
         _fail(f"{error} `aigen doctor` says more.")
 
