@@ -39,7 +39,7 @@ check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no service
 	@cd $(SERVICE) && $(RUN)/ruff check . && $(RUN)/ruff format --check .
 	@cd $(SERVICE) && $(RUN)/mypy
 	@cd $(SERVICE) && $(RUN)/lint-imports
-	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain -q
+	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain tests/test_docs.py -q
 
 fmt: $(STAMP) ## Format the code
 	@cd $(SERVICE) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .

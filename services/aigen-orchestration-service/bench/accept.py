@@ -5,7 +5,7 @@ import statistics
 import orjson
 
 from bench.load import Load, post, send
-from bench.parts import database, free_port, process, service_process, wait_for
+from bench.parts import database, free_port, process, service_process, wait_ready
 
 PATH = "/api/v1/generation-requests"
 USERS = 10_000
@@ -27,7 +27,7 @@ async def measure(*, rounds: int, seconds: float, connections: int) -> dict[str,
     pairs: list[tuple[Load, Load]] = []
     async with database() as url, service_process(url) as (port, _):
         with process(["-m", "bench.bare", str(bare_port)], {}) as running:
-            await wait_for(bare_port, "/docs", running)
+            await wait_ready(bare_port, running, "/docs")
             for target in (bare_port, port):
                 await send(target, order, connections=connections, seconds=1)
             for _ in range(rounds):

@@ -15,6 +15,7 @@ from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Ex
 from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQEngine
 from creativeflow.services.aigeneration.clock import now, uuid7
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.orchestration import Submission
 from creativeflow.services.aigeneration.settings import Settings
@@ -37,7 +38,7 @@ async def measure(*, rounds: int, jobs: int) -> dict[str, object]:
     await broker.wait_connected(10)
     engine = RabbitMQEngine(
         broker, exchange=name, routing_keys={stage: stage.value for stage in Stage},
-        secrets=CallbackSecrets(["bench"]), public_url="http://127.0.0.1:1", sample_count=4,
+        secrets=CallbackSecrets(["bench"]), public_url="http://127.0.0.1:1", policy=Policy(), now=now,
     )  # fmt: skip
     try:
         async with database() as url:

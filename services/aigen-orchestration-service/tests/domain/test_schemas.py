@@ -580,4 +580,4 @@ def test_any_body_is_taken_or_refused_in_plain_words(body: dict[str, Any]) -> No
 
 def test_the_depth_bound_of_the_reader_keeps_the_look_into_objects_bounded() -> None:
     body = b'{"input_prompt":"x","output_format":"XPost","metadata":' + b'{"a":' * 18 + b'"\\u001b"' + b"}" * 19
-    assert found(CreateRequest, parse_json(body)) == [("control_characters", "/metadata")]
+    assert found(CreateRequest, parse_json(body)) == [("control_characters", "/metadata" + "/a" * 18)]

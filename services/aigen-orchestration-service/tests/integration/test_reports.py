@@ -218,9 +218,11 @@ async def test_a_retry_is_a_new_request_that_names_the_old_one(world: World) -> 
 
     request = await world.submitted()
     with pytest.raises(errors.ActionNotPossibleError):
-        await world.orchestrator.retry(request.id, Caller(name="t"), {}, "c")
+        await world.orchestrator.retry(request.id, Caller(name="t"), {}, correlation_id="c")
     await world.fail(await world.next_job(), "invalid_input")
-    reply = await world.orchestrator.retry(request.id, Caller(name="t"), {"input_prompt": "a tower"}, "c")
+    reply = await world.orchestrator.retry(
+        request.id, Caller(name="t"), {"input_prompt": "a tower"}, correlation_id="c"
+    )
     assert reply.request is not None
     assert reply.request.retry_of == request.id
     assert reply.request.brief["input_prompt"] == "a tower"

@@ -12,9 +12,10 @@ from uuid import UUID
 import typer
 import uvicorn
 import uvloop
+from prometheus_client import start_http_server
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from creativeflow.services.aigeneration import __version__, clock
 from creativeflow.services.aigeneration.app import create_app, start_service
@@ -31,7 +32,7 @@ from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.migrations import head, migrate
 from creativeflow.services.aigeneration.storage.outbox import Outbox
 from creativeflow.services.aigeneration.storage.queries import Filters, Queries
-from creativeflow.services.aigeneration.wiring import UnsupportedUrlError, database_url
+from creativeflow.services.aigeneration.wiring import database_url
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 requests_app = typer.Typer(help="Look at generation requests.", no_args_is_help=True)
@@ -123,6 +124,7 @@ def migrate_command() -> None:
 @app.command()
 def doctor() -> None:
     """Say of each dependency whether it is reachable, which version it is, what is missing, and how to mend it."""
+    configure_logging(level="error", as_json=False)
     findings = _run(examine(_settings()))
     table = Table("", "part", "state", "what to do")
     for found in findings:
@@ -147,7 +149,9 @@ def list_requests(
 
     async def show(database: Database) -> None:
         filters = Filters(user_id=user, states=[status] if status else ())
-        table = Table("id", "status", "user", "round", "attempt", "format", "created")
+        table = Table(
+            Column("id", no_wrap=True, min_width=36), "status", "user", "round", "attempt", "format", "created"
+        )
         for found in await Queries(database).page(filters, limit):
             table.add_row(
                 str(found.id), found.state, found.user_id, str(found.round), str(found.attempt),
@@ -239,7 +243,7 @@ def show_credits(user: Annotated[str, typer.Argument(help="The user's id.")]) ->
     async def show(database: Database) -> None:
         found = await Ledger(database).statement(user)
         out.print(f"{found['plan']} plan, {credits_text(found['balance'])} credits, {credits_text(found['held'])} held")
-        table = Table("at", "kind", "amount", "operation", "reason")
+        table = Table("at", "kind", "amount", Column("operation", overflow="fold"), "reason")
         for entry in found["entries"]:
             amount = credits_text(entry["amount"])
             table.add_row(
@@ -280,12 +284,14 @@ def _with_database(work: Callable[[Database], Awaitable[None]]) -> None:
 def _run(work: Coroutine[Any, Any, Found]) -> Found:
     try:
         return uvloop.run(work)
-    except (AigenError, UnsupportedUrlError, OSError) as error:
+    except (AigenError, OSError) as error:
         _fail(f"{error} `aigen doctor` says more.")
 
 
 async def _serve_quietly(settings: Settings) -> None:
-    """Run roles without the HTTP interface until told to end."""
+    """Run roles without the HTTP interface until told to end; metrics on a port of their own, if one is set."""
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.host)
     service = await start_service(settings, migrates=False)
     try:
         await _told_to_end().wait()

@@ -58,9 +58,11 @@ Each can be set ([settings](settings.md)). PENDING and PUBLISHING_TO_QUEUE share
 the broker and comes back does not wait anew.
 """
 
-_LEASES = """A worker that misses its deadline has failed this attempt, with the code `model_timeout`. A dispatcher's lease
-(`AIGEN_JOB_LEASE`) is shorter than the deadline: when it passes, the same job is published again (`job_returned`).
-`AIGEN_EXPIRY_REMINDER` before the deadline of AWAITING_SELECTION the user is reminded once (`expiry_neared`).
+_LEASES = """A worker that misses its deadline has failed this attempt, with the code `model_timeout`.
+
+A dispatcher's lease (`AIGEN_JOB_LEASE`) is shorter than the deadline: when it passes, the same job is published again
+(`job_returned`). `AIGEN_EXPIRY_REMINDER` before the deadline of AWAITING_SELECTION the user is reminded once
+(`expiry_neared`).
 """
 
 _FAULTS = """## Faults: who caused it, what happens next, and what it costs

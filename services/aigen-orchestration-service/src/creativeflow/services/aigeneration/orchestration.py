@@ -96,15 +96,19 @@ class Caller:
 
     name: str
     user_id: str | None = None
-    expected_version: int | None = None
+    expected_versions: frozenset[int] | None = None
     claim: KeyClaim | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a caller is told; `stored` is the exact text of an earlier answer to the same idempotency key."""
+    """What a caller is told; `stored` is the exact text of an earlier answer to the same idempotency key.
+
+    `acted` is False where there was nothing to do any more.
+    """
 
     answer: Answer
+    acted: bool = True
     request: Request | None = None
     stored: StoredAnswer | None = None
 
@@ -193,7 +197,7 @@ class Orchestrator:
 
             def decide(request: Request) -> Change | None:
                 if request.selected_sample_id is not None:
-                    if request.selected_sample_id != sample_id:
+                    if not _same_order(request, sample_id, resolution, file_format):
                         raise errors.AlreadySelectedError(sample_id=request.selected_sample_id)
                     return None
                 self._check_choosing(request, Event.SAMPLE_SELECTED)
@@ -235,8 +239,8 @@ class Orchestrator:
                 self._check_choosing(request, Event.REGENERATION_REQUESTED)
                 if request.selected_sample_id is not None:
                     raise errors.AlreadySelectedError(sample_id=request.selected_sample_id)
-                if request.round >= self._policy.max_rounds:
-                    raise errors.TooManyRoundsError(limit=self._policy.max_rounds)
+                if request.round >= request.max_rounds:
+                    raise errors.TooManyRoundsError(limit=request.max_rounds)
                 model = named_model(brief_changes.get("model") or request.brief.get("model"))
                 self._check_model(entitled.plan, model.name)
                 charge = price_samples(entitled.plan, self._policy.prices, model.surcharge)
@@ -249,7 +253,10 @@ class Orchestrator:
 
         return await self._once(caller.claim, act)
 
-    async def retry(self, request_id: UUID, caller: Caller, changes: Mapping[str, Any], correlation_id: str) -> Reply:
+    async def retry(
+        self, request_id: UUID, caller: Caller, changes: Mapping[str, Any], *, correlation_id: str,
+        traceparent: str | None = None,
+    ) -> Reply:  # fmt: skip
         """Start a request that ended without its result again, as a new request with `retry_of`.
 
         Raises:
@@ -258,6 +265,7 @@ class Orchestrator:
 
         async def act() -> Reply:
             request = await self._owned(request_id, caller)
+            _check_version(request, caller)
             if not request.terminal or request.state is State.COMPLETED:
                 raise errors.ActionNotPossibleError(state=request.state)
             brief = Brief(**{**request.brief, **changes})  # type: ignore[typeddict-item]
@@ -268,7 +276,7 @@ class Orchestrator:
             named_model(brief.get("model"))
             order = Submission(
                 user_id=request.user_id, project_id=request.project_id, brief=brief, metadata=request.metadata,
-                created_by=caller.name, correlation_id=correlation_id, retry_of=request.id,
+                created_by=caller.name, correlation_id=correlation_id, traceparent=traceparent, retry_of=request.id,
             )  # fmt: skip
             return await self._submit(order, caller.claim)
 
@@ -296,7 +304,8 @@ class Orchestrator:
                 return resource(request) | {"outcome": outcome}
 
             request = await self._move(request_id, decide, caller)
-            return Reply(answer=Answer(status=200, body=body(request)), request=request)
+            acted = outcome != "already_terminal"
+            return Reply(answer=Answer(status=200, body=body(request)), request=request, acted=acted)
 
         return await self._once(caller.claim, act)
 
@@ -304,13 +313,17 @@ class Orchestrator:
         """An operator ends a live request; what is held is given back and who did it stands in the timeline."""
 
         def decide(request: Request) -> Change:
-            return self._happen(
+            change = self._happen(
                 request, Event.OPERATOR_FAILED, data={"by": caller.name, "reason": reason},
                 failure=failure(faults.OPERATOR_ENDED), pending_action=None,
             )  # fmt: skip
+            return replace(change, claim=caller.claim, answer=Answer(status=200, body=resource(change.after)))
 
-        request = await self._move(request_id, decide, caller)
-        return Reply(answer=Answer(status=200, body=resource(request)), request=request)
+        async def act() -> Reply:
+            request = await self._move(request_id, decide, caller)
+            return Reply(answer=Answer(status=200, body=resource(request)), request=request)
+
+        return await self._once(caller.claim, act)
 
     # What the credit service answers
 
@@ -528,6 +541,7 @@ class Orchestrator:
             state=State.PENDING if waits else State.VALIDATING_CREDITS, stage=Stage.SAMPLES, round=1,
             attempt=1 if waits else 0, job_id=self._new_id() if waits else None, due_at=now if waits else None,
             version=1, plan=plan.name, brief=order.brief, metadata=order.metadata, retry_of=order.retry_of,
+            max_rounds=self._policy.max_rounds,
             deadline_at=now + self._policy.dispatch_deadline, created_at=now, updated_at=now,
             holds=(hold,) if hold else (),
         )  # fmt: skip
@@ -564,10 +578,18 @@ class Orchestrator:
         )  # fmt: skip
 
     async def _act_and_pay(self, request_id: UUID, caller: Caller, decide: Decide) -> Reply:
-        request = await self._move(request_id, decide, caller)
+        acted = False
+
+        def watched(request: Request) -> Change | None:
+            nonlocal acted
+            change = decide(request)
+            acted = change is not None
+            return change
+
+        request = await self._move(request_id, watched, caller)
         if request.placing is not None and request.pending_action is not None:
-            return await self._place_for_caller(request)
-        return Reply(answer=_accepted(request), request=request)
+            return replace(await self._place_for_caller(request), acted=acted)
+        return Reply(answer=_accepted(request), request=request, acted=acted)
 
     async def _place_for_caller(self, request: Request) -> Reply:
         """Ask for the credits while the caller waits; without an answer the caller is told where it stands."""
@@ -672,8 +694,7 @@ class Orchestrator:
         for _ in range(_LOOKS):
             request = known or await self._owned(request_id, caller)
             known = None
-            if caller and caller.expected_version not in (None, request.version):
-                raise errors.PreconditionFailedError
+            _check_version(request, caller)
             change = decide(request)
             if change is None:
                 return request
@@ -696,7 +717,9 @@ class Orchestrator:
     async def _once(self, claim: KeyClaim | None, act: Callable[[], Awaitable[Reply]]) -> Reply:
         """Act, or give the answer that an earlier call with the same key got."""
         try:
-            return await act()
+            reply = await act()
+            stored = await self._store.answer(claim.principal, claim.key) if claim and not reply.acted else None
+            return _replay(claim, stored) if claim and stored else reply
         except (KeyTakenError, errors.AigenError) as error:
             stored = await self._store.answer(claim.principal, claim.key) if claim else None
             if stored is None and isinstance(error, KeyTakenError):
@@ -734,6 +757,11 @@ class Orchestrator:
             raise errors.ImpossibleMoveError(state=request.state, event=event)
 
 
+def _check_version(request: Request, caller: Caller | None) -> None:
+    if caller and caller.expected_versions is not None and request.version not in caller.expected_versions:
+        raise errors.PreconditionFailedError
+
+
 def _accepted(request: Request) -> Answer:
     return Answer(status=202, body=resource(request), location=f"/api/v1/generation-requests/{request.id}")
 
@@ -762,6 +790,17 @@ def _ordered(request: Request, event: Event, fields: Mapping[str, Any]) -> dict[
         "brief": Brief(**{**request.brief, **fields["brief"]}),
         "plan": fields["plan"],
     }
+
+
+def _same_order(request: Request, sample_id: str, resolution: str | None, file_format: str | None) -> bool:
+    """Whether a selection repeats the one that was made; what it leaves out it does not contradict."""
+    made = request.pending_action["fields"] if request.pending_action else {}
+    size = made.get("final_resolution") or str(request.final_size)
+    return (
+        request.selected_sample_id == sample_id
+        and (resolution is None or str(final_size(request.dimensions, resolution)) == size)
+        and file_format in {None, made.get("file_format") or request.file_format}
+    )
 
 
 def _shown(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -119,7 +120,14 @@ class NotifierRefusedError(Exception):
 
 
 class NotifierUnavailableError(Exception):
-    """The receiver does not answer, or not well: the same notification is sent again later."""
+    """The receiver does not answer, or not well: the same notification is sent again later.
+
+    `retry_after` is set where trying costs nothing, such as on a connection that is known to be down.
+    """
+
+    def __init__(self, reason: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 class Notifier(Protocol):

@@ -9,13 +9,13 @@ from enum import StrEnum
 from typing import Annotated, Any, cast
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
-from creativeflow.services.aigeneration.validation import parse_json, to_invalid_request
+from creativeflow.services.aigeneration.validation import parse_json, plain_texts, to_invalid_request
 
 Short = Annotated[str, Field(min_length=1, max_length=200)]
 Url = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(https?|s3)://[^\s]+$")]
@@ -35,6 +35,11 @@ class Report(BaseModel):
     """What every report carries; fields that are not known here are ignored, workers may say more."""
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        return plain_texts(value)
 
     generation_request_id: UUID
     job_id: UUID | None = None

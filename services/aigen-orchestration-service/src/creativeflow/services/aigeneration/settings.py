@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +33,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400 * 366)]
 
 
 def _named(name: str, *older: str) -> AliasChoices:
-    return AliasChoices(f"AIGEN_{name.upper()}", *older, name)
+    return AliasChoices(f"AIGEN_{name.upper()}", *older)
 
 
 class ApiKey:
@@ -62,7 +63,10 @@ class ApiKey:
         if not name or role not in {"service", "operator"} or not key:
             raise ValueError("an API key is name:role:key with the role service or operator")
         if key.startswith("sha256$"):
-            return cls(name, role, key.removeprefix("sha256$").lower())
+            digest = key.removeprefix("sha256$").lower()
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise ValueError(f"the API key of {name} has no SHA-256 of 64 hexadecimal digits after sha256$")
+            return cls(name, role, digest)
         if len(key) < 16:  # noqa: PLR2004 - shorter keys can be guessed
             raise ValueError(f"the API key of {name} is too short: use at least 16 characters")
         return cls(name, role, hashlib.sha256(key.encode()).hexdigest())
@@ -72,7 +76,7 @@ class Settings(BaseSettings):
     """All settings, read once from the environment and `.env`, then passed on."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_prefix="AIGEN_", extra="ignore", frozen=True, populate_by_name=True
+        env_file=".env", env_prefix="AIGEN_", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
     )
 
     profile: Literal["embedded", "production"] = Field(
@@ -131,6 +135,9 @@ class Settings(BaseSettings):
     roles: Words = Field(ROLES, description="What this process does; every role may run any number of times.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or coloured text.")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="Port of /metrics on the same host for a process without the role api; 0 for none."
+    )
     database_pool_size: Annotated[int, Field(ge=2, le=200)] = Field(10, description="Connections per process.")
     body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(262_144, description="Largest request body.")
     asset_limit_bytes: Annotated[int, Field(ge=1024)] = Field(67_108_864, description="Largest uploaded picture.")
@@ -195,6 +202,18 @@ class Settings(BaseSettings):
     @classmethod
     def _whole_path(cls, path: Path) -> Path:
         return path.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _urls_are_known(self) -> Self:
+        for name, url, known in (
+            ("AIGEN_ENGINE_URL", self.engine_url, {"local", "amqp", "amqps"}),
+            ("AIGEN_CREDITS_URL", self.credits_url, {"local"}),
+            ("AIGEN_NOTIFY_URL", self.notify_url, {"log", "amqp", "amqps", "http", "https"}),
+        ):
+            if scheme(url) not in known:
+                choices = ", ".join(f"{each}://" for each in sorted(known))
+                raise ValueError(f"{name} begins with {scheme(url)}://, which is not known here; use {choices}")
+        return self
 
     @model_validator(mode="after")
     def _fit_for_production(self) -> Self:

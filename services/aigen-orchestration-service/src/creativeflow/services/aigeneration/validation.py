@@ -1,5 +1,6 @@
 """Reading JSON from outside: bounded in depth, and every fault named by its place in plain words."""
 
+import unicodedata
 from typing import Any
 
 import orjson
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from creativeflow.services.aigeneration.domain.errors import InvalidJsonError, InvalidRequestError
 
 DEPTH_MAX = 20
+LINE_BREAKS = "\n\r"
 ERRORS_MAX = 50
 
 
@@ -49,6 +51,42 @@ def _depth_bound(body: bytes, enough: int) -> int:
     return deepest
 
 
+def clean_text(text: Any) -> Any:
+    """Trim and compose (NFC); nothing that cannot be seen may hide in a text, but line breaks may stand."""
+    if not isinstance(text, str):
+        return text
+    text = unicodedata.normalize("NFC", text.strip())
+    if text.isprintable():
+        return text
+    for character in text:
+        if unicodedata.category(character) in {"Cc", "Cs"} and character not in LINE_BREAKS:
+            raise ValueError("control_characters: Control characters are not allowed here; remove them.")
+    return text
+
+
+def plain_texts(value: Any, place: str = "") -> Any:
+    """The same check for every text inside a value, which stays as it is; `place` is a pointer to the value."""
+    if isinstance(value, str):
+        try:
+            clean_text(value)
+        except ValueError as error:
+            code, _, sentence = str(error).partition(": ")
+            raise ValueError(f"{code}@{place}: {sentence}") from None
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            plain_texts(item, f"{place}/{index}")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            plain_texts(key, place)
+            plain_texts(item, f"{place}/{escaped(str(key))}")
+    return value
+
+
+def escaped(part: str) -> str:
+    """One part of a JSON pointer (RFC 6901)."""
+    return part.replace("~", "~0").replace("/", "~1")
+
+
 _PLAIN_WORDS = {
     "missing": "This field is required.",
     "extra_forbidden": "This field is not known here. Leave it out, or check its spelling.",
@@ -88,7 +126,7 @@ def to_invalid_request(error: ValidationError, *, prefix: str = "") -> InvalidRe
 
 def describe(fault: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """One of Pydantic's findings in our words; validators of ours raise `code: sentence` or `code@/place: sentence`."""
-    pointer = prefix + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in fault["loc"])
+    pointer = prefix + "".join(f"/{escaped(str(part))}" for part in fault["loc"])
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "value_error":
         code, _, sentence = str(context.get("error", "invalid: This does not fit.")).partition(": ")

@@ -51,13 +51,6 @@ from creativeflow.services.aigeneration.worker.sweeper import Sweeper
 log = structlog.get_logger(__name__)
 
 
-class UnsupportedUrlError(ValueError):
-    """A URL's scheme names no adapter."""
-
-    def __init__(self, setting: str, url: SecretStr, known: str) -> None:
-        super().__init__(f"{setting} begins with {scheme(url)}://, which is not known; use {known}.")
-
-
 def database_url(settings: Settings) -> str:
     """Where the database is; without a setting the embedded one is started (blocking, seconds)."""
     if settings.database_url is not None:
@@ -231,7 +224,7 @@ class Service:
     def _credits(self) -> Credits:
         if self.ledger is not None:
             return LocalCredits(self.ledger)
-        raise UnsupportedUrlError("AIGEN_CREDITS_URL", self.settings.credits_url, "local://")
+        raise AssertionError("settings let only known schemes pass")
 
     def _engine(self) -> Engine:
         settings = self.settings
@@ -243,9 +236,9 @@ class Service:
         if self.broker is not None:
             return RabbitMQEngine(
                 self.broker, exchange=settings.rabbitmq_job_exchange, routing_keys=settings.routing_keys(),
-                secrets=self.secrets, public_url=self.public_url, sample_count=self.policy.sample_count,
+                secrets=self.secrets, public_url=self.public_url, policy=self.policy, now=self.now,
             )  # fmt: skip
-        raise UnsupportedUrlError("AIGEN_ENGINE_URL", settings.engine_url, "local://, amqp:// or amqps://")
+        raise AssertionError("settings let only known schemes pass")
 
     async def _report_locally(self, kind: str, body: dict[str, Any], job_id: UUID) -> None:
         await self.reports.apply(MODELS[Kind(kind)].model_validate(body), job_id)
@@ -253,7 +246,9 @@ class Service:
     def _broker(self, url: SecretStr, declared: Topology) -> Broker | None:
         if scheme(url) not in {"amqp", "amqps"}:
             return None
-        return Broker(url.get_secret_value(), topology=declared, name=f"aigen:{','.join(self.settings.roles)}")
+        return Broker(url.get_secret_value(), topology=declared, name=f"aigen:{','.join(self.settings.roles)}",
+            reconnect_seconds=(0.5, 5.0),
+        )  # fmt: skip
 
     def _notify_broker(self) -> Broker | None:
         """The engine's connection where both URLs are the same, else one of its own."""
@@ -280,7 +275,7 @@ class Service:
                     self.http, url=settings.notify_url.get_secret_value(), api_key=key,
                     channels=list(settings.notify_channels),
                 )  # fmt: skip
-        raise UnsupportedUrlError("AIGEN_NOTIFY_URL", settings.notify_url, "log://, amqp(s):// or http(s)://")
+        raise AssertionError("settings let only known schemes pass")
 
     def _handlers(self, notifier: Notifier) -> Mapping[str, Handler]:
         handlers: dict[str, Handler] = {

@@ -1,6 +1,7 @@
 """Jobs to n8n through RabbitMQ: the message of a job, and its publication with the broker's confirm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -8,7 +9,8 @@ import orjson
 from creativeflow.services.aigeneration.adapters.amqp import Broker, Message, Outcome
 from creativeflow.services.aigeneration.domain.formats import sample_size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.policy import Policy
+from creativeflow.services.aigeneration.domain.request import Request, iso
 from creativeflow.services.aigeneration.domain.routing import named_model
 from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
@@ -34,14 +36,16 @@ class RabbitMQEngine:
         routing_keys: Mapping[Stage, str],
         secrets: CallbackSecrets,
         public_url: str,
-        sample_count: int,
+        policy: Policy,
+        now: Callable[[], datetime],
     ) -> None:
         self._broker = broker
         self._exchange = exchange
         self._routing_keys = routing_keys
         self._secrets = secrets
         self._public_url = public_url.rstrip("/")
-        self._sample_count = sample_count
+        self._policy = policy
+        self._now = now
 
     @property
     def ready(self) -> bool:
@@ -86,7 +90,7 @@ class RabbitMQEngine:
             "dimensions": {"width": request.dimensions.width, "height": request.dimensions.height},
             "model": {"provider": model.provider, "name": model.name, "strategy": model.strategy},
             "watermark": request.terms.watermark,
-            "deadline": request.deadline_at.isoformat() if request.deadline_at else None,
+            "deadline": iso(self._now() + self._policy.work(request.stage)),
             "callback_url_started": f"{callbacks}/started",
             "callback_url_progress": f"{callbacks}/progress",
             "callback_url_sample_result": f"{callbacks}/sample-result",
@@ -101,7 +105,7 @@ class RabbitMQEngine:
     def _samples(self, request: Request) -> dict[str, Any]:
         return {
             "job_type": "sample_generation" if request.round == 1 else "sample_regeneration",
-            "sample_count": self._sample_count,
+            "sample_count": self._policy.sample_count,
             "sample_resolution": str(sample_size(request.dimensions)),
             "selected_sample": None,
             "final_resolution": None,

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import orjson
 
+from creativeflow.services.aigeneration.adapters.notification import told
 from creativeflow.services.aigeneration.ports import NotifierRefusedError, NotifierUnavailableError
 
 _TRY_AGAIN = {408, 409, 425, 429}
@@ -25,7 +26,7 @@ class HttpNotifier:
         body = {
             "user_id": notification["user_id"],
             "event_type": notification["event_type"],
-            "data": {**notification["data"], "event_id": notification["event_id"]},
+            "data": told(notification),
             "target_channels": self._channels,
         }
         headers = self._headers | {

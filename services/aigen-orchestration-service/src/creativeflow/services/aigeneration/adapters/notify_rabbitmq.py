@@ -1,11 +1,13 @@
 """Notifications to the notification service through its RabbitMQ queue, and lifecycle events to the topic exchange."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import orjson
 
 from creativeflow.services.aigeneration.adapters.amqp import Broker, Message, Outcome, Publication
+from creativeflow.services.aigeneration.adapters.notification import told
 from creativeflow.services.aigeneration.ports import NotifierRefusedError, NotifierUnavailableError
 
 SOURCE = "aigen-orchestration-service"
@@ -26,7 +28,7 @@ class RabbitMQNotifier:
         body = {
             "user_id": notification["user_id"],
             "event_type": notification["event_type"],
-            "data": {**notification["data"], "event_id": notification["event_id"]},
+            "data": told(notification),
             "target_channels": self._channels,
         }
         message = Message(
@@ -80,4 +82,4 @@ def confirmed_or_raise(publication: Publication) -> None:
         case Outcome.RETURNED:
             raise NotifierRefusedError("no queue takes this message; declare it, then replay")
         case _:
-            raise NotifierUnavailableError(publication.reason)
+            raise NotifierUnavailableError(publication.reason, retry_after=timedelta(seconds=1))

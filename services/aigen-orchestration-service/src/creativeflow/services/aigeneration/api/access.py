@@ -1,6 +1,7 @@
 """Who calls, and what they may do: API keys of services, JWTs of end users, roles of operators."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import ApiKey
 
 USER_ID_MAX = 200
+_KEY_TYPES = {"RS256": "RSA", "ES256": "EC"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,11 @@ class Principal:
     name: str
     role: str
     user_id: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose limits and idempotency keys a call counts for: a user cannot take a service's name."""
+        return f"{'user' if self.end_user else 'key'}:{self.name}/{self.user_id or ''}"
 
     @property
     def operator(self) -> bool:
@@ -89,7 +96,7 @@ class Gate:
     async def _holder(self, token: str, acting_for: str | None) -> Principal:
         claims = await self._claims(token)
         subject, roles = claims["sub"], claims.get("roles") or []
-        if not isinstance(subject, str) or not 0 < len(subject) <= USER_ID_MAX:
+        if not isinstance(subject, str) or not (0 < len(subject) <= USER_ID_MAX and subject.isprintable()):
             raise errors.InvalidCredentialsError
         if isinstance(roles, list) and "operator" in roles:
             return Principal(name=subject, role="operator", user_id=acting_for)
@@ -101,23 +108,30 @@ class Gate:
         """The verified claims; the algorithm decides which key may verify, never the other way round."""
         try:
             algorithm = jwt.get_unverified_header(token).get("alg")
-            if algorithm == "HS256" and self._jwt_secret:
-                key: Any = self._jwt_secret
-            elif algorithm in {"RS256", "ES256"} and self._jwks:
-                key = (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
-            else:
-                raise errors.InvalidCredentialsError
+            key = await self._key(algorithm, token)
             claims: dict[str, Any] = jwt.decode(
                 token, key, algorithms=[algorithm], audience=self._audience, issuer=self._issuer, leeway=10,
                 options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
             )  # fmt: skip
         except jwt.ExpiredSignatureError:
             raise errors.TokenExpiredError from None
-        except jwt.PyJWKClientConnectionError:
-            raise errors.ServiceUnavailableError from None
         except jwt.PyJWTError:
             raise errors.InvalidCredentialsError from None
         return claims
+
+    async def _key(self, algorithm: Any, token: str) -> Any:
+        """The key that may verify a token of this algorithm; a key of another kind never does."""
+        if algorithm == "HS256" and self._jwt_secret:
+            return self._jwt_secret
+        if algorithm not in _KEY_TYPES or not self._jwks:
+            raise errors.InvalidCredentialsError
+        try:
+            found = await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)
+        except (jwt.PyJWKClientConnectionError, jwt.PyJWKSetError, json.JSONDecodeError, AttributeError, TypeError):
+            raise errors.ServiceUnavailableError from None  # the key set is away or unreadable: not the caller's fault
+        if found.key_type != _KEY_TYPES[algorithm]:
+            raise errors.InvalidCredentialsError
+        return found.key
 
 
 def _user_header(request: Request) -> str | None:
@@ -130,8 +144,8 @@ def _user_header(request: Request) -> str | None:
 async def _caller(request: Request) -> Principal:
     gate: Gate = request.app.state.gate
     principal = await gate.admit(request)
-    request.scope["aigen.principal"] = principal.name
-    request.app.state.limiter.check(request, principal.name)
+    request.scope["aigen.principal"] = "user" if principal.end_user else principal.name
+    request.app.state.limiter.check(request, principal.owner)
     return principal
 
 
@@ -144,3 +158,4 @@ async def _operator(principal: Annotated[Principal, Depends(_caller)]) -> Princi
 AnyCaller = Annotated[Principal, Depends(_caller)]
 Operator = Annotated[Principal, Depends(_operator)]
 OPERATORS_ONLY = Depends(_operator)
+CALLERS_ONLY = Depends(_caller)

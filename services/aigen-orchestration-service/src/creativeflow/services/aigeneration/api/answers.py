@@ -34,7 +34,7 @@ def reply_response(reply: Reply) -> Response:
     if reply.stored is not None:
         if reply.stored.status == errors.InsufficientCreditsError.status:
             refused = orjson.loads(reply.stored.body or "{}")
-            raise errors.InsufficientCreditsError(**refused["fields"])
+            raise errors.InsufficientCreditsError(replayed=True, **refused["fields"])
         headers = {"Idempotent-Replayed": "true"}
         if reply.stored.location:
             headers["Location"] = reply.stored.location

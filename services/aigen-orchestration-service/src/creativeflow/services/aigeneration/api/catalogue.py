@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
+from creativeflow.services.aigeneration.api.access import CALLERS_ONLY
 from creativeflow.services.aigeneration.api.answers import json_response
 from creativeflow.services.aigeneration.api.routing import problems
 from creativeflow.services.aigeneration.domain import errors
@@ -25,7 +26,7 @@ router = APIRouter(tags=["catalogue"])
 Listing = dict[str, Any]
 
 
-@router.get("/api/v1/formats", summary="Output formats")
+@router.get("/api/v1/formats", summary="Output formats", dependencies=[CALLERS_ONLY], responses=problems(401))
 async def formats() -> Listing:
     """Every format with its pixel size, and the bounds of Custom."""
     listed = [
@@ -36,7 +37,7 @@ async def formats() -> Listing:
     return {"formats": listed, "custom": custom, "file_formats": list(FILE_FORMATS)}
 
 
-@router.get("/api/v1/prices", summary="Prices by plan")
+@router.get("/api/v1/prices", summary="Prices by plan", dependencies=[CALLERS_ONLY], responses=problems(401))
 async def prices(request: Request) -> Listing:
     """What each action costs on each plan, in credits as decimal text."""
     policy: Policy = request.app.state.policy
@@ -46,7 +47,7 @@ async def prices(request: Request) -> Listing:
     }
 
 
-@router.get("/api/v1/models", summary="AI models")
+@router.get("/api/v1/models", summary="AI models", dependencies=[CALLERS_ONLY], responses=problems(401))
 async def models() -> Listing:
     """Models that a request may name; a surcharge is paid on every plan."""
     return {

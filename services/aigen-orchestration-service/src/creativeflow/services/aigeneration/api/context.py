@@ -9,7 +9,7 @@ import structlog
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from creativeflow.services.aigeneration.api.problems import problem
+from creativeflow.services.aigeneration.api.problems import JsonFault, problem
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.observability import HTTP_SECONDS
 
@@ -20,8 +20,9 @@ _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
 _QUIET = ("/health", "/ready", "/metrics")
 
 
-class _TooLargeError(Exception):
-    """The body went over its limit while it was read."""
+def _too_large(limit: int) -> JsonFault:
+    """The body went over its limit; of a kind which the framework lets through while it reads the body."""
+    return JsonFault(errors.PayloadTooLargeError(limit_bytes=limit))
 
 
 class Context:
@@ -70,8 +71,8 @@ class Context:
         try:
             _check_announced(scope, limit)
             await self._app(scope, receive, watch)
-        except _TooLargeError:
-            error = errors.PayloadTooLargeError(limit_bytes=limit)
+        except JsonFault as fault:
+            error = fault.error
         except errors.AigenError as found:
             error = found
         except Exception:
@@ -120,7 +121,7 @@ def _extra_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
 def _check_announced(scope: Scope, limit: int) -> None:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     if length.isdigit() and int(length) > limit:
-        raise _TooLargeError
+        raise _too_large(limit)
 
 
 def _limited(headers: dict[bytes, bytes], receive: Receive, limit: int) -> Receive:
@@ -134,7 +135,7 @@ def _limited(headers: dict[bytes, bytes], receive: Receive, limit: int) -> Recei
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > limit:
-            raise _TooLargeError
+            raise _too_large(limit)
         return message
 
     return counted

@@ -1,7 +1,7 @@
 """Starting, following and steering generation requests."""
 
 import hashlib
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -65,8 +65,7 @@ def key_claim(request: Request, principal: Principal, body: BaseModel | None) ->
         raise errors.IdempotencyKeyRequiredError
     said = body.model_dump(mode="json", exclude_unset=True) if body else None
     text = orjson.dumps([request.method, request.url.path, said], option=orjson.OPT_SORT_KEYS)
-    owner = f"{principal.name}/{principal.user_id or ''}"
-    return KeyClaim(principal=owner, key=key, fingerprint=hashlib.sha256(text).hexdigest())
+    return KeyClaim(principal=principal.owner, key=key, fingerprint=hashlib.sha256(text).hexdigest())
 
 
 def acting(request: Request, principal: Principal, body: BaseModel | None = None) -> Caller:
@@ -74,7 +73,7 @@ def acting(request: Request, principal: Principal, body: BaseModel | None = None
     return Caller(
         name=principal.name,
         user_id=principal.user_id,
-        expected_version=_version(request.headers.get("if-match")),
+        expected_versions=_versions(request.headers.get("if-match")),
         claim=key_claim(request, principal, body),
     )
 
@@ -111,8 +110,8 @@ async def list_requests(
     request: Request,
     principal: AnyCaller,
     status: Annotated[list[State] | None, Query(max_length=len(State))] = None,
-    user_id: Annotated[str | None, Query(max_length=200)] = None,
-    project_id: Annotated[str | None, Query(max_length=200)] = None,
+    user_id: schemas.Short | None = None,
+    project_id: schemas.Short | None = None,
     created_from: datetime | None = None,
     created_to: datetime | None = None,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
@@ -121,7 +120,8 @@ async def list_requests(
     """Newest first. A user sees their own; a service sees all, or those of the user it names."""
     filters = Filters(
         user_id=principal.user_id or user_id, project_id=project_id, states=status or (),
-        created_from=_aware(created_from), created_to=_aware(created_to), before=read_cursor(cursor),
+        created_from=_utc("created_from", created_from), created_to=_utc("created_to", created_to),
+        before=read_cursor(cursor),
     )  # fmt: skip
     if principal.user_id is not None and user_id not in {None, principal.user_id}:
         return json_response({"items": [], "next": None})
@@ -142,7 +142,8 @@ async def get_request(request_id: UUID, request: Request, principal: AnyCaller) 
     found = await own(queries(request), request_id, principal)
     position = await queries(request).queue_position(found)
     tag = etag(found.version)
-    if position is None and request.headers.get("if-none-match") == tag:
+    seen = request.headers.get("if-none-match")
+    if position is None and seen and found.version in (_versions(seen) or {found.version}):
         return Response(status_code=304, headers={"ETag": tag})
     return json_response(resource(found, queue_position=position), headers={"ETag": tag})
 
@@ -216,7 +217,13 @@ async def retry(
     caller = acting(request, principal, body)
     changes = body.changes() if body else {}
     return reply_response(
-        await orchestrator(request).retry(request_id, caller, changes, request.scope["aigen.request_id"])
+        await orchestrator(request).retry(
+            request_id,
+            caller,
+            changes,
+            correlation_id=request.scope["aigen.request_id"],
+            traceparent=request.scope["aigen.traceparent"],
+        )
     )
 
 
@@ -256,20 +263,26 @@ def _submission(body: schemas.CreateRequest, request: Request, principal: Princi
     )  # fmt: skip
 
 
-def _version(if_match: str | None) -> int | None:
-    """The version in an If-Match header; `*` matches any, nonsense matches none."""
-    if if_match is None or if_match.strip() == "*":
+def _versions(header: str | None) -> frozenset[int] | None:
+    """The versions in an If-Match or If-None-Match header; None for `*`, which any version matches."""
+    if header is None or header.strip() == "*":
         return None
-    digits = if_match.strip().removeprefix("W/").strip('"')
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1  # noqa: PLR2004
+    named = (part.strip().removeprefix("W/").strip('"') for part in header.split(",")[:20])
+    return frozenset(int(tag) for tag in named if tag.isascii() and tag.isdigit() and len(tag) < 10)  # noqa: PLR2004
 
 
-def _aware(moment: datetime | None) -> datetime | None:
-    if moment is not None and moment.tzinfo is None:
-        raise errors.InvalidRequestError.at(
-            "/query/created_from", "timezone_aware", "Give the time zone, such as 2026-01-31T12:00:00Z."
-        )
-    return moment
+def _utc(name: str, moment: datetime | None) -> datetime | None:
+    """A time of a query in UTC; without a zone, or at the end of days, it is refused."""
+    if moment is None:
+        return None
+    try:
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except OverflowError:
+        pass
+    raise errors.InvalidRequestError.at(
+        f"/query/{name}", "invalid_time", "Give a time with its zone, such as 2026-01-31T12:00:00Z."
+    )
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:

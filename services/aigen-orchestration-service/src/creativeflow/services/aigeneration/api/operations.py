@@ -126,7 +126,7 @@ async def grant(body: schemas.Grant, request: Request, operator: Operator) -> Re
 
 
 @router.get("/users/{user_id}/statement", summary="A user's credits (local ledger)")
-async def statement(user_id: Annotated[str, Path(max_length=200)], request: Request) -> Response:
+async def statement(user_id: schemas.Short, request: Request) -> Response:
     """Plan, balance, what is held, and every movement with its reason, newest first."""
     return json_response(await _statement(_ledger(request), user_id))
 

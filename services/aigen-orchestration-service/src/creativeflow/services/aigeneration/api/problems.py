@@ -46,6 +46,8 @@ def problem(request: Request, error: errors.AigenError) -> Response:
         headers["Retry-After"] = str(error.retry_after_seconds)
     elif error.status == 503:  # noqa: PLR2004 - callers should not come back at once
         headers["Retry-After"] = "5"
+    if error.fields.get("replayed"):
+        headers["Idempotent-Replayed"] = "true"
     if error.status == 401:  # noqa: PLR2004 - RFC 9110 asks for the challenge
         headers["WWW-Authenticate"] = 'Bearer realm="aigen"'
     return Response(json_bytes(document), error.status, headers, MEDIA_TYPE)
@@ -64,7 +66,10 @@ def install(app: FastAPI) -> None:
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
-        return problem(request, from_http(error))
+        answer = problem(request, from_http(error))
+        if allowed := (error.headers or {}).get("Allow"):
+            answer.headers["Allow"] = allowed
+        return answer
 
     app.add_exception_handler(errors.AigenError, on_aigen_error)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -10,8 +10,12 @@ from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api.problems import MEDIA_TYPE, JsonFault
 from creativeflow.services.aigeneration.api.schemas import Problem
-from creativeflow.services.aigeneration.domain.errors import InvalidJsonError
-from creativeflow.services.aigeneration.validation import parse_json
+from creativeflow.services.aigeneration.domain.errors import (
+    InvalidJsonError,
+    InvalidRequestError,
+    UnsupportedMediaTypeError,
+)
+from creativeflow.services.aigeneration.validation import describe, parse_json
 
 
 class JsonRequest(Request):
@@ -34,10 +38,32 @@ class JsonRoute(APIRoute):
         """The framework's handler, given our request."""
         handler = super().get_route_handler()
 
+        known = {parameter.alias for parameter in self.dependant.query_params}
+        has_body = self.body_field is not None
+
         async def handle(request: Request) -> Response:
+            if request.scope["query_string"]:
+                _refuse_unknown(request, known)
+            if has_body:
+                _refuse_other_types(request)
             return await handler(JsonRequest(request.scope, request.receive))
 
         return handle
+
+
+def _refuse_unknown(request: Request, known: set[str]) -> None:
+    """A misspelt filter must not silently show everything."""
+    if unknown := [name for name in request.query_params if name not in known]:
+        told = [describe({"type": "extra_forbidden", "loc": (name[:100],)}, "/query") for name in unknown[:10]]
+        raise InvalidRequestError(errors=told)
+
+
+def _refuse_other_types(request: Request) -> None:
+    headers = request.headers
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    sent = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    if sent and kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaTypeError(expected="application/json")
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

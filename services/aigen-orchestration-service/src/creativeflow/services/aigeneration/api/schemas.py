@@ -13,47 +13,20 @@ from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.prices import credits_amount
 from creativeflow.services.aigeneration.domain.request import Brief
 from creativeflow.services.aigeneration.domain.routing import MODELS
+from creativeflow.services.aigeneration.validation import clean_text, plain_texts
 
 PROMPT_MAX = 4000
 REFERENCES_MAX = 10
-_LINE_BREAKS = "\n\r"
 _REFERENCE = re.compile(
     r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+|https://[^\s/]+/\S*|[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+"
     r"|[A-Za-z0-9][A-Za-z0-9_-]{7,127})"
 )
 
 
-def _clean(text: Any) -> Any:
-    """Trim and compose (NFC); nothing that cannot be seen may hide in a text, but line breaks may stand."""
-    if not isinstance(text, str):
-        return text
-    text = unicodedata.normalize("NFC", text.strip())
-    if text.isprintable():
-        return text
-    for character in text:
-        if unicodedata.category(character) in {"Cc", "Cs"} and character not in _LINE_BREAKS:
-            raise ValueError("control_characters: Control characters are not allowed here; remove them.")
-    return text
-
-
 def _visible(text: str) -> str:
     if not any(unicodedata.category(character)[0] not in "CZ" for character in text):
         raise ValueError("nothing_visible: This text shows nothing; write what the picture should show.")
     return text
-
-
-def _plain(value: Any) -> Any:
-    """The same for every text inside an object of the caller's own making."""
-    if isinstance(value, str):
-        _clean(value)
-    elif isinstance(value, list):
-        for item in value:
-            _plain(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _clean(key)
-            _plain(item)
-    return value
 
 
 def _reference(text: str) -> str:
@@ -86,10 +59,10 @@ def _credits(value: Any) -> int:
     try:
         return credits_amount(value)
     except ValueError as error:
-        raise ValueError(f"invalid_amount: {error}.") from None
+        raise ValueError(f"invalid_amount: {str(error).capitalize()}.") from None
 
 
-Clean = BeforeValidator(_clean)
+Clean = BeforeValidator(clean_text)
 Prompt = Annotated[
     str, Field(min_length=1, max_length=PROMPT_MAX, examples=["A lighthouse at dawn"]), Clean, AfterValidator(_visible)
 ]
@@ -98,7 +71,7 @@ Short = Annotated[str, Field(min_length=1, max_length=200), Clean]
 Reference = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_reference)]
 Side = Annotated[int, Field(ge=SIDE_MIN, le=SIDE_MAX, strict=True)]
 FileFormat = Literal["png", "jpg", "webp"]
-Object = Annotated[dict[str, Any], Field(max_length=50), AfterValidator(_plain)]
+Object = Annotated[dict[str, Any], Field(max_length=50), AfterValidator(plain_texts)]
 ModelName = Annotated[str, Field(max_length=100), AfterValidator(_model)]
 
 

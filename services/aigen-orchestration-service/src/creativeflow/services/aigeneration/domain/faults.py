@@ -68,7 +68,8 @@ OPERATOR_ENDED = "operator_ended"
 
 OWN_FAULTS: dict[str, Fault] = {
     DISPATCH_TIMEOUT: Fault(
-        Party.SYSTEM, Event.DEADLINE_PASSED, "We could not start the work in time. Try again; nothing was charged.",
+        Party.SYSTEM, Event.DEADLINE_PASSED,
+        "We could not start the work in time. Try again; what was not delivered costs nothing.",
         ("retry",),
     ),
     INSUFFICIENT_CREDITS: Fault(
@@ -76,7 +77,8 @@ OWN_FAULTS: dict[str, Fault] = {
         ("top_up", "retry"),
     ),
     OPERATOR_ENDED: Fault(
-        Party.SYSTEM, Event.OPERATOR_FAILED, "Our support team ended this request. Try again; nothing was charged.",
+        Party.SYSTEM, Event.OPERATOR_FAILED,
+        "Our support team ended this request. Try again; what was not delivered costs nothing.",
         ("retry",),
     ),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """The state machine: MOVES says for every state and event where a request goes and what that sets off.
 
-Policy is read off a line here and nowhere else. The diagram in docs/lifecycle.md, the CHECK constraints of
-the database and the actions which the API offers are all derived from this table.
+Policy is read off a line here and nowhere else. The diagram in docs/lifecycle.md and the actions which the API
+offers are made from this table; the constraints of the database are compared with it by a test.
 """
 
 from dataclasses import dataclass

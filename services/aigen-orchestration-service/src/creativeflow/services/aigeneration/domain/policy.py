@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.prices import Prices
 
 
@@ -26,6 +26,10 @@ class Policy:
     charge_rejected: bool = True
     publish_events: bool = False
     """Whether lifecycle events go to the broker; there is none with the local engine."""
+
+    def work(self, stage: Stage) -> timedelta:
+        """How long a worker has for a job of this stage."""
+        return self.samples_deadline if stage is Stage.SAMPLES else self.final_deadline
 
     def deadline(self, state: State) -> timedelta | None:
         """How long a request may stay in a state; None for ever, which only terminal states may."""

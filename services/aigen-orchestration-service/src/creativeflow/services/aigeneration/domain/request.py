@@ -128,6 +128,7 @@ class Request:
     selected_sample_id: str | None = None
     final_size: Size | None = None
     file_format: str = "png"
+    max_rounds: int = 10
     final_asset: Asset | None = None
     failure: Failure | None = None
     progress: Mapping[str, Any] | None = None

@@ -52,7 +52,11 @@ def resource(request: Request, *, queue_position: int | None = None) -> dict[str
 
 
 def _actions(request: Request) -> list[str]:
-    possible = actions(request.state)
+    possible = [
+        action
+        for action in actions(request.state)
+        if action != "regenerate-samples" or request.round < request.max_rounds
+    ]
     if request.state is State.AWAITING_SELECTION and request.placing:
         return [action for action in possible if action == "cancel"]
     return possible

@@ -153,8 +153,8 @@ SELECT
          ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')) AS holds_without_work,
     (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
      WHERE h.state = 'captured' AND NOT CASE h.stage
-         WHEN 'samples' THEN EXISTS (SELECT FROM generation_events e WHERE e.request_id = r.id
-                                     AND e.event IN ('samples_delivered', 'prompt_rejected'))
+         WHEN 'samples' THEN h.round <= (SELECT count(*) FROM generation_events e WHERE e.request_id = r.id
+                                        AND e.event IN ('samples_delivered', 'prompt_rejected'))
          ELSE r.final_asset IS NOT NULL END) AS captured_without_delivery,
     (SELECT count(*) FROM generation_requests r WHERE r.final_asset IS NOT NULL AND EXISTS (
          SELECT FROM holds h WHERE h.request_id = r.id AND h.stage = 'final' AND h.state <> 'captured'))
@@ -179,5 +179,7 @@ SELECT
     (SELECT count(*) FROM generation_requests r WHERE r.deadline_at IS NULL
         AND NOT EXISTS (SELECT FROM outbox o WHERE o.request_id = r.id AND o.topic = 'notification.send')
         AND NOT EXISTS (SELECT FROM generation_events e WHERE e.request_id = r.id
-                        AND e.event IN ('notification_sent', 'debt_dropped'))) AS ended_unannounced
+                        AND (e.event = 'debt_dropped' OR (e.event = 'notification_sent' AND e.data->>'event_type' IN (
+                            'final_asset_ready', 'generation_failed', 'generation_cancelled', 'generation_expired')))))
+        AS ended_unannounced
 """.replace("%%", "%")

@@ -36,7 +36,7 @@ def from_change(change: Change) -> dict[str, Any]:
         row |= {
             "project_id": after.project_id, "created_by": after.created_by, "correlation_id": after.correlation_id,
             "traceparent": after.traceparent, "metadata": after.metadata,
-            "retry_of": after.retry_of,
+            "retry_of": after.retry_of, "max_rounds": after.max_rounds,
         }  # fmt: skip
     if before is None or after.brief is not before.brief:
         row["brief"] = after.brief
@@ -71,7 +71,8 @@ def to_request(row: Any) -> Request:
         brief=row["brief"], metadata=row["metadata"], samples=tuple(row["samples"]),
         sample_failures=tuple(row["sample_failures"]), selected_sample_id=row["selected_sample_id"],
         final_size=Size.parse(row["final_resolution"]) if row["final_resolution"] else None,
-        file_format=row["file_format"], final_asset=row["final_asset"], failure=row["failure"],
+        file_format=row["file_format"], max_rounds=row["max_rounds"],
+        final_asset=row["final_asset"], failure=row["failure"],
         progress=row["progress"], pending_action=row["pending_action"], model=row["model"],
         ai_model_used=row["ai_model_used"], retry_of=_uuid(row["retry_of"]) if row["retry_of"] else None,
         fair_at=row["fair_at"], due_at=row["due_at"], lease_until=row["lease_until"],

@@ -64,7 +64,8 @@ change AS MATERIALIZED (
         state text, stage text, round int, attempt int, job_id uuid, plan text, brief jsonb, metadata jsonb,
         samples jsonb, sample_failures jsonb, selected_sample_id text, final_resolution text, file_format text,
         final_asset jsonb, failure jsonb, progress jsonb, pending_action jsonb, model text, ai_model_used text,
-        retry_of uuid, due_at timestamptz, lease_until timestamptz, deadline_at timestamptz, remind_at timestamptz,
+        retry_of uuid, max_rounds int,
+        due_at timestamptz, lease_until timestamptz, deadline_at timestamptz, remind_at timestamptz,
         allowance_month date, entries jsonb, debts jsonb, holds jsonb,
         principal text, key text, fingerprint text, status int, location text, body text)
 )"""
@@ -120,11 +121,11 @@ _INTAKE = f"""
 WITH {_CHANGE}, {_FAIR}, allowance AS ({_USE_ALLOWANCE}), written AS (
     INSERT INTO generation_requests (
         id, user_id, project_id, created_by, correlation_id, traceparent, state, stage, round, attempt, job_id,
-        version, plan, brief, metadata, file_format, model, retry_of, fair_at, due_at, deadline_at, created_at,
-        updated_at)
+        version, plan, brief, metadata, max_rounds, file_format, model, retry_of, fair_at, due_at, deadline_at,
+        created_at, updated_at)
     SELECT c.id, c.user_id, c.project_id, c.created_by, c.correlation_id, c.traceparent, c.state, c.stage, c.round,
-           c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.file_format, c.model, c.retry_of,
-           fair.fair_at, c.due_at, c.deadline_at, c.at, c.at
+           c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.max_rounds, c.file_format, c.model,
+           c.retry_of, fair.fair_at, c.due_at, c.deadline_at, c.at, c.at
     FROM change c LEFT JOIN fair USING (id)
     WHERE c.allowance_month IS NULL OR EXISTS (
         SELECT FROM allowance a WHERE a.user_id = c.user_id AND a.month = c.allowance_month)

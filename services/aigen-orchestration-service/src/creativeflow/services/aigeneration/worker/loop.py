@@ -56,7 +56,9 @@ class Loop:
                 failures += 1
                 log.warning("role_waits", role=self.name, reason=error.code)
                 done = 0
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                    raise  # we are being stopped; otherwise something that was waited for has been cancelled
                 failures += 1
                 log.exception("role_failed", role=self.name)
                 done = 0

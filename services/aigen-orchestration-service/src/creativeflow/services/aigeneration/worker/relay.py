@@ -21,8 +21,8 @@ log = structlog.get_logger(__name__)
 Handler = Callable[[dict[str, Any]], Awaitable[None]]
 """Pays one debt, or raises one of the errors of the port it speaks to."""
 
-ATTEMPTS_MAX = 1000
-"""With the longest pause between tries this is more than three days."""
+PATIENCE = timedelta(days=3)
+"""How long a debt is tried before a person must look."""
 
 
 class Relay:
@@ -64,15 +64,17 @@ class Relay:
         except (NotifierRefusedError, CreditsConflictError) as error:
             log.error("debt_parked", topic=debt.topic, debt=debt.id, reason=str(error))  # noqa: TRY400 - no fault of ours
             return Parked(str(error) or type(error).__name__)
-        except (NotifierUnavailableError, CreditsUnknownError, TimeoutError) as error:
+        except NotifierUnavailableError as error:
+            return self._later(debt, str(error), error.retry_after)
+        except (CreditsUnknownError, TimeoutError) as error:
             return self._later(debt, str(error) or "no answer in time")
         except Exception as error:
             log.exception("debt_failed", topic=debt.topic, debt=debt.id)
             return self._later(debt, type(error).__name__)
         return Sent()
 
-    def _later(self, debt: LeasedDebt, reason: str) -> Outcome:
-        if debt.attempts >= ATTEMPTS_MAX:
+    def _later(self, debt: LeasedDebt, reason: str, delay: timedelta | None = None) -> Outcome:
+        if self._now() - debt.created_at > PATIENCE:
             log.error("debt_parked", topic=debt.topic, debt=debt.id, reason=reason)
             return Parked(f"given up after {debt.attempts} tries: {reason}")
-        return Later(reason)
+        return Later(reason, delay)

@@ -29,6 +29,7 @@ CREATE TABLE generation_requests (
     selected_sample_id text,
     final_resolution text,
     file_format text NOT NULL,
+    max_rounds integer NOT NULL CHECK (max_rounds >= 1),
     final_asset jsonb,
     failure jsonb,
     progress jsonb,

@@ -1,0 +1,275 @@
+"""The whole job on real parts: serving processes, PostgreSQL, RabbitMQ, and workers that answer in every way."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from creativeflow.services.aigeneration.clock import now
+from creativeflow.services.aigeneration.storage.database import Database
+from invariants import violations
+from processes import MODULE, free_port, process, service_environment, wait_ready
+from services import RABBITMQ, delete_names, own_names
+from tcp_proxy import TcpProxy
+
+USER = "user"
+ENDED = {"COMPLETED", "FAILED", "CONTENT_REJECTED", "CANCELLED", "EXPIRED"}
+QUICK = {
+    "AIGEN_RETRY_DELAY": "0.2", "AIGEN_SWEEP_INTERVAL": "0.2", "AIGEN_POLL_INTERVAL": "0.2", "AIGEN_JOB_LEASE": "5",
+}  # fmt: skip
+
+
+_OWED = """SELECT topic, attempts, leased_until > now() AS leased, last_error, count(*), min(due_at)::text AS due
+           FROM outbox GROUP BY 1, 2, 3, 4"""
+
+
+class Parts:
+    """A running system: serving processes and workers that end with the test."""
+
+    def __init__(self, database_url: str, folder: Path, stack: ExitStack, names: dict[str, str]) -> None:
+        self.database_url, self.folder, self.stack, self.names = database_url, folder, stack, names
+        self.ports: list[int] = []
+        self.client = httpx.AsyncClient(timeout=30)
+
+    async def serve(self, *, engine: str = RABBITMQ, **more: str) -> int:
+        """Start a serving process."""
+        port = free_port()
+        told = {"AIGEN_ENGINE_URL": engine, **QUICK, **self.names, **more}
+        environment = service_environment(self.database_url, self.folder, port, **told)
+        running = self.stack.enter_context(process(["-m", MODULE, "serve"], environment, self.folder / "log"))
+        await wait_ready(port, running)
+        self.ports.append(port)
+        return port
+
+    def work(self, behaviour: str = "well", over: str = "http", *more: str) -> None:
+        """Start a stand-in worker."""
+        told = {"AIGEN_ENGINE_URL": RABBITMQ, **self.names}
+        environment = service_environment(self.database_url, self.folder, self.ports[0], **told)
+        arguments = ["-m", MODULE, "worker", "--behaviour", behaviour, "--over", over, "--no-pictures", *more]
+        self.stack.enter_context(process(arguments, environment, self.folder / "worker-log"))
+
+    async def call(self, method: str, path: str, port: int | None = None, **more: Any) -> httpx.Response:
+        """One call; a service that is away for a moment (503) is asked again, as a good client does."""
+        ends = time.monotonic() + 60
+        while True:
+            answer = await self.client.request(method, f"http://127.0.0.1:{port or self.ports[0]}/api/v1{path}", **more)
+            if answer.status_code not in {503, 409} or not answer.json().get("retryable") or time.monotonic() > ends:
+                return answer
+            await asyncio.sleep(0.2)
+
+    async def grant(self, amount: str, plan: str) -> None:
+        """Give the user credits."""
+        answer = await self.call(
+            "POST", "/operations/credits/grants", json={"user_id": USER, "amount": amount, "plan": plan}
+        )
+        assert answer.status_code == 201
+
+    async def create(self, port: int | None = None, key: str | None = None) -> str:
+        """Start a request; its id. The key makes asking again safe."""
+        body = {"user_id": USER, "input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1"}
+        headers = {"Idempotency-Key": key or str(uuid4())}
+        answer = await self.call("POST", "/generation-requests", port, json=body, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    async def until(self, request_id: str, *states: str, seconds: float = 45) -> dict[str, Any]:
+        """Wait for one of these states, or for any end."""
+        ends = time.monotonic() + seconds
+        while True:
+            found: dict[str, Any] = (await self.call("GET", f"/generation-requests/{request_id}")).json()
+            if found.get("status") in {*states, *ENDED}:
+                return found
+            assert time.monotonic() < ends, f"still {found.get('status')} after {seconds} s"
+            await asyncio.sleep(0.05)
+
+    async def live(self, port: int | None = None, seconds: float = 60) -> dict[str, Any]:
+        """A whole lifecycle, as its user leads it."""
+        request_id = await self.create(port)
+        shown = await self.until(request_id, "AWAITING_SELECTION", seconds=seconds)
+        if shown["status"] != "AWAITING_SELECTION":
+            return shown
+        chosen = {"selected_sample_id": shown["samples"][0]["asset_id"], "desired_resolution": "4K"}
+        answer = await self.call("POST", f"/generation-requests/{request_id}/select-sample", port, json=chosen)
+        assert answer.status_code == 202, answer.text
+        return await self.until(request_id, seconds=seconds)
+
+    async def drained(self, *, parked: int = 0) -> None:
+        """Wait until nothing is owed but what is parked, drop that, and ask the invariants."""
+        database = Database(self.database_url, pool_size=2)
+        try:
+            ends = time.monotonic() + 60
+            while await database.fetchval(
+                "SELECT count(*) FROM outbox WHERE parked_reason IS NULL"
+            ) or await database.fetchval("SELECT count(*) FROM holds WHERE state = 'placing'"):
+                assert time.monotonic() < ends, await database.fetch(_OWED)
+                await asyncio.sleep(0.1)
+            assert await database.fetchval("SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL") == parked
+            await database.execute("DELETE FROM outbox WHERE parked_reason IS NOT NULL")
+            assert await violations(database, now()) == []
+        finally:
+            await database.close()
+
+
+@pytest.fixture
+def names() -> Iterator[dict[str, str]]:
+    """Exchanges and queues of the test's own."""
+    made = own_names(f"test.{uuid4().hex[:8]}")
+    yield made
+    delete_names(made)
+
+
+@pytest.fixture
+async def parts(database_url: str, tmp_path: Path, names: dict[str, str]) -> AsyncIterator[Parts]:
+    """The system's parts; none is running yet."""
+    with ExitStack() as stack:
+        made = Parts(database_url, tmp_path, stack, names)
+        yield made
+        await made.client.aclose()
+
+
+@pytest.mark.parametrize("over", ["http", "rabbitmq"])
+@pytest.mark.parametrize("behaviour", ["well", "twice", "out_of_order", "for_the_wrong_job", "fails", "wrong_size"])
+async def test_however_a_worker_answers_the_final_comes_once_and_is_paid_once(
+    parts: Parts, behaviour: str, over: str
+) -> None:
+    await parts.serve()
+    parts.work(behaviour, over)
+    await parts.grant("6.00", "pro")
+    ended = await asyncio.gather(*(parts.live() for _ in range(3)))
+    assert [request["status"] for request in ended] == ["COMPLETED"] * 3
+    assert {request["cost"]["total"] for request in ended} == {"2.00"}
+    unreadable = 6 if (behaviour, over) == ("for_the_wrong_job", "rabbitmq") else 0
+    await parts.drained(parked=unreadable)
+
+
+async def test_good_samples_are_delivered_when_others_fail(parts: Parts) -> None:
+    await parts.serve()
+    parts.work("partially")
+    shown = await parts.until(await parts.create(), "AWAITING_SELECTION")
+    assert len(shown["samples"]) == 2
+    assert {failure["index"] for failure in shown["sample_failures"]} == {2, 3}
+    await parts.drained()
+
+
+@pytest.mark.parametrize("over", ["http", "rabbitmq"])
+async def test_an_unreadable_message_becomes_a_dead_letter_and_the_work_goes_on(parts: Parts, over: str) -> None:
+    await parts.serve()
+    parts.work("garbled", over)
+    await parts.grant("2.00", "pro")
+    assert (await parts.live())["status"] == "COMPLETED"
+    await parts.drained(parked=2 if over == "rabbitmq" else 0)
+
+
+async def test_a_job_the_broker_gives_up_on_is_a_failed_attempt_and_costs_nothing(parts: Parts) -> None:
+    await parts.serve()
+    await parts.grant("0.25", "payg")
+    parts.work("crashes")
+    failed = await parts.until(await parts.create())
+    assert failed["status"] == "FAILED"
+    assert failed["failure"]["code"] == "workflow_error"
+    await parts.drained()
+    statement = (await parts.call("GET", f"/operations/users/{USER}/statement")).json()
+    assert (statement["balance"], statement["held"]) == ("0.25", "0.00")
+
+
+async def test_a_rejected_prompt_is_told_in_friendly_words(parts: Parts) -> None:
+    await parts.serve()
+    parts.work("rejects")
+    rejected = await parts.until(await parts.create())
+    assert rejected["status"] == "CONTENT_REJECTED"
+    assert rejected["failure"]["fault"] == "user"
+    await parts.drained()
+
+
+async def test_a_late_worker_is_given_up_and_its_late_results_are_not_applied(parts: Parts) -> None:
+    await parts.serve(AIGEN_SAMPLES_DEADLINE="1", AIGEN_MAX_ATTEMPTS="2")
+    parts.work("late")
+    await parts.grant("0.25", "payg")
+    failed = await parts.until(await parts.create())
+    assert (failed["status"], failed["failure"]["code"]) == ("FAILED", "model_timeout")
+    path = f"/generation-requests/{failed['id']}/events"
+    ends = time.monotonic() + 20
+    while not any(e["event"] == "stale_result" for e in (await parts.call("GET", path)).json()["items"]):
+        assert time.monotonic() < ends
+        await asyncio.sleep(0.1)
+    assert (await parts.until(failed["id"]))["version"] == failed["version"]
+    await parts.drained()
+
+
+async def test_two_serving_processes_share_the_work_and_double_none(parts: Parts) -> None:
+    first, second = await asyncio.gather(parts.serve(), parts.serve())
+    parts.work("mixed", "http", "--seed", "7")
+    parts.work("well", "rabbitmq")
+    await parts.grant("200.00", "pro")
+    ended = await asyncio.gather(*(parts.live(first if n % 2 else second) for n in range(40)))
+    assert Counter(request["status"] for request in ended).keys() <= {"COMPLETED", "CONTENT_REJECTED"}
+    database = Database(parts.database_url, pool_size=2)
+    doubled = await database.fetch(
+        """SELECT data->>'job_id' FROM generation_events WHERE event IN ('samples_delivered', 'final_delivered')
+           GROUP BY 1 HAVING count(*) > 1"""
+    )
+    await database.close()
+    assert doubled == []
+    await parts.drained()
+
+
+async def test_a_broker_that_goes_away_under_load_loses_nothing(parts: Parts) -> None:
+    host, _, _ = RABBITMQ.rpartition("@")[2].partition("/")
+    address, _, port = host.partition(":")
+    async with TcpProxy(address, int(port or 5672)) as proxy:
+        engine = RABBITMQ.replace(host, f"127.0.0.1:{proxy.port}")
+        await parts.serve(engine=engine)
+        parts.work("well", "http")
+        await parts.grant("100.00", "pro")
+        living = [asyncio.create_task(parts.live(seconds=90)) for _ in range(20)]
+        for _ in range(3):
+            await asyncio.sleep(0.5)
+            await proxy.refuse()
+            proxy.cut()
+            await asyncio.sleep(2)
+            await proxy.accept()
+        living += [asyncio.create_task(parts.live(seconds=90)) for _ in range(10)]
+        ended = await asyncio.gather(*living)
+    assert [request["status"] for request in ended] == ["COMPLETED"] * 30
+    await parts.drained()
+
+
+async def test_a_database_that_drops_every_connection_under_load_loses_nothing(parts: Parts, admin_url: str) -> None:
+    await parts.serve()
+    parts.work("well", "http")
+    parts.work("well", "rabbitmq")
+    await parts.grant("100.00", "pro")
+    living = [asyncio.create_task(parts.live(seconds=90)) for _ in range(20)]
+    admin = Database(admin_url, pool_size=2)
+    name = parts.database_url.rpartition("/")[2].partition("?")[0]
+    for _ in range(4):
+        await asyncio.sleep(0.5)
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+    await admin.close()
+    ended = await asyncio.gather(*living)
+    assert [request["status"] for request in ended] == ["COMPLETED"] * 20
+    await parts.drained()
+
+
+async def test_a_killed_process_leaves_its_work_to_the_others(parts: Parts) -> None:
+    survivor = await parts.serve()
+    parts.work("well", "http")
+    await parts.grant("100.00", "pro")
+    port = free_port()
+    told = {"AIGEN_ENGINE_URL": RABBITMQ, **QUICK, **parts.names}
+    environment = service_environment(parts.database_url, parts.folder, port, **told)
+    with process(["-m", MODULE, "serve"], environment, parts.folder / "log") as doomed:
+        await wait_ready(port, doomed)
+        living = [asyncio.create_task(parts.live(survivor, seconds=90)) for _ in range(20)]
+        await asyncio.sleep(0.7)
+        doomed.kill()
+        ended = await asyncio.gather(*living)
+    assert [request["status"] for request in ended] == ["COMPLETED"] * 20
+    await parts.drained()
