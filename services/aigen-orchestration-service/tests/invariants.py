@@ -5,6 +5,7 @@ Written once, and independent of the counts which the service itself reports: th
 
 from collections import defaultdict
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from creativeflow.services.aigeneration.domain.change import SUBMITTED
@@ -43,7 +44,7 @@ async def _timelines(database: Database) -> list[str]:
             continue
         if [row["version"] for row in path] != list(range(1, request["version"] + 1)):
             found.append(f"{request['id']}: versions in the timeline are {[row['version'] for row in path]}")
-        for before, after in zip(path, path[1:], strict=False):
+        for before, after in pairwise(path):
             move = MOVES.get((State(before["state"]), Event(after["event"])))
             if move is None or move.to != after["state"]:
                 found.append(f"{request['id']}: {before['state']} -{after['event']}-> {after['state']} is no move")

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
+from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
 from creativeflow.services.aigeneration.clock import uuid7
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.request import Asset, Request
 from creativeflow.services.aigeneration.orchestration import Caller, Reply, Submission
-from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.ledger import Ledger

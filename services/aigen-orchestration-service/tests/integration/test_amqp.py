@@ -178,7 +178,7 @@ def outcomes(publications: list[Publication]) -> list[Outcome]:
 async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Waits for something that no event tells, looking every few milliseconds."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - nothing announces it
+        while not condition():
             await asyncio.sleep(0.005)
 
 

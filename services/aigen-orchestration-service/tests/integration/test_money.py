@@ -55,7 +55,7 @@ async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(
 
 async def test_without_enough_credits_nothing_starts_and_nothing_is_kept(world: World) -> None:
     await world.grant("user", 24, "payg")
-    with pytest.raises(errors.InsufficientCreditsError, match="0.25"):
+    with pytest.raises(errors.InsufficientCreditsError, match=r"0\.25"):
         await world.submit()
     assert await world.balance() == 24
     await world.dispatch()

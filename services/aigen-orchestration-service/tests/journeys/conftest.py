@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from journey import Caller
 
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
-from journey import Caller
 from world import World
 
 

@@ -109,7 +109,7 @@ class Footprint:
     async def of(cls, world: World) -> "Footprint":
         """Count."""
         counts = ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in _COUNTED)
-        row = await world.database.fetchrow(f"SELECT {counts}")  # noqa: S608 - names of our own tables
+        row = await world.database.fetchrow(f"SELECT {counts}")
         total = await world.database.fetchval("SELECT COALESCE(sum(balance), 0) FROM credit_accounts")
         return cls(rows=dict(row or {}), credits=int(total))
 

@@ -18,11 +18,11 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from journey import NOBODY, OPERATIONS, PLAIN, REQUESTS, Caller, Footprint, assert_problem
 from pydantic import ValidationError
 
 from creativeflow.services.aigeneration.api import limits
 from creativeflow.services.aigeneration.settings import Settings
-from journey import NOBODY, OPERATIONS, PLAIN, REQUESTS, Caller, Footprint, assert_problem
 
 SERVICE_KEY, OPERATOR_KEY, HASHED_KEY = "the-key-of-the-shop", "the-key-of-the-operator", "a-key-only-its-owner-knows"
 JWT_SECRET = "the secret of the end users' tokens"

@@ -10,8 +10,6 @@ from uuid import uuid4
 import httpx
 import jwt
 import pytest
-
-from creativeflow.services.aigeneration.domain.prices import PLANS
 from journey import (
     CALLBACKS,
     NOBODY,
@@ -23,6 +21,8 @@ from journey import (
     Footprint,
     assert_problem,
 )
+
+from creativeflow.services.aigeneration.domain.prices import PLANS
 
 JWT_SECRET = "the secret of the end users' tokens"
 API_KEY = "a-key-of-enough-length"

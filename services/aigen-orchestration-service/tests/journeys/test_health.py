@@ -13,13 +13,13 @@ import jwt
 import pytest
 import structlog
 from fastapi import FastAPI
+from journey import CALLBACKS, OPERATIONS, PLAIN, PROMPT, REQUESTS, Caller, assert_problem
 from prometheus_client.parser import text_string_to_metric_families
 
 from creativeflow.services.aigeneration import observability
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.wiring import Service
-from journey import CALLBACKS, OPERATIONS, PLAIN, PROMPT, REQUESTS, Caller, assert_problem
 
 JWT_SECRET = "the secret of the end users' tokens"
 API_KEY = "a-key-of-enough-length"
@@ -78,7 +78,10 @@ async def _without_database(settings: Settings) -> AsyncIterator[tuple[FastAPI, 
         service = Service(settings, database_url=url)
         app = create_app(service=service)
         transport = httpx.ASGITransport(app=app)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://t") as asks:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://t") as asks,
+        ):
             yield app, asks
         await service.stop()
 

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from journey import OPERATIONS, PLAIN, REQUESTS, Caller, Footprint, assert_problem
 
 from creativeflow.services.aigeneration.domain.request import Request
-from journey import OPERATIONS, PLAIN, REQUESTS, Caller, Footprint, assert_problem
 from world import World
 
 KEY = {"Idempotency-Key": "order-7"}

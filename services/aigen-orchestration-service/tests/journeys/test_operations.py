@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from journey import NOBODY, OPERATIONS, REQUESTS, Caller, Footprint, assert_problem
 
 KEY = {"Idempotency-Key": "grant-7"}
@@ -37,7 +36,7 @@ async def test_a_grant_opens_an_account_and_answers_with_its_statement(client: C
         "plan": "payg", "balance": "2.50", "held": "0.00",
     }  # fmt: skip
     (entry,) = statement["entries"]
-    assert (entry["kind"], entry["amount"], entry["reason"]) == ("grant", "2.50", "goodwill")
+    assert (entry["kind"], entry["amount"], entry["reason"]) == ("grant", "2.50", "goodwill (plan payg)")
     assert await read(client, "users/user/statement") == statement
 
 

@@ -6,12 +6,12 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from journey import OPERATIONS, PLAIN, PROMPT, REQUESTS, Caller, Footprint, assert_problem
 
 from creativeflow.services.aigeneration.domain.formats import FORMATS
 from creativeflow.services.aigeneration.domain.lifecycle import LIVE, Stage, State
 from creativeflow.services.aigeneration.domain.prices import PLANS
 from creativeflow.services.aigeneration.domain.routing import MODELS
-from journey import OPERATIONS, PLAIN, PROMPT, REQUESTS, Caller, Footprint, assert_problem
 from world import four_samples
 
 RESOURCE = {
@@ -390,7 +390,7 @@ async def test_some_samples_are_shown_together_with_the_failures_of_the_others(p
     created = (await paying.create()).json()
     job = await paying.world.next_job()
     failures = [{"index": 2, "error_code": "unsafe_output", "error_message": "score 0.97"}]
-    samples = four_samples(job)[:2] + [four_samples(job)[3] | {"resolution": "512x100"}]
+    samples = [*four_samples(job)[:2], four_samples(job)[3] | {"resolution": "512x100"}]
     assert (await paying.report("sample-result", job, samples=samples, failures=failures)).is_success
     shown = await paying.look(created["id"])
     assert shown["status"] == "AWAITING_SELECTION"
@@ -495,48 +495,63 @@ async def test_a_retry_and_an_operators_end_honour_the_version_too(paying: Calle
 # What is offered is what is accepted
 
 
+async def _lease(caller: Caller, _request_id: str) -> None:
+    await caller.world.orchestrator.lease_jobs(Stage.SAMPLES, window=10, most=10)
+
+
+async def _work(caller: Caller, _request_id: str) -> None:
+    await caller.world.next_job()
+
+
+async def _choose(caller: Caller, request_id: str) -> None:
+    sample = (await caller.look(request_id))["samples"][0]["asset_id"]
+    await caller.act(request_id, "select-sample", selected_sample_id=sample)
+    await caller.world.next_job()
+
+
+async def _fail(caller: Caller, _request_id: str) -> None:
+    await caller.world.fail(await caller.world.next_job(), "invalid_input")
+
+
+async def _reject(caller: Caller, _request_id: str) -> None:
+    await caller.world.fail(await caller.world.next_job(), "prompt_rejected")
+
+
+async def _cancel(caller: Caller, request_id: str) -> None:
+    await caller.act(request_id, "cancel")
+
+
+async def _expire(caller: Caller, _request_id: str) -> None:
+    caller.world.clock.advance(days=31)
+    await caller.world.sweep()
+
+
+_WAYS: dict[State, Callable[[Caller, str], Awaitable[None]]] = {
+    State.PUBLISHING_TO_QUEUE: _lease,
+    State.PROCESSING_SAMPLES: _work,
+    State.PROCESSING_FINAL: _choose,
+    State.FAILED: _fail,
+    State.CONTENT_REJECTED: _reject,
+    State.CANCELLED: _cancel,
+    State.EXPIRED: _expire,
+}
+
+
 async def _bring_to(caller: Caller, state: State) -> str:
     """A request in the given state; the jobs of others are out of the way."""
-    world = caller.world
-    await world.dispatch()
-    world.engine.jobs.clear()
-    match state:
-        case State.VALIDATING_CREDITS:
-            world.credits.faults.append("before")
-            return str((await caller.create()).json()["id"])
-        case State.PENDING:
-            return str((await caller.create()).json()["id"])
-        case State.PUBLISHING_TO_QUEUE:
-            request_id = str((await caller.create()).json()["id"])
-            await world.orchestrator.lease_jobs(Stage.SAMPLES, window=10, most=10)
-            return request_id
-        case State.PROCESSING_SAMPLES:
-            request_id = str((await caller.create()).json()["id"])
-            await world.next_job()
-            return request_id
-        case State.AWAITING_SELECTION:
-            return str((await caller.with_samples())["id"])
-        case State.PROCESSING_FINAL:
-            shown = await caller.with_samples()
-            await caller.act(shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"])
-            await world.next_job()
-            return str(shown["id"])
-        case State.COMPLETED:
-            return str((await caller.completed())["id"])
-        case State.FAILED | State.CONTENT_REJECTED:
-            request_id = str((await caller.create()).json()["id"])
-            code = "invalid_input" if state is State.FAILED else "prompt_rejected"
-            await world.fail(await world.next_job(), code)
-            return request_id
-        case State.CANCELLED:
-            request_id = str((await caller.create()).json()["id"])
-            await caller.act(request_id, "cancel")
-            return request_id
-        case State.EXPIRED:
-            request_id = str((await caller.with_samples())["id"])
-            world.clock.advance(days=31)
-            await world.sweep()
-            return request_id
+    await caller.world.dispatch()
+    caller.world.engine.jobs.clear()
+    if state is State.VALIDATING_CREDITS:
+        caller.world.credits.faults.append("before")
+    if state is State.COMPLETED:
+        request_id = (await caller.completed())["id"]
+    elif state in {State.AWAITING_SELECTION, State.PROCESSING_FINAL, State.EXPIRED}:
+        request_id = (await caller.with_samples())["id"]
+    else:
+        request_id = (await caller.create()).json()["id"]
+    if state in _WAYS:
+        await _WAYS[state](caller, request_id)
+    return str(request_id)
 
 
 @pytest.mark.parametrize("state", State)

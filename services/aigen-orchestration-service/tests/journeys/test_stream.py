@@ -12,10 +12,10 @@ from uuid import uuid4
 import httpx
 import pytest
 import uvicorn
+from journey import REQUESTS, Caller, assert_problem
 
 from creativeflow.services.aigeneration.api import stream
 from creativeflow.services.aigeneration.orchestration import Caller as Actor
-from journey import REQUESTS, Caller, assert_problem
 from world import World
 
 BOUND_SECONDS = 10

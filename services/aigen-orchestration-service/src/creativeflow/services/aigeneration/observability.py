@@ -77,7 +77,9 @@ def configure_logging(*, level: str, as_json: bool) -> None:
     renderer: Any = (
         structlog.processors.JSONRenderer(serializer=lambda value, **_: orjson.dumps(value, default=str).decode())
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     final = [structlog.processors.format_exc_info, renderer] if as_json else [renderer]
     structlog.configure(

@@ -107,7 +107,7 @@ class Gate:
     async def _claims(self, token: str) -> dict[str, Any]:
         """The verified claims; the algorithm decides which key may verify, never the other way round."""
         try:
-            algorithm = jwt.get_unverified_header(token).get("alg")
+            algorithm = str(jwt.get_unverified_header(token).get("alg"))
             key = await self._key(algorithm, token)
             claims: dict[str, Any] = jwt.decode(
                 token, key, algorithms=[algorithm], audience=self._audience, issuer=self._issuer, leeway=10,
@@ -119,7 +119,7 @@ class Gate:
             raise errors.InvalidCredentialsError from None
         return claims
 
-    async def _key(self, algorithm: Any, token: str) -> Any:
+    async def _key(self, algorithm: str, token: str) -> Any:
         """The key that may verify a token of this algorithm; a key of another kind never does."""
         if algorithm == "HS256" and self._jwt_secret:
             return self._jwt_secret

@@ -11,8 +11,8 @@ from creativeflow.services.aigeneration.orchestration import Reply
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON text in UTF-8."""
-    return orjson.dumps(value)
+    """JSON text in UTF-8; the driver's own kinds of UUID become texts."""
+    return orjson.dumps(value, default=str)
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

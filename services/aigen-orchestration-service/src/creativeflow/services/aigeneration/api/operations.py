@@ -21,7 +21,7 @@ from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.prices import credits_text
 from creativeflow.services.aigeneration.domain.resource import resource
-from creativeflow.services.aigeneration.storage.ledger import Ledger
+from creativeflow.services.aigeneration.storage.ledger import Ledger, OperationReusedError
 from creativeflow.services.aigeneration.storage.outbox import Outbox
 
 router = APIRouter(
@@ -118,11 +118,14 @@ async def grant(body: schemas.Grant, request: Request, operator: Operator) -> Re
     claim = key_claim(request, operator, body)
     operation = f"{claim.principal}:{claim.key}" if claim else str(request.app.state.new_id())
     try:
-        await ledger.grant(body.user_id, body.amount, operation=operation, reason=body.reason, plan=body.plan)
+        given = await ledger.grant(body.user_id, body.amount, operation=operation, reason=body.reason, plan=body.plan)
+    except OperationReusedError:
+        raise errors.IdempotencyKeyReusedError from None
     except ValueError as error:
         raise errors.InvalidRequestError.at("/amount", "invalid_grant", f"{error}.".capitalize()) from None
     request.app.state.entitlements.forget(body.user_id)
-    return json_response(await _statement(ledger, body.user_id), 201)
+    headers = None if given else {"Idempotent-Replayed": "true"}
+    return json_response(await _statement(ledger, body.user_id), 201, headers)
 
 
 @router.get("/users/{user_id}/statement", summary="A user's credits (local ledger)")

@@ -135,8 +135,9 @@ async def stream(request_id: UUID, request: Request, principal: AnyCaller) -> St
     found = await own(queries(request), request_id, principal)
     seen = request.headers.get("last-event-id", "")
     known = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 10 else 0  # noqa: PLR2004
+    known = known if known <= found.version else 0  # an id of another request: begin anew
     hub: Hub = request.app.state.hub
-    listener = hub.listen(found, max(known, found.version))
+    listener = hub.listen(found, found.version)
     body = _updates(listener, found if known < found.version else None, found.terminal, lambda: hub.leave(listener))
     return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 

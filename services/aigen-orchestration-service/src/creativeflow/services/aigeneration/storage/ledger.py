@@ -66,6 +66,10 @@ class Movement:
     resolved: str | None
 
 
+class OperationReusedError(Exception):
+    """The operation's id was used for another user, amount, plan or reason; nothing was written."""
+
+
 class Ledger:
     """The accounts and entries; every operation is idempotent on its key."""
 
@@ -115,24 +119,32 @@ class Ledger:
 
         Raises:
             ValueError: the plan is unknown, or the amount would take the balance below zero.
+            OperationReusedError: the operation stands for another grant.
         """
         if plan is not None and plan not in PLANS:
             raise ValueError(f"unknown plan; use one of {', '.join(PLANS)}")
+        told = f"{reason} (plan {plan})" if plan else reason
         async with self._database.transaction() as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('grant:' || $1, 0))", operation)
+            before = await connection.fetchrow(
+                """SELECT account, amount, reason FROM credit_entries
+                   WHERE operation = 'grant:' || $1 AND account LIKE 'user:%'""",
+                operation,
+            )
+            if before is not None:
+                if tuple(before) != (f"user:{user_id}", amount, told):
+                    raise OperationReusedError
+                return False
+            await connection.execute(
+                """INSERT INTO credit_entries (operation, account, amount, kind, reason) VALUES
+                   ('grant:' || $1, 'user:' || $2, $3, 'grant', $4), ('grant:' || $1, 'issued', -$3, 'grant', $4)""",
+                operation, user_id, amount, told,
+            )  # fmt: skip
             await connection.execute(
                 """INSERT INTO credit_accounts (user_id, plan) VALUES ($1, COALESCE($2, 'free'))
                    ON CONFLICT (user_id) DO UPDATE SET plan = COALESCE($2, credit_accounts.plan)""",
                 user_id, plan,
             )  # fmt: skip
-            if amount == 0:
-                return True
-            if await connection.fetchval(
-                """INSERT INTO credit_entries (operation, account, amount, kind, reason)
-                   VALUES ('grant:' || $1, 'user:' || $2, $3, 'grant', $4), ('grant:' || $1, 'issued', -$3, 'grant', $4)
-                   ON CONFLICT (operation, account) DO NOTHING RETURNING id""",
-                operation, user_id, amount, reason,
-            ) is None:  # fmt: skip
-                return False
             balance = await connection.fetchval(
                 """UPDATE credit_accounts SET balance = balance + $2 WHERE user_id = $1 AND balance + $2 >= 0
                    RETURNING balance""",
