@@ -33,13 +33,19 @@ async def database() -> AsyncIterator[str]:
     name = f"aigen_bench_{uuid4().hex[:8]}"
     base, question, query = ADMIN.partition("?")
     url = f"{base.rpartition('/')[0]}/{name}{question}{query}"
-    connection = await asyncpg.connect(ADMIN)
+    await _administer(f"CREATE DATABASE {name}")
     try:
-        await connection.execute(f"CREATE DATABASE {name}")
         await migrate(url)
         yield url
     finally:
-        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+async def _administer(statement: str) -> None:
+    connection = await asyncpg.connect(ADMIN)
+    try:
+        await connection.execute(statement)
+    finally:
         await connection.close()
 
 

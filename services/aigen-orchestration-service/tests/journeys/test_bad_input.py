@@ -293,6 +293,13 @@ async def test_a_huge_body_of_unknown_length_is_refused_while_it_is_read(open_se
     assert_problem(answer, 413, "payload_too_large")
 
 
+@pytest.mark.parametrize("path", PLACES_WITH_BODIES)
+async def test_a_huge_body_that_claims_to_be_short_is_refused_while_it_is_read(open_service: Caller, path: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Length": "10"}
+    answer = await open_service.post(path, content=_large(65_536), headers=headers)
+    assert_problem(answer, 413, "payload_too_large")
+
+
 async def test_a_body_at_the_limit_is_read(open_service: Caller) -> None:
     body = json.dumps({"user_id": "user", **PLAIN, "metadata": {"pad": ""}})
     padded = body.replace('"pad": ""', f'"pad": "{"p" * (LARGE - len(body))}"')

@@ -25,6 +25,13 @@ JWT_SECRET = "the secret of the end users' tokens"
 API_KEY = "a-key-of-enough-length"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
+
+@pytest.fixture(scope="module")
+async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
+    """A caller for what leaves nothing behind."""
+    return await make_shared()
+
+
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -49,13 +56,13 @@ def grown(before: Figures, after: Figures, name: str, **labels: str) -> float:
 # Alive and ready
 
 
-async def test_a_process_that_answers_is_alive(client: Caller) -> None:
-    answer = await client.get("/health")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ok", "version": client.app.version})
+async def test_a_process_that_answers_is_alive(shared: Caller) -> None:
+    answer = await shared.get("/health")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok", "version": shared.app.version})
 
 
-async def test_a_service_whose_database_answers_is_ready(client: Caller) -> None:
-    answer = await client.get("/ready")
+async def test_a_service_whose_database_answers_is_ready(shared: Caller) -> None:
+    answer = await shared.get("/ready")
     assert answer.status_code == httpx.codes.OK
     assert answer.json()["status"] == "ready"
     database = answer.json()["checks"]["database"]
@@ -215,18 +222,18 @@ async def test_a_request_id_and_a_trace_are_taken_over_returned_and_kept(client:
         ("{}", f"00-{TRACE}-{'0' * 16}-01"),
     ],
 )
-async def test_ids_that_are_none_are_replaced_by_new_ones(client: Caller, request_id: str, traceparent: str) -> None:
-    answer = await client.get("/health", headers={"X-Request-ID": request_id, "traceparent": traceparent})
+async def test_ids_that_are_none_are_replaced_by_new_ones(shared: Caller, request_id: str, traceparent: str) -> None:
+    answer = await shared.get("/health", headers={"X-Request-ID": request_id, "traceparent": traceparent})
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
     assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", answer.headers["traceparent"])
     assert TRACE not in answer.headers["traceparent"]
-    other = await client.get("/health")
+    other = await shared.get("/health")
     assert other.headers["x-request-id"] != answer.headers["x-request-id"]
 
 
-async def test_every_answer_carries_its_ids_refusals_too(client: Caller) -> None:
+async def test_every_answer_carries_its_ids_refusals_too(shared: Caller) -> None:
     for path in ("/health", "/nowhere", f"{REQUESTS}?limit=0", "/openapi.json", "/docs"):
-        answer = await client.get(path, headers={"X-Request-ID": "mine"})
+        answer = await shared.get(path, headers={"X-Request-ID": "mine"})
         assert answer.headers["x-request-id"] == "mine"
         assert answer.headers["traceparent"].startswith("00-")
         assert answer.headers["x-content-type-options"] == "nosniff"

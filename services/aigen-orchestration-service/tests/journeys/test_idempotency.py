@@ -248,12 +248,12 @@ async def test_a_call_that_was_wrong_takes_no_key(paying: Caller) -> None:
     assert "idempotent-replayed" not in right.headers
 
 
-@pytest.mark.parametrize("key", ["", "k" * 256, "a\x7fb"])
-async def test_a_key_must_have_1_to_255_plain_characters(paying: Caller, key: str) -> None:
+async def test_a_key_must_have_1_to_255_plain_characters(paying: Caller) -> None:
     before = await Footprint.of(paying.world)
-    assert_problem(await paying.create(headers={"Idempotency-Key": key}), 400, "idempotency_key_required")
-    answer = await paying.act(str(uuid4()), "cancel", headers={"Idempotency-Key": key})
-    assert_problem(answer, 400, "idempotency_key_required")
+    for key in ("", "k" * 256, "a\x7fb"):
+        assert_problem(await paying.create(headers={"Idempotency-Key": key}), 400, "idempotency_key_required")
+        answer = await paying.act(str(uuid4()), "cancel", headers={"Idempotency-Key": key})
+        assert_problem(answer, 400, "idempotency_key_required")
     assert await Footprint.of(paying.world) == before
 
 

@@ -57,17 +57,15 @@ async def test_the_same_grant_twice_under_one_key_is_given_once(client: Caller) 
     assert await client.world.balance() == 1500
 
 
-@pytest.mark.parametrize("changes", [{"amount": "6.00"}, {"user_id": "other"}, {"plan": "team"}, {"amount": "0"}])
-async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(
-    client: Caller, changes: dict[str, str]
-) -> None:
+async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(client: Caller) -> None:
     body = {"user_id": "user", "amount": "5.00", "plan": "payg"}
     await client.post(f"{OPERATIONS}/credits/grants", json=body, headers=KEY)
     before = await Footprint.of(client.world)
-    answer = await client.post(f"{OPERATIONS}/credits/grants", json=body | changes, headers=KEY)
-    assert_problem(answer, 422, "idempotency_key_reused")
-    assert await Footprint.of(client.world) == before
-    assert (await read(client, "users/user/statement"))["plan"] == "payg"
+    for changes in ({"amount": "6.00"}, {"user_id": "other"}, {"plan": "team"}, {"amount": "0"}):
+        answer = await client.post(f"{OPERATIONS}/credits/grants", json=body | changes, headers=KEY)
+        assert_problem(answer, 422, "idempotency_key_reused")
+        assert await Footprint.of(client.world) == before
+        assert (await read(client, "users/user/statement"))["plan"] == "payg"
 
 
 async def test_credits_can_be_taken_back_but_never_more_than_there_are(paying: Caller) -> None:

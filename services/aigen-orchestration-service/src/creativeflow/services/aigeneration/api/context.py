@@ -53,7 +53,7 @@ class Context:
             await send(message)
 
         try:
-            await self._guarded(scope, _limited(headers, receive, limit), answer, limit)
+            await self._guarded(scope, _limited(receive, limit), answer, limit)
         finally:
             seconds = time.perf_counter() - began
             self._account(scope, status, seconds)
@@ -124,10 +124,8 @@ def _check_announced(scope: Scope, limit: int) -> None:
         raise _too_large(limit)
 
 
-def _limited(headers: dict[bytes, bytes], receive: Receive, limit: int) -> Receive:
-    """Counts a body whose length was not announced."""
-    if b"content-length" in headers:
-        return receive
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Counts the body as it comes: what was announced need not be true."""
     taken = 0
 
     async def counted() -> Message:

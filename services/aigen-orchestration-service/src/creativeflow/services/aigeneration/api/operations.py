@@ -129,7 +129,7 @@ async def grant(body: schemas.Grant, request: Request, operator: Operator) -> Re
 
 
 @router.get("/users/{user_id}/statement", summary="A user's credits (local ledger)")
-async def statement(user_id: schemas.Short, request: Request) -> Response:
+async def statement(user_id: schemas.Identifier, request: Request) -> Response:
     """Plan, balance, what is held, and every movement with its reason, newest first."""
     return json_response(await _statement(_ledger(request), user_id))
 

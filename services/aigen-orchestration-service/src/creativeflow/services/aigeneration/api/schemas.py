@@ -17,6 +17,8 @@ from creativeflow.services.aigeneration.validation import clean_text, plain_text
 
 PROMPT_MAX = 4000
 REFERENCES_MAX = 10
+BRIEF_MAX_BYTES = 17_000
+"""What goes into a job, whose message stays below 20 kB."""
 _REFERENCE = re.compile(
     r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+|https://[^\s/]+/\S*|[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+"
     r"|[A-Za-z0-9][A-Za-z0-9_-]{7,127})"
@@ -26,6 +28,12 @@ _REFERENCE = re.compile(
 def _visible(text: str) -> str:
     if not any(unicodedata.category(character)[0] not in "CZ" for character in text):
         raise ValueError("nothing_visible: This text shows nothing; write what the picture should show.")
+    return text
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("line_breaks: This must stand in one line.")
     return text
 
 
@@ -68,6 +76,7 @@ Prompt = Annotated[
 ]
 Guidance = Annotated[str, Field(min_length=1, max_length=2000), Clean]
 Short = Annotated[str, Field(min_length=1, max_length=200), Clean]
+Identifier = Annotated[str, Field(min_length=1, max_length=200), Clean, AfterValidator(_one_line)]
 Reference = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_reference)]
 Side = Annotated[int, Field(ge=SIDE_MIN, le=SIDE_MAX, strict=True)]
 FileFormat = Literal["png", "jpg", "webp"]
@@ -91,13 +100,13 @@ class Dimensions(Body):
 class CreateRequest(Body):
     """A creative that is wanted (REQ-005, REQ-006, REQ-007)."""
 
-    user_id: Short | None = None
-    project_id: Short | None = None
+    user_id: Identifier | None = None
+    project_id: Identifier | None = None
     input_prompt: Prompt
     style_guidance: Guidance | None = None
     output_format: Annotated[str, AfterValidator(_format), Field(max_length=100, examples=["InstagramPost_1x1"])]
     custom_dimensions: Dimensions | None = None
-    brand_kit_id: Short | None = None
+    brand_kit_id: Identifier | None = None
     uploaded_image_references: Annotated[list[Reference], Field(max_length=REFERENCES_MAX)] | None = None
     target_platform_hints: Annotated[list[Short], Field(max_length=20)] | None = None
     emotional_tone: Short | None = None
@@ -111,7 +120,7 @@ class CreateRequest(Body):
     metadata: Object | None = None
 
     @model_validator(mode="after")
-    def _dimensions_fit_format(self) -> "CreateRequest":
+    def _parts_fit_together(self) -> "CreateRequest":
         if self.output_format == CUSTOM and self.custom_dimensions is None:
             raise ValueError(
                 "dimensions_required@/custom_dimensions: Custom needs `custom_dimensions` with width and height."
@@ -120,6 +129,8 @@ class CreateRequest(Body):
             raise ValueError(
                 "dimensions_not_allowed@/custom_dimensions: Only Custom takes `custom_dimensions`; leave it out."
             )
+        if len(self.model_dump_json(exclude_none=True, exclude={"metadata"}).encode()) > BRIEF_MAX_BYTES:
+            raise ValueError(f"brief_too_large: All fields together may have {BRIEF_MAX_BYTES} bytes; shorten some.")
         return self
 
     def brief(self) -> Brief:
@@ -131,7 +142,7 @@ class CreateRequest(Body):
 class SelectSample(Body):
     """Which sample becomes the final, and in which size (REQ-009)."""
 
-    selected_sample_id: Short
+    selected_sample_id: Identifier
     desired_resolution: Annotated[str, Field(max_length=20, examples=["2048x2048", "4K"])] | None = None
     output_format: FileFormat | None = None
 
@@ -154,7 +165,7 @@ class BriefChanges(Body):
 class Grant(Body):
     """Credits for a user, as an operator gives them; a negative amount takes some back."""
 
-    user_id: Short
+    user_id: Identifier
     amount: Annotated[int, BeforeValidator(_credits), Field(json_schema_extra={"type": "string", "examples": ["5.00"]})]
     plan: Literal["free", "payg", "pro", "team", "enterprise"] | None = None
     reason: Annotated[str, Clean, Field(max_length=200)] = "granted by an operator"

@@ -1,7 +1,7 @@
 """Live progress as server-sent events: one poll per process for all who listen."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from uuid import UUID
 
@@ -71,15 +71,18 @@ class Hub:
         for listener in self._listeners.get(change.after.id, ()):
             listener.offer(change.after)
 
-    def listen(self, request: GenerationRequest, version: int) -> Listener:
-        """Begin to listen.
+    def check_room(self) -> None:
+        """Whether another stream may be opened.
 
         Raises:
-            ServiceUnavailableError: too many streams are open in this process.
+            ServiceUnavailableError: too many are open in this process.
         """
         if self._count >= LISTENERS_MAX:
             raise errors.ServiceUnavailableError(retry_after_seconds=10)
-        listener = Listener(request.id, version)
+
+    def listen(self, request: GenerationRequest) -> Listener:
+        """Begin to listen for what comes after this state."""
+        listener = Listener(request.id, request.version)
         self._listeners.setdefault(request.id, set()).add(listener)
         self._count += 1
         if self._task is None or self._task.done():
@@ -137,18 +140,19 @@ async def stream(request_id: UUID, request: Request, principal: AnyCaller) -> St
     known = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 10 else 0  # noqa: PLR2004
     known = known if known <= found.version else 0  # an id of another request: begin anew
     hub: Hub = request.app.state.hub
-    listener = hub.listen(found, found.version)
-    body = _updates(listener, found if known < found.version else None, found.terminal, lambda: hub.leave(listener))
+    hub.check_room()
+    body = _updates(hub, found, send_first=known < found.version)
     return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-async def _updates(
-    listener: Listener, first: GenerationRequest | None, ended: bool, leave: Callable[[], None]
-) -> AsyncIterator[bytes]:
+async def _updates(hub: Hub, found: GenerationRequest, *, send_first: bool) -> AsyncIterator[bytes]:
+    """Listens only once the answer has begun, so that a caller who has gone leaves nothing behind."""
+    listener = hub.listen(found)
+    ended = found.terminal
     try:
         yield b"retry: 2000\n\n"
-        if first is not None:
-            yield _event(first)
+        if send_first:
+            yield _event(found)
         while not ended:
             newer = await listener.next(HEARTBEAT_SECONDS)
             if newer is None:
@@ -157,7 +161,7 @@ async def _updates(
             yield _event(newer)
             ended = newer.terminal
     finally:
-        leave()
+        hub.leave(listener)
 
 
 def _event(request: GenerationRequest) -> bytes:

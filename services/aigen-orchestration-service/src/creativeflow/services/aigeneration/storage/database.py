@@ -14,12 +14,9 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 _LOST = (
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
+    asyncpg.OperatorInterventionError,  # shut down, crashed, starting up, cancelled
     asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
-    asyncpg.IdleSessionTimeoutError,
+    asyncpg.InternalClientError,  # the driver's protocol broke off half-way
     asyncpg.InterfaceError,
     ConnectionError,
     TimeoutError,

@@ -20,6 +20,8 @@ from creativeflow.services.aigeneration.storage import rows
 from creativeflow.services.aigeneration.storage.batching import Batcher
 from creativeflow.services.aigeneration.storage.database import Database, to_json
 
+NOTES_MAX = 50
+
 
 class Written(Enum):
     """What a write came to."""
@@ -294,10 +296,14 @@ class Store:
         )  # fmt: skip
 
     async def note(self, request_id: UUID, entry: Entry, now: datetime) -> None:
-        """Add a line to the timeline without a move: evidence, such as a result that came too late."""
+        """Add a line to the timeline without a move: evidence, such as a result that came too late.
+
+        Of one kind only so many are kept: whoever repeats himself does not fill the timeline.
+        """
         await self._database.execute(
-            "INSERT INTO generation_events (request_id, event, data, at) VALUES ($1, $2, $3, $4)",
-            request_id, entry.event, entry.data, now,
+            """INSERT INTO generation_events (request_id, event, data, at) SELECT $1, $2, $3, $4
+               WHERE (SELECT count(*) FROM generation_events WHERE request_id = $1 AND event = $2) < $5""",
+            request_id, entry.event, entry.data, now, NOTES_MAX,
         )  # fmt: skip
 
     async def forget_old_keys(self, before: datetime) -> int:
