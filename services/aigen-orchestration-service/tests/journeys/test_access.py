@@ -347,7 +347,7 @@ async def test_a_key_set_that_cannot_be_read_is_not_the_users_fault(
 # Every address
 
 PUBLIC = {
-    "/health", "/ready", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/problems/{code}",
+    "/health", "/ready", "/metrics", "/docs", "/docs/{name}", "/openapi.json", "/problems/{code}",
     "/assets/{name}",
 }  # fmt: skip
 CALLBACK = "/api/v1/n8n-callbacks/"

@@ -322,3 +322,12 @@ async def test_every_line_of_a_call_carries_its_request_id(
     assert [line["request_id"] for line in found] == ["odoo-42", "odoo-43"]
     assert {line["status"] for line in found} == {202}
     assert {"method", "path", "status", "duration_ms", "principal", "timestamp", "level", "event"} <= set(found[0])
+
+
+async def test_the_page_of_the_api_loads_nothing_from_a_foreign_host(client: Caller) -> None:
+    page = (await client.get("/docs")).text
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
+        assert f"/docs/{name}" in page
+        assert (await client.get(f"/docs/{name}")).is_success
+    assert "https://" not in page
+    assert (await client.get("/docs/redoc.standalone.js")).status_code == 404

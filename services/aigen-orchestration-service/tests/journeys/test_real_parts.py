@@ -237,8 +237,8 @@ async def test_a_broker_that_goes_away_under_load_loses_nothing(parts: Parts) ->
             await proxy.accept()
         living += [asyncio.create_task(parts.live(seconds=90)) for _ in range(10)]
         ended = await asyncio.gather(*living)
-    assert [request["status"] for request in ended] == ["COMPLETED"] * 30
-    await parts.drained()
+        assert [request["status"] for request in ended] == ["COMPLETED"] * 30
+        await parts.drained()
 
 
 async def test_a_database_that_drops_every_connection_under_load_loses_nothing(parts: Parts, admin_url: str) -> None:

@@ -13,6 +13,7 @@ from creativeflow.services.aigeneration import __version__
 from creativeflow.services.aigeneration.api import (
     callbacks,
     catalogue,
+    documentation,
     generation_requests,
     health,
     operations,
@@ -60,12 +61,17 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
             await running.stop()
 
     app = FastAPI(
-        title="CreativeFlow AI Generation Orchestration", version=__version__, description=_ABOUT, lifespan=lifespan
+        title="CreativeFlow AI Generation Orchestration",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.add_middleware(Context, body_limit=settings.body_limit_bytes, asset_limit=settings.asset_limit_bytes)
     problems.install(app)
     app.state.catalogue = Catalogue.load()
-    for part in (generation_requests, stream, catalogue, callbacks, operations, health):
+    for part in (generation_requests, stream, catalogue, callbacks, operations, health, documentation):
         app.include_router(part.router)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app

@@ -316,6 +316,7 @@ def _settings() -> Settings:
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             name = "_".join(str(part) for part in fault["loc"]) or "settings"
+            name = name if name.isupper() or name == "settings" else f"AIGEN_{name.upper()}"
             err.print(f"[bold]{name}[/]: {fault['msg'].removeprefix('Value error, ')}")
         _fail("The settings do not fit. .env.example describes every one of them.")
 
