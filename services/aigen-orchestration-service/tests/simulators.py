@@ -9,6 +9,7 @@ from typing import Any
 from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.ports import (
     Credits,
+    CreditsConflictError,
     CreditsUnknownError,
     Entitlements,
     HoldStatus,
@@ -78,6 +79,9 @@ class FaultyCredits:
         """Place a hold, with the next fault."""
         self.calls.append(("hold", key))
         self._fail("before")
+        if self.faults and self.faults[0] == "conflict":
+            self.faults.popleft()
+            raise CreditsConflictError(key)
         await self._real.hold(key, user_id=user_id, amount=amount, action=action)
         if self.gate is not None:
             await self.gate.wait()

@@ -186,6 +186,20 @@ async def test_a_cancel_that_overtakes_the_hold_gives_it_back(world: World) -> N
     assert await world.balance() == 25
 
 
+async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(world: World) -> None:
+    await world.grant("user", 25, "payg")
+    world.credits.faults.extend(["conflict", "conflict"])
+    request = await world.submitted()
+    world.clock.advance(minutes=1)
+    await world.sweep()
+    assert (await world.look(request)).state is State.VALIDATING_CREDITS
+    world.clock.advance(hours=1)
+    await world.sweep()
+    assert (await world.look(request)).state is State.FAILED
+    await world.drain()
+    assert await world.balance() == 25
+
+
 async def test_captures_and_releases_are_paid_however_often_the_credit_service_fails(world: World) -> None:
     await world.grant("user", 50, "payg")
     kept, given_back = await world.submitted(), await world.submitted()

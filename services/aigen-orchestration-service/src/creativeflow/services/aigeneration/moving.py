@@ -1,0 +1,160 @@
+"""How a request is moved: look, decide, write guarded by its version, look again when somebody was faster."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.change import Answer, Change, KeyClaim, carry_out
+from creativeflow.services.aigeneration.domain.lifecycle import Event
+from creativeflow.services.aigeneration.domain.policy import Policy
+from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.resource import resource
+from creativeflow.services.aigeneration.storage.store import KeyTakenError, Store, StoredAnswer, Written
+
+_LOOKS = 8
+"""How often a request is looked at again when others keep moving it first."""
+
+Decide = Callable[[Request], Change | None]
+"""What is to happen to a request as it stands; None: nothing any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who acts on an existing request: `user_id` limits them to their own, None sees all."""
+
+    name: str
+    user_id: str | None = None
+    expected_versions: frozenset[int] | None = None
+    claim: KeyClaim | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a caller is told; `stored` is the exact text of an earlier answer to the same idempotency key.
+
+    `acted` is False where there was nothing to do any more.
+    """
+
+    answer: Answer
+    acted: bool = True
+    request: Request | None = None
+    stored: StoredAnswer | None = None
+
+
+class Mover:
+    """Moves requests, and answers each idempotency key once."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        policy: Policy,
+        now: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+        on_written: Callable[[Change], None],
+    ) -> None:
+        self.store = store
+        self.policy = policy
+        self.now = now
+        self.new_id = new_id
+        self.on_written = on_written
+
+    def happen(self, request: Request, event: Event, **fields: Any) -> Change:
+        """The change which an event makes now; see `carry_out`."""
+        return carry_out(request, event, policy=self.policy, now=self.now(), new_id=self.new_id, **fields)
+
+    async def write_new(self, change: Change) -> None:
+        """Write a new request.
+
+        Raises:
+            FreeQuotaExhaustedError: nothing was written. KeyTakenError: the key it claims is there already.
+        """
+        if await self.store.write(change) is Written.NO_ALLOWANCE:
+            raise errors.FreeQuotaExhaustedError(limit=self.policy.free_generations)
+        self.on_written(change)
+
+    async def move(
+        self, request_id: UUID, decide: Decide, caller: Caller | None = None, known: Request | None = None
+    ) -> Request:
+        """Let happen what `decide` says; the request as it is afterwards. `known` saves the first look.
+
+        Raises:
+            NotFoundError, PreconditionFailedError, FreeQuotaExhaustedError, and whatever `decide` raises.
+            ServiceUnavailableError: others kept moving it first.
+        """
+        for _ in range(_LOOKS):
+            request = known or await self.owned(request_id, caller)
+            known = None
+            check_version(request, caller)
+            change = decide(request)
+            if change is None:
+                return request
+            match await self.store.write(change):
+                case Written.YES:
+                    self.on_written(change)
+                    return change.after
+                case Written.NO_ALLOWANCE:
+                    raise errors.FreeQuotaExhaustedError(limit=self.policy.free_generations)
+                case Written.SUPERSEDED:
+                    continue
+        raise errors.ServiceUnavailableError
+
+    async def owned(self, request_id: UUID, caller: Caller | None) -> Request:
+        """A request that the caller may see.
+
+        Raises:
+            NotFoundError: unknown, or somebody else's.
+        """
+        request = await self.store.load(request_id)
+        if request is None or (caller and caller.user_id not in {None, request.user_id}):
+            raise errors.NotFoundError
+        return request
+
+    async def once(self, claim: KeyClaim | None, act: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Act, or give the answer that an earlier call with the same key got.
+
+        Raises:
+            IdempotencyKeyReusedError, IdempotencyKeyInFlightError, and whatever `act` raises for the first time.
+        """
+        try:
+            reply = await act()
+            stored = await self.store.answer(claim.principal, claim.key) if claim and not reply.acted else None
+            return _replay(claim, stored) if claim and stored else reply
+        except (KeyTakenError, errors.AigenError) as error:
+            stored = await self.store.answer(claim.principal, claim.key) if claim else None
+            if stored is None and isinstance(error, KeyTakenError):
+                raise errors.IdempotencyKeyInFlightError(retry_after_seconds=1) from None
+            if claim is None or stored is None or _is_own_refusal(error, stored):
+                raise
+            return _replay(claim, stored)
+
+
+def accepted(request: Request) -> Answer:
+    """The answer to an action that was taken."""
+    return Answer(status=202, body=resource(request), location=f"/api/v1/generation-requests/{request.id}")
+
+
+def check_version(request: Request, caller: Caller | None) -> None:
+    """Whether the caller has seen this version, where that matters to them.
+
+    Raises:
+        PreconditionFailedError: another one.
+    """
+    if caller and caller.expected_versions is not None and request.version not in caller.expected_versions:
+        raise errors.PreconditionFailedError
+
+
+def _is_own_refusal(error: Exception, stored: StoredAnswer) -> bool:
+    """Whether the stored answer is the refusal that was written just now: then the first answer is the error."""
+    return isinstance(error, errors.InsufficientCreditsError) and stored.status == error.status
+
+
+def _replay(claim: KeyClaim, stored: StoredAnswer) -> Reply:
+    if stored.fingerprint != claim.fingerprint:
+        raise errors.IdempotencyKeyReusedError
+    if stored.status is None:
+        raise errors.IdempotencyKeyInFlightError(retry_after_seconds=1)
+    return Reply(answer=Answer(status=stored.status, body={}, location=stored.location), stored=stored)
