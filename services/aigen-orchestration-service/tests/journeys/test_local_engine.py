@@ -50,7 +50,13 @@ class Laptop:
 async def laptop(database_url: str, settings: Settings) -> AsyncIterator[Laptop]:
     """The laptop with short waits."""
     quick = settings.model_copy(
-        update={"retry_delay": 0.1, "samples_deadline": 2.0, "sweep_interval": 0.2, "poll_interval": 0.2}
+        update={
+            "retry_delay": 0.1,
+            "samples_deadline": 3.0,
+            "max_attempts": 2,
+            "sweep_interval": 0.2,
+            "poll_interval": 0.2,
+        }
     )
     service = Service(quick, database_url=database_url)
     await service.start()
@@ -136,7 +142,6 @@ async def test_every_failure_is_told_in_friendly_words(
 
 
 async def test_slow_shows_its_progress_on_the_way(laptop: Laptop) -> None:
-    laptop.service.policy  # noqa: B018 - the deadline of this fixture is two seconds; slow needs eight
     answer = await laptop.client.post(
         BASE, json={"user_id": "user", "input_prompt": "A lighthouse [[slow]]", "output_format": "XPost"}
     )
