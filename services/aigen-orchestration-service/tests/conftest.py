@@ -1,6 +1,7 @@
 """Fixtures of all tests: a database of one's own, cloned from a migrated template, and the world on top of it."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -12,6 +13,9 @@ from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from services import database_admin_url
 from world import World
+
+for _name in [name for name in os.environ if name.startswith("AIGEN_") and not name.startswith("AIGEN_TEST_")]:
+    del os.environ[_name]  # what a developer has set for a service of their own must not reach the tests
 
 
 @pytest.fixture(scope="session")

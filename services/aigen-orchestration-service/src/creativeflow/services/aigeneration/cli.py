@@ -70,6 +70,8 @@ def serve(
     if "api" not in settings.roles:
         _run(_serve_quietly(_settings()))
         return
+    # The server passes the signal on when it has stopped; leaving by an exception lets the embedded database stop too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         f"{__name__}:served_app", factory=True, host=settings.host, port=settings.port, workers=workers,
         log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10,

@@ -1,0 +1,44 @@
+"""The first thing a newcomer does: `aigen demo` with nothing installed, and it leaves nothing running behind."""
+
+import asyncio
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from processes import MODULE, free_port, process, service_environment, wait_ready
+
+
+async def test_the_demo_draws_real_pictures_says_what_they_cost_and_ends_by_itself(tmp_path: Path) -> None:
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", MODULE, "demo", "--exit", cwd=tmp_path,
+        env=os.environ | {"AIGEN_DATA_DIR": str(tmp_path / "data"), "AIGEN_PORT": str(free_port())},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    told, _ = await asyncio.wait_for(running.communicate(), 100)
+    said = told.decode()
+    assert running.returncode == 0, said
+    pictures = re.findall(r"(sample \d|final)\s+(\d+)x(\d+)\s+(\w+\.png)", said)
+    assert len(pictures) == 5
+    for _, width, height, name in pictures:
+        with Image.open(tmp_path / "data" / "assets" / name) as image:
+            assert image.size == (int(width), int(height))
+    assert "2.00 credits" in said
+    assert "/docs" in said
+    assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
+
+
+async def test_a_service_that_is_told_to_end_stops_its_embedded_database(tmp_path: Path) -> None:
+    port = free_port()
+    environment = service_environment("", tmp_path, port)
+    with process(["-m", MODULE, "serve"], environment, tmp_path / "log") as running:
+        await wait_ready(port, running)
+        pid_file = tmp_path / "postgres" / "postmaster.pid"
+        assert pid_file.exists()
+    ends = time.monotonic() + 10
+    while pid_file.exists():
+        assert time.monotonic() < ends
+        await asyncio.sleep(0.1)
