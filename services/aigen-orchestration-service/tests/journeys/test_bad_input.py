@@ -666,7 +666,7 @@ async def _forget(caller: Caller, request_id: str) -> None:
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [
-        ({"user_id": "user", "amount": 5}, "/amount"),
+        ({"user_id": "user", "amount": 5.0}, "/amount"),
         ({"user_id": "user", "amount": "much"}, "/amount"),
         ({"user_id": "user", "amount": "0.001"}, "/amount"),
         ({"user_id": "user", "amount": "9" * 30}, "/amount"),

@@ -62,6 +62,9 @@ def _model(name: str) -> str:
 
 
 def _credits(value: Any) -> int:
+    """A text such as "2.50", or whole credits as a number; a float is refused, because it is not exact."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str):
         raise ValueError('invalid_amount: Send the amount as a text such as "2.50".')  # noqa: TRY004 - Pydantic's way
     try:
