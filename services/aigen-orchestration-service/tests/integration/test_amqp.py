@@ -40,6 +40,7 @@ from creativeflow.services.aigeneration.adapters.amqp import (
     Publication,
     Queue,
     Topology,
+    TryAgainError,
     Verdict,
 )
 from tcp_proxy import TcpProxy
@@ -717,6 +718,29 @@ async def test_a_failed_handler_is_tried_again_in_place(
     assert all(later - earlier >= 0.05 for (earlier, _), (later, _) in pairwise(poor))
     failures = [log for log in logs if log["event"] == "handler_failed"]
     assert [(log["message_id"], log["attempt"]) for log in failures] == [("poor", 1), ("poor", 2), ("poor", 3)]
+    assert admin.depth(queue) == 0
+
+
+async def test_a_handler_that_waits_for_something_is_tried_again_without_a_traceback(
+    connect: Connect, admin: _Admin
+) -> None:
+    queue = admin.queue()
+    admin.put(queue, b"patient")
+    tried: list[bytes] = []
+
+    async def handle(delivery: Delivery) -> Verdict:
+        tried.append(delivery.body)
+        if len(tried) == 1:
+            raise TryAgainError("storage_unavailable")
+        return Verdict.ACK
+
+    broker = await connect()
+    with capture_logs() as logs:
+        broker.consume(queue, handle, prefetch=2)
+        await eventually(lambda: len(tried) == 2)
+        await broker.close()
+    (waited,) = [log for log in logs if log["event"] == "handler_waits"]
+    assert (waited["log_level"], waited["reason"], "exc_info" in waited) == ("warning", "storage_unavailable", False)
     assert admin.depth(queue) == 0
 
 

@@ -24,6 +24,7 @@ from creativeflow.services.aigeneration.adapters.amqp_channels import (
     Publisher,
     StepError,
     Subscription,
+    TryAgainError,
     Verdict,
     first_of,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Publication",
     "Queue",
     "Topology",
+    "TryAgainError",
     "Verdict",
 ]
 

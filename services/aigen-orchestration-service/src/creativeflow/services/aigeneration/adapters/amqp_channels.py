@@ -73,6 +73,10 @@ class Delivery:
     headers: dict[str, Any]
 
 
+class TryAgainError(Exception):
+    """What a handler raises when something it needs is away for the moment: no fault, so no traceback."""
+
+
 class Verdict(Enum):
     """A handler's answer: done, dead-letter or drop it, or put it back at once (without any pause)."""
 
@@ -552,6 +556,8 @@ class Subscription:
                 if task is None or task.cancelling():
                     raise
                 self._log_failure(delivery, attempt, error)  # cancelled itself: the message must not be forgotten
+            except TryAgainError as error:
+                _LOG.warning("handler_waits", queue=self._consumer.queue, attempt=attempt, reason=str(error))
             except Exception as error:  # noqa: BLE001 - whatever goes wrong, the message stays
                 self._log_failure(delivery, attempt, error)
             else:

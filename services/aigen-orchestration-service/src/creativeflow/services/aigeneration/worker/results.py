@@ -7,7 +7,7 @@ from uuid import UUID
 
 import structlog
 
-from creativeflow.services.aigeneration.adapters.amqp import Broker, Delivery, Message, Outcome, Verdict
+from creativeflow.services.aigeneration.adapters.amqp import Broker, Delivery, Message, Outcome, TryAgainError, Verdict
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.ports import NotifierRefusedError
@@ -45,8 +45,8 @@ class ResultsConsumer:
             await self._reports.receive(kind, delivery.body)
         except (errors.StaleResultError, errors.NotFoundError) as error:
             log.info("result_ignored", reason=error.code, correlation_id=delivery.correlation_id)
-        except errors.ServiceUnavailableError:
-            raise
+        except errors.ServiceUnavailableError as error:
+            raise TryAgainError(error.code) from None
         except errors.AigenError as error:
             await self._bury(delivery, error)
         return Verdict.ACK
@@ -65,7 +65,7 @@ class ResultsConsumer:
         )
         publication = (await self._broker.publish([message]))[0]
         if publication.outcome is not Outcome.CONFIRMED:
-            raise errors.ServiceUnavailableError
+            raise TryAgainError(publication.reason)
 
 
 class DeadLetterConsumer:
@@ -81,10 +81,17 @@ class DeadLetterConsumer:
 
     async def handle(self, delivery: Delivery) -> Verdict:
         """Take one dead letter; raising means that it is tried again."""
+        try:
+            await self._take(delivery)
+        except errors.ServiceUnavailableError as error:
+            raise TryAgainError(error.code) from None
+        return Verdict.ACK
+
+    async def _take(self, delivery: Delivery) -> None:
         deaths = [death for death in delivery.headers.get("x-death") or [] if death.get("queue") in self._job_queues]
         if REASON_HEADER not in delivery.headers and deaths and (job := _job_ids(delivery.body)):
             await self._fail_attempt(*job, reason=str(deaths[0].get("reason", "")))
-            return Verdict.ACK
+            return
         body = {
             "routing_key": delivery.routing_key,
             "correlation_id": delivery.correlation_id,
@@ -94,7 +101,6 @@ class DeadLetterConsumer:
         reason = str(delivery.headers.get(REASON_HEADER) or "a dead letter that is no job of ours")
         await self._outbox.park_foreign(DEAD_LETTER, body, reason=reason, now=self._now())
         log.error("dead_letter_parked", reason=reason, correlation_id=delivery.correlation_id)
-        return Verdict.ACK
 
     async def _fail_attempt(self, request_id: UUID, job_id: UUID, *, reason: str) -> None:
         try:
