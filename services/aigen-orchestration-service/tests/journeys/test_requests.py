@@ -99,6 +99,9 @@ async def test_a_version_that_the_caller_has_is_not_sent_again(paying: Caller) -
         again = await paying.get(f"{REQUESTS}/{shown['id']}", headers={"If-None-Match": known})
         assert (again.status_code, again.content) == (304, b""), known
         assert again.headers["etag"] == first.headers["etag"]
+    for unknown in ('"otter"', "", '"0"'):
+        sent = await paying.get(f"{REQUESTS}/{shown['id']}", headers={"If-None-Match": unknown})
+        assert sent.status_code == httpx.codes.OK, unknown
     await paying.act(shown["id"], "cancel")
     changed = await paying.get(f"{REQUESTS}/{shown['id']}", headers={"If-None-Match": first.headers["etag"]})
     assert changed.status_code == httpx.codes.OK

@@ -143,7 +143,8 @@ async def get_request(request_id: UUID, request: Request, principal: AnyCaller) 
     position = await queries(request).queue_position(found)
     tag = etag(found.version)
     seen = request.headers.get("if-none-match")
-    if position is None and seen and found.version in (_versions(seen) or {found.version}):
+    known = _versions(seen)
+    if position is None and seen is not None and (known is None or found.version in known):
         return Response(status_code=304, headers={"ETag": tag})
     return json_response(resource(found, queue_position=position), headers={"ETag": tag})
 
