@@ -6,7 +6,8 @@ from itertools import combinations, pairwise
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
-from creativeflow.services.aigeneration.adapters.pictures import Picture, draw, sample_size
+from creativeflow.services.aigeneration.adapters.pictures import Picture, draw
+from creativeflow.services.aigeneration.domain.formats import Size, sample_size
 
 PROMPT = "Autumn coffee festival in the old town"
 RATIOS = [(256, 256), (320, 180), (180, 320), (205, 256), (256, 134), (64, 64), (256, 64), (1, 1), (3, 300)]
@@ -58,11 +59,11 @@ def test_the_largest_side_is_4096() -> None:
     ],
 )
 def test_a_sample_is_the_largest_of_its_ratio_in_the_box(asked: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert sample_size(*asked) == expected
+    assert sample_size(Size(*asked)) == expected
 
 
 def test_a_sample_may_have_another_box() -> None:
-    assert sample_size(1920, 1080, box=256) == (256, 144)
+    assert Size(1920, 1080).scaled(256) == (256, 144)
 
 
 @pytest.mark.parametrize(("index", "file_format"), list(enumerate(["png", "jpg", "webp", "png"])))
@@ -94,7 +95,7 @@ def test_every_text_has_its_part_in_the_picture(changed: dict[str, str]) -> None
 @pytest.mark.parametrize("final", [(1024, 1024), (800, 1000)])
 @pytest.mark.parametrize("index", range(4))
 def test_the_final_shows_the_scene_of_its_sample(index: int, final: tuple[int, int]) -> None:
-    box = sample_size(*final)
+    box = sample_size(Size(*final))
     large = pixels(sample(index, size=final)).resize(box, Image.Resampling.BOX)
     assert difference(large, pixels(sample(index, size=box))) < 5
 

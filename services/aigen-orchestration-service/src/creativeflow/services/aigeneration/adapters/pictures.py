@@ -54,12 +54,6 @@ class Picture:
     format: str
 
 
-def sample_size(width: int, height: int, box: int = 512) -> tuple[int, int]:
-    """The largest size of the same ratio inside box x box px (REQ-009), from 1 px up to the asked size."""
-    scale = min(Fraction(1), Fraction(box, max(width, height)))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
 def draw(
     *,
     prompt: str,

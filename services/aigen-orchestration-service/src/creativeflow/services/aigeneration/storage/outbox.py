@@ -29,9 +29,7 @@ class LeasedDebt:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Paid; `note` goes into the timeline."""
-
-    note: str = ""
+    """Paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class Outbox:
 
     async def settle(self, outcomes: Sequence[tuple[LeasedDebt, Outcome]], *, now: datetime) -> None:
         """Write what came of leased debts; a lease that was lost meanwhile writes nothing."""
-        paid = [(debt, outcome) for debt, outcome in outcomes if isinstance(outcome, Sent)]
+        paid = [debt for debt, outcome in outcomes if isinstance(outcome, Sent)]
         if paid:
             await self._pay(paid, now)
         for debt, outcome in outcomes:
@@ -103,24 +101,22 @@ class Outbox:
                 case Sent():
                     pass
 
-    async def _pay(self, paid: Sequence[tuple[LeasedDebt, Sent]], now: datetime) -> None:
+    async def _pay(self, paid: Sequence[LeasedDebt], now: datetime) -> None:
         await self._database.execute(
             """WITH paid AS (
-                   DELETE FROM outbox o USING unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[])
-                       AS p(id, token, event, note)
+                   DELETE FROM outbox o USING unnest($1::bigint[], $2::uuid[], $3::text[])
+                       AS p(id, token, event)
                    WHERE o.id = p.id AND o.lease_token = p.token
-                   RETURNING o.id, o.request_id, o.topic, o.body, p.event, p.note
+                   RETURNING o.id, o.request_id, o.topic, o.body, p.event
                ), settled AS (
-                   UPDATE holds h SET settled_at = $5 FROM paid
+                   UPDATE holds h SET settled_at = $4 FROM paid
                    WHERE paid.topic LIKE 'credits.%' AND h.key = paid.body->>'key'
                )
                INSERT INTO generation_events (request_id, event, data, at)
                SELECT request_id, event, jsonb_strip_nulls(jsonb_build_object(
-                          'event_type', body->'event_type', 'event_id', body->'event_id', 'hold', body->'key',
-                          'note', NULLIF(note, ''))), $5
+                          'event_type', body->'event_type', 'event_id', body->'event_id', 'hold', body->'key')), $4
                FROM paid WHERE request_id IS NOT NULL ORDER BY id""",
-            [debt.id for debt, _ in paid], [debt.token for debt, _ in paid],
-            [_PAID[debt.topic] for debt, _ in paid], [sent.note for _, sent in paid], now,
+            [debt.id for debt in paid], [debt.token for debt in paid], [_PAID[debt.topic] for debt in paid], now,
         )  # fmt: skip
 
     async def _put_off(self, debt: LeasedDebt, later: Later, now: datetime) -> None:

@@ -122,13 +122,6 @@ class Queries:
         )
         return dict(row) if row else {}
 
-    async def free_generations_used(self, user_id: str, month: datetime) -> int:
-        """How many of the month's free generations a user has used."""
-        used = await self._database.fetchval(
-            "SELECT used FROM free_usage WHERE user_id = $1 AND month = $2", user_id, month.date().replace(day=1)
-        )
-        return int(used or 0)
-
     async def revision(self) -> str | None:
         """The schema revision of the database; None before the first migration."""
         if await self._database.fetchval("SELECT to_regclass('alembic_version')") is None:
