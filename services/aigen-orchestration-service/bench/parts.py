@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from processes import free_port, process, service_environment, wait_ready
-from services import RABBITMQ, database_admin_url, delete_names, own_names
+from services import RABBITMQ, database_admin_url, delete_names, on_server, own_names
 
 __all__ = [
     "RABBITMQ", "bench_settings", "database", "delete_names", "free_port", "own_names", "process", "service_process",
@@ -31,8 +31,7 @@ LOG = Path(os.environ.get("BENCH_LOG", os.devnull))
 async def database() -> AsyncIterator[str]:
     """A migrated database; its URL."""
     name = f"aigen_bench_{uuid4().hex[:8]}"
-    base, question, query = ADMIN.partition("?")
-    url = f"{base.rpartition('/')[0]}/{name}{question}{query}"
+    url = on_server(ADMIN, name)
     await _administer(f"CREATE DATABASE {name}")
     try:
         await migrate(url)

@@ -11,7 +11,7 @@ import pytest
 
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from services import database_admin_url
+from services import database_admin_url, on_server
 from world import World
 
 for _name in [name for name in os.environ if name.startswith("AIGEN_") and not name.startswith("AIGEN_TEST_")]:
@@ -71,12 +71,6 @@ async def world(make_world: Callable[..., World]) -> AsyncIterator[World]:
     made = make_world()
     yield made
     await made.check()
-
-
-def on_server(admin_url: str, name: str) -> str:
-    """The URL of another database on the same server."""
-    base, question, query = admin_url.partition("?")
-    return f"{base.rpartition('/')[0]}/{name}{question}{query}"
 
 
 async def _execute(url: str, statement: str) -> None:

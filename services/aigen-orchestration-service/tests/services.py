@@ -38,6 +38,12 @@ def database_admin_url() -> str:
     return start_embedded(Path(os.environ.get("TMPDIR", "/tmp")) / "aigen-test-postgres")  # noqa: S108 - tests only
 
 
+def on_server(admin_url: str, name: str) -> str:
+    """The URL of another database on the same server."""
+    base, question, query = admin_url.partition("?")
+    return f"{base.rpartition('/')[0]}/{name}{question}{query}"
+
+
 async def _answers(url: str) -> bool:
     try:
         connection = await asyncpg.connect(url, timeout=3)

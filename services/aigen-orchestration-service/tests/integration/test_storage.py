@@ -9,13 +9,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from conftest import on_server
 from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, WITH_JOB, State
 from creativeflow.services.aigeneration.storage.batching import Batcher
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.migrations import head, migrate
 from creativeflow.services.aigeneration.storage.queries import Filters
+from services import on_server
 from world import World
 
 
