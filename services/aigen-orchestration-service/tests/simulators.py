@@ -17,6 +17,7 @@ from creativeflow.services.aigeneration.ports import (
     NotifierUnavailableError,
     Publication,
     PublicationOutcome,
+    Reservation,
 )
 
 
@@ -75,36 +76,40 @@ class FaultyCredits:
         self._fail("entitlements")
         return await self._real.entitlements(user_id)
 
-    async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> None:
+    async def hold(self, asked: Reservation) -> None:
         """Place a hold, with the next fault."""
-        self.calls.append(("hold", key))
+        self.calls.append(("hold", asked.key))
         self._fail("before")
         if self.faults and self.faults[0] == "conflict":
             self.faults.popleft()
-            raise CreditsConflictError(key)
-        await self._real.hold(key, user_id=user_id, amount=amount, action=action)
+            raise CreditsConflictError(asked.key)
+        await self._real.hold(asked)
         if self.gate is not None:
             await self.gate.wait()
         self._fail("after")
 
-    async def capture(self, key: str) -> None:
+    async def capture(self, held: Reservation) -> None:
         """Capture, with the next fault."""
-        self.calls.append(("capture", key))
+        self.calls.append(("capture", held.key))
         self._fail("before")
-        await self._real.capture(key)
+        await self._real.capture(held)
         self._fail("after")
 
-    async def release(self, key: str) -> None:
+    async def release(self, held: Reservation) -> None:
         """Release, with the next fault."""
-        self.calls.append(("release", key))
+        self.calls.append(("release", held.key))
         self._fail("before")
-        await self._real.release(key)
+        await self._real.release(held)
         self._fail("after")
 
-    async def find(self, key: str) -> HoldStatus:
+    async def find(self, asked: Reservation) -> HoldStatus:
         """Look up, with the next fault."""
         self._fail("before")
-        return await self._real.find(key)
+        return await self._real.find(asked)
+
+    async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:
+        """As the real one."""
+        return await self._real.outstanding(before, most)
 
     def _fail(self, when: str) -> None:
         if self.faults and self.faults[0] == when:

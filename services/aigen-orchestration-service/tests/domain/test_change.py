@@ -384,7 +384,7 @@ def test_a_rejected_prompt_costs_its_samples_by_default_and_a_final_never(
     change = happen(a_request(stage=stage, holds=(held,)), Event.PROMPT_REJECTED, policy)
     assert change.holds == (replace(held, state=outcome),)
     topic = "credits.capture" if outcome is HoldState.CAPTURED else "credits.release"
-    assert change.debts[0] == Debt(topic, {"key": held.key})
+    assert change.debts[0] == Debt(topic, held.reservation("user-7"))
     assert topics(change) == [topic, "notification.send"]
 
 

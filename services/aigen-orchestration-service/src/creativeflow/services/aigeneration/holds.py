@@ -23,6 +23,7 @@ from creativeflow.services.aigeneration.ports import (
     CreditsRefusedError,
     CreditsUnknownError,
     HoldStatus,
+    Reservation,
 )
 
 log = structlog.get_logger(__name__)
@@ -66,8 +67,8 @@ class Holds:
             if waits_for(request, hold):
                 await self._place(request, hold)
             else:
-                held = await self._credits.find(hold.key) is HoldStatus.HELD
-                await self._mover.store.give_back_late(hold, request.id, held=held, now=self._mover.now())
+                held = await self._credits.find(_reservation(request, hold)) is HoldStatus.HELD
+                await self._mover.store.give_back_late(hold, request, held=held, now=self._mover.now())
         except errors.InsufficientCreditsError:
             pass  # written as refused; there is no caller left to tell
         except CreditsUnknownError as error:
@@ -81,7 +82,7 @@ class Holds:
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await self._credits.hold(hold.key, user_id=request.user_id, amount=hold.amount, action=hold.action)
+                await self._credits.hold(_reservation(request, hold))
         except TimeoutError as error:
             raise CreditsUnknownError("no answer in time") from error
         except CreditsConflictError as error:
@@ -100,7 +101,7 @@ class Holds:
 
         after = await self._mover.move(request.id, decide, known=request)
         if after.placing is not None and after.placing.key == hold.key:
-            await self._mover.store.give_back_late(hold, after.id, held=held, now=self._mover.now())
+            await self._mover.store.give_back_late(hold, after, held=held, now=self._mover.now())
         return after
 
     def _change(self, current: Request, hold: Hold) -> Change:
@@ -119,3 +120,7 @@ class Holds:
             event, fields = Event(current.pending_action["event"]), current.pending_action["fields"]
             change = self._mover.happen(current, event, hold=hold, data=data, **ordered(current, event, fields))
         return replace(change, answer=accepted(change.after))
+
+
+def _reservation(request: Request, hold: Hold) -> Reservation:
+    return Reservation(**hold.reservation(request.user_id))

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
-from creativeflow.services.aigeneration.domain.prices import Plan
+from creativeflow.services.aigeneration.domain.prices import ACTIONS, Plan
 from creativeflow.services.aigeneration.domain.request import Request
 
 
@@ -20,6 +20,10 @@ class CreditsConflictError(Exception):
 
 class CreditsUnknownError(Exception):
     """No answer, or none that can be trusted: the operation may or may not have happened. Never "no"."""
+
+
+class CreditsUndecidableError(CreditsUnknownError):
+    """Unknown for good: the credit service has no way to ask what became of a key. A person must look."""
 
 
 class HoldStatus(StrEnum):
@@ -40,26 +44,48 @@ class Entitlements:
     balance: int | None = None
 
 
-class Credits(Protocol):
-    """A credit service. Every operation is idempotent on its key; amounts in 1/100 credit.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """What is to be set aside, taken or given back: the same facts travel with every operation on one key.
 
-    Any call may raise CreditsUnknownError.
+    `amount` in 1/100 credit; `action` is one of the four action types of the price list.
+    """
+
+    key: str
+    user_id: str
+    amount: int
+    action: str
+
+    def __post_init__(self) -> None:
+        """A reservation of nothing, or for an action nobody prices, would be charged for nothing.
+
+        Raises:
+            ValueError: the amount is not positive or the action is not on the price list.
+        """
+        if self.amount <= 0 or self.action not in ACTIONS:
+            raise ValueError(f"not a reservation: {self.amount} for {self.action}")
+
+
+class Credits(Protocol):
+    """A credit service. Every operation is idempotent on its key.
+
+    Any call may raise CreditsUnknownError, and CreditsUndecidableError where asking again will never help.
     """
 
     async def entitlements(self, user_id: str) -> Entitlements:
         """What the user's plan allows."""
         ...
 
-    async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> None:
-        """Set an amount aside.
+    async def hold(self, asked: Reservation) -> None:
+        """Set the amount aside.
 
         Raises:
             CreditsRefusedError: it is not there; the key is free again.
-            CreditsConflictError: the key stands for another amount or user.
+            CreditsConflictError: the key stands for another amount or user, or was released before.
         """
         ...
 
-    async def capture(self, key: str) -> None:
+    async def capture(self, held: Reservation) -> None:
         """Take what was held. Again: nothing happens.
 
         Raises:
@@ -67,16 +93,25 @@ class Credits(Protocol):
         """
         ...
 
-    async def release(self, key: str) -> None:
-        """Give back what was held. Again, or never held: nothing happens.
+    async def release(self, held: Reservation) -> None:
+        """Give back what was held, or close a key that never held anything: a hold that arrives later is a conflict.
+
+        Again: nothing happens.
 
         Raises:
             CreditsConflictError: it was captured.
         """
         ...
 
-    async def find(self, key: str) -> HoldStatus:
+    async def find(self, asked: Reservation) -> HoldStatus:
         """What is known under the key."""
+        ...
+
+    async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:
+        """Holds older than `before` that were neither captured nor released, the oldest first.
+
+        None where the credit service cannot list them.
+        """
         ...
 
 

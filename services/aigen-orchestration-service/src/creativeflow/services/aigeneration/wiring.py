@@ -31,7 +31,7 @@ from creativeflow.services.aigeneration.domain.change import Change, Topic
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, State
 from creativeflow.services.aigeneration.orchestration import Orchestrator
-from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier
+from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, Reservation
 from creativeflow.services.aigeneration.reports import MODELS, Kind, Reports
 from creativeflow.services.aigeneration.settings import Settings, scheme
 from creativeflow.services.aigeneration.storage.database import Database
@@ -280,8 +280,8 @@ class Service:
     def _handlers(self, notifier: Notifier) -> Mapping[str, Handler]:
         handlers: dict[str, Handler] = {
             Topic.NOTIFY: notifier.send,
-            Topic.CAPTURE: lambda body: self.credits.capture(body["key"]),
-            Topic.RELEASE: lambda body: self.credits.release(body["key"]),
+            Topic.CAPTURE: lambda body: self.credits.capture(Reservation(**body)),
+            Topic.RELEASE: lambda body: self.credits.release(Reservation(**body)),
             DEAD_LETTER: replay_dead_letter(self.reports),
         }
         if self.broker is not None:

@@ -1,6 +1,7 @@
 """Credits in our own database: the Credits port on the local ledger."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
@@ -11,6 +12,7 @@ from creativeflow.services.aigeneration.ports import (
     CreditsUnknownError,
     Entitlements,
     HoldStatus,
+    Reservation,
 )
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 
@@ -30,34 +32,40 @@ class LocalCredits:
         account = await _known(self._ledger.account(user_id))
         return Entitlements(plan=PLANS[account.plan], restricted=account.restricted, balance=account.balance)
 
-    async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> None:
+    async def hold(self, asked: Reservation) -> None:
         """Set the amount aside."""
-        if await _known(self._ledger.hold(key, user_id=user_id, amount=amount, action=action)):
+        if await _known(self._ledger.hold(asked.key, user_id=asked.user_id, amount=asked.amount, action=asked.action)):
             return
-        movement = await _known(self._ledger.find(key))
+        movement = await _known(self._ledger.find(asked.key))
         if movement is None:
             raise CreditsRefusedError
-        if movement.resolved or (movement.user_id, movement.amount) != (user_id, amount):
-            raise CreditsConflictError(key)
+        if movement.resolved or (movement.user_id, movement.amount) != (asked.user_id, asked.amount):
+            raise CreditsConflictError(asked.key)
 
-    async def capture(self, key: str) -> None:
+    async def capture(self, held: Reservation) -> None:
         """Take what is held."""
-        if await self._resolve(key, "capture") is not HoldStatus.CAPTURED:
-            raise CreditsConflictError(key)
+        if await self._resolve(held, "capture") is not HoldStatus.CAPTURED:
+            raise CreditsConflictError(held.key)
 
-    async def release(self, key: str) -> None:
-        """Give back what is held."""
-        if await self._resolve(key, "release") is HoldStatus.CAPTURED:
-            raise CreditsConflictError(key)
+    async def release(self, held: Reservation) -> None:
+        """Give back what is held, or close the key."""
+        await _known(self._ledger.close(held.key))
+        if await self._resolve(held, "release") is HoldStatus.CAPTURED:
+            raise CreditsConflictError(held.key)
 
-    async def find(self, key: str) -> HoldStatus:
+    async def find(self, asked: Reservation) -> HoldStatus:
         """What the ledger says of the key."""
-        movement = await _known(self._ledger.find(key))
+        movement = await _known(self._ledger.find(asked.key))
         return _STATUS[movement.resolved] if movement else HoldStatus.ABSENT
 
-    async def _resolve(self, key: str, kind: str) -> HoldStatus:
-        await _known(self._ledger.resolve(key, kind))
-        return await self.find(key)
+    async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
+        """Amounts that lie in `held:` accounts."""
+        found = await _known(self._ledger.outstanding(before, most))
+        return [Reservation(**movement) for movement in found]
+
+    async def _resolve(self, held: Reservation, kind: str) -> HoldStatus:
+        await _known(self._ledger.resolve(held.key, kind))
+        return await self.find(held)
 
 
 async def _known(asked: Awaitable[Answer]) -> Answer:

@@ -106,7 +106,7 @@ class _Draft:
         self.put(replace(hold, state=state))
         if hold.funding is Funding.CREDITS:
             topic = Topic.CAPTURE if state is HoldState.CAPTURED else Topic.RELEASE
-            self.debts.append(Debt(topic, {"key": hold.key}))
+            self.debts.append(Debt(topic, hold.reservation(self.request.user_id)))
 
     def put(self, hold: Hold) -> None:
         self.changed[hold.key] = hold

@@ -10,6 +10,9 @@ from types import MappingProxyType
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 
+ACTIONS = ("sample_generation", "standard_generation", "hd_export", "advanced_ai_feature")
+"""Every action type there is: a billing adapter takes any other for free, so no other is ever sent (REQ-016)."""
+
 
 class Funding(StrEnum):
     """What pays for an action."""

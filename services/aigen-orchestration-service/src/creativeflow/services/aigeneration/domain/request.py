@@ -92,6 +92,10 @@ class Hold:
         """Whether something is still set aside, or being set aside."""
         return self.state in (HoldState.PLACING, HoldState.HELD)
 
+    def reservation(self, user_id: str) -> dict[str, Any]:
+        """What the credit service needs to know of it, with every operation on its key."""
+        return {"key": self.key, "user_id": user_id, "amount": self.amount, "action": self.action}
+
 
 class PendingAction(TypedDict):
     """What the user asked for while its hold is being placed: applied when the credits are held."""

@@ -8,6 +8,7 @@ zero however many callers there are. Amounts in 1/100 credit.
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -46,6 +47,13 @@ WITH held AS (
     WHERE e.account = 'user:' || a.user_id
 )
 SELECT count(*) FROM entries"""
+
+
+# A hold of nothing that is released already: the entry's key is the hold's own, so only one of the two can be there.
+_CLOSE = """
+INSERT INTO credit_entries (operation, account, amount, kind)
+SELECT o.operation, 'held:' || $1, 0, 'release' FROM (VALUES ('hold:' || $1), ('resolve:' || $1)) AS o(operation)
+WHERE NOT EXISTS (SELECT FROM credit_entries WHERE operation = 'hold:' || $1)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +111,31 @@ class Ledger:
         with suppress(asyncpg.UniqueViolationError):  # two resolved it at once, and the other was first
             await self._database.fetchval(_RESOLVE, key, kind)
 
-    async def find(self, key: str) -> Movement | None:
-        """What is known under the key."""
-        row = await self._database.fetchrow(
-            """SELECT substr(u.account, 6) AS user_id, h.amount,
-                      (SELECT kind FROM credit_entries r WHERE r.operation = 'resolve:' || $1 LIMIT 1) AS resolved
+    async def close(self, key: str) -> None:
+        """Make sure that a key which never held anything never will."""
+        with suppress(asyncpg.UniqueViolationError):  # the hold came at the same moment, and was first
+            await self._database.execute(_CLOSE, key)
+
+    async def outstanding(self, before: datetime, most: int) -> list[dict[str, Any]]:
+        """What lies in `held:` accounts since before that moment, the oldest first."""
+        found = await self._database.fetch(
+            """SELECT substr(h.account, 6) AS key, substr(u.account, 6) AS user_id, h.amount, h.reason AS action
                FROM credit_entries h JOIN credit_entries u ON u.operation = h.operation AND u.account LIKE 'user:%'
+               WHERE h.kind = 'hold' AND h.account LIKE 'held:%' AND h.at < $1
+                 AND NOT EXISTS (SELECT FROM credit_entries r
+                                 WHERE r.operation = 'resolve:' || substr(h.account, 6) AND r.account = h.account)
+               ORDER BY h.id LIMIT $2""",
+            before, most,
+        )  # fmt: skip
+        return [dict(row) for row in found]
+
+    async def find(self, key: str) -> Movement | None:
+        """What is known under the key; a key that was closed unused belongs to nobody and stands at zero."""
+        row = await self._database.fetchrow(
+            """SELECT COALESCE(substr(u.account, 6), '') AS user_id, h.amount,
+                      (SELECT kind FROM credit_entries r WHERE r.operation = 'resolve:' || $1 LIMIT 1) AS resolved
+               FROM credit_entries h
+               LEFT JOIN credit_entries u ON u.operation = h.operation AND u.account LIKE 'user:%'
                WHERE h.operation = 'hold:' || $1 AND h.account = 'held:' || $1""",
             key,
         )

@@ -271,13 +271,13 @@ class Store:
         )  # fmt: skip
         return [row["request_id"] for row in found]
 
-    async def give_back_late(self, hold: Hold, request_id: UUID, *, held: bool, now: datetime) -> bool:
+    async def give_back_late(self, hold: Hold, request: Request, *, held: bool, now: datetime) -> bool:
         """Resolve a `placing` hold whose request ended meanwhile: what turned out held is released again.
 
         Returns False when somebody else has resolved it already.
         """
         entry = Entry("credits_released_late" if held else "credits_not_held", None, {"hold": hold.key})
-        debts = [Debt(Topic.RELEASE, {"key": hold.key})] if held else []
+        debts = [Debt(Topic.RELEASE, hold.reservation(request.user_id))] if held else []
         return bool(
             await self._database.fetchval(
                 """WITH hold AS (
@@ -290,7 +290,7 @@ class Store:
                        SELECT $4, d->>'topic', d->'body', $2, $2 FROM hold, jsonb_array_elements($7::jsonb) d
                    )
                    SELECT count(*) FROM hold""",
-                hold.key, now, HoldState.RELEASED if held else HoldState.REFUSED, request_id,
+                hold.key, now, HoldState.RELEASED if held else HoldState.REFUSED, request.id,
                 entry.event, entry.data, [{"topic": d.topic, "body": d.body} for d in debts],
             )
         )  # fmt: skip
