@@ -9,6 +9,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from billing_desk import billing_process
+from creativeflow.services.aigeneration.domain.prices import PLANS
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from services import database_admin_url, on_server
@@ -46,7 +48,26 @@ def database_url(admin_url: str, template: str) -> Iterator[str]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """The defaults, away from the environment and the home directory."""
-    return Settings(_env_file=None, data_dir=tmp_path, callback_secret="test-secret-of-enough-length")  # type: ignore[call-arg]
+    return Settings(
+        _env_file=None,  # type: ignore[call-arg]
+        data_dir=tmp_path,
+        callback_secret="test-secret-of-enough-length",
+        in_flight_limits=dict.fromkeys(PLANS, 1000),
+    )
+
+
+@pytest.fixture(scope="session")
+def complete_billing() -> Iterator[int]:
+    """The port of a billing adapter that honours keys, refunds and looks up."""
+    with billing_process(complete=True) as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def faithful_billing() -> Iterator[int]:
+    """The port of a billing adapter as it really is: no memory, no refund, no look-up."""
+    with billing_process(complete=False) as port:
+        yield port
 
 
 @pytest.fixture

@@ -63,6 +63,11 @@ async def wait_ready(port: int, running: subprocess.Popen[bytes], path: str = "/
     raise RuntimeError("the process does not answer")
 
 
+def wait_ready_now(port: int, running: subprocess.Popen[bytes], path: str) -> None:
+    """Until the process serves, for fixtures that are not asynchronous."""
+    asyncio.run(wait_ready(port, running, path))
+
+
 def free_port() -> int:
     """A port nobody listens on."""
     with socket.socket() as probe:

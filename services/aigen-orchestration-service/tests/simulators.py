@@ -107,6 +107,10 @@ class FaultyCredits:
         self._fail("before")
         return await self._real.find(asked)
 
+    async def decide(self, asked: Reservation, *, charged: bool) -> None:
+        """As the real one."""
+        await self._real.decide(asked, charged=charged)
+
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:
         """As the real one."""
         return await self._real.outstanding(before, most)

@@ -146,6 +146,10 @@ class World:
         """The events of the timeline."""
         return [entry["event"] for entry in await self.service.queries.timeline(request.id)]
 
+    async def parked_holds(self) -> list[str]:
+        """The keys of holds that wait for a person."""
+        return [row["key"] for row in await self.database.fetch("SELECT key FROM holds WHERE parked_at IS NOT NULL")]
+
     async def balance(self, user_id: str = "user") -> int:
         """What the user has, in 1/100 credit."""
         return (await Ledger(self.database).account(user_id)).balance

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from billing_desk import billing
 from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
 from creativeflow.services.aigeneration.ports import (
     Credits,
@@ -17,19 +19,25 @@ from creativeflow.services.aigeneration.ports import (
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 
+Give = Callable[[str, int, str], Awaitable[None]]
 Balance = Callable[[str], Awaitable[int]]
 
 
 class Bank:
     """A credit service under test, and how its test looks at it from behind."""
 
-    def __init__(self, credits_: Credits, give: Callable[[str, int, str], Awaitable[None]], balance: Balance) -> None:
+    def __init__(
+        self,
+        credits_: Credits,
+        give: Callable[[str, int, str], Awaitable[None]],
+        balance: Callable[[str], Awaitable[int]],
+    ) -> None:
         self.credits, self.give, self.balance = credits_, give, balance
 
 
-@pytest.fixture(params=["local"])
-async def bank(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Bank]:
-    """Every adapter in turn, with a user `rich` who has 100 hundredths on the Pro plan."""
+@asynccontextmanager
+async def local_bank(database_url: str) -> AsyncIterator[Bank]:
+    """The ledger in our own database."""
     database = Database(database_url)
     ledger = Ledger(database)
 
@@ -39,11 +47,25 @@ async def bank(request: pytest.FixtureRequest, database_url: str) -> AsyncIterat
     async def balance(user_id: str) -> int:
         return (await ledger.account(user_id)).balance
 
-    made = Bank(LocalCredits(ledger), give, balance)
-    await made.give("rich", 100, "pro")
-    yield made
+    yield Bank(LocalCredits(ledger), give, balance)
     assert await database.fetch("SELECT operation FROM credit_entries GROUP BY 1 HAVING sum(amount) <> 0") == []
     await database.close()
+
+
+@asynccontextmanager
+async def billing_bank(database_url: str, port: int) -> AsyncIterator[Bank]:
+    """A billing adapter that has what docs/billing-adapter.md asks for."""
+    async with billing(database_url, port) as desk:
+        yield Bank(desk.credits, desk.give, desk.balance)
+
+
+@pytest.fixture(params=["local", "billing"])
+async def bank(request: pytest.FixtureRequest, database_url: str, complete_billing: int) -> AsyncIterator[Bank]:
+    """Every adapter in turn, with a user `rich` who has 100 hundredths on the Pro plan."""
+    made = local_bank(database_url) if request.param == "local" else billing_bank(database_url, complete_billing)
+    async with made as found:
+        await found.give("rich", 100, "pro")
+        yield found
 
 
 def asked(key: str = "k", user: str = "rich", amount: int = 25) -> Reservation:
@@ -124,7 +146,9 @@ async def test_a_release_closes_the_key_against_a_hold_that_arrives_late(bank: B
 async def test_a_release_and_a_hold_at_once_leave_nothing_held(bank: Bank) -> None:
     for n in range(20):
         key = f"both{n}"
-        await asyncio.gather(hold(bank, key, amount=1), bank.credits.release(asked(key)), return_exceptions=True)
+        await asyncio.gather(
+            hold(bank, key, amount=1), bank.credits.release(asked(key, amount=1)), return_exceptions=True
+        )
         assert await bank.credits.find(asked(key)) is HoldStatus.RELEASED
     assert await bank.balance("rich") == 100
     assert await bank.credits.outstanding(datetime.now(UTC) + timedelta(minutes=1), 10) == []

@@ -33,6 +33,10 @@ from creativeflow.services.aigeneration.domain.request import Hold, HoldState, R
 
 EVERY_MOVE = [pytest.param(state, event, id=f"{state}-{event}") for state, event in MOVES]
 FINAL_HOLD = a_hold(stage=Stage.FINAL, action="standard_generation", amount=100)
+HELD_SAMPLES = {
+    "key": f"{REQUEST_ID}:samples:1", "user_id": "user-7", "amount": 25, "action": "sample_generation"
+}  # fmt: skip
+HELD_FINAL = {"key": f"{REQUEST_ID}:final:1", "user_id": "user-7", "amount": 100, "action": "standard_generation"}
 CAPTURED_SAMPLES = a_hold(state=HoldState.CAPTURED)
 
 PLAIN, WITH_EVENTS = Policy(), Policy(publish_events=True)
@@ -301,7 +305,7 @@ def test_the_samples_that_came_are_paid_for() -> None:
     change = happen(a_request(state=State.PROCESSING_SAMPLES, holds=(a_hold(),)), Event.SAMPLES_DELIVERED)
     assert change.holds == (CAPTURED_SAMPLES,)
     assert change.after.holds == (CAPTURED_SAMPLES,)
-    assert change.debts[0] == Debt("credits.capture", {"key": f"{REQUEST_ID}:samples:1"})
+    assert change.debts[0] == Debt("credits.capture", HELD_SAMPLES)
     assert topics(change) == ["credits.capture", "notification.send"]
 
 
@@ -309,7 +313,7 @@ def test_the_final_that_came_is_paid_for_and_the_samples_are_not_paid_for_again(
     change = happen(making_final(), Event.FINAL_DELIVERED)
     assert change.holds == (replace(FINAL_HOLD, state=HoldState.CAPTURED),)
     assert set(change.after.holds) == {CAPTURED_SAMPLES, *change.holds}
-    assert change.debts[0] == Debt("credits.capture", {"key": f"{REQUEST_ID}:final:1"})
+    assert change.debts[0] == Debt("credits.capture", HELD_FINAL)
     assert topics(change) == ["credits.capture", "notification.send"]
 
 
@@ -320,7 +324,7 @@ def test_what_was_not_delivered_is_given_back_and_what_was_stays_charged(event: 
     change = happen(making_final(), event)
     assert change.holds == (replace(FINAL_HOLD, state=HoldState.RELEASED),)
     assert CAPTURED_SAMPLES in change.after.holds
-    assert change.debts[0] == Debt("credits.release", {"key": f"{REQUEST_ID}:final:1"})
+    assert change.debts[0] == Debt("credits.release", HELD_FINAL)
     assert topics(change) == ["credits.release", "notification.send"]
 
 

@@ -35,6 +35,7 @@ TABLE = {
     "ForbiddenError": (403, "forbidden", False),
     "UserMismatchError": (403, "user_mismatch", False),
     "PlanRequiredError": (403, "plan_required", False),
+    "QuoteExpiredError": (409, "quote_expired", False),
     "AccountRestrictedError": (403, "account_restricted", False),
     "InsufficientCreditsError": (402, "insufficient_credits", False),
     "FreeQuotaExhaustedError": (402, "free_quota_exhausted", False),
@@ -90,7 +91,7 @@ def test_the_tree_is_the_table() -> None:
 def test_every_error_is_listed_once() -> None:
     names = [error.__name__ for error in every_error()]
     assert len(names) == len(set(names))
-    assert len(TREE) == 31
+    assert len(TREE) == 32
     assert AigenError not in every_error()
 
 

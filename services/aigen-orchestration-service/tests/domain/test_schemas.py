@@ -42,6 +42,7 @@ EVERYTHING: dict[str, Any] = {
     "model": "advanced",
     "locale": "es-MX",
     "metadata": {"campaign": 4, "nested": {"deep": [True, 1.5, None]}},
+    "quote_id": "q1.body.seal",
 }
 
 
@@ -83,7 +84,9 @@ def test_a_body_with_every_field_is_taken() -> None:
 
 def test_the_brief_is_what_was_asked_without_who_asked_and_what_was_not_said() -> None:
     assert CreateRequest.model_validate(EVERYTHING).brief() == {
-        name: value for name, value in EVERYTHING.items() if name not in {"user_id", "project_id", "metadata"}
+        name: value
+        for name, value in EVERYTHING.items()
+        if name not in {"user_id", "project_id", "metadata", "quote_id"}
     }
     assert create().brief() == {"input_prompt": "A lighthouse", "output_format": "XPost"}
 

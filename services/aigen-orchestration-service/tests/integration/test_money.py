@@ -193,11 +193,19 @@ async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(world: W
     world.clock.advance(minutes=1)
     await world.sweep()
     assert (await world.look(request)).state is State.VALIDATING_CREDITS
+    assert await world.parked_holds() == [f"{request.id}:samples:1"]
+    world.service.entitlements.forget("user")
+    with pytest.raises(errors.AccountRestrictedError):
+        await world.submit()
     world.clock.advance(hours=1)
     await world.sweep()
     assert (await world.look(request)).state is State.FAILED
+
+    await world.orchestrator.decide_hold(f"{request.id}:samples:1", charged=False, by="operator")
+    await world.service.flags.clear("user", by="operator", note="looked at", now=world.clock())
     await world.drain()
     assert await world.balance() == 25
+    assert "credits_problem" in world.notifier.types()
 
 
 async def test_captures_and_releases_are_paid_however_often_the_credit_service_fails(world: World) -> None:

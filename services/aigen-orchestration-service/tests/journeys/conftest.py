@@ -11,6 +11,7 @@ import pytest
 from journey import Caller
 
 from creativeflow.services.aigeneration.app import create_app
+from creativeflow.services.aigeneration.domain.prices import PLANS
 from creativeflow.services.aigeneration.settings import Settings
 from world import World
 
@@ -67,6 +68,7 @@ async def make_shared(
         _env_file=None,  # type: ignore[call-arg]
         data_dir=tmp_path_factory.mktemp("shared"),
         callback_secret="test-secret-of-enough-length",
+        in_flight_limits=dict.fromkeys(PLANS, 1000),
     )
     made: list[Caller] = []
     async with AsyncExitStack() as stack:

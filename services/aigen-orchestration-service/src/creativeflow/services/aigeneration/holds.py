@@ -21,8 +21,8 @@ from creativeflow.services.aigeneration.ports import (
     Credits,
     CreditsConflictError,
     CreditsRefusedError,
+    CreditsUndecidableError,
     CreditsUnknownError,
-    HoldStatus,
     Reservation,
 )
 
@@ -57,8 +57,9 @@ class Holds:
     async def settle(self, request_id: UUID) -> None:
         """Find out what became of a hold that is still `placing`, and finish or undo it.
 
-        Where the request still waits for it, the same key is asked again; for one that has ended, what was held
-        is given back. Where the credit service does not answer, the hold stays as it is.
+        Where the request still waits for it, the same key is asked again; for one that has ended, it is given back,
+        which also closes the key against an answer that comes late. Where the credit service does not answer, the
+        hold stays as it is; where it can never answer, the hold is parked and the account flagged (REQ-016).
         """
         request = await self._mover.store.load(request_id)
         if request is None or (hold := request.placing) is None:
@@ -67,12 +68,28 @@ class Holds:
             if waits_for(request, hold):
                 await self._place(request, hold)
             else:
-                held = await self._credits.find(_reservation(request, hold)) is HoldStatus.HELD
-                await self._mover.store.give_back_late(hold, request, held=held, now=self._mover.now())
+                await self._mover.store.give_back_late(hold, request, held=True, now=self._mover.now())
         except errors.InsufficientCreditsError:
             pass  # written as refused; there is no caller left to tell
+        except CreditsUndecidableError as error:
+            log.error("hold_parked", hold=hold.key, reason=str(error))  # noqa: TRY400 - no fault of the code that runs here
+            await self._mover.store.park_hold(hold, reason=str(error), now=self._mover.now())
         except CreditsUnknownError as error:
             log.warning("hold_still_unknown", generation_request_id=str(request_id), reason=str(error))
+
+    async def decide(self, key: str, *, charged: bool, by: str) -> bool:
+        """A person says whether the money of a key that was in doubt was taken; everything goes on from there.
+
+        False when nothing is known under the key.
+        """
+        found = await self._mover.store.hold(key)
+        request = await self._mover.store.load(found[0]) if found else None
+        if found is None or request is None:
+            return False
+        await self._credits.decide(_reservation(request, found[1]), charged=charged)
+        if await self._mover.store.unpark_hold(key, by=by, charged=charged, now=self._mover.now()):
+            await self.settle(request.id)
+        return True
 
     async def _place(self, request: Request, hold: Hold) -> Request:
         """Ask the credit service for one hold and write its answer.
@@ -86,8 +103,7 @@ class Holds:
         except TimeoutError as error:
             raise CreditsUnknownError("no answer in time") from error
         except CreditsConflictError as error:
-            log.error("hold_conflict", hold=hold.key)  # noqa: TRY400 - no fault of the code that runs here
-            raise CreditsUnknownError("the key stands for another hold") from error
+            raise CreditsUndecidableError("the key stands for another hold") from error
         except CreditsRefusedError:
             await self._write_answer(request, hold, held=False)
             raise errors.InsufficientCreditsError(required=credits_text(hold.amount)) from None

@@ -29,11 +29,13 @@ from creativeflow.services.aigeneration.domain.orders import (
     check_choosing,
     check_model,
     check_plan,
+    check_quoted,
     hold_for,
     ordered,
     quote,
     repeats,
     shown,
+    terms_of,
 )
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.prices import (
@@ -44,7 +46,7 @@ from creativeflow.services.aigeneration.domain.prices import (
     price_final,
     price_samples,
 )
-from creativeflow.services.aigeneration.domain.request import Asset, Brief, Request, SampleFailure
+from creativeflow.services.aigeneration.domain.request import Asset, Brief, Request, SampleFailure, iso
 from creativeflow.services.aigeneration.domain.resource import resource
 from creativeflow.services.aigeneration.domain.results import INVALID_OUTPUT, final_fits, judge_samples
 from creativeflow.services.aigeneration.domain.routing import model_for_attempt, named_model
@@ -57,6 +59,7 @@ from creativeflow.services.aigeneration.ports import (
     Publication,
     PublicationOutcome,
 )
+from creativeflow.services.aigeneration.quotes import Quotes
 from creativeflow.services.aigeneration.storage.store import LeasedJobs, Store
 
 __all__ = ["Caller", "Orchestrator", "Reply", "Submission"]
@@ -74,6 +77,7 @@ class Submission:
     correlation_id: str
     traceparent: str | None = None
     retry_of: UUID | None = None
+    quote_id: str | None = None
 
 
 class Orchestrator:
@@ -85,6 +89,7 @@ class Orchestrator:
         credits_: Credits,
         *,
         entitlements: Callable[[str], Awaitable[Entitlements]],
+        quotes: Quotes,
         policy: Policy,
         now: Callable[[], datetime],
         new_id: Callable[[], UUID],
@@ -93,6 +98,7 @@ class Orchestrator:
     ) -> None:
         self._store = store
         self._entitlements = entitlements
+        self._quotes = quotes
         self._policy = policy
         self._now = now
         self._new_id = new_id
@@ -110,24 +116,35 @@ class Orchestrator:
         Raises:
             FreeQuotaExhaustedError, InsufficientCreditsError: nothing was charged.
             PlanRequiredError, AccountRestrictedError: the plan or the account does not allow it.
+            QuoteExpiredError: it no longer costs what was quoted; nothing was charged.
             CreditsUnavailableError: the plan cannot be known right now.
         """
         return await self._mover.once(claim, lambda: self._submit(order, claim))
 
     async def quote(self, user_id: str, brief: Brief) -> dict[str, Any]:
-        """What a request would cost, item by item, and what it would leave; starts nothing."""
+        """What a request would cost, item by item, and what it would leave; starts nothing.
+
+        Its `quote_id` binds these prices until `expires_at`: an action that comes with it costs them, or is refused.
+        """
         entitled = await self._entitled(user_id)
-        check_plan(entitled.plan, brief, self._policy.prices)
-        return quote(entitled.plan, brief, self._policy.prices, balance=entitled.balance)
+        prices = self._policy.prices
+        check_plan(entitled.plan, brief, prices)
+        terms, expires_at = terms_of(entitled.plan, brief, prices), self._now() + self._policy.quote_validity
+        return quote(entitled.plan, brief, prices, balance=entitled.balance) | {
+            "quote_id": self._quotes.seal(user_id, terms, expires_at),
+            "expires_at": iso(expires_at.replace(microsecond=0)),
+        }
 
     async def select_sample(
-        self, request_id: UUID, sample_id: str, caller: Caller, *, resolution: str | None, file_format: str | None
-    ) -> Reply:
+        self, request_id: UUID, sample_id: str, caller: Caller, *, resolution: str | None, file_format: str | None,
+        quote_id: str | None = None,
+    ) -> Reply:  # fmt: skip
         """Pick exactly one sample and order the final; the same sample again gives the same answer.
 
         Raises:
             AlreadySelectedError: another sample was picked before.
             InvalidRequestError: the sample is not one of this round, or the resolution does not fit.
+            QuoteExpiredError: it no longer costs what was quoted; nothing was charged.
             PlanRequiredError, InsufficientCreditsError, ActionInProgressError, ActionNotPossibleError.
         """
 
@@ -157,18 +174,21 @@ class Orchestrator:
                     "file_format": file_format or request.file_format,
                     "plan": entitled.plan.name,
                 }
-                return self._order(request, Event.SAMPLE_SELECTED, charge, chosen, caller)
+                check_quoted(self._quotes.open(quote_id, request.user_id, self._now()), charge)
+                return self._order(request, Event.SAMPLE_SELECTED, charge, chosen, caller=caller, entitled=entitled)
 
             return await self._act_and_pay(request_id, caller, decide)
 
         return await self._mover.once(caller.claim, act)
 
-    async def regenerate(self, request_id: UUID, caller: Caller, brief_changes: Mapping[str, str]) -> Reply:
+    async def regenerate(
+        self, request_id: UUID, caller: Caller, brief_changes: Mapping[str, str], quote_id: str | None = None
+    ) -> Reply:
         """Ask for another round of samples, at the price of a sample set (REQ-008).
 
         Raises:
             TooManyRoundsError, ActionInProgressError, ActionNotPossibleError, FreeQuotaExhaustedError,
-            InsufficientCreditsError.
+            InsufficientCreditsError, QuoteExpiredError.
         """
 
         async def act() -> Reply:
@@ -183,9 +203,10 @@ class Orchestrator:
                 model = named_model(brief_changes.get("model") or request.brief.get("model"))
                 check_model(entitled.plan, model.name)
                 charge = price_samples(entitled.plan, self._policy.prices, model.surcharge)
+                check_quoted(self._quotes.open(quote_id, request.user_id, self._now()), charge)
                 return self._order(
                     request, Event.REGENERATION_REQUESTED, charge,
-                    {"brief": dict(brief_changes), "plan": entitled.plan.name}, caller,
+                    {"brief": dict(brief_changes), "plan": entitled.plan.name}, caller=caller, entitled=entitled,
                 )  # fmt: skip
 
             return await self._act_and_pay(request_id, caller, decide)
@@ -194,7 +215,7 @@ class Orchestrator:
 
     async def retry(
         self, request_id: UUID, caller: Caller, changes: Mapping[str, Any], *, correlation_id: str,
-        traceparent: str | None = None,
+        traceparent: str | None = None, quote_id: str | None = None,
     ) -> Reply:  # fmt: skip
         """Start a request that ended without its result again, as a new request with `retry_of`.
 
@@ -216,6 +237,7 @@ class Orchestrator:
             order = Submission(
                 user_id=request.user_id, project_id=request.project_id, brief=brief, metadata=request.metadata,
                 created_by=caller.name, correlation_id=correlation_id, traceparent=traceparent, retry_of=request.id,
+                quote_id=quote_id,
             )  # fmt: skip
             return await self._submit(order, caller.claim)
 
@@ -272,6 +294,15 @@ class Orchestrator:
         """Find out what became of a hold nobody waits for any more; see `Holds.settle`."""
         await self._holds.settle(request_id)
 
+    async def decide_hold(self, key: str, *, charged: bool, by: str) -> None:
+        """An operator says whether a hold in doubt was charged; see `Holds.decide`. Again: nothing happens.
+
+        Raises:
+            NotFoundError: no hold has this key.
+        """
+        if not await self._holds.decide(key, charged=charged, by=by):
+            raise errors.NotFoundError
+
     # What dispatchers do
 
     async def lease_jobs(self, lane: Stage, *, window: int, most: int) -> LeasedJobs:
@@ -287,7 +318,9 @@ class Orchestrator:
                 data={"job_id": request.job_id, "attempt": request.attempt, "model": model.name},
             )  # fmt: skip
 
-        return await self._store.lease_jobs(lane, window=window, most=most, now=now, lease=lease)
+        return await self._store.lease_jobs(
+            lane, window=window, most=most, per_user=self._policy.in_flight, now=now, lease=lease
+        )
 
     async def jobs_published(self, published: Sequence[tuple[Request, Publication]]) -> None:
         """Write what came of publishing leased jobs. A job that a worker has already answered stays as it is."""
@@ -443,8 +476,9 @@ class Orchestrator:
         entitled = await self._entitled(order.user_id)
         check_plan(entitled.plan, order.brief, self._policy.prices)
         charge = price_samples(entitled.plan, self._policy.prices, named_model(order.brief.get("model")).surcharge)
+        check_quoted(self._quotes.open(order.quote_id, order.user_id, self._now()), charge)
         request = self._new_request(order, entitled.plan, charge)
-        data = {"by": order.created_by, "charge": charge_data(charge), "retry_of": order.retry_of}
+        data = {"by": order.created_by, "charge": _payable(charge, entitled), "retry_of": order.retry_of}
         if charge.funding is Funding.CREDITS:
             await self._mover.write_new(started(request, data=data, claim=claim))
             return await self._holds.place_for_caller(request)
@@ -468,12 +502,15 @@ class Orchestrator:
             holds=(hold,) if hold else (),
         )  # fmt: skip
 
-    def _order(self, request: Request, event: Event, charge: Charge, fields: dict[str, Any], caller: Caller) -> Change:
+    def _order(
+        self, request: Request, event: Event, charge: Charge, fields: dict[str, Any], *, caller: Caller,
+        entitled: Entitlements,
+    ) -> Change:  # fmt: skip
         """Queue the next job, or first ask for the credits it costs."""
         stage = Stage.FINAL if event is Event.SAMPLE_SELECTED else Stage.SAMPLES
         round_number = request.round + (stage is Stage.SAMPLES)
         hold = hold_for(charge, request.id, stage, round_number, self._now())
-        data = {"by": caller.name, "charge": charge_data(charge), **shown(fields)}
+        data = {"by": caller.name, "charge": _payable(charge, entitled), **shown(fields)}
         if hold is None or hold.funding is Funding.ALLOWANCE:
             change = self._mover.happen(request, event, hold=hold, data=data, **ordered(request, event, fields))
             return replace(change, claim=caller.claim, answer=accepted(change.after) if caller.claim else None)
@@ -541,6 +578,19 @@ class Orchestrator:
         if entitled.restricted:
             raise errors.AccountRestrictedError
         return entitled
+
+
+def _payable(charge: Charge, entitled: Entitlements) -> dict[str, Any]:
+    """The charge as the timeline shows it, marked where it rests on what the credit service said minutes ago.
+
+    Raises:
+        CreditsUnavailableError: it costs credits, and the credit service does not answer.
+    """
+    if not entitled.stale:
+        return charge_data(charge)
+    if charge.funding is Funding.CREDITS:
+        raise errors.CreditsUnavailableError(retry_after_seconds=5)
+    return charge_data(charge) | {"entitlements": "stale"}
 
 
 def _wrong_stage(request: Request) -> errors.InvalidRequestError:

@@ -37,11 +37,16 @@ class HoldStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entitlements:
-    """What a user may do (REQ-016); `balance` in 1/100 credit, None where the service does not tell."""
+    """What a user may do (REQ-016); `balance` in 1/100 credit, None where the service does not tell.
+
+    `stale`: the credit service does not answer, and this is what it said some minutes ago. Good enough for what is
+    free, never for what costs.
+    """
 
     plan: Plan
     restricted: bool = False
     balance: int | None = None
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +110,10 @@ class Credits(Protocol):
 
     async def find(self, asked: Reservation) -> HoldStatus:
         """What is known under the key."""
+        ...
+
+    async def decide(self, asked: Reservation, *, charged: bool) -> None:
+        """A person says what became of a key that could not be asked about; one that can be asked knows better."""
         ...
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
-from creativeflow.services.aigeneration.domain.prices import Prices, credits_amount
+from creativeflow.services.aigeneration.domain.prices import PLANS, Prices, credits_amount
 
 ROLES = ("api", "dispatcher", "results", "relay", "sweeper")
 SECRET_LENGTH_MIN = 24
@@ -27,6 +27,16 @@ def _amount(value: Any) -> Any:
     return credits_amount(value) if isinstance(value, str) else value
 
 
+def _pairs(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    parts = [part.partition("=") for part in _comma_list(value)]
+    if not all(name.strip() and equals and said.strip() for name, equals, said in parts):
+        raise ValueError("use name=value, separated by commas")
+    return {name.strip().lower(): said.strip().lower() for name, _, said in parts}
+
+
+Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 Credits = Annotated[int, BeforeValidator(_amount), Field(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 366)]
@@ -97,8 +107,23 @@ class Settings(BaseSettings):
     credits_url: SecretStr = Field(
         SecretStr("local://"),
         validation_alias=_named("credits_url", "CREDIT_SERVICE_API_URL"),
-        description="`local://` keeps credits in our own database.",
+        description="`local://` keeps credits in our own database; `http(s)://adapter/api/v1` is a billing adapter.",
     )
+    credits_api_key: SecretStr | None = Field(
+        None, validation_alias=_named("credits_api_key", "CREDIT_SERVICE_API_KEY"),
+        description="Sent to the credit service: the billing adapter's X-Internal-API-Key.",
+    )  # fmt: skip
+    credits_refund_path: str = Field(
+        "/users/{user_id}/credits/refund",
+        description="The billing adapter's refund route; `none` where it has none: then refunds wait for a person.",
+    )
+    credits_lookup_path: str = Field(
+        "none", description="The billing adapter's look-up, such as `/users/{user_id}/credits/operations/{key}`."
+    )
+    credits_plan_names: Pairs = Field(
+        {}, description="The billing adapter's plan names that are not ours, such as `Professional=pro,Basic=free`."
+    )
+    credits_call_timeout: Seconds = Field(10, description="Seconds one call to the credit service may take.")
     notify_url: SecretStr = Field(
         SecretStr("log://"),
         validation_alias=_named("notify_url", "NOTIFICATION_SERVICE_API_URL"),
@@ -153,6 +178,12 @@ class Settings(BaseSettings):
         1920, description="Longest side in pixels above which a final counts as high resolution."
     )
     free_generations: Annotated[int, Field(ge=0)] = Field(100, description="Generations a month on the Free plan.")
+    in_flight_limits: Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_pairs)] = Field(
+        {},
+        description="Jobs of one user with workers at once, by lane and plan; unset: "
+        f"`{','.join(f'{plan.name}={plan.in_flight}' for plan in PLANS.values())}`.",
+    )
+    quote_validity: Seconds = Field(900, description="Seconds a quote binds its prices.")
     charge_rejected: bool = Field(True, description="Capture the sample hold when the provider rejects the prompt.")
     dispatch_deadline: Seconds = Field(3600, description="Seconds a job may wait for its turn.")
     samples_deadline: Seconds = Field(300, description="Seconds a worker has for samples.")
@@ -204,10 +235,17 @@ class Settings(BaseSettings):
         return path.expanduser().absolute()
 
     @model_validator(mode="after")
+    def _plans_are_known(self) -> Self:
+        unknown = {*self.in_flight_limits, *self.credits_plan_names.values()} - set(PLANS)
+        if unknown:
+            raise ValueError(f"plans are {', '.join(PLANS)}; not known: {', '.join(sorted(unknown))}")
+        return self
+
+    @model_validator(mode="after")
     def _urls_are_known(self) -> Self:
         for name, url, known in (
             ("AIGEN_ENGINE_URL", self.engine_url, {"local", "amqp", "amqps"}),
-            ("AIGEN_CREDITS_URL", self.credits_url, {"local"}),
+            ("AIGEN_CREDITS_URL", self.credits_url, {"local", "http", "https"}),
             ("AIGEN_NOTIFY_URL", self.notify_url, {"log", "amqp", "amqps", "http", "https"}),
         ):
             if scheme(url) not in known:
@@ -232,6 +270,7 @@ class Settings(BaseSettings):
             )
             and bool(self.callback_secrets()),
             "AIGEN_API_KEYS, AIGEN_JWT_SECRET or AIGEN_JWKS_URL": not self.open_to_all,
+            "AIGEN_CREDITS_API_KEY": scheme(self.credits_url) == "local" or self.credits_api_key is not None,
             f"an AIGEN_JWT_SECRET of {SECRET_LENGTH_MIN + 8} characters or more": self.jwt_secret is None
             or len(self.jwt_secret.get_secret_value()) >= SECRET_LENGTH_MIN + 8,
         }
@@ -266,6 +305,8 @@ class Settings(BaseSettings):
             job_lease=timedelta(seconds=self.job_lease),
             retry_delay=timedelta(seconds=self.retry_delay),
             max_attempts=self.max_attempts, max_rounds=self.max_rounds, free_generations=self.free_generations,
+            in_flight={plan.name: plan.in_flight for plan in PLANS.values()} | self.in_flight_limits,
+            quote_validity=timedelta(seconds=self.quote_validity),
             charge_rejected=self.charge_rejected, publish_events=scheme(self.engine_url).startswith("amqp"),
         )  # fmt: skip
 

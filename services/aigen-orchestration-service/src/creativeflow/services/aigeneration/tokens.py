@@ -17,20 +17,20 @@ class CallbackSecrets:
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets or not all(secrets):
             raise ValueError("at least one callback secret is needed")
-        self._keys = [secret.encode() for secret in secrets]
+        self.keys = [secret.encode() for secret in secrets]
         self._webhook_keys = [_webhook_key(secret) for secret in secrets]
 
     def __repr__(self) -> str:
-        return f"CallbackSecrets({len(self._keys)})"
+        return f"CallbackSecrets({len(self.keys)})"
 
     def token(self, job_id: UUID) -> str:
         """The bearer token that opens the callbacks of this job and nothing else."""
-        return _token(self._keys[0], job_id)
+        return _token(self.keys[0], job_id)
 
     def opens(self, token: str, job_id: UUID) -> bool:
         """Whether the token was made for this job with a live secret."""
         given = token.encode(errors="replace")
-        return any([hmac.compare_digest(_token(key, job_id).encode(), given) for key in self._keys])  # noqa: C419
+        return any([hmac.compare_digest(_token(key, job_id).encode(), given) for key in self.keys])  # noqa: C419
 
     def sign(self, message_id: str, timestamp: int, body: bytes) -> str:
         """The `webhook-signature` of a body (Standard Webhooks, v1)."""

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from creativeflow.services.aigeneration import clock, observability
 from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Exchange, Queue, Topology
 from creativeflow.services.aigeneration.adapters.asset_store import AssetStore
+from creativeflow.services.aigeneration.adapters.credits_billing import BillingCredits, BillingRoutes
 from creativeflow.services.aigeneration.adapters.credits_cached import CachedEntitlements
 from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
 from creativeflow.services.aigeneration.adapters.engine_local import LocalEngine
@@ -32,10 +33,13 @@ from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableE
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, State
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, Reservation
+from creativeflow.services.aigeneration.quotes import Quotes
 from creativeflow.services.aigeneration.reports import MODELS, Kind, Reports
 from creativeflow.services.aigeneration.settings import Settings, scheme
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.embedded import start_embedded
+from creativeflow.services.aigeneration.storage.flags import Flags
+from creativeflow.services.aigeneration.storage.journal import Journal
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.migrations import head
 from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
@@ -130,10 +134,12 @@ class Service:
         self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False)
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
         self.credits = credits_ or self._credits()
-        self.entitlements = CachedEntitlements(self.credits)
+        self.flags = Flags(self.database)
+        self.entitlements = CachedEntitlements(self.credits, flagged=self.flags.flagged)
         self.broker = self._broker(settings.engine_url, topology(settings))
         self.orchestrator = Orchestrator(
             self.store, self.credits, entitlements=self.entitlements, policy=self.policy, now=now, new_id=new_id,
+            quotes=Quotes(self.secrets.keys),
             on_written=self._on_written, hold_seconds=settings.hold_timeout,
         )  # fmt: skip
         self.reports = Reports(
@@ -222,8 +228,19 @@ class Service:
             self.loops["relay"].wake()
 
     def _credits(self) -> Credits:
+        settings = self.settings
         if self.ledger is not None:
             return LocalCredits(self.ledger)
+        if scheme(settings.credits_url) in {"http", "https"}:
+            routes = BillingRoutes(
+                base_url=settings.credits_url.get_secret_value(), refund=_route(settings.credits_refund_path),
+                lookup=_route(settings.credits_lookup_path), plan_names=settings.credits_plan_names,
+            )  # fmt: skip
+            key = settings.credits_api_key.get_secret_value() if settings.credits_api_key else ""
+            return BillingCredits(
+                self.http, Journal(self.database), routes, api_key=key, now=self.now,
+                call_seconds=settings.credits_call_timeout,
+            )  # fmt: skip
         raise AssertionError("settings let only known schemes pass")
 
     def _engine(self) -> Engine:
@@ -322,3 +339,7 @@ def broker_queues(settings: Settings) -> list[str]:
 def asset_directory(settings: Settings) -> Path:
     """Where pictures lie that are kept here."""
     return settings.data_dir / "assets"
+
+
+def _route(path: str) -> str | None:
+    return None if path == "none" else path

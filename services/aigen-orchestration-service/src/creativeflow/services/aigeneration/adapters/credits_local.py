@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
-from creativeflow.services.aigeneration.domain.prices import PLANS
+from creativeflow.services.aigeneration.domain.prices import PLANS, SubscriptionStatus, terms
 from creativeflow.services.aigeneration.ports import (
     CreditsConflictError,
     CreditsRefusedError,
@@ -30,7 +30,11 @@ class LocalCredits:
     async def entitlements(self, user_id: str) -> Entitlements:
         """The plan and balance of the account."""
         account = await _known(self._ledger.account(user_id))
-        return Entitlements(plan=PLANS[account.plan], restricted=account.restricted, balance=account.balance)
+        status = SubscriptionStatus(account.status)
+        return Entitlements(
+            plan=terms(PLANS[account.plan], status), restricted=status is SubscriptionStatus.SUSPENDED,
+            balance=account.balance,
+        )  # fmt: skip
 
     async def hold(self, asked: Reservation) -> None:
         """Set the amount aside."""
@@ -57,6 +61,9 @@ class LocalCredits:
         """What the ledger says of the key."""
         movement = await _known(self._ledger.find(asked.key))
         return _STATUS[movement.resolved] if movement else HoldStatus.ABSENT
+
+    async def decide(self, asked: Reservation, *, charged: bool) -> None:
+        """The ledger is never in doubt."""
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
         """Amounts that lie in `held:` accounts."""

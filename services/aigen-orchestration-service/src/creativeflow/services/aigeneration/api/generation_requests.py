@@ -176,8 +176,9 @@ async def select_sample(
     """Exactly one can be picked: the same again gives the same answer, another is a conflict."""
     caller = acting(request, principal, body)
     reply = await orchestrator(request).select_sample(
-        request_id, body.selected_sample_id, caller, resolution=body.desired_resolution, file_format=body.output_format
-    )
+        request_id, body.selected_sample_id, caller, resolution=body.desired_resolution,
+        file_format=body.output_format, quote_id=body.quote_id,
+    )  # fmt: skip
     return reply_response(reply)
 
 
@@ -197,7 +198,8 @@ async def regenerate_samples(
 ) -> Response:
     """The price of a sample set again; the words and the model may be changed."""
     caller = acting(request, principal, body)
-    return reply_response(await orchestrator(request).regenerate(request_id, caller, body.changes() if body else {}))
+    changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
+    return reply_response(await orchestrator(request).regenerate(request_id, caller, changes, quote_id))
 
 
 @router.post(
@@ -216,16 +218,12 @@ async def retry(
 ) -> Response:
     """A new request with `retry_of`; an ended request itself never changes."""
     caller = acting(request, principal, body)
-    changes = body.changes() if body else {}
-    return reply_response(
-        await orchestrator(request).retry(
-            request_id,
-            caller,
-            changes,
-            correlation_id=request.scope["aigen.request_id"],
-            traceparent=request.scope["aigen.traceparent"],
-        )
-    )
+    changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
+    reply = await orchestrator(request).retry(
+        request_id, caller, changes, correlation_id=request.scope["aigen.request_id"],
+        traceparent=request.scope["aigen.traceparent"], quote_id=quote_id,
+    )  # fmt: skip
+    return reply_response(reply)
 
 
 @router.post(
@@ -260,7 +258,7 @@ def _submission(body: schemas.CreateRequest, request: Request, principal: Princi
     return Submission(
         user_id=principal.acting_for(body.user_id), project_id=body.project_id, brief=body.brief(),
         metadata=body.metadata or {}, created_by=principal.name, correlation_id=request.scope["aigen.request_id"],
-        traceparent=request.scope.get("aigen.traceparent"),
+        traceparent=request.scope.get("aigen.traceparent"), quote_id=body.quote_id,
     )  # fmt: skip
 
 

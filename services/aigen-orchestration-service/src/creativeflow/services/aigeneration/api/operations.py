@@ -118,7 +118,9 @@ async def grant(body: schemas.Grant, request: Request, operator: Operator) -> Re
     claim = key_claim(request, operator, body)
     operation = f"{claim.principal}:{claim.key}" if claim else str(request.app.state.new_id())
     try:
-        given = await ledger.grant(body.user_id, body.amount, operation=operation, reason=body.reason, plan=body.plan)
+        given = await ledger.grant(
+            body.user_id, body.amount, operation=operation, reason=body.reason, plan=body.plan, status=body.status
+        )
     except OperationReusedError:
         raise errors.IdempotencyKeyReusedError from None
     except ValueError as error:

@@ -10,9 +10,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, SIDE_MAX, SIDE_MIN
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
-from creativeflow.services.aigeneration.domain.prices import credits_amount
+from creativeflow.services.aigeneration.domain.prices import SubscriptionStatus, credits_amount
 from creativeflow.services.aigeneration.domain.request import Brief
 from creativeflow.services.aigeneration.domain.routing import MODELS
+from creativeflow.services.aigeneration.quotes import ID_MAX
 from creativeflow.services.aigeneration.validation import clean_text, plain_texts
 
 PROMPT_MAX = 4000
@@ -100,6 +101,11 @@ class Dimensions(Body):
     height: Side
 
 
+QuoteId = Annotated[
+    str, Field(min_length=1, max_length=ID_MAX, description="From a quote: the action costs its prices or is refused.")
+]
+
+
 class CreateRequest(Body):
     """A creative that is wanted (REQ-005, REQ-006, REQ-007)."""
 
@@ -121,6 +127,7 @@ class CreateRequest(Body):
     model: ModelName | None = None
     locale: Annotated[str, Field(pattern=r"^[a-z]{2}(-[A-Z]{2})?$", examples=["en-US"])] | None = None
     metadata: Object | None = None
+    quote_id: QuoteId | None = None
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "CreateRequest":
@@ -138,7 +145,7 @@ class CreateRequest(Body):
 
     def brief(self) -> Brief:
         """What was asked, without who asked and without what was not said."""
-        asked = self.model_dump(exclude_none=True, exclude={"user_id", "project_id", "metadata"})
+        asked = self.model_dump(exclude_none=True, exclude={"user_id", "project_id", "metadata", "quote_id"})
         return cast("Brief", asked)
 
 
@@ -148,6 +155,7 @@ class SelectSample(Body):
     selected_sample_id: Identifier
     desired_resolution: Annotated[str, Field(max_length=20, examples=["2048x2048", "4K"])] | None = None
     output_format: FileFormat | None = None
+    quote_id: QuoteId | None = None
 
 
 class BriefChanges(Body):
@@ -156,6 +164,7 @@ class BriefChanges(Body):
     updated_prompt: Prompt | None = None
     updated_style_guidance: Guidance | None = None
     model: ModelName | None = None
+    quote_id: QuoteId | None = None
 
     def changes(self) -> dict[str, str]:
         """The changed fields under their names in the brief."""
@@ -171,6 +180,7 @@ class Grant(Body):
     user_id: Identifier
     amount: Annotated[int, BeforeValidator(_credits), Field(json_schema_extra={"type": "string", "examples": ["5.00"]})]
     plan: Literal["free", "payg", "pro", "team", "enterprise"] | None = None
+    status: SubscriptionStatus | None = None
     reason: Annotated[str, Clean, Field(max_length=200)] = "granted by an operator"
 
 
@@ -292,8 +302,13 @@ class QuoteItem(BaseModel):
 
 
 class Quote(BaseModel):
-    """What a request would cost: the total is one set of samples and the final in the format's own size."""
+    """What a request would cost: the total is one set of samples and the final in the format's own size.
 
+    An action that is sent with `quote_id` before `expires_at` costs these prices or is refused.
+    """
+
+    quote_id: str
+    expires_at: datetime
     plan: str
     items: list[QuoteItem]
     total: str

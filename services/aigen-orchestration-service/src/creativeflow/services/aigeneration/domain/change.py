@@ -49,6 +49,18 @@ class Debt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """One chargeable action that took place, whatever paid for it; `amount` in 1/100 credit (REQ-016)."""
+
+    stage: Stage
+    round: int
+    action: str
+    paid_by: Funding
+    amount: int
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyClaim:
     """An idempotency key of this caller and the fingerprint of the body it came with."""
 
@@ -79,6 +91,7 @@ class Change:
     entries: tuple[Entry, ...]
     debts: tuple[Debt, ...] = ()
     holds: tuple[Hold, ...] = ()
+    usage: tuple[Usage, ...] = ()
     queues: bool = False
     claim: KeyClaim | None = None
     answer: Answer | None = None
@@ -99,14 +112,27 @@ class _Draft:
     new_id: Callable[[], UUID]
     debts: list[Debt] = field(default_factory=list)
     changed: dict[str, Hold] = field(default_factory=dict)
+    usage: list[Usage] = field(default_factory=list)
     queues: bool = False
 
     def resolve(self, hold: Hold, state: HoldState) -> None:
-        """Resolve one open hold; the debt to the credit service is written along."""
+        """Resolve one open hold; the debt to the credit service, and what was used, are written along."""
         self.put(replace(hold, state=state))
+        if state is HoldState.CAPTURED:
+            self.use(hold.action, hold.funding, hold.amount)
         if hold.funding is Funding.CREDITS:
             topic = Topic.CAPTURE if state is HoldState.CAPTURED else Topic.RELEASE
             self.debts.append(Debt(topic, hold.reservation(self.request.user_id)))
+
+    def use(self, action: str, paid_by: Funding, amount: int = 0) -> None:
+        """Log the action that has just been delivered."""
+        request = self.request
+        self.usage.append(
+            Usage(
+                stage=request.stage, round=request.round, action=action, paid_by=paid_by, amount=amount,
+                model=request.ai_model_used or request.model,
+            )
+        )  # fmt: skip
 
     def put(self, hold: Hold) -> None:
         self.changed[hold.key] = hold
@@ -152,6 +178,7 @@ def carry_out(
         entries=(Entry(event.value, move.to, data or {}),),
         debts=tuple(draft.debts),
         holds=tuple(draft.changed.values()),
+        usage=tuple(draft.usage),
         queues=draft.queues,
     )
 
@@ -215,10 +242,22 @@ def _requeue_job(draft: _Draft) -> None:
     )
 
 
-def _resolve_held(draft: _Draft, state: HoldState) -> None:
-    for hold in draft.request.holds:
-        if hold.state is HoldState.HELD:
-            draft.resolve(hold, state)
+def _capture(draft: _Draft) -> None:
+    """Take what is held for what was delivered; where nothing is held, the plan has paid."""
+    if not _resolve_held(draft, HoldState.CAPTURED):
+        action = "sample_generation" if draft.request.stage is Stage.SAMPLES else "standard_generation"
+        draft.use(action, Funding.PLAN)
+
+
+def _resolve_held(draft: _Draft, state: HoldState) -> bool:
+    held = [hold for hold in draft.request.holds if hold.state is HoldState.HELD]
+    for hold in held:
+        draft.resolve(hold, state)
+    return bool(held)
+
+
+def _release(draft: _Draft) -> None:
+    _resolve_held(draft, HoldState.RELEASED)
 
 
 def _settle_rejected(draft: _Draft) -> None:
@@ -259,8 +298,8 @@ def _announce(event_type: str, topic_event: str) -> Callable[[_Draft], None]:
 _EFFECTS: dict[Effect, Callable[[_Draft], None]] = {
     Effect.QUEUE_JOB: _queue_job,
     Effect.REQUEUE_JOB: _requeue_job,
-    Effect.CAPTURE: lambda draft: _resolve_held(draft, HoldState.CAPTURED),
-    Effect.RELEASE: lambda draft: _resolve_held(draft, HoldState.RELEASED),
+    Effect.CAPTURE: _capture,
+    Effect.RELEASE: _release,
     Effect.SETTLE_REJECTED: _settle_rejected,
     Effect.ANNOUNCE_SAMPLES: _announce("samples_ready", "samples_ready"),
     Effect.ANNOUNCE_FINAL: _announce("final_asset_ready", "completed"),

@@ -187,6 +187,15 @@ class PromptRejectedError(AigenError):
     sentence = "The prompt breaks the content rules. Change the words and try again; nothing was charged."
 
 
+class QuoteExpiredError(AigenError):
+    """The price is no longer the quoted one, or the quote is too old: never a different charge (REQ-016)."""
+
+    status = 409
+    code = "quote_expired"
+    title = "The quote is no longer valid"
+    sentence = "The quote has expired or the price has changed since. Nothing was charged; ask for a new quote."
+
+
 class ActionNotPossibleError(AigenError):
     """The request is not in a state in which this can be done."""
 

@@ -9,6 +9,7 @@ from creativeflow.services.aigeneration.domain.errors import (
     ActionInProgressError,
     ImpossibleMoveError,
     PlanRequiredError,
+    QuoteExpiredError,
 )
 from creativeflow.services.aigeneration.domain.formats import SIDE_MAX, Size, final_size
 from creativeflow.services.aigeneration.domain.lifecycle import Event, Stage, State
@@ -86,6 +87,35 @@ def quote(plan: Plan, brief: Brief, prices: Prices, *, balance: int | None) -> d
         "balance_after": None if balance is None else credits_text(balance - total),
         "watermark": plan.watermark,
     }
+
+
+def terms_of(plan: Plan, brief: Brief, prices: Prices) -> dict[str, str | None]:
+    """What a quote binds: the price of a set of samples, of a standard and of a high-resolution final.
+
+    None where the plan does not include it at all.
+    """
+    surcharge = named_model(brief.get("model")).surcharge
+    high = price_final(plan, prices, longest_side=prices.high_resolution_above + 1, surcharge=surcharge)
+    return {
+        "samples": _priced(price_samples(plan, prices, surcharge)),
+        "final": _priced(price_final(plan, prices, longest_side=1, surcharge=surcharge)),
+        "high": _priced(high) if plan.high_resolution else None,
+    }
+
+
+def check_quoted(quoted: Mapping[str, str | None] | None, charge: Charge) -> None:
+    """Whether an action costs what its quote says, and is paid by the same; without a quote it costs what it costs.
+
+    Raises:
+        QuoteExpiredError: another price: nothing is charged, the caller asks for a new quote.
+    """
+    item = {"sample_generation": "samples", "hd_export": "high"}.get(charge.action, "final")
+    if quoted is not None and quoted.get(item) != _priced(charge):
+        raise QuoteExpiredError
+
+
+def _priced(charge: Charge) -> str:
+    return f"{charge.funding}:{charge.amount}"
 
 
 def charge_data(charge: Charge) -> dict[str, str]:

@@ -1,10 +1,11 @@
 """The numbers an operator may set, as the domain needs them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
-from creativeflow.services.aigeneration.domain.prices import Prices
+from creativeflow.services.aigeneration.domain.prices import PLANS, Prices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,9 @@ class Policy:
     max_rounds: int = 10
     sample_count: int = 4
     free_generations: int = 100
+    in_flight: Mapping[str, int] = field(default_factory=lambda: {plan.name: plan.in_flight for plan in PLANS.values()})
+    """How many jobs of one user may be in a lane at once, by plan."""
+    quote_validity: timedelta = timedelta(minutes=15)
     charge_rejected: bool = True
     publish_events: bool = False
     """Whether lifecycle events go to the broker; there is none with the local engine."""

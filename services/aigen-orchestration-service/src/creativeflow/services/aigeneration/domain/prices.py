@@ -24,9 +24,22 @@ class Funding(StrEnum):
     """Included: nothing to hold."""
 
 
+class SubscriptionStatus(StrEnum):
+    """What a subscription is worth now (REQ-016); `terms` says what follows from it."""
+
+    ACTIVE = "active"
+    TRIAL = "trial"
+    SUSPENDED = "suspended"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a subscription includes; `weight` is its share in the fair queue."""
+    """What a subscription includes.
+
+    `weight` is its share in the fair queue, `in_flight` how many jobs of one user of it may be with workers at once.
+    """
 
     name: str
     title: str
@@ -36,27 +49,28 @@ class Plan:
     brand_kit: bool
     watermark: bool
     weight: float
+    in_flight: int
 
 
 FREE = Plan(
     name="free", title="Free", includes_standard=True, monthly_generations=True, high_resolution=False,
-    brand_kit=False, watermark=True, weight=1.0,
+    brand_kit=False, watermark=True, weight=1.0, in_flight=5,
 )  # fmt: skip
 PAYG = Plan(
     name="payg", title="Pay as you go", includes_standard=False, monthly_generations=False, high_resolution=True,
-    brand_kit=False, watermark=False, weight=1.0,
+    brand_kit=False, watermark=False, weight=1.0, in_flight=10,
 )  # fmt: skip
 PRO = Plan(
     name="pro", title="Pro", includes_standard=True, monthly_generations=False, high_resolution=True,
-    brand_kit=True, watermark=False, weight=2.0,
+    brand_kit=True, watermark=False, weight=2.0, in_flight=20,
 )  # fmt: skip
 TEAM = Plan(
     name="team", title="Team", includes_standard=True, monthly_generations=False, high_resolution=True,
-    brand_kit=True, watermark=False, weight=3.0,
+    brand_kit=True, watermark=False, weight=3.0, in_flight=50,
 )  # fmt: skip
 ENTERPRISE = Plan(
     name="enterprise", title="Enterprise", includes_standard=True, monthly_generations=False, high_resolution=True,
-    brand_kit=True, watermark=False, weight=4.0,
+    brand_kit=True, watermark=False, weight=4.0, in_flight=100,
 )  # fmt: skip
 _WHOLE_DIGITS_MAX = 12
 PLANS: Mapping[str, Plan] = MappingProxyType({plan.name: plan for plan in (FREE, PAYG, PRO, TEAM, ENTERPRISE)})
@@ -79,6 +93,12 @@ class Charge:
     action: str
     funding: Funding
     amount: int = 0
+
+
+def terms(plan: Plan, status: SubscriptionStatus) -> Plan:
+    """What a subscription gives today: one that has ended gives what the Free plan gives."""
+    ended = status in (SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED)
+    return FREE if ended else plan
 
 
 def price_samples(plan: Plan, prices: Prices, surcharge: int = 0) -> Charge:

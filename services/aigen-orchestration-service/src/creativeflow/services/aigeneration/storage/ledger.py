@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from creativeflow.services.aigeneration.domain.prices import FREE, PLANS
+from creativeflow.services.aigeneration.domain.prices import FREE, PLANS, SubscriptionStatus
 from creativeflow.services.aigeneration.storage.batching import Batcher
 from creativeflow.services.aigeneration.storage.database import Database
 
@@ -62,7 +62,7 @@ class Account:
 
     plan: str = FREE.name
     balance: int = 0
-    restricted: bool = False
+    status: str = SubscriptionStatus.ACTIVE.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +91,11 @@ class Ledger:
 
     async def _load_accounts(self, user_ids: Sequence[str]) -> list[Account]:
         found = await self._database.fetch(
-            "SELECT user_id, plan, balance, restricted FROM credit_accounts WHERE user_id = ANY($1::text[])",
+            "SELECT user_id, plan, balance, status FROM credit_accounts WHERE user_id = ANY($1::text[])",
             list(user_ids),
         )
         known = {
-            row["user_id"]: Account(plan=row["plan"], balance=row["balance"], restricted=row["restricted"])
-            for row in found
+            row["user_id"]: Account(plan=row["plan"], balance=row["balance"], status=row["status"]) for row in found
         }
         return [known.get(user_id, Account()) for user_id in user_ids]
 
@@ -141,8 +140,11 @@ class Ledger:
         )
         return Movement(**row) if row else None
 
-    async def grant(self, user_id: str, amount: int, *, operation: str, reason: str, plan: str | None = None) -> bool:
-        """Give credits and set the plan; idempotent on `operation`. False when it was done before.
+    async def grant(
+        self, user_id: str, amount: int, *, operation: str, reason: str, plan: str | None = None,
+        status: SubscriptionStatus | None = None,
+    ) -> bool:  # fmt: skip
+        """Give credits and set plan and status; idempotent on `operation`. False when it was done before.
 
         Raises:
             ValueError: the plan is unknown, or the amount would take the balance below zero.
@@ -150,7 +152,9 @@ class Ledger:
         """
         if plan is not None and plan not in PLANS:
             raise ValueError(f"unknown plan; use one of {', '.join(PLANS)}")
-        told = f"{reason} (plan {plan})" if plan else reason
+        told = " ".join(
+            [reason, *(f"({word} {value})" for word, value in (("plan", plan), ("status", status)) if value)]
+        )
         async with self._database.transaction() as connection:
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('grant:' || $1, 0))", operation)
             before = await connection.fetchrow(
@@ -168,9 +172,11 @@ class Ledger:
                 operation, user_id, amount, told,
             )  # fmt: skip
             await connection.execute(
-                """INSERT INTO credit_accounts (user_id, plan) VALUES ($1, COALESCE($2, 'free'))
-                   ON CONFLICT (user_id) DO UPDATE SET plan = COALESCE($2, credit_accounts.plan)""",
-                user_id, plan,
+                """INSERT INTO credit_accounts (user_id, plan, status)
+                   VALUES ($1, COALESCE($2, 'free'), COALESCE($3, 'active'))
+                   ON CONFLICT (user_id) DO UPDATE SET
+                       plan = COALESCE($2, credit_accounts.plan), status = COALESCE($3, credit_accounts.status)""",
+                user_id, plan, status,
             )  # fmt: skip
             balance = await connection.fetchval(
                 """UPDATE credit_accounts SET balance = balance + $2 WHERE user_id = $1 AND balance + $2 >= 0
@@ -197,6 +203,6 @@ class Ledger:
             "plan": account.plan,
             "balance": account.balance,
             "held": int(held),
-            "restricted": account.restricted,
+            "status": account.status,
             "entries": [dict(row) for row in entries],
         }

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.change import Topic
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.flags import CHARGE_FAILED, RAISE, REFUND_FAILED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,14 +129,19 @@ class Outbox:
         )  # fmt: skip
 
     async def _park(self, debt: LeasedDebt, parked: Parked, now: datetime) -> None:
+        """Leave a debt to a person; one to the credit service flags the account in the same statement (REQ-016)."""
         await self._database.execute(
-            """WITH parked AS (
-                   UPDATE outbox SET parked_reason = $3, lease_token = NULL, leased_until = NULL, last_error = $3
-                   WHERE id = $1 AND lease_token = $2 RETURNING request_id, topic
-               )
-               INSERT INTO generation_events (request_id, event, data, at)
-               SELECT request_id, 'debt_parked', jsonb_build_object('topic', topic, 'reason', $3::text), $4
-               FROM parked WHERE request_id IS NOT NULL""",
+            f"""WITH parked AS (
+                    UPDATE outbox SET parked_reason = $3, lease_token = NULL, leased_until = NULL, last_error = $3
+                    WHERE id = $1 AND lease_token = $2 RETURNING request_id, topic, body
+                ), flag AS (
+                    SELECT body->>'user_id' AS user_id, f.reason, body->>'key' AS hold_key, request_id
+                    FROM parked JOIN (VALUES ('{Topic.CAPTURE}', '{CHARGE_FAILED}'),
+                                             ('{Topic.RELEASE}', '{REFUND_FAILED}')) AS f(topic, reason) USING (topic)
+                ), {RAISE.format(now="$4")}
+                INSERT INTO generation_events (request_id, event, data, at)
+                SELECT request_id, 'debt_parked', jsonb_build_object('topic', topic, 'reason', $3::text), $4
+                FROM parked WHERE request_id IS NOT NULL""",  # noqa: S608 - joined from constants
             debt.id, debt.token, parked.reason[:500], now,
         )  # fmt: skip
 
@@ -174,6 +180,15 @@ class Outbox:
                 debt_id, now, event, by,
             )
         )  # fmt: skip
+
+    async def replay_for(self, key: str, *, now: datetime) -> int:
+        """Make the parked debts of one hold due again, after a person has said what became of it."""
+        tag = await self._database.execute(
+            """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
+               WHERE topic LIKE 'credits.%' AND body->>'key' = $1 AND parked_reason IS NOT NULL""",
+            key, now,
+        )  # fmt: skip
+        return int(tag.rpartition(" ")[2])
 
     async def list_open(self, *, parked_only: bool, most: int) -> list[dict[str, Any]]:
         """Open debts for an operator, the oldest first."""

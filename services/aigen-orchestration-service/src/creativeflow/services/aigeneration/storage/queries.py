@@ -152,8 +152,9 @@ SELECT
     (SELECT count(*) FROM generation_requests r WHERE r.final_asset IS NOT NULL AND EXISTS (
          SELECT FROM holds h WHERE h.request_id = r.id AND h.stage = 'final' AND h.state <> 'captured'))
         AS delivered_without_capture,
-    (SELECT count(*) FROM holds WHERE state = 'placing' AND began_at < $1::timestamptz - interval '1 hour')
-        AS holds_placing_too_long,
+    (SELECT count(*) FROM holds WHERE state = 'placing' AND parked_at IS NULL
+        AND began_at < $1::timestamptz - interval '1 hour') AS holds_placing_too_long,
+    (SELECT count(*) FROM holds WHERE state = 'placing' AND parked_at IS NOT NULL) AS holds_parked,
     (SELECT count(*) FROM holds h WHERE h.state IN ('captured', 'released') AND h.funding = 'credits'
         AND h.settled_at IS NULL AND NOT EXISTS (
             SELECT FROM outbox o WHERE o.request_id = h.request_id AND o.topic LIKE 'credits.%%'

@@ -40,6 +40,14 @@ def from_change(change: Change) -> dict[str, Any]:
         }  # fmt: skip
     if before is None or after.brief is not before.brief:
         row["brief"] = after.brief
+    if change.usage:
+        row["usage"] = [
+            {
+                "stage": used.stage, "round": used.round, "action": used.action, "paid_by": used.paid_by,
+                "amount": used.amount, "model": used.model,
+            }
+            for used in change.usage
+        ]  # fmt: skip
     if change.allowance is not None:
         row["allowance_month"] = change.allowance.month
     if change.claim is not None:

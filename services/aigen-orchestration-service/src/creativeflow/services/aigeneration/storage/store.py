@@ -4,7 +4,7 @@ A change is written whole or not at all: request, timeline, holds, debts, idempo
 decided by its version: a write that expects another version writes nothing and says so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -19,6 +19,7 @@ from creativeflow.services.aigeneration.domain.request import Hold, HoldState, R
 from creativeflow.services.aigeneration.storage import rows
 from creativeflow.services.aigeneration.storage.batching import Batcher
 from creativeflow.services.aigeneration.storage.database import Database, to_json
+from creativeflow.services.aigeneration.storage.flags import HOLD_UNDECIDED, RAISE
 
 NOTES_MAX = 50
 
@@ -68,7 +69,7 @@ change AS MATERIALIZED (
         final_asset jsonb, failure jsonb, progress jsonb, pending_action jsonb, model text, ai_model_used text,
         retry_of uuid, max_rounds int,
         due_at timestamptz, lease_until timestamptz, deadline_at timestamptz, remind_at timestamptz,
-        allowance_month date, entries jsonb, debts jsonb, holds jsonb,
+        allowance_month date, entries jsonb, debts jsonb, holds jsonb, usage jsonb,
         principal text, key text, fingerprint text, status int, location text, body text)
 )"""
 
@@ -109,6 +110,11 @@ entry AS (
     ON CONFLICT (key) DO UPDATE SET
         state = excluded.state, amount = excluded.amount, action = excluded.action,
         resolved_at = CASE WHEN excluded.state IN ('captured', 'released') THEN excluded.began_at END
+), used AS (
+    INSERT INTO usage_log (request_id, user_id, project_id, stage, round, action, paid_by, amount, plan, model, at)
+    SELECT c.id, c.user_id, w.project_id, u.stage, u.round, u.action, u.paid_by, u.amount, c.plan, u.model, c.at
+    FROM written w JOIN change c USING (id), jsonb_to_recordset(c.usage) AS u(
+        stage text, round int, action text, paid_by text, amount int, model text)
 ), claimed AS (
     INSERT INTO idempotency_keys (principal, key, fingerprint, request_id, status, location, body, created_at)
     SELECT c.principal, c.key, c.fingerprint, c.id, c.status, c.location, c.body, c.at
@@ -131,7 +137,7 @@ WITH {_CHANGE}, {_FAIR}, allowance AS ({_USE_ALLOWANCE}), written AS (
     FROM change c LEFT JOIN fair USING (id)
     WHERE c.allowance_month IS NULL OR EXISTS (
         SELECT FROM allowance a WHERE a.user_id = c.user_id AND a.month = c.allowance_month)
-    RETURNING id
+    RETURNING id, project_id
 ), {_TAIL}
 SELECT id FROM written"""  # noqa: S608 - joined from constants of this module
 
@@ -147,7 +153,7 @@ WITH {_CHANGE}, {_FAIR}, written AS (
         lease_until = c.lease_until, deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at
     FROM change c LEFT JOIN fair USING (id)
     WHERE r.id = c.id AND r.version = c.version - 1 AND r.state = c.from_state
-    RETURNING r.id
+    RETURNING r.id, r.project_id
 ), {_TAIL}, given_back AS (
     UPDATE free_usage u SET used = u.used - g.given FROM (
         SELECT c.user_id, n.month, count(*) AS given
@@ -157,6 +163,26 @@ WITH {_CHANGE}, {_FAIR}, written AS (
     WHERE u.user_id = g.user_id AND u.month = g.month
 )
 SELECT id FROM written"""  # noqa: S608 - joined from constants of this module
+
+# The head of the lane in fair order, without the jobs of users who have as many with workers as their plan allows.
+_LEASABLE = """
+WITH busy AS MATERIALIZED (
+    SELECT user_id, count(*) AS jobs FROM generation_requests
+    WHERE stage = $1 AND state IN ('PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL') GROUP BY user_id
+), head AS MATERIALIZED (
+    SELECT id, user_id, plan, fair_at, row_number() OVER (PARTITION BY user_id ORDER BY fair_at, id) AS nth FROM (
+        SELECT id, user_id, plan, fair_at FROM generation_requests
+        WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2 ORDER BY fair_at, id LIMIT 4 * $4) first
+), next AS (
+    SELECT h.id FROM head h LEFT JOIN busy b USING (user_id)
+    WHERE h.nth + COALESCE(b.jobs, 0) <= COALESCE(($5::jsonb->>h.plan)::int, $3)
+    ORDER BY h.fair_at, h.id
+    LIMIT LEAST($4, GREATEST(0, $3 - (SELECT COALESCE(sum(jobs), 0)::int FROM busy)))
+)
+SELECT r.*, (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.began_at, h.key) FROM holds h WHERE h.request_id = r.id) AS holds,
+       (SELECT count(*) FROM head) AS waiting
+FROM generation_requests r JOIN next USING (id) WHERE r.state = 'PENDING'
+ORDER BY r.fair_at, r.id FOR UPDATE OF r SKIP LOCKED"""
 
 SELECT_REQUEST = """
 SELECT r.*, (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.began_at, h.key) FROM holds h WHERE h.request_id = r.id) AS holds
@@ -217,9 +243,13 @@ class Store:
         )  # fmt: skip
 
     async def lease_jobs(
-        self, lane: Stage, *, window: int, most: int, now: datetime, lease: Callable[[Request], Change]
-    ) -> LeasedJobs:
+        self, lane: Stage, *, window: int, most: int, per_user: Mapping[str, int], now: datetime,
+        lease: Callable[[Request], Change],
+    ) -> LeasedJobs:  # fmt: skip
         """Take the next jobs of a lane in fair order, at most `most` and never more than the window allows.
+
+        `per_user`: how many jobs of one user may be in the lane at once, by plan; the others wait for their turn
+        without standing before anybody.
 
         One dispatcher at a time takes from a lane: the others are told that there is nothing. The lane's row is
         locked before the window is counted, so the window is exact with any number of dispatchers.
@@ -227,14 +257,7 @@ class Store:
         async with self._database.transaction() as connection:
             if await connection.fetchval("SELECT 1 FROM lanes WHERE lane = $1 FOR UPDATE SKIP LOCKED", lane) is None:
                 return LeasedJobs([])
-            found = await connection.fetch(
-                f"""{SELECT_REQUEST} WHERE r.state = 'PENDING' AND r.stage = $1 AND r.due_at <= $2
-                    ORDER BY r.fair_at, r.id
-                    LIMIT LEAST($4, GREATEST(0, $3 - (SELECT count(*) FROM generation_requests f WHERE f.stage = $1
-                        AND f.state IN ('PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL'))))
-                    FOR UPDATE OF r SKIP LOCKED""",  # noqa: S608 - joined from constants of this module
-                lane, now, window, most,
-            )  # fmt: skip
+            found = await connection.fetch(_LEASABLE, lane, now, window, most, dict(per_user))
             if not found:
                 waiting = await connection.fetchval(
                     """SELECT EXISTS (SELECT FROM generation_requests
@@ -249,7 +272,10 @@ class Store:
                 lane, max(row["fair_at"] for row in found),
             )  # fmt: skip
             written = {row["id"] for row in taken}
-            return LeasedJobs([change.after for change in changes if change.after.id in written])
+            return LeasedJobs(
+                [change.after for change in changes if change.after.id in written],
+                window_full=found[0]["waiting"] > len(found),
+            )
 
     async def due(self, now: datetime, most: int) -> list[Request]:
         """Requests whose deadline, lease or reminder has passed, the longest overdue first."""
@@ -266,7 +292,8 @@ class Store:
     async def unsettled_holds(self, before: datetime, most: int) -> list[UUID]:
         """Requests with a hold that has been `placing` since `before`: its caller is gone or got no answer."""
         found = await self._database.fetch(
-            "SELECT request_id FROM holds WHERE state = 'placing' AND began_at <= $1 ORDER BY began_at LIMIT $2",
+            """SELECT request_id FROM holds WHERE state = 'placing' AND parked_at IS NULL AND began_at <= $1
+               ORDER BY began_at LIMIT $2""",
             before, most,
         )  # fmt: skip
         return [row["request_id"] for row in found]
@@ -294,6 +321,50 @@ class Store:
                 entry.event, entry.data, [{"topic": d.topic, "body": d.body} for d in debts],
             )
         )  # fmt: skip
+
+    async def park_hold(self, hold: Hold, *, reason: str, now: datetime) -> bool:
+        """Leave a `placing` hold to a person, because the credit service cannot say what became of it.
+
+        The account is flagged and its user told in the same statement. Returns False when it is parked already,
+        or no longer in doubt.
+        """
+        return bool(
+            await self._database.fetchval(
+                f"""WITH parked AS (
+                        UPDATE holds SET parked_at = $2, parked_reason = $3
+                        WHERE key = $1 AND state = 'placing' AND parked_at IS NULL RETURNING key, user_id, request_id
+                    ), entry AS (
+                        INSERT INTO generation_events (request_id, event, data, at)
+                        SELECT request_id, 'hold_parked', jsonb_build_object('hold', key, 'reason', $3::text), $2
+                        FROM parked
+                    ), flag AS (
+                        SELECT user_id, $4::text AS reason, key AS hold_key, request_id FROM parked
+                    ), {RAISE.format(now="$2")}
+                    SELECT count(*) FROM parked""",  # noqa: S608 - joined from constants
+                hold.key, now, reason[:500], HOLD_UNDECIDED,
+            )
+        )  # fmt: skip
+
+    async def unpark_hold(self, key: str, *, by: str, charged: bool, now: datetime) -> UUID | None:
+        """Take a parked hold up again, after a person has said what became of it; its request, or None if unknown."""
+        found = await self._database.fetchval(
+            """WITH taken AS (
+                   UPDATE holds SET parked_at = NULL, parked_reason = NULL
+                   WHERE key = $1 AND parked_at IS NOT NULL RETURNING key, request_id
+               ), entry AS (
+                   INSERT INTO generation_events (request_id, event, data, at)
+                   SELECT request_id, 'hold_decided', jsonb_build_object('hold', key, 'by', $2::text,
+                                                                         'charged', $3::boolean), $4 FROM taken
+               )
+               SELECT request_id FROM taken""",
+            key, by, charged, now,
+        )  # fmt: skip
+        return UUID(int=found.int) if found else None
+
+    async def hold(self, key: str) -> tuple[UUID, Hold] | None:
+        """A hold by its key, and the request it belongs to."""
+        row = await self._database.fetchrow("SELECT * FROM holds WHERE key = $1", key)
+        return (UUID(int=row["request_id"].int), rows.to_hold(dict(row))) if row else None
 
     async def note(self, request_id: UUID, entry: Entry, now: datetime) -> None:
         """Add a line to the timeline without a move: evidence, such as a result that came too late.

@@ -10,6 +10,7 @@ import structlog
 
 from creativeflow.services.aigeneration.ports import (
     CreditsConflictError,
+    CreditsUndecidableError,
     CreditsUnknownError,
     NotifierRefusedError,
     NotifierUnavailableError,
@@ -61,7 +62,7 @@ class Relay:
         try:
             async with asyncio.timeout(self._debt_seconds):
                 await self._handlers[debt.topic](debt.body)
-        except (NotifierRefusedError, CreditsConflictError) as error:
+        except (NotifierRefusedError, CreditsConflictError, CreditsUndecidableError) as error:
             log.error("debt_parked", topic=debt.topic, debt=debt.id, reason=str(error))  # noqa: TRY400 - no fault of ours
             return Parked(str(error) or type(error).__name__)
         except NotifierUnavailableError as error:

@@ -1,0 +1,101 @@
+"""How a service that is not ours is called: a few tries with growing pauses, and none at all while it is down."""
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+
+Answer = TypeVar("Answer")
+
+TRIES = 3
+
+
+class CircuitOpenError(Exception):
+    """Not called: it failed too often just now."""
+
+
+class CircuitBreaker:
+    """Opens after five failures within a minute, for a minute; then one probe decides whether it closes.
+
+    Failures are calls without a usable answer; a clear no is an answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        failures: int = 5,
+        window_seconds: float = 60.0,
+        open_seconds: float = 60.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._failures = failures
+        self._window_seconds = window_seconds
+        self._open_seconds = open_seconds
+        self._monotonic = monotonic
+        self._failed_at: deque[float] = deque(maxlen=failures)
+        self._open_until: float | None = None
+        self._probing = False
+
+    async def call(self, ask: Callable[[], Awaitable[Answer]], *, failure: type[Exception]) -> Answer:
+        """Call, unless it is open; exceptions of the type `failure` count as failures.
+
+        Raises:
+            CircuitOpenError: it is open, or somebody else is probing.
+        """
+        self._enter()
+        try:
+            answer = await ask()
+        except failure:
+            self._failed()
+            raise
+        except BaseException:
+            self._probing = False
+            raise
+        self._closed()
+        return answer
+
+    @property
+    def open(self) -> bool:
+        """Whether calls are refused at the moment."""
+        return self._open_until is not None
+
+    def _enter(self) -> None:
+        if self._open_until is None:
+            return
+        if self._probing or self._monotonic() < self._open_until:
+            raise CircuitOpenError
+        self._probing = True
+
+    def _failed(self) -> None:
+        now = self._monotonic()
+        self._failed_at.append(now)
+        often = len(self._failed_at) == self._failures and now - self._failed_at[0] <= self._window_seconds
+        if self._probing or often:
+            self._open_until = now + self._open_seconds
+        self._probing = False
+
+    def _closed(self) -> None:
+        if self._probing or self._open_until is not None:
+            self._failed_at.clear()
+        self._open_until, self._probing = None, False
+
+
+async def tried(
+    ask: Callable[[], Awaitable[Answer]], *, again_after: type[Exception] | tuple[type[Exception], ...],
+    first_pause_seconds: float = 0.5, longest_pause_seconds: float = 5.0,
+) -> Answer:  # fmt: skip
+    """Ask up to three times, with pauses of 0.5 to 5 s and jitter, while it fails in one of these ways.
+
+    Raises:
+        Exception: the last failure.
+    """
+    async for attempt in AsyncRetrying(
+        stop=stop_after_attempt(TRIES), retry=retry_if_exception_type(again_after), reraise=True,
+        wait=wait_exponential(multiplier=first_pause_seconds, max=longest_pause_seconds)
+        + wait_random(0, first_pause_seconds),
+    ):  # fmt: skip
+        with attempt:
+            return await ask()
+    raise AssertionError("the last attempt either returns or raises")

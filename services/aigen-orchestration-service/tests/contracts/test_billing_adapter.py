@@ -1,0 +1,350 @@
+"""What the billing adapter really does: no memory, no refund, no look-up, and answers that say nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from billing_desk import LOOKUP, Desk, billing
+from creativeflow.services.aigeneration import clock
+from creativeflow.services.aigeneration.adapters.credits_billing import BillingCredits, BillingRoutes
+from creativeflow.services.aigeneration.adapters.resilience import CircuitBreaker, CircuitOpenError, tried
+from creativeflow.services.aigeneration.domain.prices import ACTIONS
+from creativeflow.services.aigeneration.ports import (
+    CreditsRefusedError,
+    CreditsUndecidableError,
+    CreditsUnknownError,
+    HoldStatus,
+    Reservation,
+)
+from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.journal import Journal
+from simulators import Clock
+
+LATER = timedelta(minutes=5)
+DEDUCT = Reservation(key="k", user_id="rich", amount=25, action="sample_generation")
+
+
+@pytest.fixture
+async def desk(database_url: str, faithful_billing: int) -> AsyncIterator[Desk]:
+    """The adapter as it is, with a user who has one credit."""
+    async with billing(database_url, faithful_billing) as made:
+        await made.give("rich", 100, "pro")
+        yield made
+
+
+@pytest.fixture
+async def complete(database_url: str, complete_billing: int) -> AsyncIterator[Desk]:
+    """The adapter with keys, refunds and look-up."""
+    async with billing(database_url, complete_billing, lookup=LOOKUP) as made:
+        await made.give("rich", 100, "pro")
+        yield made
+
+
+async def much_later(desk: Desk) -> None:
+    """Let the calls in doubt be older than any call can last."""
+    await desk.database.execute("UPDATE billing_journal SET since = since - $1::interval", LATER)
+
+
+# The four action types
+
+
+def test_only_the_four_priced_actions_can_be_reserved_because_any_other_is_charged_nothing() -> None:
+    assert set(ACTIONS) == {"sample_generation", "standard_generation", "hd_export", "advanced_ai_feature"}
+    for action in ("sample_set", "", "SAMPLE_GENERATION"):
+        with pytest.raises(ValueError, match="not a reservation"):
+            Reservation(key="k", user_id="u", amount=25, action=action)
+    with pytest.raises(ValueError, match="not a reservation"):
+        Reservation(key="k", user_id="u", amount=0, action="hd_export")
+
+
+async def test_the_amount_is_sent_along_and_taken_exactly(desk: Desk) -> None:
+    await desk.credits.hold(Reservation(key="odd", user_id="rich", amount=17, action="advanced_ai_feature"))
+    assert await desk.balance("rich") == 83
+
+
+# A no is a no
+
+
+@pytest.mark.parametrize("polite", [False, True])
+async def test_too_little_is_refused_by_402_or_by_success_false_and_frees_the_key(desk: Desk, polite: bool) -> None:
+    await desk.give("poor", 24, "pro", polite=polite)
+    asked = Reservation(key="k", user_id="poor", amount=25, action="sample_generation")
+    with pytest.raises(CreditsRefusedError):
+        await desk.credits.hold(asked)
+    assert await desk.credits.find(asked) is HoldStatus.ABSENT
+    await desk.give("poor", 25, "pro")
+    await desk.credits.hold(asked)
+    assert await desk.balance("poor") == 0
+
+
+async def test_a_user_the_adapter_does_not_know_has_nothing(desk: Desk) -> None:
+    with pytest.raises(CreditsRefusedError):
+        await desk.credits.hold(Reservation(key="k", user_id="nobody", amount=25, action="sample_generation"))
+
+
+# Unknown is not no, and never guessed
+
+
+@pytest.mark.parametrize("fault", ["error_after", "wrong_body", "silent_after", "drop_after"])
+async def test_a_deduction_without_an_answer_is_never_asked_again_and_waits_for_a_person(
+    desk: Desk, fault: str
+) -> None:
+    await desk.control(faults=[fault])
+    with pytest.raises(CreditsUnknownError):
+        await desk.credits.hold(DEDUCT)
+    await much_later(desk)
+    for ask in (desk.credits.hold, desk.credits.find, desk.credits.release, desk.credits.hold):
+        with pytest.raises(CreditsUndecidableError):
+            await ask(DEDUCT)
+    assert (await desk.control())["calls"]["deduct"] == 1
+    assert await desk.balance("rich") == 75
+
+
+async def test_an_error_before_the_work_looks_the_same_and_is_not_guessed_either(desk: Desk) -> None:
+    await desk.control(faults=["error_before"])
+    with pytest.raises(CreditsUnknownError):
+        await desk.credits.hold(DEDUCT)
+    await much_later(desk)
+    with pytest.raises(CreditsUndecidableError):
+        await desk.credits.hold(DEDUCT)
+    assert await desk.balance("rich") == 100
+
+
+@pytest.mark.parametrize("charged", [True, False])
+async def test_a_person_decides_and_everything_goes_on(desk: Desk, charged: bool) -> None:
+    await desk.control(faults=["error_after" if charged else "error_before"])
+    with pytest.raises(CreditsUnknownError):
+        await desk.credits.hold(DEDUCT)
+    await much_later(desk)
+    await desk.credits.decide(DEDUCT, charged=charged)
+    await desk.credits.hold(DEDUCT)
+    assert await desk.credits.find(DEDUCT) is HoldStatus.HELD
+    assert await desk.balance("rich") == 75
+
+
+async def test_an_answer_that_comes_after_the_caller_left_is_not_lost(desk: Desk) -> None:
+    await desk.control(faults=["slow"])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await desk.credits.hold(DEDUCT)
+    await desk.credits.hold(DEDUCT)
+    assert await desk.credits.find(DEDUCT) is HoldStatus.HELD
+    assert (await desk.control())["calls"]["deduct"] == 1
+    assert await desk.balance("rich") == 75
+
+
+async def test_a_process_that_died_in_the_middle_of_a_call_leaves_it_in_doubt(desk: Desk) -> None:
+    await desk.control(faults=["silent_after"])
+    call = asyncio.create_task(desk.credits._hold(DEDUCT))  # noqa: SLF001 - as it ends when its process ends
+    await asyncio.sleep(0.3)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    await much_later(desk)
+    with pytest.raises(CreditsUndecidableError):
+        await desk.credits.hold(DEDUCT)
+
+
+async def test_what_surely_was_not_sent_is_simply_asked_again(database_url: str, desk: Desk) -> None:
+    async with billing(database_url, desk.port) as other:
+        nowhere = BillingRoutes(base_url="http://127.0.0.1:9/api/v1")
+        async with httpx.AsyncClient(trust_env=False) as http:
+            away = BillingCredits(
+                http, Journal(other.database), nowhere, api_key="k", now=clock.now, pause_seconds=0.01
+            )
+            with pytest.raises(CreditsUnknownError, match="nothing was deducted"):
+                await away.hold(DEDUCT)
+        await other.give("rich", 100, "pro")
+        await other.credits.hold(DEDUCT)
+        assert await other.balance("rich") == 75
+
+
+async def test_a_call_that_is_turned_away_did_nothing(desk: Desk) -> None:
+    await desk.control(faults=["turned_away"])
+    with pytest.raises(CreditsUnknownError, match="nothing was deducted"):
+        await desk.credits.hold(DEDUCT)
+    await desk.credits.hold(DEDUCT)
+    assert await desk.balance("rich") == 75
+
+
+# Refunds
+
+
+async def test_without_a_refund_route_a_release_waits_for_a_person_and_nothing_is_lost(desk: Desk) -> None:
+    await desk.credits.hold(DEDUCT)
+    for _ in range(2):
+        with pytest.raises(CreditsUndecidableError, match="refund"):
+            await desk.credits.release(DEDUCT)
+    assert await desk.credits.find(DEDUCT) is HoldStatus.HELD
+    assert await desk.balance("rich") == 75
+
+
+async def test_where_the_settings_say_that_there_is_no_refund_route_none_is_called(
+    database_url: str, faithful_billing: int
+) -> None:
+    async with billing(database_url, faithful_billing, refund=None) as desk:
+        await desk.give("rich", 100, "pro")
+        await desk.credits.hold(DEDUCT)
+        with pytest.raises(CreditsUndecidableError, match="no refund route"):
+            await desk.credits.release(DEDUCT)
+        assert "refund" not in (await desk.control())["calls"]
+
+
+@pytest.mark.parametrize("fault", ["error_after", "silent_after", "drop_after", "wrong_body"])
+async def test_a_refund_without_an_answer_is_looked_up_and_never_paid_twice(complete: Desk, fault: str) -> None:
+    await complete.credits.hold(DEDUCT)
+    await complete.control(faults=[fault])
+    with pytest.raises(CreditsUnknownError):
+        await complete.credits.release(DEDUCT)
+    await much_later(complete)
+    await complete.credits.release(DEDUCT)
+    assert await complete.credits.find(DEDUCT) is HoldStatus.RELEASED
+    assert await complete.balance("rich") == 100
+    assert (await complete.control())["calls"]["refund"] == 1
+
+
+# Look-up
+
+
+@pytest.mark.parametrize("fault", ["error_before", "error_after", "silent_after", "drop_after", "wrong_body", "twice"])
+async def test_with_a_look_up_every_doubt_ends_by_itself(complete: Desk, fault: str) -> None:
+    await complete.control(faults=[fault])
+    if fault == "twice":
+        await complete.credits.hold(DEDUCT)
+    else:
+        with pytest.raises(CreditsUnknownError):
+            await complete.credits.hold(DEDUCT)
+    await much_later(complete)
+    await complete.credits.hold(DEDUCT)
+    assert await complete.credits.find(DEDUCT) is HoldStatus.HELD
+    assert await complete.balance("rich") == 75
+
+
+# What users may do
+
+
+@pytest.mark.parametrize(
+    ("status", "plan", "restricted"),
+    [("Active", "pro", False), ("Trial", "pro", False), ("Suspended", "pro", True), ("Cancelled", "free", False),
+     ("Expired", "free", False)],
+)  # fmt: skip
+async def test_every_status_means_something(desk: Desk, status: str, plan: str, restricted: bool) -> None:
+    await desk.give("user", 100, "pro", subscription={"status": status})
+    found = await desk.credits.entitlements("user")
+    assert (found.plan.name, found.restricted, found.balance) == (plan, restricted, 100)
+
+
+async def test_features_narrow_or_widen_a_paid_plan_and_never_the_free_one(desk: Desk) -> None:
+    features = {"unlimited_standard_generations": False, "brand_kit_access": False, "hd_exports": False}
+    await desk.give("user", 100, "pro", subscription={"features": features})
+    await desk.give("free", 0, "free", subscription={"features": dict.fromkeys(features, True)})
+    plan, free = (await desk.credits.entitlements("user")).plan, (await desk.credits.entitlements("free")).plan
+    assert (plan.includes_standard, plan.brand_kit, plan.high_resolution) == (False, False, False)
+    assert (free.brand_kit, free.high_resolution, free.watermark) == (False, False, True)
+
+
+async def test_plan_names_of_theirs_are_ours_by_a_setting_and_unknown_ones_are_no_answer(
+    database_url: str, faithful_billing: int
+) -> None:
+    async with billing(database_url, faithful_billing, plan_names={"professional": "pro"}) as desk:
+        await desk.give("user", 0, "pro", subscription={"current_plan_name": "Professional"})
+        await desk.give("other", 0, "pro", subscription={"current_plan_name": "Diamond"})
+        assert (await desk.credits.entitlements("user")).plan.name == "pro"
+        with pytest.raises(CreditsUnknownError):
+            await desk.credits.entitlements("other")
+
+
+async def test_an_error_for_a_paid_user_is_no_answer_and_an_unknown_user_is_free(desk: Desk) -> None:
+    await desk.give("paid", 100, "pro", broken=True)
+    with pytest.raises(CreditsUnknownError):
+        await desk.credits.entitlements("paid")
+    assert (await desk.control())["calls"]["subscription"] == 3
+    assert (await desk.credits.entitlements("nobody")).plan.name == "free"
+
+
+# Leaving it alone while it is down
+
+
+async def test_after_five_failures_the_adapter_is_left_alone_and_one_probe_opens_it_again(
+    database_url: str, faithful_billing: int
+) -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(monotonic=lambda: clock().timestamp())
+    async with billing(database_url, faithful_billing, breaker=breaker) as desk:
+        await desk.give("rich", 100, "pro")
+        await desk.control(down=True)
+        for _ in range(3):
+            with pytest.raises(CreditsUnknownError):
+                await desk.credits.entitlements("rich")
+        assert breaker.open
+        before = (await desk.control())["calls"]["subscription"]
+        with pytest.raises(CreditsUnknownError, match="left alone"):
+            await desk.credits.hold(DEDUCT)
+        assert (await desk.control(down=False))["calls"] == {"subscription": before}
+        clock.advance(seconds=61)
+        await desk.credits.hold(DEDUCT)
+        assert not breaker.open
+        assert await desk.balance("rich") == 75
+
+
+async def test_the_breaker_lets_one_probe_through_and_forgets_old_failures() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(monotonic=lambda: clock().timestamp())
+
+    async def fail() -> None:
+        raise ConnectionError
+
+    async def wait() -> str:
+        await gate.wait()
+        return "answer"
+
+    async def attempt(ask: Any) -> Any:
+        return await breaker.call(ask, failure=ConnectionError)
+
+    for _ in range(4):
+        with pytest.raises(ConnectionError):
+            await attempt(fail)
+    clock.advance(seconds=61)
+    with pytest.raises(ConnectionError):
+        await attempt(fail)
+    assert not breaker.open
+    for _ in range(4):
+        with pytest.raises(ConnectionError):
+            await attempt(fail)
+    assert breaker.open
+
+    clock.advance(seconds=61)
+    gate = asyncio.Event()
+    probe = asyncio.create_task(attempt(wait))
+    await asyncio.sleep(0)
+    with pytest.raises(CircuitOpenError):
+        await attempt(wait)
+    gate.set()
+    assert await probe == "answer"
+    assert not breaker.open
+
+
+async def test_a_call_is_tried_three_times_and_no_more() -> None:
+    calls = 0
+
+    async def fail() -> None:
+        nonlocal calls
+        calls += 1
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await tried(fail, again_after=ConnectionError, first_pause_seconds=0.001)
+    assert calls == 3
+
+
+async def test_nothing_secret_shows(database_url: str) -> None:
+    database = Database(database_url)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        made = BillingCredits(
+            http, Journal(database), BillingRoutes(base_url="http://x"), api_key="very-secret", now=clock.now
+        )
+        assert "very-secret" not in repr(made)
+    await database.close()
