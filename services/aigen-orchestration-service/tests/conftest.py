@@ -11,6 +11,7 @@ import pytest
 
 from billing_desk import billing_process
 from creativeflow.services.aigeneration.domain.prices import PLANS
+from creativeflow.services.aigeneration.ports import Credits
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from services import database_admin_url, on_server
@@ -75,9 +76,9 @@ async def make_world(database_url: str, settings: Settings) -> AsyncIterator[Cal
     """Makes worlds on the test's database; several are several processes. All are checked and closed at the end."""
     worlds: list[World] = []
 
-    def make(**changes: object) -> World:
+    def make(credits_: Credits | None = None, **changes: object) -> World:
         clock = worlds[0].clock if worlds else None
-        world = World(database_url, settings.model_copy(update=changes), clock)
+        world = World(database_url, settings.model_copy(update=changes), clock, credits_)
         worlds.append(world)
         return world
 

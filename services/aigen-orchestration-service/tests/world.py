@@ -7,8 +7,10 @@ from uuid import uuid4
 from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
 from creativeflow.services.aigeneration.clock import uuid7
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.prices import SubscriptionStatus
 from creativeflow.services.aigeneration.domain.request import Asset, Request
 from creativeflow.services.aigeneration.orchestration import Caller, Reply, Submission
+from creativeflow.services.aigeneration.ports import Credits
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.ledger import Ledger
@@ -22,17 +24,20 @@ _STEPS_MAX = 1000
 class World:
     """One process of the service whose roles run only when the test says so."""
 
-    def __init__(self, database_url: str, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(
+        self, database_url: str, settings: Settings, clock: Clock | None = None, credits_: Credits | None = None
+    ) -> None:
         self.clock = clock or Clock()
         self.engine = RecordingEngine()
         self.notifier = RecordingNotifier()
         self._credits_database = Database(database_url, pool_size=5)
-        self.credits = FaultyCredits(LocalCredits(Ledger(self._credits_database)))
+        self.credits = FaultyCredits(credits_ or LocalCredits(Ledger(self._credits_database)))
         self.service = Service(
             settings,
             database_url=database_url,
             now=self.clock,
             new_id=uuid7,
+            monotonic=lambda: self.clock().timestamp(),
             credits_=self.credits,
             engine=self.engine,
             notifier=self.notifier,
@@ -47,12 +52,17 @@ class World:
 
     # What users do
 
-    async def grant(self, user_id: str, amount: int = 0, plan: str | None = None) -> None:
-        """Give credits (1/100) and set the plan."""
-        await Ledger(self.database).grant(user_id, amount, operation=str(uuid4()), reason="test", plan=plan)
+    async def grant(
+        self, user_id: str, amount: int = 0, plan: str | None = None, status: SubscriptionStatus | None = None
+    ) -> None:
+        """Give credits (1/100) and set the plan and what it is worth."""
+        ledger = Ledger(self.database)
+        await ledger.grant(user_id, amount, operation=str(uuid4()), reason="test", plan=plan, status=status)
         self.service.entitlements.forget(user_id)
 
-    async def submit(self, user_id: str = "user", *, claim: Any = None, **brief: Any) -> Reply:
+    async def submit(
+        self, user_id: str = "user", *, claim: Any = None, quote_id: str | None = None, **brief: Any
+    ) -> Reply:
         """Submit a request."""
         order = Submission(
             user_id=user_id,
@@ -61,6 +71,7 @@ class World:
             metadata={},
             created_by="test",
             correlation_id="test",
+            quote_id=quote_id,
         )
         return await self.orchestrator.submit(order, claim)
 
@@ -71,7 +82,13 @@ class World:
         return reply.request
 
     async def select(
-        self, request: Request, sample: int = 0, *, resolution: str | None = None, caller: Caller | None = None
+        self,
+        request: Request,
+        sample: int = 0,
+        *,
+        resolution: str | None = None,
+        caller: Caller | None = None,
+        quote_id: str | None = None,
     ) -> Reply:
         """Select one of the request's samples."""
         return await self.orchestrator.select_sample(
@@ -80,11 +97,17 @@ class World:
             caller or Caller(name="test"),
             resolution=resolution,
             file_format=None,
+            quote_id=quote_id,
         )
 
-    async def regenerate(self, request: Request) -> Reply:
+    async def quoted(self, user_id: str = "user", **brief: Any) -> dict[str, Any]:
+        """What the request of `submit` would cost."""
+        asked: Any = {"input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1", **brief}
+        return await self.orchestrator.quote(user_id, asked)
+
+    async def regenerate(self, request: Request, quote_id: str | None = None) -> Reply:
         """Ask for another round."""
-        return await self.orchestrator.regenerate(request.id, Caller(name="test"), {})
+        return await self.orchestrator.regenerate(request.id, Caller(name="test"), {}, quote_id)
 
     async def cancel(self, request: Request) -> Reply:
         """Cancel."""
@@ -141,6 +164,10 @@ class World:
         found = await self.service.queries.request(request.id)
         assert found is not None
         return found
+
+    async def timeline(self, request: Request) -> list[dict[str, Any]]:
+        """The timeline with its data."""
+        return await self.service.queries.timeline(request.id)
 
     async def events(self, request: Request) -> list[str]:
         """The events of the timeline."""

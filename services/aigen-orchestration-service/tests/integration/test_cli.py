@@ -43,7 +43,7 @@ async def test_credits_are_granted_and_shown(aigen) -> None:
     granted = await aigen("credits", "grant", "user-7", "5.25", "--plan", "pro")
     assert granted == Said(0, "user-7 is on the pro plan and has 5.25 credits.\n")
     shown = await aigen("credits", "show", "user-7")
-    assert "pro plan, 5.25 credits, 0.00 held" in shown.out
+    assert "pro plan (active), 5.25 credits, 0.00 held" in shown.out
     for wrong in ("-9", "0.001", "many"):
         refused = await aigen("credits", "grant", "user-7", "--", wrong)
         assert refused.code == 1
@@ -73,6 +73,31 @@ async def test_parked_debts_are_listed_replayed_and_dropped(aigen, world: World)
     assert (await aigen("outbox", "drop", ids[1], answer="y\n")).code == 0
     await world.drain()
     assert world.notifier.types() == ["samples_ready"]
+
+
+async def test_the_books_agree_and_a_difference_ends_with_1_until_it_is_mended(aigen, world: World) -> None:
+    await world.grant("user", 25, "payg")
+    await world.with_samples()
+    await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+    await world.database.execute(
+        """UPDATE holds SET settled_at = now(), resolved_at = now() - interval '1 hour',
+                            began_at = now() - interval '1 hour'"""
+    )
+    found = await aigen("reconcile")
+    assert found.code == 1
+    assert "capture_missing" in found.out
+    assert "0 compensations posted" in found.out
+    assert "1 compensations posted" in (await aigen("reconcile", "--apply")).out
+    await world.drain()
+    agreed = await aigen("reconcile")
+    assert (agreed.code, "The books agree." in agreed.out) == (0, True)
+
+
+async def test_usage_is_exported(aigen, world: World) -> None:
+    await world.with_samples("free")
+    said = await aigen("usage", "export", f"{world.clock():%Y-%m}", "--format", "jsonl", "--user", "free")
+    assert '"paid_by":"allowance"' in said.out
+    assert (await aigen("usage", "export", "November")).code == 1
 
 
 async def test_the_doctor_finds_what_is_well_and_what_is_not(aigen) -> None:

@@ -77,13 +77,17 @@ async def test_credits_can_be_taken_back_but_never_more_than_there_are(paying: C
 
 
 async def test_a_statement_tells_every_movement_newest_first_and_what_is_held(paying: Caller) -> None:
-    await paying.with_samples()
+    paying.world.clock.advance(minutes=1)
+    shown = await paying.with_samples()
     await paying.create()
     await paying.world.drain()
     statement = await read(paying, "users/user/statement")
     assert (statement["balance"], statement["held"], statement["plan"]) == ("19.50", "0.25", "payg")
     assert [(entry["kind"], entry["amount"]) for entry in statement["entries"]] == [
-        ("hold", "-0.25"), ("hold", "-0.25"), ("grant", "20.00"),
+        ("hold", "-0.25"), ("capture", "0.00"), ("hold", "-0.25"), ("grant", "20.00"),
+    ]  # fmt: skip
+    assert [statement["entries"][1][name] for name in ("request_id", "stage", "round", "reason")] == [
+        shown["id"], "samples", 1, "sample_generation",
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from creativeflow.services.aigeneration import __version__
 from creativeflow.services.aigeneration.api import (
+    accounts,
     callbacks,
     catalogue,
     documentation,
@@ -71,7 +72,7 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
     app.add_middleware(Context, body_limit=settings.body_limit_bytes, asset_limit=settings.asset_limit_bytes)
     problems.install(app)
     app.state.catalogue = Catalogue.load()
-    for part in (generation_requests, stream, catalogue, callbacks, operations, health, documentation):
+    for part in (generation_requests, stream, catalogue, callbacks, operations, accounts, health, documentation):
         app.include_router(part.router)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
@@ -99,7 +100,8 @@ def _provide(app: FastAPI, service: Service) -> None:
     provided: dict[str, Any] = {
         "settings": service.settings, "orchestrator": service.orchestrator, "queries": service.queries,
         "outbox": service.outbox, "reports": service.reports, "hub": service.hub, "assets": service.assets,
-        "ledger": service.ledger, "entitlements": service.entitlements, "gate": service.gate,
+        "ledger": service.ledger, "books": service.books, "flags": service.flags,
+        "reconciliation": service.reconciliation, "entitlements": service.entitlements, "gate": service.gate,
         "policy": service.policy, "broker": service.broker, "broker_queues": broker_queues(service.settings),
         "checks": service.checks, "refresh_gauges": service.refresh_gauges, "now": service.now,
         "new_id": service.new_id, "limiter": Limiter(service.settings.rate_limit_per_minute),

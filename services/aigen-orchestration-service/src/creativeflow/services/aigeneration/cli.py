@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Annotated, Any, NoReturn, TypeVar
 from uuid import UUID
 
@@ -23,24 +24,30 @@ from creativeflow.services.aigeneration.demo import run_demo
 from creativeflow.services.aigeneration.doctor import examine
 from creativeflow.services.aigeneration.domain.errors import AigenError
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from creativeflow.services.aigeneration.domain.prices import PLANS, credits_amount, credits_text
+from creativeflow.services.aigeneration.domain.prices import PLANS, SubscriptionStatus, credits_amount, credits_text
 from creativeflow.services.aigeneration.observability import configure_logging
+from creativeflow.services.aigeneration.reconciliation import Report
 from creativeflow.services.aigeneration.settings import ROLES, Settings
 from creativeflow.services.aigeneration.stand_in_worker import BEHAVIOURS, StandInWorker
+from creativeflow.services.aigeneration.storage.books import Books, UsageFilter
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.flags import Flags
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.migrations import head, migrate
 from creativeflow.services.aigeneration.storage.outbox import Outbox
 from creativeflow.services.aigeneration.storage.queries import Filters, Queries
-from creativeflow.services.aigeneration.wiring import database_url
+from creativeflow.services.aigeneration.usage_export import UsageFormat, export, month_of
+from creativeflow.services.aigeneration.wiring import Service, database_url
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 requests_app = typer.Typer(help="Look at generation requests.", no_args_is_help=True)
 outbox_app = typer.Typer(help="Look at what is owed, and mend what is parked.", no_args_is_help=True)
+usage_app = typer.Typer(help="What was used, and what paid for it.", no_args_is_help=True)
 credits_app = typer.Typer(help="Credits in the local ledger.", no_args_is_help=True)
 app.add_typer(requests_app, name="requests")
 app.add_typer(outbox_app, name="outbox")
 app.add_typer(credits_app, name="credits")
+app.add_typer(usage_app, name="usage")
 
 out = Console()
 err = Console(stderr=True)
@@ -222,6 +229,7 @@ def grant_credits(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     amount: Annotated[str, typer.Argument(help='Credits, such as 5 or 0.25; "-2" takes two back.')],
     plan: Annotated[str | None, typer.Option(help=f"Also set the plan: {', '.join(PLANS)}.")] = None,
+    status: Annotated[SubscriptionStatus | None, typer.Option(help="Also set what the subscription is worth.")] = None,
     reason: Annotated[str, typer.Option(help="Stands in the ledger.")] = "granted on the command line",
 ) -> None:
     """Give credits to a user of the local ledger."""
@@ -229,7 +237,9 @@ def grant_credits(
     async def grant(database: Database) -> None:
         ledger = Ledger(database)
         try:
-            await ledger.grant(user, credits_amount(amount), operation=str(clock.uuid7()), reason=reason, plan=plan)
+            await ledger.grant(
+                user, credits_amount(amount), operation=str(clock.uuid7()), reason=reason, plan=plan, status=status
+            )
         except ValueError as error:
             _fail(str(error))
         account = await ledger.account(user)
@@ -243,10 +253,13 @@ def show_credits(user: Annotated[str, typer.Argument(help="The user's id.")]) ->
     """Plan, balance and movements of a user of the local ledger."""
 
     async def show(database: Database) -> None:
-        found = await Ledger(database).statement(user)
-        out.print(f"{found['plan']} plan, {credits_text(found['balance'])} credits, {credits_text(found['held'])} held")
+        account, books = await Ledger(database).account(user), Books(database)
+        held = credits_text(await books.held(user))
+        out.print(f"{account.plan} plan ({account.status}), {credits_text(account.balance)} credits, {held} held")
+        for flag in await Flags(database).open_flags(100, user):
+            out.print(f"[bold]restricted[/] since {flag['raised_at']:%Y-%m-%d %H:%M}: {flag['reason']}")
         table = Table("at", "kind", "amount", Column("operation", overflow="fold"), "reason")
-        for entry in found["entries"]:
+        for entry in await books.movements(user):
             amount = credits_text(entry["amount"])
             table.add_row(
                 f"{entry['at']:%Y-%m-%d %H:%M:%S}", entry["kind"], amount, entry["operation"], entry["reason"]
@@ -254,6 +267,62 @@ def show_credits(user: Annotated[str, typer.Argument(help="The user's id.")]) ->
         out.print(table)
 
     _with_database(show)
+
+
+@app.command()
+def reconcile(
+    hours: Annotated[int, typer.Option(min=1, help="Compare holds that began in the last hours.")] = 24,
+    apply: Annotated[bool, typer.Option("--apply", help="Post what was decided and never arrived.")] = False,
+) -> None:
+    """Compare our holds, the free count and the credit service, and print every difference (then it ends with 1)."""
+
+    async def compare() -> Report:
+        await migrate(url)
+        service = Service(settings, database_url=url)
+        try:
+            return await service.reconciliation.run(
+                clock.now() - timedelta(hours=hours), apply=apply, by="command line"
+            )
+        finally:
+            await service.stop()
+
+    settings = _settings()
+    configure_logging(level="error", as_json=False)
+    url = database_url(settings)
+    report = _run(compare())
+    table = Table("difference", Column("hold", overflow="fold"), "user", "credits", "here", "there", "mended by")
+    for found in report.findings:
+        table.add_row(
+            found.difference, found.key, found.user_id, found.credits, found.ours, found.theirs,
+            found.mends or "a person",
+        )  # fmt: skip
+    out.print(table if report.findings else "The books agree.")
+    out.print(
+        f"{report.compared} holds compared, {len(report.findings)} differences, {report.posted} compensations posted, "
+        f"{report.unanswered} without an answer of the credit service."
+    )
+    raise typer.Exit(1 if report.findings or report.unanswered else 0)
+
+
+@usage_app.command("export")
+def export_usage(
+    month: Annotated[str, typer.Argument(help="Such as 2026-11 (UTC).")],
+    as_: Annotated[UsageFormat, typer.Option("--format", help="How to write it.")] = UsageFormat.CSV,
+    user: Annotated[str | None, typer.Option(help="Of this user only.")] = None,
+    project: Annotated[str | None, typer.Option(help="Of this project only.")] = None,
+) -> None:
+    """Every chargeable action of a month, one line each, on standard output."""
+    try:
+        since, until = month_of(month)
+    except ValueError:
+        _fail("A month is a year and a month, such as 2026-11.")
+
+    async def write(database: Database) -> None:
+        wanted = UsageFilter(since=since, until=until, user_id=user, project_id=project)
+        async for line in export(Books(database).usage(wanted), as_):
+            sys.stdout.write(line)
+
+    _with_database(write)
 
 
 def _resolve_debt(debt_id: int, how: Callable[..., Awaitable[bool]], done: str) -> None:

@@ -325,6 +325,8 @@ def _default(name: str) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
+    if isinstance(value, dict):
+        return ",".join(f"{name}={said}" for name, said in value.items())
     return "" if value is None else str(value)
 
 

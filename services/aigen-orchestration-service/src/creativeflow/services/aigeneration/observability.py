@@ -10,8 +10,10 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from creativeflow.services.aigeneration.domain.change import Change
 from creativeflow.services.aigeneration.domain.lifecycle import Event, Stage, State
+from creativeflow.services.aigeneration.domain.reconciliation import Difference
 from creativeflow.services.aigeneration.domain.request import HoldState
 from creativeflow.services.aigeneration.domain.routing import named_model
+from creativeflow.services.aigeneration.reconciliation import Report
 
 HTTP_SECONDS = Histogram(
     "aigen_http_request_duration_seconds",
@@ -33,6 +35,7 @@ STATES = Counter("ai_generation_moves_total", "Moves by event.", ("event",))
 QUEUED = Gauge("ai_generation_queued_jobs", "Jobs that wait in the fair queue.", ("lane",))
 IN_FLIGHT = Gauge("ai_generation_in_flight_jobs", "Jobs leased, in the broker or with a worker.", ("lane",))
 DEBTS = Gauge("ai_generation_debts", "Debts in the outbox.", ("kind",))
+DIFFERENCES = Gauge("ai_generation_book_differences", "Differences the last reconciliation found.", ("difference",))
 STREAMS = Gauge("ai_generation_open_streams", "Open live streams in this process.")
 
 _STATUS = {
@@ -64,6 +67,12 @@ def count(change: Change) -> None:
     for hold in change.holds:
         if hold.state is HoldState.CAPTURED and hold.amount:
             CREDITS.labels(hold.action, after.plan).inc(hold.amount / 100)
+
+
+def count_differences(report: Report) -> None:
+    """Show what a reconciliation found; a kind it did not find is back at 0."""
+    for kind in Difference:
+        DIFFERENCES.labels(kind).set(sum(finding.difference is kind for finding in report.findings))
 
 
 def configure_logging(*, level: str, as_json: bool) -> None:

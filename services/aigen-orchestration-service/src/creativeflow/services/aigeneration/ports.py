@@ -7,7 +7,14 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from creativeflow.services.aigeneration.domain.prices import ACTIONS, Plan
+from creativeflow.services.aigeneration.domain.reconciliation import HoldStatus
 from creativeflow.services.aigeneration.domain.request import Request
+
+__all__ = [
+    "Credits", "CreditsConflictError", "CreditsRefusedError", "CreditsUndecidableError", "CreditsUnknownError",
+    "Engine", "Entitlements", "HoldStatus", "Notifier", "NotifierRefusedError", "NotifierUnavailableError",
+    "Publication", "PublicationOutcome", "Reservation",
+]  # fmt: skip
 
 
 class CreditsRefusedError(Exception):
@@ -24,15 +31,6 @@ class CreditsUnknownError(Exception):
 
 class CreditsUndecidableError(CreditsUnknownError):
     """Unknown for good: the credit service has no way to ask what became of a key. A person must look."""
-
-
-class HoldStatus(StrEnum):
-    """What the credit service knows under a key."""
-
-    ABSENT = "absent"
-    HELD = "held"
-    CAPTURED = "captured"
-    RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,6 +194,8 @@ class Settings(BaseSettings):
     retry_delay: Seconds = Field(2, description="Seconds before the second attempt; doubles with each.")
     hold_timeout: Seconds = Field(5, description="Seconds to wait for the credit service while a caller waits.")
     sweep_interval: Seconds = Field(2, description="Seconds between looks at deadlines.")
+    reconcile_interval: Seconds = Field(3600, description="Seconds between looks for differences in money.")
+    usage_days: Annotated[int, Field(ge=31)] = Field(731, description="Days the usage log is kept (24 months).")
     poll_interval: Seconds = Field(1, description="Longest pause between looks for work of other processes.")
     max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(3, description="Attempts per stage and round.")
     max_rounds: Annotated[int, Field(ge=1, le=100)] = Field(10, description="Rounds of samples per request.")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -34,8 +35,11 @@ from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, State
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, Reservation
 from creativeflow.services.aigeneration.quotes import Quotes
+from creativeflow.services.aigeneration.reconciliation import Reconciliation
 from creativeflow.services.aigeneration.reports import MODELS, Kind, Reports
 from creativeflow.services.aigeneration.settings import Settings, scheme
+from creativeflow.services.aigeneration.storage.books import Books
+from creativeflow.services.aigeneration.storage.comparison import Comparison
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.embedded import start_embedded
 from creativeflow.services.aigeneration.storage.flags import Flags
@@ -50,7 +54,7 @@ from creativeflow.services.aigeneration.worker.dispatcher import Dispatcher
 from creativeflow.services.aigeneration.worker.loop import Loop
 from creativeflow.services.aigeneration.worker.relay import Handler, Relay
 from creativeflow.services.aigeneration.worker.results import DeadLetterConsumer, ResultsConsumer, replay_dead_letter
-from creativeflow.services.aigeneration.worker.sweeper import Sweeper
+from creativeflow.services.aigeneration.worker.sweeper import Chore, Sweeper
 
 log = structlog.get_logger(__name__)
 
@@ -116,6 +120,7 @@ class Service:
         database_url: str,
         now: Callable[[], datetime] = clock.now,
         new_id: Callable[[], UUID] = clock.uuid7,
+        monotonic: Callable[[], float] = time.monotonic,
         credits_: Credits | None = None,
         engine: Engine | None = None,
         notifier: Notifier | None = None,
@@ -128,6 +133,7 @@ class Service:
         self.store = Store(self.database, free_generations=settings.free_generations)
         self.queries = Queries(self.database)
         self.outbox = Outbox(self.database)
+        self.books = Books(self.database)
         self.hub = Hub(self.queries)
         self.assets = AssetStore(settings.data_dir / "assets", public_url=self.public_url)
         self.secrets = callback_secrets(settings)
@@ -135,7 +141,9 @@ class Service:
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
         self.credits = credits_ or self._credits()
         self.flags = Flags(self.database)
-        self.entitlements = CachedEntitlements(self.credits, flagged=self.flags.flagged)
+        self.entitlements = CachedEntitlements(self.credits, flagged=self.flags.flagged, monotonic=monotonic)
+        comparison = Comparison(self.database)
+        self.reconciliation = Reconciliation(comparison, self.credits, now=now)
         self.broker = self._broker(settings.engine_url, topology(settings))
         self.orchestrator = Orchestrator(
             self.store, self.credits, entitlements=self.entitlements, policy=self.policy, now=now, new_id=new_id,
@@ -152,6 +160,11 @@ class Service:
         self.sweeper = Sweeper(
             self.store, self.orchestrator, now=now, hold_grace=timedelta(seconds=2 * settings.hold_timeout),
             keep_keys=timedelta(hours=settings.idempotency_hours),
+            chores=(
+                Chore("usage_log", timedelta(hours=1), self._forget_usage),
+                Chore("reconciliation", timedelta(seconds=settings.reconcile_interval), self._reconcile),
+            ),
+            take_turn=comparison.take_turn,
         )  # fmt: skip
         self.loops: dict[str, Loop] = {
             "dispatcher": Loop("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
@@ -226,6 +239,17 @@ class Service:
             self.loops["dispatcher"].wake()
         if change.debts:
             self.loops["relay"].wake()
+
+    async def _forget_usage(self) -> None:
+        await self.books.forget_usage(self.now() - timedelta(days=self.settings.usage_days))
+
+    async def _reconcile(self) -> None:
+        """Look for differences in what happened since the run before the last; nothing is posted."""
+        since = self.now() - 2 * timedelta(seconds=self.settings.reconcile_interval)
+        report = await self.reconciliation.run(since)
+        observability.count_differences(report)
+        for finding in report.findings:
+            log.error("books_differ", difference=finding.difference, hold=finding.key, mends=finding.mends)
 
     def _credits(self) -> Credits:
         settings = self.settings

@@ -1,4 +1,4 @@
-"""What an operator sees and does: stuck and parked work, replay, force-fail, invariants, users' credits."""
+"""What an operator sees and does about work: stuck and parked, replay, force-fail, queues, invariants."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -10,18 +10,14 @@ from creativeflow.services.aigeneration.api import schemas
 from creativeflow.services.aigeneration.api.access import OPERATORS_ONLY, Operator
 from creativeflow.services.aigeneration.api.answers import json_response, reply_response
 from creativeflow.services.aigeneration.api.generation_requests import (
-    KEYED,
     KEYED_AND_MATCHED,
     acting,
-    key_claim,
     orchestrator,
     queries,
 )
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.prices import credits_text
 from creativeflow.services.aigeneration.domain.resource import resource
-from creativeflow.services.aigeneration.storage.ledger import Ledger, OperationReusedError
 from creativeflow.services.aigeneration.storage.outbox import Outbox
 
 router = APIRouter(
@@ -103,49 +99,3 @@ async def queues(request: Request) -> Response:
 async def invariants(request: Request) -> Response:
     """Every count is of something that must never be; docs/operations.md says what each one means."""
     return json_response({"counts": await queries(request).invariants(request.app.state.now())})
-
-
-@router.post(
-    "/credits/grants",
-    status_code=201,
-    responses=problems(404, 422),
-    openapi_extra=KEYED,
-    summary="Give credits (local ledger)",
-)
-async def grant(body: schemas.Grant, request: Request, operator: Operator) -> Response:
-    """Idempotent on Idempotency-Key. Only where credits are kept here."""
-    ledger = _ledger(request)
-    claim = key_claim(request, operator, body)
-    operation = f"{claim.principal}:{claim.key}" if claim else str(request.app.state.new_id())
-    try:
-        given = await ledger.grant(
-            body.user_id, body.amount, operation=operation, reason=body.reason, plan=body.plan, status=body.status
-        )
-    except OperationReusedError:
-        raise errors.IdempotencyKeyReusedError from None
-    except ValueError as error:
-        raise errors.InvalidRequestError.at("/amount", "invalid_grant", f"{error}.".capitalize()) from None
-    request.app.state.entitlements.forget(body.user_id)
-    headers = None if given else {"Idempotent-Replayed": "true"}
-    return json_response(await _statement(ledger, body.user_id), 201, headers)
-
-
-@router.get("/users/{user_id}/statement", summary="A user's credits (local ledger)")
-async def statement(user_id: schemas.Identifier, request: Request) -> Response:
-    """Plan, balance, what is held, and every movement with its reason, newest first."""
-    return json_response(await _statement(_ledger(request), user_id))
-
-
-def _ledger(request: Request) -> Ledger:
-    ledger: Ledger | None = request.app.state.ledger
-    if ledger is None:
-        raise errors.NotFoundError
-    return ledger
-
-
-async def _statement(ledger: Ledger, user_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = await ledger.statement(user_id)
-    entries = [entry | {"amount": credits_text(entry["amount"])} for entry in found["entries"]]
-    return found | {
-        "balance": credits_text(found["balance"]), "held": credits_text(found["held"]), "entries": entries,
-    }  # fmt: skip

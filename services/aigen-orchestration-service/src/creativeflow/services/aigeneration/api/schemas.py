@@ -184,6 +184,25 @@ class Grant(Body):
     reason: Annotated[str, Clean, Field(max_length=200)] = "granted by an operator"
 
 
+class Clearance(Body):
+    """Why a restriction is lifted."""
+
+    note: Annotated[str, Clean, Field(min_length=1, max_length=500)]
+
+
+class Decision(Body):
+    """What the credit service's books show of a hold in doubt."""
+
+    charged: bool
+
+
+class Reconcile(Body):
+    """Which holds to compare, and whether to post what is missing."""
+
+    hours: Annotated[int, Field(ge=1, le=24 * 366)] = 24
+    apply: bool = False
+
+
 class ForceFail(Body):
     """Why an operator ends a request."""
 

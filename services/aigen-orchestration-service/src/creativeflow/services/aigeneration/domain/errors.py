@@ -193,7 +193,7 @@ class QuoteExpiredError(AigenError):
     status = 409
     code = "quote_expired"
     title = "The quote is no longer valid"
-    sentence = "The quote has expired or the price has changed since. Nothing was charged; ask for a new quote."
+    sentence = "The quote has expired or the price has changed since. Nothing was charged. Get a new quote."
 
 
 class ActionNotPossibleError(AigenError):

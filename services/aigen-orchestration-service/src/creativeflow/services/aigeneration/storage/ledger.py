@@ -186,23 +186,3 @@ class Ledger:
             if balance is None:
                 raise ValueError("the balance cannot fall below zero")
             return True
-
-    async def statement(self, user_id: str, most: int = 200) -> dict[str, Any]:
-        """Plan, balance, what is held, and the newest movements, newest first."""
-        account = await self.account(user_id)
-        held = await self._database.fetchval(
-            "SELECT COALESCE(sum(amount), 0) FROM holds WHERE user_id = $1 AND state = 'held' AND funding = 'credits'",
-            user_id,
-        )
-        entries = await self._database.fetch(
-            """SELECT id, operation, kind, amount, reason, at FROM credit_entries
-               WHERE account = 'user:' || $1 ORDER BY id DESC LIMIT $2""",
-            user_id, most,
-        )  # fmt: skip
-        return {
-            "plan": account.plan,
-            "balance": account.balance,
-            "held": int(held),
-            "status": account.status,
-            "entries": [dict(row) for row in entries],
-        }

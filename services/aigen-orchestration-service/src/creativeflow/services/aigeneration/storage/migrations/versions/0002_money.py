@@ -1,4 +1,4 @@
-"""Flagged accounts, subscription statuses, parked holds, the billing journal and the usage log."""
+"""Flagged accounts, subscription statuses, parked holds, the billing journal, the usage log, periodic work."""
 
 from alembic import op
 
@@ -65,6 +65,11 @@ CREATE TABLE usage_log (
 );
 CREATE INDEX usage_log_by_time ON usage_log (at, id);
 CREATE INDEX usage_log_by_user ON usage_log (user_id, at, id);
+
+CREATE TABLE periodic_work (
+    name text PRIMARY KEY,
+    began_at timestamptz NOT NULL
+);
 """
 
 

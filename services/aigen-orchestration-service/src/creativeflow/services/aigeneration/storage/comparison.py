@@ -1,0 +1,111 @@
+"""Our side of a reconciliation: the holds as they are booked, and the debts that mend a difference."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from creativeflow.services.aigeneration.storage.database import Database
+
+_PAGE = 500
+
+_BOOKED = """
+SELECT h.key, h.user_id, h.amount, h.action, h.state, h.request_id, h.began_at,
+       (h.state IN ('captured', 'released') AND h.settled_at IS NULL) AS owed
+FROM holds h"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BookedHold:
+    """A hold that credits pay for; `owed`: resolved here, and the credit service is still to be told."""
+
+    key: str
+    user_id: str
+    amount: int
+    action: str
+    state: str
+    request_id: UUID
+    began_at: datetime
+    owed: bool
+
+    def reservation(self) -> dict[str, Any]:
+        """What the credit service needs to know of it."""
+        return {"key": self.key, "user_id": self.user_id, "amount": self.amount, "action": self.action}
+
+
+class Comparison:
+    """Reads holds in pages, and posts compensations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def holds(self, since: datetime, until: datetime) -> AsyncIterator[list[BookedHold]]:
+        """Holds that began since then, or are still open; nothing that began or was resolved after `until`."""
+        after: tuple[datetime | None, str] = (None, "")
+        while True:
+            found = await self._database.fetch(
+                f"""{_BOOKED} WHERE h.funding = 'credits' AND h.began_at < $2
+                    AND (h.began_at >= $1 OR h.state IN ('placing', 'held'))
+                    AND (h.resolved_at IS NULL OR h.resolved_at < $2)
+                    AND ($3::timestamptz IS NULL OR (h.began_at, h.key) > ($3, $4))
+                    ORDER BY h.began_at, h.key LIMIT $5""",
+                since, until, *after, _PAGE,
+            )  # fmt: skip
+            if found:
+                yield [BookedHold(**row) for row in found]
+            if len(found) < _PAGE:
+                return
+            after = (found[-1]["began_at"], found[-1]["key"])
+
+    async def by_keys(self, keys: Sequence[str]) -> list[BookedHold]:
+        """The holds of these keys, as they are booked now."""
+        found = await self._database.fetch(f"{_BOOKED} WHERE h.key = ANY($1::text[])", list(keys))
+        return [BookedHold(**row) for row in found]
+
+    async def post(self, topic: str, body: Mapping[str, Any], hold: BookedHold, *, by: str, now: datetime) -> bool:
+        """Owe the credit service what it was never told; False where that is owed already."""
+        return bool(
+            await self._database.fetchval(
+                """WITH posted AS (
+                       INSERT INTO outbox (request_id, topic, body, due_at, created_at)
+                       SELECT $1, $2, $3, $4, $4 WHERE NOT EXISTS (
+                           SELECT FROM outbox WHERE request_id = $1 AND topic = $2 AND body->>'key' = $5)
+                       RETURNING id
+                   ), entry AS (
+                       INSERT INTO generation_events (request_id, event, data, at)
+                       SELECT $1, 'compensation_posted', jsonb_build_object('topic', $2::text, 'hold', $5::text,
+                                                                            'by', $6::text), $4 FROM posted
+                   )
+                   SELECT count(*) FROM posted""",
+                hold.request_id, topic, dict(body), now, hold.key, by,
+            )
+        )  # fmt: skip
+
+    async def free_counts_off(self, *, apply: bool) -> list[dict[str, Any]]:
+        """Months whose count is not the number of allowances that are kept; with `apply` the count is set right."""
+        found = await self._database.fetch(
+            """WITH off AS (
+                   SELECT u.user_id, u.month, u.used, count(h.key)::int AS kept FROM free_usage u
+                   LEFT JOIN holds h ON h.user_id = u.user_id AND h.month = u.month AND h.funding = 'allowance'
+                       AND h.state IN ('held', 'captured')
+                   GROUP BY u.user_id, u.month, u.used HAVING u.used <> count(h.key) LIMIT 1000
+               ), mended AS (
+                   UPDATE free_usage u SET used = off.kept FROM off
+                   WHERE $1 AND u.user_id = off.user_id AND u.month = off.month AND u.used = off.used
+               )
+               SELECT * FROM off""",
+            apply,
+        )
+        return [dict(row) for row in found]
+
+    async def take_turn(self, name: str, *, every_seconds: float, now: datetime) -> bool:
+        """Whether this process does a piece of periodic work now; one of all processes in each period."""
+        return bool(
+            await self._database.fetchval(
+                """INSERT INTO periodic_work AS p (name, began_at) VALUES ($1, $2)
+                   ON CONFLICT (name) DO UPDATE SET began_at = $2
+                   WHERE p.began_at <= $2 - make_interval(secs => $3) RETURNING 1""",
+                name, now, every_seconds,
+            )
+        )  # fmt: skip
