@@ -19,9 +19,9 @@ from creativeflow.services.aigeneration.domain.prices import (
     price_final,
     price_samples,
 )
-from creativeflow.services.aigeneration.domain.routing import MODELS
+from creativeflow.services.aigeneration.domain.routing import STANDARD
 
-ADVANCED = MODELS["advanced"].surcharge
+ADVANCED = STANDARD.models["advanced"].surcharge
 LIST = Prices()
 
 SAMPLES = [

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from builders import NOW
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.orders import check_quoted, terms_of
 from creativeflow.services.aigeneration.domain.prices import PLANS, Prices, price_final, price_samples
+from creativeflow.services.aigeneration.domain.routing import STANDARD
 from creativeflow.services.aigeneration.quotes import ID_MAX, Quotes
 
 QUOTES = Quotes([b"first-secret", b"older-secret"])
@@ -69,13 +71,10 @@ def test_its_secrets_do_not_show() -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-@pytest.mark.parametrize("model", [None, "advanced"])
-def test_terms_are_the_prices_that_are_charged(plan, model) -> None:
+@pytest.mark.parametrize(("model", "surcharge"), [("standard", 0), ("advanced", 100)])
+def test_terms_are_the_prices_that_are_charged(plan, model, surcharge) -> None:
     prices = Prices()
-    terms = terms_of(
-        plan, {"input_prompt": "x", "output_format": "XPost", **({"model": model} if model else {})}, prices
-    )
-    surcharge = 100 if model else 0
+    terms = terms_of(plan, prices, dict.fromkeys(Stage, STANDARD.models[model]))
     check_quoted(terms, price_samples(plan, prices, surcharge))
     check_quoted(terms, price_final(plan, prices, longest_side=1920, surcharge=surcharge))
     high = price_final(plan, prices, longest_side=1921, surcharge=surcharge)
@@ -88,7 +87,7 @@ def test_terms_are_the_prices_that_are_charged(plan, model) -> None:
 
 def test_the_same_amount_paid_by_something_else_is_another_price() -> None:
     free, pro = PLANS["free"], PLANS["pro"]
-    brief = {"input_prompt": "x", "output_format": "XPost"}
+    models = dict.fromkeys(Stage, STANDARD.models["standard"])
     with pytest.raises(errors.QuoteExpiredError):
-        check_quoted(terms_of(pro, brief, Prices()), price_samples(free, Prices()))
+        check_quoted(terms_of(pro, Prices(), models), price_samples(free, Prices()))
     check_quoted(None, price_samples(free, Prices()))

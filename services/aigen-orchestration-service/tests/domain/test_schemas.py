@@ -155,7 +155,7 @@ def test_a_value_of_another_type_is_refused(name: str, value: object, code: str,
 
 
 def test_all_faults_are_told_at_once() -> None:
-    assert faults(user_id=1, model="x", color_scheme=["?"]) == [
+    assert faults(user_id=1, model="X", color_scheme=["?"]) == [
         ("string_type", "/user_id"),
         ("invalid_colour", "/color_scheme/0"),
         ("unknown_model", "/model"),
@@ -463,7 +463,7 @@ def test_objects_have_bounds(name: str) -> None:
     assert faults(**{name: {**fifty, "one more": 1}}) == [("too_long", f"/{name}")]
 
 
-@pytest.mark.parametrize("name", ["", "gpt", "Standard", "standard ", "fast\n"])
+@pytest.mark.parametrize("name", ["", "GPT", "Standard", "standard ", "fast\n"])
 def test_an_unknown_model_is_refused(name: str) -> None:
     assert faults(model=name) == [("unknown_model", "/model")]
 
@@ -524,7 +524,7 @@ def test_changes_have_the_names_of_the_brief() -> None:
         ({"updated_prompt": ""}, [("string_too_short", "/updated_prompt")]),
         ({"updated_prompt": f"a{ESC}[31m"}, [("control_characters", "/updated_prompt")]),
         ({"updated_style_guidance": "x" * 2001}, [("string_too_long", "/updated_style_guidance")]),
-        ({"model": "gpt"}, [("unknown_model", "/model")]),
+        ({"model": "GPT"}, [("unknown_model", "/model")]),
         ({"input_prompt": "x"}, [("extra_forbidden", "/input_prompt")]),
     ],
 )

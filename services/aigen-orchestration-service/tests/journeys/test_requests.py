@@ -11,7 +11,7 @@ from journey import OPERATIONS, PLAIN, PROMPT, REQUESTS, Caller, Footprint, asse
 from creativeflow.services.aigeneration.domain.formats import FORMATS
 from creativeflow.services.aigeneration.domain.lifecycle import LIVE, Stage, State
 from creativeflow.services.aigeneration.domain.prices import PLANS
-from creativeflow.services.aigeneration.domain.routing import MODELS
+from creativeflow.services.aigeneration.domain.routing import STANDARD
 from world import four_samples
 
 RESOURCE = {
@@ -284,8 +284,8 @@ async def test_the_catalogue_says_what_can_be_asked_for_and_what_it_costs(client
     }  # fmt: skip
     assert prices["free"]["monthly_generations"] == 100
     models = (await client.get("/api/v1/models")).json()
-    assert {entry["name"] for entry in models["models"]} == set(MODELS)
-    assert models["default"] in MODELS
+    assert {entry["name"] for entry in models["models"]} == set(STANDARD.models)
+    assert models["default"] in STANDARD.models
 
 
 async def test_every_format_of_the_catalogue_can_be_asked_for(client: Caller) -> None:
@@ -621,3 +621,15 @@ async def test_while_credits_are_being_asked_for_only_a_cancel_is_offered(paying
     assert_problem(await paying.act(shown["id"], "regenerate-samples"), 409, "action_in_progress")
     assert (await paying.act(shown["id"], "cancel")).json()["outcome"] == "canceled"
     await _settle(paying)
+
+
+async def test_a_model_that_is_not_there_is_refused_with_those_that_are(client: Caller) -> None:
+    document = assert_problem(await client.create(model="gpt"), 422, "invalid_request", pointer="/model")
+    assert "standard, fast, advanced" in document["errors"][0]["message"]
+
+
+async def test_a_strategy_can_be_asked_for_in_place_of_a_model(client: Caller) -> None:
+    created = (await client.create(model="fastest")).json()
+    (submitted, *_) = (await client.get(f"{REQUESTS}/{created['id']}/events")).json()["items"]
+    assert submitted["data"]["route"]["chosen"] == "fast"
+    assert submitted["data"]["route"]["reason"] == "fastest"

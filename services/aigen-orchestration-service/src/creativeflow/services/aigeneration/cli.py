@@ -22,9 +22,11 @@ from creativeflow.services.aigeneration import __version__, clock
 from creativeflow.services.aigeneration.app import create_app, start_service
 from creativeflow.services.aigeneration.demo import run_demo
 from creativeflow.services.aigeneration.doctor import examine
-from creativeflow.services.aigeneration.domain.errors import AigenError
-from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.domain.errors import AigenError, InvalidRequestError
+from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.prices import PLANS, SubscriptionStatus, credits_amount, credits_text
+from creativeflow.services.aigeneration.domain.routing import Asked, Routing
+from creativeflow.services.aigeneration.model_routing import RoutingFileError, RoutingSource
 from creativeflow.services.aigeneration.observability import configure_logging
 from creativeflow.services.aigeneration.reconciliation import Report
 from creativeflow.services.aigeneration.settings import ROLES, Settings
@@ -42,11 +44,13 @@ from creativeflow.services.aigeneration.wiring import Service, database_url
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 requests_app = typer.Typer(help="Look at generation requests.", no_args_is_help=True)
 outbox_app = typer.Typer(help="Look at what is owed, and mend what is parked.", no_args_is_help=True)
+routing_app = typer.Typer(help="Which model does what, and why.", no_args_is_help=True)
 usage_app = typer.Typer(help="What was used, and what paid for it.", no_args_is_help=True)
 credits_app = typer.Typer(help="Credits in the local ledger.", no_args_is_help=True)
 app.add_typer(requests_app, name="requests")
 app.add_typer(outbox_app, name="outbox")
 app.add_typer(credits_app, name="credits")
+app.add_typer(routing_app, name="routing")
 app.add_typer(usage_app, name="usage")
 
 out = Console()
@@ -323,6 +327,49 @@ def export_usage(
             sys.stdout.write(line)
 
     _with_database(write)
+
+
+@routing_app.command("explain")
+def explain_routing(
+    plan: Annotated[str, typer.Option(help=f"Of {', '.join(PLANS)}.")],
+    user: Annotated[str, typer.Option(help="The user's id: it decides on which side of a split they fall.")],
+    output_format: Annotated[str, typer.Option("--format", help="Such as InstagramPost_1x1.")] = "InstagramPost_1x1",
+    model: Annotated[str | None, typer.Option(help="A model or strategy that is asked for.")] = None,
+) -> None:
+    """Say which model each stage of a request would get, why, and which rules did not fit."""
+    if plan not in PLANS:
+        _fail(f"Plans are {', '.join(PLANS)}.")
+    routing, settings = _routing(), _settings()
+    table = Table("stage", "model", "provider", "because", "attempts", Column("rules passed over", overflow="fold"))
+    for stage in Stage:
+        asked = Asked(stage=stage, plan=PLANS[plan], output_format=output_format, user_id=user, named=model)
+        try:
+            choice = routing.choose(asked)
+        except InvalidRequestError as error:
+            _fail(error.errors[0]["message"])
+        attempts = [
+            routing.attempt(choice.model.name, attempt=attempt, max_attempts=settings.max_attempts).name
+            for attempt in range(1, settings.max_attempts + 1)
+        ]
+        table.add_row(
+            stage, choice.model.name, choice.model.provider, choice.reason, " → ".join(attempts),
+            "\n".join(choice.passed),
+        )  # fmt: skip
+    out.print(table)
+
+
+@routing_app.command("check")
+def check_routing() -> None:
+    """Read the routing file and say whether it fits; a running service takes it by itself."""
+    routing = _routing()
+    out.print(f"{len(routing.models)} models and {len(routing.rules)} rules; the default is {routing.default}.")
+
+
+def _routing() -> Routing:
+    try:
+        return RoutingSource(_settings().routing_file)()
+    except RoutingFileError as error:
+        _fail(str(error))
 
 
 def _resolve_debt(debt_id: int, how: Callable[..., Awaitable[bool]], done: str) -> None:

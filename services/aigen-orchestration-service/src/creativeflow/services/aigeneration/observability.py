@@ -12,7 +12,6 @@ from creativeflow.services.aigeneration.domain.change import Change
 from creativeflow.services.aigeneration.domain.lifecycle import Event, Stage, State
 from creativeflow.services.aigeneration.domain.reconciliation import Difference
 from creativeflow.services.aigeneration.domain.request import HoldState
-from creativeflow.services.aigeneration.domain.routing import named_model
 from creativeflow.services.aigeneration.reconciliation import Report
 
 HTTP_SECONDS = Histogram(
@@ -61,9 +60,9 @@ def count(change: Change) -> None:
         COMPLETED.labels(_STATUS[after.state], after.plan).inc()
     delivered = {State.AWAITING_SELECTION: Stage.SAMPLES, State.COMPLETED: Stage.FINAL}.get(after.state)
     if delivered and before.state is not after.state and before.due_at is not None:
-        model = named_model(before.model)
         seconds = (after.updated_at - before.due_at).total_seconds()
-        DURATION.labels(delivered, after.plan, model.provider, model.name).observe(max(0.0, seconds))
+        provider = before.route["provider"] if before.route else "default"
+        DURATION.labels(delivered, after.plan, provider, before.model or "").observe(max(0.0, seconds))
     for hold in change.holds:
         if hold.state is HoldState.CAPTURED and hold.amount:
             CREDITS.labels(hold.action, after.plan).inc(hold.amount / 100)

@@ -32,8 +32,10 @@ from creativeflow.services.aigeneration.domain.orders import (
     check_quoted,
     hold_for,
     ordered,
+    provided,
     quote,
     repeats,
+    routed,
     shown,
     terms_of,
 )
@@ -49,7 +51,7 @@ from creativeflow.services.aigeneration.domain.prices import (
 from creativeflow.services.aigeneration.domain.request import Asset, Brief, Request, SampleFailure, iso
 from creativeflow.services.aigeneration.domain.resource import resource
 from creativeflow.services.aigeneration.domain.results import INVALID_OUTPUT, final_fits, judge_samples
-from creativeflow.services.aigeneration.domain.routing import model_for_attempt, named_model
+from creativeflow.services.aigeneration.domain.routing import Asked, Choice, Routing
 from creativeflow.services.aigeneration.holds import Holds
 from creativeflow.services.aigeneration.moving import Caller, Decide, Mover, Reply, accepted, check_version
 from creativeflow.services.aigeneration.ports import (
@@ -90,6 +92,7 @@ class Orchestrator:
         *,
         entitlements: Callable[[str], Awaitable[Entitlements]],
         quotes: Quotes,
+        routing: Callable[[], Routing],
         policy: Policy,
         now: Callable[[], datetime],
         new_id: Callable[[], UUID],
@@ -99,6 +102,7 @@ class Orchestrator:
         self._store = store
         self._entitlements = entitlements
         self._quotes = quotes
+        self._routing = routing
         self._policy = policy
         self._now = now
         self._new_id = new_id
@@ -128,9 +132,10 @@ class Orchestrator:
         """
         entitled = await self._entitled(user_id)
         prices = self._policy.prices
-        check_plan(entitled.plan, brief, prices)
-        terms, expires_at = terms_of(entitled.plan, brief, prices), self._now() + self._policy.quote_validity
-        return quote(entitled.plan, brief, prices, balance=entitled.balance) | {
+        models = {stage: self._choose(stage, entitled.plan, brief, user_id).model for stage in Stage}
+        check_plan(entitled.plan, brief, prices, models[Stage.SAMPLES])
+        terms, expires_at = terms_of(entitled.plan, prices, models), self._now() + self._policy.quote_validity
+        return quote(entitled.plan, brief, prices, models, balance=entitled.balance) | {
             "quote_id": self._quotes.seal(user_id, terms, expires_at),
             "expires_at": iso(expires_at.replace(microsecond=0)),
         }
@@ -164,15 +169,17 @@ class Orchestrator:
                 size = final_size(request.dimensions, resolution)
                 if is_high_resolution(self._policy.prices, size.longest) and not entitled.plan.high_resolution:
                     raise errors.PlanRequiredError(feature="A high-resolution final", plan="Pro")
+                choice = self._choose(Stage.FINAL, entitled.plan, request.brief, request.user_id)
+                check_model(entitled.plan, choice.model)
                 charge = price_final(
-                    entitled.plan, self._policy.prices, longest_side=size.longest,
-                    surcharge=named_model(request.brief.get("model")).surcharge,
-                )  # fmt: skip
+                    entitled.plan, self._policy.prices, longest_side=size.longest, surcharge=choice.model.surcharge
+                )
                 chosen = {
                     "selected_sample_id": sample_id,
                     "final_resolution": str(size),
                     "file_format": file_format or request.file_format,
                     "plan": entitled.plan.name,
+                    "route": routed(choice),
                 }
                 check_quoted(self._quotes.open(quote_id, request.user_id, self._now()), charge)
                 return self._order(request, Event.SAMPLE_SELECTED, charge, chosen, caller=caller, entitled=entitled)
@@ -200,14 +207,15 @@ class Orchestrator:
                     raise errors.AlreadySelectedError(sample_id=request.selected_sample_id)
                 if request.round >= request.max_rounds:
                     raise errors.TooManyRoundsError(limit=request.max_rounds)
-                model = named_model(brief_changes.get("model") or request.brief.get("model"))
-                check_model(entitled.plan, model.name)
-                charge = price_samples(entitled.plan, self._policy.prices, model.surcharge)
+                brief = Brief(**{**request.brief, **brief_changes})  # type: ignore[typeddict-item]
+                choice = self._choose(Stage.SAMPLES, entitled.plan, brief, request.user_id)
+                check_model(entitled.plan, choice.model)
+                charge = price_samples(entitled.plan, self._policy.prices, choice.model.surcharge)
                 check_quoted(self._quotes.open(quote_id, request.user_id, self._now()), charge)
+                fields = {"brief": dict(brief_changes), "plan": entitled.plan.name, "route": routed(choice)}
                 return self._order(
-                    request, Event.REGENERATION_REQUESTED, charge,
-                    {"brief": dict(brief_changes), "plan": entitled.plan.name}, caller=caller, entitled=entitled,
-                )  # fmt: skip
+                    request, Event.REGENERATION_REQUESTED, charge, fields, caller=caller, entitled=entitled
+                )
 
             return await self._act_and_pay(request_id, caller, decide)
 
@@ -233,7 +241,7 @@ class Orchestrator:
                 raise errors.InvalidRequestError.at(
                     "/updated_prompt", "prompt_unchanged", "The prompt was rejected as it is: send another one."
                 )
-            named_model(brief.get("model"))
+            self._routing().check_named(brief.get("model"))
             order = Submission(
                 user_id=request.user_id, project_id=request.project_id, brief=brief, metadata=request.metadata,
                 created_by=caller.name, correlation_id=correlation_id, traceparent=traceparent, retry_of=request.id,
@@ -307,14 +315,14 @@ class Orchestrator:
 
     async def lease_jobs(self, lane: Stage, *, window: int, most: int) -> LeasedJobs:
         """Take the next jobs of a lane in fair order; each is leased to the caller for a bounded time."""
-        now = self._now()
+        now, routing = self._now(), self._routing()
 
         def lease(request: Request) -> Change:
-            model = model_for_attempt(
-                request.brief.get("model"), attempt=request.attempt, max_attempts=self._policy.max_attempts
-            )
+            chosen = request.route["chosen"] if request.route else request.brief.get("model")
+            model = routing.attempt(chosen, attempt=request.attempt, max_attempts=self._policy.max_attempts)
             return self._mover.happen(
                 request, Event.JOB_LEASED, lease_until=now + self._policy.job_lease, model=model.name,
+                route=provided(request.route, model),
                 data={"job_id": request.job_id, "attempt": request.attempt, "model": model.name},
             )  # fmt: skip
 
@@ -474,11 +482,15 @@ class Orchestrator:
 
     async def _submit(self, order: Submission, claim: KeyClaim | None) -> Reply:
         entitled = await self._entitled(order.user_id)
-        check_plan(entitled.plan, order.brief, self._policy.prices)
-        charge = price_samples(entitled.plan, self._policy.prices, named_model(order.brief.get("model")).surcharge)
+        choice = self._choose(Stage.SAMPLES, entitled.plan, order.brief, order.user_id)
+        check_plan(entitled.plan, order.brief, self._policy.prices, choice.model)
+        charge = price_samples(entitled.plan, self._policy.prices, choice.model.surcharge)
         check_quoted(self._quotes.open(order.quote_id, order.user_id, self._now()), charge)
-        request = self._new_request(order, entitled.plan, charge)
-        data = {"by": order.created_by, "charge": _payable(charge, entitled), "retry_of": order.retry_of}
+        request = replace(self._new_request(order, entitled.plan, charge), route=routed(choice))
+        data = {
+            "by": order.created_by, "charge": _payable(charge, entitled), "retry_of": order.retry_of,
+            "route": request.route,
+        }  # fmt: skip
         if charge.funding is Funding.CREDITS:
             await self._mover.write_new(started(request, data=data, claim=claim))
             return await self._holds.place_for_caller(request)
@@ -569,6 +581,14 @@ class Orchestrator:
             entry = Entry("stale_result", None, {"job_id": job_id, "kind": kind})
             await self._store.note(request_id, entry, self._now())
             raise
+
+    def _choose(self, stage: Stage, plan: Plan, brief: Brief, user_id: str) -> Choice:
+        """The model for a stage, by the rules in force now."""
+        return self._routing().choose(
+            Asked(
+                stage=stage, plan=plan, output_format=brief["output_format"], user_id=user_id, named=brief.get("model")
+            )
+        )
 
     async def _entitled(self, user_id: str) -> Entitlements:
         try:

@@ -183,6 +183,9 @@ class Settings(BaseSettings):
         description="Jobs of one user with workers at once, by lane and plan; unset: "
         f"`{','.join(f'{plan.name}={plan.in_flight}' for plan in PLANS.values())}`.",
     )
+    routing_file: Path | None = Field(
+        None, description="TOML file with models and routing rules, read again when it changes. Unset: three models."
+    )
     quote_validity: Seconds = Field(900, description="Seconds a quote binds its prices.")
     charge_rejected: bool = Field(True, description="Capture the sample hold when the provider rejects the prompt.")
     dispatch_deadline: Seconds = Field(3600, description="Seconds a job may wait for its turn.")

@@ -32,6 +32,7 @@ from creativeflow.services.aigeneration.api.stream import Hub
 from creativeflow.services.aigeneration.domain.change import Change, Topic
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, State
+from creativeflow.services.aigeneration.model_routing import RoutingSource
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, Reservation
 from creativeflow.services.aigeneration.quotes import Quotes
@@ -57,6 +58,9 @@ from creativeflow.services.aigeneration.worker.results import DeadLetterConsumer
 from creativeflow.services.aigeneration.worker.sweeper import Chore, Sweeper
 
 log = structlog.get_logger(__name__)
+
+ROUTING_SECONDS = 2.0
+"""How often each process looks whether the routing file has changed."""
 
 
 def database_url(settings: Settings) -> str:
@@ -140,6 +144,7 @@ class Service:
         self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False)
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
         self.credits = credits_ or self._credits()
+        self.routing = RoutingSource(settings.routing_file)
         self.flags = Flags(self.database)
         self.entitlements = CachedEntitlements(self.credits, flagged=self.flags.flagged, monotonic=monotonic)
         comparison = Comparison(self.database)
@@ -147,7 +152,7 @@ class Service:
         self.broker = self._broker(settings.engine_url, topology(settings))
         self.orchestrator = Orchestrator(
             self.store, self.credits, entitlements=self.entitlements, policy=self.policy, now=now, new_id=new_id,
-            quotes=Quotes(self.secrets.keys),
+            quotes=Quotes(self.secrets.keys), routing=self.routing,
             on_written=self._on_written, hold_seconds=settings.hold_timeout,
         )  # fmt: skip
         self.reports = Reports(
@@ -167,6 +172,7 @@ class Service:
             take_turn=comparison.take_turn,
         )  # fmt: skip
         self.loops: dict[str, Loop] = {
+            "routing": Loop("routing", self._reload_routing, interval_seconds=ROUTING_SECONDS),
             "dispatcher": Loop("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
             "relay": Loop("relay", self.relay.step, interval_seconds=settings.poll_interval),
             "sweeper": Loop("sweeper", self.sweeper.step, interval_seconds=settings.sweep_interval),
@@ -190,7 +196,7 @@ class Service:
         if isinstance(self.engine, LocalEngine):
             await self.engine.start()
         for name, loop in self.loops.items():
-            if name in roles:
+            if name in roles or name == "routing":
                 loop.start()
         if self.gate.open and "api" in roles:
             log.warning("open_to_all", hint="no API keys and no JWT settings: every caller is operator and any user")
@@ -239,6 +245,10 @@ class Service:
             self.loops["dispatcher"].wake()
         if change.debts:
             self.loops["relay"].wake()
+
+    async def _reload_routing(self) -> int:
+        await asyncio.to_thread(self.routing.reload)
+        return 0
 
     async def _forget_usage(self) -> None:
         await self.books.forget_usage(self.now() - timedelta(days=self.settings.usage_days))

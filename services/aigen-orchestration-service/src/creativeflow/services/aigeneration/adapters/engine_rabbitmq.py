@@ -11,7 +11,6 @@ from creativeflow.services.aigeneration.domain.formats import sample_size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.request import Request, iso
-from creativeflow.services.aigeneration.domain.routing import named_model
 from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
 
@@ -76,7 +75,7 @@ class RabbitMQEngine:
     def job(self, request: Request) -> dict[str, Any]:
         """The job message (docs/asyncapi.yaml): all that a worker needs, nothing to look up."""
         assert request.job_id is not None  # noqa: S101 - MOVES gives a job to every request that is leased
-        model = named_model(request.model)
+        route = request.route or {"provider": "default", "strategy": "quality"}
         callbacks = f"{self._public_url}/api/v1/n8n-callbacks"
         return {
             "schema": SCHEMA,
@@ -88,7 +87,7 @@ class RabbitMQEngine:
             "project_id": request.project_id,
             "user_context": {"tier": request.plan, "locale": request.brief.get("locale")},
             "dimensions": {"width": request.dimensions.width, "height": request.dimensions.height},
-            "model": {"provider": model.provider, "name": model.name, "strategy": model.strategy},
+            "model": {"provider": route["provider"], "name": request.model, "strategy": route["strategy"]},
             "watermark": request.terms.watermark,
             "deadline": iso(self._now() + self._policy.work(request.stage)),
             "callback_url_started": f"{callbacks}/started",

@@ -17,9 +17,10 @@ from creativeflow.services.aigeneration.domain.formats import (
     SIDE_MIN,
     sample_size,
 )
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.prices import PLANS, Plan, credits_text, price_final, price_samples
-from creativeflow.services.aigeneration.domain.routing import DEFAULT_MODEL, MODELS
+from creativeflow.services.aigeneration.domain.routing import Routing, Strategy
 
 router = APIRouter(tags=["catalogue"])
 
@@ -48,16 +49,24 @@ async def prices(request: Request) -> Listing:
 
 
 @router.get("/api/v1/models", summary="AI models", dependencies=[CALLERS_ONLY], responses=problems(401))
-async def models() -> Listing:
-    """Models that a request may name; a surcharge is paid on every plan."""
+async def models(request: Request) -> Listing:
+    """Models and strategies that a request may name; a surcharge is paid on every plan.
+
+    Without either the service chooses by its rules; the timeline and a quote show which, and why.
+    """
+    routing: Routing = request.app.state.routing()
     return {
-        "default": DEFAULT_MODEL,
+        "default": routing.default,
+        "strategies": list(Strategy),
         "models": [
             {
                 "name": model.name, "title": model.title, "strategy": model.strategy, "provider": model.provider,
-                "surcharge": credits_text(model.surcharge), "fallback": model.fallback,
+                "quality": model.quality, "economy": model.economy, "speed": model.speed,
+                "surcharge": credits_text(model.surcharge), "fallbacks": model.fallbacks,
+                "stages": [stage for stage in Stage if stage in model.stages],
+                "plans": [plan.name for plan in PLANS.values() if model.serves(min(model.stages), plan)],
             }
-            for model in MODELS.values()
+            for model in routing.models.values()
         ],
     }  # fmt: skip
 

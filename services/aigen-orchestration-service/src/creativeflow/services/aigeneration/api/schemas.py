@@ -12,7 +12,6 @@ from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, S
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.prices import SubscriptionStatus, credits_amount
 from creativeflow.services.aigeneration.domain.request import Brief
-from creativeflow.services.aigeneration.domain.routing import MODELS
 from creativeflow.services.aigeneration.quotes import ID_MAX
 from creativeflow.services.aigeneration.validation import clean_text, plain_texts
 
@@ -57,8 +56,8 @@ def _colour(text: str) -> str:
 
 
 def _model(name: str) -> str:
-    if name not in MODELS:
-        raise ValueError(f"unknown_model: Use one of {', '.join(MODELS)}.")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
+        raise ValueError("unknown_model: Use the name of one of /api/v1/models, or quality, cost or fastest.")
     return name
 
 
@@ -85,7 +84,11 @@ Reference = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(
 Side = Annotated[int, Field(ge=SIDE_MIN, le=SIDE_MAX, strict=True)]
 FileFormat = Literal["png", "jpg", "webp"]
 Object = Annotated[dict[str, Any], Field(max_length=50), AfterValidator(plain_texts)]
-ModelName = Annotated[str, Field(max_length=100), AfterValidator(_model)]
+ModelName = Annotated[
+    str,
+    Field(max_length=100, description="A model of /models, or a strategy: quality, cost, fastest."),
+    AfterValidator(_model),
+]
 
 
 class Body(BaseModel):
@@ -313,6 +316,7 @@ class QuoteItem(BaseModel):
     """The price of one action; `paid_by` is credits, allowance (Free plan) or plan (included)."""
 
     stage: Stage
+    model: str
     action: str
     resolution: str | None
     credits: str

@@ -14,6 +14,8 @@ from creativeflow.services.aigeneration.domain.errors import (
 from creativeflow.services.aigeneration.domain.formats import SIDE_MAX, Size, final_size
 from creativeflow.services.aigeneration.domain.lifecycle import Event, Stage, State
 from creativeflow.services.aigeneration.domain.prices import (
+    PLANS,
+    PRO,
     Charge,
     Funding,
     Plan,
@@ -24,11 +26,11 @@ from creativeflow.services.aigeneration.domain.prices import (
     price_final,
     price_samples,
 )
-from creativeflow.services.aigeneration.domain.request import Brief, Hold, HoldState, Request, dimensions_of
-from creativeflow.services.aigeneration.domain.routing import named_model
+from creativeflow.services.aigeneration.domain.request import Brief, Hold, HoldState, Request, Route, dimensions_of
+from creativeflow.services.aigeneration.domain.routing import Choice, Model
 
 
-def check_plan(plan: Plan, brief: Brief, prices: Prices) -> None:
+def check_plan(plan: Plan, brief: Brief, prices: Prices, model: Model) -> None:
     """Whether the plan allows what is asked (REQ-006, REQ-016).
 
     Raises:
@@ -38,17 +40,36 @@ def check_plan(plan: Plan, brief: Brief, prices: Prices) -> None:
         raise PlanRequiredError(feature="A brand kit", plan="Pro")
     if is_high_resolution(prices, dimensions_of(brief).longest) and not plan.high_resolution:
         raise PlanRequiredError(feature="A format this large", plan="Pro")
-    check_model(plan, brief.get("model"))
+    check_model(plan, model)
 
 
-def check_model(plan: Plan, model: str | None) -> None:
-    """Credits never pay on the Free plan, so a model with a surcharge cannot be used there.
+def check_model(plan: Plan, model: Model) -> None:
+    """Whether the plan has the model; credits never pay on the Free plan, so one with a surcharge is none of its.
 
     Raises:
-        PlanRequiredError: it cannot.
+        PlanRequiredError: it has not.
     """
-    if plan.monthly_generations and named_model(model).surcharge:
-        raise PlanRequiredError(feature="An advanced model", plan="Pro")
+    having = [other.title for other in PLANS.values() if model.serves(min(model.stages), other)]
+    if plan.title not in having:
+        feature = "An advanced model" if model.surcharge else "This model"
+        raise PlanRequiredError(feature=feature, plan="Pro" if PRO.title in having else having[0])
+
+
+def routed(choice: Choice) -> Route:
+    """A choice as the request keeps it."""
+    return Route(
+        chosen=choice.model.name, reason=choice.reason, provider=choice.model.provider,
+        strategy=choice.model.strategy.value,
+    )  # fmt: skip
+
+
+def provided(route: Route | None, model: Model) -> Route:
+    """The route of an attempt; the same one where its model is the one that was chosen."""
+    if route is None:
+        return routed(Choice(model=model, reason="named before"))
+    if route["provider"] == model.provider and route["strategy"] == model.strategy.value:
+        return route
+    return {**route, "provider": model.provider, "strategy": model.strategy.value}
 
 
 def check_choosing(request: Request, event: Event) -> None:
@@ -64,13 +85,16 @@ def check_choosing(request: Request, event: Event) -> None:
         raise ImpossibleMoveError(state=request.state, event=event)
 
 
-def quote(plan: Plan, brief: Brief, prices: Prices, *, balance: int | None) -> dict[str, Any]:
+def quote(
+    plan: Plan, brief: Brief, prices: Prices, models: Mapping[Stage, Model], *, balance: int | None
+) -> dict[str, Any]:
     """Every price of a brief: the total is one set of samples and the final in the format's own size."""
-    size, surcharge = dimensions_of(brief), named_model(brief.get("model")).surcharge
+    size, final = dimensions_of(brief), models[Stage.FINAL]
     largest = [] if is_high_resolution(prices, size.longest) else [size.scaled(SIDE_MAX)]
-    priced: list[tuple[Stage, Size | None, Charge]] = [(Stage.SAMPLES, None, price_samples(plan, prices, surcharge))]
+    samples = price_samples(plan, prices, models[Stage.SAMPLES].surcharge)
+    priced: list[tuple[Stage, Size | None, Charge]] = [(Stage.SAMPLES, None, samples)]
     priced += [
-        (Stage.FINAL, each, price_final(plan, prices, longest_side=each.longest, surcharge=surcharge))
+        (Stage.FINAL, each, price_final(plan, prices, longest_side=each.longest, surcharge=final.surcharge))
         for each in (size, *(largest if plan.high_resolution else []))
     ]
     counted = 2
@@ -78,7 +102,8 @@ def quote(plan: Plan, brief: Brief, prices: Prices, *, balance: int | None) -> d
     return {
         "plan": plan.name,
         "items": [
-            {"stage": stage.value, "resolution": str(size) if size else None, **charge_data(charge)}
+            {"stage": stage.value, "resolution": str(size) if size else None, "model": models[stage].name}
+            | charge_data(charge)
             | {"included_in_total": position < counted}
             for position, (stage, size, charge) in enumerate(priced)
         ],
@@ -89,15 +114,15 @@ def quote(plan: Plan, brief: Brief, prices: Prices, *, balance: int | None) -> d
     }
 
 
-def terms_of(plan: Plan, brief: Brief, prices: Prices) -> dict[str, str | None]:
+def terms_of(plan: Plan, prices: Prices, models: Mapping[Stage, Model]) -> dict[str, str | None]:
     """What a quote binds: the price of a set of samples, of a standard and of a high-resolution final.
 
     None where the plan does not include it at all.
     """
-    surcharge = named_model(brief.get("model")).surcharge
+    surcharge = models[Stage.FINAL].surcharge
     high = price_final(plan, prices, longest_side=prices.high_resolution_above + 1, surcharge=surcharge)
     return {
-        "samples": _priced(price_samples(plan, prices, surcharge)),
+        "samples": _priced(price_samples(plan, prices, models[Stage.SAMPLES].surcharge)),
         "final": _priced(price_final(plan, prices, longest_side=1, surcharge=surcharge)),
         "high": _priced(high) if plan.high_resolution else None,
     }
@@ -146,6 +171,7 @@ def ordered(request: Request, event: Event, fields: Mapping[str, Any]) -> dict[s
             "final_size": Size.parse(fields["final_resolution"]),
             "file_format": fields["file_format"],
             "plan": fields["plan"],
+            "route": fields.get("route"),
         }
     return {
         "round": request.round + 1,
@@ -153,6 +179,7 @@ def ordered(request: Request, event: Event, fields: Mapping[str, Any]) -> dict[s
         "sample_failures": (),
         "brief": Brief(**{**request.brief, **fields["brief"]}),
         "plan": fields["plan"],
+        "route": fields.get("route"),
     }
 
 

@@ -61,6 +61,15 @@ class Failure(TypedDict):
     ways_on: list[str]
 
 
+class Route(TypedDict):
+    """Which model was chosen for the stage, why, and who provides the one that does the current attempt."""
+
+    chosen: str
+    reason: str
+    provider: str
+    strategy: str
+
+
 class HoldState(StrEnum):
     """A hold is placed once and resolved once."""
 
@@ -137,6 +146,7 @@ class Request:
     failure: Failure | None = None
     progress: Mapping[str, Any] | None = None
     pending_action: PendingAction | None = None
+    route: Route | None = None
     model: str | None = None
     ai_model_used: str | None = None
     retry_of: UUID | None = None

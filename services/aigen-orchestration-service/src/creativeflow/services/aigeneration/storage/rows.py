@@ -38,6 +38,8 @@ def from_change(change: Change) -> dict[str, Any]:
             "traceparent": after.traceparent, "metadata": after.metadata,
             "retry_of": after.retry_of, "max_rounds": after.max_rounds,
         }  # fmt: skip
+    if after.route is not None and (before is None or after.route is not before.route):
+        row["route"] = after.route
     if before is None or after.brief is not before.brief:
         row["brief"] = after.brief
     if change.usage:
@@ -81,7 +83,7 @@ def to_request(row: Any) -> Request:
         final_size=Size.parse(row["final_resolution"]) if row["final_resolution"] else None,
         file_format=row["file_format"], max_rounds=row["max_rounds"],
         final_asset=row["final_asset"], failure=row["failure"],
-        progress=row["progress"], pending_action=row["pending_action"], model=row["model"],
+        progress=row["progress"], pending_action=row["pending_action"], route=row["route"], model=row["model"],
         ai_model_used=row["ai_model_used"], retry_of=_uuid(row["retry_of"]) if row["retry_of"] else None,
         fair_at=row["fair_at"], due_at=row["due_at"], lease_until=row["lease_until"],
         deadline_at=row["deadline_at"], remind_at=row["remind_at"], created_at=row["created_at"],

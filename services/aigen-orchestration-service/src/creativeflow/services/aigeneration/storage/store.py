@@ -66,8 +66,8 @@ change AS MATERIALIZED (
         user_id text, project_id text, created_by text, correlation_id text, traceparent text,
         state text, stage text, round int, attempt int, job_id uuid, plan text, brief jsonb, metadata jsonb,
         samples jsonb, sample_failures jsonb, selected_sample_id text, final_resolution text, file_format text,
-        final_asset jsonb, failure jsonb, progress jsonb, pending_action jsonb, model text, ai_model_used text,
-        retry_of uuid, max_rounds int,
+        final_asset jsonb, failure jsonb, progress jsonb, pending_action jsonb, route jsonb,
+        model text, ai_model_used text, retry_of uuid, max_rounds int,
         due_at timestamptz, lease_until timestamptz, deadline_at timestamptz, remind_at timestamptz,
         allowance_month date, entries jsonb, debts jsonb, holds jsonb, usage jsonb,
         principal text, key text, fingerprint text, status int, location text, body text)
@@ -129,10 +129,10 @@ _INTAKE = f"""
 WITH {_CHANGE}, {_FAIR}, allowance AS ({_USE_ALLOWANCE}), written AS (
     INSERT INTO generation_requests (
         id, user_id, project_id, created_by, correlation_id, traceparent, state, stage, round, attempt, job_id,
-        version, plan, brief, metadata, max_rounds, file_format, model, retry_of, fair_at, due_at, deadline_at,
+        version, plan, brief, metadata, max_rounds, file_format, route, model, retry_of, fair_at, due_at, deadline_at,
         created_at, updated_at)
     SELECT c.id, c.user_id, c.project_id, c.created_by, c.correlation_id, c.traceparent, c.state, c.stage, c.round,
-           c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.max_rounds, c.file_format, c.model,
+           c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.max_rounds, c.file_format, c.route, c.model,
            c.retry_of, fair.fair_at, c.due_at, c.deadline_at, c.at, c.at
     FROM change c LEFT JOIN fair USING (id)
     WHERE c.allowance_month IS NULL OR EXISTS (
@@ -148,7 +148,8 @@ WITH {_CHANGE}, {_FAIR}, written AS (
         version = c.version, plan = c.plan, brief = COALESCE(c.brief, r.brief), samples = c.samples,
         sample_failures = c.sample_failures, selected_sample_id = c.selected_sample_id,
         final_resolution = c.final_resolution, file_format = c.file_format, final_asset = c.final_asset,
-        failure = c.failure, progress = c.progress, pending_action = c.pending_action, model = c.model,
+        failure = c.failure, progress = c.progress, pending_action = c.pending_action,
+        route = COALESCE(c.route, r.route), model = c.model,
         ai_model_used = c.ai_model_used, fair_at = COALESCE(fair.fair_at, r.fair_at), due_at = c.due_at,
         lease_until = c.lease_until, deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at
     FROM change c LEFT JOIN fair USING (id)
