@@ -480,7 +480,7 @@ def test_only_the_moves_that_announce_owe_a_notification() -> None:
     staying_silent = {
         "credits_held", "credits_asked", "job_leased", "job_returned", "samples_job_confirmed", "final_job_confirmed",
         "samples_started", "final_started", "progress_reported", "attempt_failed", "sample_selected",
-        "regeneration_requested",
+        "regeneration_requested", "review_passed",
     }  # fmt: skip
     silent = {(state, event) for state, event in MOVES if event in staying_silent}
     assert set(MOVES) - speaking == silent | {(State.AWAITING_SELECTION, Event.CREDITS_REFUSED)}
@@ -586,6 +586,7 @@ JOB_EVENTS = {
 }
 ORDERS = {Event.SAMPLE_SELECTED, Event.REGENERATION_REQUESTED}
 ABOUT_CREDITS = {Event.CREDITS_ASKED, Event.CREDITS_REFUSED}
+ABOUT_REVIEW = {Event.REVIEW_PASSED, Event.REVIEW_REJECTED}
 LENGTHS = st.integers(min_value=0, max_value=25)
 POLICIES = st.sampled_from([PLAIN, GENEROUS, WITH_EVENTS])
 
@@ -601,7 +602,14 @@ class Journey:
     changes: list[Change] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Submit it: paid by credits, by an allowance, or by the plan."""
+        """Submit it: paid by credits, by an allowance, or by the plan, or with words a person has to look at first."""
+        if self.draw.draw(st.booleans(), label="a person looks first"):
+            pending: Any = {"event": Event.REVIEW_PASSED.value, "fields": {}}
+            waiting = replace(
+                self.request, state=State.VALIDATING_CREDITS, attempt=0, job_id=None, version=1, pending_action=pending
+            )
+            self.take(started(waiting, data={}))
+            return
         funding = self.draw.draw(st.sampled_from(Funding), label="the samples are paid by")
         hold = self.hold_for(funding, Stage.SAMPLES, 1)
         state = State.VALIDATING_CREDITS if funding is Funding.CREDITS else State.PENDING
@@ -628,6 +636,9 @@ class Journey:
         found = [event for state, event in MOVES if state is request.state]
         other = JOB_EVENTS[Stage.FINAL if request.stage is Stage.SAMPLES else Stage.SAMPLES]
         found = [event for event in found if event not in other]
+        if request.state is State.VALIDATING_CREDITS:
+            asked = {Event.CREDITS_HELD} if request.in_review else {*ABOUT_REVIEW, Event.CREDITS_ASKED}
+            found = [event for event in found if event not in asked]
         if request.state is State.AWAITING_SELECTION:
             pending = request.pending_action
             waiting = {Event.CREDITS_REFUSED, Event(pending["event"])} if pending else {Event.CREDITS_ASKED, *ORDERS}
@@ -643,6 +654,18 @@ class Journey:
 
     def fields_of(self, event: Event) -> dict[str, Any]:
         """What the orchestrator sets beside the event."""
+        return self.fields_after_review(event) if self.request.in_review else self.fields_otherwise(event)
+
+    def fields_after_review(self, event: Event) -> dict[str, Any]:
+        """The first hold comes when a person has accepted the words."""
+        fundings = {Event.REVIEW_PASSED: [Funding.ALLOWANCE, Funding.PLAN], Event.CREDITS_ASKED: [Funding.CREDITS]}
+        if event not in fundings:
+            return {"pending_action": None}
+        funding = self.draw.draw(st.sampled_from(fundings[event]), label="paid by")
+        return {"hold": self.hold_for(funding, Stage.SAMPLES, 1), "pending_action": None}
+
+    def fields_otherwise(self, event: Event) -> dict[str, Any]:
+        """As long as no person has to look at the words."""
         placing = self.request.placing
         match event:
             case Event.CREDITS_HELD:

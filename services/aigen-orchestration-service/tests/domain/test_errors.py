@@ -35,6 +35,8 @@ TABLE = {
     "ForbiddenError": (403, "forbidden", False),
     "UserMismatchError": (403, "user_mismatch", False),
     "PlanRequiredError": (403, "plan_required", False),
+    "PromptReviewRequiredError": (422, "prompt_review_required", False),
+    "SafetyUnavailableError": (503, "safety_unavailable", True),
     "QuoteExpiredError": (409, "quote_expired", False),
     "AccountRestrictedError": (403, "account_restricted", False),
     "InsufficientCreditsError": (402, "insufficient_credits", False),
@@ -91,7 +93,7 @@ def test_the_tree_is_the_table() -> None:
 def test_every_error_is_listed_once() -> None:
     names = [error.__name__ for error in every_error()]
     assert len(names) == len(set(names))
-    assert len(TREE) == 32
+    assert len(TREE) == 34
     assert AigenError not in every_error()
 
 

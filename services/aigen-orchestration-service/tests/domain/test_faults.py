@@ -27,6 +27,7 @@ OUR_CODES = {
     "dispatch_timeout": ("system", "deadline_passed"),
     "insufficient_credits": ("user", "credits_refused"),
     "operator_ended": ("system", "operator_failed"),
+    "prompt_refused": ("user", "review_rejected"),
 }
 EVERY_FAULT = [pytest.param(fault, id=code) for code, fault in (FAULTS | OWN_FAULTS).items()]
 

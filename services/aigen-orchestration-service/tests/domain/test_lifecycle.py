@@ -40,7 +40,15 @@ TOO_LATE = {"deadline_passed": "FAILED"}
 BEGINS = {"samples_started": "PROCESSING_SAMPLES", "final_started": "PROCESSING_FINAL"}
 
 LEADS_TO: dict[str, dict[str, str]] = {
-    "VALIDATING_CREDITS": {"credits_held": "PENDING", "credits_refused": "FAILED", **ENDS_EARLY, **TOO_LATE},
+    "VALIDATING_CREDITS": {
+        "review_passed": "PENDING",
+        "review_rejected": "CONTENT_REJECTED",
+        "credits_asked": "VALIDATING_CREDITS",
+        "credits_held": "PENDING",
+        "credits_refused": "FAILED",
+        **ENDS_EARLY,
+        **TOO_LATE,
+    },
     "PENDING": {"job_leased": "PUBLISHING_TO_QUEUE", **BEGINS, **ENDS_A_JOB, **ENDS_EARLY, **TOO_LATE},
     "PUBLISHING_TO_QUEUE": {
         "samples_job_confirmed": "PROCESSING_SAMPLES",
@@ -88,6 +96,8 @@ LEADS_TO: dict[str, dict[str, str]] = {
 }
 
 SETS_OFF: dict[str, list[str]] = {
+    "review_passed": ["queue job"],
+    "review_rejected": ["announce failure"],
     "credits_held": ["queue job"],
     "credits_asked": [],
     "job_leased": [],
@@ -315,6 +325,7 @@ def test_a_job_is_queued_for_every_way_into_the_queue_that_is_not_the_way_back_f
         if move.to is State.PENDING
     }
     assert into_the_queue == {
+        "review_passed": {"queue job"},
         "credits_held": {"queue job"},
         "sample_selected": {"queue job"},
         "regeneration_requested": {"queue job"},

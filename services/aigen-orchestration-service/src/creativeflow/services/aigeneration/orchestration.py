@@ -52,6 +52,7 @@ from creativeflow.services.aigeneration.domain.request import Asset, Brief, Requ
 from creativeflow.services.aigeneration.domain.resource import resource
 from creativeflow.services.aigeneration.domain.results import INVALID_OUTPUT, final_fits, judge_samples
 from creativeflow.services.aigeneration.domain.routing import Asked, Choice, Routing
+from creativeflow.services.aigeneration.domain.safety import Outcome, Verdict
 from creativeflow.services.aigeneration.holds import Holds
 from creativeflow.services.aigeneration.moving import Caller, Decide, Mover, Reply, accepted, check_version
 from creativeflow.services.aigeneration.ports import (
@@ -61,6 +62,7 @@ from creativeflow.services.aigeneration.ports import (
     Publication,
     PublicationOutcome,
 )
+from creativeflow.services.aigeneration.prompts import Prompts
 from creativeflow.services.aigeneration.quotes import Quotes
 from creativeflow.services.aigeneration.storage.store import LeasedJobs, Store
 
@@ -93,6 +95,7 @@ class Orchestrator:
         entitlements: Callable[[str], Awaitable[Entitlements]],
         quotes: Quotes,
         routing: Callable[[], Routing],
+        prompts: Prompts,
         policy: Policy,
         now: Callable[[], datetime],
         new_id: Callable[[], UUID],
@@ -103,6 +106,7 @@ class Orchestrator:
         self._entitlements = entitlements
         self._quotes = quotes
         self._routing = routing
+        self._prompts = prompts
         self._policy = policy
         self._now = now
         self._new_id = new_id
@@ -118,6 +122,7 @@ class Orchestrator:
         Idempotent on the claim: the same key gives the same answer and starts nothing twice.
 
         Raises:
+            PromptRejectedError, SafetyUnavailableError: the words may not be used, or nobody can say now.
             FreeQuotaExhaustedError, InsufficientCreditsError: nothing was charged.
             PlanRequiredError, AccountRestrictedError: the plan or the account does not allow it.
             QuoteExpiredError: it no longer costs what was quoted; nothing was charged.
@@ -194,12 +199,17 @@ class Orchestrator:
         """Ask for another round of samples, at the price of a sample set (REQ-008).
 
         Raises:
+            PromptRejectedError, PromptReviewRequiredError, SafetyUnavailableError: because of the changed words.
             TooManyRoundsError, ActionInProgressError, ActionNotPossibleError, FreeQuotaExhaustedError,
             InsufficientCreditsError, QuoteExpiredError.
         """
 
         async def act() -> Reply:
-            entitled = await self._entitled((await self._mover.owned(request_id, caller)).user_id)
+            before = await self._mover.owned(request_id, caller)
+            entitled = await self._entitled(before.user_id)
+            if brief_changes.keys() & {"input_prompt", "style_guidance"}:
+                changed = Brief(**{**before.brief, **brief_changes})  # type: ignore[typeddict-item]
+                await self._prompts.judge_change(before.user_id, changed)
 
             def decide(request: Request) -> Change:
                 check_choosing(request, Event.REGENERATION_REQUESTED)
@@ -295,6 +305,28 @@ class Orchestrator:
             return Reply(answer=Answer(status=200, body=resource(request)), request=request)
 
         return await self._mover.once(caller.claim, act)
+
+    async def review(self, request_id: UUID, caller: Caller, *, accepted_: bool) -> Request:
+        """An operator has looked at a prompt: the request goes on, or is rejected. Again: nothing happens.
+
+        Raises:
+            NotFoundError: no such request. CreditsUnavailableError: the plan cannot be known right now.
+        """
+        before = await self._mover.owned(request_id, caller)
+        if not before.in_review:
+            return before
+        if not accepted_:
+            return await self._mover.move(request_id, lambda request: self._reject(request, caller), caller)
+        entitled = await self._entitlements_known(before.user_id)
+        surcharge = self._choose(Stage.SAMPLES, entitled.plan, before.brief, before.user_id).model.surcharge
+        charge = price_samples(entitled.plan, self._policy.prices, surcharge)
+        try:
+            request = await self._mover.move(
+                request_id, lambda request: self._accept(request, charge, entitled, caller), caller
+            )
+            return (await self._holds.place_for_caller(request)).request or request
+        except (errors.InsufficientCreditsError, errors.FreeQuotaExhaustedError):
+            return await self._mover.move(request_id, self._cannot_pay, caller)
 
     # What the credit service answers
 
@@ -482,6 +514,7 @@ class Orchestrator:
 
     async def _submit(self, order: Submission, claim: KeyClaim | None) -> Reply:
         entitled = await self._entitled(order.user_id)
+        verdict = await self._prompts.judge(order.user_id, order.brief)
         choice = self._choose(Stage.SAMPLES, entitled.plan, order.brief, order.user_id)
         check_plan(entitled.plan, order.brief, self._policy.prices, choice.model)
         charge = price_samples(entitled.plan, self._policy.prices, choice.model.surcharge)
@@ -491,6 +524,12 @@ class Orchestrator:
             "by": order.created_by, "charge": _payable(charge, entitled), "retry_of": order.retry_of,
             "route": request.route,
         }  # fmt: skip
+        if verdict.outcome is Outcome.REVIEW:
+            request = self._for_review(request, verdict)
+            answer = accepted(request)
+            data["review"] = verdict.category
+            await self._mover.write_new(started(request, data=data, claim=claim, answer=answer if claim else None))
+            return Reply(answer=answer, request=request)
         if charge.funding is Funding.CREDITS:
             await self._mover.write_new(started(request, data=data, claim=claim))
             return await self._holds.place_for_caller(request)
@@ -513,6 +552,38 @@ class Orchestrator:
             deadline_at=now + self._policy.dispatch_deadline, created_at=now, updated_at=now,
             holds=(hold,) if hold else (),
         )  # fmt: skip
+
+    def _for_review(self, request: Request, verdict: Verdict) -> Request:
+        """The request as it waits for a person: nothing is held, and no job is queued."""
+        return replace(
+            request, state=State.VALIDATING_CREDITS, attempt=0, job_id=None, due_at=None, holds=(),
+            deadline_at=request.created_at + self._policy.review_deadline,
+            pending_action={"event": Event.REVIEW_PASSED.value, "fields": {"category": verdict.category}},
+        )  # fmt: skip
+
+    def _accept(self, request: Request, charge: Charge, entitled: Entitlements, caller: Caller) -> Change | None:
+        if not request.in_review:
+            return None
+        hold = hold_for(charge, request.id, Stage.SAMPLES, request.round, self._now())
+        event = Event.CREDITS_ASKED if charge.funding is Funding.CREDITS else Event.REVIEW_PASSED
+        data = {"by": caller.name, "review": "passed", "charge": _payable(charge, entitled)}
+        return self._mover.happen(request, event, hold=hold, data=data, pending_action=None, plan=entitled.plan.name)
+
+    def _reject(self, request: Request, caller: Caller) -> Change | None:
+        if not request.in_review:
+            return None
+        return self._mover.happen(
+            request, Event.REVIEW_REJECTED, data={"by": caller.name}, failure=failure(faults.PROMPT_REFUSED),
+            pending_action=None,
+        )  # fmt: skip
+
+    def _cannot_pay(self, request: Request) -> Change | None:
+        """The allowance is used up by now; credits that were refused have been written so already."""
+        if not request.in_review:
+            return None
+        return self._mover.happen(
+            request, Event.CREDITS_REFUSED, failure=failure(faults.INSUFFICIENT_CREDITS), pending_action=None
+        )
 
     def _order(
         self, request: Request, event: Event, charge: Charge, fields: dict[str, Any], *, caller: Caller,
@@ -591,13 +662,16 @@ class Orchestrator:
         )
 
     async def _entitled(self, user_id: str) -> Entitlements:
-        try:
-            entitled = await self._entitlements(user_id)
-        except CreditsUnknownError as error:
-            raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
+        entitled = await self._entitlements_known(user_id)
         if entitled.restricted:
             raise errors.AccountRestrictedError
         return entitled
+
+    async def _entitlements_known(self, user_id: str) -> Entitlements:
+        try:
+            return await self._entitlements(user_id)
+        except CreditsUnknownError as error:
+            raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
 
 
 def _payable(charge: Charge, entitled: Entitlements) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 from creativeflow.services.aigeneration.domain.prices import ACTIONS, Plan
 from creativeflow.services.aigeneration.domain.reconciliation import HoldStatus
 from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.safety import Verdict
 
 __all__ = [
     "Credits", "CreditsConflictError", "CreditsRefusedError", "CreditsUndecidableError", "CreditsUnknownError",
     "Engine", "Entitlements", "HoldStatus", "Notifier", "NotifierRefusedError", "NotifierUnavailableError",
-    "Publication", "PublicationOutcome", "Reservation",
+    "PromptCheck", "PromptCheckUnavailableError", "Publication", "PublicationOutcome", "Reservation",
 ]  # fmt: skip
 
 
@@ -118,6 +119,22 @@ class Credits(Protocol):
         """Holds older than `before` that were neither captured nor released, the oldest first.
 
         None where the credit service cannot list them.
+        """
+        ...
+
+
+class PromptCheckUnavailableError(Exception):
+    """The check does not answer."""
+
+
+class PromptCheck(Protocol):
+    """Whatever says whether words may be made into pictures."""
+
+    async def check(self, texts: Sequence[str], locale: str | None) -> Verdict:
+        """The strictest verdict on all texts; `locale` such as `en-US` is the request's, if it has one.
+
+        Raises:
+            PromptCheckUnavailableError: it does not answer.
         """
         ...
 

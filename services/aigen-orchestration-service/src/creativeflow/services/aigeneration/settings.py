@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.prices import PLANS, Prices, credits_amount
+from creativeflow.services.aigeneration.prompts import WhenAway
 
 ROLES = ("api", "dispatcher", "results", "relay", "sweeper")
 SECRET_LENGTH_MIN = 24
@@ -188,11 +189,29 @@ class Settings(BaseSettings):
     )
     quote_validity: Seconds = Field(900, description="Seconds a quote binds its prices.")
     charge_rejected: bool = Field(True, description="Capture the sample hold when the provider rejects the prompt.")
+    safety_url: SecretStr = Field(
+        SecretStr("words://"),
+        description="`words://` checks prompts against word lists, `https://…/v1/moderations` asks an endpoint too, "
+        "`none://` nobody.",
+    )
+    safety_file: Path | None = Field(None, description="TOML file with word lists in place of those that come along.")
+    safety_api_key: SecretStr | None = Field(None, description="Bearer token for the moderation endpoint.")
+    safety_model: str | None = Field(None, description="Model that the moderation endpoint is asked for.")
+    safety_review_above: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Score of the moderation endpoint above which a person looks first."
+    )
+    safety_when_away: WhenAway = Field(
+        WhenAway.REFUSE, description="While the endpoint is away: `refuse` (503), `review` by a person, or `allow`."
+    )
+    safety_abuse_after: Annotated[int, Field(ge=1)] = Field(
+        3, description="Severe rejections within a day after which an account is restricted."
+    )
     dispatch_deadline: Seconds = Field(3600, description="Seconds a job may wait for its turn.")
     samples_deadline: Seconds = Field(300, description="Seconds a worker has for samples.")
     final_deadline: Seconds = Field(600, description="Seconds a worker has for the final.")
     selection_deadline: Seconds = Field(2_592_000, description="Seconds a user has to pick a sample (30 days).")
     expiry_reminder: Seconds = Field(259_200, description="Seconds before that at which the user is reminded (3 days).")
+    review_deadline: Seconds = Field(259_200, description="Seconds an operator has to look at a prompt (3 days).")
     job_lease: Seconds = Field(60, description="Seconds a dispatcher may take to publish a job.")
     retry_delay: Seconds = Field(2, description="Seconds before the second attempt; doubles with each.")
     hold_timeout: Seconds = Field(5, description="Seconds to wait for the credit service while a caller waits.")
@@ -251,6 +270,7 @@ class Settings(BaseSettings):
         for name, url, known in (
             ("AIGEN_ENGINE_URL", self.engine_url, {"local", "amqp", "amqps"}),
             ("AIGEN_CREDITS_URL", self.credits_url, {"local", "http", "https"}),
+            ("AIGEN_SAFETY_URL", self.safety_url, {"words", "none", "http", "https"}),
             ("AIGEN_NOTIFY_URL", self.notify_url, {"log", "amqp", "amqps", "http", "https"}),
         ):
             if scheme(url) not in known:
@@ -307,6 +327,7 @@ class Settings(BaseSettings):
             final_deadline=timedelta(seconds=self.final_deadline),
             selection_deadline=timedelta(seconds=self.selection_deadline),
             expiry_reminder=timedelta(seconds=self.expiry_reminder),
+            review_deadline=timedelta(seconds=self.review_deadline),
             job_lease=timedelta(seconds=self.job_lease),
             retry_delay=timedelta(seconds=self.retry_delay),
             max_attempts=self.max_attempts, max_rounds=self.max_rounds, free_generations=self.free_generations,

@@ -27,6 +27,8 @@ from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQ
 from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notify_log import LogNotifier
 from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher, RabbitMQNotifier
+from creativeflow.services.aigeneration.adapters.safety_http import ModerationCheck
+from creativeflow.services.aigeneration.adapters.safety_words import STANDARD_FILE, WordCheck, read_rules
 from creativeflow.services.aigeneration.api.access import Gate
 from creativeflow.services.aigeneration.api.stream import Hub
 from creativeflow.services.aigeneration.domain.change import Change, Topic
@@ -34,7 +36,8 @@ from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableE
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, State
 from creativeflow.services.aigeneration.model_routing import RoutingSource
 from creativeflow.services.aigeneration.orchestration import Orchestrator
-from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, Reservation
+from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, PromptCheck, Reservation
+from creativeflow.services.aigeneration.prompts import Prompts
 from creativeflow.services.aigeneration.quotes import Quotes
 from creativeflow.services.aigeneration.reconciliation import Reconciliation
 from creativeflow.services.aigeneration.reports import MODELS, Kind, Reports
@@ -49,6 +52,7 @@ from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.migrations import head
 from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
 from creativeflow.services.aigeneration.storage.queries import Queries
+from creativeflow.services.aigeneration.storage.rejections import Rejections
 from creativeflow.services.aigeneration.storage.store import Store
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
 from creativeflow.services.aigeneration.worker.dispatcher import Dispatcher
@@ -128,6 +132,7 @@ class Service:
         credits_: Credits | None = None,
         engine: Engine | None = None,
         notifier: Notifier | None = None,
+        prompt_check: PromptCheck | None = None,
     ) -> None:
         self.settings = settings
         self.now, self.new_id = now, new_id
@@ -147,12 +152,17 @@ class Service:
         self.routing = RoutingSource(settings.routing_file)
         self.flags = Flags(self.database)
         self.entitlements = CachedEntitlements(self.credits, flagged=self.flags.flagged, monotonic=monotonic)
+        self.rejections = Rejections(self.database)
+        self.prompts = Prompts(
+            prompt_check or self._prompt_check(), self.rejections, self.flags, now=now,
+            when_away=settings.safety_when_away, abuse_after=settings.safety_abuse_after,
+        )  # fmt: skip
         comparison = Comparison(self.database)
         self.reconciliation = Reconciliation(comparison, self.credits, now=now)
         self.broker = self._broker(settings.engine_url, topology(settings))
         self.orchestrator = Orchestrator(
             self.store, self.credits, entitlements=self.entitlements, policy=self.policy, now=now, new_id=new_id,
-            quotes=Quotes(self.secrets.keys), routing=self.routing,
+            quotes=Quotes(self.secrets.keys), routing=self.routing, prompts=self.prompts,
             on_written=self._on_written, hold_seconds=settings.hold_timeout,
         )  # fmt: skip
         self.reports = Reports(
@@ -251,7 +261,9 @@ class Service:
         return 0
 
     async def _forget_usage(self) -> None:
-        await self.books.forget_usage(self.now() - timedelta(days=self.settings.usage_days))
+        before = self.now() - timedelta(days=self.settings.usage_days)
+        await self.books.forget_usage(before)
+        await self.rejections.forget(before)
 
     async def _reconcile(self) -> None:
         """Look for differences in what happened since the run before the last; nothing is posted."""
@@ -276,6 +288,19 @@ class Service:
                 call_seconds=settings.credits_call_timeout,
             )  # fmt: skip
         raise AssertionError("settings let only known schemes pass")
+
+    def _prompt_check(self) -> PromptCheck:
+        settings = self.settings
+        if scheme(settings.safety_url) == "none":
+            return WordCheck(())
+        words = WordCheck(read_rules(settings.safety_file or STANDARD_FILE))
+        if scheme(settings.safety_url) == "words":
+            return words
+        key = settings.safety_api_key.get_secret_value() if settings.safety_api_key else None
+        return ModerationCheck(
+            self.http, settings.safety_url.get_secret_value(), first=words, api_key=key, model=settings.safety_model,
+            review_above=settings.safety_review_above,
+        )  # fmt: skip
 
     def _engine(self) -> Engine:
         settings = self.settings

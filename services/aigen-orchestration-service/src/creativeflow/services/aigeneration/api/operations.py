@@ -18,6 +18,7 @@ from creativeflow.services.aigeneration.api.generation_requests import (
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.resource import resource
+from creativeflow.services.aigeneration.orchestration import Caller
 from creativeflow.services.aigeneration.storage.outbox import Outbox
 
 router = APIRouter(
@@ -80,6 +81,28 @@ async def fail(
     """FAILED, what is held is given back, the user is told; who did it stands in the timeline."""
     caller = acting(request, operator, body)
     return reply_response(await orchestrator(request).force_fail(request_id, caller, body.reason))
+
+
+@router.get("/reviews", summary="Prompts that wait for a person")
+async def reviews(request: Request, limit: Most = 100) -> Response:
+    """Requests whose words the content check left to a person, the oldest first. Nothing is charged yet."""
+    found = await queries(request).in_review(limit)
+    return json_response({"items": [resource(item) for item in found]})
+
+
+@router.post(
+    "/generation-requests/{request_id}/review",
+    response_model=schemas.GenerationRequest,
+    responses=problems(404, 422, 503),
+    summary="Accept or reject a prompt",
+)
+async def review(request_id: UUID, body: schemas.Review, request: Request, operator: Operator) -> Response:
+    """Accepted: it goes on and is charged as ever. Rejected: CONTENT_REJECTED, nothing is charged. Again: nothing
+    happens.
+    """
+    caller = Caller(name=operator.name)
+    reviewed = await orchestrator(request).review(request_id, caller, accepted_=body.decision == "accept")
+    return json_response(resource(reviewed))
 
 
 @router.get("/queues", summary="How much waits, and where")

@@ -199,6 +199,12 @@ class Decision(Body):
     charged: bool
 
 
+class Review(Body):
+    """What a person says of a prompt."""
+
+    decision: Literal["accept", "reject"]
+
+
 class Reconcile(Body):
     """Which holds to compare, and whether to post what is missing."""
 

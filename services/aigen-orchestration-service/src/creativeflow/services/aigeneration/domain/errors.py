@@ -187,6 +187,25 @@ class PromptRejectedError(AigenError):
     sentence = "The prompt breaks the content rules. Change the words and try again; nothing was charged."
 
 
+class PromptReviewRequiredError(AigenError):
+    """Changed words would need a person's look, for which a request under way cannot wait."""
+
+    status = 422
+    code = "prompt_review_required"
+    title = "These words need a look first"
+    sentence = "A person has to look at these words first. Start a new request with them; nothing was charged."
+
+
+class SafetyUnavailableError(AigenError):
+    """Prompts cannot be checked right now, and unchecked ones are not taken."""
+
+    status = 503
+    code = "safety_unavailable"
+    title = "Prompts cannot be checked right now"
+    sentence = "The content check does not answer. Nothing was charged; please try again in a moment."
+    retryable = True
+
+
 class QuoteExpiredError(AigenError):
     """The price is no longer the quoted one, or the quote is too old: never a different charge (REQ-016)."""
 

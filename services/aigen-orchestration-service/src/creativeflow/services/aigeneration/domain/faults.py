@@ -65,6 +65,7 @@ FAULTS: dict[str, Fault] = {
 DISPATCH_TIMEOUT = "dispatch_timeout"
 INSUFFICIENT_CREDITS = "insufficient_credits"
 OPERATOR_ENDED = "operator_ended"
+PROMPT_REFUSED = "prompt_refused"
 
 OWN_FAULTS: dict[str, Fault] = {
     DISPATCH_TIMEOUT: Fault(
@@ -75,6 +76,11 @@ OWN_FAULTS: dict[str, Fault] = {
     INSUFFICIENT_CREDITS: Fault(
         Party.USER, Event.CREDITS_REFUSED, "There are not enough credits for this. Top up and try again.",
         ("top_up", "retry"),
+    ),
+    PROMPT_REFUSED: Fault(
+        Party.USER, Event.REVIEW_REJECTED,
+        "We cannot make pictures of this. Change the words and try again; nothing was charged.",
+        ("adjust_prompt",),
     ),
     OPERATOR_ENDED: Fault(
         Party.SYSTEM, Event.OPERATOR_FAILED,

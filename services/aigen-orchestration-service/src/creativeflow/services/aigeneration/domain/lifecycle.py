@@ -36,6 +36,8 @@ class Stage(StrEnum):
 class Event(StrEnum):
     """What can happen to a request, in the past tense; the value stands in the timeline."""
 
+    REVIEW_PASSED = "review_passed"
+    REVIEW_REJECTED = "review_rejected"
     CREDITS_HELD = "credits_held"
     CREDITS_REFUSED = "credits_refused"
     CREDITS_ASKED = "credits_asked"
@@ -112,7 +114,16 @@ _SAMPLES_BEGUN = Move(_S.PROCESSING_SAMPLES, (), "A worker reports that it has b
 _FINAL_BEGUN = Move(_S.PROCESSING_FINAL, (), "A worker reports that it has begun, before or after the confirm.")
 
 MOVES: dict[tuple[State, Event], Move] = {
-    # The hold for the first samples is being placed.
+    # A person looks at the prompt, or the hold for the first samples is being placed.
+    (_S.VALIDATING_CREDITS, _E.REVIEW_PASSED): Move(
+        _S.PENDING, (_F.QUEUE_JOB,), "A person accepts the prompt, and nothing is to be held."
+    ),
+    (_S.VALIDATING_CREDITS, _E.REVIEW_REJECTED): Move(
+        _S.CONTENT_REJECTED, (_F.ANNOUNCE_FAILURE,), "A person does not accept the prompt; nothing was charged."
+    ),
+    (_S.VALIDATING_CREDITS, _E.CREDITS_ASKED): Move(
+        _S.VALIDATING_CREDITS, (), "A person accepts the prompt; the credit service is being asked."
+    ),
     (_S.VALIDATING_CREDITS, _E.CREDITS_HELD): Move(_S.PENDING, (_F.QUEUE_JOB,), "The credits are held."),
     (_S.VALIDATING_CREDITS, _E.CREDITS_REFUSED): Move(
         _S.FAILED, (_F.ANNOUNCE_FAILURE,), "The credit service says no; there is nothing to give back."

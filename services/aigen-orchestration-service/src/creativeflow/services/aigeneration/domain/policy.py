@@ -18,6 +18,7 @@ class Policy:
     final_deadline: timedelta = timedelta(minutes=10)
     selection_deadline: timedelta = timedelta(days=30)
     expiry_reminder: timedelta = timedelta(days=3)
+    review_deadline: timedelta = timedelta(days=3)
     job_lease: timedelta = timedelta(seconds=60)
     retry_delay: timedelta = timedelta(seconds=2)
     max_attempts: int = 3

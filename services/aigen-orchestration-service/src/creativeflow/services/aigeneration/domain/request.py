@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, Size
-from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, Stage, State
+from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, Event, Stage, State
 from creativeflow.services.aigeneration.domain.prices import PLANS, Funding, Plan
 
 
@@ -173,6 +173,11 @@ class Request:
     def terms(self) -> Plan:
         """What the plan under which it was submitted includes."""
         return PLANS[self.plan]
+
+    @property
+    def in_review(self) -> bool:
+        """Whether a person has to look at the prompt before anything else happens."""
+        return self.pending_action is not None and self.pending_action["event"] == Event.REVIEW_PASSED
 
     @property
     def placing(self) -> Hold | None:

@@ -14,6 +14,9 @@ CHARGE_FAILED = "charge_failed"
 REFUND_FAILED = "refund_failed"
 """What was not delivered could not be given back."""
 
+CONTENT_ABUSE = "content_abuse"
+"""Severely refused prompts came again and again."""
+
 # The user is told in the same statement, by a debt of its own; `flag` selects user_id, reason, hold_key, request_id.
 RAISE = """
 raised AS (

@@ -102,6 +102,15 @@ class Queries:
         )  # fmt: skip
         return [rows.to_request(row) for row in found]
 
+    async def in_review(self, most: int) -> list[Request]:
+        """Requests whose prompt waits for a person, the oldest first."""
+        found = await self._database.fetch(
+            f"""{SELECT_REQUEST} WHERE r.state = 'VALIDATING_CREDITS' AND r.pending_action IS NOT NULL
+                ORDER BY r.id LIMIT $1""",
+            most,
+        )
+        return [rows.to_request(row) for row in found]
+
     async def lanes(self) -> list[dict[str, Any]]:
         """How many jobs wait and are in flight, by lane, and since when the oldest waits."""
         found = await self._database.fetch(

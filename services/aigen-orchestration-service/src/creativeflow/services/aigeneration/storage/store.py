@@ -129,10 +129,11 @@ _INTAKE = f"""
 WITH {_CHANGE}, {_FAIR}, allowance AS ({_USE_ALLOWANCE}), written AS (
     INSERT INTO generation_requests (
         id, user_id, project_id, created_by, correlation_id, traceparent, state, stage, round, attempt, job_id,
-        version, plan, brief, metadata, max_rounds, file_format, route, model, retry_of, fair_at, due_at, deadline_at,
-        created_at, updated_at)
+        version, plan, brief, metadata, max_rounds, file_format, pending_action, route, model, retry_of, fair_at,
+        due_at, deadline_at, created_at, updated_at)
     SELECT c.id, c.user_id, c.project_id, c.created_by, c.correlation_id, c.traceparent, c.state, c.stage, c.round,
-           c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.max_rounds, c.file_format, c.route, c.model,
+           c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.max_rounds, c.file_format, c.pending_action,
+           c.route, c.model,
            c.retry_of, fair.fair_at, c.due_at, c.deadline_at, c.at, c.at
     FROM change c LEFT JOIN fair USING (id)
     WHERE c.allowance_month IS NULL OR EXISTS (
