@@ -22,6 +22,7 @@ from creativeflow.services.aigeneration.adapters.amqp import Broker, Message, Ou
 from creativeflow.services.aigeneration.adapters.engine_rabbitmq import SCHEMA, RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher, RabbitMQNotifier
+from creativeflow.services.aigeneration.domain import webhooks
 from creativeflow.services.aigeneration.domain.change import Topic, carry_out
 from creativeflow.services.aigeneration.domain.errors import every_error
 from creativeflow.services.aigeneration.domain.faults import FAULTS, OWN_FAULTS
@@ -32,7 +33,7 @@ from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.reports import MODELS, ReportedAsset, ReportedFailure
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage import queries
-from creativeflow.services.aigeneration.tokens import CallbackSecrets
+from creativeflow.services.aigeneration.tokens import CallbackSecrets, webhook_headers
 from creativeflow.services.aigeneration.wiring import topology
 from creativeflow.services.aigeneration.worker.results import ROUTES
 
@@ -442,6 +443,22 @@ def test_notifications_are_as_described() -> None:
     published = {f"generation.{event['event_type']}" for _, event in events.values()}
     assert published == set(SCHEMAS["LifecycleEvent"]["properties"]["eventType"]["enum"])
     assert {f"generation.{word}" for word in CHANNELS["lifecycleEvents"]["parameters"]["event"]["enum"]} == published
+
+
+def test_webhooks_are_as_described() -> None:
+    text = page(DOCS / "webhooks.md")
+    events = {f"generation.{event['event_type']}" for _, event in announced().values()}
+    assert set(re.findall(r"^\| `(generation\.\w+)` \|", section(text, "What comes"), re.MULTILINE)) == events
+    troubles = re.findall(r"^\| (`.+?) \|", section(text, "Look, and send again"), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", "".join(troubles))) == set(webhooks.Trouble) | {"last_error"}
+    waits = re.findall(
+        r"(\d+) (seconds?|minutes?|hours?)", text.partition("at once, then after ")[2].partition(", each")[0]
+    )
+    seconds = {"s": 1, "m": 60, "h": 3600}
+    assert [int(n) * seconds[unit[0]] for n, unit in waits] == [wait.total_seconds() for wait in webhooks.SCHEDULE]
+    sent = webhook_headers(["whsec_" + "aa" * 16], "id", 1, b"{}")
+    shown = re.findall(r"^\| `(webhook-\w+)` \|", section(text, "What comes"), re.MULTILINE)
+    assert set(shown) == {header for header in sent if header.startswith("webhook-")}
 
 
 def test_messages_to_others_are_as_described() -> None:

@@ -148,10 +148,16 @@ class World:
         """Let the sweeper look once."""
         await self.service.sweeper.step()
 
+    async def send_webhooks(self) -> int:
+        """Let the webhook sender take what is due, and wait until it is sent; how many tries were made."""
+        taken = await self.service.webhooks.step()
+        await self.service.webhooks.finish()
+        return taken
+
     async def drain(self) -> None:
         """Let the relay pay until nothing is due; time passes as the back-off wants it."""
         for _ in range(_STEPS_MAX):
-            if await self.service.relay.step():
+            if await self.service.relay.step() + await self.send_webhooks():
                 continue
             if not await self.database.fetchval("SELECT EXISTS (SELECT FROM outbox WHERE parked_reason IS NULL)"):
                 return

@@ -52,6 +52,9 @@ TABLE = {
     "IdempotencyKeyRequiredError": (400, "idempotency_key_required", False),
     "IdempotencyKeyInFlightError": (409, "idempotency_key_in_flight", True),
     "IdempotencyKeyReusedError": (422, "idempotency_key_reused", False),
+    "WebhookTargetExistsError": (409, "webhook_target_exists", False),
+    "TooManyWebhookTargetsError": (409, "too_many_webhook_targets", False),
+    "WebhookTargetDisabledError": (409, "webhook_target_disabled", False),
     "RateLimitedError": (429, "rate_limited", True),
     "ServiceUnavailableError": (503, "service_unavailable", True),
     "StorageUnavailableError": (503, "storage_unavailable", True),
@@ -61,6 +64,8 @@ TABLE = {
 FIGURES: dict[str, dict[str, object]] = {
     "InvalidJsonError": {"max_depth": 20},
     "PayloadTooLargeError": {"limit_bytes": 262144},
+    "WebhookTargetExistsError": {"target_id": "0195940d-0000-7000-8000-00000000000c"},
+    "TooManyWebhookTargetsError": {"limit": 10},
     "UnsupportedMediaTypeError": {"expected": "application/json"},
     "ForbiddenError": {"role": "operator"},
     "PlanRequiredError": {"feature": "A brand kit", "plan": "Pro"},
@@ -93,7 +98,7 @@ def test_the_tree_is_the_table() -> None:
 def test_every_error_is_listed_once() -> None:
     names = [error.__name__ for error in every_error()]
     assert len(names) == len(set(names))
-    assert len(TREE) == 34
+    assert len(TREE) == 37
     assert AigenError not in every_error()
 
 

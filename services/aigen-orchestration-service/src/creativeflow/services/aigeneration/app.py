@@ -20,6 +20,7 @@ from creativeflow.services.aigeneration.api import (
     operations,
     problems,
     stream,
+    webhook_targets,
 )
 from creativeflow.services.aigeneration.api.context import Context
 from creativeflow.services.aigeneration.api.limits import Limiter
@@ -72,7 +73,10 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
     app.add_middleware(Context, body_limit=settings.body_limit_bytes, asset_limit=settings.asset_limit_bytes)
     problems.install(app)
     app.state.catalogue = Catalogue.load()
-    for part in (generation_requests, stream, catalogue, callbacks, operations, accounts, health, documentation):
+    routers = (
+        generation_requests, stream, catalogue, callbacks, webhook_targets, operations, accounts, health, documentation,
+    )  # fmt: skip
+    for part in routers:
         app.include_router(part.router)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
@@ -105,7 +109,8 @@ def _provide(app: FastAPI, service: Service) -> None:
         "entitlements": service.entitlements, "gate": service.gate,
         "policy": service.policy, "broker": service.broker, "broker_queues": broker_queues(service.settings),
         "checks": service.checks, "refresh_gauges": service.refresh_gauges, "now": service.now,
-        "new_id": service.new_id, "limiter": Limiter(service.settings.rate_limit_per_minute),
+        "new_id": service.new_id, "targets": service.targets,
+        "limiter": Limiter(service.settings.rate_limit_per_minute),
     }  # fmt: skip
     for name, value in provided.items():
         setattr(app.state, name, value)

@@ -49,7 +49,8 @@ _EFFECTS = """The effects in words:
 | capture | what is held is charged |
 | release | what is held is given back |
 | settle rejected | a held sample set is charged where `AIGEN_CHARGE_REJECTED` says so; a held final is given back |
-| announce … | the user is told ([notifications](notifications.md)); with a broker the event is published too |
+| announce … | the user is told ([notifications](notifications.md)), the calling service too if it has a target \
+([webhooks](webhooks.md)); with a broker the event is published |
 """
 
 _DEADLINES = """## Deadlines

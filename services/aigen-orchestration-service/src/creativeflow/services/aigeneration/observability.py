@@ -35,6 +35,7 @@ QUEUED = Gauge("ai_generation_queued_jobs", "Jobs that wait in the fair queue.",
 IN_FLIGHT = Gauge("ai_generation_in_flight_jobs", "Jobs leased, in the broker or with a worker.", ("lane",))
 DEBTS = Gauge("ai_generation_debts", "Debts in the outbox.", ("kind",))
 DIFFERENCES = Gauge("ai_generation_book_differences", "Differences the last reconciliation found.", ("difference",))
+WEBHOOK_DELIVERIES = Counter("aigen_webhook_deliveries_total", "Tries to deliver webhook events.", ("outcome",))
 STREAMS = Gauge("ai_generation_open_streams", "Open live streams in this process.")
 
 _STATUS = {

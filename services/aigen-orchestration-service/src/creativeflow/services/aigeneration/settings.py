@@ -5,12 +5,14 @@ import hmac
 import re
 from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from creativeflow.services.aigeneration.domain.addresses import Rules
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.prices import PLANS, Prices, credits_amount
@@ -156,6 +158,20 @@ class Settings(BaseSettings):
     )  # fmt: skip
     jwt_audience: str | None = Field(None, description="Audience that end-user tokens must name.")
     jwt_issuer: str | None = Field(None, description="Issuer that end-user tokens must name.")
+    webhook_targets_max: Annotated[int, Field(ge=0, le=1000)] = Field(
+        10, description="Webhook targets of each API key; 0 turns webhooks off."
+    )
+    webhook_allowed_networks: Words = Field(
+        (), description="Private networks that webhooks may call, such as 10.1.0.0/16; else only the internet."
+    )
+    webhook_allow_http: bool = Field(False, description="Let webhooks call plain http on the internet too.")
+    webhook_ports: Words = Field(
+        ("80", "443", "8443"), description="Ports that webhooks may call; in the allowed networks any."
+    )
+    webhook_timeout: Seconds = Field(15, description="Seconds a receiver has to answer a webhook.")
+    webhook_log_days: Annotated[int, Field(ge=1, le=3650)] = Field(
+        30, description="Days for which ended webhook deliveries are kept and can be sent again."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on.")
     roles: Words = Field(ROLES, description="What this process does; every role may run any number of times.")
@@ -253,6 +269,20 @@ class Settings(BaseSettings):
             ApiKey.parse(key.get_secret_value())
         return keys
 
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _readable_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)
+        return networks
+
+    @field_validator("webhook_ports")
+    @classmethod
+    def _readable_ports(cls, ports: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [port for port in ports if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65_535)]:  # noqa: PLR2004
+            raise ValueError(f"ports are numbers from 1 to 65535; not one: {', '.join(wrong)}")
+        return ports
+
     @field_validator("data_dir")
     @classmethod
     def _whole_path(cls, path: Path) -> Path:
@@ -334,6 +364,14 @@ class Settings(BaseSettings):
             in_flight={plan.name: plan.in_flight for plan in PLANS.values()} | self.in_flight_limits,
             quote_validity=timedelta(seconds=self.quote_validity),
             charge_rejected=self.charge_rejected, publish_events=scheme(self.engine_url).startswith("amqp"),
+            webhooks=self.webhook_targets_max > 0,
+        )  # fmt: skip
+
+    def webhook_rules(self) -> Rules:
+        """Which addresses webhooks may call."""
+        return Rules(
+            networks=[ip_network(network) for network in self.webhook_allowed_networks],
+            ports=frozenset(int(port) for port in self.webhook_ports), allow_http=self.webhook_allow_http,
         )  # fmt: skip
 
     def routing_keys(self) -> dict[Stage, str]:

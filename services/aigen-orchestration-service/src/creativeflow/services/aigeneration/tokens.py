@@ -1,4 +1,4 @@
-"""Proofs that a callback is a worker's: the token of one job, and Standard Webhooks signatures."""
+"""Proofs: that a callback is a worker's, by the token of one job, and Standard Webhooks signatures both ways."""
 
 import base64
 import hashlib
@@ -43,6 +43,15 @@ class CallbackSecrets:
         given = [part.partition(",")[2].encode() for part in signatures.split() if part.startswith("v1,")][:8]
         expected = [_signature(key, message_id, int(timestamp), body).encode() for key in self._webhook_keys]
         return any([hmac.compare_digest(ours, theirs) for ours in expected for theirs in given])  # noqa: C419
+
+
+def webhook_headers(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The headers that prove to a receiver that a body is ours: one signature (v1) for each secret."""
+    signatures = [f"v1,{_signature(_webhook_key(secret), message_id, timestamp, body)}" for secret in secrets]
+    return {
+        "webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": " ".join(signatures),
+        "content-type": "application/json", "user-agent": "creativeflow-aigen",
+    }  # fmt: skip
 
 
 def _token(key: bytes, job_id: UUID) -> str:

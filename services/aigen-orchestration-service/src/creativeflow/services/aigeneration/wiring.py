@@ -27,6 +27,7 @@ from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQ
 from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notify_log import LogNotifier
 from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher, RabbitMQNotifier
+from creativeflow.services.aigeneration.adapters.safe_http import SafeHttp
 from creativeflow.services.aigeneration.adapters.safety_http import ModerationCheck
 from creativeflow.services.aigeneration.adapters.safety_words import STANDARD_FILE, WordCheck, read_rules
 from creativeflow.services.aigeneration.api.access import Gate
@@ -45,6 +46,7 @@ from creativeflow.services.aigeneration.settings import Settings, scheme
 from creativeflow.services.aigeneration.storage.books import Books
 from creativeflow.services.aigeneration.storage.comparison import Comparison
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.embedded import start_embedded
 from creativeflow.services.aigeneration.storage.flags import Flags
 from creativeflow.services.aigeneration.storage.journal import Journal
@@ -54,17 +56,22 @@ from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbo
 from creativeflow.services.aigeneration.storage.queries import Queries
 from creativeflow.services.aigeneration.storage.rejections import Rejections
 from creativeflow.services.aigeneration.storage.store import Store
+from creativeflow.services.aigeneration.storage.targets import TargetStore
+from creativeflow.services.aigeneration.targets import Targets
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
 from creativeflow.services.aigeneration.worker.dispatcher import Dispatcher
 from creativeflow.services.aigeneration.worker.loop import Loop
 from creativeflow.services.aigeneration.worker.relay import Handler, Relay
 from creativeflow.services.aigeneration.worker.results import DeadLetterConsumer, ResultsConsumer, replay_dead_letter
 from creativeflow.services.aigeneration.worker.sweeper import Chore, Sweeper
+from creativeflow.services.aigeneration.worker.webhooks import WebhookSender
 
 log = structlog.get_logger(__name__)
 
 ROUTING_SECONDS = 2.0
 """How often each process looks whether the routing file has changed."""
+ROLE_OF = {"webhooks": "relay"}
+"""The role of a loop that is not named after it."""
 
 
 def database_url(settings: Settings) -> str:
@@ -178,13 +185,17 @@ class Service:
             chores=(
                 Chore("usage_log", timedelta(hours=1), self._forget_usage),
                 Chore("reconciliation", timedelta(seconds=settings.reconcile_interval), self._reconcile),
+                Chore("webhook_log", timedelta(hours=1), self._tidy_webhooks),
             ),
             take_turn=comparison.take_turn,
         )  # fmt: skip
+        self.safe_http = SafeHttp(settings.webhook_rules(), timeout_seconds=settings.webhook_timeout)
+        self.webhooks, self.targets = self._webhooks(self.safe_http)
         self.loops: dict[str, Loop] = {
             "routing": Loop("routing", self._reload_routing, interval_seconds=ROUTING_SECONDS),
             "dispatcher": Loop("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
             "relay": Loop("relay", self.relay.step, interval_seconds=settings.poll_interval),
+            "webhooks": Loop("webhooks", self.webhooks.step, interval_seconds=settings.poll_interval),
             "sweeper": Loop("sweeper", self.sweeper.step, interval_seconds=settings.sweep_interval),
         }
         self.gate = Gate(
@@ -206,7 +217,7 @@ class Service:
         if isinstance(self.engine, LocalEngine):
             await self.engine.start()
         for name, loop in self.loops.items():
-            if name in roles or name == "routing":
+            if name == "routing" or ROLE_OF.get(name, name) in roles:
                 loop.start()
         if self.gate.open and "api" in roles:
             log.warning("open_to_all", hint="no API keys and no JWT settings: every caller is operator and any user")
@@ -215,12 +226,14 @@ class Service:
         """End the roles between two steps, drain confirms, close connections."""
         for loop in self.loops.values():
             await loop.stop()
+        await self.webhooks.finish(10)
         if isinstance(self.engine, LocalEngine):
             await self.engine.close()
         for broker in self._brokers():
             await broker.close()
         await self.hub.close()
         await self.http.aclose()
+        await self.safe_http.close()
         await self.database.close()
 
     async def checks(self) -> dict[str, dict[str, Any]]:
@@ -255,6 +268,8 @@ class Service:
             self.loops["dispatcher"].wake()
         if change.debts:
             self.loops["relay"].wake()
+            if after.created_by in self.webhooks.owners:
+                self.loops["webhooks"].wake()
 
     async def _reload_routing(self) -> int:
         await asyncio.to_thread(self.routing.reload)
@@ -264,6 +279,12 @@ class Service:
         before = self.now() - timedelta(days=self.settings.usage_days)
         await self.books.forget_usage(before)
         await self.rejections.forget(before)
+
+    async def _tidy_webhooks(self) -> None:
+        now = self.now()
+        forgotten = await DeliveryStore(self.database).tidy(now - timedelta(days=self.settings.webhook_log_days), now)
+        if forgotten:
+            log.info("webhook_deliveries_forgotten", count=forgotten)
 
     async def _reconcile(self) -> None:
         """Look for differences in what happened since the run before the last; nothing is posted."""
@@ -363,6 +384,21 @@ class Service:
         if self.broker is not None:
             handlers[Topic.EVENT] = EventPublisher(self.broker, exchange=self.settings.rabbitmq_topic_exchange).publish
         return handlers
+
+    def _webhooks(self, http: SafeHttp) -> tuple[WebhookSender, Targets]:
+        targets, deliveries = TargetStore(self.database), DeliveryStore(self.database)
+
+        def look() -> None:
+            self.loops["webhooks"].wake()
+
+        sender = WebhookSender(
+            deliveries, targets, http.post, now=self.now, new_id=self.new_id,
+            timeout_seconds=self.settings.webhook_timeout, on_room=look,
+        )  # fmt: skip
+        return sender, Targets(
+            targets, deliveries, http.check, now=self.now, new_id=self.new_id,
+            most=self.settings.webhook_targets_max, on_change=look,
+        )  # fmt: skip
 
     def _consume(self, broker: Broker) -> None:
         settings = self.settings

@@ -155,7 +155,14 @@ async def _operator(principal: Annotated[Principal, Depends(_caller)]) -> Princi
     return principal
 
 
+async def _service(principal: Annotated[Principal, Depends(_caller)]) -> Principal:
+    if principal.end_user:
+        raise errors.ForbiddenError(role="service")
+    return principal
+
+
 AnyCaller = Annotated[Principal, Depends(_caller)]
 Operator = Annotated[Principal, Depends(_operator)]
+ServiceCaller = Annotated[Principal, Depends(_service)]
 OPERATORS_ONLY = Depends(_operator)
 CALLERS_ONLY = Depends(_caller)

@@ -14,6 +14,8 @@ from creativeflow.services.aigeneration.domain.lifecycle import Effect, Event, S
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.prices import Funding, credits_text
 from creativeflow.services.aigeneration.domain.request import Failure, Hold, HoldState, Request, iso
+from creativeflow.services.aigeneration.domain.resource import resource
+from creativeflow.services.aigeneration.domain.webhooks import event_type as webhook_type
 
 SUBMITTED = "submitted"
 """The first line of every timeline; not an event, because nothing was there before."""
@@ -26,6 +28,8 @@ class Topic:
     EVENT = "event.publish"
     CAPTURE = "credits.capture"
     RELEASE = "credits.release"
+    WEBHOOK = "webhook"
+    """For every target of the request's caller; the store makes one debt for each, none where there is no target."""
 
 
 TOPICS = (Topic.NOTIFY, Topic.EVENT, Topic.CAPTURE, Topic.RELEASE)
@@ -291,6 +295,9 @@ def _announce(event_type: str, topic_event: str) -> Callable[[_Draft], None]:
         draft.debts.append(Debt(Topic.NOTIFY, envelope))
         if draft.policy.publish_events:
             draft.debts.append(Debt(Topic.EVENT, envelope | {"event_type": topic_event}))
+        if draft.policy.webhooks:
+            told = {"type": webhook_type(topic_event), "timestamp": envelope["at"], "data": resource(request)}
+            draft.debts.append(Debt(Topic.WEBHOOK, {"event_id": envelope["event_id"], "told": told}))
 
     return announce
 

@@ -306,6 +306,33 @@ class IdempotencyKeyReusedError(AigenError):
     sentence = "This Idempotency-Key was used with another body. Use a new key for a new action."
 
 
+class WebhookTargetExistsError(AigenError):
+    """An address is registered once for each caller, so a registration that is repeated makes no second target."""
+
+    status = 409
+    code = "webhook_target_exists"
+    title = "This address is registered already"
+    sentence = "This address is your target {target_id}. Use that one; if its secret is lost, rotate it."
+
+
+class TooManyWebhookTargetsError(AigenError):
+    """The number of targets of each caller is bounded."""
+
+    status = 409
+    code = "too_many_webhook_targets"
+    title = "No more webhook targets"
+    sentence = "A caller can have {limit} webhook targets. Use one of them for more than one purpose, or delete one."
+
+
+class WebhookTargetDisabledError(AigenError):
+    """Nothing is sent to a disabled target."""
+
+    status = 409
+    code = "webhook_target_disabled"
+    title = "The webhook target is disabled"
+    sentence = "Nothing is sent to this target while it is disabled. Check why, enable it and try again."
+
+
 class RateLimitedError(AigenError):
     """Too many calls from one caller."""
 

@@ -79,6 +79,7 @@ class Outbox:
             """UPDATE outbox SET lease_token = $1, leased_until = $4, attempts = attempts + 1 WHERE id IN (
                    SELECT o.id FROM outbox o
                    WHERE o.parked_reason IS NULL AND o.due_at <= $3 AND o.topic = ANY($5)
+                     AND o.topic NOT LIKE 'webhook:%'  -- those have an index, an order and a lease of their own
                      AND (o.leased_until IS NULL OR o.leased_until <= $3)
                      AND NOT EXISTS (SELECT FROM outbox e WHERE e.request_id = o.request_id AND e.topic = o.topic
                                      AND e.id < o.id AND e.parked_reason IS NULL)
@@ -157,7 +158,7 @@ class Outbox:
         """Make a parked debt due again; False when there is no such parked debt."""
         return await self._resolve_parked(
             """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
-               WHERE id = $1 AND parked_reason IS NOT NULL RETURNING request_id, topic""",
+               WHERE id = $1 AND parked_reason IS NOT NULL RETURNING request_id, topic, body, 'pending' AS delivery""",
             "debt_replayed", debt_id, by, now,
         )  # fmt: skip
 
@@ -165,7 +166,7 @@ class Outbox:
         """Give a parked debt up for good; False when there is no such parked debt."""
         return await self._resolve_parked(
             """DELETE FROM outbox WHERE id = $1 AND parked_reason IS NOT NULL AND $2::timestamptz IS NOT NULL
-               RETURNING request_id, topic""",
+               RETURNING request_id, topic, body, 'failed' AS delivery""",
             "debt_dropped", debt_id, by, now,
         )  # fmt: skip
 
@@ -175,7 +176,11 @@ class Outbox:
                 f"""WITH resolved AS ({statement}), entry AS (
                         INSERT INTO generation_events (request_id, event, data, at)
                         SELECT request_id, $3, jsonb_build_object('topic', topic, 'by', $4::text), $2
-                        FROM resolved WHERE request_id IS NOT NULL)
+                        FROM resolved WHERE request_id IS NOT NULL
+                    ), logged AS (
+                        UPDATE webhook_deliveries d SET state = r.delivery, updated_at = $2
+                        FROM resolved r WHERE r.topic LIKE 'webhook:%' AND r.topic = 'webhook:' || d.target_id
+                            AND d.event_id = (r.body->>'event_id')::uuid)
                     SELECT count(*) FROM resolved""",  # noqa: S608 - joined from the two statements above
                 debt_id, now, event, by,
             )

@@ -1,13 +1,13 @@
 """Requests and changes as rows, and back: the only place that knows column names on both sides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from creativeflow.services.aigeneration.domain.change import Change
+from creativeflow.services.aigeneration.domain.change import Change, Debt, Topic
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.prices import Funding
@@ -29,7 +29,7 @@ def from_change(change: Change) -> dict[str, Any]:
         "due_at": after.due_at, "lease_until": after.lease_until, "deadline_at": after.deadline_at,
         "remind_at": after.remind_at, "plan": after.plan,
         "entries": [{"event": e.event, "state": e.state, "data": e.data} for e in change.entries],
-        "debts": [{"topic": d.topic, "body": d.body} for d in change.debts],
+        "debts": [{"topic": d.topic, "body": d.body} for d in change.debts if d.topic != Topic.WEBHOOK],
         "holds": [_from_hold(hold) for hold in change.holds],
     }  # fmt: skip
     if before is None:
@@ -52,6 +52,8 @@ def from_change(change: Change) -> dict[str, Any]:
         ]  # fmt: skip
     if change.allowance is not None:
         row["allowance_month"] = change.allowance.month
+    if (webhook := _from_webhook(change.debts)) is not None:
+        row["webhook"] = webhook
     if change.claim is not None:
         row |= {
             "principal": change.claim.principal, "key": change.claim.key, "fingerprint": change.claim.fingerprint
@@ -62,6 +64,15 @@ def from_change(change: Change) -> dict[str, Any]:
             "body": orjson.dumps(change.answer.body).decode(),
         }  # fmt: skip
     return row
+
+
+def _from_webhook(debts: Sequence[Debt]) -> dict[str, str] | None:
+    """What targets are told, as the text whose bytes are signed: jsonb would not keep its order."""
+    for debt in debts:
+        if debt.topic == Topic.WEBHOOK:
+            told = debt.body["told"]
+            return {"event_id": debt.body["event_id"], "type": told["type"], "body": orjson.dumps(told).decode()}
+    return None
 
 
 def _from_hold(hold: Hold) -> dict[str, Any]:

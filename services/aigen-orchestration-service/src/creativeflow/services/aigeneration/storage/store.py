@@ -70,7 +70,8 @@ change AS MATERIALIZED (
         model text, ai_model_used text, retry_of uuid, max_rounds int,
         due_at timestamptz, lease_until timestamptz, deadline_at timestamptz, remind_at timestamptz,
         allowance_month date, entries jsonb, debts jsonb, holds jsonb, usage jsonb,
-        principal text, key text, fingerprint text, status int, location text, body text)
+        principal text, key text, fingerprint text, status int, location text, body text,
+        webhook jsonb)
 )"""
 
 # Start-time fair queuing: a user's next job starts where the user's last unfinished one ended, never before the
@@ -142,7 +143,7 @@ WITH {_CHANGE}, {_FAIR}, allowance AS ({_USE_ALLOWANCE}), written AS (
 ), {_TAIL}
 SELECT id FROM written"""  # noqa: S608 - joined from constants of this module
 
-_MOVE = f"""
+_MOVING = f"""
 WITH {_CHANGE}, {_FAIR}, written AS (
     UPDATE generation_requests r SET
         state = c.state, stage = c.stage, round = c.round, attempt = c.attempt, job_id = c.job_id,
@@ -155,7 +156,7 @@ WITH {_CHANGE}, {_FAIR}, written AS (
         lease_until = c.lease_until, deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at
     FROM change c LEFT JOIN fair USING (id)
     WHERE r.id = c.id AND r.version = c.version - 1 AND r.state = c.from_state
-    RETURNING r.id, r.project_id
+    RETURNING r.id, r.project_id, r.created_by
 ), {_TAIL}, given_back AS (
     UPDATE free_usage u SET used = u.used - g.given FROM (
         SELECT c.user_id, n.month, count(*) AS given
@@ -163,8 +164,26 @@ WITH {_CHANGE}, {_FAIR}, written AS (
              jsonb_to_recordset(c.holds) AS n(month date, funding text, state text)
         WHERE n.funding = 'allowance' AND n.state = 'released' GROUP BY c.user_id, n.month) g
     WHERE u.user_id = g.user_id AND u.month = g.month
-)
-SELECT id FROM written"""  # noqa: S608 - joined from constants of this module
+)"""  # noqa: S608 - joined from constants of this module
+
+# What a move announces goes to every enabled target of the caller that made the request, each with a debt of its own.
+_TELLING = """
+delivery AS (
+    INSERT INTO webhook_deliveries (target_id, event_id, request_id, type, body, created_at, updated_at)
+    SELECT t.id, (c.webhook->>'event_id')::uuid, c.id, c.webhook->>'type', c.webhook->>'body', c.at, c.at
+    FROM written w JOIN change c USING (id) JOIN webhook_targets t ON t.owner = w.created_by AND t.state = 'enabled'
+    WHERE c.webhook IS NOT NULL
+    RETURNING target_id, event_id, request_id, type, created_at
+), owed AS (
+    INSERT INTO outbox (request_id, topic, body, due_at, created_at)
+    SELECT request_id, 'webhook:' || target_id, jsonb_build_object('event_id', event_id, 'event_type', type),
+           created_at, created_at
+    FROM delivery
+)"""
+
+_WRITTEN = "SELECT id FROM written"
+_MOVE = f"{_MOVING} {_WRITTEN}"
+_MOVE_AND_TELL = f"{_MOVING}, {_TELLING} {_WRITTEN}"
 
 # The head of the lane in fair order, without the jobs of users who have as many with workers as their plan allows.
 _LEASABLE = """
@@ -268,7 +287,8 @@ class Store:
                 )  # fmt: skip
                 return LeasedJobs([], window_full=bool(waiting))
             changes = [lease(rows.to_request(row)) for row in found]
-            taken = set(await connection.fetch(_MOVE, [rows.from_change(change) for change in changes]))
+            payload = [rows.from_change(change) for change in changes]
+            taken = set(await connection.fetch(_move(payload), payload))
             await connection.execute(
                 "UPDATE lanes SET virtual_time = GREATEST(virtual_time, $2) WHERE lane = $1",
                 lane, max(row["fair_at"] for row in found),
@@ -408,7 +428,8 @@ class Store:
         return [Written.YES if change.after.id in written else Written.NO_ALLOWANCE for change in changes]
 
     async def _write_moves(self, changes: Sequence[Change]) -> list[Written]:
-        found = await self._database.fetch(_MOVE, [rows.from_change(change) for change in changes])
+        payload = [rows.from_change(change) for change in changes]
+        found = await self._database.fetch(_move(payload), payload)
         written = {row["id"] for row in found}
         return [Written.YES if change.after.id in written else Written.SUPERSEDED for change in changes]
 
@@ -422,7 +443,7 @@ class Store:
             try:
                 if not await connection.fetch(f"WITH {_CHANGE} {_USE_ALLOWANCE}", payload, self._free_generations):
                     outcome = Written.NO_ALLOWANCE
-                elif not await connection.fetch(_MOVE, payload):
+                elif not await connection.fetch(_move(payload), payload):
                     outcome = Written.SUPERSEDED
             except BaseException:
                 await transaction.rollback()
@@ -434,6 +455,11 @@ class Store:
         found = await self._database.fetch(f"{SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
         by_id = {row["id"]: rows.to_request(row) for row in found}
         return [by_id.get(request_id) for request_id in ids]
+
+
+def _move(payload: Sequence[Mapping[str, Any]]) -> str:
+    """The statement for a batch; one that announces nothing does not pay for the look at webhook targets."""
+    return _MOVE_AND_TELL if any("webhook" in row for row in payload) else _MOVE
 
 
 def _intake_key(change: Change) -> Any:

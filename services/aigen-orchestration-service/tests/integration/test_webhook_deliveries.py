@@ -1,0 +1,502 @@
+"""Webhook events reach their targets: signed, in order, at least once, each target at its own pace, on real sockets."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import UUID
+
+import pytest
+import structlog
+
+from creativeflow.services.aigeneration import documents
+from creativeflow.services.aigeneration.domain.errors import NotFoundError, WebhookTargetDisabledError
+from creativeflow.services.aigeneration.domain.resource import resource
+from creativeflow.services.aigeneration.domain.webhooks import SCHEDULE, DisabledReason, TargetState
+from creativeflow.services.aigeneration.storage.targets import Target
+from creativeflow.services.aigeneration.targets import Ownership
+from receiver import LOOPBACK, Call, Receiver
+from world import World
+
+TEST = Ownership(name="test", sees_all=False)
+"""The caller in whose name a world submits."""
+OTHER = Ownership(name="other", sees_all=False)
+
+
+@pytest.fixture
+async def world(make_world: Callable[..., World], receiver: Receiver) -> AsyncIterator[World]:
+    """The service, which may call loopback; the invariants are asked while the receiver still listens."""
+    made = make_world(webhook_allowed_networks=LOOPBACK)
+    yield made
+    await made.check()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver."""
+    async with Receiver() as made:
+        yield made
+
+
+async def registered(world: World, receiver: Receiver, who: Ownership = TEST, secret: str | None = None) -> Target:
+    """A target at a receiver."""
+    return await world.service.targets.register(who, receiver.url, secret, None)
+
+
+async def log_of(world: World, target: Target, who: Ownership = TEST) -> list[dict[str, Any]]:
+    """The delivery log, the newest first."""
+    return await world.service.targets.deliveries(who, target.id, state=None, most=100)
+
+
+async def owed(world: World) -> list[str]:
+    """The topics of the outbox."""
+    return [row["topic"] for row in await world.database.fetch("SELECT topic FROM outbox ORDER BY id")]
+
+
+async def seen(world: World, target: Target) -> Target:
+    """The target as it is now."""
+    return await world.service.targets.one(TEST, target.id)
+
+
+async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_was(
+    world: World, receiver: Receiver
+) -> None:
+    target = await registered(world, receiver)
+    shown = await world.with_samples()
+    await world.drain()
+    await world.select(shown)
+    finished = await world.deliver(await world.next_job())
+    await world.drain()
+    assert receiver.types() == ["generation.samples_ready", "generation.completed"]
+    for call, request in zip(receiver.calls, (shown, finished), strict=True):
+        assert call.verified(target.secret) == call.told
+        assert call.told["data"] == resource(request)
+        assert list(call.told["data"]) == list(resource(request))
+        assert call.told["timestamp"] == call.told["data"]["updated_at"]
+        assert call.headers["content-type"] == "application/json"
+        assert call.headers["user-agent"] == "creativeflow-aigen"
+        assert call.headers["host"] == f"127.0.0.1:{receiver.port}"
+    assert [call.event_id for call in receiver.calls] == [sent["event_id"] for sent in world.notifier.sent]
+    events = await world.events(finished)
+    assert events.count("webhook_delivered") == 2
+    assert [(row["state"], row["attempts"], row["last_status"]) for row in await log_of(world, target)] == [
+        ("delivered", 1, 204)
+    ] * 2
+
+
+async def test_the_example_of_the_documents_verifies_a_real_delivery(world: World, receiver: Receiver) -> None:
+    target = await registered(world, receiver)
+    rotated = await world.service.targets.rotate(TEST, target.id, None)
+    await world.with_samples()
+    await world.drain()
+    (call,) = receiver.calls
+    text = (documents.ROOT / "docs" / "webhooks.md").read_text("utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    said: dict[str, Any] = {}
+    exec(example, said)  # noqa: S102 - the example of our own documents
+    for secret in (target.secret, rotated.secret):
+        assert said["verified"](secret, call.headers, call.body) == call.verified(secret)
+    old = call.headers | {"webhook-timestamp": str(int(call.headers["webhook-timestamp"]) - 301)}
+    for secret, headers, body in (
+        ("whsec_" + "A" * 32, call.headers, call.body),
+        (target.secret, call.headers, call.body + b" "),
+        (target.secret, call.headers | {"webhook-id": "another"}, call.body),
+        (target.secret, old, call.body),
+    ):
+        with pytest.raises(ValueError, match=r"not signed|too old"):
+            said["verified"](secret, headers, body)
+
+
+async def test_every_end_of_a_request_is_told(world: World, receiver: Receiver) -> None:
+    await registered(world, receiver)
+    await world.cancel(await world.submitted())
+    await world.submitted()
+    await world.fail(await world.next_job(), "prompt_rejected")
+    await world.with_samples()
+    world.clock.advance(days=28)
+    await world.sweep()
+    world.clock.advance(days=3)
+    await world.sweep()
+    await world.drain()
+    assert sorted(receiver.types()) == [
+        "generation.cancelled", "generation.expired", "generation.expiring", "generation.failed",
+        "generation.samples_ready",
+    ]  # fmt: skip
+
+
+async def test_without_a_target_of_the_caller_nothing_is_owed_or_kept(world: World, receiver: Receiver) -> None:
+    theirs = await registered(world, receiver, OTHER)
+    await world.with_samples()
+    assert [topic for topic in await owed(world) if topic.startswith("webhook")] == []
+    assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
+    mine = await registered(world, receiver)
+    await world.service.targets.disable(TEST, mine.id)
+    await world.cancel(await world.submitted())
+    assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
+    await world.drain()
+    assert receiver.calls == []
+    assert await log_of(world, theirs, OTHER) == []
+
+
+async def test_with_no_targets_allowed_nothing_is_prepared(make_world: Callable[..., World]) -> None:
+    world = make_world(webhook_targets_max=0)
+    assert not world.service.policy.webhooks
+
+
+async def test_events_of_one_request_keep_their_order_though_the_first_one_fails(
+    world: World, receiver: Receiver
+) -> None:
+    await registered(world, receiver)
+    receiver.answers.extend([500, 500])
+    shown = await world.with_samples()
+    await world.send_webhooks()
+    await world.select(shown)
+    await world.deliver(await world.next_job())
+    assert await world.send_webhooks() == 0
+    await world.drain()
+    assert receiver.types() == ["generation.samples_ready"] * 3 + ["generation.completed"]
+    assert len({call.event_id for call in receiver.calls[:3]}) == 1
+
+
+async def test_a_failed_try_is_repeated_on_schedule_and_parked_at_its_end(world: World, receiver: Receiver) -> None:
+    target = await registered(world, receiver)
+    receiver.otherwise = 500
+    request = await world.with_samples()
+    tried: list[datetime] = []
+    for _ in range(10):
+        while not await world.send_webhooks():
+            world.clock.set(await next_due(world))
+        tried.append(world.clock())
+        assert len(receiver.calls) == len(tried)
+    waits = [later - earlier for earlier, later in pairwise(tried)]
+    for wait, planned in zip(waits, SCHEDULE, strict=True):
+        assert planned * 0.9 <= wait <= planned * 1.1 + timedelta(seconds=1)
+    assert {call.event_id for call in receiver.calls} == {receiver.calls[0].event_id}
+    assert {call.body for call in receiver.calls} == {receiver.calls[0].body}
+    assert len({call.headers["webhook-timestamp"] for call in receiver.calls}) == 10
+    (debt,) = await world.service.outbox.list_open(parked_only=True, most=10)
+    assert debt["parked_reason"] == "given up after 10 tries: bad_status 500"
+    (row,) = await log_of(world, target)
+    assert (row["state"], row["attempts"], row["last_error"], row["last_status"]) == ("parked", 10, "bad_status", 500)
+    assert (await world.events(request)).count("webhook_parked") == 1
+    receiver.otherwise = 200
+    assert await world.service.outbox.replay(debt["id"], by="op", now=world.clock())
+    assert (await log_of(world, target))[0]["state"] == "pending"
+    await world.drain()
+    (row,) = await log_of(world, target)
+    assert (row["state"], row["attempts"], row["last_error"]) == ("delivered", 11, None)
+    assert (await seen(world, target)).failing_since is None
+
+
+async def next_due(world: World) -> datetime:
+    """When the next webhook is due."""
+    due = await world.database.fetchval(
+        "SELECT min(due_at) FROM outbox WHERE topic LIKE 'webhook:%' AND parked_reason IS NULL"
+    )
+    assert isinstance(due, datetime)
+    return due
+
+
+async def test_what_an_operator_drops_is_given_up_in_the_log_too(world: World, receiver: Receiver) -> None:
+    target = await registered(world, receiver)
+    await world.with_samples()
+    await world.database.execute("UPDATE outbox SET parked_reason = 'test' WHERE topic LIKE 'webhook:%'")
+    (debt,) = await world.service.outbox.list_open(parked_only=True, most=10)
+    assert await world.service.outbox.drop(debt["id"], by="op", now=world.clock())
+    assert [row["state"] for row in await log_of(world, target)] == ["failed"]
+    await world.drain()
+    assert receiver.calls == []
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_receiver_that_asks_for_time_gets_it(world: World, receiver: Receiver, status: int) -> None:
+    await registered(world, receiver)
+    receiver.answers.append((status, "Retry-After: 600"))
+    await world.with_samples()
+    await world.send_webhooks()
+    wait = await next_due(world) - world.clock()
+    assert timedelta(seconds=598) < wait < timedelta(seconds=602)
+
+
+async def test_a_target_that_is_gone_is_disabled_and_nothing_more_is_owed_to_it(
+    world: World, receiver: Receiver
+) -> None:
+    target = await registered(world, receiver)
+    receiver.otherwise = 410
+    shown = await world.with_samples()
+    await world.select(shown)
+    await world.deliver(await world.next_job())
+    await world.send_webhooks()
+    assert len(receiver.calls) == 1
+    assert not [topic for topic in await owed(world) if topic.startswith("webhook")]
+    now = await seen(world, target)
+    assert (now.state, now.disabled_reason) == (TargetState.DISABLED, DisabledReason.GONE)
+    assert [(row["state"], row["last_error"]) for row in await log_of(world, target)] == [
+        ("failed", "target_disabled"), ("failed", "gone"),
+    ]  # fmt: skip
+    await world.cancel(await world.submitted())
+    await world.drain()
+    assert len(receiver.calls) == 1
+
+
+async def test_a_target_that_failed_for_five_days_is_disabled_and_can_be_enabled_again(
+    world: World, receiver: Receiver
+) -> None:
+    target = await registered(world, receiver)
+    receiver.otherwise = 500
+    await world.with_samples()
+    await world.send_webhooks()
+    first = (await seen(world, target)).failing_since
+    assert first is not None
+    world.clock.advance(days=4, hours=23)
+    await world.cancel(await world.submitted())
+    await world.send_webhooks()
+    assert (await seen(world, target)).state is TargetState.ENABLED
+    assert (await seen(world, target)).failing_since == first
+    world.clock.advance(days=1, hours=1)
+    await world.send_webhooks()
+    now = await seen(world, target)
+    assert (now.state, now.disabled_reason) == (TargetState.DISABLED, DisabledReason.FAILING)
+    assert {row["state"] for row in await log_of(world, target)} == {"failed"}
+    with pytest.raises(WebhookTargetDisabledError):
+        await world.service.targets.test(TEST, target.id)
+    receiver.otherwise = 200
+    enabled = await world.service.targets.enable(TEST, target.id)
+    assert (enabled.state, enabled.failing_since) == (TargetState.ENABLED, None)
+    for row in await log_of(world, target):
+        await world.service.targets.redeliver(TEST, target.id, row["event_id"])
+    await world.drain()
+    assert {row["state"] for row in await log_of(world, target)} == {"delivered"}
+
+
+async def test_a_target_that_does_not_answer_delays_nobody_else(make_world: Callable[..., World]) -> None:
+    world = make_world(webhook_allowed_networks=LOOPBACK, webhook_timeout=30)
+    released = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        dead, alive = [await stack.enter_async_context(Receiver()) for _ in range(2)]
+
+        async def silent(_writer: asyncio.StreamWriter) -> None:
+            await released.wait()
+
+        dead.otherwise = silent
+        await registered(world, dead)
+        await registered(world, alive)
+        for n in range(12):
+            await world.cancel(await world.submitted(f"user{n}"))
+        await asyncio.wait_for(until(world, lambda: len(alive.calls) == 12), 10)
+        assert len(dead.calls) == 8
+        await asyncio.wait_for(world.service.relay.step(), 10)
+        assert len(world.notifier.sent) == 12
+        dead.otherwise = 200
+        released.set()
+        await world.drain()
+        assert len({call.event_id for call in dead.calls}) == 12
+    await world.check()
+
+
+async def until(world: World, reached: Callable[[], bool]) -> None:
+    """Let the sender take what there is room for until something is reached."""
+    while not reached():
+        await world.service.webhooks.step()
+        await asyncio.sleep(0.01)
+
+
+async def test_a_target_at_which_the_last_try_failed_is_given_one_at_a_time(world: World, receiver: Receiver) -> None:
+    await registered(world, receiver)
+    for n in range(3):
+        await world.cancel(await world.submitted(f"user{n}"))
+    receiver.otherwise = 500
+    assert await world.send_webhooks() == 3
+    world.clock.advance(minutes=1)
+    assert await world.send_webhooks() == 1
+    receiver.otherwise = 200
+    assert await world.send_webhooks() == 1
+    world.clock.advance(minutes=6)
+    assert await world.send_webhooks() == 2
+
+
+async def test_a_sender_that_dies_before_it_settles_leaves_the_event_to_the_next_under_the_same_id(
+    make_world: Callable[..., World], receiver: Receiver
+) -> None:
+    async def silent(_writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    dying, next_one = (make_world(webhook_allowed_networks=LOOPBACK) for _ in range(2))
+    target = await registered(dying, receiver)
+    receiver.answers.append(silent)
+    await dying.with_samples()
+    await dying.service.webhooks.step()
+    while not receiver.calls:
+        await asyncio.sleep(0.01)
+    await dying.service.webhooks.finish(0)
+    assert await next_one.send_webhooks() == 0
+    dying.clock.advance(minutes=2)
+    assert await next_one.send_webhooks() == 1
+    first, second = receiver.calls
+    assert (first.event_id, first.body) == (second.event_id, second.body)
+    assert first.headers["webhook-timestamp"] != second.headers["webhook-timestamp"]
+    assert first.verified(target.secret) == first.told
+    assert [row["state"] for row in await log_of(next_one, target)] == ["delivered"]
+    await next_one.check()
+
+
+async def test_what_was_sent_while_the_database_went_away_is_sent_again(
+    world: World, receiver: Receiver, database_url: str
+) -> None:
+    async def and_the_database_goes(writer: asyncio.StreamWriter) -> None:
+        await world.database.close()
+        world.database._url = "postgresql://postgres@127.0.0.1:1/none"  # noqa: SLF001 - the same database, away
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    await registered(world, receiver)
+    await world.with_samples()
+    receiver.answers.append(and_the_database_goes)
+    with structlog.testing.capture_logs() as logged:
+        assert await world.send_webhooks() == 1
+    world.database._url = database_url  # noqa: SLF001 - back again
+    assert [line["event"] for line in logged] == ["webhook_unsettled"]
+    assert await world.send_webhooks() == 0
+    world.clock.advance(minutes=2)
+    assert await world.send_webhooks() == 1
+    first, second = receiver.calls
+    assert (first.event_id, first.body) == (second.event_id, second.body)
+
+
+async def test_a_fault_of_ours_is_logged_and_the_event_is_sent_again(world: World, receiver: Receiver) -> None:
+    target = await registered(world, receiver)
+    await world.service.targets.test(TEST, target.id)
+    await world.database.execute("UPDATE webhook_targets SET secret = 'whsec_no base64'")
+    with structlog.testing.capture_logs() as logged:
+        assert await world.send_webhooks() == 1
+    assert [line["event"] for line in logged] == ["webhook_failed"]
+    assert "no base64" not in str(logged)
+    await world.service.targets.rotate(TEST, target.id, target.secret)
+    await world.database.execute("UPDATE webhook_targets SET previous_secrets = '[]'")
+    world.clock.advance(minutes=2)
+    assert await world.send_webhooks() == 1
+    assert receiver.calls[0].headers["webhook-signature"] == signature_of(receiver.calls[0], target.secret)
+
+
+async def test_senders_in_any_number_send_each_event_once(make_world: Callable[..., World], receiver: Receiver) -> None:
+    worlds = [make_world(webhook_allowed_networks=LOOPBACK) for _ in range(3)]
+    await registered(worlds[0], receiver)
+    for n in range(20):
+        await worlds[0].cancel(await worlds[0].submitted(f"user{n}"))
+    while sum(await asyncio.gather(*(world.send_webhooks() for world in worlds))):
+        pass
+    assert len(receiver.calls) == len({call.event_id for call in receiver.calls}) == 20
+    await worlds[0].check()
+
+
+async def test_an_event_can_be_sent_again_whatever_became_of_it(world: World, receiver: Receiver) -> None:
+    target = await registered(world, receiver)
+    await world.with_samples()
+    await world.drain()
+    (row,) = await log_of(world, target)
+    await world.service.targets.redeliver(TEST, target.id, row["event_id"])
+    await world.service.targets.redeliver(TEST, target.id, row["event_id"])
+    assert (await log_of(world, target))[0]["state"] == "pending"
+    await world.drain()
+    first, second = receiver.calls
+    assert (first.event_id, first.body) == (second.event_id, second.body)
+    assert [(row["state"], row["attempts"]) for row in await log_of(world, target)] == [("delivered", 2)]
+    with pytest.raises(NotFoundError):
+        await world.service.targets.redeliver(TEST, target.id, UUID(int=1))
+    with pytest.raises(NotFoundError):
+        await world.service.targets.redeliver(OTHER, target.id, row["event_id"])
+
+
+async def test_after_a_rotation_both_secrets_sign_for_a_day(world: World, receiver: Receiver) -> None:
+    target = await registered(world, receiver)
+    rotated = await world.service.targets.rotate(TEST, target.id, None)
+    again = await world.service.targets.rotate(TEST, target.id, None)
+    await world.service.targets.test(TEST, target.id)
+    await world.drain()
+    world.clock.advance(hours=23, minutes=59)
+    await world.service.targets.test(TEST, target.id)
+    await world.drain()
+    world.clock.advance(minutes=2)
+    await world.service.targets.test(TEST, target.id)
+    await world.drain()
+    at_once, on_the_day, after = receiver.calls
+    for secret in (target.secret, rotated.secret, again.secret):
+        assert at_once.verified(secret) == at_once.told
+    assert [len(call.headers["webhook-signature"].split()) for call in (at_once, on_the_day, after)] == [3, 3, 1]
+    assert after.headers["webhook-signature"] == signature_of(after, again.secret)
+
+
+def signature_of(call: Call, secret: str) -> str:
+    """What the independent package signs, whatever time it is."""
+    from standardwebhooks import Webhook  # noqa: PLC0415
+
+    moment = datetime.fromtimestamp(int(call.headers["webhook-timestamp"])).astimezone()
+    return str(Webhook(secret).sign(call.event_id, moment, call.body.decode()))
+
+
+async def test_a_deleted_target_gets_nothing_more_and_its_log_goes_with_age(world: World, receiver: Receiver) -> None:
+    target = await registered(world, receiver)
+    await world.with_samples()
+    await world.service.targets.delete(TEST, target.id)
+    with pytest.raises(NotFoundError):
+        await world.service.targets.one(TEST, target.id)
+    await world.drain()
+    assert receiver.calls == []
+    world.clock.advance(days=29)
+    await world.sweep()
+    assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 1
+    world.clock.advance(days=2)
+    await world.sweep()
+    assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
+
+
+async def test_the_log_keeps_what_is_open_and_forgets_what_ended_long_ago(world: World, receiver: Receiver) -> None:
+    target = await registered(world, receiver)
+    await world.service.targets.test(TEST, target.id)
+    await world.drain()
+    await world.service.targets.test(TEST, target.id)
+    world.clock.advance(days=31)
+    await world.sweep()
+    assert [row["state"] for row in await log_of(world, target)] == ["pending"]
+
+
+async def test_what_was_owed_in_the_moment_of_a_disable_is_tidied_up(world: World, receiver: Receiver) -> None:
+    target = await registered(world, receiver)
+    await world.with_samples()
+    await world.database.execute("UPDATE webhook_targets SET state = 'disabled', disabled_reason = 'gone'")
+    await world.sweep()
+    assert not [topic for topic in await owed(world) if topic.startswith("webhook")]
+    assert [row["last_error"] for row in await log_of(world, target)] == ["target_disabled"]
+
+
+async def test_a_running_service_sends_within_moments(make_world: Callable[..., World], receiver: Receiver) -> None:
+    world = make_world(webhook_allowed_networks=LOOPBACK, roles=("relay",), poll_interval=60.0)
+    await registered(world, receiver)
+    await world.service.start()
+    shown = await world.with_samples()
+    await asyncio.wait_for(reached(lambda: len(receiver.calls) == 1), 5)
+    await world.select(shown)
+    await world.deliver(await world.next_job())
+    await asyncio.wait_for(reached(lambda: len(receiver.calls) == 2), 5)
+    opened = asyncio.Event()
+
+    async def slowly(writer: asyncio.StreamWriter) -> None:
+        await opened.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    receiver.otherwise = slowly
+    for n in range(20):
+        await world.cancel(await world.submitted(f"user{n}"))
+    await asyncio.wait_for(reached(lambda: len(receiver.calls) == 10), 5)
+    opened.set()
+    await asyncio.wait_for(reached(lambda: len(receiver.calls) == 22), 5)
+    await world.service.webhooks.finish()
+    await world.check()
+
+
+async def reached(condition: Callable[[], bool]) -> None:
+    """Wait for it."""
+    while not condition():
+        await asyncio.sleep(0.01)
