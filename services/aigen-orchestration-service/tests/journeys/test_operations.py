@@ -170,7 +170,7 @@ async def _parked(caller: Caller) -> dict[str, Any]:
 async def test_a_parked_debt_is_shown_with_its_reason_and_paid_after_a_replay(paying: Caller) -> None:
     debt = await _parked(paying)
     assert (debt["topic"], debt["parked_reason"]) == ("notification.send", "simulated")
-    assert (await read(paying, "queues"))["debts"] == {"open": 1, "parked": 1}
+    assert (await read(paying, "queues"))["debts"] == {"open": 1, "parked": 1, "webhooks": 0, "webhooks_parked": 0}
     assert (await read(paying, "invariants"))["counts"]["debts_parked"] == 1
     answer = await paying.post(f"{OPERATIONS}/debts/{debt['id']}/replay")
     assert (answer.status_code, answer.json()) == (200, {"status": "due"})
@@ -219,7 +219,7 @@ async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
     assert [(lane["lane"], lane["waiting"], lane["in_flight"]) for lane in empty["lanes"]] == [
         ("final", 0, 0), ("samples", 0, 0),
     ]  # fmt: skip
-    assert (empty["debts"], empty["broker"]) == ({"open": 0, "parked": 0}, {})
+    assert (empty["debts"], empty["broker"]) == ({"open": 0, "parked": 0, "webhooks": 0, "webhooks_parked": 0}, {})
     for _ in range(3):
         await caller.create()
     job = await caller.world.next_job()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
+from creativeflow.services.aigeneration.older_names import current_result
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
 from creativeflow.services.aigeneration.validation import parse_json, plain_texts, to_invalid_request
@@ -139,11 +140,13 @@ class Reports:
         *,
         now: Callable[[], datetime],
         allow_missing_job_id: bool = False,
+        older_names: bool = False,
     ) -> None:
         self._orchestrator = orchestrator
         self._secrets = secrets
         self._now = now
         self._allow_missing_job_id = allow_missing_job_id
+        self._older_names = older_names
 
     async def receive(
         self, kind: Kind, body: bytes, *, token: str | None = None, signature: Signature | None = None
@@ -162,7 +165,7 @@ class Reports:
         )
         if not signed and signature is not None and token is None:
             raise errors.InvalidCredentialsError
-        report = read(kind, body)
+        report = read(kind, body, older_names=self._older_names)
         job_id = report.job_id or await self._current_job(report, signed=signed)
         if not signed and not self._secrets.opens(token or report.callback_token or "", job_id):
             raise errors.InvalidCredentialsError
@@ -215,13 +218,16 @@ class Reports:
         return await self._orchestrator.current_job(report.generation_request_id)
 
 
-def read(kind: Kind, body: bytes) -> Report:
-    """A report from its JSON text.
+def read(kind: Kind, body: bytes, *, older_names: bool = False) -> Report:
+    """A report from its JSON text; by older names, too, where those are spoken.
 
     Raises:
         InvalidJsonError, InvalidRequestError: with the place of each fault.
     """
     value = parse_json(body)
+    if older_names:
+        told, value = current_result(kind, value)
+        kind = Kind(told)
     try:
         return MODELS[kind].model_validate(value)
     except ValidationError as error:

@@ -145,6 +145,9 @@ class Settings(BaseSettings):
         validation_alias=_named("callback_secret", "N8N_CALLBACK_SECRET"),
         description="Signs the workers' job tokens; two, separated by a comma, while rotating. Unset: generated once.",
     )
+    field_names: Literal["current", "older"] = Field(
+        "current", description="`older`: jobs in the camelCase of older workflows, whose results are read as well."
+    )
     allow_missing_job_id: bool = Field(
         False, description="Accept signed results without `job_id` for the request's current job."
     )

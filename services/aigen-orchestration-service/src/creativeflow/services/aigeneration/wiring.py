@@ -173,7 +173,11 @@ class Service:
             on_written=self._on_written, hold_seconds=settings.hold_timeout,
         )  # fmt: skip
         self.reports = Reports(
-            self.orchestrator, self.secrets, now=now, allow_missing_job_id=settings.allow_missing_job_id
+            self.orchestrator,
+            self.secrets,
+            now=now,
+            allow_missing_job_id=settings.allow_missing_job_id,
+            older_names=settings.field_names == "older",
         )
         self.engine = engine or self._engine()
         self.notify_broker = self._notify_broker()
@@ -334,6 +338,7 @@ class Service:
             return RabbitMQEngine(
                 self.broker, exchange=settings.rabbitmq_job_exchange, routing_keys=settings.routing_keys(),
                 secrets=self.secrets, public_url=self.public_url, policy=self.policy, now=self.now,
+                older_names=settings.field_names == "older",
             )  # fmt: skip
         raise AssertionError("settings let only known schemes pass")
 

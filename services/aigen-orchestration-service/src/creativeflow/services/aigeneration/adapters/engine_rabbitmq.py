@@ -11,6 +11,7 @@ from creativeflow.services.aigeneration.domain.formats import sample_size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.request import Request, iso
+from creativeflow.services.aigeneration.older_names import older_job
 from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
 
@@ -37,6 +38,7 @@ class RabbitMQEngine:
         public_url: str,
         policy: Policy,
         now: Callable[[], datetime],
+        older_names: bool = False,
     ) -> None:
         self._broker = broker
         self._exchange = exchange
@@ -45,6 +47,7 @@ class RabbitMQEngine:
         self._public_url = public_url.rstrip("/")
         self._policy = policy
         self._now = now
+        self._older_names = older_names
 
     @property
     def ready(self) -> bool:
@@ -70,7 +73,8 @@ class RabbitMQEngine:
 
     def encode(self, request: Request) -> bytes:
         """The job message as it is published."""
-        return orjson.dumps(self.job(request))
+        job = self.job(request)
+        return orjson.dumps(older_job(job) if self._older_names else job)
 
     def job(self, request: Request) -> dict[str, Any]:
         """The job message (docs/asyncapi.yaml): all that a worker needs, nothing to look up."""

@@ -125,9 +125,12 @@ class Queries:
         return [dict(row) for row in found]
 
     async def debts(self) -> dict[str, int]:
-        """How many debts are open, and how many of them are parked."""
+        """How many debts are open, and how many of them are parked; events for callers' own receivers apart."""
         row = await self._database.fetchrow(
-            "SELECT count(*) AS open, count(*) FILTER (WHERE parked_reason IS NOT NULL) AS parked FROM outbox"
+            """SELECT count(*) FILTER (WHERE NOT hook) AS open, count(*) FILTER (WHERE NOT hook AND parked) AS parked,
+                      count(*) FILTER (WHERE hook) AS webhooks,
+                      count(*) FILTER (WHERE hook AND parked) AS webhooks_parked
+               FROM (SELECT topic LIKE 'webhook:%' AS hook, parked_reason IS NOT NULL AS parked FROM outbox) debts"""
         )
         return dict(row) if row else {}
 
@@ -176,7 +179,7 @@ SELECT
     (SELECT count(*) FROM free_usage u WHERE u.used <> (
         SELECT count(*) FROM holds h WHERE h.user_id = u.user_id AND h.month = u.month
         AND h.funding = 'allowance' AND h.state IN ('held', 'captured'))) AS free_usage_off_holds,
-    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL) AS debts_parked,
+    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL AND topic NOT LIKE 'webhook:%%') AS debts_parked,
     (SELECT count(*) FROM generation_requests r WHERE r.deadline_at < $1::timestamptz - interval '5 minutes')
         AS deadlines_missed,
     (SELECT count(*) FROM generation_requests r WHERE r.deadline_at IS NULL

@@ -9,6 +9,7 @@ import structlog
 
 from creativeflow.services.aigeneration.adapters.amqp import Broker, Delivery, Message, Outcome, TryAgainError, Verdict
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.older_names import current_result
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.ports import NotifierRefusedError
 from creativeflow.services.aigeneration.reports import Kind, Reports
@@ -136,7 +137,7 @@ def _reason(error: errors.AigenError) -> str:
 
 def _job_ids(body: bytes) -> tuple[UUID, UUID] | None:
     try:
-        job = parse_json(body)
+        _, job = current_result("job", parse_json(body))
         return UUID(job["generation_request_id"]), UUID(job["job_id"])
     except (errors.AigenError, KeyError, TypeError, ValueError, AttributeError):
         return None

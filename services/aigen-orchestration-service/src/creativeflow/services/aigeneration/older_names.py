@@ -1,0 +1,102 @@
+"""Jobs and results by the names of older CreativeFlow workflows: two tables, used where a setting says so.
+
+Results are told apart by what they carry, so workers of both kinds can report at the same time.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+JOB: Mapping[str, str] = MappingProxyType(
+    {
+        "job_id": "jobId",
+        "generation_request_id": "generationRequestId",
+        "job_type": "jobType",
+        "user_id": "userId",
+        "project_id": "projectId",
+        "user_context": "userContext",
+        "input_prompt": "inputPrompt",
+        "style_guidance": "styleGuidance",
+        "output_format": "outputFormat",
+        "sample_count": "sampleCount",
+        "sample_resolution": "sampleResolution",
+        "selected_sample": "selectedSample",
+        "final_resolution": "finalResolution",
+        "file_format": "fileFormat",
+        "brand_kit_id": "brandKitId",
+        "uploaded_image_references": "uploadedImageReferences",
+        "target_platform_hints": "targetPlatformHints",
+        "emotional_tone": "emotionalTone",
+        "industry_template": "industryTemplate",
+        "cultural_adaptation_parameters": "culturalAdaptationParameters",
+        "color_scheme": "colorScheme",
+        "callback_url_started": "callbackUrlStarted",
+        "callback_url_progress": "callbackUrlProgress",
+        "callback_url_sample_result": "callbackUrlSampleResult",
+        "callback_url_final_result": "callbackUrlFinalResult",
+        "callback_url_error": "callbackUrlError",
+        "callback_url_asset": "callbackUrlAsset",
+        "callback_token": "callbackToken",
+    }
+)
+"""Our name of each field of a job, and the older one. What is not in the table has one name."""
+
+RESULT: Mapping[str, str] = MappingProxyType(
+    {
+        "generationRequestId": "generation_request_id",
+        "requestId": "generation_request_id",
+        "jobId": "job_id",
+        "callbackToken": "callback_token",
+        "sampleAssets": "samples",
+        "finalAsset": "final_asset",
+        "assetId": "asset_id",
+        "assetUrl": "url",
+        "errorCode": "error_code",
+        "errorMessage": "error_message",
+        "errorDetails": "error_details",
+        "failedStage": "failed_stage",
+        "isSystemError": "is_system_error",
+        "aiModelUsed": "ai_model_used",
+        "processingTimeMs": "processing_time_ms",
+    }
+)
+"""The older name of each field of a result, in any depth, and ours."""
+
+STATUS: Mapping[str, str] = MappingProxyType(
+    {"Completed": "result", "Failed": "error", "ContentRejected": "error", "Processing": "progress"}
+)
+"""What an older `status` says the message is; which result, its assets say."""
+
+_CODES = {"Failed": "provider_error", "ContentRejected": "prompt_rejected"}
+
+
+def older_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A job under its older names."""
+    renamed = {JOB.get(name, name): value for name, value in job.items()}
+    if (selected := renamed.get("selectedSample")) is not None:
+        renamed["selectedSample"] = {"assetId" if name == "asset_id" else name: v for name, v in selected.items()}
+    return renamed
+
+
+def current_result(kind: str, value: Any) -> tuple[str, Any]:
+    """A result under our names, and the kind it really is of; one that has our names already is left as it is."""
+    if not isinstance(value, dict) or not (RESULT.keys() & value.keys() or str(value.get("status")) in STATUS):
+        return kind, value
+    said = _renamed(value)
+    status = str(said.pop("status", ""))
+    match STATUS.get(status):
+        case "error":
+            said.setdefault("error_code", _CODES[status])
+            return "error", said
+        case "result":
+            return ("final-result" if "final_asset" in said else "sample-result"), said
+        case "progress":
+            return "progress", said
+        case _:
+            return kind, said
+
+
+def _renamed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {RESULT.get(name, name): _renamed(inner) for name, inner in value.items()}
+    return [_renamed(inner) for inner in value] if isinstance(value, list) else value
