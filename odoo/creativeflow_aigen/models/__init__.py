@@ -1,0 +1,1 @@
+from . import credit, credits, generation, sample, outbox, news, settings

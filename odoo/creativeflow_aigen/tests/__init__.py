@@ -1,0 +1,1 @@
+from . import test_ledger, test_access, test_outbox, test_webhook
