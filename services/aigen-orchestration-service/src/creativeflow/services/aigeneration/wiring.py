@@ -20,11 +20,13 @@ from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Ex
 from creativeflow.services.aigeneration.adapters.asset_store import AssetStore
 from creativeflow.services.aigeneration.adapters.credits_cached import CachedEntitlements
 from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
+from creativeflow.services.aigeneration.adapters.credits_odoo import MODEL, OdooCredits
 from creativeflow.services.aigeneration.adapters.engine_local import LocalEngine
 from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notify_log import LogNotifier
 from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher, RabbitMQNotifier
+from creativeflow.services.aigeneration.adapters.odoo_calls import OdooCalls
 from creativeflow.services.aigeneration.api.access import Gate
 from creativeflow.services.aigeneration.api.stream import Hub
 from creativeflow.services.aigeneration.domain.change import Change, Topic
@@ -33,7 +35,7 @@ from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, State
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, Reservation
 from creativeflow.services.aigeneration.reports import MODELS, Kind, Reports
-from creativeflow.services.aigeneration.settings import Settings, scheme
+from creativeflow.services.aigeneration.settings import Settings, odoo_address, scheme
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.embedded import start_embedded
 from creativeflow.services.aigeneration.storage.ledger import Ledger
@@ -224,7 +226,16 @@ class Service:
     def _credits(self) -> Credits:
         if self.ledger is not None:
             return LocalCredits(self.ledger)
-        raise AssertionError("settings let only known schemes pass")
+        settings = self.settings
+        base_url, database = odoo_address(settings.credits_url)
+        assert settings.credits_login and settings.credits_api_key  # noqa: S101, PT018 - settings see to it
+        return OdooCredits(
+            OdooCalls(
+                self.http, base_url=base_url, database=database, login=settings.credits_login,
+                api_key=settings.credits_api_key.get_secret_value(), model=MODEL, api=settings.credits_odoo_api,
+                deadline_seconds=settings.credits_deadline,
+            )
+        )  # fmt: skip
 
     def _engine(self) -> Engine:
         settings = self.settings
