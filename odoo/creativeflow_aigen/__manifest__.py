@@ -20,6 +20,7 @@
         "views/settings_views.xml",
         "views/menus.xml",
     ],
+    "assets": {"web.assets_backend": ["creativeflow_aigen/static/src/samples.scss"]},
     "demo": ["demo/demo.xml"],
     "images": ["static/description/icon.png"],
     "application": True,

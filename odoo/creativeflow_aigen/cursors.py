@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+from odoo import SUPERUSER_ID, api
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 
@@ -18,3 +19,16 @@ def own_cursor(registry):
         if cr.connection.get_transaction_status() == TRANSACTION_STATUS_IDLE:
             cr.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         yield cr
+
+
+@contextmanager
+def own_env(registry):
+    """The system's environment in a transaction of its own.
+
+    It is held and flushed here: at its commit a cursor writes what waits in environments, but it refers to them weakly
+    and forgets the writes of those that nobody holds any more.
+    """
+    with own_cursor(registry) as cr:
+        env = api.Environment(cr, SUPERUSER_ID, {})
+        yield env
+        env.flush_all()

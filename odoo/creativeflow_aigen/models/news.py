@@ -5,9 +5,9 @@ import logging
 from datetime import timedelta
 
 from markupsafe import Markup
-from odoo import SUPERUSER_ID, api, fields, models
+from odoo import api, fields, models
 
-from ..cursors import own_cursor
+from ..cursors import own_env
 from ..service import API, NotReachedError, PictureRefusedError
 from .generation import ENDED, OUR_STATUSES, STATUSES
 from .outbox import AT_ONCE, row_in
@@ -88,8 +88,8 @@ class GenerationNews(models.Model):
         answer = self._get("")
         if answer is None:
             return False
-        with own_cursor(self.env.registry) as cr:
-            row = row_in(cr, self.id)
+        with own_env(self.env.registry) as env:
+            row = row_in(env, self.id)
             row._lock()
             row.heard_at = fields.Datetime.now()
             if answer.ok:
@@ -104,22 +104,19 @@ class GenerationNews(models.Model):
         answer = self._get("/events")
         if answer is None or not answer.ok:
             return
-        row = Markup("<tr><td>%s</td><td>%s</td><td>%s</td><td>%s</td></tr>")
+        line = Markup("<tr><td>%s</td><td>%s</td><td>%s</td><td>%s</td></tr>")
         labels = dict(STATUSES)
         lines = [
-            row % (
-                entry["at"][:19].replace("T", " "), entry["event"].replace("_", " "),
-                labels.get(entry["status"], ""),
-                ", ".join(f"{name} {value}" for name, value in entry["data"].items() if isinstance(value, (str, int))),
-            )
+            line % (entry["at"][:19].replace("T", " "), entry["event"].replace("_", " "),
+                    labels.get(entry["status"], ""), _details(entry["data"]))
             for entry in answer.body["items"]
         ]  # fmt: skip
-        head = row % (
+        head = Markup("<tr><th>%s</th><th>%s</th><th>%s</th><th>%s</th></tr>") % (
             self.env._("At (UTC)"), self.env._("What happened"), self.env._("Then"), self.env._("Details")
         )  # fmt: skip
         table = Markup('<table class="table table-sm"><thead>%s</thead><tbody>%s</tbody></table>')
-        with own_cursor(self.env.registry) as cr:
-            row_in(cr, self.id).timeline = table % (head, Markup().join(lines))
+        with own_env(self.env.registry) as env:
+            row_in(env, self.id).timeline = table % (head, Markup().join(lines))
         self.invalidate_recordset()
 
     def _get(self, part):
@@ -147,16 +144,21 @@ class GenerationNews(models.Model):
         return samples + finals
 
     def _fetch_pictures(self):
-        """Fetch what is missing, each in a transaction of its own; nothing is locked while a picture is read."""
+        """Fetch what is missing, each in a transaction of its own; nothing is locked while a picture is read.
+
+        What is missing is looked up in a new transaction too: the caller's does not see samples that came since.
+        """
         service = self._service()
-        for model, record_id, url, picture, tries in self._missing_pictures() if service else []:
+        with own_env(self.env.registry) as env:
+            missing = env[self._name].browse(self.ids).exists()._missing_pictures() if service else []
+        for model, record_id, url, picture, tries in missing:
             found = False
             try:
                 found = base64.b64encode(service.picture(url))
             except (NotReachedError, PictureRefusedError) as error:
                 _logger.warning("no picture for %s %s: %s", model, record_id, error)
-            with own_cursor(self.env.registry) as cr:
-                record = api.Environment(cr, SUPERUSER_ID, {})[model].browse(record_id).exists()
+            with own_env(self.env.registry) as env:
+                record = env[model].browse(record_id).exists()
                 if record:
                     record.write({tries: record[tries] + 1, **({picture: found} if found else {})})
                     record._show(found)
@@ -179,11 +181,27 @@ class GenerationNews(models.Model):
         for row in silent:
             if not row._follow():
                 break
-        bare = self.env["creativeflow.generation.sample"].search(
+        with own_env(self.env.registry) as env:
+            bare = env[self._name]._without_pictures().ids
+        self.browse(bare)._fetch_pictures()
+
+    @api.model
+    def _without_pictures(self):
+        """Rows with a picture that was announced, is not here, and is worth a try."""
+        samples = self.env["creativeflow.generation.sample"].search(
             [("has_picture", "=", False), ("picture_tries", "<", PICTURE_TRIES_MAX)], limit=AT_ONCE
-        ).generation_id  # fmt: skip
-        bare |= self.search(
+        )  # fmt: skip
+        finals = self.search(
             [("final_url", "!=", False), ("has_final", "=", False), ("final_tries", "<", PICTURE_TRIES_MAX)],
             limit=AT_ONCE,
         )  # fmt: skip
-        bare._fetch_pictures()
+        return samples.generation_id | finals
+
+
+def _details(data):
+    """What a reader may want to know of a line of the timeline: no ids, no lists."""
+    told = {
+        name: value for name, value in data.items()
+        if isinstance(value, (str, int)) and name != "hold" and not name.endswith("_id")
+    }  # fmt: skip
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())

@@ -5,11 +5,11 @@ from datetime import timedelta
 from functools import partial
 from uuid import uuid4
 
-from odoo import SUPERUSER_ID, api, fields, models
+from odoo import api, fields, models
 from odoo.exceptions import UserError
 from odoo.modules.registry import Registry
 
-from ..cursors import own_cursor
+from ..cursors import own_env
 from ..service import API, NotReachedError, Service
 
 _logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class GenerationOutbox(models.Model):
 
     def _lock(self):
         """Keep other writers of the row away until the end of the transaction, and read it anew."""
-        self.env.cr.execute("SELECT id FROM creativeflow_generation WHERE id = %s FOR UPDATE", (self.id,))
+        self.env.cr.execute("SELECT id FROM creativeflow_generation WHERE id = ANY(%s) FOR UPDATE", (self.ids,))
         self.invalidate_recordset()
 
     @api.model
@@ -124,8 +124,8 @@ class GenerationOutbox(models.Model):
 
 def send(registry, row_id):
     """Make the open call of a row once, unless it is not due or another process is at it; write what came of it."""
-    with own_cursor(registry) as cr:
-        leased = row_in(cr, row_id)._lease_call()
+    with own_env(registry) as env:
+        leased = row_in(env, row_id)._lease_call()
     if leased is None:
         return
     service, call = leased
@@ -134,13 +134,13 @@ def send(registry, row_id):
     except NotReachedError as error:
         _logger.warning("generation service not reached: %s", error)
         answer = None
-    with own_cursor(registry) as cr:
-        row_in(cr, row_id)._take_answer(call["key"], answer)
+    with own_env(registry) as env:
+        row_in(env, row_id)._take_answer(call["key"], answer)
 
 
-def row_in(cr, row_id):
-    """A generation in another transaction, as the system sees it, speaking its owner's language."""
-    row = api.Environment(cr, SUPERUSER_ID, {})["creativeflow.generation"].browse(row_id).exists()
+def row_in(env, row_id):
+    """A generation in another transaction, speaking its owner's language; empty where it is gone."""
+    row = env["creativeflow.generation"].browse(row_id).exists()
     return row.with_context(lang=row.user_id.lang or "en_US")
 
 
