@@ -1,7 +1,7 @@
 {
     "name": "CreativeFlow AI Generation",
     "summary": "AI-made pictures from any record, paid with credits kept in Odoo",
-    "description": "Starts requests of the CreativeFlow generation service, follows them, and keeps the users' credits.",
+    "description": "Starts requests of the CreativeFlow generation service, follows them, keeps the users' credits.",
     "version": "1.0.0",
     "category": "Marketing",
     "author": "CreativeFlow",

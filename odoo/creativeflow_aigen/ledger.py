@@ -102,8 +102,9 @@ def grant(cr, *, operation, account_id, amount, reason, by):
     The same operation again changes nothing and is allowed. Not allowed has written a movement that must not stay:
     the caller rolls back.
     """
-    if not _write_movement(cr, f"grant:{operation}", account_id, "grant", amount=amount, change=amount, reason=reason,
-                           by=by):
+    if not _write_movement(
+        cr, f"grant:{operation}", account_id, "grant", amount=amount, change=amount, reason=reason, by=by
+    ):
         return True
     return _change_balance(cr, account_id, amount)
 

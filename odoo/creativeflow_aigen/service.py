@@ -48,8 +48,10 @@ class Answer:
         if not self.body.get("title"):
             return f"The generation service answered {self.status}."
         words = f"{self.body['title']}. {self.body.get('detail', '')}".strip()
-        fields = [f"{error.get('pointer', '').lstrip('/')}: {error.get('message', '')}"
-                  for error in self.body.get("errors") or []]
+        fields = [
+            f"{error.get('pointer', '').lstrip('/')}: {error.get('message', '')}"
+            for error in self.body.get("errors") or []
+        ]
         return "\n".join([words, *fields])
 
 
@@ -73,8 +75,12 @@ class Service:
         headers |= {"Accept-Language": language} if language else {}
         try:
             answer = requests.request(
-                method, f"{self.base_url.rstrip('/')}{path}", json=body, headers=headers,
-                timeout=SECONDS, allow_redirects=False,
+                method,
+                f"{self.base_url.rstrip('/')}{path}",
+                json=body,
+                headers=headers,
+                timeout=SECONDS,
+                allow_redirects=False,
             )
             found = answer.json()
         except (requests.RequestException, ValueError) as error:
@@ -98,9 +104,7 @@ class Service:
             raise PictureRefusedError(f"pictures are not read from {address.hostname}")
         ends = time.monotonic() + PICTURE_SECONDS_MAX
         try:
-            with requests.get(
-                url, stream=True, timeout=SECONDS, allow_redirects=False
-            ) as answer:
+            with requests.get(url, stream=True, timeout=SECONDS, allow_redirects=False) as answer:
                 if answer.status_code != 200:
                     raise NotReachedError(f"the picture's address answers {answer.status_code}")
                 read = bytearray()

@@ -14,8 +14,15 @@ BODY_BYTES_MAX = 1_048_576
 class Webhook(http.Controller):
     """Taken once, however often it is delivered: a version that is not newer changes nothing."""
 
-    @http.route("/creativeflow_aigen/webhook", type="http", auth="none", methods=["POST"], csrf=False,
-                save_session=False, readonly=False)
+    @http.route(
+        "/creativeflow_aigen/webhook",
+        type="http",
+        auth="none",
+        methods=["POST"],
+        csrf=False,
+        save_session=False,
+        readonly=False,
+    )
     def receive(self):
         """Verify, apply, acknowledge. 401 for a bad signature, 413 and 422 for a body that cannot be news."""
         length = request.httprequest.content_length

@@ -1,1 +1,1 @@
-from . import credit, credits, generation, sample, outbox, news, settings
+from . import credit, credits, generation, news, outbox, sample, settings

@@ -49,7 +49,9 @@ class CreditAccount(models.Model):
     partner_id = fields.Many2one("res.partner", "Contact", index=True, ondelete="set null")
     plan = fields.Selection(PLANS, required=True, default="free")
     status = fields.Selection(
-        STATUSES, required=True, default="active",
+        STATUSES,
+        required=True,
+        default="active",
         help="Suspended accounts are restricted; cancelled and expired ones have the terms of the Free plan.",
     )
     restricted = fields.Boolean(help="No generation is started for a restricted account until this is cleared.")
@@ -105,8 +107,12 @@ class CreditAccount(models.Model):
         """Open the form that gives credits to this account."""
         self.ensure_one()
         return {
-            "type": "ir.actions.act_window", "res_model": "creativeflow.credit.grant", "view_mode": "form",
-            "target": "new", "name": self.env._("Give credits"), "context": {"default_account_id": self.id},
+            "type": "ir.actions.act_window",
+            "res_model": "creativeflow.credit.grant",
+            "view_mode": "form",
+            "target": "new",
+            "name": self.env._("Give credits"),
+            "context": {"default_account_id": self.id},
         }
 
     def action_statement(self):
@@ -151,8 +157,9 @@ class CreditHold(models.Model):
     _log_access = False
 
     key = fields.Char(required=True, readonly=True)
-    account_id = fields.Many2one("creativeflow.credit.account", "Account", readonly=True, index=True,
-                                 ondelete="restrict")
+    account_id = fields.Many2one(
+        "creativeflow.credit.account", "Account", readonly=True, index=True, ondelete="restrict"
+    )
     user_ref = fields.Char("User id", required=True, readonly=True)
     amount = Hundredths("Amount in hundredths", required=True, readonly=True)
     amount_text = fields.Char("Credits", compute="_compute_amount_text")
@@ -182,7 +189,7 @@ class CreditHold(models.Model):
 
 
 class CreditMovement(models.Model):
-    """One line of an account's statement; never changed, never deleted. The changes of an account add up to its balance."""
+    """One line of an account's statement; never changed, never deleted. Its changes add up to the balance."""
 
     _name = "creativeflow.credit.movement"
     _inherit = "creativeflow.ledger.row"
@@ -192,11 +199,13 @@ class CreditMovement(models.Model):
     _log_access = False
 
     operation = fields.Char(required=True, readonly=True, help="What happened to which key; happens once.")
-    account_id = fields.Many2one("creativeflow.credit.account", "Account", required=True, readonly=True, index=True,
-                                 ondelete="restrict")
+    account_id = fields.Many2one(
+        "creativeflow.credit.account", "Account", required=True, readonly=True, index=True, ondelete="restrict"
+    )
     kind = fields.Selection(
         [("grant", "Given"), ("hold", "Set aside"), ("capture", "Charged"), ("release", "Given back")],
-        required=True, readonly=True,
+        required=True,
+        readonly=True,
     )
     amount = Hundredths("Amount in hundredths", required=True, readonly=True)
     change = Hundredths("Change in hundredths", required=True, readonly=True)

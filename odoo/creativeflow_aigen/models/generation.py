@@ -75,17 +75,23 @@ class Generation(models.Model):
     model_name = fields.Char("AI model", help="Empty for the service's choice.")
     project_ref = fields.Char("Project")
     desired_resolution = fields.Selection(
-        [("HD", "HD"), ("FHD", "Full HD"), ("2K", "2K"), ("4K", "4K")], "Final size",
+        [("HD", "HD"), ("FHD", "Full HD"), ("2K", "2K"), ("4K", "4K")],
+        "Final size",
         help="Of the longest side; empty for the format's own. Above Full HD the price is that of high resolution.",
     )
-    file_format = fields.Selection([("png", "PNG"), ("jpg", "JPEG"), ("webp", "WebP")], "File", default="png",
-                                   required=True)
-    retry_of_id = fields.Many2one("creativeflow.generation", "Retry of", readonly=True, copy=False,
-                                  ondelete="set null")
+    file_format = fields.Selection(
+        [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WebP")], "File", default="png", required=True
+    )
+    retry_of_id = fields.Many2one("creativeflow.generation", "Retry of", readonly=True, copy=False, ondelete="set null")
 
     status = fields.Selection(STATUSES, required=True, readonly=True, default="DRAFT", copy=False, index=True)
-    call_state = fields.Selection([("queued", "To be sent"), ("sent", "Sent"), ("refused", "Refused")],
-                                  "Last call", readonly=True, copy=False, index=True)
+    call_state = fields.Selection(
+        [("queued", "To be sent"), ("sent", "Sent"), ("refused", "Refused")],
+        "Last call",
+        readonly=True,
+        copy=False,
+        index=True,
+    )
     call_name = fields.Selection(CALLS, "Call", readonly=True, copy=False)
     call_key = fields.Char(readonly=True, copy=False)
     call_body = fields.Json(readonly=True, copy=False)
@@ -107,8 +113,9 @@ class Generation(models.Model):
     cost_held = fields.Char("Set aside", readonly=True, copy=False)
     heard_at = fields.Datetime("Last news", readonly=True, copy=False)
 
-    sample_ids = fields.One2many("creativeflow.generation.sample", "generation_id", "Samples", readonly=True,
-                                 copy=False)
+    sample_ids = fields.One2many(
+        "creativeflow.generation.sample", "generation_id", "Samples", readonly=True, copy=False
+    )
     final_url = fields.Char(readonly=True, copy=False)
     final_resolution = fields.Char("Final resolution", readonly=True, copy=False)
     final_picture = fields.Binary("Final", attachment=True, readonly=True, copy=False)

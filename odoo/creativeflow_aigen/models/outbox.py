@@ -45,7 +45,7 @@ class GenerationOutbox(models.Model):
                 "call_tries": 0, "call_next_at": False, "message": False, "cancel_wanted": False,
             }
         )  # fmt: skip
-        self.env.cr.postcommit.add(partial(_send_after_commit, self.env.cr.dbname, self.id))
+        self.env.cr.postcommit.add(partial(send_without_raising, self.env.cr.dbname, self.id))
         return True
 
     @api.model
@@ -57,7 +57,7 @@ class GenerationOutbox(models.Model):
             limit=AT_ONCE, order="call_next_at",
         )  # fmt: skip
         for row in due:
-            send(self.env.registry, row.id)
+            send_without_raising(self.env.cr.dbname, row.id)
 
     def _lease_call(self):
         """The open call if it is due, kept from other processes for a while; else None."""
@@ -144,9 +144,12 @@ def row_in(env, row_id):
     return row.with_context(lang=row.user_id.lang or "en_US")
 
 
-def _send_after_commit(dbname, row_id):
-    """The row is committed, its user waits: nothing that goes wrong here may reach them. The cron sends it again."""
+def send_without_raising(dbname, row_id):
+    """Send for those who cannot help it: a user whose click is committed, and the cron, which has more rows to send.
+
+    What goes wrong is logged, and the row stays queued.
+    """
     try:
         send(Registry(dbname), row_id)
     except Exception:
-        _logger.exception("could not send generation %s; the cron will", row_id)
+        _logger.exception("could not send generation %s; it is tried again", row_id)

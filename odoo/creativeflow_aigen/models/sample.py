@@ -11,8 +11,9 @@ class GenerationSample(models.Model):
     _order = "generation_id, position, id"
     _rec_name = "asset_ref"
 
-    generation_id = fields.Many2one("creativeflow.generation", required=True, readonly=True, index=True,
-                                    ondelete="cascade")
+    generation_id = fields.Many2one(
+        "creativeflow.generation", required=True, readonly=True, index=True, ondelete="cascade"
+    )
     asset_ref = fields.Char("Asset id", required=True, readonly=True)
     position = fields.Integer(readonly=True)
     url = fields.Char("Address", readonly=True)

@@ -21,11 +21,13 @@ class Settings(models.TransientModel):
     creativeflow_api_key = fields.Char("API key", config_parameter=f"{PARAMETER}api_key")
     creativeflow_webhook_secret = fields.Char("Webhook secret", config_parameter=f"{PARAMETER}webhook_secret")
     creativeflow_public_url = fields.Char(
-        "Public address of this Odoo", config_parameter=f"{PARAMETER}public_url",
+        "Public address of this Odoo",
+        config_parameter=f"{PARAMETER}public_url",
         help="As the service reaches it; empty for the address under which Odoo knows itself.",
     )
     creativeflow_picture_hosts = fields.Char(
-        "Hosts of pictures", config_parameter=f"{PARAMETER}picture_hosts",
+        "Hosts of pictures",
+        config_parameter=f"{PARAMETER}picture_hosts",
         help="Hosts besides the service's own from which pictures are read, separated by commas.",
     )
 

@@ -5,15 +5,17 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 
-from PIL import Image
-
 from odoo.tests import HttpCase, new_test_user
+from PIL import Image
 
 SECRET = "whsec_dGhlIHNlY3JldCBvZiB0aGUgdGVzdHM="
 KEY = "the-key-of-the-tests"
 REQUEST = "01900000-0000-7000-8000-000000000001"
-ACTIONS = {"PENDING": ["cancel"], "AWAITING_SELECTION": ["select-sample", "regenerate-samples", "cancel"],
-           "FAILED": ["retry"]}
+ACTIONS = {
+    "PENDING": ["cancel"],
+    "AWAITING_SELECTION": ["select-sample", "regenerate-samples", "cancel"],
+    "FAILED": ["retry"],
+}
 
 
 def resource(status="PENDING", version=2, **more):
@@ -121,6 +123,8 @@ class CreativeFlowCase(HttpCase):
 
     def generation(self, **more):
         """A draft of the user's."""
-        return self.env["creativeflow.generation"].with_user(self.user).create(
-            {"name": "Dawn", "input_prompt": "A lighthouse at dawn", **more}
+        return (
+            self.env["creativeflow.generation"]
+            .with_user(self.user)
+            .create({"name": "Dawn", "input_prompt": "A lighthouse at dawn", **more})
         )

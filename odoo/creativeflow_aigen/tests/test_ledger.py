@@ -1,7 +1,6 @@
 """Every credit exactly once; what several callers do at a time is tried from outside, over HTTP."""
 
 import psycopg2
-
 from odoo.exceptions import UserError, ValidationError
 from odoo.tests import tagged
 from odoo.tools import mute_logger
@@ -88,8 +87,13 @@ class TestLedger(CreativeFlowCase):
 
     def test_calls_that_are_not_right_are_refused_and_charge_nothing(self):
         for wrong in (
-            {"action": "another"}, {"amount": "0.00"}, {"amount": "-1.00"}, {"amount": "0.001"}, {"amount": 0.25},
-            {"key": ""}, {"user": "two\nlines"},
+            {"action": "another"},
+            {"amount": "0.00"},
+            {"amount": "-1.00"},
+            {"amount": "0.001"},
+            {"amount": 0.25},
+            {"key": ""},
+            {"user": "two\nlines"},
         ):
             with self.assertRaises(ValidationError, msg=wrong):
                 self.hold(**wrong)
@@ -118,8 +122,10 @@ class TestLedger(CreativeFlowCase):
             self.account._grant(-101, "too much", "taken back")
 
     def test_the_form_of_managers_gives_once_however_often_it_is_pressed(self):
-        form = self.env["creativeflow.credit.grant"].with_user(self.manager).create(
-            {"account_id": self.account.id, "amount": "2.50", "reason": "invoice 7"}
+        form = (
+            self.env["creativeflow.credit.grant"]
+            .with_user(self.manager)
+            .create({"account_id": self.account.id, "amount": "2.50", "reason": "invoice 7"})
         )
         form.action_grant()
         form.action_grant()
@@ -132,7 +138,10 @@ class TestLedger(CreativeFlowCase):
         for attempt in (lambda: movement.write({"amount": 1}), movement.unlink, lambda: movement.create({})):
             with self.assertRaises(UserError):
                 attempt()
-        for statement in ("UPDATE creativeflow_credit_movement SET amount = 1", "DELETE FROM creativeflow_credit_movement"):
+        for statement in (
+            "UPDATE creativeflow_credit_movement SET amount = 1",
+            "DELETE FROM creativeflow_credit_movement",
+        ):
             with self.assertRaises(psycopg2.errors.RaiseException), mute_logger("odoo.sql_db"), self.cr.savepoint():
                 self.cr.execute(statement)
 

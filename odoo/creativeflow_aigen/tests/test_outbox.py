@@ -7,7 +7,7 @@ from odoo.exceptions import UserError
 from odoo.tests import tagged
 from odoo.tools import mute_logger
 
-from ..models.outbox import _send_after_commit, send
+from ..models.outbox import send, send_without_raising
 from .common import KEY, REQUEST, CreativeFlowCase, problem, resource, samples
 
 
@@ -30,8 +30,13 @@ class TestOutbox(CreativeFlowCase):
         return row
 
     def test_a_draft_is_queued_and_sent_after_the_commit(self):
-        row = self.generation(style_guidance="calm", color_scheme="navy, white", output_format="Custom",
-                              custom_width=800, custom_height=600)
+        row = self.generation(
+            style_guidance="calm",
+            color_scheme="navy, white",
+            output_format="Custom",
+            custom_width=800,
+            custom_height=600,
+        )
         row.action_generate()
         self.assertEqual((row.status, row.call_state, self.service.asked), ("QUEUED", "queued", []))
         self.assertEqual(len(self.env.cr.postcommit._funcs), 1)
@@ -102,17 +107,16 @@ class TestOutbox(CreativeFlowCase):
         self.assertEqual(row.sample_ids.mapped("has_picture"), [True, True, True, True])
         self.assertTrue(row.cover)
         row.desired_resolution = "2K"
-        self.service.answers = [(202, resource("PENDING", 6, samples=samples(self.service.url),
-                                               selected_sample_id="sample-2"))]
+        self.service.answers = [
+            (202, resource("PENDING", 6, samples=samples(self.service.url), selected_sample_id="sample-2"))
+        ]
         row.sample_ids[2].action_pick()
         with self.assertRaises(UserError):
             row.action_regenerate()
         self.send(row)
         _, path, _, body = self.service.asked[-1]
         self.assertEqual(path, f"/api/v1/generation-requests/{REQUEST}/select-sample")
-        self.assertEqual(
-            body, {"selected_sample_id": "sample-2", "desired_resolution": "2K", "output_format": "png"}
-        )
+        self.assertEqual(body, {"selected_sample_id": "sample-2", "desired_resolution": "2K", "output_format": "png"})
         self.assertEqual([sample.picked for sample in row.sample_ids], [False, False, True, False])
 
     def test_a_refused_action_leaves_the_request_as_it_is(self):
@@ -180,8 +184,20 @@ class TestOutbox(CreativeFlowCase):
         self.assertNotIn("<script>", row.timeline)
 
     @mute_logger("odoo.addons.creativeflow_aigen.models.outbox")
+    def test_an_answer_that_cannot_be_read_holds_up_nobody_else(self):
+        self.service.answers = [(202, {"id": "of another kind"}), (202, resource())]
+        rows = self.generation(), self.generation()
+        for row in rows:
+            row.action_generate()
+        self.env.flush_all()
+        self.env["creativeflow.generation"]._cron_work()
+        for row in rows:
+            row.invalidate_recordset()
+        self.assertEqual(sorted(row.call_state for row in rows), ["queued", "sent"])
+
+    @mute_logger("odoo.addons.creativeflow_aigen.models.outbox")
     def test_the_hook_after_the_commit_never_raises(self):
-        _send_after_commit("no such database", 1)
+        send_without_raising("no such database", 1)
         self.assertEqual(self.service.asked, [])
 
     def test_without_settings_a_click_waits(self):
