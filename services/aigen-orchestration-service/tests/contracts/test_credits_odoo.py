@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,8 +14,9 @@ from structlog.testing import capture_logs
 from creativeflow.services.aigeneration.adapters.credits_odoo import OdooCredits, entitled
 from creativeflow.services.aigeneration.ports import CreditsUnknownError, HoldStatus
 from creativeflow.services.aigeneration.settings import Settings, odoo_address
+from creativeflow.services.aigeneration.wiring import Service
 from credits_suite import Bank
-from odoo_stand_in import KEY, TRACEBACK, StandIn
+from odoo_stand_in import DATABASE, KEY, LOGIN, TRACEBACK, StandIn
 from processes import free_port
 
 
@@ -144,13 +146,19 @@ async def test_an_odoo_that_is_away_is_unknown(client: httpx.AsyncClient) -> Non
         await bank.hold()
 
 
-async def test_a_version_that_is_not_told_can_be_set(client: httpx.AsyncClient) -> None:
+async def test_a_version_that_is_not_told_can_be_set() -> None:
     def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"version": "new"})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as strange:
         with pytest.raises(CreditsUnknownError, match="AIGEN_CREDITS_ODOO_API"):
             await StandIn(1).credits(strange).entitlements("rich")
+
+
+async def test_what_is_no_json_rpc_answer_is_unknown() -> None:
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=[]))) as strange:
+        with pytest.raises(CreditsUnknownError):
+            await StandIn(1).credits(strange, api="jsonrpc").entitlements("rich")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +186,18 @@ def test_a_flagged_account_stays_restricted_and_foreign_words_are_no_plan() -> N
         entitled("platinum", "active", restricted=False, balance=0)
     with pytest.raises(ValueError, match="paused"):
         entitled("pro", "paused", restricted=False, balance=0)
+
+
+async def test_the_service_is_wired_to_it(odoo: StandIn, tmp_path: Path) -> None:
+    url = f"{odoo.url.replace('http', 'odoo+http', 1)}/{DATABASE}"
+    settings = a_setting(url, credits_login=LOGIN, credits_api_key=KEY).model_copy(update={"data_dir": tmp_path})
+    service = Service(settings, database_url="postgresql://127.0.0.1:1/none")
+    await odoo.give("wired", 25, "team")
+    try:
+        assert (await service.entitlements("wired")).plan.name == "team"
+        assert service.ledger is None
+    finally:
+        await service.http.aclose()
 
 
 def a_setting(url: str, **more: str | None) -> Settings:
