@@ -18,6 +18,7 @@ from creativeflow.services.aigeneration.ports import (
 Give = Callable[[str, int, str], Awaitable[None]]
 Balance = Callable[[str], Awaitable[int]]
 LISTED = 1000
+"""How many open holds are asked for: a service that others use too must have fewer."""
 
 
 class Bank:
