@@ -37,12 +37,14 @@ test: check ## Everything: lint, types, import rules, all tests on real PostgreS
 
 check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no services needed
 	@cd $(SERVICE) && $(RUN)/ruff check . && $(RUN)/ruff format --check .
+	@$(RUN)/ruff check odoo && $(RUN)/ruff format --check odoo
 	@cd $(SERVICE) && $(RUN)/mypy
 	@cd $(SERVICE) && $(RUN)/lint-imports
 	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain tests/test_docs.py -q
 
 fmt: $(STAMP) ## Format the code
 	@cd $(SERVICE) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .
+	@$(RUN)/ruff format odoo && $(RUN)/ruff check --fix odoo
 
 bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
 	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench $(ARGS)

@@ -348,3 +348,9 @@ async def test_nothing_secret_shows(database_url: str) -> None:
         )
         assert "very-secret" not in repr(made)
     await database.close()
+
+
+async def test_a_refund_gives_back_what_was_deducted_whatever_it_is_said_to_be(complete: Desk) -> None:
+    await complete.credits.hold(DEDUCT)
+    await complete.credits.release(Reservation(key="k", user_id="rich", amount=99, action="sample_generation"))
+    assert await complete.balance("rich") == 100

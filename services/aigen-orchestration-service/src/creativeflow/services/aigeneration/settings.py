@@ -110,11 +110,13 @@ class Settings(BaseSettings):
     credits_url: SecretStr = Field(
         SecretStr("local://"),
         validation_alias=_named("credits_url", "CREDIT_SERVICE_API_URL"),
-        description="`local://` keeps credits in our own database; `http(s)://adapter/api/v1` is a billing adapter.",
+        description="`local://` keeps credits in our own database, `http(s)://adapter/api/v1` in a billing adapter, "
+        "`odoo+https://host[:port]/database` in an Odoo with the addon `creativeflow_aigen`.",
     )
+    credits_login: str | None = Field(None, description="Login of the user in Odoo whose key is `credits_api_key`.")
     credits_api_key: SecretStr | None = Field(
         None, validation_alias=_named("credits_api_key", "CREDIT_SERVICE_API_KEY"),
-        description="Sent to the credit service: the billing adapter's X-Internal-API-Key.",
+        description="Sent to the credit service: the billing adapter's X-Internal-API-Key, or a key of Odoo.",
     )  # fmt: skip
     credits_refund_path: str = Field(
         "/users/{user_id}/credits/refund",
@@ -126,7 +128,10 @@ class Settings(BaseSettings):
     credits_plan_names: Pairs = Field(
         {}, description="The billing adapter's plan names that are not ours, such as `Professional=pro,Basic=free`."
     )
-    credits_call_timeout: Seconds = Field(10, description="Seconds one call to the credit service may take.")
+    credits_odoo_api: Literal["auto", "json2", "jsonrpc"] = Field(
+        "auto", description="How to speak to Odoo: `json2` from version 19, `jsonrpc` before; `auto` asks it once."
+    )
+    credits_call_timeout: Seconds = Field(10, description="Seconds one operation may take at the credit service.")
     notify_url: SecretStr = Field(
         SecretStr("log://"),
         validation_alias=_named("notify_url", "NOTIFICATION_SERVICE_API_URL"),
@@ -302,13 +307,21 @@ class Settings(BaseSettings):
     def _urls_are_known(self) -> Self:
         for name, url, known in (
             ("AIGEN_ENGINE_URL", self.engine_url, {"local", "amqp", "amqps"}),
-            ("AIGEN_CREDITS_URL", self.credits_url, {"local", "http", "https"}),
+            ("AIGEN_CREDITS_URL", self.credits_url, {"local", "http", "https", "odoo+http", "odoo+https"}),
             ("AIGEN_SAFETY_URL", self.safety_url, {"words", "none", "http", "https"}),
             ("AIGEN_NOTIFY_URL", self.notify_url, {"log", "amqp", "amqps", "http", "https"}),
         ):
             if scheme(url) not in known:
                 choices = ", ".join(f"{each}://" for each in sorted(known))
                 raise ValueError(f"{name} begins with {scheme(url)}://, which is not known here; use {choices}")
+        return self
+
+    @model_validator(mode="after")
+    def _odoo_is_complete(self) -> Self:
+        if scheme(self.credits_url).startswith("odoo+"):
+            odoo_address(self.credits_url)
+            if not self.credits_login or not self.credits_api_key:
+                raise ValueError("credits in Odoo need AIGEN_CREDITS_LOGIN and AIGEN_CREDITS_API_KEY")
         return self
 
     @model_validator(mode="after")
@@ -380,6 +393,19 @@ class Settings(BaseSettings):
     def routing_keys(self) -> dict[Stage, str]:
         """The routing key of each stage's jobs."""
         return {Stage.SAMPLES: self.rabbitmq_samples_routing_key, Stage.FINAL: self.rabbitmq_final_routing_key}
+
+
+def odoo_address(url: SecretStr) -> tuple[str, str]:
+    """Base URL and database of `odoo+https://host[:port]/database`.
+
+    Raises:
+        ValueError: another shape. Names and keys in the address are not taken: they would be logged with it.
+    """
+    address = url.get_secret_value().removeprefix("odoo+")
+    match = re.fullmatch(r"(https?://[^/@?#\s]+)/([^/@?#\s]+)/?", address)
+    if match is None:
+        raise ValueError("credits in Odoo are at odoo+https://host[:port]/database")
+    return match[1], match[2]
 
 
 def scheme(url: SecretStr) -> str:

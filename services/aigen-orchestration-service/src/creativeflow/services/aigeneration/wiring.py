@@ -22,11 +22,13 @@ from creativeflow.services.aigeneration.adapters.asset_store import AssetStore
 from creativeflow.services.aigeneration.adapters.credits_billing import BillingCredits, BillingRoutes
 from creativeflow.services.aigeneration.adapters.credits_cached import CachedEntitlements
 from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
+from creativeflow.services.aigeneration.adapters.credits_odoo import MODEL, OdooCredits
 from creativeflow.services.aigeneration.adapters.engine_local import LocalEngine
 from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notify_log import LogNotifier
 from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher, RabbitMQNotifier
+from creativeflow.services.aigeneration.adapters.odoo_calls import OdooCalls
 from creativeflow.services.aigeneration.adapters.safe_http import SafeHttp
 from creativeflow.services.aigeneration.adapters.safety_http import ModerationCheck
 from creativeflow.services.aigeneration.adapters.safety_words import STANDARD_FILE, WordCheck, read_rules
@@ -42,7 +44,7 @@ from creativeflow.services.aigeneration.prompts import Prompts
 from creativeflow.services.aigeneration.quotes import Quotes
 from creativeflow.services.aigeneration.reconciliation import Reconciliation
 from creativeflow.services.aigeneration.reports import MODELS, Kind, Reports
-from creativeflow.services.aigeneration.settings import Settings, scheme
+from creativeflow.services.aigeneration.settings import Settings, odoo_address, scheme
 from creativeflow.services.aigeneration.storage.books import Books
 from creativeflow.services.aigeneration.storage.comparison import Comparison
 from creativeflow.services.aigeneration.storage.database import Database
@@ -312,7 +314,15 @@ class Service:
                 self.http, Journal(self.database), routes, api_key=key, now=self.now,
                 call_seconds=settings.credits_call_timeout,
             )  # fmt: skip
-        raise AssertionError("settings let only known schemes pass")
+        base_url, database = odoo_address(settings.credits_url)
+        assert settings.credits_login and settings.credits_api_key  # noqa: S101, PT018 - settings see to it
+        return OdooCredits(
+            OdooCalls(
+                self.http, base_url=base_url, database=database, login=settings.credits_login,
+                api_key=settings.credits_api_key.get_secret_value(), model=MODEL, api=settings.credits_odoo_api,
+                deadline_seconds=settings.credits_call_timeout,
+            )
+        )  # fmt: skip
 
     def _prompt_check(self) -> PromptCheck:
         settings = self.settings

@@ -209,7 +209,7 @@ class BillingCredits:
         )  # fmt: skip
         if await _stored(self._journal.begin(closed)):
             return
-        await self._answered(held.key)
+        entry = await self._answered(held.key)
         match await self.find(held):
             case HoldStatus.RELEASED:
                 return
@@ -220,8 +220,9 @@ class BillingCredits:
                 return
         if self._routes.refund is None:
             raise CreditsUndecidableError("the billing adapter has no refund route")
-        if await self._move(held, JournalState.HELD, JournalState.REFUNDING):
-            await self._refund(held, self._routes.refund)
+        if entry and await self._move(held, JournalState.HELD, JournalState.REFUNDING):
+            # What was deducted is what is refunded, whatever the caller says it was.
+            await self._refund(replace(held, user_id=entry.user_id, amount=entry.amount), self._routes.refund)
         else:
             await self._release(held)  # somebody else was faster: see what came of it
 

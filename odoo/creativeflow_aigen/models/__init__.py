@@ -1,0 +1,1 @@
+from . import credit, credits, generation, news, outbox, sample, settings

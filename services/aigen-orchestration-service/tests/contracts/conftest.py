@@ -1,0 +1,32 @@
+"""Fixtures of the contract tests: an Odoo of either generation, as a process that stands in for it."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import odoo_stand_in
+from odoo_stand_in import StandIn
+from processes import free_port, process, wait_ready
+
+pytest.register_assert_rewrite("credits_suite")
+
+
+def _running(generation: int) -> Iterator[StandIn]:
+    port = free_port()
+    with process([str(Path(odoo_stand_in.__file__)), str(port), str(generation)], {}) as running:
+        asyncio.run(wait_ready(port, running, "/web/health"))
+        yield StandIn(port)
+
+
+@pytest.fixture(scope="session")
+def odoo_18() -> Iterator[StandIn]:
+    """Speaks JSON-RPC."""
+    yield from _running(18)
+
+
+@pytest.fixture(scope="session")
+def odoo_19() -> Iterator[StandIn]:
+    """Speaks JSON-2 too."""
+    yield from _running(19)

@@ -1,0 +1,164 @@
+"""What every credit service behind the Credits port must do; a module that imports these cases has a fixture `bank`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from creativeflow.services.aigeneration.ports import (
+    Credits,
+    CreditsConflictError,
+    CreditsRefusedError,
+    HoldStatus,
+    Reservation,
+)
+
+Give = Callable[[str, int, str], Awaitable[None]]
+Balance = Callable[[str], Awaitable[int]]
+LISTED = 1000
+"""How many open holds are asked for: a service that others use too must have fewer."""
+
+
+class Bank:
+    """A credit service under test, and how its test looks at it from behind.
+
+    Users and keys are the test's own, so that a service may be used by many tests, one after another.
+    """
+
+    def __init__(self, credits_: Credits, give: Give, balance: Balance) -> None:
+        self.credits, self._give, self._balance = credits_, give, balance
+        self.own = uuid4().hex[:12]
+
+    @property
+    def rich(self) -> str:
+        """The user who has credits."""
+        return f"rich-{self.own}"
+
+    async def open(self) -> None:
+        """Give the rich user 100 hundredths, on the Pro plan."""
+        await self._give(self.rich, 100, "pro")
+
+    async def balance(self) -> int:
+        """What the rich user has left, in hundredths."""
+        return await self._balance(self.rich)
+
+    async def outstanding(self, before: datetime) -> list[Reservation]:
+        """What is still held for the rich user."""
+        listed = await self.credits.outstanding(before, LISTED)
+        return [hold for hold in listed or () if hold.user_id == self.rich]
+
+    def asked(self, key: str = "k", *, user: str | None = None, amount: int = 25) -> Reservation:
+        """A reservation under a key of the test's own."""
+        return Reservation(
+            key=f"{self.own}:{key}", user_id=user or self.rich, amount=amount, action="sample_generation"
+        )
+
+    async def hold(self, key: str = "k", *, user: str | None = None, amount: int = 25) -> None:
+        """Ask for a hold."""
+        await self.credits.hold(self.asked(key, user=user, amount=amount))
+
+
+async def test_unknown_users_are_on_the_free_plan(bank: Bank) -> None:
+    assert (await bank.credits.entitlements("nobody")).plan.name == "free"
+    assert (await bank.credits.entitlements(bank.rich)).plan.name == "pro"
+
+
+async def test_a_hold_takes_the_amount_once_however_often_it_is_asked(bank: Bank) -> None:
+    await asyncio.gather(*(bank.hold() for _ in range(20)))
+    assert await bank.balance() == 75
+    assert await bank.credits.find(bank.asked("k")) is HoldStatus.HELD
+
+
+async def test_the_same_key_with_another_amount_or_user_is_its_own_error(bank: Bank) -> None:
+    await bank.hold()
+    with pytest.raises(CreditsConflictError):
+        await bank.hold(amount=26)
+    with pytest.raises(CreditsConflictError):
+        await bank.hold(user="nobody")
+
+
+async def test_a_refused_hold_leaves_nothing_and_frees_its_key(bank: Bank) -> None:
+    with pytest.raises(CreditsRefusedError):
+        await bank.hold(amount=101)
+    assert await bank.balance() == 100
+    assert await bank.credits.find(bank.asked("k")) is HoldStatus.ABSENT
+    await bank.hold(amount=100)
+    assert await bank.balance() == 0
+
+
+async def test_a_capture_and_a_release_happen_once_and_exclude_each_other(bank: Bank) -> None:
+    await bank.hold("taken")
+    await asyncio.gather(*(bank.credits.capture(bank.asked("taken")) for _ in range(10)))
+    with pytest.raises(CreditsConflictError):
+        await bank.credits.release(bank.asked("taken"))
+    await bank.hold("given")
+    await asyncio.gather(*(bank.credits.release(bank.asked("given")) for _ in range(10)))
+    with pytest.raises(CreditsConflictError):
+        await bank.credits.capture(bank.asked("given"))
+    assert await bank.balance() == 75
+    assert await bank.credits.find(bank.asked("taken")) is HoldStatus.CAPTURED
+    assert await bank.credits.find(bank.asked("given")) is HoldStatus.RELEASED
+
+
+async def test_capture_and_release_racing_leave_one_of_them(bank: Bank) -> None:
+    for n in range(10):
+        await bank.hold(f"k{n}", amount=1)
+        await asyncio.gather(
+            bank.credits.capture(bank.asked(f"k{n}")), bank.credits.release(bank.asked(f"k{n}")), return_exceptions=True
+        )
+    found = [await bank.credits.find(bank.asked(f"k{n}")) for n in range(10)]
+    assert set(found) <= {HoldStatus.CAPTURED, HoldStatus.RELEASED}
+    assert await bank.balance() == 100 - found.count(HoldStatus.CAPTURED)
+
+
+async def test_a_release_of_what_was_never_held_does_nothing(bank: Bank) -> None:
+    await bank.credits.release(bank.asked("never"))
+    assert await bank.balance() == 100
+
+
+async def test_a_release_closes_the_key_against_a_hold_that_arrives_late(bank: Bank) -> None:
+    await bank.credits.release(bank.asked("late"))
+    with pytest.raises(CreditsConflictError):
+        await bank.hold("late")
+    await bank.credits.release(bank.asked("late"))
+    assert await bank.credits.find(bank.asked("late")) is HoldStatus.RELEASED
+    assert await bank.balance() == 100
+
+
+async def test_a_release_and_a_hold_at_once_leave_nothing_held(bank: Bank) -> None:
+    for n in range(20):
+        key = f"both{n}"
+        await asyncio.gather(bank.hold(key, amount=1), bank.credits.release(bank.asked(key)), return_exceptions=True)
+        assert await bank.credits.find(bank.asked(key)) is HoldStatus.RELEASED
+    assert await bank.balance() == 100
+    assert await bank.outstanding(datetime.now(UTC) + timedelta(minutes=1)) == []
+
+
+async def test_what_is_neither_captured_nor_released_is_listed(bank: Bank) -> None:
+    for key in ("open", "taken", "given"):
+        await bank.hold(key, amount=2)
+    await bank.credits.capture(bank.asked("taken", amount=2))
+    await bank.credits.release(bank.asked("given", amount=2))
+    assert await bank.outstanding(datetime.now(UTC) + timedelta(minutes=1)) == [bank.asked("open", amount=2)]
+    assert await bank.outstanding(datetime.now(UTC) - timedelta(minutes=1)) == []
+
+
+async def test_a_capture_of_what_was_never_held_is_a_conflict(bank: Bank) -> None:
+    with pytest.raises(CreditsConflictError):
+        await bank.credits.capture(bank.asked("never"))
+
+
+async def test_a_released_hold_cannot_be_held_again_under_its_key(bank: Bank) -> None:
+    await bank.hold()
+    await bank.credits.release(bank.asked("k"))
+    with pytest.raises(CreditsConflictError):
+        await bank.hold()
+
+
+async def test_many_callers_never_overdraw(bank: Bank) -> None:
+    told = await asyncio.gather(*(bank.hold(f"k{n}", amount=5) for n in range(50)), return_exceptions=True)
+    assert sum(outcome is None for outcome in told) == 20
+    assert sum(isinstance(outcome, CreditsRefusedError) for outcome in told) == 30
+    assert await bank.balance() == 0
