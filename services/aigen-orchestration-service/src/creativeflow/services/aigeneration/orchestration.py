@@ -205,6 +205,7 @@ class Orchestrator:
         """
 
         async def act() -> Reply:
+            self._routing().check_named(brief_changes.get("model"))
             before = await self._mover.owned(request_id, caller)
             entitled = await self._entitled(before.user_id)
             if brief_changes.keys() & {"input_prompt", "style_guidance"}:
@@ -242,6 +243,7 @@ class Orchestrator:
         """
 
         async def act() -> Reply:
+            self._routing().check_named(changes.get("model"))
             request = await self._mover.owned(request_id, caller)
             check_version(request, caller)
             if not request.terminal or request.state is State.COMPLETED:
@@ -251,7 +253,6 @@ class Orchestrator:
                 raise errors.InvalidRequestError.at(
                     "/updated_prompt", "prompt_unchanged", "The prompt was rejected as it is: send another one."
                 )
-            self._routing().check_named(brief.get("model"))
             order = Submission(
                 user_id=request.user_id, project_id=request.project_id, brief=brief, metadata=request.metadata,
                 created_by=caller.name, correlation_id=correlation_id, traceparent=traceparent, retry_of=request.id,
