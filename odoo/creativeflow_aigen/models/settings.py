@@ -10,6 +10,7 @@ from ..service import API, NotReachedError
 from .outbox import PARAMETER
 
 WEBHOOK_PATH = "/creativeflow_aigen/webhook"
+TARGETS = f"{API}/webhook-targets"
 
 
 class Settings(models.TransientModel):
@@ -45,7 +46,7 @@ class Settings(models.TransientModel):
     def action_creativeflow_connect(self):
         """Save, have the service send its news here, and keep the secret they are signed with.
 
-        Pressed again it registers again with the same secret, so that news that are already on their way still fit.
+        Pressed again it finds its registration, agrees on the secret anew and enables it, should it be disabled.
         """
         self.set_values()
         parameters = self.env["ir.config_parameter"].sudo()
@@ -53,15 +54,27 @@ class Settings(models.TransientModel):
         url = f"{public_url.rstrip('/')}{WEBHOOK_PATH}"
         secret = self.creativeflow_webhook_secret or f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
         try:
-            answer = self._creativeflow_service().call(
-                "POST", f"{API}/webhook-targets", body={"url": url, "secret": secret}
-            )
+            answer = self._creativeflow_register(url, secret)
         except NotReachedError as error:
             raise UserError(self.env._("The service does not answer (%s). Check the address.", error)) from error
         if not answer.ok:
             raise UserError(self.env._("The service did not take the registration: %s", answer.sentence()))
         parameters.set_param(f"{PARAMETER}webhook_secret", answer.body.get("secret") or secret)
         return self._creativeflow_say(self.env._("Connected: news come to %s.", url))
+
+    def _creativeflow_register(self, url, secret):
+        """Register the address; where it is registered already, give that registration this secret and enable it."""
+        call = self._creativeflow_service().call
+        answer = call("POST", TARGETS, body={"url": url, "secret": secret})
+        if answer.body.get("code") != "webhook_target_exists":
+            return answer
+        listed = call("GET", TARGETS)
+        target = next((target for target in listed.body.get("items", []) if target.get("url") == url), None)
+        if target is None:
+            return answer
+        renewed = call("POST", f"{TARGETS}/{target['id']}/rotate-secret", body={"secret": secret})
+        enabled = call("POST", f"{TARGETS}/{target['id']}/enable")
+        return renewed if not renewed.ok or enabled.ok else enabled
 
     def _creativeflow_service(self):
         service = self.env["creativeflow.generation"]._service()

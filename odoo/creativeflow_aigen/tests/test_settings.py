@@ -34,6 +34,27 @@ class TestSettings(CreativeFlowCase):
         self.assertEqual(self.service.asked[-1][3]["secret"], "whsec_YWdhaW4=")
         self.assertEqual(self.parameter("webhook_secret"), "whsec_YWdhaW4=")
 
+    def test_connecting_again_finds_its_registration_agrees_on_the_secret_and_enables_it(self):
+        url = "https://odoo.example/creativeflow_aigen/webhook"
+        self.service.answers = [
+            problem(409, "webhook_target_exists", "This address is registered already"),
+            (200, {"items": [{"id": "7", "url": "https://else.example/"}, {"id": "8", "url": url}]}),
+            (200, {"id": "8", "secret": "whsec_YWdhaW4="}),
+            (200, {"id": "8", "state": "enabled"}),
+        ]
+        self.settings(
+            creativeflow_public_url="https://odoo.example", creativeflow_webhook_secret="whsec_YWdhaW4="
+        ).action_creativeflow_connect()
+        self.assertEqual(
+            [asked[:2] for asked in self.service.asked[-3:]],
+            [
+                ("GET", "/api/v1/webhook-targets"),
+                ("POST", "/api/v1/webhook-targets/8/rotate-secret"),
+                ("POST", "/api/v1/webhook-targets/8/enable"),
+            ],
+        )
+        self.assertEqual(self.parameter("webhook_secret"), "whsec_YWdhaW4=")
+
     def test_a_refused_registration_is_told(self):
         self.service.answers = [problem(422, "invalid_request", "The request is not valid")]
         with self.assertRaisesRegex(UserError, "The request is not valid"):
