@@ -239,6 +239,7 @@ class Settings(BaseSettings):
     job_lease: Seconds = Field(60, description="Seconds a dispatcher may take to publish a job.")
     retry_delay: Seconds = Field(2, description="Seconds before the second attempt; doubles with each.")
     hold_timeout: Seconds = Field(5, description="Seconds to wait for the credit service while a caller waits.")
+    worker_quiet: Seconds = Field(120, description="Seconds without a word of any worker after which that is told.")
     sweep_interval: Seconds = Field(2, description="Seconds between looks at deadlines.")
     reconcile_interval: Seconds = Field(3600, description="Seconds between looks for differences in money.")
     usage_days: Annotated[int, Field(ge=31)] = Field(731, description="Days the usage log is kept (24 months).")

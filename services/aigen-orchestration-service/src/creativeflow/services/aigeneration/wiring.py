@@ -36,7 +36,7 @@ from creativeflow.services.aigeneration.api.access import Gate
 from creativeflow.services.aigeneration.api.stream import Hub
 from creativeflow.services.aigeneration.domain.change import Change, Topic
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
-from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, State
+from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Stage, State
 from creativeflow.services.aigeneration.model_routing import RoutingSource
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, PromptCheck, Reservation
@@ -66,13 +66,16 @@ from creativeflow.services.aigeneration.worker.loop import Loop
 from creativeflow.services.aigeneration.worker.relay import Handler, Relay
 from creativeflow.services.aigeneration.worker.results import DeadLetterConsumer, ResultsConsumer, replay_dead_letter
 from creativeflow.services.aigeneration.worker.sweeper import Chore, Sweeper
+from creativeflow.services.aigeneration.worker.watchdog import Watchdog
 from creativeflow.services.aigeneration.worker.webhooks import WebhookSender
 
 log = structlog.get_logger(__name__)
 
+WATCH_SECONDS = 10.0
+"""How often a process with the role `dispatcher` looks whether workers work."""
 ROUTING_SECONDS = 2.0
 """How often each process looks whether the routing file has changed."""
-ROLE_OF = {"webhooks": "relay"}
+ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher"}
 """The role of a loop that is not named after it."""
 
 
@@ -197,7 +200,12 @@ class Service:
         )  # fmt: skip
         self.safe_http = SafeHttp(settings.webhook_rules(), timeout_seconds=settings.webhook_timeout)
         self.webhooks, self.targets = self._webhooks(self.safe_http)
+        self.watchdog = Watchdog(
+            self.queries.lane_work, self._depth, self._job_queues(), now=now,
+            quiet_for=timedelta(seconds=settings.worker_quiet),
+        )  # fmt: skip
         self.loops: dict[str, Loop] = {
+            "watchdog": Loop("watchdog", self.watchdog.step, interval_seconds=WATCH_SECONDS),
             "routing": Loop("routing", self._reload_routing, interval_seconds=ROUTING_SECONDS),
             "dispatcher": Loop("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
             "relay": Loop("relay", self.relay.step, interval_seconds=settings.poll_interval),
@@ -252,6 +260,10 @@ class Service:
                     "detail": broker.server_version if broker.connected else broker.last_error,
                     "mismatches": list(broker.mismatches),
                 }  # fmt: skip
+        if self.broker is not None and found["database"]["ok"]:
+            stalled = await self.watchdog.look()
+            said = ", ".join(f"{stall.lane}: {stall.kind} ({stall.jobs} jobs)" for stall in stalled)
+            found["workers"] = {"ok": not stalled, "required": False, "detail": said or "nothing waits in silence"}
         return found
 
     async def refresh_gauges(self) -> None:
@@ -276,6 +288,12 @@ class Service:
             self.loops["relay"].wake()
             if after.created_by in self.webhooks.owners:
                 self.loops["webhooks"].wake()
+
+    async def _depth(self, queue: str) -> tuple[int, int] | None:
+        return await self.broker.queue_depth(queue) if self.broker is not None else None
+
+    def _job_queues(self) -> dict[Stage, str]:
+        return {Stage.SAMPLES: self.settings.rabbitmq_samples_queue, Stage.FINAL: self.settings.rabbitmq_final_queue}
 
     async def _reload_routing(self) -> int:
         await asyncio.to_thread(self.routing.reload)

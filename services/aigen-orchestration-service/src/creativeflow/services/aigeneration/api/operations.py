@@ -107,14 +107,19 @@ async def review(request_id: UUID, body: schemas.Review, request: Request, opera
 
 @router.get("/queues", summary="How much waits, and where")
 async def queues(request: Request) -> Response:
-    """The fair queue by lane, the broker's queues, and the debts."""
+    """The fair queue by lane, the broker's queues, the debts, and where workers have gone silent."""
     depths: dict[str, Any] = {}
     if (broker := request.app.state.broker) is not None:
         for name in request.app.state.broker_queues:
             depth = await broker.queue_depth(name)
             depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
     return json_response(
-        {"lanes": await queries(request).lanes(), "debts": await queries(request).debts(), "broker": depths}
+        {
+            "lanes": await queries(request).lanes(),
+            "debts": await queries(request).debts(),
+            "broker": depths,
+            "stalled": await request.app.state.watchdog.look(),
+        }
     )
 
 

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.stalls import LaneWork
 from creativeflow.services.aigeneration.storage import rows
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.store import SELECT_REQUEST
@@ -123,6 +124,24 @@ class Queries:
                GROUP BY l.lane ORDER BY l.lane"""
         )
         return [dict(row) for row in found]
+
+    async def lane_work(self) -> list[LaneWork]:
+        """Of the jobs which the broker has: those nobody has spoken of, and those that were begun, by lane."""
+        found = await self._database.fetch(
+            """SELECT stage,
+                      count(*) FILTER (WHERE progress IS NULL) AS unreported,
+                      min(updated_at) FILTER (WHERE progress IS NULL) AS unreported_since,
+                      count(*) FILTER (WHERE progress IS NOT NULL) AS silent,
+                      min(updated_at) FILTER (WHERE progress IS NOT NULL) AS silent_since
+               FROM generation_requests WHERE state IN ('PROCESSING_SAMPLES', 'PROCESSING_FINAL') GROUP BY stage"""
+        )
+        return [
+            LaneWork(
+                lane=Stage(row["stage"]), unreported=row["unreported"], unreported_since=row["unreported_since"],
+                silent=row["silent"], silent_since=row["silent_since"],
+            )
+            for row in found
+        ]  # fmt: skip
 
     async def debts(self) -> dict[str, int]:
         """How many debts are open, and how many of them are parked; events for callers' own receivers apart."""

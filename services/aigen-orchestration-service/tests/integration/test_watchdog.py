@@ -1,0 +1,67 @@
+"""Silence is told once when it begins and once when it is over, and shows in the figures meanwhile."""
+
+from datetime import timedelta
+
+import structlog
+from prometheus_client import REGISTRY
+
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.stalls import StallKind
+from creativeflow.services.aigeneration.worker.watchdog import Watchdog
+from world import World
+
+
+def figure(lane: Stage, kind: StallKind) -> float | None:
+    """What Prometheus would read."""
+    return REGISTRY.get_sample_value("ai_generation_stalled_jobs", {"lane": lane.value, "kind": kind.value})
+
+
+async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(world: World) -> None:
+    depth: tuple[int, int] | None = (1, 0)
+
+    async def seen(queue: str) -> tuple[int, int] | None:
+        return depth if queue == "q.samples" else (0, 1)
+
+    watchdog = Watchdog(
+        world.service.queries.lane_work, seen, {Stage.SAMPLES: "q.samples", Stage.FINAL: "q.final"},
+        now=world.clock, quiet_for=timedelta(minutes=2),
+    )  # fmt: skip
+    await world.submitted()
+    job = await world.next_job()
+    with structlog.testing.capture_logs() as logs:
+        await watchdog.step()
+        world.clock.advance(minutes=3)
+        for _ in range(3):
+            await watchdog.step()
+        assert figure(Stage.SAMPLES, StallKind.NO_CONSUMER) == 1
+        depth = None
+        await watchdog.step()
+        assert figure(Stage.SAMPLES, StallKind.NO_CONSUMER) == 0
+        assert figure(Stage.SAMPLES, StallKind.NEVER_STARTED) == 1
+        await world.deliver(job)
+        await watchdog.step()
+    assert [(entry["event"], entry["kind"]) for entry in logs] == [
+        ("worker_stalled", "no_consumer"), ("worker_stalled", "never_started"), ("worker_recovered", "no_consumer"),
+        ("worker_recovered", "never_started"),
+    ]  # fmt: skip
+    assert logs[0]["jobs"] == 1
+    assert figure(Stage.SAMPLES, StallKind.NEVER_STARTED) == 0
+
+
+async def test_a_job_that_was_begun_and_a_final_are_told_apart(world: World) -> None:
+    request = await world.with_samples()
+    await world.submitted("other")
+    working = await world.next_job()
+    assert working.job_id is not None
+    await world.orchestrator.work_started(working.id, working.job_id)
+    await world.select(request)
+    final = await world.next_job()
+    world.clock.advance(minutes=3)
+    stalled = await world.service.watchdog.look()
+    assert {(stall.lane, stall.kind) for stall in stalled} == {
+        (Stage.SAMPLES, StallKind.SILENT), (Stage.FINAL, StallKind.NEVER_STARTED),
+    }  # fmt: skip
+    assert working.job_id is not None
+    await world.orchestrator.progress_reported(working.id, working.job_id, {"percent": 40})
+    assert {stall.lane for stall in await world.service.watchdog.look()} == {Stage.FINAL}
+    await world.deliver(final)
