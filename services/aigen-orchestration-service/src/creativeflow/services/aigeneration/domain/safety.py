@@ -83,14 +83,18 @@ class WordLists:
 
 def fold(text: str) -> list[str]:
     """The text without its disguises, once for each reading of an ambiguous sign."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    plain = "".join(letter for letter in plain if unicodedata.category(letter) not in {"Mn", "Cf", "Me"})
-    plain = plain.translate(_LOOKALIKES)
+    plain = text.lower() if text.isascii() else _without_marks(text)
     readings = {" ".join(_SPLIT.split(plain)).strip()}
     if _DISGUISED.search(plain):
         readings |= {" ".join(_SPLIT.split(plain.translate(signs))).strip() for signs in (_SIGNS_I, _SIGNS_L)}
     readings |= {_REPEATED.sub(r"\1", reading) for reading in readings}
     return sorted(readings | {_SPELT.sub(lambda run: run[0].replace(" ", ""), reading) for reading in readings})
+
+
+def _without_marks(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    plain = "".join(letter for letter in plain if unicodedata.category(letter) not in {"Mn", "Cf", "Me"})
+    return plain.translate(_LOOKALIKES)
 
 
 def _counts(rule: SafetyRule, language: str | None) -> bool:
