@@ -93,7 +93,7 @@ async def _fill(service: Service, jobs: int) -> None:
 
 async def _a_job(service: Service) -> Request:
     await _submit(service, 0)
-    return (await service.orchestrator.lease_jobs(Stage.SAMPLES, window=1, most=1)).jobs[0]
+    return (await service.jobs.lease(Stage.SAMPLES, window=1, most=1)).jobs[0]
 
 
 async def _submit(service: Service, number: int) -> None:

@@ -43,6 +43,7 @@ class World:
             notifier=self.notifier,
         )
         self.orchestrator = self.service.orchestrator
+        self.jobs = self.service.jobs
         self.database = self.service.database
 
     async def close(self) -> None:
@@ -131,13 +132,13 @@ class World:
         assert job.job_id is not None
         if job.stage is Stage.SAMPLES:
             found = four_samples(job) if samples is None else samples
-            return await self.orchestrator.samples_delivered(job.id, job.job_id, found, failures)
-        return await self.orchestrator.final_delivered(job.id, job.job_id, a_final(job))
+            return await self.jobs.samples_delivered(job.id, job.job_id, found, failures)
+        return await self.jobs.final_delivered(job.id, job.job_id, a_final(job))
 
     async def fail(self, job: Request, code: str = "provider_error") -> Request:
         """Report an error for a job."""
         assert job.job_id is not None
-        return await self.orchestrator.attempt_failed(job.id, job.job_id, code)
+        return await self.jobs.attempt_failed(job.id, job.job_id, code)
 
     async def with_samples(self, user_id: str = "user", **brief: Any) -> Request:
         """A request whose samples have come."""

@@ -104,7 +104,7 @@ async def test_while_the_engine_is_away_jobs_wait_without_being_touched(world: W
 
 async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(world: World) -> None:
     request = await world.submitted()
-    leased = (await world.orchestrator.lease_jobs(Stage.SAMPLES, window=10, most=10)).jobs
+    leased = (await world.jobs.lease(Stage.SAMPLES, window=10, most=10)).jobs
     assert (await world.look(request)).state is State.PUBLISHING_TO_QUEUE
     await world.sweep()
     assert (await world.look(request)).state is State.PUBLISHING_TO_QUEUE
@@ -118,7 +118,7 @@ async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(world: Wor
 
 async def test_a_worker_that_got_a_job_whose_lease_expired_may_still_answer(world: World) -> None:
     await world.submitted()
-    leased = (await world.orchestrator.lease_jobs(Stage.SAMPLES, window=10, most=10)).jobs
+    leased = (await world.jobs.lease(Stage.SAMPLES, window=10, most=10)).jobs
     world.clock.advance(minutes=2)
     await world.sweep()
     assert (await world.deliver(leased[0])).state is State.AWAITING_SELECTION
@@ -130,9 +130,9 @@ async def test_a_cancelled_job_that_was_leased_is_not_brought_back_by_its_confir
     from creativeflow.services.aigeneration.ports import Publication  # noqa: PLC0415
 
     request = await world.submitted()
-    leased = (await world.orchestrator.lease_jobs(Stage.SAMPLES, window=10, most=10)).jobs
+    leased = (await world.jobs.lease(Stage.SAMPLES, window=10, most=10)).jobs
     await world.cancel(request)
-    await world.orchestrator.jobs_published([(leased[0], Publication(PublicationOutcome.ACCEPTED))])
+    await world.jobs.published([(leased[0], Publication(PublicationOutcome.ACCEPTED))])
     assert (await world.look(request)).state is State.CANCELLED
     with pytest.raises(errors.StaleResultError):
         await world.deliver(leased[0])

@@ -282,7 +282,7 @@ async def test_a_crowd_of_users_at_their_limit_does_not_hide_the_others(make_wor
             await world.submit(f"user-{user}")
     for user in range(5):
         await world.submit(f"late-{user}")
-    leased = await world.service.orchestrator.lease_jobs(Stage.SAMPLES, window=500, most=50)
+    leased = await world.service.jobs.lease(Stage.SAMPLES, window=500, most=50)
     assert len({job.user_id for job in leased.jobs}) == len(leased.jobs) == 35
 
 

@@ -116,12 +116,12 @@ async def test_a_result_of_an_earlier_attempt_is_kept_as_evidence_and_not_applie
 
 async def test_a_worker_faster_than_the_confirm_is_believed(world: World) -> None:
     request = await world.submitted()
-    leased = (await world.orchestrator.lease_jobs(request.stage, window=10, most=10)).jobs
+    leased = (await world.jobs.lease(request.stage, window=10, most=10)).jobs
     shown = await world.deliver(leased[0])
     assert shown.state is State.AWAITING_SELECTION
     from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome  # noqa: PLC0415
 
-    await world.orchestrator.jobs_published([(leased[0], Publication(PublicationOutcome.ACCEPTED))])
+    await world.jobs.published([(leased[0], Publication(PublicationOutcome.ACCEPTED))])
     assert (await world.look(request)).state is State.AWAITING_SELECTION
 
 

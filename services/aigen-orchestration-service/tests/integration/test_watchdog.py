@@ -53,7 +53,7 @@ async def test_a_job_that_was_begun_and_a_final_are_told_apart(world: World) -> 
     await world.submitted("other")
     working = await world.next_job()
     assert working.job_id is not None
-    await world.orchestrator.work_started(working.id, working.job_id)
+    await world.jobs.work_started(working.id, working.job_id)
     await world.select(request)
     final = await world.next_job()
     world.clock.advance(minutes=3)
@@ -62,6 +62,6 @@ async def test_a_job_that_was_begun_and_a_final_are_told_apart(world: World) -> 
         (Stage.SAMPLES, StallKind.SILENT), (Stage.FINAL, StallKind.NEVER_STARTED),
     }  # fmt: skip
     assert working.job_id is not None
-    await world.orchestrator.progress_reported(working.id, working.job_id, {"percent": 40})
+    await world.jobs.progress_reported(working.id, working.job_id, {"percent": 40})
     assert {stall.lane for stall in await world.service.watchdog.look()} == {Stage.FINAL}
     await world.deliver(final)

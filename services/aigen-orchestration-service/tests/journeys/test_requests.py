@@ -508,7 +508,7 @@ async def test_a_retry_and_an_operators_end_honour_the_version_too(paying: Calle
 
 
 async def _lease(caller: Caller, _request_id: str) -> None:
-    await caller.world.orchestrator.lease_jobs(Stage.SAMPLES, window=10, most=10)
+    await caller.world.jobs.lease(Stage.SAMPLES, window=10, most=10)
 
 
 async def _work(caller: Caller, _request_id: str) -> None:

@@ -1,25 +1,20 @@
-"""What can happen to a request: one method for each thing, from the first call to the last coin.
+"""What users and operators can do with a request: one method for each thing, from the first call to the last coin.
 
 Every method loads the request, lets one event happen to it, and writes the change guarded by its version; when
 somebody else was faster it looks again. Nothing foreign is called inside a transaction: a hold is first written
 as `placing`, then asked for, then written as held.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from creativeflow.services.aigeneration.domain import errors, faults
-from creativeflow.services.aigeneration.domain.change import Answer, Change, Entry, KeyClaim, failure, started
+from creativeflow.services.aigeneration.domain.change import Answer, Change, KeyClaim, failure, started
 from creativeflow.services.aigeneration.domain.formats import final_size
 from creativeflow.services.aigeneration.domain.lifecycle import (
-    CONFIRMED,
-    DELIVERED,
     IN_FLIGHT,
-    ON_DEADLINE,
-    STARTED,
     Event,
     Stage,
     State,
@@ -32,14 +27,12 @@ from creativeflow.services.aigeneration.domain.orders import (
     check_quoted,
     hold_for,
     ordered,
-    provided,
     quote,
     repeats,
     routed,
     shown,
     terms_of,
 )
-from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.prices import (
     Charge,
     Funding,
@@ -48,9 +41,8 @@ from creativeflow.services.aigeneration.domain.prices import (
     price_final,
     price_samples,
 )
-from creativeflow.services.aigeneration.domain.request import Asset, Brief, Request, SampleFailure, iso
+from creativeflow.services.aigeneration.domain.request import Brief, Request, iso
 from creativeflow.services.aigeneration.domain.resource import resource
-from creativeflow.services.aigeneration.domain.results import INVALID_OUTPUT, final_fits, judge_samples
 from creativeflow.services.aigeneration.domain.routing import Asked, Choice, Routing
 from creativeflow.services.aigeneration.domain.safety import Outcome, Verdict
 from creativeflow.services.aigeneration.holds import Holds
@@ -59,12 +51,9 @@ from creativeflow.services.aigeneration.ports import (
     Credits,
     CreditsUnknownError,
     Entitlements,
-    Publication,
-    PublicationOutcome,
 )
 from creativeflow.services.aigeneration.prompts import Prompts
 from creativeflow.services.aigeneration.quotes import Quotes
-from creativeflow.services.aigeneration.storage.store import LeasedJobs, Store
 
 __all__ = ["Caller", "Orchestrator", "Reply", "Submission"]
 
@@ -85,33 +74,25 @@ class Submission:
 
 
 class Orchestrator:
-    """The only part that decides; all its state is in the store, so any number of processes may run it."""
+    """Decides what users and operators ask for; its state is in the store, so any number of processes may run it."""
 
     def __init__(
         self,
-        store: Store,
+        mover: Mover,
         credits_: Credits,
         *,
         entitlements: Callable[[str], Awaitable[Entitlements]],
         quotes: Quotes,
         routing: Callable[[], Routing],
         prompts: Prompts,
-        policy: Policy,
-        now: Callable[[], datetime],
-        new_id: Callable[[], UUID],
-        on_written: Callable[[Change], None] = lambda _change: None,
         hold_seconds: float = 5.0,
     ) -> None:
-        self._store = store
         self._entitlements = entitlements
         self._quotes = quotes
         self._routing = routing
         self._prompts = prompts
-        self._policy = policy
-        self._now = now
-        self._new_id = new_id
-        self._on_written = on_written
-        self._mover = Mover(store, policy=policy, now=now, new_id=new_id, on_written=on_written)
+        self._policy, self._now, self._new_id = mover.policy, mover.now, mover.new_id
+        self._mover = mover
         self._holds = Holds(self._mover, credits_, timeout_seconds=hold_seconds)
 
     # What a user does
@@ -344,173 +325,6 @@ class Orchestrator:
         if not await self._holds.decide(key, charged=charged, by=by):
             raise errors.NotFoundError
 
-    # What dispatchers do
-
-    async def lease_jobs(self, lane: Stage, *, window: int, most: int) -> LeasedJobs:
-        """Take the next jobs of a lane in fair order; each is leased to the caller for a bounded time."""
-        now, routing = self._now(), self._routing()
-
-        def lease(request: Request) -> Change:
-            chosen = request.route["chosen"] if request.route else request.brief.get("model")
-            model = routing.attempt(chosen, attempt=request.attempt, max_attempts=self._policy.max_attempts)
-            return self._mover.happen(
-                request, Event.JOB_LEASED, lease_until=now + self._policy.job_lease, model=model.name,
-                route=provided(request.route, model),
-                data={"job_id": request.job_id, "attempt": request.attempt, "model": model.name},
-            )  # fmt: skip
-
-        return await self._store.lease_jobs(
-            lane, window=window, most=most, per_user=self._policy.in_flight, now=now, lease=lease
-        )
-
-    async def jobs_published(self, published: Sequence[tuple[Request, Publication]]) -> None:
-        """Write what came of publishing leased jobs. A job that a worker has already answered stays as it is."""
-        changes = []
-        for request, publication in published:
-            data = {"job_id": request.job_id}
-            if publication.outcome is PublicationOutcome.ACCEPTED:
-                changes.append(self._mover.happen(request, CONFIRMED[request.stage], data=data))
-            else:
-                changes.append(
-                    self._mover.happen(
-                        request, Event.JOB_RETURNED, due_at=self._now() + self._policy.retry_delay,
-                        data=data | {"outcome": publication.outcome, "reason": publication.reason},
-                    )
-                )  # fmt: skip
-        for change, written in zip(changes, await self._store.write_moves(changes), strict=True):
-            if written:
-                self._on_written(change)
-
-    # What workers report
-
-    async def work_started(self, request_id: UUID, job_id: UUID) -> Request:
-        """A worker has begun. Again: nothing happens.
-
-        Raises:
-            NotFoundError: no such request. StaleResultError: the job is not the current one; the worker stops.
-        """
-
-        def decide(request: Request) -> Change | None:
-            if request.state in (State.PROCESSING_SAMPLES, State.PROCESSING_FINAL) and request.progress is not None:
-                return None
-            return self._mover.happen(request, STARTED[request.stage], progress={"percent": 0}, data={"job_id": job_id})
-
-        return await self._report(request_id, job_id, "started", decide)
-
-    async def progress_reported(
-        self, request_id: UUID, job_id: UUID, progress: Mapping[str, Any], samples: Sequence[Asset] = ()
-    ) -> Request:
-        """A worker says how far it is; samples that are ready can be seen, but not yet selected."""
-
-        def decide(request: Request) -> Change:
-            fields: dict[str, Any] = {"progress": dict(progress)}
-            if samples and request.stage is Stage.SAMPLES:
-                fields["samples"] = judge_samples(request, (*request.samples, *samples), ()).good
-            begun = request.state in (State.PROCESSING_SAMPLES, State.PROCESSING_FINAL)
-            event = Event.PROGRESS_REPORTED if begun else STARTED[request.stage]
-            return self._mover.happen(request, event, data={"job_id": job_id, **progress}, **fields)
-
-        return await self._report(request_id, job_id, "progress", decide)
-
-    async def samples_delivered(
-        self,
-        request_id: UUID,
-        job_id: UUID,
-        samples: Sequence[Asset],
-        failures: Sequence[SampleFailure],
-        *,
-        ai_model_used: str | None = None,
-        data: Mapping[str, Any] | None = None,
-    ) -> Request:
-        """Samples came: the good ones are shown and paid for; none good is a failed attempt (REQ-008)."""
-
-        def decide(request: Request) -> Change | None:
-            if request.stage is not Stage.SAMPLES:
-                raise _wrong_stage(request)
-            if request.state is State.AWAITING_SELECTION:
-                return None
-            judged = judge_samples(request, samples, failures)
-            if not judged.good:
-                code = judged.failures[0]["error_code"] if judged.failures else INVALID_OUTPUT
-                return self._fail_attempt(request, code, {"failures": list(judged.failures)})
-            return self._mover.happen(
-                request, DELIVERED[Stage.SAMPLES], samples=judged.good, sample_failures=judged.failures,
-                ai_model_used=ai_model_used or request.model, progress=None,
-                data={"job_id": job_id, "good": len(judged.good), "failed": len(judged.failures), **(data or {})},
-            )  # fmt: skip
-
-        return await self._report(request_id, job_id, "samples", decide)
-
-    async def final_delivered(
-        self, request_id: UUID, job_id: UUID, asset: Asset, ai_model_used: str | None = None,
-        data: Mapping[str, Any] | None = None,
-    ) -> Request:  # fmt: skip
-        """The final came: completed and paid for, if size and format are what was asked (REQ-009)."""
-
-        def decide(request: Request) -> Change | None:
-            if request.stage is not Stage.FINAL:
-                raise _wrong_stage(request)
-            if request.state is State.COMPLETED:
-                return None
-            if not final_fits(request, asset):
-                evidence = {"resolution": asset["resolution"], "format": asset["format"]}
-                return self._fail_attempt(request, INVALID_OUTPUT, evidence)
-            return self._mover.happen(
-                request, DELIVERED[Stage.FINAL], final_asset=asset, progress=None,
-                ai_model_used=ai_model_used or request.model,
-                data={"job_id": job_id, "asset_id": asset["asset_id"], **(data or {})},
-            )  # fmt: skip
-
-        return await self._report(request_id, job_id, "final", decide)
-
-    async def attempt_failed(
-        self, request_id: UUID, job_id: UUID, code: str, data: Mapping[str, Any] | None = None
-    ) -> Request:
-        """A worker gave up: tried again, failed, or rejected, by the table in `domain/faults.py`."""
-
-        def decide(request: Request) -> Change | None:
-            if request.terminal and request.failure and request.failure["code"] == faults.reported_code(code):
-                return None
-            return self._fail_attempt(request, code, data or {})
-
-        return await self._report(request_id, job_id, "error", decide)
-
-    async def current_job(self, request_id: UUID) -> UUID:
-        """The current job of a request.
-
-        Raises:
-            NotFoundError: no such request. StaleResultError: it has no job now.
-        """
-        request = await self._mover.owned(request_id, None)
-        if request.job_id is None:
-            raise errors.StaleResultError
-        return request.job_id
-
-    # What time does
-
-    async def time_passed(self, request: Request) -> None:
-        """Let happen what is overdue: a deadline, an expired lease, a reminder."""
-
-        def decide(current: Request) -> Change | None:
-            now = self._now()
-            if current.deadline_at and current.deadline_at <= now:
-                if ON_DEADLINE[current.state] is Event.ATTEMPT_FAILED:
-                    return self._fail_attempt(current, "model_timeout", {"deadline": current.deadline_at})
-                expired = current.state is State.AWAITING_SELECTION
-                return self._mover.happen(
-                    current, ON_DEADLINE[current.state], pending_action=None,
-                    failure=None if expired else failure(faults.DISPATCH_TIMEOUT),
-                )  # fmt: skip
-            if current.lease_until and current.lease_until <= now:
-                return self._mover.happen(
-                    current, Event.JOB_RETURNED, due_at=now, data={"job_id": current.job_id, "reason": "lease expired"}
-                )
-            if current.remind_at and current.remind_at <= now and current.state is State.AWAITING_SELECTION:
-                return self._mover.happen(current, Event.EXPIRY_NEARED, remind_at=None)
-            return None
-
-        await self._mover.move(request.id, decide)
-
     # How it is done
 
     async def _submit(self, order: Submission, claim: KeyClaim | None) -> Reply:
@@ -619,41 +433,6 @@ class Orchestrator:
             return replace(await self._holds.place_for_caller(request), acted=acted)
         return Reply(answer=accepted(request), request=request, acted=acted)
 
-    def _fail_attempt(self, request: Request, code: str, data: Mapping[str, Any]) -> Change:
-        """By the fault's line: another attempt while there is one, else the end with friendly words."""
-        known = faults.reported_code(code)
-        fault = faults.fault_of(known)
-        data = {
-            "job_id": request.job_id,
-            "code": known,
-            "reported": code,
-            "fault": fault.party,
-            "attempt": request.attempt,
-            **data,
-        }
-        if fault.transient and request.attempt < self._policy.max_attempts:
-            return self._mover.happen(request, Event.ATTEMPT_FAILED, data=data)
-        event = Event.ATTEMPTS_EXHAUSTED if fault.transient else fault.event
-        return self._mover.happen(request, event, data=data, failure=failure(known), progress=None)
-
-    async def _report(self, request_id: UUID, job_id: UUID, kind: str, decide: Decide) -> Request:
-        """Apply what a worker says of its job; anything for another job is kept as evidence only."""
-
-        def fenced(request: Request) -> Change | None:
-            if request.job_id != job_id:
-                raise errors.StaleResultError
-            try:
-                return decide(request)
-            except errors.ImpossibleMoveError:
-                raise errors.StaleResultError from None
-
-        try:
-            return await self._mover.move(request_id, fenced)
-        except errors.StaleResultError:
-            entry = Entry("stale_result", None, {"job_id": job_id, "kind": kind})
-            await self._store.note(request_id, entry, self._now())
-            raise
-
     def _choose(self, stage: Stage, plan: Plan, brief: Brief, user_id: str) -> Choice:
         """The model for a stage, by the rules in force now."""
         return self._routing().choose(
@@ -686,9 +465,3 @@ def _payable(charge: Charge, entitled: Entitlements) -> dict[str, Any]:
     if charge.funding is Funding.CREDITS:
         raise errors.CreditsUnavailableError(retry_after_seconds=5)
     return charge_data(charge) | {"entitlements": "stale"}
-
-
-def _wrong_stage(request: Request) -> errors.InvalidRequestError:
-    return errors.InvalidRequestError.at(
-        "/job_id", "wrong_stage", f"This job makes the {request.stage}; send its result to the matching address."
-    )

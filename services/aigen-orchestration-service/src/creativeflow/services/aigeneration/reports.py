@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
+from creativeflow.services.aigeneration.jobs import Jobs
 from creativeflow.services.aigeneration.older_names import current_result
-from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
 from creativeflow.services.aigeneration.validation import parse_json, plain_texts, to_invalid_request
 
@@ -135,14 +135,14 @@ class Reports:
 
     def __init__(
         self,
-        orchestrator: Orchestrator,
+        jobs: Jobs,
         secrets: CallbackSecrets,
         *,
         now: Callable[[], datetime],
         allow_missing_job_id: bool = False,
         older_names: bool = False,
     ) -> None:
-        self._orchestrator = orchestrator
+        self._jobs = jobs
         self._secrets = secrets
         self._now = now
         self._allow_missing_job_id = allow_missing_job_id
@@ -182,7 +182,7 @@ class Reports:
 
     async def apply(self, report: Report, job_id: UUID) -> Request:
         """Let a report happen whose sender is known."""
-        request_id, told = report.generation_request_id, self._orchestrator
+        request_id, told = report.generation_request_id, self._jobs
         match report:
             case ProgressReport():
                 progress = report.model_dump(include={"percent", "step"}, exclude_none=True)
@@ -215,7 +215,7 @@ class Reports:
             raise errors.InvalidRequestError.at("/job_id", "missing", "Send the `job_id` of the job message back.")
         if not signed:
             raise errors.InvalidCredentialsError
-        return await self._orchestrator.current_job(report.generation_request_id)
+        return await self._jobs.current_job(report.generation_request_id)
 
 
 def read(kind: Kind, body: bytes, *, older_names: bool = False) -> Report:

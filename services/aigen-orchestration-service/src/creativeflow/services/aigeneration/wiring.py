@@ -37,7 +37,9 @@ from creativeflow.services.aigeneration.api.stream import Hub
 from creativeflow.services.aigeneration.domain.change import Change, Topic
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Stage, State
+from creativeflow.services.aigeneration.jobs import Jobs
 from creativeflow.services.aigeneration.model_routing import RoutingSource
+from creativeflow.services.aigeneration.moving import Mover
 from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, PromptCheck, Reservation
 from creativeflow.services.aigeneration.prompts import Prompts
@@ -172,13 +174,15 @@ class Service:
         comparison = Comparison(self.database)
         self.reconciliation = Reconciliation(comparison, self.credits, now=now)
         self.broker = self._broker(settings.engine_url, topology(settings))
+        mover = Mover(self.store, policy=self.policy, now=now, new_id=new_id, on_written=self._on_written)
+        self.jobs = Jobs(mover, routing=self.routing)
         self.orchestrator = Orchestrator(
-            self.store, self.credits, entitlements=self.entitlements, policy=self.policy, now=now, new_id=new_id,
+            mover, self.credits, entitlements=self.entitlements,
             quotes=Quotes(self.secrets.keys), routing=self.routing, prompts=self.prompts,
-            on_written=self._on_written, hold_seconds=settings.hold_timeout,
+            hold_seconds=settings.hold_timeout,
         )  # fmt: skip
         self.reports = Reports(
-            self.orchestrator,
+            self.jobs,
             self.secrets,
             now=now,
             allow_missing_job_id=settings.allow_missing_job_id,
@@ -187,9 +191,10 @@ class Service:
         self.engine = engine or self._engine()
         self.notify_broker = self._notify_broker()
         self.relay = Relay(self.outbox, self._handlers(notifier or self._notifier()), now=now, new_id=new_id)
-        self.dispatcher = Dispatcher(self.orchestrator, self.engine, window=settings.lane_window)
+        self.dispatcher = Dispatcher(self.jobs, self.engine, window=settings.lane_window)
         self.sweeper = Sweeper(
-            self.store, self.orchestrator, now=now, hold_grace=timedelta(seconds=2 * settings.hold_timeout),
+            self.store, self.jobs, now=now, settle_hold=self.orchestrator.settle_hold,
+            hold_grace=timedelta(seconds=2 * settings.hold_timeout),
             keep_keys=timedelta(hours=settings.idempotency_hours),
             chores=(
                 Chore("usage_log", timedelta(hours=1), self._forget_usage),
@@ -437,7 +442,7 @@ class Service:
         settings = self.settings
         results = ResultsConsumer(self.reports, broker, dead_letter_exchange=settings.rabbitmq_dead_letter_exchange)
         dead = DeadLetterConsumer(
-            self.orchestrator, self.outbox, now=self.now,
+            self.jobs, self.outbox, now=self.now,
             job_queues={settings.rabbitmq_samples_queue, settings.rabbitmq_final_queue},
         )  # fmt: skip
         broker.consume(settings.rabbitmq_results_queue, results.handle, prefetch=settings.rabbitmq_prefetch)

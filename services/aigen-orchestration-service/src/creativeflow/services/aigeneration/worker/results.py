@@ -9,8 +9,8 @@ import structlog
 
 from creativeflow.services.aigeneration.adapters.amqp import Broker, Delivery, Message, Outcome, TryAgainError, Verdict
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.jobs import Jobs
 from creativeflow.services.aigeneration.older_names import current_result
-from creativeflow.services.aigeneration.orchestration import Orchestrator
 from creativeflow.services.aigeneration.ports import NotifierRefusedError
 from creativeflow.services.aigeneration.reports import Kind, Reports
 from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
@@ -72,10 +72,8 @@ class ResultsConsumer:
 class DeadLetterConsumer:
     """A dead job is a failed attempt; anything else is parked where an operator sees it."""
 
-    def __init__(
-        self, orchestrator: Orchestrator, outbox: Outbox, *, job_queues: set[str], now: Callable[[], datetime]
-    ) -> None:
-        self._orchestrator = orchestrator
+    def __init__(self, jobs: Jobs, outbox: Outbox, *, job_queues: set[str], now: Callable[[], datetime]) -> None:
+        self._jobs = jobs
         self._outbox = outbox
         self._job_queues = job_queues
         self._now = now
@@ -105,7 +103,7 @@ class DeadLetterConsumer:
 
     async def _fail_attempt(self, request_id: UUID, job_id: UUID, *, reason: str) -> None:
         try:
-            await self._orchestrator.attempt_failed(request_id, job_id, "workflow_error", {"dead_letter": reason})
+            await self._jobs.attempt_failed(request_id, job_id, "workflow_error", {"dead_letter": reason})
         except (errors.StaleResultError, errors.NotFoundError) as error:
             log.info("dead_letter_ignored", reason=error.code, generation_request_id=str(request_id))
 

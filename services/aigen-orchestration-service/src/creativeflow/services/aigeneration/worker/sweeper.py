@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
-from creativeflow.services.aigeneration.orchestration import Orchestrator
+from creativeflow.services.aigeneration.jobs import Jobs
 from creativeflow.services.aigeneration.storage.store import Store
 
 log = structlog.get_logger(__name__)
@@ -39,16 +40,18 @@ class Sweeper:
     def __init__(
         self,
         store: Store,
-        orchestrator: Orchestrator,
+        jobs: Jobs,
         *,
         now: Callable[[], datetime],
+        settle_hold: Callable[[UUID], Awaitable[None]],
         hold_grace: timedelta,
         keep_keys: timedelta,
         chores: Sequence[Chore],
         take_turn: TakeTurn,
     ) -> None:
         self._store = store
-        self._orchestrator = orchestrator
+        self._jobs = jobs
+        self._settle_hold = settle_hold
         self._now = now
         self._hold_grace = hold_grace
         self._keep_keys = keep_keys
@@ -61,9 +64,9 @@ class Sweeper:
         """Let everything overdue happen; how many requests were looked at while more may be waiting."""
         overdue = await self._store.due(self._now(), _BATCH)
         for request in overdue:
-            await self._orchestrator.time_passed(request)
+            await self._jobs.time_passed(request)
         for request_id in await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH):
-            await self._orchestrator.settle_hold(request_id)
+            await self._settle_hold(request_id)
         await self._tidy()
         for chore in self._chores:
             await self._do(chore)
