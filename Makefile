@@ -4,10 +4,11 @@ VENV    := $(CURDIR)/.venv
 PYTHON  ?= python3
 RUN     := $(VENV)/bin
 STAMP   := $(VENV)/.set-up
+AUDIT   := $(CURDIR)/.venv-audit
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve doctor test check unit fmt bench docs lock clean
+.PHONY: help demo serve doctor test check unit fmt bench docs lock audit clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,5 +58,10 @@ lock: $(STAMP) ## Lock the dependencies anew, with hashes and without an index
 	@cd $(SERVICE) && $(RUN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 		--extra dev --python-version 3.11 pyproject.toml -o requirements.lock
 
+audit: $(STAMP) ## Look the locked dependencies up in the vulnerability database (needs the network)
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet pip-audit; }
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r $(SERVICE)/requirements.lock || \
+		{ echo "Either a dependency has a known weakness, or the database could not be reached; the lines above say which."; exit 1; }
+
 clean: ## Remove the virtual environment and caches
-	@rm -rf $(VENV) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache
+	@rm -rf $(VENV) $(AUDIT) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache
