@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 
 from billing_desk import Desk, billing
 from creativeflow.services.aigeneration.domain import errors
@@ -14,8 +15,10 @@ from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.request import HoldState
 from creativeflow.services.aigeneration.ports import Reservation
 from creativeflow.services.aigeneration.storage.books import UsageFilter
+from creativeflow.services.aigeneration.storage.comparison import Comparison
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.usage_export import COLUMNS, UsageFormat, export, month_of
+from creativeflow.services.aigeneration.worker.chores import Chore, Chores
 from world import World
 
 DAY = timedelta(days=1)
@@ -114,22 +117,50 @@ async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(w
 
 async def test_one_process_of_all_looks_for_differences_once_an_hour(make_world) -> None:
     worlds: list[World] = [make_world(), make_world()]
-    runs: list[int] = []
+    done: list[str] = []
 
-    async def noticed(number: int) -> None:
-        runs.append(number)
+    def noting(world: World) -> Chores:
+        async def note() -> None:
+            done.append("chore")
 
-    for number, world in enumerate(worlds):
-        chores = world.service.sweeper._chores  # noqa: SLF001 - no other way to see a chore being done
-        world.service.sweeper._chores = [  # noqa: SLF001
-            type(chore)(chore.name, chore.every, lambda number=number: noticed(number))
-            for chore in chores if chore.name == "reconciliation"
-        ]  # fmt: skip
+        async def fail() -> None:
+            raise RuntimeError
+
+        chores = (Chore("fails", timedelta(hours=1), fail), Chore("notes", timedelta(hours=1), note))
+        return Chores(chores, take_turn=Comparison(world.database).take_turn, now=world.clock)
+
+    both = [noting(world) for world in worlds]
     for minutes in (0, 20, 30, 45):
         worlds[0].clock.advance(minutes=minutes)
-        for world in worlds:
-            await world.sweep()
-    assert len(runs) == 2
+        for chores in both:
+            await chores.step()
+    assert len(done) == 2
+
+
+async def test_the_chores_of_the_service_are_done_and_the_figures_follow(world: World) -> None:
+    await world.grant("user", 25, "payg")
+    await world.with_samples()
+    await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+    await world.database.execute("UPDATE holds SET settled_at = $1", world.clock())
+    world.clock.advance(minutes=2)
+    await world.service.chores.step()
+    figure = "ai_generation_book_differences"
+    assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 1
+    await world.service.reconciliation.run(world.clock() - DAY, apply=True)
+    await world.drain()
+    world.clock.advance(hours=1)
+    await world.service.chores.step()
+    assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 0
+
+
+async def test_a_run_can_be_bounded_and_says_that_it_was(world: World) -> None:
+    await world.grant("user", 500, "payg")
+    for _ in range(3):
+        await world.submitted()
+    world.clock.advance(minutes=2)
+    report = await world.service.reconciliation.run(world.clock() - DAY, most=0)
+    assert (report.compared, report.complete) == (0, False)
+    assert (await world.service.reconciliation.run(world.clock() - DAY)).complete
 
 
 # The usage log

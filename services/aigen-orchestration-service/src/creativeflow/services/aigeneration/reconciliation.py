@@ -40,11 +40,15 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What one run found; `unanswered` holds could not be asked about, `posted` compensations are on their way."""
+    """What one run found; `unanswered` holds could not be asked about, `posted` compensations are on their way.
+
+    `complete` is False where there were more holds than were to be compared.
+    """
 
     compared: int = 0
     unanswered: int = 0
     posted: int = 0
+    complete: bool = True
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -56,13 +60,21 @@ class Reconciliation:
         self._credits = credits_
         self._now = now
 
-    async def run(self, since: datetime, *, apply: bool = False, by: str = "reconciliation") -> Report:
-        """Compare the holds that began since then, all that are open, and what the credit service still keeps."""
+    async def run(
+        self, since: datetime, *, apply: bool = False, by: str = "reconciliation", most: int | None = None
+    ) -> Report:
+        """Compare the holds that began since then, all that are open, and what the credit service still keeps.
+
+        `most` bounds how many holds are compared.
+        """
         report, until = Report(), self._now() - SETTLED_FOR
         async for holds in self._comparison.holds(since, until):
+            if most is not None and report.compared >= most:
+                report.complete = False
+                break
             await self._compare(holds, report, apply=apply, by=by)
         await self._compare_outstanding(until, since, report, apply=apply, by=by)
-        for wrong in await self._comparison.free_counts_off(apply=apply):
+        for wrong in await self._comparison.free_counts_off(since, apply=apply):
             report.findings.append(
                 Finding(
                     difference=Difference.FREE_COUNT, key=f"{wrong['month']:%Y-%m}", user_id=wrong["user_id"],

@@ -63,21 +63,27 @@ from creativeflow.services.aigeneration.storage.store import Store
 from creativeflow.services.aigeneration.storage.targets import TargetStore
 from creativeflow.services.aigeneration.targets import Targets
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
+from creativeflow.services.aigeneration.worker.chores import Chore, Chores
 from creativeflow.services.aigeneration.worker.dispatcher import Dispatcher
 from creativeflow.services.aigeneration.worker.loop import Loop
 from creativeflow.services.aigeneration.worker.relay import Handler, Relay
 from creativeflow.services.aigeneration.worker.results import DeadLetterConsumer, ResultsConsumer, replay_dead_letter
-from creativeflow.services.aigeneration.worker.sweeper import Chore, Sweeper
+from creativeflow.services.aigeneration.worker.sweeper import Sweeper
 from creativeflow.services.aigeneration.worker.watchdog import Watchdog
 from creativeflow.services.aigeneration.worker.webhooks import WebhookSender
 
 log = structlog.get_logger(__name__)
 
+OVERLAP = timedelta(minutes=10)
+RECONCILED_MAX = 20_000
+"""How many holds the periodic reconciliation compares at most, so that a busy hour does not last for the next."""
+CHORES_SECONDS = 60.0
+"""How often a process with the role `sweeper` looks whether a chore is to be done."""
 WATCH_SECONDS = 10.0
 """How often a process with the role `dispatcher` looks whether workers work."""
 ROUTING_SECONDS = 2.0
 """How often each process looks whether the routing file has changed."""
-ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher"}
+ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher", "chores": "sweeper"}
 """The role of a loop that is not named after it."""
 
 
@@ -196,20 +202,23 @@ class Service:
             self.store, self.jobs, now=now, settle_hold=self.orchestrator.settle_hold,
             hold_grace=timedelta(seconds=2 * settings.hold_timeout),
             keep_keys=timedelta(hours=settings.idempotency_hours),
-            chores=(
-                Chore("usage_log", timedelta(hours=1), self._forget_usage),
-                Chore("reconciliation", timedelta(seconds=settings.reconcile_interval), self._reconcile),
-                Chore("webhook_log", timedelta(hours=1), self._tidy_webhooks),
-            ),
-            take_turn=comparison.take_turn,
         )  # fmt: skip
         self.safe_http = SafeHttp(settings.webhook_rules(), timeout_seconds=settings.webhook_timeout)
         self.webhooks, self.targets = self._webhooks(self.safe_http)
+        self.chores = Chores(
+            (
+                Chore("usage_log", timedelta(hours=1), self._forget_usage),
+                Chore("webhook_log", timedelta(hours=1), self._tidy_webhooks),
+                Chore("reconciliation", timedelta(seconds=settings.reconcile_interval), self._reconcile),
+            ),
+            take_turn=comparison.take_turn, now=now,
+        )  # fmt: skip
         self.watchdog = Watchdog(
             self.queries.lane_work, self._depth, self._job_queues(), now=now,
             quiet_for=timedelta(seconds=settings.worker_quiet),
         )  # fmt: skip
         self.loops: dict[str, Loop] = {
+            "chores": Loop("chores", self.chores.step, interval_seconds=CHORES_SECONDS),
             "watchdog": Loop("watchdog", self.watchdog.step, interval_seconds=WATCH_SECONDS),
             "routing": Loop("routing", self._reload_routing, interval_seconds=ROUTING_SECONDS),
             "dispatcher": Loop("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
@@ -316,9 +325,9 @@ class Service:
             log.info("webhook_deliveries_forgotten", count=forgotten)
 
     async def _reconcile(self) -> None:
-        """Look for differences in what happened since the run before the last; nothing is posted."""
-        since = self.now() - 2 * timedelta(seconds=self.settings.reconcile_interval)
-        report = await self.reconciliation.run(since)
+        """Look for differences in what happened since the last run; nothing is posted."""
+        since = self.now() - timedelta(seconds=self.settings.reconcile_interval) - OVERLAP
+        report = await self.reconciliation.run(since, most=RECONCILED_MAX)
         observability.count_differences(report)
         for finding in report.findings:
             log.error("books_differ", difference=finding.difference, hold=finding.key, mends=finding.mends)

@@ -82,13 +82,14 @@ class Comparison:
             )
         )  # fmt: skip
 
-    async def free_counts_off(self, *, apply: bool) -> list[dict[str, Any]]:
-        """Months whose count is not the number of allowances that are kept; with `apply` the count is set right."""
+    async def free_counts_off(self, since: datetime, *, apply: bool) -> list[dict[str, Any]]:
+        """Months since then whose count is not the number of allowances that are kept; `apply` sets the count right."""
         found = await self._database.fetch(
             """WITH off AS (
                    SELECT u.user_id, u.month, u.used, count(h.key)::int AS kept FROM free_usage u
                    LEFT JOIN holds h ON h.user_id = u.user_id AND h.month = u.month AND h.funding = 'allowance'
                        AND h.state IN ('held', 'captured')
+                   WHERE u.month >= date_trunc('month', $2::timestamptz AT TIME ZONE 'UTC')::date
                    GROUP BY u.user_id, u.month, u.used HAVING u.used <> count(h.key) LIMIT 1000
                ), mended AS (
                    UPDATE free_usage u SET used = off.kept FROM off
@@ -96,6 +97,7 @@ class Comparison:
                )
                SELECT * FROM off""",
             apply,
+            since,
         )
         return [dict(row) for row in found]
 

@@ -1,9 +1,7 @@
 """What time does: deadlines, expired leases, reminders, holds nobody waits for, and the monthly housekeeping."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -15,23 +13,6 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 200
 _HOUSEKEEPING = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Chore:
-    """Something to be done once in a while by one process of all."""
-
-    name: str
-    every: timedelta
-    do: Callable[[], Awaitable[None]]
-
-
-class TakeTurn(Protocol):
-    """Whether this process does a chore now."""
-
-    async def __call__(self, name: str, *, every_seconds: float, now: datetime) -> bool:
-        """Ask, and take the turn if it is free."""
-        ...
 
 
 class Sweeper:
@@ -46,8 +27,6 @@ class Sweeper:
         settle_hold: Callable[[UUID], Awaitable[None]],
         hold_grace: timedelta,
         keep_keys: timedelta,
-        chores: Sequence[Chore],
-        take_turn: TakeTurn,
     ) -> None:
         self._store = store
         self._jobs = jobs
@@ -55,10 +34,7 @@ class Sweeper:
         self._now = now
         self._hold_grace = hold_grace
         self._keep_keys = keep_keys
-        self._chores = chores
-        self._take_turn = take_turn
         self._tidied_at: datetime | None = None
-        self._asked: dict[str, datetime] = {}
 
     async def step(self) -> int:
         """Let everything overdue happen; how many requests were looked at while more may be waiting."""
@@ -68,19 +44,7 @@ class Sweeper:
         for request_id in await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH):
             await self._settle_hold(request_id)
         await self._tidy()
-        for chore in self._chores:
-            await self._do(chore)
         return len(overdue) if len(overdue) == _BATCH else 0
-
-    async def _do(self, chore: Chore) -> None:
-        """The turn is asked for no more often than it can be had."""
-        now = self._now()
-        asked = self._asked.get(chore.name)
-        if asked is not None and now - asked < chore.every / 4:
-            return
-        self._asked[chore.name] = now
-        if await self._take_turn(chore.name, every_seconds=chore.every.total_seconds(), now=now):
-            await chore.do()
 
     async def _tidy(self) -> None:
         now = self._now()
