@@ -17,7 +17,7 @@ async def latency(run: Run, found: Found) -> None:
     count = run.count(100)
     milliseconds = []
     for _ in range(count):
-        (shown,) = await run.completed(found, user, [run.system.live(user)])
+        (shown,) = await run.smoothly(found, user, [run.system.live(user)])
         published: datetime | None = None
         for event in await run.system.events(shown["id"]):
             at = datetime.fromisoformat(event["at"])
@@ -40,7 +40,7 @@ async def throughput(run: Run, found: Found) -> None:
         user = await run.system.user()
         count = run.count(20 if parallel == 1 else 60)
         began = time.monotonic()
-        await run.completed(found, user, [run.system.live(user, seconds=600) for _ in range(count)])
+        await run.smoothly(found, user, [run.system.live(user, seconds=600) for _ in range(count)])
         per_minute = count / (time.monotonic() - began) * 60
         found.figures[f"lifecycles_per_minute_at_{parallel}"] = round(per_minute, 1)
         found.notes.append(f"{parallel} parallel: {per_minute:.0f}/min")

@@ -91,6 +91,14 @@ class Run:
             found.expect(shown["status"] == "COMPLETED", f"{shown['id']} is {shown['status']}: {shown.get('failure')}")
         return ended
 
+    async def smoothly(self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]) -> list[Shown]:
+        """Wait for all; each must be completed at the first attempt, or a mended fault would go unseen."""
+        ended = await self.completed(found, user, living)
+        for shown in ended:
+            failed = [e["data"] for e in await self.system.events(shown["id"]) if e["event"] == "attempt_failed"]
+            found.expect(not failed, f"{shown['id']} needed further attempts: {failed}")
+        return ended
+
     def listening(self) -> bool:
         """Whether n8n takes jobs."""
         return broker.listening(self.names)

@@ -31,11 +31,11 @@ async def lifecycles(run: Run, found: Found) -> None:
         )
         for number, (form, size, kind, _) in enumerate(wanted)
     ]
-    ended = await run.completed(found, user, living)
+    ended = await run.smoothly(found, user, living)
     for shown, (_, _, _, final) in zip(ended, wanted, strict=True):
         found.violations += await pictures.faults(run.system.client, shown, samples=4, final=final)
     free = await run.system.user("free")
-    marked = await run.completed(found, free, [run.system.live(free, "for nothing", final_format="jpg")])
+    marked = await run.smoothly(found, free, [run.system.live(free, "for nothing", final_format="jpg")])
     for shown in marked:
         found.violations += await pictures.faults(run.system.client, shown, samples=4, final="1080x1080 jpg")
     found.notes.append(f"{5 * found.ended} pictures measured")
@@ -55,13 +55,13 @@ async def regenerate(run: Run, found: Found) -> None:
         await run.system.select(second)
         return await run.system.until(request_id, seconds=120)
 
-    await run.completed(found, user, [one() for _ in range(run.count(10))])
+    await run.smoothly(found, user, [one() for _ in range(run.count(10))])
 
 
 async def partial(run: Run, found: Found) -> None:
     """Two of four samples fail: the good ones are shown and can be picked"""
     user = await run.system.user()
-    ended = await run.completed(found, user, [run.system.live(user, "half [[partial]]") for _ in range(run.count(10))])
+    ended = await run.smoothly(found, user, [run.system.live(user, "half [[partial]]") for _ in range(run.count(10))])
     for shown in ended:
         failed = {failure["index"] for failure in shown["sample_failures"]}
         found.expect(failed == {1, 3}, f"{shown['id']}: failures are {failed}")
@@ -106,7 +106,7 @@ async def providers(run: Run, found: Found) -> None:
     for model, mood in (("remote", "well"), ("remote", "by_url"), ("stability", "well")):
         run.provider.mood = mood
         living = [run.system.live(user, model=model, output_format="LinkedInPost", final_format="jpg")]
-        made[f"{model} {mood}"] = await run.completed(found, user, living)
+        made[f"{model} {mood}"] = await run.smoothly(found, user, living)
     run.provider.mood = "well"
     for case, shown in [(case, each) for case, several in made.items() for each in several]:
         wrong = await pictures.faults(run.system.client, shown, samples=4, final="1200x627 jpg")
@@ -125,7 +125,7 @@ async def providers(run: Run, found: Found) -> None:
 async def unsafe(run: Run, found: Found) -> None:
     """One sample, then all of them, do not pass moderation"""
     user = await run.system.user()
-    one = await run.completed(found, user, [run.system.live(user, "hm [[unsafe 2]]") for _ in range(run.count(5))])
+    one = await run.smoothly(found, user, [run.system.live(user, "hm [[unsafe 2]]") for _ in range(run.count(5))])
     for shown in one:
         codes = {failure["index"]: failure["error_code"] for failure in shown["sample_failures"]}
         found.expect(codes == {2: "unsafe_output"}, f"{shown['id']}: {codes}")
@@ -134,7 +134,7 @@ async def unsafe(run: Run, found: Found) -> None:
         for shown in await run.all_end(found, user, [run.system.live(user, "oh [[unsafe]]") for _ in range(2)]):
             code = (shown["failure"] or {}).get("code")
             found.expect(code == "unsafe_output", f"{shown['id']} by {way}: {shown['status']} {code}")
-        await run.completed(found, user, [run.system.live(user, f"harmless, by {way}")])
+        await run.smoothly(found, user, [run.system.live(user, f"harmless, by {way}")])
     await run.settings(moderation="markers")
     found.notes.append("by markers and by a moderation endpoint")
 
@@ -146,7 +146,7 @@ async def garbage(run: Run, found: Found) -> None:
     for queue in ("SAMPLES", "FINAL"):
         for number in range(25):
             await asyncio.to_thread(broker.publish, run.names[f"AIGEN_RABBITMQ_{queue}_QUEUE"], bodies[number % 5])
-    await run.completed(found, user, [run.system.live(user, seconds=120) for _ in range(run.count(5))])
+    await run.smoothly(found, user, [run.system.live(user, seconds=120) for _ in range(run.count(5))])
     found.expect(await asyncio.to_thread(broker.waiting, run.names) == 0, "messages are left in the job queues")
     found.notes.append("50 messages; all taken off the queues")
 
@@ -164,7 +164,7 @@ async def twice(run: Run, found: Found) -> None:
             copied += 1
         await asyncio.sleep(0.2)
     await asyncio.to_thread(tap.close)
-    ended = await run.completed(found, user, [_done(each) for each in living])
+    ended = await run.smoothly(found, user, [_done(each) for each in living])
     for shown in ended:
         delivered = [
             e for e in await run.system.events(shown["id"]) if e["event"] in {"samples_delivered", "final_delivered"}
@@ -183,8 +183,13 @@ async def cancelled(run: Run, found: Found) -> None:
         await run.system.act(request_id, "cancel")
         return await run.system.look(request_id)
 
-    for shown in await run.all_end(found, user, [one() for _ in range(run.count(5))]):
+    ended = await run.all_end(found, user, [one() for _ in range(run.count(5))])
+    await asyncio.sleep(12)  # longer than the four slow pictures take
+    for shown in ended:
         found.expect(shown["status"] == "CANCELLED", f"{shown['id']} is {shown['status']}")
+        late = [e["data"].get("kind") for e in await run.system.events(shown["id"]) if e["event"] == "stale_result"]
+        found.expect(bool(late) and "sample-result" not in late, f"{shown['id']}: n8n reported {late} afterwards")
+    found.notes.append("one report of each was refused afterwards, no result was sent")
 
 
 async def ways_back(run: Run, found: Found) -> None:
@@ -193,11 +198,25 @@ async def ways_back(run: Run, found: Found) -> None:
     for way in ("signature", "rabbitmq"):
         await run.settings(report_by=way)
         living = [run.system.live(user, f"{way}: ein Möwenflug über Föhr, 鷗") for _ in range(run.count(5))]
-        for shown in await run.completed(found, user, living):
+        for shown in await run.smoothly(found, user, living):
             found.violations += await pictures.faults(run.system.client, shown, samples=4, final="1080x1080 png")
         for shown in await run.all_end(found, user, [run.system.live(user, f"{way} [[rejected]]")]):
             found.expect(shown["status"] == "CONTENT_REJECTED", f"{shown['id']} by {way} is {shown['status']}")
     await run.settings(report_by="http")
+
+
+async def last_resort(run: Run, found: Found) -> None:
+    """No report can be sent at all: the error workflow says so, signed, long before the deadline"""
+    user = await run.system.user()
+    await run.settings(report_by="a way that is not there")
+    began = asyncio.get_running_loop().time()
+    for shown in await run.all_end(found, user, [run.system.live(user) for _ in range(2)]):
+        code = (shown["failure"] or {}).get("code")
+        found.expect(code == "workflow_error", f"{shown['id']} is {shown['status']}: {code}")
+    seconds = asyncio.get_running_loop().time() - began
+    found.expect(seconds < 60, f"it took {seconds:.0f} s: the deadline ended it, not a report")  # noqa: PLR2004
+    await run.settings(report_by="http")
+    found.notes.append(f"three attempts in {seconds:.0f} s")
 
 
 async def republished(run: Run, found: Found) -> None:
@@ -210,7 +229,7 @@ async def republished(run: Run, found: Found) -> None:
             await run.n8n.change(which, lambda workflow: workflow)
             times += 1
             await asyncio.sleep(1)
-    await run.completed(found, user, [_done(each) for each in living])
+    await run.smoothly(found, user, [_done(each) for each in living])
     found.expect(await asyncio.to_thread(run.listening), "the triggers do not listen any more")
     found.notes.append(f"published {times} times")
 
@@ -264,6 +283,6 @@ SCENARIOS: dict[str, Scenario] = {
     each.__name__: each
     for each in (
         lifecycles, regenerate, partial, transient, provider_down, providers, unsafe, garbage, twice, cancelled,
-        ways_back, republished, killed, stopped, broker_restarted,
+        ways_back, last_resort, republished, killed, stopped, broker_restarted,
     )
 }  # fmt: skip
