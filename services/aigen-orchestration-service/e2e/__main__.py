@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import time
 import traceback
@@ -63,6 +64,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if unknown := set(chosen.only) - set(ALL):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
+    for asked in (signal.SIGTERM, signal.SIGINT):  # a run that is ended early leaves nothing behind
+        signal.signal(asked, signal.default_int_handler)
     try:
         programs = tools()
     except MissingToolError as error:

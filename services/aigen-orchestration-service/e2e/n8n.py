@@ -55,6 +55,7 @@ class N8n:
             "N8N_PERSONALIZATION_ENABLED": "false",
             "N8N_HIRING_BANNER_ENABLED": "false",
             "EXECUTIONS_DATA_PRUNE": "true",
+            "DB_POSTGRESDB_POOL_SIZE": "10",
             "N8N_LOG_LEVEL": "info",
         }
 

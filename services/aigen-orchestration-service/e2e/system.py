@@ -28,7 +28,6 @@ _GRANT = Decimal("500.00")
 _SAMPLES, _FINAL = Decimal("0.25"), Decimal("1.00")
 _QUICK = {
     "AIGEN_RETRY_DELAY": "0.5", "AIGEN_SWEEP_INTERVAL": "0.5", "AIGEN_POLL_INTERVAL": "0.2",
-    "AIGEN_SAMPLES_DEADLINE": "90", "AIGEN_FINAL_DEADLINE": "90", "AIGEN_MAX_ATTEMPTS": "3",
     "AIGEN_IN_FLIGHT_LIMITS": "free=100,payg=100,pro=100,team=100,enterprise=100",
 }  # fmt: skip
 
