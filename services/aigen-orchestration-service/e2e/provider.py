@@ -1,4 +1,4 @@
-"""A provider of pictures on this machine that speaks OpenAI's and Stability's interfaces, and fails when told to."""
+"""Others' services on this machine: OpenAI's and Stability's pictures, failing when told to, and S3's storage."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from PIL import Image
 
+_LOCATION = b'<LocationConstraint xmlns="http://s3.amazonaws.com/doc/2006-03-01/">us-east-1</LocationConstraint>'
 _FAILURES: dict[str, tuple[int, dict[str, Any]]] = {
     "down": (503, {"error": {"code": "overloaded", "message": "no capacity"}}),
     "busy": (429, {"error": {"code": "rate_limit_exceeded", "message": "slow down"}}),
@@ -25,14 +26,25 @@ class Provider:
         provider = self
         self.mood = "well"
         self.asked: Counter[str] = Counter()
+        self.kept: dict[str, bytes] = {}
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 length = int(self.headers.get("content-length") or 0)
                 provider.answer(self, self.rfile.read(length))
 
+            def do_PUT(self) -> None:
+                signed = self.headers.get("authorization", "").startswith("AWS4-HMAC-SHA256 ")
+                if signed:
+                    provider.kept[self.path.partition("?")[0]] = self.rfile.read(int(self.headers["content-length"]))
+                _send(self, 200 if signed else 403, "application/xml", b"")
+
             def do_GET(self) -> None:
-                _send(self, 200, "image/png", _picture(512, 512, "PNG"))
+                if "?location" in self.path:
+                    _send(self, 200, "application/xml", _LOCATION)
+                else:
+                    kept = provider.kept.get(self.path)
+                    _send(self, 200, "application/octet-stream", kept or _picture(512, 512, "PNG"))
 
             def log_message(self, *_: Any) -> None:
                 """Nothing: the run prints its own table."""

@@ -120,8 +120,10 @@ async def a_run(tools: Tools, admin_url: str, *, quick: bool, keep: bool) -> Asy
             settings = {"service_url": f"http://127.0.0.1:{system.port}", "openai_base_url": f"{provider.url}/v1",
                         "stability_base_url": provider.url}  # fmt: skip
             ids = workflows.write(folder / "workflows", names, settings)
+            storage = {"endpoint": provider.url, "accessKeyId": "of-the-run", "secretAccessKey": "of-the-run"}
+            filled = workflows.credentials(RABBITMQ, SECRET, s3=storage)
             print(f"Importing and publishing {len(ids)} workflows (logs: {folder}) ...", flush=True)
-            await asyncio.to_thread(n8n.set_up, folder / "workflows", ids, workflows.credentials(RABBITMQ, SECRET))
+            await asyncio.to_thread(n8n.set_up, folder / "workflows", ids, filled)
             seconds = await n8n.start(lambda: broker.listening(names))
             print(f"n8n listens after {seconds:.0f} s.", flush=True)
             yield Run(system, n8n, provider, names, quick)

@@ -205,6 +205,18 @@ async def ways_back(run: Run, found: Found) -> None:
     await run.settings(report_by="http")
 
 
+async def stored_in_s3(run: Run, found: Found) -> None:
+    """Pictures go to S3-compatible storage in place of the service"""
+    user = await run.system.user()
+    await run.settings(store="s3", s3_bucket="pictures", s3_public_url=f"{run.provider.url}/pictures")
+    living = [run.system.live(user, "far away", final_format="jpg") for _ in range(2)]
+    for shown in await run.smoothly(found, user, living):
+        found.violations += await pictures.faults(run.system.client, shown, samples=4, final="1080x1080 jpg")
+        found.expect(shown["final_asset"]["url"].startswith(run.provider.url), f"{shown['id']} lies elsewhere")
+    await run.settings(store="service")
+    found.expect(len(run.provider.kept) == 10, f"{len(run.provider.kept)} pictures were stored")  # noqa: PLR2004
+
+
 async def last_resort(run: Run, found: Found) -> None:
     """No report can be sent at all: the error workflow says so, signed, long before the deadline"""
     user = await run.system.user()
@@ -283,6 +295,6 @@ SCENARIOS: dict[str, Scenario] = {
     each.__name__: each
     for each in (
         lifecycles, regenerate, partial, transient, provider_down, providers, unsafe, garbage, twice, cancelled,
-        ways_back, last_resort, republished, killed, stopped, broker_restarted,
+        ways_back, stored_in_s3, last_resort, republished, killed, stopped, broker_restarted,
     )
 }  # fmt: skip
