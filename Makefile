@@ -47,7 +47,7 @@ fmt: $(STAMP) ## Format the code
 bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
 	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench $(ARGS)
 
-e2e-n8n: $(STAMP) ## The whole job with a real n8n; 20 minutes, the first time 10 more and 3 GB (ARGS=--quick: 8 minutes)
+e2e-n8n: $(STAMP) ## The whole job with a real n8n; 25 minutes, the first time 10 more and 3 GB (ARGS=--quick: 10)
 	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m e2e $(ARGS)
 
 docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings

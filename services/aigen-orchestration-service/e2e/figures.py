@@ -14,7 +14,7 @@ PARALLEL = (1, 5, 10)
 async def latency(run: Run, found: Found) -> None:
     """From handing a job to the broker to n8n's first report, one request at a time"""
     user = await run.system.user()
-    count = run.count(100)
+    count = run.count(40)
     milliseconds = []
     for _ in range(count):
         (shown,) = await run.smoothly(found, user, [run.system.live(user)])
