@@ -8,10 +8,10 @@ AUDIT   := $(CURDIR)/.venv-audit
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve doctor test check unit fmt bench docs lock audit clean
+.PHONY: help demo serve doctor test check unit fmt bench e2e-n8n docs lock audit clean
 
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): $(SERVICE)/requirements.lock $(SERVICE)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,7 +41,7 @@ check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no service
 	@$(RUN)/ruff check odoo && $(RUN)/ruff format --check odoo
 	@cd $(SERVICE) && $(RUN)/mypy
 	@cd $(SERVICE) && $(RUN)/lint-imports
-	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain tests/test_docs.py -q
+	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain tests/test_docs.py tests/test_workflows.py -q
 
 fmt: $(STAMP) ## Format the code
 	@cd $(SERVICE) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .
@@ -49,6 +49,9 @@ fmt: $(STAMP) ## Format the code
 
 bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
 	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench $(ARGS)
+
+e2e-n8n: $(STAMP) ## The whole job with a real n8n; 25 minutes, the first time 10 more and 3 GB (ARGS=--quick: 10)
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m e2e $(ARGS)
 
 docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings
 	@cd $(SERVICE) && $(RUN)/python -m creativeflow.services.aigeneration.documents
