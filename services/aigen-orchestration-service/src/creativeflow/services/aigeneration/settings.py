@@ -247,7 +247,9 @@ class Settings(BaseSettings):
     max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(3, description="Attempts per stage and round.")
     max_rounds: Annotated[int, Field(ge=1, le=100)] = Field(10, description="Rounds of samples per request.")
     lane_window: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        500, description="Unfinished jobs per lane in the broker; at least the rate times the time a job takes."
+        100,
+        description="Unfinished jobs per lane in the broker: the rate times the time a job takes, and no more than "
+        "workers finish within a job's deadline.",
     )
     local_workers: Annotated[int, Field(ge=1, le=64)] = Field(2, description="Pictures the local engine draws at once.")
     local_fault: str = Field("", description="Let the local engine fail in one way, such as `partial`; for trials.")
