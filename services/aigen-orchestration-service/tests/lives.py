@@ -252,6 +252,13 @@ async def cancels_at_work(user: User) -> None:
     await user.ended(request, "CANCELLED")
 
 
+async def cancels_while_it_is_asked_for(user: User) -> None:
+    """Whether the hold was taken is not known yet, or was just learnt: it is given back."""
+    request = await user.start("never")
+    await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
+    await user.ended(request, "CANCELLED")
+
+
 async def cancels_the_final(user: User) -> None:
     """The samples stay charged, the final's hold is given back."""
     request = await user.shown(await user.start("final_never"))
@@ -342,6 +349,28 @@ async def steers_webhooks(user: User) -> None:
         raise LifeError(f"{user.id}: {removed.status_code} {removed.text[:200]}")
 
 
+def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
+    """An address whose receiver answers badly, until the test event to it has come to this."""
+
+    async def life(user: User) -> None:
+        targets = "/webhook-targets"
+        made = await user.call("POST", targets, {"url": f"{user.line.hooks}/{that_is}/{user.id}"})
+        if made.status_code == httpx.codes.CONFLICT:
+            listed = (await user.accepted("GET", targets))["items"]
+            target = next(found["id"] for found in listed if found["url"].endswith(f"/{user.id}"))
+        else:
+            target = made.json()["id"]
+        await user.call("POST", f"{targets}/{target}/test")  # 409 where another event has had it disabled already
+        ends = time.monotonic() + user.line.patience_seconds
+        while not (await user.accepted("GET", f"{targets}/{target}/deliveries?status={then}"))["items"]:
+            if time.monotonic() > ends:
+                raise LifeError(f"{user.id}: no delivery is {then}")
+            await asyncio.sleep(0.1)
+        await user.call("DELETE", f"{targets}/{target}")
+
+    return life
+
+
 async def _wait_for_another_round(user: User, request: dict[str, Any]) -> dict[str, Any]:
     while True:
         found = await user.until(request["id"], "AWAITING_SELECTION")
@@ -361,6 +390,8 @@ class Life:
     given: int
     costs: int
     free: int = 0
+    faults: tuple[str, ...] = ()
+    """What the billing adapter does wrong with this user's calls that move money, one after the other."""
 
 
 _SET, _FINAL, _LARGE = PRICES["samples"], PRICES["final"], PRICES["large"]
@@ -387,5 +418,11 @@ LIVES: dict[str, Life] = {
     "ended": Life(is_ended_by_an_operator, "payg", 1000, 0),
     "webhooks": Life(steers_webhooks, "payg", 1000, _SET + _FINAL),
     "cancels_final": Life(cancels_the_final, "payg", 1000, _SET),
+    "hook_gone": Life(has_a_hook("gone", "failed"), "payg", 1000, 0),
+    "hook_broken": Life(has_a_hook("broken", "parked"), "payg", 1000, 0),
+    "doubt": Life(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("silent_after",)),
+    "doubt_on_the_final": Life(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("", "error_after")),
+    "doubt_on_giving_back": Life(cancels_at_work, "payg", 1000, 0, faults=("", "drop_after")),
+    "doubt_and_cancelled": Life(cancels_while_it_is_asked_for, "payg", 1000, 0, faults=("silent_after",)),
     "severe": Life(is_restricted_for_its_words, "payg", 1000, 0),
 }

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,11 +25,12 @@ from creativeflow.services.aigeneration.clock import now
 from creativeflow.services.aigeneration.domain.prices import credits_amount, credits_text
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from invariants import violations
 from lives import LIVES, Line, ObedientWorker, User
 from processes import free_port, service_environment
-from receiver import Receiver
+from receiver import Call, Receiver
 from services import RABBITMQ, database_admin_url, delete_names, on_server, own_names
 
 QUICK = {
@@ -47,7 +49,29 @@ _TIME_PASSES = (
     "UPDATE billing_journal SET since = since - interval '1 minute' WHERE state IN ('asking', 'refunding')",
     "UPDATE periodic_work SET began_at = began_at - interval '2 hours'",
 )
+# Calls that surely have ended, and receivers that have failed for days: nobody waits that long here.
+_LONG_AGO = (
+    """UPDATE billing_journal SET since = since - interval '1 minute'
+       WHERE state IN ('asking', 'refunding') AND since BETWEEN now() - interval '30 s' AND now() - interval '3 s'""",
+    "UPDATE holds SET began_at = began_at - interval '1 minute' WHERE state = 'placing' AND began_at < now() - interval '3 s'",
+    """UPDATE outbox SET attempts = 20, due_at = now()
+       WHERE topic LIKE 'webhook:%' AND attempts > 0 AND last_error IS NOT NULL AND parked_reason IS NULL""",
+)
+_UNSETTLED = """SELECT count(*) FROM holds WHERE state IN ('captured', 'released') AND funding = 'credits'
+                AND settled_at IS NULL"""
 _LAST_WORDS = {"final_asset_ready", "generation_failed", "generation_cancelled", "generation_expired"}
+
+
+class Receivers(Receiver):
+    """A receiver that is `gone` or `broken` where its address says so, and answers as the others do elsewhere."""
+
+    async def _answer(self, call: Call, writer: asyncio.StreamWriter) -> None:
+        for name, status in (("gone", 410), ("broken", 500)):
+            if f"/{name}/" in call.target:
+                writer.write(f"HTTP/1.1 {status} Said\r\nContent-Length: 0\r\n\r\n".encode())
+                await writer.drain()
+                return
+        await super()._answer(call, writer)
 
 
 class Yard:
@@ -74,6 +98,7 @@ class Yard:
         if self.books == "billing":
             told |= {
                 "AIGEN_CREDITS_URL": f"http://127.0.0.1:{self.billing_port}/api/v1", "AIGEN_CREDITS_API_KEY": KEY,
+                "AIGEN_CREDITS_LOOKUP_PATH": "none",
                 "AIGEN_NOTIFY_URL": f"http://127.0.0.1:{self.receiver.port}/notify",
             }  # fmt: skip
         return service_environment(self.database_url, self.folder, port, **told, **more)
@@ -92,7 +117,8 @@ class Yard:
                 "current_plan_name": plan.title(), "status": "Active", "features": {},
                 "freemium_generations_remaining": 0,
             }  # fmt: skip
-            account = {"balance": credits_text(amount), "subscription": subscription}
+            faults = list(LIVES[user_id.partition("-")[0]].faults)
+            account = {"balance": credits_text(amount), "subscription": subscription, "faults": faults}
             await self.control(accounts={user_id: account})
         elif plan != "free":
             told = {"user_id": user_id, "amount": credits_text(amount), "plan": plan}
@@ -130,21 +156,26 @@ class Yard:
 
     async def operate(self) -> None:
         """What an operator does all the time: decide holds in doubt by the books, replay what is parked, lift flags."""
+        for statement in _LONG_AGO:
+            await self.database.execute(statement)
         with_truth = await self.control() if self.books == "billing" else {"operations": {}}
         for row in await self.database.fetch("SELECT key FROM holds WHERE parked_at IS NOT NULL"):
             charged = with_truth["operations"].get(row["key"]) == "charged"
             await self.line.call("POST", f"/operations/holds/{row['key']}/decide", told={"charged": charged})
-        parked = await self.database.fetch("SELECT id, topic, body FROM outbox WHERE parked_reason IS NOT NULL")
-        for row in parked:
-            if row["topic"].startswith("credits."):
-                charged = with_truth["operations"].get(row["body"]["key"]) == "charged"
-                await self.line.call("POST", f"/operations/holds/{row['body']['key']}/decide", told={"charged": charged})
-            verb = "drop" if row["topic"] == "dead_letter" and row["id"] % 2 else "replay"
-            await self.line.call("POST", f"/operations/debts/{row['id']}/{verb}")
+        for row in await self.database.fetch("SELECT id, topic, body FROM outbox WHERE parked_reason IS NOT NULL"):
+            await self._handle(row["id"], row["topic"], row["body"], with_truth["operations"])
         for row in await self.database.fetch(
             "SELECT DISTINCT user_id FROM account_flags WHERE cleared_at IS NULL AND reason <> 'content_abuse'"
         ):
             await self.line.call("POST", f"/operations/users/{row['user_id']}/clear", told={"note": "looked into"})
+
+    async def _handle(self, debt: int, topic: str, body: dict[str, Any], truth: dict[str, str]) -> None:
+        """A parked debt: replayed, or given up where nobody is waiting for it; money never."""
+        given_up = topic.startswith("webhook:") or (debt % 2 and topic == "dead_letter")
+        if topic.startswith("credits."):
+            charged = truth.get(body["key"]) == "charged"
+            await self.line.call("POST", f"/operations/holds/{body['key']}/decide", told={"charged": charged})
+        await self.line.call("POST", f"/operations/debts/{debt}/{'drop' if given_up else 'replay'}")
 
     async def drained(self, *, seconds: float = 30.0) -> None:
         """Wait until nothing is owed and nothing is in doubt; an operator looks after what is parked."""
@@ -153,7 +184,7 @@ class Yard:
         while True:
             owed = await self.database.fetch("SELECT topic, attempts, last_error, parked_reason FROM outbox LIMIT 5")
             placing = await self.database.fetch("SELECT key FROM holds WHERE state = 'placing'")
-            if not owed and not placing:
+            if not owed and not placing and not await self.database.fetchval(_UNSETTLED):
                 return
             if time.monotonic() > ends:
                 self.findings.append(f"not drained after {seconds} s: {[tuple(row) for row in [*owed, *placing]]}")
@@ -165,6 +196,7 @@ class Yard:
             await asyncio.sleep(0.15)
             if tries % 4 == 0:
                 await self.time_passes()
+                await DeliveryStore(self.database).tidy(now() - timedelta(days=30), now())  # as every hour
 
     async def check(self) -> list[str]:
         """Everything that is wrong: lives, invariants, and the money of every user by three independent sums."""
@@ -214,7 +246,7 @@ class Yard:
         if self.books == "billing":
             calls, self.receiver.calls = self.receiver.calls, []
             told = [orjson.loads(call.body) for call in calls if call.target == "/notify"]
-            return [note | {"id": note["event_id"]} for note in told]
+            return [note | {"id": note["data"]["event_id"]} for note in told]
         found = []
         connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
         channel = connection.channel()
@@ -254,7 +286,7 @@ async def yard(*, books: str = "local") -> AsyncIterator[Yard]:
         async with AsyncExitStack() as stack:
             await migrate(url)
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="aigen-yard-")))
-            receiver = await stack.enter_async_context(Receiver())
+            receiver = await stack.enter_async_context(Receivers())
             port = 0
             if books == "billing":
                 desk = billing_process(complete=True)

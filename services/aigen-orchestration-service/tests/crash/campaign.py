@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -72,14 +72,21 @@ class Campaign:
                 await self.start()
             await asyncio.sleep(0.03)
 
+    async def rehearse(self) -> tuple[dict[str, int], dict[str, int], Found]:
+        """The mix without a kill: how often each seam is passed by it, and while starting; and whether all is well."""
+        starting = self.trigger.passes()
+        found = Found("none", "never", self.yard.books)
+        await self._lead(found)
+        return self.trigger.passes(), starting, found
+
     async def kill_at(self, seam: Seam, moment: str, nth: int) -> Found:
-        """One kill: the mix is led while the seam is armed; first in a running process, then in a starting one."""
+        """One kill: the mix is led while the seam is armed. `nth` 0: it is armed in a process that is starting."""
         found = Found(seam.name, moment, self.yard.books)
-        for early in (False, True):
-            if early:
-                self.stop()
-                await self.yard.time_passes()
-            self.trigger.arm(moment, seam.name, 1 if early else nth)
+        if not nth:
+            self.stop()
+            await self.yard.time_passes()
+        for times in sorted({nth or 1, 1}, reverse=True):  # how often it is passed differs a little from mix to mix
+            self.trigger.arm(moment, seam.name, times)
             await self._lead(found)
             if found.reached:
                 break
@@ -119,10 +126,14 @@ class Campaign:
             self.process.join()
 
 
+Plan = Callable[[dict[str, int], dict[str, int]], Sequence[tuple[Seam, str, int]]]
+"""From how often each seam is passed by the mix, and while starting, to where it is killed."""
+
+
 async def run(
-    chosen: Sequence[tuple[Seam, str, int]], *, books: str, kinds: Sequence[str] = tuple(LIVES), report: Any = print
+    plan: Plan, *, books: str, kinds: Sequence[str] = tuple(LIVES), report: Callable[[Found], None] = lambda _: None
 ) -> list[Found]:
-    """Kill at all of these, one after the other; `report` is told each result."""
+    """Rehearse, and kill as planned, one kill after the other; `report` is told each result."""
     async with yard(books=books) as made:
         campaign = Campaign(made, kinds)
         await campaign.start()
@@ -131,9 +142,13 @@ async def run(
         keeping = asyncio.create_task(campaign.keep())
         results = []
         try:
-            for seam, moment, nth in chosen:
+            passed, starting, rehearsal = await campaign.rehearse()
+            results.append(rehearsal)
+            for seam, moment, nth in plan(passed, starting):
                 results.append(await campaign.kill_at(seam, moment, nth))
                 report(results[-1])
+                if keeping.done():
+                    await keeping
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)

@@ -18,8 +18,12 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from crash.seams import Seam, answer_name, seams
+from creativeflow.services.aigeneration import cli
 
 context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["crash.launcher"])
+SEAMS = seams()
+_PLACES = {seam.name: place for place, seam in enumerate(SEAMS)}
 _DURING_SECONDS = 0.0004
 _NAME_BYTES = 200
 
@@ -31,6 +35,7 @@ class Trigger:
         self.armed: Any = context.Array(c_char, _NAME_BYTES)
         self.left: Any = context.Value(c_int, 0)
         self.fired: Any = context.Value(c_int, 0)
+        self.passed: Any = context.Array(c_int, len(SEAMS))
 
     def arm(self, moment: str, seam: str, nth: int) -> None:
         """Die at the n-th time from now."""
@@ -53,8 +58,16 @@ class Trigger:
         self.armed.value, self.fired.value = b"", 1
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def passes(self) -> dict[str, int]:
+        """How often each seam was passed since the last look."""
+        found = {seam.name: count for seam, count in zip(SEAMS, self.passed, strict=True)}
+        self.passed[:] = [0] * len(SEAMS)
+        return found
+
     def at(self, moment: str, seam: str) -> None:
         """A moment has come."""
+        if moment == "before":
+            self.passed[_PLACES[seam]] += 1
         if self.due(moment, seam):
             self.die()
 
@@ -71,15 +84,13 @@ def _serve(environment: dict[str, str], trigger: Trigger, log: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.update(environment)
-    from creativeflow.services.aigeneration import cli  # noqa: PLC0415 - what is preloaded must not depend on it
-
     install(trigger)
     cli.app(["serve", "--no-migrate"], standalone_mode=False)
 
 
 def install(trigger: Trigger) -> None:
     """Wrap every seam of this process."""
-    for seam in seams():
+    for seam in SEAMS:
         if seam.owner is not None:
             setattr(seam.owner, seam.method, _wrapped(getattr(seam.owner, seam.method), seam, trigger))
     FastAPI.__call__ = _answering(FastAPI.__call__, trigger)  # type: ignore[method-assign]

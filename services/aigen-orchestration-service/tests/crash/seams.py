@@ -21,12 +21,13 @@ import httpx
 import creativeflow.services.aigeneration.adapters as adapters_package
 import creativeflow.services.aigeneration.storage as storage_package
 from creativeflow.services.aigeneration import ports
-from creativeflow.services.aigeneration.adapters.amqp_channels import Channel, Publisher
+from creativeflow.services.aigeneration.adapters.amqp_channels import Publisher
 from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher
 from creativeflow.services.aigeneration.adapters.safe_http import SafeHttp
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.worker.results import DeadLetterConsumer, ResultsConsumer
 
 PACKAGE = "creativeflow.services.aigeneration."
 WRITES = re.compile(r"\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE\s+(?!OF\b)[a-z_]+\b|ensure_events_partition", re.IGNORECASE)
@@ -37,7 +38,9 @@ _WIRE: tuple[tuple[type, str], ...] = (
     (asyncpg.transaction.Transaction, "_Transaction__commit"), (Publisher, "publish"),
     (httpx.AsyncClient, "request"), (SafeHttp, "post"),
 )  # fmt: skip
-_FOREIGN: tuple[tuple[type, str], ...] = ((EventPublisher, "publish"), (Channel, "answer"))
+_FOREIGN: tuple[tuple[type, str], ...] = (
+    (EventPublisher, "publish"), (ResultsConsumer, "handle"), (DeadLetterConsumer, "handle"),
+)  # fmt: skip
 _PROTOCOLS = (ports.Credits, ports.Engine, ports.Notifier, ports.PromptCheck)
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
