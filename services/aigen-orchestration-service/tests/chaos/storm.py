@@ -27,6 +27,7 @@ class Storm:
         self.ports = [free_port() for _ in range(processes)]
         self.running: dict[int, ForkServerProcess] = {}
         self.did: Counter[str] = Counter()
+        self.trigger = Trigger()  # never armed: kills come from outside
         self.database = TcpProxy(*_address(made.url, 5432))
         self.broker = TcpProxy(*_address(RABBITMQ, 5672))
 
@@ -51,7 +52,7 @@ class Storm:
     async def start(self, port: int) -> None:
         """A process that will serve."""
         environment = self.yard.environment(port, AIGEN_DATABASE_POOL_SIZE="6")
-        self.running[port] = await asyncio.to_thread(start, environment, Trigger(), str(self.yard.folder / "log"))
+        self.running[port] = await asyncio.to_thread(start, environment, self.trigger, str(self.yard.folder / "log"))
 
     async def serving(self, port: int, seconds: float = 60) -> None:
         """Until it serves."""
