@@ -5,9 +5,10 @@ PYTHON  ?= python3
 RUN     := $(VENV)/bin
 STAMP   := $(VENV)/.set-up
 ARGS    ?=
+N       ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve doctor test check unit fmt bench docs lock clean
+.PHONY: help demo serve doctor test check unit fmt bench crash chaos docs lock clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,12 @@ fmt: $(STAMP) ## Format the code
 
 bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
 	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench $(ARGS)
+
+crash: $(STAMP) ## Kill the service at every seam and ask after everybody's money (ARGS="--seam Store.write")
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && PYTHONPATH=tests $(RUN)/python -m crash $(ARGS)
+
+chaos: $(STAMP) ## Lead thousands of lives through cuts, stalls and kills (N=5000)
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && PYTHONPATH=tests $(RUN)/python -m chaos $(N) $(ARGS)
 
 docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings
 	@cd $(SERVICE) && $(RUN)/python -m creativeflow.services.aigeneration.documents

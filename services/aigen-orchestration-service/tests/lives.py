@@ -102,13 +102,13 @@ class Line:
             answer = await self._http.request(method, url, json=told, headers=headers)
         except httpx.HTTPError:
             return None
-        if answer.status_code >= 500 and answer.status_code != 503:  # noqa: PLR2004 - 503 is the one that is declared
+        if answer.status_code >= 500 and answer.status_code != 503:
             self.faults.append(f"{method} {path} was answered with {answer.status_code}: {answer.text[:300]}")
         return answer
 
 
 def _again(answer: httpx.Response) -> bool:
-    if answer.status_code >= 500:  # noqa: PLR2004
+    if answer.status_code >= 500:
         return True
     return answer.status_code == httpx.codes.CONFLICT and bool(answer.json().get("retryable"))
 
@@ -221,7 +221,8 @@ async def pays_for_the_large_final(user: User) -> None:
 async def regenerates(user: User) -> None:
     """Two sets of samples and a final."""
     request = await user.shown(await user.start())
-    await user.accepted("POST", f"{REQUESTS}/{request['id']}/regenerate-samples", {"updated_prompt": "a red lighthouse"})
+    changed = {"updated_prompt": "a red lighthouse"}
+    await user.accepted("POST", f"{REQUESTS}/{request['id']}/regenerate-samples", changed)
     await user.select(await _wait_for_another_round(user, request))
     await user.ended(request)
 

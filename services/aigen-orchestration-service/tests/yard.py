@@ -53,7 +53,8 @@ _TIME_PASSES = (
 _LONG_AGO = (
     """UPDATE billing_journal SET since = since - interval '1 minute'
        WHERE state IN ('asking', 'refunding') AND since BETWEEN now() - interval '30 s' AND now() - interval '3 s'""",
-    "UPDATE holds SET began_at = began_at - interval '1 minute' WHERE state = 'placing' AND began_at < now() - interval '3 s'",
+    """UPDATE holds SET began_at = began_at - interval '1 minute'
+       WHERE state = 'placing' AND began_at < now() - interval '3 s'""",
     """UPDATE outbox SET attempts = 20, due_at = now()
        WHERE topic LIKE 'webhook:%' AND attempts > 0 AND last_error IS NOT NULL AND parked_reason IS NULL""",
 )
@@ -75,7 +76,7 @@ class Receivers(Receiver):
 
 
 class Yard:
-    """What survives the service. `books` says where credits are kept: `local`, or `billing` for the adapter's stand-in."""
+    """What survives the service; `books`: credits are kept `local`, or in the `billing` adapter's stand-in."""
 
     def __init__(
         self, url: str, folder: Path, names: dict[str, str], *, books: str, receiver: Receiver, billing_port: int = 0
@@ -190,7 +191,7 @@ class Yard:
                 self.findings.append(f"not drained after {seconds} s: {[tuple(row) for row in [*owed, *placing]]}")
                 return
             tries += 1
-            if tries > 3:  # noqa: PLR2004 - a dead letter that stays unreadable is dropped in the end
+            if tries > 3:
                 await self.database.execute("DELETE FROM outbox WHERE topic = 'dead_letter'")
             await self.operate()
             await asyncio.sleep(0.15)
@@ -209,7 +210,7 @@ class Yard:
         return found
 
     async def _money(self) -> list[str]:
-        """What each user has left, what the holds took, and what the usage log says, against the price of their life."""
+        """What each user has left, what the holds took, what the usage log says: all are the price of the life."""
         left = await self._left()
         taken = await self._sum("SELECT user_id, sum(amount) FROM holds WHERE state = 'captured' GROUP BY 1")
         used = await self._sum("SELECT user_id, sum(amount) FROM usage_log WHERE paid_by = 'credits' GROUP BY 1")
@@ -221,7 +222,8 @@ class Yard:
                 "spent": life.given - left.get(user_id, life.given), "captured": taken.get(user_id, 0),
                 "used": used.get(user_id, 0),
             }  # fmt: skip
-            found += [f"{user_id}: {name} {sum_}, costs {life.costs}" for name, sum_ in told.items() if sum_ != life.costs]
+            wrong = {name: amount for name, amount in told.items() if amount != life.costs}
+            found += [f"{user_id}: {name} {amount}, costs {life.costs}" for name, amount in wrong.items()]
             if free.get(user_id, 0) != life.free:
                 found.append(f"{user_id}: {free.get(user_id, 0)} free generations, not {life.free}")
         return found

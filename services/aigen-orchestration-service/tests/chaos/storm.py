@@ -1,9 +1,10 @@
-"""What goes wrong in a storm: connections cut and slowed, backends ended, processes killed; all of it at random, seeded."""
+"""What goes wrong in a storm: connections cut and slowed, backends ended, processes killed; at random, seeded."""
 
 import asyncio
 import random
 from collections import Counter
 from multiprocessing.context import ForkServerProcess
+from typing import Self
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -31,7 +32,7 @@ class Storm:
         self.database = TcpProxy(*_address(made.url, 5432))
         self.broker = TcpProxy(*_address(RABBITMQ, 5672))
 
-    async def __aenter__(self) -> "Storm":
+    async def __aenter__(self) -> Self:
         await self.database.__aenter__()
         await self.broker.__aenter__()
         self.yard.database_url = _through(self.yard.url, self.database.port)

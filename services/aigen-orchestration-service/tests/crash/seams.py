@@ -30,7 +30,9 @@ from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.worker.results import DeadLetterConsumer, ResultsConsumer
 
 PACKAGE = "creativeflow.services.aigeneration."
-WRITES = re.compile(r"\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE\s+(?!OF\b)[a-z_]+\b|ensure_events_partition", re.IGNORECASE)
+WRITES = re.compile(
+    r"\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE\s+(?!OF\b)[a-z_]+\b|ensure_events_partition", re.IGNORECASE
+)
 """What a statement that writes looks like; `FOR UPDATE OF` alone is none."""
 
 _WIRE: tuple[tuple[type, str], ...] = (
@@ -88,9 +90,8 @@ def port_seams() -> Iterator[Seam]:
 def answers() -> set[tuple[str, str]]:
     """Every call over HTTP that may change something: its method and its path, as the API description has them."""
     paths = create_app(Settings(_env_file=None)).openapi()["paths"]  # type: ignore[call-arg]
-    return {
-        (method.upper(), path) for path, calls in paths.items() for method in calls if method.upper() not in _SAFE_METHODS
-    }
+    found = {(method.upper(), path) for path, calls in paths.items() for method in calls}
+    return {(method, path) for method, path in found if method not in _SAFE_METHODS}
 
 
 def answer_name(method: str, path: str) -> str:
@@ -168,7 +169,8 @@ def statements(package: Any) -> Iterator[tuple[str, str]]:
         for top in tree.body:
             parts = top.body if isinstance(top, ast.ClassDef) else [top]
             for part in parts:
-                text = ast.unparse(_without_docstring(part) if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) else part)
+                function = isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+                text = ast.unparse(_without_docstring(part) if function else part)
                 if isinstance(part, ast.Expr | ast.Import | ast.ImportFrom) or not WRITES.search(text):
                     continue
                 yield module.__name__.removeprefix(PACKAGE), _label(part)

@@ -1,7 +1,5 @@
 """The list of seams has everything that writes: it is compared with the statements themselves."""
 
-from creativeflow.services.aigeneration import ports
-from creativeflow.services.aigeneration import storage as storage_package
 from crash.seams import (
     answer_name,
     classes,
@@ -13,6 +11,8 @@ from crash.seams import (
     statements,
     storage_seams,
 )
+from creativeflow.services.aigeneration import ports
+from creativeflow.services.aigeneration import storage as storage_package
 
 
 def test_every_statement_that_writes_is_within_a_seam() -> None:
@@ -33,9 +33,7 @@ def test_nothing_else_of_the_service_has_statements_that_write() -> None:
     from creativeflow.services.aigeneration import adapters, api, domain, worker  # noqa: PLC0415
 
     outside = {
-        (module, where)
-        for package in (service, adapters, api, domain, worker)
-        for module, where in statements(package)
+        (module, where) for package in (service, adapters, api, domain, worker) for module, where in statements(package)
     }
     assert outside == set()
 
