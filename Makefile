@@ -6,9 +6,10 @@ RUN     := $(VENV)/bin
 STAMP   := $(VENV)/.set-up
 AUDIT   := $(CURDIR)/.venv-audit
 ARGS    ?=
+N       ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve doctor test check unit fmt bench e2e-n8n docs lock audit clean
+.PHONY: help demo serve doctor test check unit fmt bench crash chaos e2e-n8n docs lock audit clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,12 @@ bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
 
 e2e-n8n: $(STAMP) ## The whole job with a real n8n; 25 minutes, the first time 10 more and 3 GB (ARGS=--quick: 10)
 	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m e2e $(ARGS)
+
+crash: $(STAMP) ## Kill the service at every seam and ask after everybody's money (ARGS="--seam Store.write")
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && PYTHONPATH=tests $(RUN)/python -m crash $(ARGS)
+
+chaos: $(STAMP) ## Lead thousands of lives through cuts, stalls and kills (N=5000)
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && PYTHONPATH=tests $(RUN)/python -m chaos $(N) $(ARGS)
 
 docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings
 	@cd $(SERVICE) && $(RUN)/python -m creativeflow.services.aigeneration.documents

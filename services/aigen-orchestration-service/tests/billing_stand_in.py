@@ -27,7 +27,10 @@ SLOW_SECONDS = 0.8
 
 
 class Adapter:
-    """Accounts and what was done to them; `faults` are used up by the calls that move money, in their order."""
+    """Accounts and what was done to them; `faults` are used up by the calls that move money, in their order.
+
+    An account may have `faults` of its own, which come first.
+    """
 
     def __init__(self, *, complete: bool) -> None:
         self.complete = complete
@@ -110,7 +113,8 @@ class Routes:
         if request.headers.get("x-internal-api-key") != KEY:
             return JSONResponse({"message": "who are you"}, 401)
         self.adapter.calls[name] += 1
-        fault = self.adapter.faults.popleft() if self.adapter.faults else ""
+        own = self.adapter.accounts.get(request.path_params["user_id"], {}).get("faults")
+        fault = own.pop(0) if own else self.adapter.faults.popleft() if self.adapter.faults else ""
         if fault in _BEFORE:
             return PlainTextResponse(_BEFORE[fault][1], _BEFORE[fault][0])
         if fault == "slow":

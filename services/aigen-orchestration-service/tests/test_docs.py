@@ -186,8 +186,8 @@ def assert_command(words: Sequence[str], rest: str) -> None:
 @every_page
 def test_environment_variables_exist(path: Path) -> None:
     known = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", page(DOCS / "settings.md")))
-    known |= set(re.findall(r"AIGEN_TEST_\w+", page(TESTS / "services.py")))
     known |= set(re.findall(r'"(N8N_\w+)"', page(SERVICE / "e2e" / "n8n.py")))  # n8n's own, as they were tried
+    known |= {name for test in TESTS.rglob("*.py") for name in re.findall(r"AIGEN_TEST_\w+", page(test))}
     assert set(_VARIABLE.findall(page(path))) <= known
 
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -126,7 +127,28 @@ def _describe(app: FastAPI) -> dict[str, Any]:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             components["schemas"] |= schema.pop("$defs", {})
             components["schemas"][model.__name__] = schema
+        _declare_refusals(described)
         components["securitySchemes"] = _SECURITY
         described["security"] = [{}, {"apiKey": []}, {"userToken": []}]
         app.openapi_schema = described
     return app.openapi_schema
+
+
+def _declare_refusals(described: dict[str, Any]) -> None:
+    """What any call may be refused for, as it is answered: the framework's own words for it are never sent."""
+    for path, calls in described["paths"].items():
+        for method, call in calls.items():
+            answers: dict[str, Any] = call["responses"]
+            if "422" in answers or path.startswith("/api/"):  # parameters nobody knows are refused everywhere
+                answers["422"] = _refusal(422)
+            unreadable = (400,) if method != "get" else ()
+            refused = (*unreadable, 413, 415) if "requestBody" in call else unreadable
+            answers |= {str(status): _refusal(status) for status in refused if str(status) not in answers}
+            call["responses"] = dict(sorted(answers.items()))
+    for name in ("HTTPValidationError", "ValidationError"):
+        described["components"]["schemas"].pop(name, None)
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {"description": HTTPStatus(status).phrase, "content": {problems.MEDIA_TYPE: schema}}

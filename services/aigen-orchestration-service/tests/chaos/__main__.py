@@ -1,0 +1,136 @@
+"""`make chaos N=5000`: thousands of lives in a storm; what was lost, doubled, charged wrongly or parked, as a table.
+
+Exits with 1 when anything was.
+"""
+
+import argparse
+import asyncio
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from chaos.storm import Storm
+from lives import LIVES
+from yard import Yard, yard
+
+PATIENCE_SECONDS = 240.0
+_DOUBLED = """SELECT count(*) FROM (SELECT data->>'job_id' FROM generation_events
+              WHERE event IN ('samples_delivered', 'final_delivered') GROUP BY 1 HAVING count(*) > 1) twice"""
+
+
+async def soak(
+    *, count: int, at_once: int, processes: int, seed: int, books: str, console: Console,
+    kinds: Sequence[str] = tuple(LIVES),
+) -> dict[str, Any]:  # fmt: skip
+    """So many lives, so many of them at once; the figures, with every violation in words."""
+    began = time.monotonic()
+    async with yard(books=books) as made, Storm(made, processes=processes, seed=seed) as storm:
+        made.call_at(storm.ports, PATIENCE_SECONDS)
+        stop = asyncio.Event()
+        working = [asyncio.create_task(made.worker(port).run(stop)) for port in storm.ports]
+        raging = asyncio.create_task(storm.rage())
+        operating = asyncio.create_task(_operate(made))
+        lengths = await _live(made, [kinds[number % len(kinds)] for number in range(count)], at_once, console)
+        for task in (raging, operating):
+            task.cancel()
+        await asyncio.gather(raging, operating, return_exceptions=True)
+        storm.calm()
+        await storm.broker.accept()
+        await storm.tend()
+        await asyncio.gather(*(storm.serving(port) for port in storm.ports))
+        await made.time_passes()
+        await made.drained(seconds=90)
+        parked = await made.database.fetchval("SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL")
+        doubled = await made.database.fetchval(_DOUBLED)
+        violations = await made.check()
+        stop.set()
+        await asyncio.gather(*working, return_exceptions=True)
+        await made.line.close()
+        return {
+            "books": books, "lives": count, "seed": seed, "seconds": round(time.monotonic() - began, 1),
+            "outcomes": dict(await made.outcomes()), "lost": count - len(lengths), "doubled": doubled,
+            "wrong_money": sum(bool(re.search(r" costs \d+$", text)) for text in violations), "parked": parked,
+            "longest_life_seconds": round(max(lengths, default=0), 1),
+            "longest_stall_seconds": round(made.line.longest_stall, 1), "storm": dict(storm.did),
+            "violations": violations,
+        }  # fmt: skip
+
+
+async def _live(made: Yard, kinds: Sequence[str], at_once: int, console: Console) -> list[float]:
+    """Lead all lives; how long each took that ended well."""
+    room = asyncio.Semaphore(at_once)
+    lengths: list[float] = []
+    began = time.monotonic()
+
+    async def one(number: int, kind: str) -> None:
+        async with room:
+            started = time.monotonic()
+            if await made.live(kind, str(number)):
+                lengths.append(time.monotonic() - started)
+            if len(lengths) % 250 == 0:
+                console.print(f"{time.monotonic() - began:6.0f} s  {len(lengths)} of {len(kinds)} lives")
+
+    await asyncio.gather(*(one(number, kind) for number, kind in enumerate(kinds)))
+    return lengths
+
+
+async def _operate(made: Yard) -> None:
+    while True:
+        await asyncio.sleep(1)
+        await made.operate()
+
+
+def failed(figures: dict[str, Any]) -> bool:
+    """Whether anything was lost, doubled, charged wrongly, parked or otherwise wrong."""
+    return any(figures[name] for name in ("lost", "doubled", "wrong_money", "parked", "violations"))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="make chaos N=…", description=__doc__)
+    parser.add_argument("count", type=int, nargs="?", default=5000, help="how many lives")
+    parser.add_argument("--at-once", type=int, default=40, help="how many of them at the same time")
+    parser.add_argument("--processes", type=int, default=2, help="how many serving processes")
+    parser.add_argument("--seed", type=int, default=1, help="of the storm")
+    told = parser.parse_args()
+    console = Console()
+    # Half of the lives pay from the local ledger, half through the billing adapter.
+    runs = [
+        asyncio.run(soak(count=part, at_once=told.at_once, processes=told.processes, seed=told.seed, books=books,
+                         console=console))
+        for books, part in (("local", told.count - told.count // 2), ("billing", told.count // 2)) if part
+    ]  # fmt: skip
+    table = Table("figure", *(run["books"] for run in runs))
+    for name in runs[0]:
+        table.add_row(name, *(_shown(name, run[name]) for run in runs))
+    console.print(table)
+    for run in runs:
+        for violation in run["violations"][:20]:
+            console.print(f"  {violation}", markup=False)
+    folder = Path(__file__).parents[2] / "bench" / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}.json").write_bytes(
+        orjson.dumps(runs, option=orjson.OPT_INDENT_2)
+    )
+    sys.exit(1 if any(failed(run) for run in runs) else 0)
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "violations":
+        return str(len(value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {count}" for key, count in Counter(value).most_common())
+    return str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The seams at which the service can be killed, read off the code: a new method that writes appears here by itself.
+
+A seam is a method (or an HTTP answer) with moments before and after it; on the wire also the middle of it, when the
+statement or message has left and its answer has not come.
+"""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import asyncpg.transaction
+import httpx
+
+import creativeflow.services.aigeneration.adapters as adapters_package
+import creativeflow.services.aigeneration.storage as storage_package
+from creativeflow.services.aigeneration import ports
+from creativeflow.services.aigeneration.adapters.amqp_channels import Publisher
+from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher
+from creativeflow.services.aigeneration.adapters.safe_http import SafeHttp
+from creativeflow.services.aigeneration.app import create_app
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.worker.results import DeadLetterConsumer, ResultsConsumer
+
+PACKAGE = "creativeflow.services.aigeneration."
+WRITES = re.compile(
+    r"\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE\s+(?!OF\b)[a-z_]+\b|ensure_events_partition", re.IGNORECASE
+)
+"""What a statement that writes looks like; `FOR UPDATE OF` alone is none."""
+
+_WIRE: tuple[tuple[type, str], ...] = (
+    (Database, "execute"), (Database, "fetch"), (Database, "fetchrow"), (Database, "fetchval"),
+    (asyncpg.transaction.Transaction, "_Transaction__commit"), (Publisher, "publish"),
+    (httpx.AsyncClient, "request"), (SafeHttp, "post"),
+)  # fmt: skip
+_FOREIGN: tuple[tuple[type, str], ...] = (
+    (EventPublisher, "publish"), (ResultsConsumer, "handle"), (DeadLetterConsumer, "handle"),
+)  # fmt: skip
+_PROTOCOLS = (ports.Credits, ports.Engine, ports.Notifier, ports.PromptCheck)
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """One place between two moments; `wire`: there is a moment in the middle. `owner` is None for an HTTP answer."""
+
+    name: str
+    owner: type | None = None
+    method: str = ""
+    wire: bool = False
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """When it can be killed here."""
+        return ("before", "during", "after") if self.wire else ("before", "after")
+
+
+def seams() -> list[Seam]:
+    """All of them, each once."""
+    found = [*storage_seams(), *port_seams(), *_listed(_FOREIGN, wire=False), *_listed(_WIRE, wire=True)]
+    found += [Seam(f"{method} {path}") for method, path in answers_cached()]
+    return list({seam.name: seam for seam in found}.values())
+
+
+def storage_seams() -> Iterator[Seam]:
+    """Every public coroutine method of the storage whose statements write."""
+    for _, owner in classes(storage_package):
+        for method in public_coroutines(owner):
+            if writes(owner, method):
+                yield Seam(_name(owner, method), owner, method)
+
+
+def port_seams() -> Iterator[Seam]:
+    """Every coroutine method of a port, on every adapter that has all of them."""
+    for protocol in _PROTOCOLS:
+        wanted = set(public_coroutines(protocol))
+        for _, owner in classes(adapters_package):
+            if wanted and wanted <= set(public_coroutines(owner)):
+                for method in sorted(wanted):
+                    yield Seam(_name(owner, method), owner, method)
+
+
+def answers() -> set[tuple[str, str]]:
+    """Every call over HTTP that may change something: its method and its path, as the API description has them."""
+    paths = create_app(Settings(_env_file=None)).openapi()["paths"]  # type: ignore[call-arg]
+    found = {(method.upper(), path) for path, calls in paths.items() for method in calls}
+    return {(method, path) for method, path in found if method not in _SAFE_METHODS}
+
+
+def answer_name(method: str, path: str) -> str:
+    """The seam of a call as it comes in; empty where it only reads."""
+    return next((f"{m} {p}" for m, p in answers_cached() if m == method and _matches(p, path)), "")
+
+
+@cache
+def answers_cached() -> tuple[tuple[str, str], ...]:
+    """The same calls, those with fewer parameters first."""
+    return tuple(sorted(answers(), key=lambda call: (call[1].count("{"), call)))
+
+
+def _matches(template: str, path: str) -> bool:
+    return re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", template), path) is not None
+
+
+def classes(package: Any) -> Iterator[tuple[str, type]]:
+    """The classes that a package's modules define."""
+    for module in modules(package):
+        for name, found in vars(module).items():
+            if inspect.isclass(found) and found.__module__ == module.__name__ and not name.startswith("_"):
+                yield name, found
+
+
+def modules(package: Any) -> Iterator[Any]:
+    """The modules of a package, without the schema's migrations."""
+    for info in pkgutil.iter_modules(package.__path__):
+        if not info.ispkg and info.name != "__main__":
+            yield importlib.import_module(f"{package.__name__}.{info.name}")
+
+
+def public_coroutines(owner: type) -> list[str]:
+    """The public coroutine methods which a class defines itself."""
+    return [name for name, found in vars(owner).items() if inspect.iscoroutinefunction(found) and name[0] != "_"]
+
+
+def writes(owner: type, method: str) -> bool:
+    """Whether the method, or what it uses of its class and module, has a statement that writes."""
+    return any(WRITES.search(text) for text in reach(owner, method).values())
+
+
+def reach(owner: type, method: str) -> dict[str, str]:
+    """The sources of a method and of everything of its class and module that it names, by name."""
+    module = inspect.getmodule(owner)
+    assert module is not None
+    tree = ast.parse(inspect.getsource(module))
+    known: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            known |= {target.id: ast.unparse(node.value) for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            known[node.name] = ast.unparse(_without_docstring(node))
+        elif isinstance(node, ast.ClassDef) and node.name == owner.__name__:
+            methods = (part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
+            known |= {f"self.{part.name}": ast.unparse(_without_docstring(part)) for part in methods}
+    found: dict[str, str] = {}
+    waiting = [f"self.{method}"]
+    # A batcher is handed its writer when the object is made.
+    batched = dict(re.findall(r"(self\._\w+) = Batcher\((self\._\w+)", known.get("self.__init__", "")))
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in known:
+            continue
+        found[name] = known[name]
+        used = re.findall(r"self\.\w+|\b_?[A-Za-z]\w*\b", known[name])
+        waiting += [batched.get(each, each) for each in used]
+    return found
+
+
+def statements(package: Any) -> Iterator[tuple[str, str]]:
+    """Every text of a package that looks like a statement that writes, with the function or constant it stands in."""
+    for module in modules(package):
+        tree = ast.parse(Path(str(module.__file__)).read_text())
+        for top in tree.body:
+            parts = top.body if isinstance(top, ast.ClassDef) else [top]
+            for part in parts:
+                function = isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+                text = ast.unparse(_without_docstring(part) if function else part)
+                if isinstance(part, ast.Expr | ast.Import | ast.ImportFrom) or not WRITES.search(text):
+                    continue
+                yield module.__name__.removeprefix(PACKAGE), _label(part)
+
+
+def _label(node: ast.stmt) -> str:
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id
+    return f"self.{node.name}" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "?"
+
+
+def _without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+    if ast.get_docstring(node) is None:
+        return node
+    copy = type(node)(**{field: getattr(node, field) for field in node._fields})
+    copy.body = node.body[1:] or [ast.Pass()]
+    return ast.copy_location(copy, node)
+
+
+def _listed(listed: Sequence[tuple[type, str]], *, wire: bool) -> Iterator[Seam]:
+    for owner, method in listed:
+        assert inspect.iscoroutinefunction(getattr(owner, method)), f"{owner.__name__}.{method} is gone"
+        yield Seam(_name(owner, method), owner, method, wire)
+
+
+def _name(owner: type, method: str) -> str:
+    return f"{owner.__name__}.{method.rpartition('__')[2] or method}"

@@ -1,0 +1,402 @@
+"""Whatever happens in whatever order: users, workers, operators, time, restarts, on the real orchestrator and database.
+
+The invariants are asked after every step, and all of them at the end. AIGEN_TEST_EXAMPLES asks for more examples.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.change import KeyClaim
+from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, Stage, State
+from creativeflow.services.aigeneration.domain.prices import PLANS
+from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.orchestration import Caller, Reply
+from creativeflow.services.aigeneration.ports import PublicationOutcome
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.flags import Flags
+from creativeflow.services.aigeneration.worker.dispatcher import LANES
+from invariants import violations
+from services import on_server
+from simulators import Clock
+from world import World, four_samples
+
+EXAMPLES = int(os.environ.get("AIGEN_TEST_EXAMPLES", "25"))
+STEPS = 40
+GIVEN = 600
+USERS = {plan: f"{plan}-user" for plan in PLANS}
+OPERATOR = Caller(name="operator")
+_TABLES = (
+    "generation_requests", "generation_events", "holds", "outbox", "idempotency_keys", "free_usage", "usage_log",
+    "credit_accounts", "account_flags", "periodic_work", "rejected_prompts",
+)  # fmt: skip
+_LIVE = "SELECT count(*) FROM generation_requests WHERE deadline_at IS NOT NULL"
+_SPENT = """SELECT user_id, COALESCE(sum(amount), 0)::int AS spent FROM holds
+            WHERE funding = 'credits' AND state = 'captured' GROUP BY 1"""
+
+users = st.sampled_from(sorted(USERS.values()))
+recent = st.integers(0, 5)
+"""Which of the requests or jobs, the newest first."""
+_TRANSIENT = "is still being placed while the request is"
+credit_faults = st.lists(st.sampled_from(["before", "after", "conflict"]), max_size=2)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """The service, and everybody who can do something to it."""
+
+    url: str
+    loop: asyncio.AbstractEventLoop
+    folder: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world: World | None = None
+        self.jobs: list[Request] = []
+        self.started = False
+        self.keys: dict[str, Any] = {}
+        self.ended: dict[Any, tuple[str, int]] = {}
+
+    def do(self, work: Awaitable[Any]) -> Any:
+        """Let something happen; whoever is refused is refused, and nothing else may be raised."""
+        with suppress(errors.AigenError):
+            return self.loop.run_until_complete(work)  # type: ignore[arg-type]
+        return None
+
+    @property
+    def at(self) -> World:
+        """The world as it is now."""
+        assert self.world is not None
+        return self.world
+
+    @initialize()
+    def begin(self) -> None:
+        """An empty database; a user on each plan."""
+        self.loop.run_until_complete(self._clear())
+        self._restart(Clock())
+        for plan, user in USERS.items():
+            self.do(self.at.grant(user, GIVEN, plan))
+
+    def _restart(self, clock: Clock) -> None:
+        configured = Settings(
+            _env_file=None,  # type: ignore[call-arg]
+            data_dir=self.folder, callback_secret="test-secret-of-enough-length", free_generations=4, max_rounds=3,
+            in_flight_limits=dict.fromkeys(PLANS, 1000),
+        )  # fmt: skip
+        self.world = World(self.url, configured, clock)
+
+    async def _clear(self) -> None:
+        connection = await asyncpg.connect(self.url)
+        try:
+            there = {row["tablename"] for row in await connection.fetch("SELECT tablename FROM pg_tables")}
+            await connection.execute(f"TRUNCATE {', '.join(t for t in (*_TABLES, 'credit_entries') if t in there)}")
+            await connection.execute("UPDATE lanes SET virtual_time = 0")
+        finally:
+            await connection.close()
+
+    def request(self, number: int, state: str = "%") -> Request | None:
+        """One of the requests that are there, in this state."""
+        ids = self.loop.run_until_complete(
+            self.at.database.fetch("SELECT id FROM generation_requests WHERE state LIKE $1 ORDER BY id", state)
+        )
+        if not ids:
+            return None
+        found: Request | None = self.do(self.at.service.queries.request(ids[-1 - number % len(ids)]["id"]))
+        return found
+
+    # What users do
+
+    @rule(
+        user=users, key=st.sampled_from(["", "a", "b", "c"]), quoted=st.booleans(), large=st.booleans(),
+        faults=credit_faults,
+    )  # fmt: skip
+    def submit(self, user: str, key: str, quoted: bool, large: bool, faults: list[str]) -> None:
+        """Start something, with a key perhaps, and with a quote."""
+        claim = KeyClaim(principal=user, key=key, fingerprint="same") if key else None
+        quote = self.do(self.at.quoted(user)) if quoted else None
+        self.at.credits.faults.extend(faults)
+        brief = {"output_format": "YouTubeThumbnail_16x9"} if large else {}
+        reply: Reply | None = self.do(
+            self.at.submit(user, claim=claim, quote_id=quote["quote_id"] if quote else None, **brief)
+        )
+        self.at.credits.faults.clear()
+        self.started = True
+        if claim and reply is not None and reply.request is not None and reply.stored is None:
+            known = self.keys.setdefault(f"{user}:{key}", reply.request.id)
+            assert known == reply.request.id, "one key has started two requests"
+
+    @rule(user=users)
+    def submit_something_doubtful(self, user: str) -> None:
+        """A person must look first."""
+        self.do(self.at.submit(user, input_prompt="a nude statue of an otter"))
+
+    @precondition(lambda self: self.started)
+    @rule(number=recent, sample=st.integers(0, 3), resolution=st.sampled_from([None, "4K"]), faults=credit_faults)
+    def select(self, number: int, sample: int, resolution: str | None, faults: list[str]) -> None:
+        """Pick a sample."""
+        request = self.request(number, State.AWAITING_SELECTION) or self.request(number)
+        if request is None or sample >= len(request.samples):
+            return
+        self.at.credits.faults.extend(faults)
+        self.do(self.at.select(request, sample, resolution=resolution))
+        self.at.credits.faults.clear()
+
+    @precondition(lambda self: self.started)
+    @rule(number=recent, faults=credit_faults)
+    def regenerate(self, number: int, faults: list[str]) -> None:
+        """Another round."""
+        if request := self.request(number, State.AWAITING_SELECTION) or self.request(number):
+            self.at.credits.faults.extend(faults)
+            self.do(self.at.regenerate(request))
+            self.at.credits.faults.clear()
+
+    @precondition(lambda self: self.started)
+    @rule(number=recent)
+    def cancel(self, number: int) -> None:
+        """No longer wanted."""
+        if request := self.request(number):
+            self.do(self.at.cancel(request))
+
+    @precondition(lambda self: self.started)
+    @rule(number=recent)
+    def retry(self, number: int) -> None:
+        """Once more from the start."""
+        if request := self.request(number):
+            self.do(self.at.orchestrator.retry(request.id, Caller(name="test"), {}, correlation_id="again"))
+
+    # What the roles do
+
+    @rule(outcomes=st.lists(st.sampled_from(list(PublicationOutcome)), max_size=2))
+    def dispatch(self, outcomes: list[PublicationOutcome]) -> None:
+        """Jobs leave; some are refused, and of some nobody knows."""
+        self.at.engine.next_outcomes.extend(outcomes)
+        self.do(self.at.service.dispatcher.step())
+        self.at.engine.next_outcomes.clear()
+        self.jobs += self.at.engine.jobs
+        self.at.engine.jobs.clear()
+
+    @rule(lane=st.sampled_from(LANES))
+    def lease_and_die(self, lane: Stage) -> None:
+        """A dispatcher takes jobs and is never heard of again."""
+        leased = self.do(self.at.jobs.lease(lane, window=10, most=2))
+        self.jobs += leased.jobs if leased else []
+
+    @rule(faults=credit_faults, told=st.lists(st.sampled_from(["away", "refused", "away_after"]), max_size=2))
+    def relay(self, faults: list[str], told: list[str]) -> None:
+        """Debts are paid, or not."""
+        self.at.credits.faults.extend(fault for fault in faults if fault != "conflict")
+        self.at.notifier.faults.extend(told)
+        self.do(self.at.service.relay.step())
+        self.at.credits.faults.clear()
+        self.at.notifier.faults.clear()
+
+    @rule(faults=credit_faults)
+    def sweep(self, faults: list[str]) -> None:
+        """Time is looked after."""
+        self.at.credits.faults.extend(fault for fault in faults if fault != "conflict")
+        self.do(self.at.sweep())
+        self.at.credits.faults.clear()
+
+    @rule(minutes=st.sampled_from([0.1, 0.1, 1, 1, 1, 6, 11, 60 * 24 * 31]))
+    def time_jumps(self, minutes: float) -> None:
+        """Nobody does anything for a while."""
+        self.at.clock.advance(minutes=minutes)
+
+    @rule()
+    def restart(self) -> None:
+        """The process ends, and another begins on the same database."""
+        clock = self.at.clock
+        self.loop.run_until_complete(self.at.close())
+        self._restart(clock)
+
+    @rule(user=users)
+    def samples_are_made(self, user: str) -> None:
+        """A stage without trouble, so that much happens late in lives too."""
+        self.do(self.at.submit(user))
+        self.started = True
+        self.work()
+
+    @precondition(lambda self: self.started)
+    @rule(number=recent, again=st.booleans())
+    def one_is_chosen(self, number: int, again: bool) -> None:
+        """The next step without trouble, and its job is made; or only the step."""
+        if request := self.request(number, State.AWAITING_SELECTION):
+            self.do(self.at.regenerate(request) if again else self.at.select(request))
+            self.work()
+
+    @rule()
+    def work(self) -> None:
+        """All that waits is dispatched, and the newest job is done."""
+        self.dispatch([])
+        if self.jobs:
+            self.do(self.at.deliver(self.jobs[-1]))
+
+    def report(self, job: Request, work: Awaitable[Any]) -> None:
+        """What a worker says of a job; said of one that is not the current one it moves nothing."""
+        before = self.do(self.at.look(job))
+        self.do(work)
+        after = self.do(self.at.look(job))
+        assert job.job_id == before.job_id or after.version == before.version, "a stale result was applied"
+
+    # What workers report: for any job there ever was
+
+    @precondition(lambda self: self.jobs)
+    @rule(number=recent, twice=st.booleans())
+    def deliver(self, number: int, twice: bool) -> None:
+        """A result, perhaps two times."""
+        if self.jobs:
+            job = self.jobs[-1 - number % len(self.jobs)]
+            for _ in range(1 + twice):
+                self.report(job, self.at.deliver(job))
+
+    @precondition(lambda self: self.jobs)
+    @rule(number=recent, good=st.integers(0, 3))
+    def deliver_partially(self, number: int, good: int) -> None:
+        """Some samples, and failures for the others."""
+        if self.jobs and (job := self.jobs[-1 - number % len(self.jobs)]).stage is Stage.SAMPLES:
+            failures = [{"index": index, "error_code": "provider_error"} for index in range(good, 4)]
+            self.report(job, self.at.deliver(job, four_samples(job)[:good], failures))
+
+    @precondition(lambda self: self.jobs)
+    @rule(number=recent, code=st.sampled_from(["provider_error", "prompt_rejected", "invalid_input", "unheard_of"]))
+    def fail(self, number: int, code: str) -> None:
+        """It could not be done."""
+        if self.jobs:
+            job = self.jobs[-1 - number % len(self.jobs)]
+            self.report(job, self.at.fail(job, code))
+
+    @precondition(lambda self: self.jobs)
+    @rule(number=recent, percent=st.integers(0, 100))
+    def progress(self, number: int, percent: int) -> None:
+        """How far it is."""
+        if self.jobs:
+            job = self.jobs[-1 - number % len(self.jobs)]
+            assert job.job_id is not None
+            self.report(job, self.at.jobs.work_started(job.id, job.job_id))
+            self.report(job, self.at.jobs.progress_reported(job.id, job.job_id, {"percent": percent}))
+
+    # What operators do
+
+    @precondition(lambda self: self.started)
+    @rule(number=recent, accepted=st.booleans())
+    def review(self, number: int, accepted: bool) -> None:
+        """A person has looked."""
+        if request := self.request(number, State.VALIDATING_CREDITS) or self.request(number):
+            self.do(self.at.orchestrator.review(request.id, OPERATOR, accepted_=accepted))
+
+    @precondition(lambda self: self.started)
+    @rule(number=recent)
+    def force_fail(self, number: int) -> None:
+        """Enough."""
+        if request := self.request(number):
+            self.do(self.at.orchestrator.force_fail(request.id, OPERATOR, "the test says so"))
+
+    @rule(charged=st.booleans())
+    def decide_holds(self, charged: bool) -> None:
+        """A hold in doubt is decided; the ledger, which can be asked, knows better."""
+        for key in self.loop.run_until_complete(self.at.parked_holds()):
+            self.do(self.at.orchestrator.decide_hold(key, charged=charged, by="operator"))
+
+    @precondition(lambda self: self.started)
+    @rule()
+    def replay(self) -> None:
+        """Parked debts are tried again."""
+        self.loop.run_until_complete(self._replay())
+
+    @rule(user=users)
+    def clear_flags(self, user: str) -> None:
+        """A restriction is lifted."""
+        self.do(Flags(self.at.database).clear(user, by="operator", note="looked into", now=self.at.clock()))
+        self.at.service.entitlements.forget(user)
+
+    async def _replay(self) -> None:
+        for debt in await self.at.service.outbox.list_open(parked_only=True, most=100):
+            await self.at.service.outbox.replay(debt["id"], by="operator", now=self.at.clock())
+
+    # What must be true
+
+    @invariant()
+    def nothing_is_wrong(self) -> None:
+        """Every timeline is a legal path, money fits the work, and who has ended has ended."""
+        if self.world is None:
+            return
+        found = self.loop.run_until_complete(violations(self.at.database, self.at.clock(), drained=False))
+        assert [text for text in found if _TRANSIENT not in text] == []
+        rows = self.loop.run_until_complete(
+            self.at.database.fetch("SELECT id, state, version FROM generation_requests")
+        )
+        now = {row["id"]: (row["state"], row["version"]) for row in rows if State(row["state"]) in TERMINAL}
+        assert self.ended.items() <= now.items(), "a terminal state has changed"
+        self.ended = now
+
+    def teardown(self) -> None:
+        """In the end everything is paid, nothing is left, and every credit is accounted for."""
+        if self.world is None:
+            return
+        try:
+            self.loop.run_until_complete(self._finish())
+        finally:
+            self.loop.run_until_complete(self.at.close())
+
+    async def _finish(self) -> None:
+        for _ in range(12):  # whoever waits for something no longer does: every live state has a deadline
+            self.at.clock.advance(days=32)
+            await self.at.sweep()
+            for key in await self.at.parked_holds():
+                await self.at.orchestrator.decide_hold(key, charged=False, by="operator")
+            await self._replay()
+            await self.at.drain()
+            if not await self.at.database.fetchval(_LIVE):
+                break
+        await self._replay()
+        await self.at.drain()
+        assert await violations(self.at.database, self.at.clock()) == []
+        spent = {row["user_id"]: row["spent"] for row in await self.at.database.fetch(_SPENT)}
+        for user in USERS.values():
+            assert await self.at.balance(user) == GIVEN - spent.get(user, 0), user
+
+
+def test_in_any_order_money_and_states_stay_exact(admin_url: str, template: str) -> None:
+    AnyOrder.loop = asyncio.new_event_loop()
+    name = f"aigen_test_{uuid4().hex[:12]}"
+    AnyOrder.url = on_server(admin_url, name)
+    AnyOrder.loop.run_until_complete(_execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    try:
+        with TemporaryDirectory() as folder:
+            AnyOrder.folder = Path(folder)
+            run_state_machine_as_test(
+                AnyOrder,
+                settings=settings(
+                    max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, derandomize=EXAMPLES <= 25,
+                    database=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+                    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+                ),
+            )  # fmt: skip
+    finally:
+        AnyOrder.loop.run_until_complete(_execute(admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        AnyOrder.loop.close()
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
