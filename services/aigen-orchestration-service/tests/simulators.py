@@ -108,7 +108,8 @@ class FaultyCredits:
         return await self._real.find(asked)
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """As the real one."""
+        """As the real one, with the next fault."""
+        self._fail("before")
         await self._real.decide(asked, charged=charged)
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:

@@ -22,13 +22,14 @@ import pika
 from billing_desk import billing_process
 from billing_stand_in import KEY
 from creativeflow.services.aigeneration.clock import now
+from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.prices import credits_amount, credits_text
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from invariants import violations
-from lives import LIVES, Line, ObedientWorker, User
+from lives import LIVES, LifeError, Line, ObedientWorker, User
 from processes import free_port, service_environment
 from receiver import Call, Receiver
 from services import RABBITMQ, database_admin_url, delete_names, on_server, own_names
@@ -89,6 +90,7 @@ class Yard:
         self.http = httpx.AsyncClient(timeout=10, trust_env=False)
         self.users: dict[str, str] = {}
         self.findings: list[str] = []
+        self.mishaps: Counter[str] = Counter()
         self.notify_queue = _notify_queue(names)
         self.told: dict[tuple[str, str], set[str]] = {}
 
@@ -169,6 +171,13 @@ class Yard:
             "SELECT DISTINCT user_id FROM account_flags WHERE cleared_at IS NULL AND reason <> 'content_abuse'"
         ):
             await self.line.call("POST", f"/operations/users/{row['user_id']}/clear", told={"note": "looked into"})
+
+    async def operate_somehow(self) -> None:
+        """The operator's round; what goes wrong with it, such as a deadlock with the service, is tried again later."""
+        try:
+            await self.operate()
+        except (asyncpg.PostgresError, errors.AigenError, httpx.HTTPError, LifeError) as error:
+            self.mishaps[type(error).__name__] += 1
 
     async def _handle(self, debt: int, topic: str, body: dict[str, Any], truth: dict[str, str]) -> None:
         """A parked debt: replayed, or given up where nobody is waiting for it; money never."""

@@ -86,7 +86,7 @@ async def _live(made: Yard, kinds: Sequence[str], at_once: int, console: Console
 async def _operate(made: Yard) -> None:
     while True:
         await asyncio.sleep(1)
-        await made.operate()
+        await made.operate_somehow()
 
 
 def failed(figures: dict[str, Any]) -> bool:

@@ -117,7 +117,7 @@ class Campaign:
     async def _operate(self) -> None:
         while True:
             await asyncio.sleep(0.4)
-            await self.yard.operate()
+            await self.yard.operate_somehow()
 
     def stop(self) -> None:
         """Kill it from outside."""

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from crash.__main__ import campaign
 
-EVERY = 28
+EVERY = 36
 """Of some 230 kills so many are left out after each one that is made: a minute's worth."""
 
 
@@ -13,7 +13,7 @@ EVERY = 28
 def test_a_service_that_is_killed_at_a_seam_loses_nothing_and_charges_nobody_wrongly() -> None:
     results, never = campaign(every=EVERY, offset=11, wanted=(), console=Console(quiet=True))
     assert [text for found in results for text in found.violations] == []
-    assert sum(found.kills for found in results) >= 6
+    assert sum(found.kills for found in results) >= 4
     assert never == set(), (
         "no life in tests/lives.py reaches these: lead one there, or say in crash/__main__.py why not"
     )

@@ -52,7 +52,7 @@ _LIVE = "SELECT count(*) FROM generation_requests WHERE deadline_at IS NOT NULL"
 _SPENT = """SELECT user_id, COALESCE(sum(amount), 0)::int AS spent FROM holds
             WHERE funding = 'credits' AND state = 'captured' GROUP BY 1"""
 
-users = st.sampled_from(sorted(USERS.values()))
+users = st.sampled_from([*sorted(USERS.values()), USERS["payg"], USERS["payg"]])
 recent = st.integers(0, 5)
 """Which of the requests or jobs, the newest first."""
 _TRANSIENT = "is still being placed while the request is"
@@ -232,6 +232,16 @@ class AnyOrder(RuleBasedStateMachine):
         self.do(self.at.submit(user))
         self.started = True
         self.work()
+
+    @rule(user=users, sent=st.booleans())
+    def one_is_cancelled(self, user: str, sent: bool) -> None:
+        """While it waits for its turn, or while a worker has it."""
+        reply = self.do(self.at.submit(user))
+        self.started = True
+        if sent:
+            self.dispatch([])
+        if reply is not None:
+            self.do(self.at.cancel(reply.request))
 
     @precondition(lambda self: self.started)
     @rule(number=recent, again=st.booleans())

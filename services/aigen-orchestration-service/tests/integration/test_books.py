@@ -13,7 +13,7 @@ from billing_desk import Desk, billing
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.request import HoldState
-from creativeflow.services.aigeneration.ports import Reservation
+from creativeflow.services.aigeneration.ports import CreditsUnknownError, HoldStatus, Reservation
 from creativeflow.services.aigeneration.storage.books import UsageFilter
 from creativeflow.services.aigeneration.storage.comparison import Comparison
 from creativeflow.services.aigeneration.storage.ledger import Ledger
@@ -113,6 +113,46 @@ async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(w
     world.credits.faults.append("before")
     report = await world.service.reconciliation.run(world.clock() - DAY)
     assert (report.compared, report.unanswered, report.findings) == (1, 1, [])
+
+
+async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_again(world: World) -> None:
+    await world.grant("user", 25, "payg")
+    world.credits.faults.append("conflict")
+    request = await world.submitted()
+    world.clock.advance(minutes=1)
+    world.credits.faults.append("conflict")
+    await world.sweep()
+    key = f"{request.id}:samples:1"
+    assert await world.parked_holds() == [key]
+    world.credits.faults.append("before")
+    with pytest.raises(errors.CreditsUnavailableError):
+        await world.orchestrator.decide_hold(key, charged=False, by="operator")
+    assert await world.parked_holds() == [key]
+    await world.orchestrator.decide_hold(key, charged=False, by="operator")
+    assert (await world.look(request)).state is State.PENDING
+
+
+async def test_a_credit_service_that_goes_away_between_two_looks_is_counted_too(world: World, monkeypatch) -> None:
+    await world.grant("user", 25, "payg")
+    await world.cancel(await world.submitted())
+    await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+    await world.database.execute("UPDATE holds SET settled_at = $1", world.clock())
+    world.clock.advance(hours=1)
+    find, asked = world.credits.find, 0
+
+    async def goes_away(reservation: Reservation) -> HoldStatus:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise CreditsUnknownError("simulated")
+        return await find(reservation)
+
+    monkeypatch.setattr(world.credits, "find", goes_away)
+    report = await world.service.reconciliation.run(world.clock() - DAY)
+    assert (asked, report.unanswered, report.findings) == (3, 1, [])
+    await differences(world, apply=True)
+    await world.drain()
+    assert await world.balance() == 25
 
 
 async def test_one_process_of_all_looks_for_differences_once_an_hour(make_world) -> None:

@@ -81,12 +81,18 @@ class Holds:
         """A person says whether the money of a key that was in doubt was taken; everything goes on from there.
 
         False when nothing is known under the key.
+
+        Raises:
+            CreditsUnavailableError: the decision could not be kept now; nothing has changed.
         """
         found = await self._mover.store.hold(key)
         request = await self._mover.store.load(found[0]) if found else None
         if found is None or request is None:
             return False
-        await self._credits.decide(_reservation(request, found[1]), charged=charged)
+        try:
+            await self._credits.decide(_reservation(request, found[1]), charged=charged)
+        except CreditsUnknownError as error:
+            raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
         if await self._mover.store.unpark_hold(key, by=by, charged=charged, now=self._mover.now()):
             await self.settle(request.id)
         return True

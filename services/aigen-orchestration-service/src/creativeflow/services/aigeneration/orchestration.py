@@ -320,7 +320,7 @@ class Orchestrator:
         """An operator says whether a hold in doubt was charged; see `Holds.decide`. Again: nothing happens.
 
         Raises:
-            NotFoundError: no hold has this key.
+            NotFoundError: no hold has this key. CreditsUnavailableError: it could not be kept now.
         """
         if not await self._holds.decide(key, charged=charged, by=by):
             raise errors.NotFoundError

@@ -123,10 +123,10 @@ class Reconciliation:
             (again,) = await self._comparison.by_keys([hold.key]) or (hold,)
             if again != hold or await self._verdict(again) != found:
                 return
+            theirs = await self._credits.find(_reservation(hold))
         except CreditsUnknownError:
             report.unanswered += 1
             return
-        theirs = await self._credits.find(_reservation(hold))
         report.findings.append(
             Finding(
                 difference=found.difference, key=hold.key, user_id=hold.user_id, credits=credits_text(hold.amount),
