@@ -155,6 +155,10 @@ class World:
         await self.service.webhooks.finish()
         return taken
 
+    async def housekeep(self) -> None:
+        """Let the chores be done whose turn it is."""
+        await self.service.chores.step()
+
     async def drain(self) -> None:
         """Let the relay pay until nothing is due; time passes as the back-off wants it."""
         for _ in range(_STEPS_MAX):

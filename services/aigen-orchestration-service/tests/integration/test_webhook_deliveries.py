@@ -446,9 +446,11 @@ async def test_a_deleted_target_gets_nothing_more_and_its_log_goes_with_age(worl
     assert receiver.calls == []
     world.clock.advance(days=29)
     await world.sweep()
+    await world.housekeep()
     assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 1
     world.clock.advance(days=2)
     await world.sweep()
+    await world.housekeep()
     assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
 
 
@@ -458,7 +460,7 @@ async def test_the_log_keeps_what_is_open_and_forgets_what_ended_long_ago(world:
     await world.drain()
     await world.service.targets.test(TEST, target.id)
     world.clock.advance(days=31)
-    await world.sweep()
+    await world.housekeep()
     assert [row["state"] for row in await log_of(world, target)] == ["pending"]
 
 
@@ -466,7 +468,7 @@ async def test_what_was_owed_in_the_moment_of_a_disable_is_tidied_up(world: Worl
     target = await registered(world, receiver)
     await world.with_samples()
     await world.database.execute("UPDATE webhook_targets SET state = 'disabled', disabled_reason = 'gone'")
-    await world.sweep()
+    await world.housekeep()
     assert not [topic for topic in await owed(world) if topic.startswith("webhook")]
     assert [row["last_error"] for row in await log_of(world, target)] == ["target_disabled"]
 
