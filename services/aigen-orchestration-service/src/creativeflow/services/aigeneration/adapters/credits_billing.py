@@ -210,7 +210,9 @@ class BillingCredits:
         if await _stored(self._journal.begin(closed)):
             return
         entry = await self._answered(held.key)
-        match await self.find(held):
+        if entry is not None and entry.state not in _STATUS:
+            entry = await self._resolve(entry)
+        match _STATUS[entry.state] if entry else HoldStatus.ABSENT:
             case HoldStatus.RELEASED:
                 return
             case HoldStatus.CAPTURED:
