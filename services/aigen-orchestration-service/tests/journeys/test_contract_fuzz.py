@@ -190,6 +190,7 @@ async def fuzzed(made: st.SearchStrategy[Any], act: Callable[[Any], Awaitable[No
 @pytest.mark.timeout(120)
 async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_they_say(world: World) -> None:
     job = await _job(world)
+    token = world.service.secrets.token(job.job_id)
     consumer = ResultsConsumer(world.service.reports, _NoBroker(), dead_letter_exchange="dead")  # type: ignore[arg-type]
     dead = DeadLetterConsumer(world.orchestrator, world.service.outbox, job_queues={"jobs"}, now=world.clock)
 
@@ -201,17 +202,18 @@ async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_the
             except TryAgainError as error:
                 assert "fuzz" in str(error)  # noqa: PT017 - our own broker took it for buried
 
-    await fuzzed(st.tuples(st.sampled_from([*ROUTES, "other"]), bodies(job)), take)
+    await fuzzed(st.tuples(st.sampled_from([*ROUTES, "other"]), bodies(job, token)), take)
     await world.database.execute("DELETE FROM outbox WHERE topic = 'dead_letter'")
 
 
 @pytest.mark.timeout(120)
 async def test_a_callback_of_any_bytes_is_answered_as_declared_and_memory_stays_flat(client: Caller) -> None:
     job = await _job(client.world)
+    token = client.world.service.secrets.token(job.job_id)
     kinds = ["started", "progress", "sample-result", "final-result", "error"]
 
     async def send(made: tuple[str, bytes]) -> None:
-        headers = {"Content-Type": "application/json", "Authorization": "Bearer no-token"}
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
         answer = await client.post(f"{CALLBACKS}/{made[0]}", content=made[1], headers=headers)
         check(answer, "post", f"{CALLBACKS}/{made[0]}")
 
@@ -227,11 +229,11 @@ async def test_a_callback_of_any_bytes_is_answered_as_declared_and_memory_stays_
     assert grown < GROWTH_MAX_BYTES
 
 
-def bodies(job: Any) -> st.SearchStrategy[bytes]:
+def bodies(job: Any, token: str | None = None) -> st.SearchStrategy[bytes]:
     """Bytes, JSON of any kind, and results that nearly fit a job that is there."""
     schemas = [DESCRIBED["components"]["schemas"][name] for name in ("SamplesReport", "FinalReport", "ErrorReport")]
     nearly = st.one_of(*(fitting(schema) for schema in schemas)).map(
-        lambda made: {**made, "generation_request_id": str(job.id), "job_id": str(job.job_id)}
+        lambda made: {**made, "generation_request_id": str(job.id), "job_id": str(job.job_id), "callback_token": token}
     )
     return st.binary(max_size=200) | junk.map(_json) | nearly.map(_json)
 
