@@ -11,7 +11,7 @@ EVERY = 36
 
 @pytest.mark.timeout(240)
 def test_a_service_that_is_killed_at_a_seam_loses_nothing_and_charges_nobody_wrongly() -> None:
-    # Whether every seam is reached is asked of the whole campaign: what a sample reaches depends on the moment of a kill.
+    # Whether every seam is reached is asked of the whole campaign: a sample depends on the moment of each kill.
     results, _ = campaign(every=EVERY, offset=11, wanted=(), console=Console(quiet=True))
     assert [text for found in results for text in found.violations] == []
     assert sum(found.kills for found in results) >= 4
