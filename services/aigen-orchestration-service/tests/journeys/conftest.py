@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +13,8 @@ from journey import Caller
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.domain.prices import PLANS
 from creativeflow.services.aigeneration.settings import Settings
+from parts import Parts
+from services import delete_names, own_names
 from world import World
 
 
@@ -97,3 +99,20 @@ async def _execute(url: str, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+@pytest.fixture
+def names() -> Iterator[dict[str, str]]:
+    """Exchanges and queues of the test's own."""
+    made = own_names(f"test.{uuid4().hex[:8]}")
+    yield made
+    delete_names(made)
+
+
+@pytest.fixture
+async def parts(database_url: str, tmp_path: Path, names: dict[str, str]) -> AsyncIterator[Parts]:
+    """The system's parts; none is running yet."""
+    with ExitStack() as stack:
+        made = Parts(database_url, tmp_path, stack, names)
+        yield made
+        await made.client.aclose()

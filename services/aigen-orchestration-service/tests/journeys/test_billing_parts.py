@@ -1,38 +1,15 @@
 """The whole job with the money in a billing adapter that misbehaves, everything in processes of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from decimal import Decimal
-from pathlib import Path
-from uuid import uuid4
 
 import httpx
-import pytest
 
 from billing_desk import LOOKUP
 from billing_stand_in import KEY
 from parts import USER, Parts
-from services import delete_names, own_names
 
 FAULTS = ["error_after", "", "drop_after", "turned_away", "wrong_body", "", "error_before", "twice", "", "slow"]
-
-
-@pytest.fixture
-def names() -> Iterator[dict[str, str]]:
-    """Exchanges and queues of the test's own."""
-    made = own_names(f"test.{uuid4().hex[:8]}")
-    yield made
-    delete_names(made)
-
-
-@pytest.fixture
-async def parts(database_url: str, tmp_path: Path, names: dict[str, str]) -> AsyncIterator[Parts]:
-    """The system's parts; none is running yet."""
-    with ExitStack() as stack:
-        made = Parts(database_url, tmp_path, stack, names)
-        yield made
-        await made.client.aclose()
 
 
 async def control(parts: Parts, port: int, **told: object) -> dict[str, dict[str, str]]:

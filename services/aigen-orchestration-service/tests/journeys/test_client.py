@@ -44,14 +44,11 @@ def test_both_clients_offer_the_same() -> None:
 
 
 @pytest.fixture
-async def parts(database_url: str, tmp_path: Path) -> Any:
+async def parts(parts: Parts) -> Parts:
     """A serving process that draws by itself."""
-    with ExitStack() as stack:
-        made = Parts(database_url, tmp_path, stack, {})
-        await made.serve(engine="local://")
-        await made.grant("5.00", "payg")
-        yield made
-        await made.client.aclose()
+    await parts.serve(engine="local://")
+    await parts.grant("5.00", "payg")
+    return parts
 
 
 async def test_a_whole_life_with_quote_stream_and_download(parts: Parts) -> None:

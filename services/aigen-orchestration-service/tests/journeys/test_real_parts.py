@@ -3,35 +3,14 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from creativeflow.services.aigeneration.storage.database import Database
 from parts import QUICK, USER, Parts
 from processes import MODULE, free_port, process, service_environment, wait_ready
-from services import RABBITMQ, delete_names, own_names
+from services import RABBITMQ
 from tcp_proxy import TcpProxy
-
-
-@pytest.fixture
-def names() -> Iterator[dict[str, str]]:
-    """Exchanges and queues of the test's own."""
-    made = own_names(f"test.{uuid4().hex[:8]}")
-    yield made
-    delete_names(made)
-
-
-@pytest.fixture
-async def parts(database_url: str, tmp_path: Path, names: dict[str, str]) -> AsyncIterator[Parts]:
-    """The system's parts; none is running yet."""
-    with ExitStack() as stack:
-        made = Parts(database_url, tmp_path, stack, names)
-        yield made
-        await made.client.aclose()
 
 
 @pytest.mark.parametrize("over", ["http", "rabbitmq"])

@@ -6,11 +6,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pika
@@ -18,7 +15,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from parts import Parts
-from services import RABBITMQ, delete_names, own_names
+from services import RABBITMQ
 
 PATIENT = {"AIGEN_WORKER_QUIET": "1", "AIGEN_SAMPLES_DEADLINE": "4", "AIGEN_RABBITMQ_DELIVERY_LIMIT": "3"}
 
@@ -87,22 +84,11 @@ def done_well(channel: BlockingChannel, tag: int, job: dict[str, Any]) -> bool:
 
 
 @pytest.fixture
-def names() -> Iterator[dict[str, str]]:
-    """Exchanges and queues of the test's own."""
-    made = own_names(f"test.{uuid4().hex[:8]}")
-    yield made
-    delete_names(made)
-
-
-@pytest.fixture
-async def parts(database_url: str, tmp_path: Path, names: dict[str, str]) -> AsyncIterator[Parts]:
+async def parts(parts: Parts) -> Parts:
     """A serving process that notices silence after a second, and a user with credits for one sample set."""
-    with ExitStack() as stack:
-        made = Parts(database_url, tmp_path, stack, names)
-        await made.serve(**PATIENT)
-        await made.grant("0.25", "payg")
-        yield made
-        await made.client.aclose()
+    await parts.serve(**PATIENT)
+    await parts.grant("0.25", "payg")
+    return parts
 
 
 @contextlib.contextmanager
