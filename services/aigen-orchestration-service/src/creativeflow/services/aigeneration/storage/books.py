@@ -86,7 +86,6 @@ class Books:
 
     async def forget_usage(self, before: datetime) -> int:
         """Delete rows of the usage log from before; bounded, so call again while it returns many."""
-        tag = await self._database.execute(
+        return await self._database.execute_counted(
             "DELETE FROM usage_log WHERE id IN (SELECT id FROM usage_log WHERE at < $1 LIMIT 5000)", before
         )
-        return int(tag.rpartition(" ")[2])

@@ -104,6 +104,10 @@ class Database:
         async with self.connection() as connection:
             return str(await connection.execute(statement, *arguments))
 
+    async def execute_counted(self, statement: str, *arguments: Any) -> int:
+        """Run one statement; how many rows it wrote or deleted."""
+        return int((await self.execute(statement, *arguments)).rpartition(" ")[2])
+
 
 def to_json(value: Any) -> str:
     """JSON text for a parameter that the statement casts to jsonb."""

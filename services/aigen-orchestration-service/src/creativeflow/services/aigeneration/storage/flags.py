@@ -64,12 +64,11 @@ class Flags:
 
     async def clear(self, user_id: str, *, by: str, note: str, now: datetime) -> int:
         """Lift the restriction; how many flags were open. Who did it and why stays with each."""
-        tag = await self._database.execute(
+        return await self._database.execute_counted(
             """UPDATE account_flags SET cleared_at = $2, cleared_by = $3, note = $4
                WHERE user_id = $1 AND cleared_at IS NULL""",
             user_id, now, by, note,
         )  # fmt: skip
-        return int(tag.rpartition(" ")[2])
 
     async def open_flags(self, most: int, user_id: str | None = None) -> list[dict[str, Any]]:
         """Flags that are not cleared, the oldest first."""

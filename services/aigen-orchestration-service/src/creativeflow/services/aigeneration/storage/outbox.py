@@ -188,12 +188,11 @@ class Outbox:
 
     async def replay_for(self, key: str, *, now: datetime) -> int:
         """Make the parked debts of one hold due again, after a person has said what became of it."""
-        tag = await self._database.execute(
+        return await self._database.execute_counted(
             """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
                WHERE topic LIKE 'credits.%' AND body->>'key' = $1 AND parked_reason IS NOT NULL""",
             key, now,
         )  # fmt: skip
-        return int(tag.rpartition(" ")[2])
 
     async def list_open(self, *, parked_only: bool, most: int) -> list[dict[str, Any]]:
         """Open debts for an operator, the oldest first."""

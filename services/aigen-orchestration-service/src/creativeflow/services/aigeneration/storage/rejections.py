@@ -24,8 +24,7 @@ class Rejections:
 
     async def forget(self, before: datetime) -> int:
         """Delete what is older; bounded, so call again while it returns many."""
-        tag = await self._database.execute(
+        return await self._database.execute_counted(
             "DELETE FROM prompt_rejections WHERE id IN (SELECT id FROM prompt_rejections WHERE at < $1 LIMIT 5000)",
             before,
         )
-        return int(tag.rpartition(" ")[2])

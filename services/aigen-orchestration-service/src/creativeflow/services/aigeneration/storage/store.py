@@ -401,12 +401,11 @@ class Store:
 
     async def forget_old_keys(self, before: datetime) -> int:
         """Delete idempotency keys older than `before`; bounded, so call again while it returns many."""
-        tag = await self._database.execute(
+        return await self._database.execute_counted(
             """DELETE FROM idempotency_keys WHERE (principal, key) IN (
                    SELECT principal, key FROM idempotency_keys WHERE created_at < $1 LIMIT 5000)""",
             before,
         )
-        return int(tag.rpartition(" ")[2])
 
     async def prepare_months(self, now: datetime) -> None:
         """Make sure that the timeline has partitions for this month and the next two; safe at any time."""
