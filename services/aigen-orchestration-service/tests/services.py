@@ -1,8 +1,8 @@
-"""Makes sure that a real PostgreSQL and a real RabbitMQ are there for the tests, or says how to get them.
+"""Makes sure that a real PostgreSQL, a real RabbitMQ and a real Chromium are there for the tests, or says how to.
 
 `python tests/services.py` before the tests. PostgreSQL: AIGEN_TEST_DATABASE_URL, else a server on 127.0.0.1:5432,
 else the embedded one. RabbitMQ: AIGEN_TEST_RABBITMQ_URL, else 127.0.0.1:5672, started or installed where that is
-possible.
+possible. Chromium: AIGEN_TEST_CHROMIUM, else one of this machine, else installed where that is possible.
 """
 
 import asyncio
@@ -27,6 +27,11 @@ _HOW = (
     "(Debian, Ubuntu: apt-get install rabbitmq-server; macOS: brew install rabbitmq), "
     "or set AIGEN_TEST_RABBITMQ_URL=amqp://user:password@host/vhost."
 )
+_CHROMIUM_HOW = (
+    "Chromium is needed for the tests of the pages. Install it (Debian: apt-get install chromium; elsewhere: "
+    "python -m playwright install --with-deps chromium), or set AIGEN_TEST_CHROMIUM=/path/to/chromium."
+)
+_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def database_admin_url() -> str:
@@ -60,9 +65,9 @@ def own_names(prefix: str) -> dict[str, str]:
     return {f"AIGEN_RABBITMQ_{part.upper()}": f"{prefix}.{part}" for part in parts}
 
 
-def delete_names(names: dict[str, str]) -> None:
+def delete_names(names: dict[str, str], broker: str = RABBITMQ) -> None:
     """Delete those exchanges and queues again; blocking."""
-    connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
+    connection = pika.BlockingConnection(pika.URLParameters(broker))
     channel = connection.channel()
     for setting, name in names.items():
         (channel.queue_delete if setting.endswith("QUEUE") else channel.exchange_delete)(name)
@@ -87,6 +92,27 @@ def ensure_rabbitmq() -> None:
         time.sleep(0.5)
 
 
+def chromium() -> str | None:
+    """The Chromium that the tests use; None where there is none yet."""
+    named = os.environ.get("AIGEN_TEST_CHROMIUM")
+    found = [named] if named else [path for name in _CHROMIUM_NAMES if (path := shutil.which(name))]
+    fetched = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache" / "ms-playwright"))
+    found += [str(path) for path in sorted(fetched.glob("chromium-*/chrome-*/chrome"))]
+    return next((path for path in found if Path(path).exists()), None)
+
+
+def ensure_chromium() -> str:
+    """Find Chromium, or install it; its path."""
+    if chromium() is None and shutil.which("apt-get") and os.geteuid() == 0:
+        print("Installing chromium ...", flush=True)  # noqa: T201 - a command line
+        subprocess.run(["apt-get", "update", "-qq"], check=False)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False)
+    if chromium() is None:
+        print("Fetching Chromium for the tests ...", flush=True)  # noqa: T201 - a command line
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
+    return chromium() or sys.exit(_CHROMIUM_HOW)
+
+
 def _listens() -> bool:
     try:
         with socket.create_connection(("127.0.0.1", 5672), timeout=2):
@@ -97,4 +123,7 @@ def _listens() -> bool:
 
 if __name__ == "__main__":
     ensure_rabbitmq()
-    print(f"PostgreSQL: {database_admin_url().rpartition('@')[2]} · RabbitMQ: {RABBITMQ.rpartition('@')[2]}")  # noqa: T201
+    print(  # noqa: T201 - a command line
+        f"PostgreSQL: {database_admin_url().rpartition('@')[2]} · RabbitMQ: {RABBITMQ.rpartition('@')[2]} · "
+        f"Chromium: {ensure_chromium()}"
+    )

@@ -22,14 +22,13 @@ import pika
 from billing_desk import billing_process
 from billing_stand_in import KEY
 from creativeflow.services.aigeneration.clock import now
-from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.prices import credits_amount, credits_text
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from invariants import violations
-from lives import LIVES, LifeError, Line, ObedientWorker, User
+from lives import LIVES, Line, ObedientWorker, User
 from processes import free_port, service_environment
 from receiver import Call, Receiver
 from services import RABBITMQ, database_admin_url, delete_names, on_server, own_names
@@ -61,6 +60,7 @@ _LONG_AGO = (
 )
 _UNSETTLED = """SELECT count(*) FROM holds WHERE state IN ('captured', 'released') AND funding = 'credits'
                 AND settled_at IS NULL"""
+_ROUND_SECONDS = 10.0
 _LAST_WORDS = {"final_asset_ready", "generation_failed", "generation_cancelled", "generation_expired"}
 
 
@@ -80,12 +80,13 @@ class Yard:
     """What survives the service; `books`: credits are kept `local`, or in the `billing` adapter's stand-in."""
 
     def __init__(
-        self, url: str, folder: Path, names: dict[str, str], *, books: str, receiver: Receiver, billing_port: int = 0
-    ) -> None:
+        self, url: str, folder: Path, names: dict[str, str], *, books: str, receiver: Receiver, billing_port: int = 0,
+        broker: str = RABBITMQ,
+    ) -> None:  # fmt: skip
         self.url, self.folder, self.names, self.books = url, folder, names, books
         self.receiver, self.billing_port = receiver, billing_port
         self.database = Database(url, pool_size=3)
-        self.engine_url = RABBITMQ
+        self.broker = self.engine_url = broker
         self.database_url = url
         self.http = httpx.AsyncClient(timeout=10, trust_env=False)
         self.users: dict[str, str] = {}
@@ -110,7 +111,7 @@ class Yard:
         """A worker that survives the service."""
         environment = self.environment(port)
         told = {name.removeprefix("AIGEN_").lower(): value for name, value in environment.items()}
-        told |= {"engine_url": RABBITMQ, "notify_url": "log://", "credits_url": "local://"}
+        told |= {"engine_url": self.broker, "notify_url": "log://", "credits_url": "local://"}
         return ObedientWorker(Settings(_env_file=None, **told), pictures=False, parallel=50)  # type: ignore[arg-type,call-arg]
 
     async def give(self, user_id: str, amount: int, plan: str) -> None:
@@ -173,10 +174,14 @@ class Yard:
             await self.line.call("POST", f"/operations/users/{row['user_id']}/clear", told={"note": "looked into"})
 
     async def operate_somehow(self) -> None:
-        """The operator's round; what goes wrong with it, such as a deadlock with the service, is tried again later."""
+        """The operator's round; what goes wrong with it, or takes long, is tried again later.
+
+        Lives wait for operators: one who stood before a single call, or went home after a fault, would hold them up.
+        """
         try:
-            await self.operate()
-        except (asyncpg.PostgresError, errors.AigenError, httpx.HTTPError, LifeError) as error:
+            async with asyncio.timeout(_ROUND_SECONDS):
+                await self.operate()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next round comes
             self.mishaps[type(error).__name__] += 1
 
     async def _handle(self, debt: int, topic: str, body: dict[str, Any], truth: dict[str, str]) -> None:
@@ -259,7 +264,7 @@ class Yard:
             told = [orjson.loads(call.body) for call in calls if call.target == "/notify"]
             return [note | {"id": note["data"]["event_id"]} for note in told]
         found = []
-        connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
+        connection = pika.BlockingConnection(pika.URLParameters(self.broker))
         channel = connection.channel()
         while (got := channel.basic_get(self.notify_queue, auto_ack=True))[0] is not None:
             found.append(orjson.loads(got[2]) | {"id": got[1].message_id})
@@ -268,7 +273,7 @@ class Yard:
 
     def declare(self) -> None:
         """The notification service's queue; blocking."""
-        connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
+        connection = pika.BlockingConnection(pika.URLParameters(self.broker))
         connection.channel().queue_declare(self.notify_queue, durable=True)
         connection.close()
 
@@ -287,9 +292,9 @@ class Yard:
 
 
 @asynccontextmanager
-async def yard(*, books: str = "local") -> AsyncIterator[Yard]:
-    """A yard of one's own, removed afterwards."""
-    admin, name = await asyncio.to_thread(database_admin_url), f"aigen_yard_{uuid4().hex[:12]}"
+async def yard(*, books: str = "local", database: str | None = None, broker: str = RABBITMQ) -> AsyncIterator[Yard]:
+    """A yard of one's own, removed afterwards; `database` and `broker`: servers other than those of the tests."""
+    admin, name = database or await asyncio.to_thread(database_admin_url), f"aigen_yard_{uuid4().hex[:12]}"
     await _execute(admin, f"CREATE DATABASE {name}")
     names = own_names(f"yard.{uuid4().hex[:8]}")
     url = on_server(admin, name)
@@ -303,13 +308,13 @@ async def yard(*, books: str = "local") -> AsyncIterator[Yard]:
                 desk = billing_process(complete=True)
                 port = await asyncio.to_thread(desk.__enter__)
                 stack.callback(desk.__exit__, None, None, None)
-            made = Yard(url, folder, names, books=books, receiver=receiver, billing_port=port)
+            made = Yard(url, folder, names, books=books, receiver=receiver, billing_port=port, broker=broker)
             await asyncio.to_thread(made.declare)
             stack.push_async_callback(made.database.close)
             stack.push_async_callback(made.http.aclose)
             yield made
     finally:
-        await asyncio.to_thread(delete_names, names | {"NOTIFY_QUEUE": _notify_queue(names)})
+        await asyncio.to_thread(delete_names, names | {"NOTIFY_QUEUE": _notify_queue(names)}, broker)
         await _execute(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 

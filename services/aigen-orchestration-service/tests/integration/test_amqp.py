@@ -496,7 +496,8 @@ async def test_it_reconnects_as_often_as_it_must(connect: Connect, admin: _Admin
             await arrived(got, str(round_number))  # perhaps twice, when the cut came before its ack
     lost = [log for log in logs if log["event"] == "broker_lost"]
     assert len(lost) == 3
-    assert {log["reason"] for log in lost} == {"Transport indicated EOF"}
+    # An ack that was on its way when the line was cut makes the end a reset.
+    assert all("EOF" in log["reason"] or "reset by peer" in log["reason"] for log in lost)
     assert all(QUICK[0] <= log["retry_in_seconds"] <= QUICK[1] for log in lost)
     assert "consumer_lost" not in {log["event"] for log in logs}
 

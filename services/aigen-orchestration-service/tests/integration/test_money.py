@@ -29,6 +29,35 @@ async def test_samples_are_held_then_captured_when_they_come(world: World) -> No
     assert await world.balance() == 75
 
 
+async def test_what_one_user_gets_back_from_several_holds_at_once_is_their_sum(world: World) -> None:
+    await world.grant("user", 100, "payg")
+    ledger = world.service.ledger
+    assert all([await ledger.hold(f"hold-{n}", user_id="user", amount=25, action="final") for n in range(4)])
+    assert await world.balance() == 0
+    told = await asyncio.gather(
+        *(ledger.resolve(f"hold-{n}", "release" if n else "capture") for n in range(4)),
+        ledger.resolve("hold-never-placed", "release"),
+    )
+    assert told == ["capture", "release", "release", "release", None]
+    assert await world.balance() == 75
+    assert await ledger.resolve("hold-1", "capture") == "release"
+    assert await world.balance() == 75
+
+
+async def test_holds_of_many_users_at_once_are_each_their_own(world: World) -> None:
+    for number in range(40):
+        await world.grant(f"user-{number}", 25 if number % 2 else 24, "payg")
+    ledger = world.service.ledger
+    held = await asyncio.gather(
+        *(ledger.hold(f"hold-{n}", user_id=f"user-{n}", amount=25, action="final") for n in range(40)),
+        *(ledger.hold(f"again-{n}", user_id=f"user-{n}", amount=25, action="final") for n in range(40)),
+    )
+    assert held == [bool(number % 2) for number in range(40)] + [False] * 40
+    assert [await world.balance(f"user-{n}") for n in range(4)] == [24, 0, 24, 0]
+    await asyncio.gather(*(ledger.resolve(f"hold-{n}", "release") for n in range(1, 40, 2)))
+    assert [await world.balance(f"user-{n}") for n in range(4)] == [24, 25, 24, 25]
+
+
 async def test_the_whole_way_costs_what_was_quoted(world: World) -> None:
     await world.grant("user", 1000, "payg")
     quoted = await world.orchestrator.quote("user", {"input_prompt": "x", "output_format": "InstagramPost_1x1"})

@@ -165,3 +165,31 @@ async def test_the_list_pages_through_everything_once(world: World) -> None:
     assert seen == sorted((request.id for request in made), reverse=True)
     mine = await world.service.queries.page(Filters(user_id="user1", states=("PENDING",)), 100)
     assert len(mine) == 3
+
+
+async def test_a_statement_that_a_deadlock_ends_is_done_again(world: World, database_url: str) -> None:
+    for user in ("a", "b"):
+        await world.grant(user, 100, "payg")
+    ours = Database(database_url, pool_size=1)
+    await ours.execute("SET deadlock_timeout = '500ms'")
+    theirs = await asyncpg.connect(database_url)
+    change = "UPDATE credit_accounts SET status = status WHERE user_id = $1"
+    try:
+        transaction = theirs.transaction()
+        await transaction.start()
+        await theirs.execute("SET LOCAL deadlock_timeout = '20s'")
+        await theirs.execute(change, "a")
+        both = asyncio.create_task(
+            ours.fetch(
+                """WITH b AS MATERIALIZED (SELECT user_id FROM credit_accounts WHERE user_id = 'b' FOR UPDATE)
+                   UPDATE credit_accounts c SET status = c.status FROM b WHERE c.user_id IN ('a', 'b')
+                   RETURNING c.user_id"""
+            )
+        )
+        await asyncio.sleep(0.2)  # it has locked b, and waits for a
+        await theirs.execute(change, "b")
+        await transaction.commit()
+        assert sorted(row["user_id"] for row in await asyncio.wait_for(both, 10)) == ["a", "b"]
+    finally:
+        await theirs.close()
+        await ours.close()

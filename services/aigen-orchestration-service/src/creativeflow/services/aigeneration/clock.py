@@ -1,9 +1,15 @@
-"""The time and new ids: what the domain is handed because it must not make it."""
+"""The time, new ids and chance: what the domain is handed because it must not make it."""
 
 import os
 import time
+from collections import deque
 from datetime import UTC, datetime
 from uuid import UUID
+
+_PIECE_BYTES = 16
+_PIECES = 256
+_pieces: deque[bytes] = deque()
+os.register_at_fork(after_in_child=_pieces.clear)  # two processes must not draw the same
 
 
 def now() -> datetime:
@@ -11,9 +17,19 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def chance() -> bytes:
+    """16 unpredictable bytes. The system is asked for many at a time: each question costs more than an id."""
+    try:
+        return _pieces.popleft()  # one step, so that two threads never draw the same
+    except IndexError:
+        drawn = os.urandom(_PIECE_BYTES * _PIECES)
+        _pieces.extend(drawn[at : at + _PIECE_BYTES] for at in range(_PIECE_BYTES, len(drawn), _PIECE_BYTES))
+        return drawn[:_PIECE_BYTES]
+
+
 def uuid7() -> UUID:
     """A new time-ordered id (RFC 9562, version 7): ids sort by their millisecond of birth."""
-    random = int.from_bytes(os.urandom(10), "big")
+    random = int.from_bytes(chance(), "big")
     return UUID(
         int=(time.time_ns() // 1_000_000) << 80
         | 0x7 << 76

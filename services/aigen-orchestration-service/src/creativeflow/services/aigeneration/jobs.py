@@ -50,9 +50,12 @@ class Jobs:
                 data={"job_id": request.job_id, "attempt": request.attempt, "model": model.name},
             )  # fmt: skip
 
-        return await self._mover.store.lease_jobs(
+        leased = await self._mover.store.lease_jobs(
             lane, window=window, most=most, per_user=self._mover.policy.in_flight, now=now, lease=lease
         )
+        for request in leased.jobs:
+            self._mover.remember(request)
+        return leased
 
     async def published(self, published: Sequence[tuple[Request, Publication]]) -> None:
         """Write what came of publishing leased jobs. A job that a worker has already answered stays as it is."""
@@ -70,7 +73,7 @@ class Jobs:
                 )  # fmt: skip
         for change, written in zip(changes, await self._mover.store.write_moves(changes), strict=True):
             if written:
-                self._mover.on_written(change)
+                self._mover.wrote(change)
 
     # What workers report
 

@@ -1,5 +1,6 @@
 """How a request is moved: look, decide, write guarded by its version, look again when somebody was faster."""
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,8 @@ from creativeflow.services.aigeneration.storage.store import KeyTakenError, Stor
 
 _LOOKS = 8
 """How often a request is looked at again when others keep moving it first."""
+_REMEMBERED_MAX = 2_000
+"""Of how many live requests this process remembers what it wrote last."""
 
 Decide = Callable[[Request], Change | None]
 """What is to happen to a request as it stands; None: nothing any more."""
@@ -60,7 +63,28 @@ class Mover:
         self.policy = policy
         self.now = now
         self.new_id = new_id
-        self.on_written = on_written
+        self._on_written = on_written
+        self._remembered: OrderedDict[UUID, Request] = OrderedDict()
+
+    def wrote(self, change: Change) -> None:
+        """A change has been committed: tell whoever waits for it, and remember it for the next one.
+
+        What comes after a submission, a lease, reads the request anyway.
+        """
+        if change.before is not None:
+            self.remember(change.after)
+        self._on_written(change)
+
+    def remember(self, request: Request) -> None:
+        """What this process knows last of a live request; others may know better, and every write finds that out.
+
+        Not while a hold is being placed: that is the one thing of a request which changes without a new version.
+        """
+        self._remembered.pop(request.id, None)
+        if not request.terminal and request.placing is None:
+            self._remembered[request.id] = request
+            if len(self._remembered) > _REMEMBERED_MAX:
+                self._remembered.popitem(last=False)
 
     def happen(self, request: Request, event: Event, **fields: Any) -> Change:
         """The change which an event makes now; see `carry_out`."""
@@ -74,33 +98,53 @@ class Mover:
         """
         if await self.store.write(change) is Written.NO_ALLOWANCE:
             raise errors.FreeQuotaExhaustedError(limit=self.policy.free_generations)
-        self.on_written(change)
+        self.wrote(change)
 
     async def move(
         self, request_id: UUID, decide: Decide, caller: Caller | None = None, known: Request | None = None
     ) -> Request:
-        """Let happen what `decide` says; the request as it is afterwards. `known` saves the first look.
+        """Let happen what `decide` says; the request as it is afterwards.
+
+        It is tried first on what is `known`, or remembered from the last write of this process. That may be out of
+        date, so only a write that its version lets through counts; whatever else comes of it, and every refusal, is
+        decided anew on the request as it is.
 
         Raises:
             NotFoundError, PreconditionFailedError, FreeQuotaExhaustedError, and whatever `decide` raises.
             ServiceUnavailableError: others kept moving it first.
         """
+        remembered = known or self._remembered.get(request_id)
+        if remembered is not None and (moved := await self._move_remembered(remembered, decide, caller)):
+            return moved
         for _ in range(_LOOKS):
-            request = known or await self.owned(request_id, caller)
-            known = None
+            request = await self.owned(request_id, caller)
             check_version(request, caller)
             change = decide(request)
             if change is None:
                 return request
             match await self.store.write(change):
                 case Written.YES:
-                    self.on_written(change)
+                    self.wrote(change)
                     return change.after
                 case Written.NO_ALLOWANCE:
                     raise errors.FreeQuotaExhaustedError(limit=self.policy.free_generations)
                 case Written.SUPERSEDED:
                     continue
         raise errors.ServiceUnavailableError
+
+    async def _move_remembered(self, request: Request, decide: Decide, caller: Caller | None) -> Request | None:
+        if caller and caller.user_id not in {None, request.user_id}:
+            return None
+        try:
+            check_version(request, caller)
+            change = decide(request)
+        except errors.AigenError:
+            change = None
+        if change is not None and await self.store.write(change) is Written.YES:
+            self.wrote(change)
+            return change.after
+        self._remembered.pop(request.id, None)
+        return None
 
     async def owned(self, request_id: UUID, caller: Caller | None) -> Request:
         """A request that the caller may see.

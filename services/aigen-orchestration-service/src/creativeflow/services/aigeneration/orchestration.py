@@ -41,7 +41,7 @@ from creativeflow.services.aigeneration.domain.prices import (
     price_final,
     price_samples,
 )
-from creativeflow.services.aigeneration.domain.request import Brief, Request, iso
+from creativeflow.services.aigeneration.domain.request import Brief, Request, Route, iso
 from creativeflow.services.aigeneration.domain.resource import resource
 from creativeflow.services.aigeneration.domain.routing import Asked, Choice, Routing
 from creativeflow.services.aigeneration.domain.safety import Outcome, Verdict
@@ -334,7 +334,7 @@ class Orchestrator:
         check_plan(entitled.plan, order.brief, self._policy.prices, choice.model)
         charge = price_samples(entitled.plan, self._policy.prices, choice.model.surcharge)
         check_quoted(self._quotes.open(order.quote_id, order.user_id, self._now()), charge)
-        request = replace(self._new_request(order, entitled.plan, charge), route=routed(choice))
+        request = self._new_request(order, entitled.plan, charge, routed(choice))
         data = {
             "by": order.created_by, "charge": _payable(charge, entitled), "retry_of": order.retry_of,
             "route": request.route,
@@ -352,7 +352,7 @@ class Orchestrator:
         await self._mover.write_new(started(request, data=data, claim=claim, answer=answer if claim else None))
         return Reply(answer=answer, request=request)
 
-    def _new_request(self, order: Submission, plan: Plan, charge: Charge) -> Request:
+    def _new_request(self, order: Submission, plan: Plan, charge: Charge, route: Route) -> Request:
         """The request in its first state: waiting for its hold, or for its turn where nothing is to be paid."""
         now, request_id = self._now(), self._new_id()
         hold = hold_for(charge, request_id, Stage.SAMPLES, 1, now)
@@ -363,7 +363,7 @@ class Orchestrator:
             state=State.PENDING if waits else State.VALIDATING_CREDITS, stage=Stage.SAMPLES, round=1,
             attempt=1 if waits else 0, job_id=self._new_id() if waits else None, due_at=now if waits else None,
             version=1, plan=plan.name, brief=order.brief, metadata=order.metadata, retry_of=order.retry_of,
-            max_rounds=self._policy.max_rounds,
+            max_rounds=self._policy.max_rounds, route=route,
             deadline_at=now + self._policy.dispatch_deadline, created_at=now, updated_at=now,
             holds=(hold,) if hold else (),
         )  # fmt: skip

@@ -6,8 +6,9 @@ and that somehow never arrived. Everything else is reported for a person. Runnin
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -23,6 +24,7 @@ SETTLED_FOR = timedelta(minutes=1)
 """What changed more recently is looked at next time: it may be on its way."""
 _PARALLEL = 8
 _OUTSTANDING_MAX = 1000
+_FINDINGS_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,12 @@ class Reconciliation:
                 )
             )  # fmt: skip
             report.posted += apply
+        await self._comparison.keep_report(_summary(report, since, apply=apply, by=by), self._now())
         return report
+
+    async def last(self) -> tuple[datetime, dict[str, Any]] | None:
+        """When the last run was, in any process, and what it found; its findings are the first of all."""
+        return await self._comparison.last_report()
 
     async def _compare_outstanding(
         self, until: datetime, since: datetime, report: Report, *, apply: bool, by: str
@@ -140,6 +147,14 @@ class Reconciliation:
     async def _verdict(self, hold: BookedHold) -> Verdict | None:
         theirs = await self._credits.find(_reservation(hold))
         return verdict(HoldState(hold.state), theirs, owed=hold.owed)
+
+
+def _summary(report: Report, since: datetime, *, apply: bool, by: str) -> dict[str, Any]:
+    return {
+        "by": by, "since": since, "applied": apply, "compared": report.compared, "unanswered": report.unanswered,
+        "posted": report.posted, "complete": report.complete, "differences": len(report.findings),
+        "findings": [asdict(finding) for finding in report.findings[:_FINDINGS_KEPT]],
+    }  # fmt: skip
 
 
 def _reservation(hold: BookedHold) -> Reservation:

@@ -141,7 +141,7 @@ class Targets:
             NotFoundError: it is not in the log. WebhookTargetDisabledError.
         """
         await self._enabled(who, target_id)
-        if not await self._deliveries.redeliver(target_id, event_id, self._now()):
+        if not await self._deliveries.redeliver(target_id, event_id, by=who.name, now=self._now()):
             raise errors.NotFoundError
         self._on_change()
 

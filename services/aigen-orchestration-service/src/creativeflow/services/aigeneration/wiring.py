@@ -17,6 +17,7 @@ import structlog
 from pydantic import SecretStr
 
 from creativeflow.services.aigeneration import clock, observability
+from creativeflow.services.aigeneration.accounts import Accounts
 from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Exchange, Queue, Topology
 from creativeflow.services.aigeneration.adapters.asset_store import AssetStore
 from creativeflow.services.aigeneration.adapters.credits_billing import BillingCredits, BillingRoutes
@@ -52,6 +53,7 @@ from creativeflow.services.aigeneration.storage.comparison import Comparison
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.embedded import start_embedded
+from creativeflow.services.aigeneration.storage.figures import Figures
 from creativeflow.services.aigeneration.storage.flags import Flags
 from creativeflow.services.aigeneration.storage.journal import Journal
 from creativeflow.services.aigeneration.storage.ledger import Ledger
@@ -161,6 +163,7 @@ class Service:
         self.database = Database(database_url, pool_size=settings.database_pool_size)
         self.store = Store(self.database, free_generations=settings.free_generations)
         self.queries = Queries(self.database)
+        self.figures = Figures(self.database)
         self.outbox = Outbox(self.database)
         self.books = Books(self.database)
         self.hub = Hub(self.queries)
@@ -186,6 +189,10 @@ class Service:
             mover, self.credits, entitlements=self.entitlements,
             quotes=Quotes(self.secrets.keys), routing=self.routing, prompts=self.prompts,
             hold_seconds=settings.hold_timeout,
+        )  # fmt: skip
+        self.accounts = Accounts(
+            self.books, self.flags, self.ledger, self.outbox, self.orchestrator, entitlements=self.entitlements,
+            now=now, new_id=new_id,
         )  # fmt: skip
         self.reports = Reports(
             self.jobs,

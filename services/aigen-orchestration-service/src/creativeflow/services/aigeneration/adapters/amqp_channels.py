@@ -152,6 +152,24 @@ async def first_of(*futures: "asyncio.Future[Any]", timeout_seconds: float | Non
     await asyncio.wait(set(futures), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
 
 
+class _Together(AsyncioConnection):  # type: ignore[misc]  # pika ships no type information
+    """Sends what is written in one turn of the loop as one piece: pika hands the system every frame by itself."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._held: list[bytes] = []
+        super().__init__(*arguments, **named)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if not self._held:
+            asyncio.get_running_loop().call_soon(self._send_held)
+        self._held.append(data)
+
+    def _send_held(self) -> None:
+        held, self._held = b"".join(self._held), []
+        if self._transport is not None:  # else the connection was lost meanwhile, and its end is told elsewhere
+            super()._adapter_emit_data(held)
+
+
 class Link:
     """One connection to the broker; `closed` resolves with the reason in words."""
 
@@ -161,7 +179,7 @@ class Link:
         self.blocked_reason = ""
         self.on_blocked: Callable[[], None] = lambda: None
         self._opened: asyncio.Future[None] = loop.create_future()
-        self._connection = AsyncioConnection(
+        self._connection = _Together(
             parameters,
             on_open_callback=lambda _connection: self._opened.set_result(None),
             on_open_error_callback=self._on_closed,

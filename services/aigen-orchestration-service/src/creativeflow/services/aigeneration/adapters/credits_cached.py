@@ -3,6 +3,7 @@
 At most 30 seconds old; while the credit service does not answer, up to five minutes, and marked as stale (REQ-016).
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -50,14 +51,18 @@ class CachedEntitlements:
         known, now = self._known.get(user_id), self._monotonic()
         if known and now - known.asked_at < FRESH_SECONDS:
             return known.entitled
-        try:
-            entitled = await self._credits.entitlements(user_id)
-        except CreditsUnknownError as error:
-            if known is None or now - known.asked_at > STALE_SECONDS:
-                raise
-            log.warning("entitlements_stale", seconds=round(now - known.asked_at), reason=str(error))
+        said, flagged = await asyncio.gather(
+            self._credits.entitlements(user_id), self._flagged(user_id), return_exceptions=True
+        )
+        if isinstance(said, CreditsUnknownError) and known is not None and now - known.asked_at <= STALE_SECONDS:
+            log.warning("entitlements_stale", seconds=round(now - known.asked_at), reason=str(said))
             return replace(known.entitled, stale=True)
-        if await self._flagged(user_id):
+        if isinstance(said, BaseException):
+            raise said
+        if isinstance(flagged, BaseException):
+            raise flagged
+        entitled = said
+        if flagged:
             entitled = replace(entitled, restricted=True)
         self._known[user_id] = _Known(entitled, now)
         self._known.move_to_end(user_id)

@@ -48,13 +48,13 @@ class LocalCredits:
 
     async def capture(self, held: Reservation) -> None:
         """Take what is held."""
-        if await self._resolve(held, "capture") is not HoldStatus.CAPTURED:
+        if await _known(self._ledger.resolve(held.key, "capture")) != "capture":
             raise CreditsConflictError(held.key)
 
     async def release(self, held: Reservation) -> None:
         """Give back what is held, or close the key."""
         await _known(self._ledger.close(held.key))
-        if await self._resolve(held, "release") is HoldStatus.CAPTURED:
+        if await _known(self._ledger.resolve(held.key, "release")) == "capture":
             raise CreditsConflictError(held.key)
 
     async def find(self, asked: Reservation) -> HoldStatus:
@@ -69,10 +69,6 @@ class LocalCredits:
         """Amounts that lie in `held:` accounts."""
         found = await _known(self._ledger.outstanding(before, most))
         return [Reservation(**movement) for movement in found]
-
-    async def _resolve(self, held: Reservation, kind: str) -> HoldStatus:
-        await _known(self._ledger.resolve(held.key, kind))
-        return await self.find(held)
 
 
 async def _known(asked: Awaitable[Answer]) -> Answer:

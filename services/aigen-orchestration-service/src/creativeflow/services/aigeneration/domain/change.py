@@ -163,15 +163,11 @@ def carry_out(
         ImpossibleMoveError: MOVES has no line for it.
     """
     move = follow(request.state, event)
-    moved = replace(
-        request,
-        state=move.to,
-        version=request.version + 1,
-        updated_at=now,
-        lease_until=None,
-        **_times(request, move.to, policy, now),
-    )
-    draft = _Draft(replace(moved, **fields) if fields else moved, policy, now, new_id)
+    set_by_move: dict[str, Any] = {
+        "state": move.to, "version": request.version + 1, "updated_at": now, "lease_until": None,
+    }  # fmt: skip
+    moved = replace(request, **(set_by_move | _times(request, move.to, policy, now) | fields))
+    draft = _Draft(moved, policy, now, new_id)
     if hold is not None:
         draft.put(hold)
     for effect in move.effects:

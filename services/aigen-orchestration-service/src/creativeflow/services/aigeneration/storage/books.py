@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from creativeflow.services.aigeneration.storage.database import Database
 
@@ -22,7 +23,7 @@ SELECT * FROM (
     UNION ALL
     SELECT substr(e.operation, 7), e.kind, e.amount, e.reason, e.at, NULL, NULL, NULL
     FROM credit_entries e WHERE e.account = 'user:' || $1 AND e.kind = 'grant'
-) movements ORDER BY at DESC, kind LIMIT $2"""
+) movements ORDER BY at DESC, kind, operation LIMIT $2 OFFSET $3"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +42,12 @@ class Books:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def movements(self, user_id: str, most: int = 200) -> list[dict[str, Any]]:
-        """Every movement of a user's credits that we caused, with its request and reason, newest first.
+    async def movements(self, user_id: str, most: int = 200, skip: int = 0) -> list[dict[str, Any]]:
+        """The movements of a user's credits that we caused, each with its request and reason, newest first.
 
         `amount` in 1/100 credit as it changes what the user can spend: a capture takes what was set aside before.
         """
-        return [dict(row) for row in await self._database.fetch(_MOVEMENTS, user_id, most)]
+        return [dict(row) for row in await self._database.fetch(_MOVEMENTS, user_id, most, skip)]
 
     async def held(self, user_id: str) -> int:
         """What is set aside for work that is not finished, in 1/100 credit."""
@@ -65,6 +66,34 @@ class Books:
                WHERE state = 'placing' AND parked_at IS NOT NULL ORDER BY parked_at LIMIT $1""",
             most,
         )
+        return [dict(row) for row in found]
+
+    async def holds_of(self, request_id: UUID) -> list[dict[str, Any]]:
+        """Everything that was ever set aside for one request, with the time of each step, oldest first."""
+        found = await self._database.fetch(
+            """SELECT key, stage, round, action, funding, amount, month, state, began_at, resolved_at, settled_at,
+                      parked_at, parked_reason
+               FROM holds WHERE request_id = $1 ORDER BY began_at, key""",
+            request_id,
+        )
+        return [dict(row) for row in found]
+
+    async def open_holds(self, user_id: str, most: int) -> list[dict[str, Any]]:
+        """What is set aside for a user now, or being asked for, oldest first."""
+        found = await self._database.fetch(
+            """SELECT key, request_id, stage, round, action, funding, amount, state, began_at, parked_at FROM holds
+               WHERE user_id = $1 AND state IN ('held', 'placing') ORDER BY began_at LIMIT $2""",
+            user_id, most,
+        )  # fmt: skip
+        return [dict(row) for row in found]
+
+    async def used(self, user_id: str, since: datetime) -> list[dict[str, Any]]:
+        """What a user has used since then, by action and by what paid for it."""
+        found = await self._database.fetch(
+            """SELECT action, paid_by, count(*) AS count, sum(amount)::bigint AS amount FROM usage_log
+               WHERE user_id = $1 AND at >= $2 GROUP BY action, paid_by ORDER BY action, paid_by""",
+            user_id, since,
+        )  # fmt: skip
         return [dict(row) for row in found]
 
     async def usage(self, wanted: UsageFilter) -> AsyncIterator[dict[str, Any]]:

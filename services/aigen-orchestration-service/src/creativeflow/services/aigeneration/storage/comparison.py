@@ -101,6 +101,21 @@ class Comparison:
         )
         return [dict(row) for row in found]
 
+    async def keep_report(self, outcome: Mapping[str, Any], now: datetime) -> None:
+        """Keep what the last comparison found, for operators to see; the one before it is forgotten."""
+        await self._database.execute(
+            """INSERT INTO periodic_work (name, began_at, outcome) VALUES ('reconciliation_report', $1, $2)
+               ON CONFLICT (name) DO UPDATE SET began_at = $1, outcome = $2""",
+            now, dict(outcome),
+        )  # fmt: skip
+
+    async def last_report(self) -> tuple[datetime, dict[str, Any]] | None:
+        """When the last comparison was made, in any process, and what it found."""
+        row = await self._database.fetchrow(
+            "SELECT began_at, outcome FROM periodic_work WHERE name = 'reconciliation_report' AND outcome IS NOT NULL"
+        )
+        return (row["began_at"], row["outcome"]) if row else None
+
     async def take_turn(self, name: str, *, every_seconds: float, now: datetime) -> bool:
         """Whether this process does a piece of periodic work now; one of all processes in each period."""
         return bool(

@@ -153,17 +153,17 @@ class DeliveryStore:
             target_id, event_id, event_type, body, now,
         )  # fmt: skip
 
-    async def redeliver(self, target_id: UUID, event_id: UUID, now: datetime) -> bool:
+    async def redeliver(self, target_id: UUID, event_id: UUID, *, by: str, now: datetime) -> bool:
         """Owe a delivery again, with the stored body under the same id; False when it is not in the log.
 
         One that is still owed or parked becomes due at once with its tries counted anew; one that is not stands
-        in no order with the others of its request.
+        in no order with the others of its request. Who asked for it stands in the timeline.
         """
         return bool(
             await self._database.fetchval(
                 """WITH logged AS (
                        UPDATE webhook_deliveries SET state = 'pending', next_attempt_at = NULL, updated_at = $3
-                       WHERE target_id = $1 AND event_id = $2 RETURNING target_id, event_id, type
+                       WHERE target_id = $1 AND event_id = $2 RETURNING target_id, event_id, type, request_id
                    ), owed AS (
                        UPDATE outbox SET parked_reason = NULL, due_at = $3, attempts = 0
                        WHERE topic = 'webhook:' || $1::uuid::text AND body->>'event_id' = $2::uuid::text RETURNING id
@@ -172,9 +172,14 @@ class DeliveryStore:
                        SELECT 'webhook:' || target_id,
                               jsonb_build_object('event_id', event_id, 'event_type', type), $3, $3
                        FROM logged WHERE NOT EXISTS (SELECT FROM owed)
+                   ), entry AS (
+                       INSERT INTO generation_events (request_id, event, data, at)
+                       SELECT request_id, 'webhook_redelivered', jsonb_build_object('target_id', target_id,
+                                  'event_id', event_id, 'event_type', type, 'by', $4::text), $3
+                       FROM logged WHERE request_id IS NOT NULL
                    )
                    SELECT count(*) FROM logged""",
-                target_id, event_id, now,
+                target_id, event_id, now, by,
             )
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -17,36 +18,44 @@ from creativeflow.services.aigeneration.domain.prices import FREE, PLANS, Subscr
 from creativeflow.services.aigeneration.storage.batching import Batcher
 from creativeflow.services.aigeneration.storage.database import Database
 
+# No batch has two holds of one user, and they come in the order of their users, as every batch's do.
 _HOLD = """
-WITH taken AS (
-    UPDATE credit_accounts SET balance = balance - $3
-    WHERE user_id = $2 AND balance >= $3
-      AND NOT EXISTS (SELECT FROM credit_entries WHERE operation = 'hold:' || $1)
-    RETURNING user_id
+WITH asked AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS a(key, user_id, amount, action)
+), taken AS (
+    UPDATE credit_accounts c SET balance = balance - a.amount FROM asked a
+    WHERE c.user_id = a.user_id AND balance >= a.amount
+      AND NOT EXISTS (SELECT FROM credit_entries WHERE operation = 'hold:' || a.key)
+    RETURNING a.*
 ), entries AS (
     INSERT INTO credit_entries (operation, account, amount, kind, reason)
-    SELECT 'hold:' || $1, e.account, e.amount, 'hold', $4
-    FROM taken, (VALUES ('user:' || $2, -$3::bigint), ('held:' || $1, $3::bigint)) AS e(account, amount)
+    SELECT 'hold:' || t.key, e.account, e.amount, 'hold', t.action
+    FROM taken t, LATERAL (VALUES ('user:' || t.user_id, -t.amount), ('held:' || t.key, t.amount)) AS e(account, amount)
 )
-SELECT (SELECT count(*) FROM taken) AS taken"""
+SELECT key FROM taken"""
 
+# What one user gets back from several holds is one sum: a row is updated once by a statement.
 _RESOLVE = """
-WITH held AS (
-    SELECT h.amount, u.account FROM credit_entries h
-    JOIN credit_entries u ON u.operation = h.operation AND u.account LIKE 'user:%'
-    WHERE h.operation = 'hold:' || $1 AND h.account = 'held:' || $1
-      AND NOT EXISTS (SELECT FROM credit_entries d WHERE d.operation = 'resolve:' || $1)
+WITH held AS MATERIALIZED (
+    SELECT a.key, a.kind, h.amount, u.account,
+           (SELECT d.kind FROM credit_entries d WHERE d.operation = 'resolve:' || a.key LIMIT 1) AS done
+    FROM unnest($1::text[], $2::text[]) AS a(key, kind)
+    JOIN credit_entries h ON h.operation = 'hold:' || a.key AND h.account = 'held:' || a.key
+    LEFT JOIN credit_entries u ON u.operation = h.operation AND u.account LIKE 'user:%'
 ), entries AS (
     INSERT INTO credit_entries (operation, account, amount, kind)
-    SELECT 'resolve:' || $1, e.account, e.amount, $2 FROM held,
-    LATERAL (VALUES ('held:' || $1, -held.amount),
-                    (CASE $2 WHEN 'capture' THEN 'revenue' ELSE held.account END, held.amount)) AS e(account, amount)
+    SELECT 'resolve:' || h.key, e.account, e.amount, h.kind FROM held h,
+    LATERAL (VALUES ('held:' || h.key, -h.amount),
+                    (CASE h.kind WHEN 'capture' THEN 'revenue' ELSE h.account END, h.amount)) AS e(account, amount)
+    WHERE h.done IS NULL
     RETURNING account, amount
 ), returned AS (
-    UPDATE credit_accounts a SET balance = balance + e.amount FROM entries e
-    WHERE e.account = 'user:' || a.user_id
+    UPDATE credit_accounts c SET balance = balance + e.amount FROM (
+        SELECT substr(account, 6) AS user_id, sum(amount)::bigint AS amount FROM entries
+        WHERE account LIKE 'user:%' GROUP BY account ORDER BY account) e
+    WHERE c.user_id = e.user_id
 )
-SELECT count(*) FROM entries"""
+SELECT key, COALESCE(done, kind) AS resolved FROM held"""
 
 
 # A hold of nothing that is released already: the entry's key is the hold's own, so only one of the two can be there.
@@ -84,6 +93,8 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._accounts = Batcher(self._load_accounts, key=lambda user_id: user_id)
+        self._holds = Batcher(self._write_holds, key=lambda hold: hold[1])
+        self._resolutions = Batcher(self._write_resolutions, key=lambda resolution: resolution[0])
 
     async def account(self, user_id: str) -> Account:
         """The account of a user; asked together with others that wait at the same moment."""
@@ -102,13 +113,30 @@ class Ledger:
     async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> bool:
         """Move the amount to `held:<key>`; False when the balance is too low or the key is known already."""
         with suppress(asyncpg.UniqueViolationError):  # the same hold came twice at once, and the other was first
-            return bool(await self._database.fetchval(_HOLD, key, user_id, amount, action))
+            return await self._holds.submit((key, user_id, amount, action))
         return False
 
-    async def resolve(self, key: str, kind: str) -> None:
-        """Move what is held to `revenue` (capture) or back (release), unless that was done before."""
-        with suppress(asyncpg.UniqueViolationError):  # two resolved it at once, and the other was first
-            await self._database.fetchval(_RESOLVE, key, kind)
+    async def _write_holds(self, holds: Sequence[tuple[str, str, int, str]]) -> list[bool]:
+        columns = zip(*sorted(holds, key=itemgetter(1)), strict=True)
+        taken = {row["key"] for row in await self._database.fetch(_HOLD, *map(list, columns))}
+        return [key in taken for key, *_ in holds]
+
+    async def resolve(self, key: str, kind: str) -> str | None:
+        """Move what is held to `revenue` (capture) or back (release), unless that was done before.
+
+        How the key is resolved now; None when nothing is known under it.
+        """
+        try:
+            return await self._resolutions.submit((key, kind))
+        except asyncpg.UniqueViolationError:  # two resolved it at once, and the other was first
+            movement = await self.find(key)
+            return movement.resolved if movement else None
+
+    async def _write_resolutions(self, resolutions: Sequence[tuple[str, str]]) -> list[str | None]:
+        keys, kinds = zip(*resolutions, strict=True)
+        found = await self._database.fetch(_RESOLVE, list(keys), list(kinds))
+        resolved = {row["key"]: row["resolved"] for row in found}
+        return [resolved.get(key) for key in keys]
 
     async def close(self, key: str) -> None:
         """Make sure that a key which never held anything never will."""

@@ -203,6 +203,28 @@ class Outbox:
         )  # fmt: skip
         return [dict(row) for row in found]
 
+    async def owed(self, most: int, request_id: UUID | None = None) -> list[dict[str, Any]]:
+        """What is owed as a person reads it, the oldest first: all that is parked, or everything of one request.
+
+        `about` is the topic without the target of a webhook, whose address is `target`.
+        """
+        condition = "o.parked_reason IS NOT NULL"
+        if request_id is not None:
+            condition = (
+                "(o.request_id = $2 AND o.parked_reason IS NULL OR o.request_id = $2 AND o.parked_reason IS NOT NULL)"
+            )
+        found = await self._database.fetch(
+            f"""SELECT o.id, o.request_id, o.topic, split_part(o.topic, ':', 1) AS about, o.attempts, o.due_at,
+                       o.last_error, o.parked_reason, o.created_at, o.body->>'key' AS key,
+                       (o.body->>'amount')::int AS amount, o.body->>'user_id' AS user_id,
+                       o.body->>'event_type' AS event_type, t.url AS target
+                FROM outbox o LEFT JOIN webhook_targets t
+                     ON o.topic LIKE 'webhook:%' AND t.id::text = substr(o.topic, 9)
+                WHERE {condition} ORDER BY o.id LIMIT $1""",  # noqa: S608 - one of the two conditions above
+            most, *([request_id] if request_id is not None else []),
+        )  # fmt: skip
+        return [dict(row) for row in found]
+
 
 def backoff(attempts: int) -> timedelta:
     """The wait before the next try: 0.5 s doubling to 5 minutes; many tries span days, nothing is given up silently."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.domain.stalls import LaneWork
 from creativeflow.services.aigeneration.storage import rows
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.store import SELECT_REQUEST
+from creativeflow.services.aigeneration.storage.store import NEXT_LOOK, SELECT_REQUEST
 
 QUEUE_POSITION_MAX = 10_000
 """Positions are counted up to here, so that a look at one request costs the same in any queue."""
@@ -78,6 +78,15 @@ class Queries:
         )
         return [rows.to_request(row) for row in found]
 
+    async def free_used(self, user_id: str, now: datetime) -> int:
+        """How many of the month's free generations a user has used."""
+        month = now.date().replace(day=1)
+        return int(
+            await self._database.fetchval(
+                "SELECT COALESCE((SELECT used FROM free_usage WHERE user_id = $1 AND month = $2), 0)", user_id, month
+            )
+        )
+
     async def timeline(self, request_id: UUID, most: int = 1000) -> list[dict[str, Any]]:
         """State, money, broker, callbacks and notifications of one request in one list, oldest first."""
         found = await self._database.fetch(
@@ -98,7 +107,8 @@ class Queries:
         """Requests whose deadline or lease passed more than a minute ago and that nobody has moved on."""
         late = now - timedelta(minutes=1)
         found = await self._database.fetch(
-            f"{SELECT_REQUEST} WHERE r.deadline_at < $1 OR r.lease_until < $1 ORDER BY r.updated_at LIMIT $2",
+            f"""{SELECT_REQUEST} WHERE r.deadline_at IS NOT NULL AND {NEXT_LOOK} < $1
+                AND LEAST(r.deadline_at, r.lease_until) < $1 ORDER BY r.updated_at LIMIT $2""",
             late, most,
         )  # fmt: skip
         return [rows.to_request(row) for row in found]
@@ -164,33 +174,45 @@ class Queries:
         """The version of the database server."""
         return str(await self._database.fetchval("SHOW server_version"))
 
-    async def invariants(self, now: datetime) -> dict[str, int]:
-        """Counts of what must never be; every one is 0 in a healthy service (see docs/operations.md)."""
-        row = await self._database.fetchrow(_INVARIANTS, now)
-        return {name: int(count) for name, count in (row or {}).items()}
+    async def invariants(self, now: datetime, since: datetime | None = None) -> dict[str, int]:
+        """Counts of what must never be; every one is 0 in a healthy service (see docs/operations.md).
+
+        What has ended is looked at where it began after `since`: it never changes again, so that a look at a month
+        each day misses nothing. What is still open is always looked at.
+        """
+        since = since or datetime(1970, 1, 1, tzinfo=UTC)
+        found = await self._database.look_over(_INVARIANTS, now, since, _first_id(since))
+        return {name: int(count) for name, count in found[0].items()}
 
 
-_INVARIANTS = """
+def _first_id(moment: datetime) -> UUID:
+    """The smallest id that a request of this moment can have: ids begin with their millisecond."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)
+
+
+_INVARIANTS = f"""
 SELECT
     (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
      WHERE h.state = 'held' AND r.state NOT IN
          ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')) AS holds_without_work,
     (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
-     WHERE h.state = 'captured' AND NOT CASE h.stage
+     WHERE h.began_at >= $2 AND h.state = 'captured' AND NOT CASE h.stage
          WHEN 'samples' THEN h.round <= (SELECT count(*) FROM generation_events e WHERE e.request_id = r.id
                                         AND e.event IN ('samples_delivered', 'prompt_rejected'))
          ELSE r.final_asset IS NOT NULL END) AS captured_without_delivery,
-    (SELECT count(*) FROM generation_requests r WHERE r.final_asset IS NOT NULL AND EXISTS (
+    (SELECT count(*) FROM generation_requests r WHERE r.id >= $3 AND r.final_asset IS NOT NULL AND EXISTS (
          SELECT FROM holds h WHERE h.request_id = r.id AND h.stage = 'final' AND h.state <> 'captured'))
         AS delivered_without_capture,
     (SELECT count(*) FROM holds WHERE state = 'placing' AND parked_at IS NULL
         AND began_at < $1::timestamptz - interval '1 hour') AS holds_placing_too_long,
     (SELECT count(*) FROM holds WHERE state = 'placing' AND parked_at IS NOT NULL) AS holds_parked,
-    (SELECT count(*) FROM holds h WHERE h.state IN ('captured', 'released') AND h.funding = 'credits'
+    (SELECT count(*) FROM holds h WHERE h.began_at >= $2 AND h.state IN ('captured', 'released')
+        AND h.funding = 'credits'
         AND h.settled_at IS NULL AND NOT EXISTS (
-            SELECT FROM outbox o WHERE o.request_id = h.request_id AND o.topic LIKE 'credits.%%'
+            SELECT FROM outbox o WHERE o.request_id = h.request_id AND o.topic LIKE 'credits.%'
             AND o.body->>'key' = h.key)) AS resolved_without_debt,
-    (SELECT count(*) FROM (SELECT operation FROM credit_entries GROUP BY operation HAVING sum(amount) <> 0) t)
+    (SELECT count(*) FROM (SELECT operation FROM credit_entries WHERE at >= $2
+        GROUP BY operation HAVING sum(amount) <> 0) t)
         AS ledger_not_zero_sum,
     (SELECT count(*) FROM credit_accounts a WHERE a.balance <>
         (SELECT COALESCE(sum(e.amount), 0) FROM credit_entries e WHERE e.account = 'user:' || a.user_id))
@@ -198,13 +220,13 @@ SELECT
     (SELECT count(*) FROM free_usage u WHERE u.used <> (
         SELECT count(*) FROM holds h WHERE h.user_id = u.user_id AND h.month = u.month
         AND h.funding = 'allowance' AND h.state IN ('held', 'captured'))) AS free_usage_off_holds,
-    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL AND topic NOT LIKE 'webhook:%%') AS debts_parked,
-    (SELECT count(*) FROM generation_requests r WHERE r.deadline_at < $1::timestamptz - interval '5 minutes')
-        AS deadlines_missed,
-    (SELECT count(*) FROM generation_requests r WHERE r.deadline_at IS NULL
+    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL AND topic NOT LIKE 'webhook:%') AS debts_parked,
+    (SELECT count(*) FROM generation_requests r WHERE r.deadline_at < $1::timestamptz - interval '5 minutes'
+        AND {NEXT_LOOK} < $1::timestamptz - interval '5 minutes') AS deadlines_missed,
+    (SELECT count(*) FROM generation_requests r WHERE r.id >= $3 AND r.deadline_at IS NULL
         AND NOT EXISTS (SELECT FROM outbox o WHERE o.request_id = r.id AND o.topic = 'notification.send')
         AND NOT EXISTS (SELECT FROM generation_events e WHERE e.request_id = r.id
                         AND (e.event = 'debt_dropped' OR (e.event = 'notification_sent' AND e.data->>'event_type' IN (
                             'final_asset_ready', 'generation_failed', 'generation_cancelled', 'generation_expired')))))
         AS ended_unannounced
-""".replace("%%", "%")
+"""  # noqa: S608 - a constant of the store

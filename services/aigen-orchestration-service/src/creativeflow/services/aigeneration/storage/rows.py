@@ -15,11 +15,14 @@ from creativeflow.services.aigeneration.domain.request import Hold, HoldState, R
 
 
 def from_change(change: Change) -> dict[str, Any]:
-    """One element of the batch that the write statements take; see `_CHANGE` in the store."""
+    """One element of the batch that the write statements take; see `_CHANGE` in the store.
+
+    What is not there is left out: the server reads an absent key as NULL, and neither side pays for it.
+    """
     before, after = change.before, change.after
     row: dict[str, Any] = {
-        "id": after.id, "version": after.version, "at": after.updated_at, "weight": after.terms.weight,
-        "queues": change.queues, "from_state": before.state if before else None,
+        "id": after.id, "version": after.version, "at": after.updated_at,
+        "from_state": before.state if before else None,
         "user_id": after.user_id, "state": after.state, "stage": after.stage, "round": after.round,
         "attempt": after.attempt, "job_id": after.job_id, "samples": after.samples,
         "sample_failures": after.sample_failures, "selected_sample_id": after.selected_sample_id,
@@ -29,8 +32,6 @@ def from_change(change: Change) -> dict[str, Any]:
         "due_at": after.due_at, "lease_until": after.lease_until, "deadline_at": after.deadline_at,
         "remind_at": after.remind_at, "plan": after.plan,
         "entries": [{"event": e.event, "state": e.state, "data": e.data} for e in change.entries],
-        "debts": [{"topic": d.topic, "body": d.body} for d in change.debts if d.topic != Topic.WEBHOOK],
-        "holds": [_from_hold(hold) for hold in change.holds],
     }  # fmt: skip
     if before is None:
         row |= {
@@ -38,22 +39,39 @@ def from_change(change: Change) -> dict[str, Any]:
             "traceparent": after.traceparent, "metadata": after.metadata,
             "retry_of": after.retry_of, "max_rounds": after.max_rounds,
         }  # fmt: skip
-    if after.route is not None and (before is None or after.route is not before.route):
+    if before is None or after.route is not before.route:
         row["route"] = after.route
     if before is None or after.brief is not before.brief:
         row["brief"] = after.brief
-    if change.usage:
-        row["usage"] = [
+    if not is_plain(change):
+        row |= _beside_the_request(change)
+    return {name: value for name, value in row.items() if value is not None and value not in ((), [])}
+
+
+def is_plain(change: Change) -> bool:
+    """Whether nothing but the request and its timeline is written: no money, no debt, no key, no place in a queue."""
+    return not (
+        change.debts or change.holds or change.usage or change.queues or change.claim or change.answer
+    )  # fmt: skip
+
+
+def _beside_the_request(change: Change) -> dict[str, Any]:
+    """What a change writes into other tables."""
+    row: dict[str, Any] = {
+        "weight": change.after.terms.weight, "queues": change.queues,
+        "debts": [{"topic": d.topic, "body": d.body} for d in change.debts if d.topic != Topic.WEBHOOK],
+        "holds": [_from_hold(hold) for hold in change.holds],
+        "webhook": _from_webhook(change.debts),
+        "usage": [
             {
                 "stage": used.stage, "round": used.round, "action": used.action, "paid_by": used.paid_by,
                 "amount": used.amount, "model": used.model,
             }
             for used in change.usage
-        ]  # fmt: skip
+        ],
+    }  # fmt: skip
     if change.allowance is not None:
         row["allowance_month"] = change.allowance.month
-    if (webhook := _from_webhook(change.debts)) is not None:
-        row["webhook"] = webhook
     if change.claim is not None:
         row |= {
             "principal": change.claim.principal, "key": change.claim.key, "fingerprint": change.claim.fingerprint

@@ -22,6 +22,8 @@ from creativeflow.services.aigeneration.storage.database import Database, to_jso
 from creativeflow.services.aigeneration.storage.flags import HOLD_UNDECIDED, RAISE
 
 NOTES_MAX = 50
+_TURNS = 3
+"""How often a dispatcher looks at a lane again when others have just taken from it."""
 
 
 class Written(Enum):
@@ -59,9 +61,8 @@ class LeasedJobs:
 
 
 # One parameter carries the whole batch; jsonb_to_recordset turns it into rows of these types.
-_CHANGE = """
-change AS MATERIALIZED (
-    SELECT * FROM jsonb_to_recordset($1::jsonb) AS c(
+_ROWS = """
+jsonb_to_recordset($1::jsonb) AS c(
         id uuid, version int, at timestamptz, from_state text, weight float8, queues bool,
         user_id text, project_id text, created_by text, correlation_id text, traceparent text,
         state text, stage text, round int, attempt int, job_id uuid, plan text, brief jsonb, metadata jsonb,
@@ -71,21 +72,21 @@ change AS MATERIALIZED (
         due_at timestamptz, lease_until timestamptz, deadline_at timestamptz, remind_at timestamptz,
         allowance_month date, entries jsonb, debts jsonb, holds jsonb, usage jsonb,
         principal text, key text, fingerprint text, status int, location text, body text,
-        webhook jsonb)
-)"""
+        webhook jsonb)"""
 
 # Start-time fair queuing: a user's next job starts where the user's last unfinished one ended, never before the
 # lane's virtual time. Heavier plans advance by less.
-_FAIR = """
-fair AS (
-    SELECT c.id,
-           GREATEST(l.virtual_time, COALESCE((
-               SELECT max(q.fair_at) + 1 / c.weight FROM generation_requests q
-               WHERE q.user_id = c.user_id AND q.stage = c.stage
-                 AND q.state IN ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')), 0))
-           + (row_number() OVER (PARTITION BY c.user_id, c.stage ORDER BY c.id) - 1) / c.weight AS fair_at
-    FROM change c JOIN lanes l ON l.lane = c.stage WHERE c.queues
-)"""
+_CHANGE = f"""
+change AS MATERIALIZED (
+    SELECT c.*, CASE WHEN c.queues THEN
+               GREATEST(l.virtual_time, COALESCE((
+                   SELECT max(q.fair_at) + 1 / c.weight FROM generation_requests q
+                   WHERE q.user_id = c.user_id AND q.stage = c.stage
+                     AND q.state IN ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')), 0))
+               + (row_number() OVER (PARTITION BY c.user_id, c.stage, c.queues ORDER BY c.id) - 1) / c.weight
+           END AS fair_at
+    FROM {_ROWS} LEFT JOIN lanes l ON c.queues AND l.lane = c.stage
+)"""  # noqa: S608 - a constant of this module
 
 _USE_ALLOWANCE = """
     INSERT INTO free_usage AS u (user_id, month, used)
@@ -94,74 +95,78 @@ _USE_ALLOWANCE = """
     ON CONFLICT (user_id, month) DO UPDATE SET used = u.used + excluded.used WHERE u.used + excluded.used <= $2
     RETURNING u.user_id, u.month"""
 
-_TAIL = """
+_ENTRY = """
 entry AS (
     INSERT INTO generation_events (request_id, version, event, state, data, at)
     SELECT c.id, c.version, e->>'event', e->>'state', e->'data', c.at
-    FROM written w JOIN change c USING (id), jsonb_array_elements(c.entries) e
-), debt AS (
+    FROM written c, jsonb_array_elements(c.entries) e
+)"""
+
+_TAIL = f"""
+{_ENTRY}, debt AS (
     INSERT INTO outbox (request_id, topic, body, due_at, created_at)
     SELECT c.id, d->>'topic', d->'body', c.at, c.at
-    FROM written w JOIN change c USING (id), jsonb_array_elements(c.debts) d
+    FROM written c, jsonb_array_elements(c.debts) d
 ), hold AS (
     INSERT INTO holds AS h (key, request_id, user_id, stage, round, action, funding, amount, month, state, began_at)
     SELECT n.key, c.id, c.user_id, n.stage, n.round, n.action, n.funding, n.amount, n.month, n.state, c.at
-    FROM written w JOIN change c USING (id), jsonb_to_recordset(c.holds) AS n(
+    FROM written c, jsonb_to_recordset(c.holds) AS n(
         key text, stage text, round int, action text, funding text, amount int, month date, state text)
     ON CONFLICT (key) DO UPDATE SET
         state = excluded.state, amount = excluded.amount, action = excluded.action,
         resolved_at = CASE WHEN excluded.state IN ('captured', 'released') THEN excluded.began_at END
 ), used AS (
     INSERT INTO usage_log (request_id, user_id, project_id, stage, round, action, paid_by, amount, plan, model, at)
-    SELECT c.id, c.user_id, w.project_id, u.stage, u.round, u.action, u.paid_by, u.amount, c.plan, u.model, c.at
-    FROM written w JOIN change c USING (id), jsonb_to_recordset(c.usage) AS u(
+    SELECT c.id, c.user_id, c.of_project, u.stage, u.round, u.action, u.paid_by, u.amount, c.plan, u.model, c.at
+    FROM written c, jsonb_to_recordset(c.usage) AS u(
         stage text, round int, action text, paid_by text, amount int, model text)
 ), claimed AS (
     INSERT INTO idempotency_keys (principal, key, fingerprint, request_id, status, location, body, created_at)
     SELECT c.principal, c.key, c.fingerprint, c.id, c.status, c.location, c.body, c.at
-    FROM written w JOIN change c USING (id) WHERE c.key IS NOT NULL
+    FROM written c WHERE c.key IS NOT NULL
 ), answered AS (
     UPDATE idempotency_keys k SET status = c.status, location = c.location, body = c.body
-    FROM written w JOIN change c USING (id)
+    FROM written c
     WHERE k.request_id = c.id AND k.status IS NULL AND c.key IS NULL AND c.status IS NOT NULL
-)"""
+)"""  # noqa: S608 - joined from constants of this module
 
 _INTAKE = f"""
-WITH {_CHANGE}, {_FAIR}, allowance AS ({_USE_ALLOWANCE}), written AS (
+WITH {_CHANGE}, allowance AS ({_USE_ALLOWANCE}), stored AS (
     INSERT INTO generation_requests (
         id, user_id, project_id, created_by, correlation_id, traceparent, state, stage, round, attempt, job_id,
         version, plan, brief, metadata, max_rounds, file_format, pending_action, route, model, retry_of, fair_at,
         due_at, deadline_at, created_at, updated_at)
     SELECT c.id, c.user_id, c.project_id, c.created_by, c.correlation_id, c.traceparent, c.state, c.stage, c.round,
            c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.max_rounds, c.file_format, c.pending_action,
-           c.route, c.model,
-           c.retry_of, fair.fair_at, c.due_at, c.deadline_at, c.at, c.at
-    FROM change c LEFT JOIN fair USING (id)
+           c.route, c.model, c.retry_of, c.fair_at, c.due_at, c.deadline_at, c.at, c.at
+    FROM change c
     WHERE c.allowance_month IS NULL OR EXISTS (
         SELECT FROM allowance a WHERE a.user_id = c.user_id AND a.month = c.allowance_month)
-    RETURNING id, project_id
+    RETURNING id
+), written AS MATERIALIZED (
+    SELECT c.*, c.project_id AS of_project FROM change c WHERE c.id IN (SELECT id FROM stored)
 ), {_TAIL}
-SELECT id FROM written"""  # noqa: S608 - joined from constants of this module
+SELECT id FROM stored"""  # noqa: S608 - joined from constants of this module
 
-_MOVING = f"""
-WITH {_CHANGE}, {_FAIR}, written AS (
-    UPDATE generation_requests r SET
+_SET = """
         state = c.state, stage = c.stage, round = c.round, attempt = c.attempt, job_id = c.job_id,
-        version = c.version, plan = c.plan, brief = COALESCE(c.brief, r.brief), samples = c.samples,
-        sample_failures = c.sample_failures, selected_sample_id = c.selected_sample_id,
+        version = c.version, plan = c.plan, brief = COALESCE(c.brief, r.brief), samples = COALESCE(c.samples, '[]'),
+        sample_failures = COALESCE(c.sample_failures, '[]'), selected_sample_id = c.selected_sample_id,
         final_resolution = c.final_resolution, file_format = c.file_format, final_asset = c.final_asset,
         failure = c.failure, progress = c.progress, pending_action = c.pending_action,
-        route = COALESCE(c.route, r.route), model = c.model,
-        ai_model_used = c.ai_model_used, fair_at = COALESCE(fair.fair_at, r.fair_at), due_at = c.due_at,
-        lease_until = c.lease_until, deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at
-    FROM change c LEFT JOIN fair USING (id)
-    WHERE r.id = c.id AND r.version = c.version - 1 AND r.state = c.from_state
-    RETURNING r.id, r.project_id, r.created_by
+        route = COALESCE(c.route, r.route), model = c.model, ai_model_used = c.ai_model_used, due_at = c.due_at,
+        lease_until = c.lease_until, deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at"""
+_GUARD = "r.id = c.id AND r.version = c.version - 1 AND r.state = c.from_state"
+
+_MOVING = f"""
+WITH {_CHANGE}, written AS (
+    UPDATE generation_requests r SET {_SET}, fair_at = COALESCE(c.fair_at, r.fair_at)
+    FROM change c WHERE {_GUARD}
+    RETURNING c.*, r.project_id AS of_project, r.created_by AS of_caller
 ), {_TAIL}, given_back AS (
     UPDATE free_usage u SET used = u.used - g.given FROM (
         SELECT c.user_id, n.month, count(*) AS given
-        FROM written w JOIN change c USING (id),
-             jsonb_to_recordset(c.holds) AS n(month date, funding text, state text)
+        FROM written c, jsonb_to_recordset(c.holds) AS n(month date, funding text, state text)
         WHERE n.funding = 'allowance' AND n.state = 'released' GROUP BY c.user_id, n.month) g
     WHERE u.user_id = g.user_id AND u.month = g.month
 )"""  # noqa: S608 - joined from constants of this module
@@ -171,7 +176,7 @@ _TELLING = """
 delivery AS (
     INSERT INTO webhook_deliveries (target_id, event_id, request_id, type, body, created_at, updated_at)
     SELECT t.id, (c.webhook->>'event_id')::uuid, c.id, c.webhook->>'type', c.webhook->>'body', c.at, c.at
-    FROM written w JOIN change c USING (id) JOIN webhook_targets t ON t.owner = w.created_by AND t.state = 'enabled'
+    FROM written c JOIN webhook_targets t ON t.owner = c.of_caller AND t.state = 'enabled'
     WHERE c.webhook IS NOT NULL
     RETURNING target_id, event_id, request_id, type, created_at
 ), owed AS (
@@ -185,29 +190,51 @@ _WRITTEN = "SELECT id FROM written"
 _MOVE = f"{_MOVING} {_WRITTEN}"
 _MOVE_AND_TELL = f"{_MOVING}, {_TELLING} {_WRITTEN}"
 
+# A job that is leased, confirmed or begun touches its request and timeline alone: half of all moves, at half the price.
+_MOVE_ALONE = f"""
+WITH written AS (
+    UPDATE generation_requests r SET {_SET} FROM {_ROWS} WHERE {_GUARD} RETURNING c.id, c.version, c.at, c.entries
+), {_ENTRY}
+{_WRITTEN}"""  # noqa: S608 - joined from constants of this module
+
 # The head of the lane in fair order, without the jobs of users who have as many with workers as their plan allows.
 _LEASABLE = """
 WITH busy AS MATERIALIZED (
-    SELECT user_id, count(*) AS jobs FROM generation_requests
-    WHERE stage = $1 AND state IN ('PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL') GROUP BY user_id
+    SELECT COALESCE(jsonb_object_agg(user_id, jobs), '{}') AS jobs_of, COALESCE(sum(jobs), 0)::int AS jobs FROM (
+        SELECT user_id, count(*) AS jobs FROM generation_requests
+        WHERE stage = $1 AND state IN ('PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')
+        GROUP BY user_id) users
 ), head AS MATERIALIZED (
     SELECT id, user_id, plan, fair_at, row_number() OVER (PARTITION BY user_id ORDER BY fair_at, id) AS nth FROM (
         SELECT id, user_id, plan, fair_at FROM generation_requests
         WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2 ORDER BY fair_at, id LIMIT 4 * $4) first
-), next AS (
-    SELECT h.id FROM head h LEFT JOIN busy b USING (user_id)
-    WHERE h.nth + COALESCE(b.jobs, 0) <= COALESCE(($5::jsonb->>h.plan)::int, $3)
+), next AS MATERIALIZED (
+    SELECT h.id FROM head h, busy b
+    WHERE h.nth + COALESCE((b.jobs_of->>h.user_id)::int, 0) <= COALESCE(($5::jsonb->>h.plan)::int, $3)
     ORDER BY h.fair_at, h.id
-    LIMIT LEAST($4, GREATEST(0, $3 - (SELECT COALESCE(sum(jobs), 0)::int FROM busy)))
+    LIMIT LEAST($4, GREATEST(0, $3 - (SELECT jobs FROM busy)))
 )
 SELECT r.*, (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.began_at, h.key) FROM holds h WHERE h.request_id = r.id) AS holds,
-       (SELECT count(*) FROM head) AS waiting
+       (SELECT count(*) FROM head) AS waiting, (SELECT turn FROM lanes WHERE lane = $1) AS turn
 FROM generation_requests r JOIN next USING (id) WHERE r.state = 'PENDING'
-ORDER BY r.fair_at, r.id FOR UPDATE OF r SKIP LOCKED"""
+ORDER BY r.fair_at, r.id"""
+
+_LEASE = f"""
+WITH turn AS (
+    UPDATE lanes SET turn = turn + 1, virtual_time = GREATEST(virtual_time, $4)
+    WHERE lane = $2 AND turn = $3 RETURNING turn
+), written AS (
+    UPDATE generation_requests r SET {_SET} FROM {_ROWS} WHERE {_GUARD} AND EXISTS (SELECT FROM turn)
+    RETURNING c.id, c.version, c.at, c.entries
+), {_ENTRY}
+{_WRITTEN}"""  # noqa: S608 - joined from constants of this module
 
 SELECT_REQUEST = """
 SELECT r.*, (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.began_at, h.key) FROM holds h WHERE h.request_id = r.id) AS holds
 FROM generation_requests r"""
+
+NEXT_LOOK = "LEAST(r.deadline_at, r.lease_until, r.remind_at)"
+"""When time has something to say to a request, as the index has it."""
 
 
 class Store:
@@ -272,41 +299,39 @@ class Store:
         `per_user`: how many jobs of one user may be in the lane at once, by plan; the others wait for their turn
         without standing before anybody.
 
-        One dispatcher at a time takes from a lane: the others are told that there is nothing. The lane's row is
-        locked before the window is counted, so the window is exact with any number of dispatchers.
+        Any number of dispatchers may ask. A lane counts its turns: whoever has looked at the lane takes the next turn
+        with what they write, and a turn that somebody else has taken meanwhile writes nothing. So the window is exact.
         """
-        async with self._database.transaction() as connection:
-            if await connection.fetchval("SELECT 1 FROM lanes WHERE lane = $1 FOR UPDATE SKIP LOCKED", lane) is None:
-                return LeasedJobs([])
-            found = await connection.fetch(_LEASABLE, lane, now, window, most, dict(per_user))
+        for _ in range(_TURNS):
+            found = await self._database.fetch(_LEASABLE, lane, now, window, most, dict(per_user))
             if not found:
-                waiting = await connection.fetchval(
-                    """SELECT EXISTS (SELECT FROM generation_requests
-                                      WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2)""",
-                    lane, now,
-                )  # fmt: skip
-                return LeasedJobs([], window_full=bool(waiting))
+                return LeasedJobs([], window_full=await self._some_wait(lane, now))
             changes = [lease(rows.to_request(row)) for row in found]
             payload = [rows.from_change(change) for change in changes]
-            taken = set(await connection.fetch(_move(payload), payload))
-            await connection.execute(
-                "UPDATE lanes SET virtual_time = GREATEST(virtual_time, $2) WHERE lane = $1",
-                lane, max(row["fair_at"] for row in found),
-            )  # fmt: skip
-            written = {row["id"] for row in taken}
-            return LeasedJobs(
-                [change.after for change in changes if change.after.id in written],
-                window_full=found[0]["waiting"] > len(found),
+            reached = max(row["fair_at"] for row in found)
+            taken = await self._database.fetch(_LEASE, payload, lane, found[0]["turn"], reached)
+            if taken:
+                written = {row["id"] for row in taken}
+                return LeasedJobs(
+                    [change.after for change in changes if change.after.id in written],
+                    window_full=found[0]["waiting"] > len(found),
+                )
+        return LeasedJobs([])
+
+    async def _some_wait(self, lane: Stage, now: datetime) -> bool:
+        return bool(
+            await self._database.fetchval(
+                """SELECT EXISTS (SELECT FROM generation_requests
+                                  WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2)""",
+                lane, now,
             )
+        )  # fmt: skip
 
     async def due(self, now: datetime, most: int) -> list[Request]:
         """Requests whose deadline, lease or reminder has passed, the longest overdue first."""
         found = await self._database.fetch(
-            f"""{SELECT_REQUEST} WHERE r.id IN (
-                    (SELECT id FROM generation_requests WHERE deadline_at <= $1 ORDER BY deadline_at LIMIT $2)
-                    UNION (SELECT id FROM generation_requests WHERE lease_until <= $1 ORDER BY lease_until LIMIT $2)
-                    UNION (SELECT id FROM generation_requests WHERE remind_at <= $1 ORDER BY remind_at LIMIT $2))
-                ORDER BY r.updated_at""",  # noqa: S608 - joined from constants of this module
+            f"""{SELECT_REQUEST} WHERE r.deadline_at IS NOT NULL AND {NEXT_LOOK} <= $1
+                ORDER BY {NEXT_LOOK} LIMIT $2""",
             now, most,
         )  # fmt: skip
         return [rows.to_request(row) for row in found]
@@ -428,7 +453,7 @@ class Store:
 
     async def _write_moves(self, changes: Sequence[Change]) -> list[Written]:
         payload = [rows.from_change(change) for change in changes]
-        found = await self._database.fetch(_move(payload), payload)
+        found = await self._database.fetch(_move(changes, payload), payload)
         written = {row["id"] for row in found}
         return [Written.YES if change.after.id in written else Written.SUPERSEDED for change in changes]
 
@@ -442,7 +467,7 @@ class Store:
             try:
                 if not await connection.fetch(f"WITH {_CHANGE} {_USE_ALLOWANCE}", payload, self._free_generations):
                     outcome = Written.NO_ALLOWANCE
-                elif not await connection.fetch(_move(payload), payload):
+                elif not await connection.fetch(_move([change], payload), payload):
                     outcome = Written.SUPERSEDED
             except BaseException:
                 await transaction.rollback()
@@ -456,9 +481,11 @@ class Store:
         return [by_id.get(request_id) for request_id in ids]
 
 
-def _move(payload: Sequence[Mapping[str, Any]]) -> str:
-    """The statement for a batch; one that announces nothing does not pay for the look at webhook targets."""
-    return _MOVE_AND_TELL if any("webhook" in row for row in payload) else _MOVE
+def _move(changes: Sequence[Change], payload: Sequence[Mapping[str, Any]]) -> str:
+    """The statement for a batch: it writes into no table, and looks for nobody, that no change of it asks for."""
+    if any("webhook" in row for row in payload):
+        return _MOVE_AND_TELL
+    return _MOVE_ALONE if all(map(rows.is_plain, changes)) else _MOVE
 
 
 def _intake_key(change: Change) -> Any:

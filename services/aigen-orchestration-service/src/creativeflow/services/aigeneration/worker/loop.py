@@ -11,10 +11,15 @@ from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableE
 log = structlog.get_logger(__name__)
 
 _PAUSE_MAX_SECONDS = 10.0
+_EAGER_SECONDS = 0.01
+"""How soon to look again after work was found: where there was some, others have often written more."""
 
 
 class Loop:
     """Calls `step` again and again; `step` returns how much it did, and 0 means that nothing is left to do.
+
+    After work it looks again soon, then ever more seldom, down to once in `interval_seconds`: what other processes
+    write is found within milliseconds while there is traffic, and costs next to nothing where there is none.
 
     A step that fails is logged and tried again after a growing pause: a role never dies of a fault.
     """
@@ -46,7 +51,7 @@ class Loop:
 
     async def _run(self) -> None:
         self._stopping = False
-        failures = 0
+        failures, quiet = 0, _EAGER_SECONDS
         while not self._stopping:
             self._woken.clear()
             try:
@@ -62,8 +67,13 @@ class Loop:
                 failures += 1
                 log.exception("role_failed", role=self.name)
                 done = 0
-            if failures or not done:
-                await self._rest(min(_PAUSE_MAX_SECONDS, 0.2 * 2**failures) if failures else self._interval_seconds)
+            if failures:
+                await self._rest(min(_PAUSE_MAX_SECONDS, 0.2 * 2**failures))
+            elif done:
+                quiet = _EAGER_SECONDS
+            else:
+                await self._rest(quiet)
+                quiet = min(self._interval_seconds, 2 * quiet)
 
     async def _rest(self, seconds: float) -> None:
         with suppress(TimeoutError):

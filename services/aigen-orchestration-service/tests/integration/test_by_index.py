@@ -1,0 +1,47 @@
+"""Nothing on a request's way reads a whole table, though the planner has never counted it; reports may."""
+
+import asyncio
+
+from creativeflow.services.aigeneration.domain.lifecycle import State
+from world import World
+
+STORED = 200
+TABLES = ("generation_requests", "holds", "credit_accounts", "credit_entries", "idempotency_keys", "usage_log")
+_READ = """SELECT relname, seq_tup_read FROM pg_stat_user_tables
+           WHERE relname = ANY($1) OR relname LIKE 'generation\\_events%'"""
+
+
+async def rows_read_whole(world: World) -> dict[str, int]:
+    """How many rows each table has given to sequential scans; the server counts with a second's delay."""
+    await asyncio.sleep(1.2)
+    for _ in range(12):  # each session tells what it has read after its next statement
+        await asyncio.gather(*(world.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6)))
+    return {row["relname"]: row["seq_tup_read"] for row in await world.service.database.fetch(_READ, list(TABLES))}
+
+
+async def test_a_lifecycle_reads_no_table_whole(world: World) -> None:
+    for number in range(STORED):
+        await world.grant(f"user-{number}", 125, "payg")
+    for number in range(STORED - 1):
+        await world.submit(f"user-{number}")
+    await world.dispatch()
+    before = await rows_read_whole(world)
+    last = await world.submitted(f"user-{STORED - 1}")
+    while world.engine.jobs:
+        await world.deliver(world.engine.jobs.popleft())
+        await world.dispatch()
+    await world.select(await world.look(last))
+    done = await world.deliver(await world.next_job())
+    assert done.state is State.COMPLETED
+    await world.drain()
+    after = await rows_read_whole(world)
+    read = {table: after[table] - before.get(table, 0) for table in after}
+    # A scan of one of these tables reads at least STORED rows, and every one of 200 deliveries would scan.
+    assert all(count < 10 * STORED for count in read.values()), read
+
+
+async def test_a_report_may_read_whole_tables(world: World) -> None:
+    await world.submit()
+    row = (await world.service.database.look_over("SELECT current_setting('enable_hashjoin') AS hash"))[0]
+    assert row["hash"] == "on"
+    assert await world.service.database.fetchval("SELECT current_setting('enable_hashjoin')") == "off"
