@@ -26,6 +26,7 @@ TABLE = {
     "InvalidRequestError": (422, "invalid_request", False),
     "InvalidJsonError": (422, "invalid_json", False),
     "PayloadTooLargeError": (413, "payload_too_large", False),
+    "BodyTooSlowError": (408, "body_too_slow", True),
     "UnsupportedMediaTypeError": (415, "unsupported_media_type", False),
     "MethodNotAllowedError": (405, "method_not_allowed", False),
     "NotFoundError": (404, "not_found", False),
@@ -33,6 +34,8 @@ TABLE = {
     "InvalidCredentialsError": (401, "invalid_credentials", False),
     "TokenExpiredError": (401, "token_expired", False),
     "ForbiddenError": (403, "forbidden", False),
+    "UnknownHostError": (403, "unknown_host", False),
+    "FormRefusedError": (403, "form_refused", False),
     "UserMismatchError": (403, "user_mismatch", False),
     "PlanRequiredError": (403, "plan_required", False),
     "PromptReviewRequiredError": (422, "prompt_review_required", False),
@@ -98,7 +101,7 @@ def test_the_tree_is_the_table() -> None:
 def test_every_error_is_listed_once() -> None:
     names = [error.__name__ for error in every_error()]
     assert len(names) == len(set(names))
-    assert len(TREE) == 37
+    assert len(TREE) == 40
     assert AigenError not in every_error()
 
 

@@ -68,6 +68,16 @@ async def test_an_open_service_takes_everybody_for_an_operator(client: Caller) -
     assert (await client.get(f"{OPERATIONS}/invariants")).status_code == httpx.codes.OK
 
 
+async def test_an_open_service_takes_no_calls_that_pages_of_other_sites_make(client: Caller) -> None:
+    created = await made(client, {}, user_id="user")
+    for site in ("cross-site", "same-site"):
+        headers = {"Sec-Fetch-Site": site}
+        assert_problem(await client.act(created["id"], "cancel", headers=headers), 403, "form_refused")
+        assert (await client.get(f"{REQUESTS}/{created['id']}", headers=headers)).status_code == httpx.codes.OK
+    own = await client.act(created["id"], "cancel", headers={"Sec-Fetch-Site": "same-origin"})
+    assert own.status_code == httpx.codes.OK
+
+
 async def test_naming_a_user_narrows_a_call_to_that_user(client: Caller) -> None:
     mine = await made(client, {"X-User-ID": "user"})
     foreign = await made(client, {"X-User-ID": "other"})
@@ -348,8 +358,9 @@ async def test_a_key_set_that_cannot_be_read_is_not_the_users_fault(
 
 PUBLIC = {
     "/health", "/ready", "/metrics", "/docs", "/docs/{name}", "/openapi.json", "/problems/{code}",
-    "/assets/{name}",
+    "/assets/{name}", "/", "/sign-in", "/static/web/{digest}/{name:path}",
 }  # fmt: skip
+PAGES = ("/studio", "/console", "/sign-in/", "/sign-out")
 CALLBACK = "/api/v1/n8n-callbacks/"
 
 
@@ -365,7 +376,7 @@ def addresses(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
 
 def filled(path: str) -> str:
     """The path with something in each place."""
-    return re.sub(r"\{[a-z_]+\}", NOBODY, path.replace("{debt_id}", "1"))
+    return re.sub(r"\{[a-z_]+(:path)?\}", NOBODY, path.replace("{debt_id}", "1"))
 
 
 async def test_every_address_is_public_on_purpose_or_refuses_strangers(locked: Caller) -> None:
@@ -376,10 +387,33 @@ async def test_every_address_is_public_on_purpose_or_refuses_strangers(locked: C
     assert {path for _, path in found if path in PUBLIC} == PUBLIC
     assert len(guarded) > 15
     for method, path in sorted(guarded):
-        for headers in ({}, {"X-User-ID": "user"}, {"X-Forwarded-User": "root"}):
+        for headers in ({}, {"X-User-ID": "user"}, {"X-Forwarded-User": "root"}, {"Cookie": "aigen_session=s1.W10.x"}):
             answer = await locked.request(method, filled(path), headers=headers)
+            if path.startswith(PAGES):
+                assert_sign_in(answer, method, path)
+                continue
             assert answer.status_code == httpx.codes.UNAUTHORIZED, f"{method} {path}: {answer.status_code}"
             assert_problem(answer, 401, "authentication_required")
+
+
+def assert_sign_in(answer: httpx.Response, method: str, path: str) -> None:
+    """A page leads strangers to the sign-in, and takes no form of theirs."""
+    if method == "GET":
+        assert answer.status_code == httpx.codes.SEE_OTHER, f"{method} {path}: {answer.status_code}"
+        assert (answer.headers["location"].partition("?")[0], answer.content) == ("/sign-in", b"")
+    else:
+        assert answer.status_code == httpx.codes.UNAUTHORIZED, f"{method} {path}: {answer.status_code}"
+        assert "Please sign in" in answer.text
+
+
+async def test_pages_of_operators_are_for_operators_only(locked: Caller) -> None:
+    sessions = locked.app.state.sessions
+    service = sessions.of_key(locked.app.state.gate.key(SERVICE_KEY), "user")
+    for method, path in sorted(addresses(locked.app.routes)):
+        if path.startswith("/console"):
+            headers = {"Cookie": f"{sessions.cookie}={sessions.seal(service)}", "X-CSRF-Token": sessions.csrf(service)}
+            answer = await locked.request(method, filled(path), headers=headers)
+            assert answer.status_code == httpx.codes.FORBIDDEN, f"{method} {path}: {answer.status_code}"
 
 
 async def test_callbacks_ask_for_the_token_of_the_job_and_take_no_key_of_a_service(locked: Caller) -> None:

@@ -344,7 +344,7 @@ async def test_the_same_sample_again_is_the_same_answer_and_another_is_a_conflic
     first, second = (sample["asset_id"] for sample in shown["samples"][:2])
     chosen = await paying.act(shown["id"], "select-sample", selected_sample_id=first)
     again = await paying.act(shown["id"], "select-sample", selected_sample_id=first)
-    assert (again.status_code, again.content) == (chosen.status_code, chosen.content)
+    assert (again.status_code, again.json()) == (chosen.status_code, chosen.json())
     assert (again.headers["location"], again.headers["etag"]) == (chosen.headers["location"], chosen.headers["etag"])
     other = await paying.act(shown["id"], "select-sample", selected_sample_id=second)
     assert_problem(other, 409, "already_selected")

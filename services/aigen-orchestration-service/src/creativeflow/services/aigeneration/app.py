@@ -28,6 +28,24 @@ from creativeflow.services.aigeneration.api.limits import Limiter
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from creativeflow.services.aigeneration.texts import Catalogue
+from creativeflow.services.aigeneration.web import (
+    console,
+    console_accounts,
+    console_attention,
+    console_requests,
+    console_settings,
+    console_timeline,
+    failures,
+    history,
+    references,
+    sign_in,
+    statics,
+    studio,
+    studio_requests,
+)
+from creativeflow.services.aigeneration.web.overview import Overview
+from creativeflow.services.aigeneration.web.rendering import Pages
+from creativeflow.services.aigeneration.web.sessions import Sessions
 from creativeflow.services.aigeneration.wiring import Service, broker_queues, database_url
 
 _ABOUT = """Takes a request for an AI-made creative from credit check to final image.
@@ -54,6 +72,7 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
         if service is not None:
             _provide(app, service)
             yield
+            await app.state.overview.close()
             return
         running = await start_service(settings, migrates=migrates)
         _provide(app, running)
@@ -61,6 +80,7 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
         try:
             yield
         finally:
+            await app.state.overview.close()
             await running.stop()
 
     app = FastAPI(
@@ -71,14 +91,18 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Context, body_limit=settings.body_limit_bytes, asset_limit=settings.asset_limit_bytes)
+    uploads = {callbacks.UPLOADS: settings.asset_limit_bytes, references.UPLOADS: settings.web_upload_bytes}
+    app.add_middleware(Context, body_limit=settings.body_limit_bytes, upload_limits=uploads)
     problems.install(app)
-    app.state.catalogue = Catalogue.load()
+    app.state.catalogue, app.state.statics = Catalogue.load(), statics.Statics()
+    app.state.pages, app.state.present_error = Pages(settings, app.state.statics), failures.present
     routers = (
         generation_requests, stream, catalogue, callbacks, webhook_targets, operations, accounts, health, documentation,
+        statics, sign_in, studio, studio_requests, history, references, console, console_requests, console_timeline,
+        console_attention, console_accounts, console_settings,
     )  # fmt: skip
     for part in routers:
-        app.include_router(part.router)
+        app.router.routes.extend(part.router.routes)  # including a router would have each call look for its route twice
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
 
@@ -105,17 +129,21 @@ def _provide(app: FastAPI, service: Service) -> None:
     provided: dict[str, Any] = {
         "settings": service.settings, "orchestrator": service.orchestrator, "queries": service.queries,
         "outbox": service.outbox, "reports": service.reports, "hub": service.hub, "assets": service.assets,
-        "ledger": service.ledger, "books": service.books, "flags": service.flags,
+        "accounts": service.accounts, "figures": service.figures, "books": service.books, "flags": service.flags,
         "reconciliation": service.reconciliation, "watchdog": service.watchdog,
         "routing": service.routing,
         "entitlements": service.entitlements, "gate": service.gate,
         "policy": service.policy, "broker": service.broker, "broker_queues": broker_queues(service.settings),
         "checks": service.checks, "refresh_gauges": service.refresh_gauges, "now": service.now,
         "new_id": service.new_id, "targets": service.targets,
+        "sessions": Sessions(
+            service.secrets.keys, service.gate, now=service.now, secure=service.public_url.startswith("https:")
+        ),
         "limiter": Limiter(service.settings.rate_limit_per_minute),
     }  # fmt: skip
     for name, value in provided.items():
         setattr(app.state, name, value)
+    app.state.overview = Overview(app.state)
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from creativeflow.services.aigeneration.domain.addresses import Rules
@@ -20,6 +20,7 @@ from creativeflow.services.aigeneration.prompts import WhenAway
 
 ROLES = ("api", "dispatcher", "results", "relay", "sweeper")
 SECRET_LENGTH_MIN = 24
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
 def _comma_list(value: Any) -> Any:
@@ -37,6 +38,17 @@ def _pairs(value: Any) -> Any:
     if not all(name.strip() and equals and said.strip() for name, equals, said in parts):
         raise ValueError("use name=value, separated by commas")
     return {name.strip().lower(): said.strip().lower() for name, _, said in parts}
+
+
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := [value for value in values if not _ORIGIN.fullmatch(value)]:
+        raise ValueError(f"an origin is https://host or https://host:port, nothing after it; not one: {wrong[0]}")
+    return values
+
+
+def _picture_origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    _origins(tuple(value.replace("://*.", "://", 1) for value in values if value != "https:"))
+    return values
 
 
 Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
@@ -63,6 +75,15 @@ class ApiKey:
     def matches(self, key: str) -> bool:
         """Whether this is the key, compared in constant time."""
         return hmac.compare_digest(hashlib.sha256(key.encode()).hexdigest(), self._digest)
+
+    def fingerprint(self, secret: bytes) -> str:
+        """What names this key, its role and its text, and tells nothing of it to who does not know the secret."""
+        said = f"{self.name}:{self.role}:{self._digest}".encode()
+        return hmac.digest(secret, said, hashlib.sha256).hex()[:32]
+
+    def has_fingerprint(self, fingerprint: str, secret: bytes) -> bool:
+        """Whether this is the key's, compared in constant time."""
+        return hmac.compare_digest(self.fingerprint(secret), fingerprint)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -189,6 +210,19 @@ class Settings(BaseSettings):
         0, description="Port of /metrics on the same host for a process without the role api; 0 for none."
     )
     database_pool_size: Annotated[int, Field(ge=2, le=200)] = Field(10, description="Connections per process.")
+    web_origins: Annotated[Words, AfterValidator(_origins)] = Field(
+        (), description="Platforms that may hand their users over to the studio, such as `https://app.example.com`."
+    )
+    web_picture_origins: Annotated[Words, AfterValidator(_picture_origins)] = Field(
+        ("https:",),
+        description="Where else pages may show pictures from: `https:`, or origins; `https://*.example.com` is one.",
+    )
+    web_top_up_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = Field(
+        None, description="Page where users buy credits or change their plan; the studio links there."
+    )
+    web_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
+        10_485_760, description="Largest reference picture that a user may upload in the studio."
+    )
     body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(262_144, description="Largest request body.")
     asset_limit_bytes: Annotated[int, Field(ge=1024)] = Field(67_108_864, description="Largest uploaded picture.")
     require_idempotency_key: bool = Field(False, description="Refuse state-changing calls without Idempotency-Key.")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +13,9 @@ from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import ApiKey
 
 USER_ID_MAX = 200
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_ELSEWHERE = frozenset({"cross-site", "same-site"})
+"""What a browser says in Sec-Fetch-Site of calls that pages of others make; what is no browser says nothing."""
 _KEY_TYPES = {"RS256": "RSA", "ES256": "EC"}
 
 
@@ -73,30 +76,52 @@ class Gate:
         self._audience = audience
         self._issuer = issuer
         self.open = not (keys or jwt_secret or jwks)
+        self.takes_keys = bool(keys)
+        self.takes_tokens = bool(jwt_secret or jwks)
 
     async def admit(self, request: Request) -> Principal:
         """The caller of a request.
 
         Raises:
             AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError.
+            FormRefusedError: nothing is configured, and a browser says that another site's page makes this call.
         """
         acting_for = _user_header(request)
         if self.open:
+            if request.method not in _READS and request.headers.get("sec-fetch-site") in _ELSEWHERE:
+                raise errors.FormRefusedError
             return Principal(name="open", role="operator", user_id=acting_for)
         if key := request.headers.get("x-internal-api-key"):
-            found = [known for known in self._keys if known.matches(key)]
-            if not found:
-                raise errors.InvalidCredentialsError
-            return Principal(name=found[0].name, role=found[0].role, user_id=acting_for)
+            found = self.key(key)
+            return Principal(name=found.name, role=found.role, user_id=acting_for)
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise errors.AuthenticationRequiredError
-        return await self._holder(token.strip(), acting_for)
+        return self.holder(await self.claims(token.strip()), acting_for)
 
-    async def _holder(self, token: str, acting_for: str | None) -> Principal:
-        claims = await self._claims(token)
+    def key(self, text: str) -> ApiKey:
+        """The configured key which this is.
+
+        Raises:
+            InvalidCredentialsError: none.
+        """
+        found = [known for known in self._keys if known.matches(text)]
+        if not found:
+            raise errors.InvalidCredentialsError
+        return found[0]
+
+    def key_with(self, fingerprint: str, secret: bytes) -> ApiKey | None:
+        """The configured key of this fingerprint; None once it has been removed."""
+        return next((known for known in self._keys if known.has_fingerprint(fingerprint, secret)), None)
+
+    def holder(self, claims: Mapping[str, Any], acting_for: str | None) -> Principal:
+        """Whom a token was made for.
+
+        Raises:
+            InvalidCredentialsError: it names nobody. UserMismatchError: it is a user's, and somebody else is named.
+        """
         subject, roles = claims["sub"], claims.get("roles") or []
-        if not isinstance(subject, str) or not (0 < len(subject) <= USER_ID_MAX and subject.isprintable()):
+        if not isinstance(subject, str) or not is_user_id(subject):
             raise errors.InvalidCredentialsError
         if isinstance(roles, list) and "operator" in roles:
             return Principal(name=subject, role="operator", user_id=acting_for)
@@ -104,8 +129,13 @@ class Gate:
             raise errors.UserMismatchError
         return Principal(name=subject, role="user", user_id=subject)
 
-    async def _claims(self, token: str) -> dict[str, Any]:
-        """The verified claims; the algorithm decides which key may verify, never the other way round."""
+    async def claims(self, token: str) -> dict[str, Any]:
+        """The verified claims; the algorithm decides which key may verify, never the other way round.
+
+        Raises:
+            InvalidCredentialsError, TokenExpiredError.
+            ServiceUnavailableError: the key set is away.
+        """
         try:
             algorithm = str(jwt.get_unverified_header(token).get("alg"))
             key = await self._key(algorithm, token)
@@ -134,9 +164,24 @@ class Gate:
         return found.key
 
 
+def is_user_id(text: str) -> bool:
+    """Whether a text can name a user."""
+    return 0 < len(text) <= USER_ID_MAX and text.isprintable()
+
+
+def count(request: Request, principal: Principal) -> None:
+    """Count a call towards its caller's limit, and name the caller in the access log.
+
+    Raises:
+        RateLimitedError: it is one too many.
+    """
+    request.scope["aigen.principal"] = "user" if principal.end_user else principal.name
+    request.app.state.limiter.check(request, principal.owner)
+
+
 def _user_header(request: Request) -> str | None:
     user = request.headers.get("x-user-id")
-    if user is not None and not (0 < len(user) <= USER_ID_MAX and user.isprintable()):
+    if user is not None and not is_user_id(user):
         raise errors.InvalidRequestError.at("/header/X-User-ID", "invalid_user", "X-User-ID is not a user id.")
     return user
 
@@ -144,8 +189,7 @@ def _user_header(request: Request) -> str | None:
 async def _caller(request: Request) -> Principal:
     gate: Gate = request.app.state.gate
     principal = await gate.admit(request)
-    request.scope["aigen.principal"] = "user" if principal.end_user else principal.name
-    request.app.state.limiter.check(request, principal.owner)
+    count(request, principal)
     return principal
 
 

@@ -1,24 +1,21 @@
 """What an operator sees and does about money: statements, grants, flags, holds in doubt, usage, reconciliation."""
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from creativeflow.services.aigeneration.accounts import Accounts, Gift
 from creativeflow.services.aigeneration.api import schemas
 from creativeflow.services.aigeneration.api.access import OPERATORS_ONLY, Operator
 from creativeflow.services.aigeneration.api.answers import json_response
-from creativeflow.services.aigeneration.api.generation_requests import KEYED, key_claim, orchestrator
+from creativeflow.services.aigeneration.api.generation_requests import KEYED, key_claim
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
-from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.prices import credits_text
-from creativeflow.services.aigeneration.ports import CreditsUnknownError
 from creativeflow.services.aigeneration.reconciliation import Reconciliation
 from creativeflow.services.aigeneration.storage.books import Books, UsageFilter
 from creativeflow.services.aigeneration.storage.flags import Flags
-from creativeflow.services.aigeneration.storage.ledger import Ledger, OperationReusedError
-from creativeflow.services.aigeneration.storage.outbox import Outbox
 from creativeflow.services.aigeneration.usage_export import UsageFormat, export, month_of
 
 router = APIRouter(
@@ -42,37 +39,25 @@ HoldKey = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}:(samples|final):[0-9]{1,4
 )
 async def grant(body: schemas.Grant, request: Request, operator: Operator) -> Response:
     """Idempotent on Idempotency-Key. Only where credits are kept here."""
-    ledger: Ledger | None = request.app.state.ledger
-    if ledger is None:
-        raise errors.NotFoundError
     claim = key_claim(request, operator, body)
-    operation = f"{claim.principal}:{claim.key}" if claim else str(request.app.state.new_id())
-    try:
-        given = await ledger.grant(
-            body.user_id, body.amount, operation=operation, reason=body.reason, plan=body.plan, status=body.status
-        )
-    except OperationReusedError:
-        raise errors.IdempotencyKeyReusedError from None
-    except ValueError as error:
-        raise errors.InvalidRequestError.at("/amount", "invalid_grant", f"{error}.".capitalize()) from None
-    request.app.state.entitlements.forget(body.user_id)
+    gift = Gift(
+        user_id=body.user_id, amount=body.amount, reason=body.reason, plan=body.plan, status=body.status
+    )  # fmt: skip
+    given = await accounts(request).grant(gift, f"{claim.principal}:{claim.key}" if claim else None)
     headers = None if given else {"Idempotent-Replayed": "true"}
-    return json_response(await _statement(request, body.user_id), 201, headers)
+    return json_response(await accounts(request).statement(body.user_id), 201, headers)
 
 
 @router.get("/users/{user_id}/statement", responses=problems(422, 503), summary="A user's credits")
 async def statement(user_id: schemas.Identifier, request: Request) -> Response:
     """Plan, balance, what is held, open flags, and every movement with its request and reason, newest first."""
-    return json_response(await _statement(request, user_id))
+    return json_response(await accounts(request).statement(user_id))
 
 
 @router.post("/users/{user_id}/clear", responses=problems(422), summary="Lift a restriction")
 async def clear(user_id: schemas.Identifier, body: schemas.Clearance, request: Request, operator: Operator) -> Response:
     """Every open flag of the account is cleared; who did it and why stays with each. Again: nothing happens."""
-    flags: Flags = request.app.state.flags
-    cleared = await flags.clear(user_id, by=operator.name, note=body.note, now=request.app.state.now())
-    request.app.state.entitlements.forget(user_id)
-    return json_response({"cleared": cleared})
+    return json_response({"cleared": await accounts(request).clear(user_id, by=operator.name, note=body.note)})
 
 
 @router.get("/flags", summary="Flagged accounts")
@@ -95,9 +80,7 @@ async def decide(key: HoldKey, body: schemas.Decision, request: Request, operato
     """`charged` is what the credit service's books show. Everything goes on from there; a hold that is not in
     doubt stays as it is, and debts that were parked for this key are tried again.
     """
-    await orchestrator(request).decide_hold(key, charged=body.charged, by=operator.name)
-    outbox: Outbox = request.app.state.outbox
-    replayed = await outbox.replay_for(key, now=request.app.state.now())
+    replayed = await accounts(request).decide(key, charged=body.charged, by=operator.name)
     return json_response({"status": "decided", "debts_replayed": replayed})
 
 
@@ -125,20 +108,7 @@ async def reconcile(body: schemas.Reconcile, request: Request, operator: Operato
     return json_response(await reconciliation.run(since, apply=body.apply, by=operator.name))
 
 
-async def _statement(request: Request, user_id: str) -> dict[str, Any]:
-    books: Books = request.app.state.books
-    flags: Flags = request.app.state.flags
-    request.app.state.entitlements.forget(user_id)
-    try:
-        entitled = await request.app.state.entitlements(user_id)
-    except CreditsUnknownError as error:
-        raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
-    movements = await books.movements(user_id)
-    return {
-        "plan": entitled.plan.name,
-        "balance": None if entitled.balance is None else credits_text(entitled.balance),
-        "held": credits_text(await books.held(user_id)),
-        "restricted": entitled.restricted,
-        "flags": await flags.open_flags(100, user_id),
-        "entries": [entry | {"amount": credits_text(entry["amount"])} for entry in movements],
-    }
+def accounts(request: Request) -> Accounts:
+    """The accounts as this process sees them."""
+    found: Accounts = request.app.state.accounts
+    return found

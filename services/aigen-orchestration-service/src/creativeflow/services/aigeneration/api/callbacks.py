@@ -24,6 +24,8 @@ from creativeflow.services.aigeneration.reports import (
 )
 
 router = APIRouter(prefix="/api/v1/n8n-callbacks", tags=["callbacks"])
+UPLOADS = f"{router.prefix}/assets"
+"""Where pictures are uploaded, which are larger than other bodies."""
 
 SECURED: dict[str, object] = {"security": [{"callbackToken": []}, {"webhookSignature": []}]}
 _PICTURE: dict[str, object] = {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}, "required": True}

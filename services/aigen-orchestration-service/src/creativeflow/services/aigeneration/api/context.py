@@ -1,15 +1,21 @@
 """Around every call: request id, trace context, body limit, access log, metrics, and the last net for faults."""
 
+import asyncio
 import re
-import secrets
 import time
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import structlog
 from fastapi import Request
+from prometheus_client import Histogram
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from creativeflow.services.aigeneration.api.limits import Patience
 from creativeflow.services.aigeneration.api.problems import JsonFault, problem
+from creativeflow.services.aigeneration.clock import chance
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.observability import HTTP_SECONDS
 
@@ -17,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(rb"00-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
+_GONE = 499
+"""What is counted where the caller left in the middle of the body, as proxies count it; nobody is answered."""
 _QUIET = ("/health", "/ready", "/metrics")
 
 
@@ -28,10 +36,14 @@ def _too_large(limit: int) -> JsonFault:
 class Context:
     """One middleware for all of it: every layer costs each call."""
 
-    def __init__(self, app: ASGIApp, *, body_limit: int, asset_limit: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, body_limit: int, upload_limits: Mapping[str, int], patience: Patience | None = None
+    ) -> None:
+        """`upload_limits` are those of single addresses, which take more than the others."""
         self._app = app
+        self._patience = patience or Patience()
         self._body_limit = body_limit
-        self._asset_limit = asset_limit
+        self._upload_limits = upload_limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
@@ -43,7 +55,7 @@ class Context:
         scope["aigen.traceparent"] = _trace(headers)
         structlog.contextvars.bind_contextvars(request_id=request_id)
         began, status = time.perf_counter(), 500
-        limit = self._asset_limit if scope["path"].endswith("/n8n-callbacks/assets") else self._body_limit
+        limit = self._upload_limits.get(scope["path"], self._body_limit)
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -53,13 +65,18 @@ class Context:
             await send(message)
 
         try:
-            await self._guarded(scope, _limited(receive, limit), answer, limit)
+            announced = headers.get(b"content-length", b"")
+            await self._guarded(scope, _limited(receive, limit, self._patience), answer, limit, announced)
+        except ClientDisconnect:
+            status = _GONE
         finally:
+            if task := asyncio.current_task():
+                self._patience.end(task)
             seconds = time.perf_counter() - began
             self._account(scope, status, seconds)
             structlog.contextvars.unbind_contextvars("request_id")
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, limit: int, announced: bytes) -> None:
         begun = False
 
         async def watch(message: Message) -> None:
@@ -67,17 +84,13 @@ class Context:
             begun = True
             await send(message)
 
-        error: errors.AigenError
         try:
-            _check_announced(scope, limit)
+            _check_announced(announced, limit)
             await self._app(scope, receive, watch)
-        except JsonFault as fault:
-            error = fault.error
-        except errors.AigenError as found:
-            error = found
-        except Exception:
-            log.exception("unexpected_error", path=scope["path"])
-            error = errors.InternalError()
+        except ClientDisconnect:
+            raise
+        except (Exception, asyncio.CancelledError) as found:  # noqa: BLE001 - the last net
+            error = _told(found, scope["path"])
         else:
             return
         if not begun:
@@ -87,7 +100,7 @@ class Context:
     def _account(scope: Scope, status: int, seconds: float) -> None:
         route: Any = scope.get("route")
         path = getattr(route, "path", "unmatched")
-        HTTP_SECONDS.labels(scope["method"], path, f"{status // 100}xx").observe(seconds)
+        _seconds_of(scope["method"], path, status // 100).observe(seconds)
         if path not in _QUIET:
             log.info(
                 "http_request", method=scope["method"], path=path, status=status,
@@ -95,16 +108,39 @@ class Context:
             )  # fmt: skip
 
 
+def _told(found: BaseException, path: str) -> errors.AigenError:
+    """What the caller is told; a call that is being ended from outside stays so."""
+    match found:
+        case JsonFault():
+            return found.error
+        case errors.AigenError():
+            return found
+        case asyncio.CancelledError():
+            task = asyncio.current_task()
+            if found.args != (Patience.ENDED,) or task is None:
+                raise found
+            task.uncancel()
+            return errors.BodyTooSlowError()
+    log.error("unexpected_error", path=path, exc_info=found)
+    return errors.InternalError()
+
+
+@lru_cache(maxsize=1_000)
+def _seconds_of(method: str, path: str, kind: int) -> Histogram:
+    """The part of the figure that this call belongs to: looking it up costs more than counting in it."""
+    return HTTP_SECONDS.labels(method, path, f"{kind}xx")
+
+
 def _request_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    return given.decode() if _REQUEST_ID.fullmatch(given) else chance().hex()
 
 
 def _trace(headers: dict[bytes, bytes]) -> str:
     """The trace goes on under a span of our own; without one a new trace begins (W3C Trace Context)."""
     match = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-    trace_id, flags = (match[1].decode(), match[2].decode()) if match else (secrets.token_hex(16), "01")
-    return f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
+    trace_id, flags = (match[1].decode(), match[2].decode()) if match else (chance().hex(), "01")
+    return f"00-{trace_id}-{chance()[:8].hex()}-{flags}"
 
 
 def _extra_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
@@ -118,21 +154,32 @@ def _extra_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def _check_announced(scope: Scope, limit: int) -> None:
-    length = dict(scope["headers"]).get(b"content-length", b"0")
+def _check_announced(length: bytes, limit: int) -> None:
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Counts the body as it comes: what was announced need not be true."""
-    taken = 0
+def _limited(receive: Receive, limit: int, patience: Patience) -> Receive:
+    """Counts the body as it comes, and does not wait for ever: what was announced need not be true."""
+    taken, task = 0, asyncio.current_task()
+    whole = task is None
 
     async def counted() -> Message:
-        nonlocal taken
+        nonlocal taken, whole
+        if whole:
+            return await receive()  # what comes after the body is the end of the connection
+        assert task is not None  # noqa: S101 - else it was whole from the beginning
+        if taken == 0:
+            patience.begin(task)
         message = await receive()
-        taken += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        taken += size
+        if whole := not message.get("more_body", False):
+            patience.end(task)
+        else:
+            patience.came(task, size)
         if taken > limit:
+            patience.end(task)
             raise _too_large(limit)
         return message
 

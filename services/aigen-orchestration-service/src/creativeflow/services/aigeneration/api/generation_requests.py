@@ -29,11 +29,15 @@ KEY_MAX = 255
 router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation requests"], route_class=JsonRoute)
 
 
-def _header(name: str, about: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": about}
+def _header(name: str, about: str, **bounds: int) -> dict[str, Any]:
+    schema = {"type": "string", **bounds}
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": about}
 
 
-_KEY = _header("Idempotency-Key", f"1 to {KEY_MAX} characters: the same key and body give the same answer once more.")
+_KEY = _header(
+    "Idempotency-Key", f"1 to {KEY_MAX} characters: the same key and body give the same answer once more.",
+    minLength=1, maxLength=KEY_MAX,
+)  # fmt: skip
 _MATCH = _header("If-Match", "The version (ETag) the caller has seen; another one is answered 412.")
 KEYED = {"parameters": [_KEY]}
 KEYED_AND_MATCHED = {"parameters": [_KEY, _MATCH]}
@@ -112,8 +116,8 @@ async def list_requests(
     status: Annotated[list[State] | None, Query(max_length=len(State))] = None,
     user_id: schemas.Identifier | None = None,
     project_id: schemas.Identifier | None = None,
-    created_from: datetime | None = None,
-    created_to: datetime | None = None,
+    created_from: schemas.Moment | None = None,
+    created_to: schemas.Moment | None = None,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20,
 ) -> Response:
@@ -206,7 +210,7 @@ async def regenerate_samples(
     "/{request_id}/retry",
     status_code=202,
     response_model=schemas.GenerationRequest,
-    responses=problems(401, 402, 403, 404, 409, 422, 503),
+    responses=problems(401, 402, 403, 404, 409, 412, 422, 503),
     openapi_extra=KEYED_AND_MATCHED,
     summary="Start an ended request again",
 )

@@ -1,5 +1,6 @@
-"""Bounds on callers: state-changing calls per minute, with the standard's headers."""
+"""Bounds on callers: state-changing calls per minute, with the standard's headers, and the time a body may take."""
 
+import asyncio
 import time
 from collections import OrderedDict
 
@@ -40,3 +41,42 @@ class Limiter:
         )
         if count > self._per_minute:
             raise RateLimitedError(retry_after_seconds=remaining_seconds)
+
+
+class Patience:
+    """Ends calls whose body does not come. One timer looks after all of them: a timer for each would cost every call.
+
+    A body may take `seconds`, and one more for every `bytes_per_second` of it: so a slow line is no fault, and a
+    caller who sends a byte now and then holds nothing for long.
+    """
+
+    ENDED = "the body did not come in time"
+
+    def __init__(self, seconds: float = 30.0, *, bytes_per_second: int = 20_000) -> None:
+        self._seconds = seconds
+        self._rate = bytes_per_second
+        self._ends: dict[asyncio.Task[None], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, task: "asyncio.Task[None]") -> None:
+        """The call of this task waits for its body from now on."""
+        loop = asyncio.get_running_loop()
+        self._ends[task] = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds / 4, self._look, loop)
+
+    def came(self, task: "asyncio.Task[None]", size: int) -> None:
+        """Some of the body has come."""
+        if task in self._ends:
+            self._ends[task] += size / self._rate
+
+    def end(self, task: "asyncio.Task[None]") -> None:
+        """The body is whole, or nobody waits for it any more."""
+        self._ends.pop(task, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for task in [task for task, ends in self._ends.items() if ends <= now]:
+            self.end(task)
+            task.cancel(self.ENDED)
+        self._timer = loop.call_later(self._seconds / 4, self._look, loop) if self._ends else None

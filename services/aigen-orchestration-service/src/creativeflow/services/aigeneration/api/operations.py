@@ -1,9 +1,11 @@
 """What an operator sees and does about work: stuck and parked, replay, force-fail, queues, invariants."""
 
+from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request
+from starlette.datastructures import State
 from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api import schemas
@@ -20,6 +22,7 @@ from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.resource import resource
 from creativeflow.services.aigeneration.orchestration import Caller
 from creativeflow.services.aigeneration.storage.outbox import Outbox
+from creativeflow.services.aigeneration.storage.queries import Queries
 
 router = APIRouter(
     prefix="/api/v1/operations",
@@ -108,22 +111,28 @@ async def review(request_id: UUID, body: schemas.Review, request: Request, opera
 @router.get("/queues", summary="How much waits, and where")
 async def queues(request: Request) -> Response:
     """The fair queue by lane, the broker's queues, the debts, and where workers have gone silent."""
-    depths: dict[str, Any] = {}
-    if (broker := request.app.state.broker) is not None:
-        for name in request.app.state.broker_queues:
-            depth = await broker.queue_depth(name)
-            depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
-    return json_response(
-        {
-            "lanes": await queries(request).lanes(),
-            "debts": await queries(request).debts(),
-            "broker": depths,
-            "stalled": await request.app.state.watchdog.look(),
-        }
-    )
+    return json_response(await queues_now(request.app.state))
 
 
 @router.get("/invariants", summary="Counts that must be 0")
-async def invariants(request: Request) -> Response:
-    """Every count is of something that must never be; docs/operations.md says what each one means."""
-    return json_response({"counts": await queries(request).invariants(request.app.state.now())})
+async def invariants(request: Request, days: Annotated[int, Query(ge=1, le=10_000)] = 31) -> Response:
+    """Every count is of something that must never be; docs/operations.md says what each one means.
+
+    What has ended is looked at for so many days back: it never changes again. What is open is always looked at.
+    """
+    now = request.app.state.now()
+    return json_response({"counts": await queries(request).invariants(now, now - timedelta(days=days))})
+
+
+async def queues_now(state: State) -> dict[str, Any]:
+    """The fair queue by lane, the broker's queues (None: not known), the debts, and lanes whose workers are silent."""
+    depths: dict[str, Any] = {}
+    if (broker := state.broker) is not None:
+        for name in state.broker_queues:
+            depth = await broker.queue_depth(name)
+            depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
+    reads: Queries = state.queries
+    return {
+        "lanes": await reads.lanes(), "debts": await reads.debts(), "broker": depths,
+        "stalled": await state.watchdog.look(),
+    }  # fmt: skip

@@ -1,10 +1,14 @@
 """Errors as problem documents (RFC 9457), in the caller's language, without anything technical or personal."""
 
+from collections.abc import Callable
+from http import HTTPStatus
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from creativeflow.services.aigeneration.api.answers import json_bytes
 from creativeflow.services.aigeneration.domain import errors
@@ -24,8 +28,17 @@ class JsonFault(HTTPException):
         self.error = error
 
 
+Present = Callable[[Request, errors.AigenError], Response | None]
+"""Shows an error as a page where a page was asked for; None where it was not."""
+
+
 def problem(request: Request, error: errors.AigenError) -> Response:
-    """The answer to a refusal or failure."""
+    """The answer to a refusal or failure: a problem document, or a page to a person."""
+    present: Present = request.app.state.present_error
+    return present(request, error) or _document(request, error)
+
+
+def _document(request: Request, error: errors.AigenError) -> Response:
     catalogue: Catalogue = request.app.state.catalogue
     language = catalogue.choose(request.headers.get("accept-language"))
     code = error.code
@@ -67,13 +80,27 @@ def install(app: FastAPI) -> None:
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
         answer = problem(request, from_http(error))
-        if allowed := (error.headers or {}).get("Allow"):
-            answer.headers["Allow"] = allowed
+        if answer.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            answer.headers["Allow"] = ", ".join(sorted(_allowed(request)))
         return answer
 
     app.add_exception_handler(errors.AigenError, on_aigen_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _allowed(request: Request) -> set[str]:
+    """What the path takes: the router tells only what its first route takes.
+
+    A name of its own, such as `/quote`, is not also what it could stand for as somebody's id.
+    """
+    fitting = [
+        route
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+    ]
+    named = [route for route in fitting if route.path == request.url.path]
+    return {method for route in named or fitting for method in route.methods or ()}
 
 
 def from_validation(error: RequestValidationError) -> errors.AigenError:

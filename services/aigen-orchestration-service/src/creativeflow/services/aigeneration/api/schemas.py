@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, SIDE_MAX, SIDE_MIN
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
@@ -29,6 +29,13 @@ def _visible(text: str) -> str:
     if not any(unicodedata.category(character)[0] not in "CZ" for character in text):
         raise ValueError("nothing_visible: This text shows nothing; write what the picture should show.")
     return text
+
+
+def _no_number(value: Any) -> Any:
+    """Seconds since 1970 are no date to people, though they can be read as one."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9.]+\s*", value):
+        raise ValueError("datetime_parsing: This must be a date and time such as 2026-01-31T12:00:00Z.")
+    return value
 
 
 def _one_line(text: str) -> str:
@@ -80,6 +87,7 @@ Prompt = Annotated[
 Guidance = Annotated[str, Field(min_length=1, max_length=2000), Clean]
 Short = Annotated[str, Field(min_length=1, max_length=200), Clean]
 Identifier = Annotated[str, Field(min_length=1, max_length=200), Clean, AfterValidator(_one_line)]
+Moment = Annotated[datetime, BeforeValidator(_no_number)]
 Reference = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_reference)]
 Side = Annotated[int, Field(ge=SIDE_MIN, le=SIDE_MAX, strict=True)]
 FileFormat = Literal["png", "jpg", "webp"]
@@ -181,7 +189,9 @@ class Grant(Body):
     """Credits for a user, as an operator gives them; a negative amount takes some back."""
 
     user_id: Identifier
-    amount: Annotated[int, BeforeValidator(_credits), Field(json_schema_extra={"type": "string", "examples": ["5.00"]})]
+    amount: Annotated[
+        int, BeforeValidator(_credits), Field(json_schema_extra={"type": ["string", "integer"], "examples": ["5.00"]})
+    ]
     plan: Literal["free", "payg", "pro", "team", "enterprise"] | None = None
     status: SubscriptionStatus | None = None
     reason: Annotated[str, Clean, Field(max_length=200)] = "granted by an operator"
@@ -196,7 +206,7 @@ class Clearance(Body):
 class Decision(Body):
     """What the credit service's books show of a hold in doubt."""
 
-    charged: bool
+    charged: StrictBool
 
 
 class Review(Body):
@@ -209,7 +219,7 @@ class Reconcile(Body):
     """Which holds to compare, and whether to post what is missing."""
 
     hours: Annotated[int, Field(ge=1, le=24 * 366)] = 24
-    apply: bool = False
+    apply: StrictBool = False
 
 
 class ForceFail(Body):

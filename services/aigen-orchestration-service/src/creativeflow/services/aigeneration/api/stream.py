@@ -1,7 +1,8 @@
 """Live progress as server-sent events: one poll per process for all who listen."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from uuid import UUID
 
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
 LISTENERS_MAX = 10_000
+LISTENERS_PER_USER_MAX = 100
+"""So that nobody takes all the room there is."""
 
 router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation requests"])
 
@@ -30,9 +33,9 @@ router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation reque
 class Listener:
     """One open stream: the newest state it has not sent yet."""
 
-    def __init__(self, request_id: UUID, version: int) -> None:
-        self.request_id = request_id
-        self.version = version
+    def __init__(self, request: GenerationRequest) -> None:
+        """Begins with what comes after this state."""
+        self.request_id, self.user_id, self.version = request.id, request.user_id, request.version
         self._newest: GenerationRequest | None = None
         self._changed = asyncio.Event()
 
@@ -59,6 +62,7 @@ class Hub:
         self._poll_seconds = poll_seconds
         self._listeners: dict[UUID, set[Listener]] = {}
         self._count = 0
+        self._of_user: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -71,20 +75,23 @@ class Hub:
         for listener in self._listeners.get(change.after.id, ()):
             listener.offer(change.after)
 
-    def check_room(self) -> None:
-        """Whether another stream may be opened.
+    def check_room(self, user_id: str) -> None:
+        """Whether another stream of this user's requests may be opened.
 
         Raises:
-            ServiceUnavailableError: too many are open in this process.
+            RateLimitedError: the user has too many. ServiceUnavailableError: too many are open in this process.
         """
+        if self._of_user[user_id] >= LISTENERS_PER_USER_MAX:
+            raise errors.RateLimitedError(retry_after_seconds=10)
         if self._count >= LISTENERS_MAX:
             raise errors.ServiceUnavailableError(retry_after_seconds=10)
 
     def listen(self, request: GenerationRequest) -> Listener:
         """Begin to listen for what comes after this state."""
-        listener = Listener(request.id, request.version)
+        listener = Listener(request)
         self._listeners.setdefault(request.id, set()).add(listener)
         self._count += 1
+        self._of_user[request.user_id] += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll(), name="stream-poll")
         return listener
@@ -96,6 +103,9 @@ class Hub:
         if not group:
             self._listeners.pop(listener.request_id, None)
         self._count -= 1
+        self._of_user[listener.user_id] -= 1
+        if not self._of_user[listener.user_id]:
+            del self._of_user[listener.user_id]
 
     async def close(self) -> None:
         """Stop polling."""
@@ -129,7 +139,8 @@ class Hub:
 
 @router.get(
     "/{request_id}/stream",
-    responses=problems(401, 404, 503) | {200: {"content": {"text/event-stream": {}}, "description": "Live updates"}},
+    responses=problems(401, 404, 429, 503)
+    | {200: {"content": {"text/event-stream": {}}, "description": "Live updates"}},
     summary="Live updates (server-sent events)",
     response_class=StreamingResponse,
 )
@@ -140,25 +151,30 @@ async def stream(request_id: UUID, request: Request, principal: AnyCaller) -> St
     known = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 10 else 0  # noqa: PLR2004
     known = known if known <= found.version else 0  # an id of another request: begin anew
     hub: Hub = request.app.state.hub
-    hub.check_room()
-    body = _updates(hub, found, send_first=known < found.version)
+    hub.check_room(found.user_id)
+    body = updates(hub, found, say=_event, send_first=known < found.version)
     return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-async def _updates(hub: Hub, found: GenerationRequest, *, send_first: bool) -> AsyncIterator[bytes]:
-    """Listens only once the answer has begun, so that a caller who has gone leaves nothing behind."""
+async def updates(
+    hub: Hub, found: GenerationRequest, *, say: Callable[[GenerationRequest], bytes], send_first: bool
+) -> AsyncIterator[bytes]:
+    """A stream of what `say` makes of each newer state, until the request has ended.
+
+    Listens only once the answer has begun, so that a caller who has gone leaves nothing behind.
+    """
     listener = hub.listen(found)
     ended = found.terminal
     try:
         yield b"retry: 2000\n\n"
         if send_first:
-            yield _event(found)
+            yield say(found)
         while not ended:
             newer = await listener.next(HEARTBEAT_SECONDS)
             if newer is None:
                 yield b": still here\n\n"
                 continue
-            yield _event(newer)
+            yield say(newer)
             ended = newer.terminal
     finally:
         hub.leave(listener)

@@ -71,6 +71,16 @@ class PayloadTooLargeError(AigenError):
     sentence = "The body may have at most {limit_bytes} bytes. Shorten it and send it again."
 
 
+class BodyTooSlowError(AigenError):
+    """The body did not come within its time."""
+
+    status = 408
+    code = "body_too_slow"
+    title = "The body did not arrive in time"
+    sentence = "Nothing was done. Send the request again, over a faster connection if this happens often."
+    retryable = True
+
+
 class UnsupportedMediaTypeError(AigenError):
     """The body's content type is not one that is read here."""
 
@@ -131,6 +141,24 @@ class ForbiddenError(AigenError):
     code = "forbidden"
     title = "Not allowed"
     sentence = "This caller may not do that. Use an account with the role {role}."
+
+
+class UnknownHostError(AigenError):
+    """An open service was called by a name that is not its own: a foreign page may have made that name lead here."""
+
+    status = 403
+    code = "unknown_host"
+    title = "Not under this name"
+    sentence = "Without keys this service has pages only for its own machine. Use localhost, or set AIGEN_PUBLIC_URL."
+
+
+class FormRefusedError(AigenError):
+    """A form that changes something did not come from a page of ours in this session."""
+
+    status = 403
+    code = "form_refused"
+    title = "This form cannot be taken"
+    sentence = "It did not come from a page of this session, or that page is too old. Start again from the page."
 
 
 class UserMismatchError(AigenError):

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 
 NEAR_WORDS = 8
 """How many words may stand between the words of a combination."""
@@ -84,11 +85,18 @@ class WordLists:
 def fold(text: str) -> list[str]:
     """The text without its disguises, once for each reading of an ambiguous sign."""
     plain = text.lower() if text.isascii() else _without_marks(text)
-    readings = {" ".join(_SPLIT.split(plain)).strip()}
+    readings = [_words(plain)]
     if _DISGUISED.search(plain):
-        readings |= {" ".join(_SPLIT.split(plain.translate(signs))).strip() for signs in (_SIGNS_I, _SIGNS_L)}
-    readings |= {_REPEATED.sub(r"\1", reading) for reading in readings}
-    return sorted(readings | {_SPELT.sub(lambda run: run[0].replace(" ", ""), reading) for reading in readings})
+        readings += [_words(plain.translate(signs)) for signs in (_SIGNS_I, _SIGNS_L)]
+    readings += [_REPEATED.sub(r"\1", reading) for reading in readings if _REPEATED.search(reading)]
+    readings += [
+        _SPELT.sub(lambda run: run[0].replace(" ", ""), reading) for reading in readings if _SPELT.search(reading)
+    ]
+    return readings if len(readings) == 1 else sorted(set(readings))
+
+
+def _words(plain: str) -> str:
+    return _SPLIT.sub(" ", plain).strip()
 
 
 def _without_marks(text: str) -> str:
@@ -119,10 +127,15 @@ def _occur_near(groups: Sequence[re.Pattern[str] | None], folded: str) -> bool:
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str] | None:
+    """A pattern that finds any of the words; those of one first letter stand together, so that most are passed by."""
     if not words:
         return None
-    forms = [re.escape(_plain(word)).replace(r"\*", r"[a-z]*") for word in words]
-    return re.compile(rf"(?<![a-z])(?:{'|'.join(forms)})(?![a-z])")
+    forms = sorted({re.escape(_plain(word)).replace(r"\*", r"[a-z]*") for word in words})
+    letters = [
+        f"{letter}(?:{'|'.join(form.removeprefix(letter) for form in group)})"
+        for letter, group in groupby(forms, key=lambda form: form[0] if form[0].isalnum() else "")
+    ]
+    return re.compile(rf"(?<![a-z])(?:{'|'.join(letters)})(?![a-z])")
 
 
 def _plain(word: str) -> str:

@@ -1,0 +1,75 @@
+"""Follows a generation live on a terminal, until what is waited for is there."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import aclosing
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from creativeflow.clients.aigeneration import AsyncClient, Generation, GenerationEndedError, WaitedTooLongError
+
+SAMPLES_READY = "AWAITING_SELECTION"
+COMPLETED = "COMPLETED"
+WORDS = {
+    "VALIDATING_CREDITS": "checking credits",
+    "PENDING": "waiting for its turn",
+    "PUBLISHING_TO_QUEUE": "on its way to the engine",
+    "PROCESSING_SAMPLES": "drawing samples",
+    SAMPLES_READY: "samples are ready",
+    "PROCESSING_FINAL": "drawing the final",
+    COMPLETED: "done",
+    "FAILED": "failed",
+    "CONTENT_REJECTED": "rejected by the content rules",
+    "CANCELLED": "cancelled",
+    "EXPIRED": "expired",
+}
+
+
+async def follow(
+    client: AsyncClient, generation_id: str, console: Console, *, until: Collection[str], seconds: float,
+    on_change: Callable[[Generation], None] | None = None,
+) -> Generation:  # fmt: skip
+    """Show every step until it is in one of these states; `on_change` is told of every version.
+
+    Raises:
+        GenerationEndedError: it has ended in another state. WaitedTooLongError: the time is over; it goes on.
+    """
+    found: Generation | None = None
+    try:
+        async with asyncio.timeout(seconds), aclosing(client.stream(generation_id)) as versions:
+            with _Steps(console) as steps:
+                async for found in versions:
+                    if on_change is not None:
+                        on_change(found)
+                    steps.show(found, reached=found.status in until)
+                    if found.status in until:
+                        return found
+    except TimeoutError:
+        raise WaitedTooLongError(found or await client.get(generation_id)) from None
+    raise GenerationEndedError(found or await client.get(generation_id))
+
+
+class _Steps:
+    """A bar where there is a terminal, and a line for every new step everywhere."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("waiting", total=100)
+        self._shown = ""
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, found: Generation, *, reached: bool) -> None:
+        words = WORDS.get(found.status, found.status)
+        self._bar.update(self._task, description=words, completed=found.percent or 0)
+        if words != self._shown:
+            self._bar.console.print(f"[green]✓[/] {words}" if reached else f"[dim]·[/] {words}")
+            self._shown = words
