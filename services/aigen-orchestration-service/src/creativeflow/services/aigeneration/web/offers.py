@@ -1,0 +1,62 @@
+"""What the studio offers to choose from, in the words of those who choose."""
+
+from dataclasses import dataclass
+from math import gcd
+from types import MappingProxyType
+
+from creativeflow.services.aigeneration.domain.formats import FORMATS, Size
+
+TONES = ("Professional", "Playful", "Warm", "Bold", "Elegant", "Calm", "Urgent", "Humorous")
+INDUSTRIES = (
+    "Luxury", "Technology", "Lifestyle", "Food and drink", "Fashion", "Travel", "Health", "Finance", "Real estate",
+    "Sports", "Education", "Non-profit",
+)  # fmt: skip
+_NAMES = MappingProxyType(
+    {
+        "InstagramPost_1x1": ("Instagram", "Post"),
+        "InstagramStory_9x16": ("Instagram", "Story"),
+        "InstagramReel_9x16": ("Instagram", "Reel"),
+        "FacebookPost": ("Facebook", "Post"),
+        "FacebookAd": ("Facebook", "Ad"),
+        "LinkedInPost": ("LinkedIn", "Post"),
+        "LinkedInArticle": ("LinkedIn", "Article"),
+        "XPost": ("X", "Post"),
+        "TikTok_9x16": ("TikTok", "Video"),
+        "YouTubeThumbnail_16x9": ("YouTube", "Thumbnail"),
+        "PinterestPin_2x3": ("Pinterest", "Pin"),
+    }
+)
+_DRAWN = 30
+_RATIO_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FormatShown:
+    """A format as a card: where it is used, what it is called there, and its shape."""
+
+    name: str
+    platform: str
+    kind: str
+    size: Size
+
+    @property
+    def ratio(self) -> str:
+        """Such as 16:9; to two places where whole numbers would say nothing."""
+        divisor = gcd(*self.size)
+        width, height = self.size.width // divisor, self.size.height // divisor
+        return (
+            f"{width}:{height}" if max(width, height) <= _RATIO_MAX else f"{self.size.width / self.size.height:.2f}:1"
+        )
+
+    @property
+    def drawn(self) -> Size:
+        """The shape inside a small square."""
+        return self.size.scaled(_DRAWN)
+
+
+FORMATS_SHOWN = tuple(FormatShown(name, *_NAMES.get(name, ("", name)), size) for name, size in FORMATS.items())
+
+
+def format_title(name: str) -> str:
+    """A format in words, such as Instagram Post."""
+    return " ".join(_NAMES[name]) if name in _NAMES else name
