@@ -17,7 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase as Metric
 from pydantic import BaseModel
 
 from builders import NOW, a_request, four_samples, new_ids
-from creativeflow.services.aigeneration import cli, documents, observability
+from creativeflow.services.aigeneration import calling, cli, documents, observability, user_commands
 from creativeflow.services.aigeneration.adapters.amqp import Broker, Message, Outcome, Publication, Topology
 from creativeflow.services.aigeneration.adapters.engine_rabbitmq import SCHEMA, RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
@@ -28,6 +28,7 @@ from creativeflow.services.aigeneration.domain.errors import every_error
 from creativeflow.services.aigeneration.domain.faults import FAULTS, OWN_FAULTS
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.domain.lifecycle import MOVES, Stage, State
+from creativeflow.services.aigeneration.domain.meanings import DIFFERENCES, FLAGS, INVARIANTS, STALLS
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.reports import MODELS, ReportedAsset, ReportedFailure
@@ -154,6 +155,21 @@ def test_every_code_has_a_place() -> None:
     assert [move for (_, event), move in MOVES.items() if f"| `{event}` | {move.to} |" not in lifecycle] == []
 
 
+def test_operators_read_the_same_words_in_the_documents_and_at_the_console() -> None:
+    text = page(DOCS / "operations.md")
+    for name, meaning in [*INVARIANTS.items(), *STALLS.items()]:
+        assert f"\n| `{name}` | {meaning.means} | {meaning.then} |\n" in text
+    for name, meaning in FLAGS.items():
+        assert f"\n| `{name}` | {meaning.means} |\n" in text
+    for name, meaning in DIFFERENCES.items():
+        assert re.search(
+            rf"^\| `{name}` \| {re.escape(meaning.means)} \| [^|]+ \| {re.escape(meaning.then)} \|$", text, re.MULTILINE
+        )
+    anchors = {anchor for meaning in INVARIANTS.values() for anchor in re.findall(r"\(#([a-z-]+)\)", meaning.then)}
+    needs = page(PACKAGE / "web" / "templates" / "console" / "attention.html")
+    assert [anchor for anchor in anchors if f'id="{anchor}"' not in needs] == []
+
+
 # What documents name
 
 
@@ -187,8 +203,28 @@ def assert_command(words: Sequence[str], rest: str) -> None:
 def test_environment_variables_exist(path: Path) -> None:
     known = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", page(DOCS / "settings.md")))
     known |= set(re.findall(r'"(N8N_\w+)"', page(SERVICE / "e2e" / "n8n.py")))  # n8n's own, as they were tried
+    known |= set(variables_of(typer.main.get_command(cli.app)))
     known |= {name for test in TESTS.rglob("*.py") for name in re.findall(r"AIGEN_TEST_\w+", page(test))}
     assert set(_VARIABLE.findall(page(path))) <= known
+
+
+def variables_of(command: Any) -> Iterator[str]:
+    """What the command line reads from the environment beside the settings."""
+    for parameter in command.params:
+        if parameter.envvar:
+            yield parameter.envvar
+    for below in getattr(command, "commands", {}).values():
+        yield from variables_of(below)
+
+
+def test_the_command_line_is_described_whole() -> None:
+    text = page(DOCS / "command-line.md")
+    described = set(re.findall(r"^\| `aigen ([a-z]+)` \|", text, re.MULTILINE))
+    over_the_api = typer.main.get_command(user_commands.app)
+    assert described == set(over_the_api.commands)  # type: ignore[attr-defined]
+    assert set(variables_of(over_the_api)) == set(re.findall(r"^\| `--\w+` \| `(\w+)` \|", text, re.MULTILINE))
+    exits = {calling.REFUSED, calling.NOT_NOW, calling.ENDED, calling.STILL_GOING, calling.INTERRUPTED}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)} == {0, 2, *exits}
 
 
 def test_variables_outside_the_table_exist() -> None:

@@ -108,15 +108,18 @@ async def test_the_examples_of_the_document_run(
     parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    given = {"user_id": "ada", "amount": "9.00", "plan": "payg"}
+    assert (await parts.call("POST", "/operations/credits/grants", json=given)).is_success
     examples = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(examples) == 2
     for example in examples:
         here = example.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{parts.ports[0]}")
         await asyncio.to_thread(exec, here, {"__name__": "example"})  # a document's example is a program
     said = capsys.readouterr().out
-    assert "no picture: CANCELLED" in said
-    assert "invalid_request" in said
-    assert (tmp_path / "lighthouse.png").read_bytes().startswith(b"\x89PNG")
+    promised = re.findall(r"#\s+prints: (.+)$", "".join(examples), re.MULTILINE)
+    assert len(promised) > len(examples)
+    assert [line for line in promised if line not in said] == []
+    for name in ("lighthouse", "windmill", "bridge", "harbour"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 # However calls fail
@@ -214,14 +217,48 @@ def test_a_live_stream_that_breaks_is_taken_up_where_it_broke(calling: Any) -> N
     assert [request.headers.get("last-event-id") for request in flaky.sent] == [None, "2", "2"]
 
 
+def test_a_live_stream_that_is_refused_for_a_moment_is_opened_again(calling: Any) -> None:
+    last = b'data: {"id": "g", "status": "COMPLETED", "version": 2, "cost": {"total": "0.25"}}\n\n'
+    client, flaky = calling(httpx.Response(502), problem(503, "x", retryable=True), httpx.Response(200, content=last))
+    assert [found.version for found in client.stream("g")] == [2]
+    client, flaky = calling(problem(404, "not_found"))
+    with pytest.raises(ProblemError, match="D"):
+        list(client.stream("g"))
+    assert len(flaky.sent) == 1
+    client, flaky = calling(*[httpx.ReadError("cut")] * 4)
+    with pytest.raises(NoAnswerError):
+        list(client.stream("g"))
+
+
+def test_a_quiet_stream_that_is_cut_now_and_then_goes_on(calling: Any) -> None:
+    quiet = [httpx.Response(200, content=b"retry: 2000\n\n: still here\n\n") for _ in range(6)]
+    last = b'data: {"id": "g", "status": "COMPLETED", "version": 2, "cost": {"total": "0.25"}}\n\n'
+    client, _ = calling(*quiet, httpx.Response(200, content=last))
+    assert [found.version for found in client.stream("g")] == [2]
+
+
+def test_a_download_is_tried_again(calling: Any) -> None:
+    client, flaky = calling(httpx.ReadError("cut"), httpx.Response(503), httpx.Response(200, content=b"own"))
+    assert client.download(Asset(asset_id="a", url="/assets/a.png", resolution="1x1", format="png")) == b"own"
+    assert len(flaky.sent) == 3
+
+
+def test_an_address_where_something_else_answers_is_told(calling: Any) -> None:
+    client, _ = calling(httpx.Response(200, text="<html>Welcome</html>"))
+    with pytest.raises(NoAnswerError, match="is not the service"):
+        client.get("g")
+
+
 def test_who_calls_is_told_to_the_service_and_to_nobody_else(calling: Any) -> None:
     client, flaky = calling(httpx.Response(200, content=b"own"), api_key="a-secret-key", user_id="ada", language="de")
     own = Asset(asset_id="a", url="https://aigen.example/assets/a.png", resolution="1x1", format="png")
     assert client.download(own) == b"own"
     assert flaky.sent[0].headers["x-internal-api-key"] == "a-secret-key"
     foreign = Asset(asset_id="a", url=f"http://127.0.0.1:{free_port()}/a.png", resolution="1x1", format="png")
-    with pytest.raises(httpx.ConnectError):
-        client.download(foreign)
+    neighbour = Asset(asset_id="a", url=f"https://aigen.example:{free_port()}/a.png", resolution="1x1", format="png")
+    for other in (foreign, neighbour):
+        with pytest.raises(NoAnswerError):
+            client.download(other)
     assert len(flaky.sent) == 1
     assert "a-secret-key" not in repr(client)
 

@@ -14,8 +14,8 @@ from processes import MODULE, free_port, process, service_environment, wait_read
 
 async def test_the_demo_draws_real_pictures_says_what_they_cost_and_ends_by_itself(tmp_path: Path) -> None:
     running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", MODULE, "demo", "--exit", cwd=tmp_path,
-        env=os.environ | {"AIGEN_DATA_DIR": str(tmp_path / "data"), "AIGEN_PORT": str(free_port())},
+        sys.executable, "-m", MODULE, "demo", "--exit", "--prompt", "A lighthouse [bold] [/]", cwd=tmp_path,
+        env=os.environ | {"AIGEN_DATA_DIR": str(tmp_path / "data"), "AIGEN_PORT": str(free_port()), "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     told, _ = await asyncio.wait_for(running.communicate(), 100)
@@ -24,10 +24,14 @@ async def test_the_demo_draws_real_pictures_says_what_they_cost_and_ends_by_itse
     pictures = re.findall(r"(sample \d|final)\s+(\d+)x(\d+)\s+(\w+\.png)", said)
     assert len(pictures) == 5
     for _, width, height, name in pictures:
-        with Image.open(tmp_path / "data" / "assets" / name) as image:
+        with Image.open(tmp_path / "data" / "demo" / name) as image:
             assert image.size == (int(width), int(height))
-    assert "2.00 credits" in said
-    assert "/docs" in said
+    assert "final 1080x1080 0.00, final 4096x4096 2.00; the balance is 2.00 credits" in said
+    assert "[bold] [/]" in said
+    assert "final 2.00 = 2.00 credits, 0.00 credits left" in said
+    steps = ("drawing samples", "samples are ready", "drawing the final", "done")
+    assert [said.index(step) for step in steps] == sorted(said.index(step) for step in steps)
+    assert all(address in said for address in ("/studio\n", "/console\n", "/docs\n", "/events\n"))
     assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Self
 
 import httpx
@@ -12,7 +12,10 @@ from creativeflow.clients.aigeneration.calls import (
     Call,
     Retries,
     acting,
+    alive,
+    document_of,
     headers_of,
+    of_service,
     pauses,
     problem_of,
     snapshot,
@@ -96,28 +99,31 @@ class AsyncClient:
         """End it early. On one that has ended nothing happens."""
         return Generation.read(await self._send(acting(f"/{generation_id}/cancel", None, key)))
 
-    async def stream(self, generation_id: str) -> AsyncIterator[Generation]:
+    async def stream(self, generation_id: str) -> AsyncGenerator[Generation, None]:
         """Every version from now on, live, until it has ended. A lost connection is taken up where it broke."""
         seen, lost = 0, 0
         while True:
+            broken, problem = None, None
             try:
                 headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(seen)} if seen else {})
                 async with self._http.stream("GET", f"{ROOT}/{generation_id}/stream", headers=headers) as answer:
                     if answer.is_error:
                         await answer.aread()
-                        raise problem_of(answer) or NoAnswerError
+                        problem = problem_of(answer)
                     async for line in answer.aiter_lines():
+                        lost = 0 if alive(line) else lost
                         if (found := snapshot(line)) is not None:
-                            seen, lost = found.version, 0
+                            seen = found.version
                             yield found
                             if found.ended:
                                 return
             except httpx.TransportError as error:
-                if self._retries.pause(lost + 1, None) is None:
-                    raise NoAnswerError("The live stream cannot be reached.") from error
+                broken = error
             lost += 1
-            if (pause := self._retries.pause(lost, None)) is None:
-                raise NoAnswerError("The live stream ends again and again.")
+            if (pause := self._retries.pause(lost, problem)) is None:
+                raise problem or NoAnswerError(
+                    "The live stream cannot be reached, or breaks again and again."
+                ) from broken
             await asyncio.sleep(pause)
 
     async def wait(
@@ -147,30 +153,32 @@ class AsyncClient:
         raise AssertionError("pauses never end")
 
     async def download(self, asset: Asset) -> bytes:
-        """The bytes of a picture; who calls is told to the service only, never to another host."""
-        if httpx.URL(asset.url).host in {"", self._http.base_url.host}:
-            answer = await self._http.get(asset.url)
-        else:
-            async with httpx.AsyncClient(timeout=self._http.timeout) as stranger:
-                answer = await stranger.get(asset.url)
-        if answer.is_error:
-            raise problem_of(answer) or NoAnswerError
-        return answer.content
+        """The bytes of a picture; who calls is told to the service only, never to another address."""
+        if of_service(asset.url, self._http.base_url):
+            return (await self._tried(lambda: self._http.get(asset.url))).content
+        async with httpx.AsyncClient(timeout=self._http.timeout) as stranger:
+            return (await self._tried(lambda: stranger.get(asset.url))).content
 
     async def _send(self, call: Call) -> Any:
+        answer = await self._tried(
+            lambda: self._http.request(
+                call.method, call.path, json=call.body, params=call.parameters, headers=call.headers
+            )
+        )
+        return document_of(answer)
+
+    async def _tried(self, ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
         tried = 0
         while True:
             tried += 1
             try:
-                answer = await self._http.request(
-                    call.method, call.path, json=call.body, params=call.parameters, headers=call.headers
-                )
+                answer = await ask()
             except httpx.TransportError as error:
                 if (pause := self._retries.pause(tried, None)) is None:
                     raise NoAnswerError("The service does not answer.") from error
             else:
                 if (problem := problem_of(answer)) is None:
-                    return answer.json()
+                    return answer
                 if (pause := self._retries.pause(tried, problem)) is None:
                     raise problem
             await asyncio.sleep(pause)

@@ -1,7 +1,7 @@
 """The client for ordinary programs: every call waits for its answer."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Self
 
 import httpx
@@ -11,7 +11,10 @@ from creativeflow.clients.aigeneration.calls import (
     Call,
     Retries,
     acting,
+    alive,
+    document_of,
     headers_of,
+    of_service,
     pauses,
     problem_of,
     snapshot,
@@ -94,28 +97,31 @@ class Client:
         """End it early. On one that has ended nothing happens."""
         return Generation.read(self._send(acting(f"/{generation_id}/cancel", None, key)))
 
-    def stream(self, generation_id: str) -> Iterator[Generation]:
+    def stream(self, generation_id: str) -> Generator[Generation, None, None]:
         """Every version from now on, live, until it has ended. A lost connection is taken up where it broke."""
         seen, lost = 0, 0
         while True:
+            broken, problem = None, None
             try:
                 headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(seen)} if seen else {})
                 with self._http.stream("GET", f"{ROOT}/{generation_id}/stream", headers=headers) as answer:
                     if answer.is_error:
                         answer.read()
-                        raise problem_of(answer) or NoAnswerError
+                        problem = problem_of(answer)
                     for line in answer.iter_lines():
+                        lost = 0 if alive(line) else lost
                         if (found := snapshot(line)) is not None:
-                            seen, lost = found.version, 0
+                            seen = found.version
                             yield found
                             if found.ended:
                                 return
             except httpx.TransportError as error:
-                if self._retries.pause(lost + 1, None) is None:
-                    raise NoAnswerError("The live stream cannot be reached.") from error
+                broken = error
             lost += 1
-            if (pause := self._retries.pause(lost, None)) is None:
-                raise NoAnswerError("The live stream ends again and again.")
+            if (pause := self._retries.pause(lost, problem)) is None:
+                raise problem or NoAnswerError(
+                    "The live stream cannot be reached, or breaks again and again."
+                ) from broken
             time.sleep(pause)
 
     def wait(
@@ -145,27 +151,31 @@ class Client:
         raise AssertionError("pauses never end")
 
     def download(self, asset: Asset) -> bytes:
-        """The bytes of a picture; who calls is told to the service only, never to another host."""
-        own = httpx.URL(asset.url).host in {"", self._http.base_url.host}
-        answer = self._http.get(asset.url) if own else httpx.get(asset.url, timeout=self._http.timeout)
-        if answer.is_error:
-            raise problem_of(answer) or NoAnswerError
-        return answer.content
+        """The bytes of a picture; who calls is told to the service only, never to another address."""
+        if of_service(asset.url, self._http.base_url):
+            return self._tried(lambda: self._http.get(asset.url)).content
+        return self._tried(lambda: httpx.get(asset.url, timeout=self._http.timeout)).content
 
     def _send(self, call: Call) -> Any:
+        answer = self._tried(
+            lambda: self._http.request(
+                call.method, call.path, json=call.body, params=call.parameters, headers=call.headers
+            )
+        )
+        return document_of(answer)
+
+    def _tried(self, ask: Callable[[], httpx.Response]) -> httpx.Response:
         tried = 0
         while True:
             tried += 1
             try:
-                answer = self._http.request(
-                    call.method, call.path, json=call.body, params=call.parameters, headers=call.headers
-                )
+                answer = ask()
             except httpx.TransportError as error:
                 if (pause := self._retries.pause(tried, None)) is None:
                     raise NoAnswerError("The service does not answer.") from error
             else:
                 if (problem := problem_of(answer)) is None:
-                    return answer.json()
+                    return answer
                 if (pause := self._retries.pause(tried, problem)) is None:
                     raise problem
             time.sleep(pause)

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from creativeflow.clients.aigeneration.problems import ProblemError
+from creativeflow.clients.aigeneration.problems import NoAnswerError, ProblemError
 from creativeflow.clients.aigeneration.resources import Generation
 
 ROOT = "/api/v1/generation-requests"
@@ -75,6 +75,30 @@ def problem_of(answer: httpx.Response) -> ProblemError | None:
     after = answer.headers.get("Retry-After", "")
     known = document if isinstance(document, dict) else {}
     return ProblemError(answer.status_code, known, float(after) if after.isdigit() else None)
+
+
+def document_of(answer: httpx.Response) -> Any:
+    """What an answer says.
+
+    Raises:
+        NoAnswerError: it is no JSON, so something else answers under this address.
+    """
+    try:
+        return answer.json()
+    except ValueError:
+        raise NoAnswerError("What answers under this address is not the service.") from None
+
+
+def of_service(url: str, base_url: httpx.URL) -> bool:
+    """Whether an address is the service's own: another port of its host may be somebody else's."""
+    asked = httpx.URL(url)
+    origin = (base_url.scheme, base_url.host, base_url.port)
+    return asked.is_relative_url or (asked.scheme, asked.host, asked.port) == origin
+
+
+def alive(line: str) -> bool:
+    """Whether a line of the live stream shows that it lasts: news, or the comment that comes when there are none."""
+    return line.startswith(("data: ", ":"))
 
 
 def snapshot(line: str) -> Generation | None:

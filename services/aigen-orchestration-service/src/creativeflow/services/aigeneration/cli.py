@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
 
-from creativeflow.services.aigeneration import __version__, clock
+from creativeflow.services.aigeneration import __version__, clock, user_commands
 from creativeflow.services.aigeneration.app import create_app, start_service
 from creativeflow.services.aigeneration.demo import run_demo
 from creativeflow.services.aigeneration.doctor import examine
@@ -52,6 +52,7 @@ app.add_typer(outbox_app, name="outbox")
 app.add_typer(credits_app, name="credits")
 app.add_typer(routing_app, name="routing")
 app.add_typer(usage_app, name="usage")
+app.add_typer(user_commands.app)
 
 out = Console()
 err = Console(stderr=True)

@@ -1,5 +1,6 @@
 """`aigen demo`: the real service in a process of its own, one real request over HTTP, watched live."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -7,39 +8,44 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 from PIL import Image
 from rich.color import Color
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.markup import escape
 from rich.style import Style
 from rich.text import Text
 
+from creativeflow.clients.aigeneration import Asset, AsyncClient, Generation, GenerationServiceError, Quote
+from creativeflow.services.aigeneration.following import COMPLETED, SAMPLES_READY, follow
 from creativeflow.services.aigeneration.settings import Settings, scheme
-from creativeflow.services.aigeneration.wiring import asset_directory
 
 PROMPT = "A lighthouse at dawn, calm sea, the first light on the rocks"
 USER = "demo-user"
 _START_SECONDS = 120.0
 _WORK_SECONDS = 180.0
-
-_WORDS = {
-    "VALIDATING_CREDITS": "checking credits",
-    "PENDING": "waiting for its turn",
-    "PUBLISHING_TO_QUEUE": "on its way to the engine",
-    "PROCESSING_SAMPLES": "drawing four samples",
-    "AWAITING_SELECTION": "samples are ready",
-    "PROCESSING_FINAL": "drawing the final",
-    "COMPLETED": "done",
-}
+_FORMAT = "InstagramPost_1x1"
+_LOOK: dict[str, Any] = {"emotional_tone": "calm", "color_scheme": ["#0b3954", "#ff6663", "#e0ff4f"]}
+_CHOSEN = 1
+_RESOLUTION = "2048x2048"
 
 
 class DemoFailedError(RuntimeError):
     """The demo could not go on; the sentence says what to look at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture as it was downloaded."""
+
+    title: str
+    resolution: str
+    path: Path
 
 
 def run_demo(settings: Settings, *, leave: bool, prompt: str | None, console: Console) -> int:
@@ -47,12 +53,19 @@ def run_demo(settings: Settings, *, leave: bool, prompt: str | None, console: Co
     with ExitStack() as stack:
         try:
             base, log = _start(settings, stack, console)
-            with httpx.Client(base_url=base, timeout=30) as client:
-                finished = _tell(client, settings, prompt or PROMPT, console)
-        except (DemoFailedError, httpx.HTTPError) as error:
-            console.print(f"[bold red]The demo could not go on:[/] {error}")
+            operator = stack.enter_context(httpx.Client(base_url=f"{base}/api/v1/operations", timeout=30))
+            folder = settings.data_dir / "demo"
+            folder.mkdir(exist_ok=True)
+            keeps_credits = settings.open_to_all and scheme(settings.credits_url) == "local"
+            if keeps_credits:
+                _grant(operator, console)
+            done, pictures = asyncio.run(_tell(base, folder, prompt or PROMPT, console))
+            balance = _said(operator.get(f"/users/{USER}/statement"))["balance"] if keeps_credits else None
+        except (DemoFailedError, GenerationServiceError, httpx.HTTPError) as error:
+            console.print(f"[bold red]The demo could not go on:[/] {escape(str(error))}")
             return 1
-        _summary(finished, settings, base, log, console)
+        _summary(done, pictures, balance, console)
+        _addresses(base, done.id, log, console)
         if not leave:
             _keep_serving(console)
     return 0
@@ -76,76 +89,78 @@ def _start(settings: Settings, stack: ExitStack, console: Console) -> tuple[str,
     return base, log
 
 
-def _tell(client: httpx.Client, settings: Settings, prompt: str, console: Console) -> dict[str, Any]:
-    """Credits, request, samples, selection, final."""
-    if settings.open_to_all and scheme(settings.credits_url) == "local":
-        grant = {"user_id": USER, "amount": "2.00", "plan": "pro", "reason": "demo"}
-        _said(client.post("/api/v1/operations/credits/grants", json=grant))
-        console.print(f"2.00 credits and the Pro plan for {USER}")
-    order = {
-        "user_id": USER, "input_prompt": prompt, "output_format": "InstagramPost_1x1", "emotional_tone": "calm",
-        "color_scheme": ["#0b3954", "#ff6663", "#e0ff4f"],
-    }  # fmt: skip
-    quoted = _said(client.post("/api/v1/generation-requests/quote", json=order))
-    console.print(f"POST /api/v1/generation-requests · {quoted['plan']} plan · “{prompt}”")
-    request = _said(client.post("/api/v1/generation-requests", json=order))
-    request = _watch(client, request["id"], console, until={"AWAITING_SELECTION"})
-    chosen = request["samples"][0]
-    console.print(f"Selecting sample 1 of {len(request['samples'])}, in 2048x2048")
-    selection = {"selected_sample_id": chosen["asset_id"], "desired_resolution": "2048x2048"}
-    _said(client.post(f"/api/v1/generation-requests/{request['id']}/select-sample", json=selection))
-    return _watch(client, request["id"], console, until={"COMPLETED"})
+def _grant(operator: httpx.Client, console: Console) -> None:
+    """Credits and a plan, which only an operator can give."""
+    grant = {"user_id": USER, "amount": "2.00", "plan": "pro", "reason": "demo"}
+    _said(operator.post("/credits/grants", json=grant))
+    console.print(f"2.00 credits and the Pro plan for {USER}")
 
 
-def _watch(client: httpx.Client, request_id: str, console: Console, *, until: set[str]) -> dict[str, Any]:
-    """Follow the live stream until one of the states, showing each change."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("waiting", total=100)
-        for request in _updates(client, request_id):
-            done = (request["progress"] or {}).get("percent", 0)
-            progress.update(task, description=_WORDS.get(request["status"], request["status"]), completed=done)
-            if request["status"] in until:
-                progress.console.print(f"[green]✓[/] {_WORDS[request['status']]}")
-                return request
-            if not request["actions"] or request["actions"] == ["retry"]:
-                told = request["failure"] or {"message": request["status"]}
-                raise DemoFailedError(told["message"])
-    raise DemoFailedError("the live stream ended early; `aigen requests list` shows where the request stands")
+async def _tell(base: str, folder: Path, prompt: str, console: Console) -> tuple[Generation, list[Picture]]:
+    """Quote, request, samples, selection, final, download: what a user does, by the client that users have."""
+    async with AsyncClient(base, user_id=USER, api_key=os.environ.get("AIGEN_API_KEY")) as client:
+        quote = await client.quote(prompt, _FORMAT, **_LOOK)
+        _show_price(quote, console)
+        console.print(f"POST /api/v1/generation-requests · {quote.raw['plan']} plan · “{escape(prompt)}”")
+        started = await client.create(prompt, _FORMAT, quote_id=quote.quote_id, **_LOOK)
+        shown = await follow(client, started.id, console, until={SAMPLES_READY}, seconds=_WORK_SECONDS)
+        console.print(f"Selecting sample {_CHOSEN} of {len(shown.samples)}, in {_RESOLUTION}")
+        sample = shown.samples[_CHOSEN - 1]
+        await client.select(started.id, sample, resolution=_RESOLUTION, quote_id=quote.quote_id)
+        done = await follow(client, started.id, console, until={COMPLETED}, seconds=_WORK_SECONDS)
+        return done, await _downloaded(client, done, folder)
 
 
-def _updates(client: httpx.Client, request_id: str) -> Iterator[dict[str, Any]]:
-    path = f"/api/v1/generation-requests/{request_id}/stream"
-    ends = time.monotonic() + _WORK_SECONDS
-    with client.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer:
-        for line in answer.iter_lines():
-            if line.startswith("data: "):
-                yield orjson.loads(line.removeprefix("data: "))
-            if time.monotonic() > ends:
-                raise DemoFailedError("it took too long; the log says why")
+def _show_price(quote: Quote, console: Console) -> None:
+    """What each part would cost, as the quote binds it."""
+    parts = [
+        " ".join(filter(None, (item["stage"], item["resolution"], item["credits"]))) for item in quote.raw["items"]
+    ]
+    had = "" if quote.balance is None else f"; the balance is {_credits(quote.balance)}"
+    console.print(f"Quoted, in credits: {', '.join(parts)}{had}")
 
 
-def _summary(request: dict[str, Any], settings: Settings, base: str, log: Path, console: Console) -> None:
-    folder = asset_directory(settings)
-    samples = [folder / sample["url"].rpartition("/")[2] for sample in request["samples"]]
-    final = folder / request["final_asset"]["url"].rpartition("/")[2]
+async def _downloaded(client: AsyncClient, done: Generation, folder: Path) -> list[Picture]:
+    """Every picture in a file of the demo's own, wherever the service keeps them."""
+    named = [(f"sample {number}", sample) for number, sample in enumerate(done.samples, start=1)]
+
+    async def fetched(title: str, asset: Asset) -> Picture:
+        path = folder / f"{title.replace(' ', '_')}.{asset.format}"
+        path.write_bytes(await client.download(asset))
+        return Picture(title=title, resolution=asset.resolution, path=path)
+
+    if done.final is not None:
+        named.append(("final", done.final))
+    return list(await asyncio.gather(*(fetched(title, asset) for title, asset in named)))
+
+
+def _summary(done: Generation, pictures: Sequence[Picture], balance: str | None, console: Console) -> None:
     if console.color_system:
-        console.print(side_by_side([*samples, final], width=console.width))
-    console.print(f"The pictures lie in {folder}:", soft_wrap=True)
-    for number, (path, asset) in enumerate(zip(samples, request["samples"], strict=True), start=1):
-        console.print(f"  sample {number}  {asset['resolution']:>9}  {path.name}", highlight=False, soft_wrap=True)
-    console.print(
-        f"  final     {request['final_asset']['resolution']:>9}  {final.name}", highlight=False, soft_wrap=True
-    )
-    cost = request["cost"]
-    console.print(f"Cost: samples {cost['samples']} + final {cost['final']} = [bold]{cost['total']} credits[/]")
+        console.print(side_by_side([picture.path for picture in pictures], width=console.width))
+    console.print(f"The pictures lie in {pictures[0].path.parent}:", soft_wrap=True, markup=False)
+    for picture in pictures:
+        line = f"  {picture.title:<8}  {picture.resolution:>9}  {picture.path.name}"
+        console.print(line, highlight=False, soft_wrap=True)
+    parts = done.raw["cost"]
+    left = "" if balance is None else f", {_credits(balance)} left"
+    console.print(f"Cost: samples {parts['samples']} + final {parts['final']} = [bold]{_credits(done.cost)}[/]{left}")
+
+
+def _addresses(base: str, request_id: str, log: Path, console: Console) -> None:
+    request = f"{base}/api/v1/generation-requests/{request_id}"
     for line in (
+        f"Studio             {base}/studio",
+        f"Console            {base}/console",
         f"API documentation  {base}/docs",
-        f"The request        {base}/api/v1/generation-requests/{request['id']}",
-        f"Its timeline       {base}/api/v1/generation-requests/{request['id']}/events",
+        f"The request        {request}",
+        f"Its timeline       {request}/events",
         f"Log                {log}",
     ):
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _credits(amount: Decimal | str) -> str:
+    return f"{amount} credits"
 
 
 def side_by_side(paths: Sequence[Path], *, width: int) -> Text:
