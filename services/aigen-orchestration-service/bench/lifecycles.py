@@ -3,15 +3,15 @@
 import asyncio
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
-import httpx
 import orjson
 
 from bench.accept import PATH, order
-from bench.load import post
+from bench.load import post, read_json
 from bench.parts import RABBITMQ, bench_settings, database, delete_names, own_names, process, service_process
 from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Delivery, Queue, Topology, Verdict
 
@@ -29,13 +29,12 @@ async def measure(*, count: int, concurrent: int, idle: int) -> dict[str, object
 
 async def _measure(names: dict[str, str], count: int, concurrent: int, idle: int) -> dict[str, object]:
     async with database() as url, service_process(url, engine=RABBITMQ, roles=ROLES, **names) as (port, environment):
-        queues = [names["AIGEN_RABBITMQ_SAMPLES_QUEUE"], names["AIGEN_RABBITMQ_FINAL_QUEUE"]]
-        with process(["-m", "bench.stub_worker", str(port), *queues], environment):
+        with process(["-m", "bench.stub_worker", str(port), *queues(names)], environment):
             topic = bench_settings(environment).rabbitmq_topic_exchange
-            await _run(port, topic, count=20, concurrent=5)
-            seconds = await _run(port, topic, count=count, concurrent=concurrent)
+            await run([port], topic, count=20, concurrent=5)
+            seconds = await run([port], topic, count=count, concurrent=concurrent)
             await asyncio.sleep(1)
-            await _run(port, topic, count=idle, concurrent=1)
+            await run([port], topic, count=idle, concurrent=1)
         latencies = await _commit_to_confirm(url, idle)
     return {
         "lifecycles_per_second": round(count / seconds, 1),
@@ -46,8 +45,16 @@ async def _measure(names: dict[str, str], count: int, concurrent: int, idle: int
     }
 
 
-async def _run(port: int, topic: str, *, count: int, concurrent: int) -> float:
-    """Create, wait for samples, select, wait for the final; told by the lifecycle events as a caller would be."""
+def queues(names: dict[str, str]) -> list[str]:
+    """Where a worker finds its jobs."""
+    return [names["AIGEN_RABBITMQ_SAMPLES_QUEUE"], names["AIGEN_RABBITMQ_FINAL_QUEUE"]]
+
+
+async def run(ports: Sequence[int], topic: str, *, count: int, concurrent: int) -> float:
+    """Create, wait for samples, select, wait for the final; told by the lifecycle events as a caller would be.
+
+    The callers share themselves out over the ports; the time all of it took, in seconds.
+    """
     name = f"bench.events.{time.time_ns()}"
     topology = Topology(
         exchanges=(), queues=(Queue(name, {"x-expires": 60_000}, durable=True),),
@@ -70,32 +77,23 @@ async def _run(port: int, topic: str, *, count: int, concurrent: int) -> float:
         await asyncio.sleep(0.02)
     numbers = iter(range(count))
 
-    async def one_after_another() -> None:
+    async def one_after_another(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for number in numbers:
             writer.write(order(number * 7))
-            request = await _body(reader)
+            request = await read_json(reader)
             await waiting.setdefault((request["id"], "generation.samples_ready"), asyncio.Event()).wait()
             chosen = orjson.dumps({"selected_sample_id": shown[request["id"]][0]["asset_id"]})
             writer.write(post(f"{PATH}/{request['id']}/select-sample", chosen))
-            await _body(reader)
+            await read_json(reader)
             await waiting.setdefault((request["id"], "generation.completed"), asyncio.Event()).wait()
         writer.close()
 
     began = time.perf_counter()
-    await asyncio.wait_for(asyncio.gather(*(one_after_another() for _ in range(concurrent))), 300)
+    await asyncio.wait_for(asyncio.gather(*(one_after_another(ports[n % len(ports)]) for n in range(concurrent))), 300)
     seconds = time.perf_counter() - began
     await broker.close()
     return seconds
-
-
-async def _body(reader: asyncio.StreamReader) -> dict[str, Any]:
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    start = head.index(b"content-length:") + 15
-    body: dict[str, Any] = orjson.loads(await reader.readexactly(int(head[start : head.index(b"\r\n", start)])))
-    if not 200 <= int(head[9:12]) < 300:
-        raise httpx.HTTPError(f"{head[9:12]!r}: {body}")
-    return body
 
 
 async def _commit_to_confirm(url: str, newest: int) -> list[float]:

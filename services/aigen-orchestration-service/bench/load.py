@@ -4,6 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
 
 _READ = 65_536
 
@@ -63,10 +66,25 @@ async def send(
 
 async def answer(reader: asyncio.StreamReader) -> int:
     """The status of the next answer; its body is read and dropped."""
+    return (await _read(reader))[0]
+
+
+async def read_json(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """The body of the next answer.
+
+    Raises:
+        RuntimeError: it was not a good one.
+    """
+    status, body = await _read(reader)
+    if not 200 <= status < 300:
+        raise RuntimeError(f"answered {status}: {body!r}")
+    found: dict[str, Any] = orjson.loads(body)
+    return found
+
+
+async def _read(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     lower = head.lower()
     start = lower.index(b"content-length:") + 15
     length = int(lower[start : lower.index(b"\r\n", start)])
-    if length:
-        await reader.readexactly(length)
-    return int(head[9:12])
+    return int(head[9:12]), await reader.readexactly(length)

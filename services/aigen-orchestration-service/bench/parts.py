@@ -18,8 +18,8 @@ from processes import free_port, process, service_environment, wait_ready
 from services import RABBITMQ, database_admin_url, delete_names, on_server, own_names
 
 __all__ = [
-    "RABBITMQ", "bench_settings", "database", "delete_names", "free_port", "own_names", "process", "service_process",
-    "wait_ready",
+    "RABBITMQ", "bench_settings", "database", "delete_names", "empty_database", "free_port", "own_names", "process",
+    "service_process", "wait_ready",
 ]  # fmt: skip
 
 ADMIN = database_admin_url()
@@ -30,11 +30,18 @@ LOG = Path(os.environ.get("BENCH_LOG", os.devnull))
 @asynccontextmanager
 async def database() -> AsyncIterator[str]:
     """A migrated database; its URL."""
+    async with empty_database() as url:
+        await migrate(url)
+        yield url
+
+
+@asynccontextmanager
+async def empty_database() -> AsyncIterator[str]:
+    """A database with nothing in it; its URL."""
     name = f"aigen_bench_{uuid4().hex[:8]}"
     url = on_server(ADMIN, name)
     await _administer(f"CREATE DATABASE {name}")
     try:
-        await migrate(url)
         yield url
     finally:
         await _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -52,14 +59,14 @@ async def _administer(statement: str) -> None:
 async def service_process(
     url: str, *, engine: str = "local://", roles: str = "api", **more: str
 ) -> AsyncIterator[tuple[int, dict[str, str]]]:
-    """`aigen serve` in one process; its port and environment."""
+    """`aigen serve` in one process; its port and environment, in which `PID` is the process's own."""
     port = free_port()
     with TemporaryDirectory() as folder:
         told = {"AIGEN_ENGINE_URL": engine, "AIGEN_ROLES": roles, **more}
         environment = service_environment(url, Path(folder), port, **told)
         with process(["-m", "creativeflow.services.aigeneration", "serve"], environment, LOG) as running:
             await wait_ready(port, running)
-            yield port, environment
+            yield port, environment | {"PID": str(running.pid)}
 
 
 def bench_settings(environment: dict[str, str]) -> Settings:

@@ -1,6 +1,7 @@
 """A worker that costs next to nothing: answers every job at once over plain keep-alive connections."""
 
 import asyncio
+import os
 import sys
 from typing import Any
 
@@ -12,20 +13,23 @@ from bench.parts import RABBITMQ
 from creativeflow.services.aigeneration.adapters.amqp import Broker, Delivery, Topology, Verdict
 
 CONNECTIONS = 16
+SECONDS = float(os.environ.get("BENCH_STUB_SECONDS", "0"))
+"""How long a job takes, where it should take any time."""
 
 
 class StubWorker:
     """Reports `started`, then four samples or the final."""
 
-    def __init__(self, port: int, queues: list[str]) -> None:
-        self._port = port
+    def __init__(self, ports: list[int], queues: list[str]) -> None:
+        self._ports = ports
         self._queues = queues
         self._idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
 
     async def run(self) -> None:
         """Work until killed."""
-        for _ in range(CONNECTIONS):
-            self._idle.put_nowait(await asyncio.open_connection("127.0.0.1", self._port))
+        for number in range(CONNECTIONS):
+            port = self._ports[number % len(self._ports)]
+            self._idle.put_nowait(await asyncio.open_connection("127.0.0.1", port))
         broker = Broker(RABBITMQ, topology=Topology((), (), ()), name="bench-worker")
         for queue in self._queues:
             broker.consume(queue, self._take, prefetch=100)
@@ -35,6 +39,8 @@ class StubWorker:
     async def _take(self, delivery: Delivery) -> Verdict:
         job = orjson.loads(delivery.body)
         await self._report(job, "started", {})
+        if SECONDS:
+            await asyncio.sleep(SECONDS)
         if job["job_type"] == "final_generation":
             asset = _asset(job, job["final_resolution"], 0)
             await self._report(job, "final-result", {"final_asset": asset})
@@ -59,4 +65,4 @@ def _asset(job: dict[str, Any], resolution: str, index: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    uvloop.run(StubWorker(int(sys.argv[1]), sys.argv[2:]).run())
+    uvloop.run(StubWorker([int(port) for port in sys.argv[1].split(",")], sys.argv[2:]).run())
