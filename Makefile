@@ -5,14 +5,16 @@ PYTHON  ?= python3
 RUN     := $(VENV)/bin
 STAMP   := $(VENV)/.set-up
 AUDIT   := $(CURDIR)/.venv-audit
+PEERS   := $(CURDIR)/.venv-peers
+FUZZ    := $(CURDIR)/.venv-fuzz
 ARGS    ?=
 N       ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve doctor test check unit fmt bench crash chaos e2e-n8n docs lock audit clean
+.PHONY: help demo serve doctor test check unit fmt bench bench-check bench-peers crash chaos fuzz e2e-n8n docs lock audit clean shots
 
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): $(SERVICE)/requirements.lock $(SERVICE)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,7 +35,7 @@ serve: $(STAMP) ## Run the service (ARGS="--port 9000 --roles api,relay")
 doctor: $(STAMP) ## Look at every dependency and say what is missing
 	@$(RUN)/aigen doctor $(ARGS)
 
-test: check ## Everything: lint, types, import rules, all tests on real PostgreSQL and RabbitMQ
+test: check ## Everything: lint, types, import rules, all tests on real PostgreSQL, RabbitMQ and Chromium
 	@cd $(SERVICE) && $(RUN)/python tests/services.py
 	@cd $(SERVICE) && $(RUN)/python -m pytest $(ARGS)
 
@@ -51,6 +53,18 @@ fmt: $(STAMP) ## Format the code
 bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
 	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench $(ARGS)
 
+bench-check: $(STAMP) ## Measure the ratios again; fail at a loss of more than 15 % (ARGS=--accept: a new baseline)
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench.check $(ARGS)
+
+$(PEERS)/.set-up: $(SERVICE)/bench/peers/requirements.txt
+	@echo "Setting up .venv-peers with DBOS, Celery and procrastinate (once; about a minute) ..."
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $(SERVICE)/bench/peers/requirements.txt
+	@touch $@
+
+bench-peers: $(STAMP) $(PEERS)/.set-up ## The lifecycle on us and on our peers, in turn; 2 minutes (ARGS="--rounds 5")
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench.peers $(ARGS)
+
 e2e-n8n: $(STAMP) ## The whole job with a real n8n; 25 minutes, the first time 10 more and 3 GB (ARGS=--quick: 10)
 	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m e2e $(ARGS)
 
@@ -60,8 +74,21 @@ crash: $(STAMP) ## Kill the service at every seam and ask after everybody's mone
 chaos: $(STAMP) ## Lead thousands of lives through cuts, stalls and kills (N=5000)
 	@cd $(SERVICE) && $(RUN)/python tests/services.py && PYTHONPATH=tests $(RUN)/python -m chaos $(N) $(ARGS)
 
+$(FUZZ)/.set-up: $(SERVICE)/tests/fuzz/requirements.txt
+	@echo "Setting up .venv-fuzz with schemathesis (once) ..."
+	@test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
+	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check -r $(SERVICE)/tests/fuzz/requirements.txt
+	@touch $@
+
+fuzz: $(STAMP) $(FUZZ)/.set-up ## Calls made up from the API description, all checks (ARGS="--max-examples 200")
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && \
+		PYTHONPATH=tests $(RUN)/python -m fuzz $(FUZZ)/bin/schemathesis $(ARGS)
+
 docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings
 	@cd $(SERVICE) && $(RUN)/python -m creativeflow.services.aigeneration.documents
+
+shots: $(STAMP) ## Take the pictures of the pages for the documents anew
+	@cd $(SERVICE) && $(RUN)/python tests/services.py && PYTHONPATH=tests $(RUN)/python -m browser.shots && PYTHONPATH=tests $(RUN)/python -m browser.console_shots
 
 lock: $(STAMP) ## Lock the dependencies anew, with hashes and without an index
 	@$(RUN)/python -m pip install --quiet uv
@@ -74,4 +101,4 @@ audit: $(STAMP) ## Look the locked dependencies up in the vulnerability database
 		{ echo "Either a dependency has a known weakness, or the database could not be reached; the lines above say which."; exit 1; }
 
 clean: ## Remove the virtual environment and caches
-	@rm -rf $(VENV) $(AUDIT) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache
+	@rm -rf $(VENV) $(AUDIT) $(PEERS) $(FUZZ) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache

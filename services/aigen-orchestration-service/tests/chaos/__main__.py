@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,28 @@ from rich.table import Table
 
 from chaos.storm import Storm
 from lives import LIVES
+from own_servers import own_servers
 from yard import Yard, yard
 
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 120.0
 _DOUBLED = """SELECT count(*) FROM (SELECT data->>'job_id' FROM generation_events
               WHERE event IN ('samples_delivered', 'final_delivered') GROUP BY 1 HAVING count(*) > 1) twice"""
 
 
 async def soak(
     *, count: int, at_once: int, processes: int, seed: int, books: str, console: Console,
-    kinds: Sequence[str] = tuple(LIVES),
+    kinds: Sequence[str] = tuple(LIVES), servers: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """So many lives, so many of them at once; the figures, with every violation in words."""
+    """So many lives, so many of them at once; the figures, with every violation in words.
+
+    `servers`: on a PostgreSQL and a RabbitMQ of their own, which are killed too.
+    """
     began = time.monotonic()
-    async with yard(books=books) as made, Storm(made, processes=processes, seed=seed) as storm:
+    async with AsyncExitStack() as stack:
+        own = await stack.enter_async_context(own_servers()) if servers else ()
+        places = {"database": own[0].url, "broker": own[1].url} if own else {}
+        made = await stack.enter_async_context(yard(books=books, **places))
+        storm = await stack.enter_async_context(Storm(made, processes=processes, seed=seed, servers=own))
         made.call_at(storm.ports, PATIENCE_SECONDS)
         stop = asyncio.Event()
         working = [asyncio.create_task(made.worker(port).run(stop)) for port in storm.ports]
@@ -42,7 +51,11 @@ async def soak(
         lengths = await _live(made, [kinds[number % len(kinds)] for number in range(count)], at_once, console)
         for task in (raging, operating):
             task.cancel()
-        await asyncio.gather(raging, operating, return_exceptions=True)
+        ended = await asyncio.gather(raging, operating, return_exceptions=True)
+        made.findings += [f"the storm itself failed: {error!r}" for error in ended if isinstance(error, Exception)]
+        for server in own:
+            await server.kill()
+            await server.start()
         storm.calm()
         await storm.broker.accept()
         await storm.tend()
@@ -101,12 +114,13 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=40, help="how many of them at the same time")
     parser.add_argument("--processes", type=int, default=2, help="how many serving processes")
     parser.add_argument("--seed", type=int, default=1, help="of the storm")
+    parser.add_argument("--spare-servers", action="store_true", help="do not kill the database and the broker")
     told = parser.parse_args()
     console = Console()
     # Half of the lives pay from the local ledger, half through the billing adapter.
     runs = [
         asyncio.run(soak(count=part, at_once=told.at_once, processes=told.processes, seed=told.seed, books=books,
-                         console=console))
+                         console=console, servers=not told.spare_servers))
         for books, part in (("local", told.count - told.count // 2), ("billing", told.count // 2)) if part
     ]  # fmt: skip
     table = Table("figure", *(run["books"] for run in runs))

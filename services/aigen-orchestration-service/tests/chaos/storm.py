@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from typing import Self
 from urllib.parse import urlsplit
@@ -11,8 +12,8 @@ import asyncpg
 import httpx
 
 from crash.launcher import Trigger, start
+from own_servers import Server
 from processes import free_port
-from services import RABBITMQ
 from tcp_proxy import TcpProxy
 from yard import Yard
 
@@ -22,21 +23,22 @@ CALM_SECONDS = (0.2, 1.2)
 class Storm:
     """Several serving processes, each thing between them and the world, and what is done to all of it."""
 
-    def __init__(self, made: Yard, *, processes: int, seed: int) -> None:
+    def __init__(self, made: Yard, *, processes: int, seed: int, servers: Sequence[Server] = ()) -> None:
         self.yard = made
+        self.servers = servers
         self.random = random.Random(seed)  # noqa: S311 - a repeatable storm, no secret
         self.ports = [free_port() for _ in range(processes)]
         self.running: dict[int, ForkServerProcess] = {}
         self.did: Counter[str] = Counter()
         self.trigger = Trigger()  # never armed: kills come from outside
         self.database = TcpProxy(*_address(made.url, 5432))
-        self.broker = TcpProxy(*_address(RABBITMQ, 5672))
+        self.broker = TcpProxy(*_address(made.broker, 5672))
 
     async def __aenter__(self) -> Self:
         await self.database.__aenter__()
         await self.broker.__aenter__()
         self.yard.database_url = _through(self.yard.url, self.database.port)
-        self.yard.engine_url = _through(RABBITMQ, self.broker.port)
+        self.yard.engine_url = _through(self.yard.broker, self.broker.port)
         for port in self.ports:
             await self.start(port)
         await asyncio.gather(*(self.serving(port) for port in self.ports))
@@ -72,6 +74,8 @@ class Storm:
             self.kill, self.cut_broker, self.cut_database, self.refuse_broker, self.stall_broker, self.stall_database,
             self.end_backends, self.bother_receiver, self.bother_books, self.one_direction,
         ]  # fmt: skip
+        if self.servers:
+            deeds = [*deeds * 3, self.kill_server]
         while True:
             await asyncio.sleep(self.random.uniform(*CALM_SECONDS))
             deed = self.random.choice(deeds)
@@ -95,6 +99,14 @@ class Storm:
         process = self.running[self.random.choice(self.ports)]
         process.kill()
         await asyncio.to_thread(process.join)
+
+    async def kill_server(self) -> None:
+        """SIGKILL the database or the broker itself, and start it again."""
+        server = self.random.choice(self.servers)
+        await server.kill()
+        await asyncio.sleep(self.random.uniform(0.0, 2.0))
+        await server.start()
+        self.did[f"kill_{type(server).__name__}"] += 1
 
     async def cut_broker(self) -> None:
         """All connections to the broker end."""
