@@ -275,6 +275,26 @@ async def test_evidence_and_gaps_stand_in_the_timeline(console: Browser, client:
     assert "A word of an older job came (samples): kept, not applied, not paid" in page.text
 
 
+async def test_a_debt_that_is_paid_while_the_page_is_read_is_not_missed(
+    console: Browser, client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_id = (await client.completed())["id"]
+    timeline = client.app.state.queries.timeline
+
+    async def and_then_it_is_paid(*asked: Any) -> Any:
+        entries = await timeline(*asked)
+        await client.world.drain()
+        return entries
+
+    monkeypatch.setattr(client.app.state.queries, "timeline", and_then_it_is_paid)
+    page = await opened(console, client, f"/console/requests/{request_id}")
+    assert "The user was told: final_asset_ready" not in page.text
+    assert "data-refresh-seconds" in page.answer.text
+    page = await opened(console, client, f"/console/requests/{request_id}")
+    assert "The user was told: final_asset_ready" in page.text
+    assert "data-refresh-seconds" not in page.answer.text
+
+
 async def test_a_free_generation_is_told_as_one(console: Browser, client: Caller) -> None:
     shown = await client.with_samples("freeloader")
     page = await opened(console, client, f"/console/requests/{shown['id']}")

@@ -138,13 +138,16 @@ async def _show(
     outbox: Outbox = request.app.state.outbox
     figures: Figures = request.app.state.figures
     reads = queries(request)
+    # Before the timeline: a debt paid in between is shown as owed and the page looks again. The other way round it
+    # would be in neither, and the page of a request that has ended would rest.
+    debts = await outbox.owed(_DEBTS_MAX, request_id)
     holds = await books.holds_of(request_id)
     told = lines(await reads.timeline(request_id, LINES_MAX), holds)
     position = await reads.queue_position(found)
     return await console_page(
         request, visitor, "console/request.html", status, refusal=refusal,
         it=found, seen=resource(found, queue_position=position), lines=told, kinds=kinds(told), holds=holds,
-        debts=await outbox.owed(_DEBTS_MAX, request_id), deliveries=await figures.deliveries_of(request_id),
+        debts=debts, deliveries=await figures.deliveries_of(request_id),
         slots=slots(found), cost=cost(found), can=possible(found), money=released(found),
         again=await _again(request, found), lines_max=LINES_MAX,
     )  # fmt: skip
