@@ -5,7 +5,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
+from creativeflow.services.aigeneration.clock import uuid7
 from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.ports import (
     Credits,
@@ -26,6 +28,7 @@ class Clock:
 
     def __init__(self, at: datetime | None = None) -> None:
         self._at = at or datetime.now(UTC)
+        self._born = 0
 
     def __call__(self) -> datetime:
         self._at += timedelta(microseconds=1)
@@ -38,6 +41,12 @@ class Clock:
     def set(self, at: datetime) -> None:
         """Jump to a moment."""
         self._at = at
+
+    def new_id(self) -> UUID:
+        """An id of this clock's time; of those born in one millisecond, each is greater than the one before."""
+        self._born = max(int(self._at.timestamp() * 1000) << 12, self._born + 1)
+        chance = uuid7().int & ((1 << 64) - 1)  # its variant and 62 random bits
+        return UUID(int=self._born >> 12 << 80 | 0x7 << 76 | (self._born & 0xFFF) << 64 | chance)
 
 
 class RecordingEngine:

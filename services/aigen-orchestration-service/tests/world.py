@@ -5,7 +5,6 @@ from typing import Any
 from uuid import uuid4
 
 from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
-from creativeflow.services.aigeneration.clock import uuid7
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.prices import SubscriptionStatus
 from creativeflow.services.aigeneration.domain.request import Asset, Request
@@ -36,7 +35,7 @@ class World:
             settings,
             database_url=database_url,
             now=self.clock,
-            new_id=uuid7,
+            new_id=self.clock.new_id,
             monotonic=lambda: self.clock().timestamp(),
             credits_=self.credits,
             engine=self.engine,

@@ -1,21 +1,30 @@
 """Nothing on a request's way reads a whole table, though the planner has never counted it; reports may."""
 
 import asyncio
+from collections.abc import Callable
+from datetime import timedelta
 
 from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.storage.queries import Filters
 from world import World
 
 STORED = 200
 TABLES = ("generation_requests", "holds", "credit_accounts", "credit_entries", "idempotency_keys", "usage_log")
+_WALKED = "SELECT idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'generation_requests'"
 _READ = """SELECT relname, seq_tup_read FROM pg_stat_user_tables
            WHERE relname = ANY($1) OR relname LIKE 'generation\\_events%'"""
 
 
-async def rows_read_whole(world: World) -> dict[str, int]:
-    """How many rows each table has given to sequential scans; the server counts with a second's delay."""
+async def counted(world: World) -> None:
+    """Until the server has counted what was read; it does so with a second's delay."""
     await asyncio.sleep(1.2)
     for _ in range(12):  # each session tells what it has read after its next statement
         await asyncio.gather(*(world.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6)))
+
+
+async def rows_read_whole(world: World) -> dict[str, int]:
+    """How many rows each table has given to sequential scans."""
+    await counted(world)
     return {row["relname"]: row["seq_tup_read"] for row in await world.service.database.fetch(_READ, list(TABLES))}
 
 
@@ -38,6 +47,21 @@ async def test_a_lifecycle_reads_no_table_whole(world: World) -> None:
     read = {table: after[table] - before.get(table, 0) for table in after}
     # A scan of one of these tables reads at least STORED rows, and every one of 200 deliveries would scan.
     assert all(count < 10 * STORED for count in read.values()), read
+
+
+async def test_a_list_that_begins_in_the_middle_does_not_walk_there(make_world: Callable[..., World]) -> None:
+    world = make_world()
+    for number in range(STORED):
+        await world.submit(f"user-{number}")
+        world.clock.advance(minutes=5)
+    await world.database.execute("ANALYZE generation_requests")  # a list this short is not worth a walk otherwise
+    middle = world.clock() - timedelta(minutes=5 * STORED / 2)
+    await counted(world)
+    before = await world.service.database.fetchval(_WALKED)
+    page = await world.service.queries.page(Filters(created_to=middle), 10)
+    assert [request.user_id for request in page] == [f"user-{STORED // 2 - nth}" for nth in range(10)]
+    await counted(world)
+    assert await world.service.database.fetchval(_WALKED) - before <= len(page) + 1
 
 
 async def test_a_report_may_read_whole_tables(world: World) -> None:

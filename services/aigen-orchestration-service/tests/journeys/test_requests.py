@@ -223,6 +223,8 @@ async def test_a_list_shows_what_its_filters_name(paying: Caller) -> None:
     assert await ids(status=["CANCELLED", "PENDING"], user_id="user") == [mine["id"]]
     assert await ids(created_from=other["created_at"]) == [ended["id"], other["id"]]
     assert await ids(created_to=other["created_at"]) == [mine["id"]]
+    always = {"created_from": "0001-01-01T00:00:00Z", "created_to": "9999-12-31T23:59:59Z"}
+    assert await ids(**always) == [ended["id"], other["id"], mine["id"]]
     assert await ids(user_id="nobody") == []
     assert await ids(status="COMPLETED") == []
 

@@ -37,3 +37,8 @@ def uuid7() -> UUID:
         | 0b10 << 62
         | random & 0x3FFFFFFFFFFFFFFF
     )
+
+
+def first_id(at: datetime, later_seconds: float = 0) -> UUID:
+    """The lowest id that can be born so long after this moment; no id was born before 1970."""
+    return UUID(int=max(0, int(1000 * (at.timestamp() + later_seconds))) << 80)

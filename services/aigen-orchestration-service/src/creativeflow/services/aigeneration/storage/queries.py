@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from creativeflow.services.aigeneration.clock import first_id
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.domain.stalls import LaneWork
@@ -15,6 +16,8 @@ from creativeflow.services.aigeneration.storage.store import NEXT_LOOK, SELECT_R
 
 QUEUE_POSITION_MAX = 10_000
 """Positions are counted up to here, so that a look at one request costs the same in any queue."""
+_DRIFT_SECONDS = 60
+"""How far a request's id and its `created_at` may be apart: a clock can be set between the two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,10 @@ class Queries:
         return int(ahead) + 1
 
     async def page(self, filters: Filters, most: int) -> list[Request]:
-        """The newest requests that fit, newest first; ids are time-ordered, so they are the order."""
+        """The newest requests that fit, newest first; ids are time-ordered, so they are the order.
+
+        A time is looked for by the ids born around it: the walk begins there and not at the newest of all.
+        """
         wanted: list[str] = []
         arguments: list[Any] = []
         for condition, value in (
@@ -66,6 +72,8 @@ class Queries:
             ("r.state = ANY(${}::text[])", list(filters.states) or None),
             ("r.created_at >= ${}", filters.created_from),
             ("r.created_at < ${}", filters.created_to),
+            ("r.id >= ${}", filters.created_from and first_id(filters.created_from, -_DRIFT_SECONDS)),
+            ("r.id < ${}", filters.created_to and first_id(filters.created_to, _DRIFT_SECONDS)),
             ("r.id < ${}", filters.before),
         ):
             if value is not None:
