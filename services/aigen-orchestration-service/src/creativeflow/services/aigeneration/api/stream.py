@@ -26,6 +26,8 @@ HEARTBEAT_SECONDS = 15.0
 LISTENERS_MAX = 10_000
 LISTENERS_PER_USER_MAX = 100
 """So that nobody takes all the room there is."""
+_DIGITS_MAX = 9
+"""Of an event's id: no request has so many versions."""
 
 router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation requests"])
 
@@ -147,13 +149,19 @@ class Hub:
 async def stream(request_id: UUID, request: Request, principal: AnyCaller) -> StreamingResponse:
     """Every change as a snapshot under `id: <version>`; resumes after `Last-Event-ID`; ends with the request."""
     found = await own(queries(request), request_id, principal)
-    seen = request.headers.get("last-event-id", "")
-    known = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 10 else 0  # noqa: PLR2004
+    known = version_of(request.headers.get("last-event-id"))
     known = known if known <= found.version else 0  # an id of another request: begin anew
     hub: Hub = request.app.state.hub
     hub.check_room(found.user_id)
     body = updates(hub, found, say=_event, send_first=known < found.version)
     return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def version_of(event_id: str | None) -> int:
+    """The version that an event's id stands for; 0 where it is none of ours, as before the first event."""
+    if event_id and event_id.isascii() and event_id.isdigit() and len(event_id) <= _DIGITS_MAX:
+        return int(event_id)
+    return 0
 
 
 async def updates(

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from fastapi import Request
 from starlette.responses import StreamingResponse
 
-from creativeflow.services.aigeneration.api.stream import Hub, updates
+from creativeflow.services.aigeneration.api.stream import Hub, updates, version_of
 from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 
@@ -19,8 +19,7 @@ def changes(request: Request, session: Session, found: GenerationRequest) -> Str
     """
     hub: Hub = request.app.state.hub
     hub.check_room(found.user_id)
-    seen = request.headers.get("last-event-id") or request.query_params.get("seen") or ""
-    known = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 10 else 0  # noqa: PLR2004
+    known = version_of(request.headers.get("last-event-id") or request.query_params.get("seen"))
     told = updates(hub, found, say=_changed, send_first=known != found.version)
     body = while_signed_in(told, request.app.state.sessions, session)
     return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
