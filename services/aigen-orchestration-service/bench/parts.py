@@ -6,16 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from uuid import uuid4
-
-import asyncpg
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
+from databases import a_database
 from processes import free_port, process, service_environment, wait_ready
-from services import RABBITMQ, database_admin_url, delete_names, on_server, own_names
+from services import RABBITMQ, database_admin_url, delete_names, own_names
 
 __all__ = [
     "RABBITMQ", "bench_settings", "database", "delete_names", "empty_database", "free_port", "own_names", "process",
@@ -38,21 +36,8 @@ async def database() -> AsyncIterator[str]:
 @asynccontextmanager
 async def empty_database() -> AsyncIterator[str]:
     """A database with nothing in it; its URL."""
-    name = f"aigen_bench_{uuid4().hex[:8]}"
-    url = on_server(ADMIN, name)
-    await _administer(f"CREATE DATABASE {name}")
-    try:
+    async with a_database(ADMIN, "aigen_bench") as url:
         yield url
-    finally:
-        await _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-async def _administer(statement: str) -> None:
-    connection = await asyncpg.connect(ADMIN)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 @asynccontextmanager

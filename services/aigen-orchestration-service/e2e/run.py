@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from databases import a_database
 from e2e import broker, workflows
 from e2e.n8n import N8n
 from e2e.provider import Provider
-from e2e.system import ENDED, SECRET, Shown, StillWorkingError, System, administer
+from e2e.system import ENDED, SECRET, Shown, StillWorkingError, System
 from e2e.tools import Tools
-from services import RABBITMQ, delete_names, on_server, own_names
+from services import RABBITMQ, delete_names, own_names
 
 
 @dataclass
@@ -109,32 +110,35 @@ async def a_run(tools: Tools, admin_url: str, *, quick: bool, keep: bool) -> Asy
     """Everything started; `keep` leaves the folder with the logs."""
     folder = Path(tempfile.mkdtemp(prefix="aigen-e2e-"))
     names = own_names(f"e2e.{uuid4().hex[:8]}")
-    system = System(admin_url, folder / "service", names)
-    database = f"n8n_e2e_{uuid4().hex[:8]}"
-    await administer(admin_url, f"CREATE DATABASE {database}")
-    n8n = N8n(tools, on_server(admin_url, database), folder / "n8n")
     whole = False
     try:
-        with Provider() as provider:
-            await system.start()
-            settings = {"service_url": f"http://127.0.0.1:{system.port}", "openai_base_url": f"{provider.url}/v1",
-                        "stability_base_url": provider.url}  # fmt: skip
-            ids = workflows.write(folder / "workflows", names, settings)
-            storage = {"endpoint": provider.url, "accessKeyId": "of-the-run", "secretAccessKey": "of-the-run"}
-            filled = workflows.credentials(RABBITMQ, SECRET, s3=storage)
-            print(f"Importing and publishing {len(ids)} workflows (logs: {folder}) ...", flush=True)
-            await asyncio.to_thread(n8n.set_up, folder / "workflows", ids, filled)
-            seconds = await n8n.start(lambda: broker.listening(names))
-            print(f"n8n listens after {seconds:.0f} s.", flush=True)
-            yield Run(system, n8n, provider, names, quick)
+        async with a_database(admin_url, "aigen_e2e") as url, a_database(admin_url, "n8n_e2e") as n8n_url:
+            system, n8n = System(url, folder / "service", names), N8n(tools, n8n_url, folder / "n8n")
+            try:
+                with Provider() as provider:
+                    await system.start()
+                    await _set_up(system, n8n, provider, names, folder / "workflows")
+                    seconds = await n8n.start(lambda: broker.listening(names))
+                    print(f"n8n listens after {seconds:.0f} s.", flush=True)
+                    yield Run(system, n8n, provider, names, quick)
+            finally:
+                await n8n.close()
+                await system.close()
         whole = True
     finally:
-        await n8n.close()
-        await system.close()
-        await administer(admin_url, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
         await asyncio.to_thread(delete_names, names)
         if whole and not keep:
             shutil.rmtree(folder)
+
+
+async def _set_up(system: System, n8n: N8n, provider: Provider, names: dict[str, str], folder: Path) -> None:
+    settings = {"service_url": f"http://127.0.0.1:{system.port}", "openai_base_url": f"{provider.url}/v1",
+                "stability_base_url": provider.url}  # fmt: skip
+    ids = workflows.write(folder, names, settings)
+    storage = {"endpoint": provider.url, "accessKeyId": "of-the-run", "secretAccessKey": "of-the-run"}
+    filled = workflows.credentials(RABBITMQ, SECRET, s3=storage)
+    print(f"Importing and publishing {len(ids)} workflows (logs: {folder.parent}) ...", flush=True)
+    await asyncio.to_thread(n8n.set_up, folder, ids, filled)
 
 
 __all__ = ["ENDED", "Found", "Run", "a_run"]

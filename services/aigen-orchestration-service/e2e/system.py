@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import httpx
 
 from creativeflow.services.aigeneration.clock import now
@@ -17,7 +16,7 @@ from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from invariants import violations
 from processes import MODULE, free_port, process, service_environment, wait_ready
-from services import RABBITMQ, on_server
+from services import RABBITMQ
 
 Shown = dict[str, Any]
 
@@ -69,19 +68,15 @@ class StillWorkingError(Exception):
 class System:
     """One serving process and its callers."""
 
-    def __init__(self, admin_url: str, folder: Path, names: dict[str, str]) -> None:
-        self._admin_url = admin_url
-        self._name = f"aigen_e2e_{uuid4().hex[:8]}"
+    def __init__(self, url: str, folder: Path, names: dict[str, str]) -> None:
         self._stack = ExitStack()
-        self.url = on_server(admin_url, self._name)
-        self.folder, self.names = folder, names
+        self.url, self.folder, self.names = url, folder, names
         self.port = free_port()
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
         self.database: Database
 
     async def start(self) -> None:
-        """Make the database and start the service."""
-        await administer(self._admin_url, f"CREATE DATABASE {self._name}")
+        """Start the service on an empty database."""
         await migrate(self.url)
         self.database = Database(self.url, pool_size=2)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,11 +88,10 @@ class System:
         await wait_ready(self.port, running)
 
     async def close(self) -> None:
-        """End the service and drop its database."""
+        """End the service."""
         await self.client.aclose()
         await asyncio.to_thread(self._stack.close)
         await self.database.close()
-        await administer(self._admin_url, f"DROP DATABASE IF EXISTS {self._name} WITH (FORCE)")
 
     async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
         """One call; a service that is away for a moment is asked again, as a good client does."""
@@ -201,12 +195,3 @@ class System:
         found = await violations(self.database, now())
         counts = (await self.call("GET", "/operations/invariants")).json()["counts"]
         return found + [f"{name} is {count}" for name, count in counts.items() if count]
-
-
-async def administer(url: str, statement: str) -> None:
-    """A statement that needs a connection of its own."""
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

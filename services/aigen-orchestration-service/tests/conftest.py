@@ -4,9 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from billing_desk import billing_process
@@ -14,7 +12,8 @@ from creativeflow.services.aigeneration.domain.prices import PLANS
 from creativeflow.services.aigeneration.ports import Credits
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from services import database_admin_url, on_server
+from databases import a_database_outside
+from services import database_admin_url
 from world import World
 
 for _name in [name for name in os.environ if name.startswith("AIGEN_") and not name.startswith("AIGEN_TEST_")]:
@@ -30,20 +29,16 @@ def admin_url() -> str:
 @pytest.fixture(scope="session")
 def template(admin_url: str) -> Iterator[str]:
     """The name of a migrated, empty database."""
-    name = f"aigen_template_{uuid4().hex[:12]}"
-    asyncio.run(_execute(admin_url, f"CREATE DATABASE {name}"))
-    asyncio.run(migrate(on_server(admin_url, name)))
-    yield name
-    asyncio.run(_execute(admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+    with a_database_outside(admin_url, "aigen_template") as url:
+        asyncio.run(migrate(url))
+        yield url.partition("?")[0].rpartition("/")[2]
 
 
 @pytest.fixture
 def database_url(admin_url: str, template: str) -> Iterator[str]:
     """A database of the test's own."""
-    name = f"aigen_test_{uuid4().hex[:12]}"
-    asyncio.run(_execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
-    yield on_server(admin_url, name)
-    asyncio.run(_execute(admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+    with a_database_outside(admin_url, "aigen_test", template) as url:
+        yield url
 
 
 @pytest.fixture
@@ -93,11 +88,3 @@ async def world(make_world: Callable[..., World]) -> AsyncIterator[World]:
     made = make_world()
     yield made
     await made.check()
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

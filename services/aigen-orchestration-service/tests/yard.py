@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import httpx
 import orjson
 import pika
@@ -27,11 +26,12 @@ from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.migrations import migrate
+from databases import a_database
 from invariants import violations
 from lives import LIVES, Line, ObedientWorker, User
 from processes import free_port, service_environment
 from receiver import Call, Receiver
-from services import RABBITMQ, database_admin_url, delete_names, on_server, own_names
+from services import RABBITMQ, database_admin_url, delete_names, own_names
 
 QUICK = {
     "AIGEN_RETRY_DELAY": "0.2", "AIGEN_SWEEP_INTERVAL": "0.2", "AIGEN_POLL_INTERVAL": "0.2", "AIGEN_JOB_LEASE": "5",
@@ -294,12 +294,11 @@ class Yard:
 @asynccontextmanager
 async def yard(*, books: str = "local", database: str | None = None, broker: str = RABBITMQ) -> AsyncIterator[Yard]:
     """A yard of one's own, removed afterwards; `database` and `broker`: servers other than those of the tests."""
-    admin, name = database or await asyncio.to_thread(database_admin_url), f"aigen_yard_{uuid4().hex[:12]}"
-    await _execute(admin, f"CREATE DATABASE {name}")
+    admin = database or await asyncio.to_thread(database_admin_url)
     names = own_names(f"yard.{uuid4().hex[:8]}")
-    url = on_server(admin, name)
     try:
         async with AsyncExitStack() as stack:
+            url = await stack.enter_async_context(a_database(admin, "aigen_yard"))
             await migrate(url)
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="aigen-yard-")))
             receiver = await stack.enter_async_context(Receivers())
@@ -315,19 +314,10 @@ async def yard(*, books: str = "local", database: str | None = None, broker: str
             yield made
     finally:
         await asyncio.to_thread(delete_names, names | {"NOTIFY_QUEUE": _notify_queue(names)}, broker)
-        await _execute(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def _notify_queue(names: dict[str, str]) -> str:
     return names["AIGEN_RABBITMQ_DEAD_QUEUE"].replace("dead", "notify")
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 __all__ = ["Yard", "free_port", "yard"]

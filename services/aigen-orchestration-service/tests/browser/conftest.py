@@ -1,25 +1,21 @@
 """Fixtures of the browser tests: one Chromium and one service for all, a visit for each test."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from playwright.async_api import Browser
 
 from at_the_studio import Visit, chromium_running, serving
-from services import on_server
+from databases import a_database_outside
 
 
 @pytest.fixture(scope="session")
 def studio_database(admin_url: str, template: str) -> Iterator[str]:
     """A database for all browser tests; each has a user of its own."""
-    name = f"aigen_test_{uuid4().hex[:12]}"
-    asyncio.run(_execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
-    yield on_server(admin_url, name)
-    asyncio.run(_execute(admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+    with a_database_outside(admin_url, "aigen_test", template) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +58,3 @@ async def visit(visiting: Callable[..., Awaitable[Visit]]) -> Visit:
     made = await visiting()
     await made.grant("10.00")
     return made
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

@@ -13,7 +13,9 @@ import httpx
 from playwright.async_api import Browser
 
 from at_the_studio import chromium_running, eventually, serving
-from browser.shots import PHONE, begin, database, keep
+from browser.shots import PHONE, begin, keep
+from databases import a_database_outside
+from services import database_admin_url
 
 WIDE = {"viewport": {"width": 1360, "height": 1000}, "device_scale_factor": 1.25}
 SHOPS = ("atelier-nord", "harbour-books", "kim.lindqvist", "mare-cafe", "studio-otter")
@@ -116,7 +118,11 @@ async def _shoot(
 
 def main() -> None:
     """Take the pictures on a service and a database of their own."""
-    with database() as url, tempfile.TemporaryDirectory() as folder, serving(url, Path(folder)) as address:
+    with (
+        a_database_outside(database_admin_url(), "aigen_shots") as url,
+        tempfile.TemporaryDirectory() as folder,
+        serving(url, Path(folder)) as address,
+    ):
         asyncio.run(take(address, url))
 
 

@@ -4,18 +4,15 @@ import asyncio
 import io
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
-import asyncpg
 from PIL import Image
 from playwright.async_api import Browser, expect
 
 from at_the_studio import Visit, chromium_running, serving
 from creativeflow.services.aigeneration.documents import ROOT
-from services import database_admin_url, on_server
+from databases import a_database_outside
+from services import database_admin_url
 
 FOLDER = ROOT / "docs" / "pictures"
 BYTES_MAX = 200_000
@@ -29,15 +26,6 @@ PROMPTS = (
 )
 DESK = {"viewport": {"width": 1280, "height": 860}, "device_scale_factor": 1.5}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}
-
-
-@contextmanager
-def database() -> Iterator[str]:
-    """A database for as long as the pictures are taken."""
-    admin, name = database_admin_url(), f"aigen_shots_{uuid4().hex[:8]}"
-    asyncio.run(_execute(admin, f"CREATE DATABASE {name}"))
-    yield on_server(admin, name)
-    asyncio.run(_execute(admin, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 async def take(address: str) -> None:
@@ -152,18 +140,10 @@ def _palette(picture: Image.Image) -> Image.Image:
     return palette
 
 
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
 def main() -> None:
     """Take the pictures anew."""
     with (
-        database() as url,
+        a_database_outside(database_admin_url(), "aigen_shots") as url,
         tempfile.TemporaryDirectory() as folder,
         serving(url, Path(folder), AIGEN_WEB_TOP_UP_URL="https://example.com/credits") as address,
     ):

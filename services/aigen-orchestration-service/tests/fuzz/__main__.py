@@ -11,12 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from uuid import uuid4
 
-import asyncpg
-
+from databases import a_database
 from processes import free_port, process, service_environment, wait_ready
-from services import database_admin_url, on_server
+from services import database_admin_url
 
 LEFT_OUT = "positive_data_acceptance,unsupported_method"
 
@@ -24,27 +22,16 @@ LEFT_OUT = "positive_data_acceptance,unsupported_method"
 async def fuzz(program: str, arguments: list[str]) -> int:
     """A service of its own on a database of its own; what the tool ended with."""
     admin = await asyncio.to_thread(database_admin_url)
-    name, port = f"aigen_fuzz_{uuid4().hex[:8]}", free_port()
-    await _administer(admin, f"CREATE DATABASE {name}")
-    try:
+    port = free_port()
+    async with a_database(admin, "aigen_fuzz") as url:
         with TemporaryDirectory(prefix="aigen-fuzz-") as folder:
-            environment = service_environment(on_server(admin, name), Path(folder), port)
+            environment = service_environment(url, Path(folder), port)
             with process(["-m", "creativeflow.services.aigeneration", "serve"], environment) as running:
                 await wait_ready(port, running)
                 address = f"http://127.0.0.1:{port}/openapi.json"
                 told = [program, "run", address, "--checks", "all", "--exclude-checks", LEFT_OUT, *arguments]
                 ended = await asyncio.to_thread(subprocess.run, told, check=False, cwd=folder, env=dict(os.environ))
                 return ended.returncode
-    finally:
-        await _administer(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-async def _administer(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 from hypothesis import HealthCheck, Phase, settings
@@ -34,8 +33,8 @@ from creativeflow.services.aigeneration.ports import PublicationOutcome
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.flags import Flags
 from creativeflow.services.aigeneration.worker.dispatcher import LANES
+from databases import a_database_outside
 from invariants import violations
-from services import on_server
 from simulators import Clock
 from world import World, four_samples
 
@@ -385,11 +384,8 @@ class AnyOrder(RuleBasedStateMachine):
 
 def test_in_any_order_money_and_states_stay_exact(admin_url: str, template: str) -> None:
     AnyOrder.loop = asyncio.new_event_loop()
-    name = f"aigen_test_{uuid4().hex[:12]}"
-    AnyOrder.url = on_server(admin_url, name)
-    AnyOrder.loop.run_until_complete(_execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
     try:
-        with TemporaryDirectory() as folder:
+        with a_database_outside(admin_url, "aigen_test", template) as AnyOrder.url, TemporaryDirectory() as folder:
             AnyOrder.folder = Path(folder)
             run_state_machine_as_test(
                 AnyOrder,
@@ -400,13 +396,4 @@ def test_in_any_order_money_and_states_stay_exact(admin_url: str, template: str)
                 ),
             )  # fmt: skip
     finally:
-        AnyOrder.loop.run_until_complete(_execute(admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
         AnyOrder.loop.close()
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

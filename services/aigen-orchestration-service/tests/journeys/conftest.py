@@ -1,18 +1,17 @@
 """Fixtures of the journeys: callers over HTTP whose test plays dispatcher, worker and relay by hand."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from journey import Caller
 
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.domain.prices import PLANS
 from creativeflow.services.aigeneration.settings import Settings
+from databases import a_database_outside
 from parts import Parts
 from services import delete_names, own_names
 from world import World
@@ -54,11 +53,8 @@ async def make_client(
 @pytest.fixture(scope="module")
 def module_database_url(admin_url: str, template: str) -> Iterator[str]:
     """A database that the tests of one module share, because each proves that it leaves nothing behind."""
-    name = f"aigen_test_{uuid4().hex[:12]}"
-    asyncio.run(_execute(admin_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
-    base, question, query = admin_url.partition("?")
-    yield f"{base.rpartition('/')[0]}/{name}{question}{query}"
-    asyncio.run(_execute(admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+    with a_database_outside(admin_url, "aigen_test", template) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +87,6 @@ def validated(settings: Settings, changes: dict[str, object]) -> dict[str, objec
     """The changed settings as the environment would give them: parsed and checked."""
     parsed = Settings(_env_file=None, data_dir=Path(settings.data_dir), **changes)  # type: ignore[arg-type,call-arg]
     return {name: getattr(parsed, name) for name in changes}
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 @pytest.fixture
