@@ -2,13 +2,15 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp
 
 from creativeflow.services.aigeneration import __version__
 from creativeflow.services.aigeneration.api import (
@@ -25,6 +27,7 @@ from creativeflow.services.aigeneration.api import (
 )
 from creativeflow.services.aigeneration.api.context import Context
 from creativeflow.services.aigeneration.api.limits import Limiter
+from creativeflow.services.aigeneration.api.routing import ShortWay
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from creativeflow.services.aigeneration.texts import Catalogue
@@ -60,6 +63,16 @@ _SECURITY = {
 }
 
 
+class App(FastAPI):
+    """The framework, with a way past it for the calls that need none of it."""
+
+    around: Callable[[ASGIApp], ASGIApp]
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """What every call goes through."""
+        return ShortWay(super().build_middleware_stack(), self.router.routes, self.around)
+
+
 def create_app(settings: Settings | None = None, *, migrates: bool = True, service: Service | None = None) -> FastAPI:
     """The application; its lifespan starts and stops the roles of this process.
 
@@ -83,7 +96,7 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
             await app.state.overview.close()
             await running.stop()
 
-    app = FastAPI(
+    app = App(
         title="CreativeFlow AI Generation Orchestration",
         version=__version__,
         description=_ABOUT,
@@ -92,7 +105,9 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
         redoc_url=None,
     )
     uploads = {callbacks.UPLOADS: settings.asset_limit_bytes, references.UPLOADS: settings.web_upload_bytes}
-    app.add_middleware(Context, body_limit=settings.body_limit_bytes, upload_limits=uploads)
+    around = partial(Context, body_limit=settings.body_limit_bytes, upload_limits=uploads)
+    app.around = around
+    app.add_middleware(around)
     problems.install(app)
     app.state.catalogue, app.state.statics = Catalogue.load(), statics.Statics()
     app.state.pages, app.state.present_error = Pages(settings, app.state.statics), failures.present

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api import schemas
 from creativeflow.services.aigeneration.api.answers import json_response
-from creativeflow.services.aigeneration.api.routing import problems
+from creativeflow.services.aigeneration.api.routing import ShortRoute, problems
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.reports import (
     MODELS,
@@ -23,7 +23,7 @@ from creativeflow.services.aigeneration.reports import (
     Signature,
 )
 
-router = APIRouter(prefix="/api/v1/n8n-callbacks", tags=["callbacks"])
+router = APIRouter(prefix="/api/v1/n8n-callbacks", tags=["callbacks"], route_class=ShortRoute)
 UPLOADS = f"{router.prefix}/assets"
 """Where pictures are uploaded, which are larger than other bodies."""
 

@@ -1,0 +1,81 @@
+"""The short way to an endpoint: what is told, and to whom, is the same as on the framework's own way."""
+
+from typing import Any
+
+import pytest
+from journey import PLAIN, REQUESTS, Caller
+from starlette.routing import Match
+
+from creativeflow.services.aigeneration.api.routing import ShortRoute, ShortWay
+
+ORDER = PLAIN | {"user_id": "user"}
+CALLBACK = "/api/v1/n8n-callbacks/started"
+CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "good": ("POST", f"{REQUESTS}/quote", {"json": ORDER}),
+    "no body": ("POST", f"{REQUESTS}/quote", {}),
+    "not JSON": ("POST", f"{REQUESTS}/quote", {"content": "{", "headers": {"content-type": "application/json"}}),
+    "not an object": ("POST", f"{REQUESTS}/quote", {"json": [1]}),
+    "null": ("POST", f"{REQUESTS}/quote", {"content": "null", "headers": {"content-type": "application/json"}}),
+    "faults": ("POST", f"{REQUESTS}/quote", {"json": {"user_id": 5, "surprise": True}}),
+    "another type": ("POST", f"{REQUESTS}/quote", {"content": "a=b", "headers": {"content-type": "text/plain"}}),
+    "too large": ("POST", f"{REQUESTS}/quote", {"json": ORDER | {"input_prompt": "x" * 2_000_000}}),
+    "a query": ("POST", f"{REQUESTS}/quote?colour=red", {"json": ORDER}),
+    "in German": ("POST", f"{REQUESTS}/quote", {"json": {}, "headers": {"accept-language": "de"}}),
+    "a callback of nobody": ("POST", CALLBACK, {"json": {}, "headers": {"authorization": "Bearer x"}}),
+    "a callback that is no JSON": ("POST", CALLBACK, {"content": b"\xff", "headers": {"authorization": "Bearer x"}}),
+    "a callback with a query": ("POST", f"{CALLBACK}?from=n8n", {"content": b"{}"}),
+    "another method": ("PUT", CALLBACK, {}),
+    "a slash more": ("POST", f"{CALLBACK}/", {}),
+    "no argument": ("GET", "/api/v1/operations/queues", {}),
+}
+_OWN = {"x-request-id", "traceparent", "ratelimit"}
+"""Headers, and below values, that are new for every call."""
+_NEW = {"request_id", "quote_id", "expires_at"}
+
+
+def short_way(caller: Caller) -> ShortWay:
+    """The short way of this application."""
+    found: ShortWay = caller.app.build_middleware_stack()
+    return found
+
+
+async def told(caller: Caller, call: str) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and body of the answer, without what is new for every call."""
+    method, path, more = CALLS[call]
+    answer = await caller.request(method, path, **more)
+    body = answer.json() if answer.content else None
+    if isinstance(body, dict):
+        body = {name: value for name, value in body.items() if name not in _NEW}
+    headers = {name: value for name, value in answer.headers.items() if name not in _OWN | {"content-length"}}
+    return answer.status_code, headers, body
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_both_ways_answer_alike(client: Caller, call: str) -> None:
+    client.app.middleware_stack = short_way(client)
+    short = await told(client, call)
+    client.app.middleware_stack = short_way(client).framework
+    assert await told(client, call) == short
+
+
+async def test_the_short_way_leads_where_the_router_would_lead(client: Caller) -> None:
+    taken = short_way(client).routes
+    assert ("POST", REQUESTS) in taken
+    for (method, path), route in taken.items():
+        scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+        fitting = [other for other in client.app.router.routes if other.matches(scope)[0] is Match.FULL]
+        assert fitting[0] is route, path
+        assert isinstance(route, ShortRoute)
+
+
+async def test_what_is_counted_names_the_route_on_both_ways(client: Caller) -> None:
+    async def counted() -> float:
+        figures = (await client.get("/metrics")).text.splitlines()
+        mine = [line for line in figures if f'path="{REQUESTS}/quote"' in line and 'status="2xx"' in line]
+        return sum(float(line.rpartition(" ")[2]) for line in mine if "_count{" in line)
+
+    before = await counted()
+    for stack in (short_way(client), short_way(client).framework):
+        client.app.middleware_stack = stack
+        assert (await client.post(f"{REQUESTS}/quote", json=ORDER)).is_success
+    assert await counted() == before + 2
