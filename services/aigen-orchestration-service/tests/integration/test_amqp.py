@@ -482,6 +482,18 @@ async def test_a_broker_down_at_the_start_is_found_later(connect: Connect, proxy
     assert broker.server_version == logs[-1]["server_version"] is not None
 
 
+async def test_who_waits_for_it_is_told_whenever_it_can_publish(connect: Connect, proxy: TcpProxy) -> None:
+    told: list[bool] = []
+    broker = await connect(proxy, wait=False)
+    broker.when_connected(lambda: told.append(broker.connected))
+    await eventually(lambda: told == [True])
+    proxy.cut()
+    await eventually(lambda: told == [True] * 2)
+    lost = Message(exchange=f"no.{uuid.uuid4().hex}", routing_key="x", body=b"", message_id="1")  # ends its channel
+    assert [found.outcome for found in await broker.publish([lost])] == [Outcome.LOST]
+    await eventually(lambda: told == [True] * 3)
+
+
 async def test_it_reconnects_as_often_as_it_must(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
     queue = admin.queue()
     broker = await connect(proxy)

@@ -246,8 +246,10 @@ class Service:
         await self.store.prepare_months(self.now())
         roles = self.settings.roles
         for broker in self._brokers():
-            if broker is self.broker and "results" in roles:
-                self._consume(broker)
+            if broker is self.broker:
+                broker.when_connected(self.loops["dispatcher"].wake)
+                if "results" in roles:
+                    self._consume(broker)
             await broker.start()
         if isinstance(self.engine, LocalEngine):
             await self.engine.start()

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -163,6 +163,7 @@ class Broker:
         self._confirm_timeout_seconds = confirm_timeout_seconds
         self._reconnect_seconds = reconnect_seconds
         self._consumers: list[Consumer] = []
+        self._on_connected: list[Callable[[], None]] = []
         self._link: Link | None = None
         self._publisher: Publisher | None = None
         self._ready = asyncio.Event()
@@ -216,6 +217,10 @@ class Broker:
         except TimeoutError:
             return False
         return True
+
+    def when_connected(self, act: Callable[[], None]) -> None:
+        """Has this done each time that messages can be published again: what waited for it need not look itself."""
+        self._on_connected.append(act)
 
     async def publish(self, messages: Sequence[Message]) -> list[Publication]:
         """Publishes persistently and waits at most confirm_timeout_seconds in all for the answers, in order.
@@ -315,6 +320,8 @@ class Broker:
             _LOG.warning("topology_mismatch", mismatch=sentence)
         self._publisher = await Publisher.open(link, self._max_unconfirmed)
         self._ready.set()
+        for act in self._on_connected:
+            act()
         return self._publisher
 
     async def _keep(self, link: Link, publisher: Publisher, closing: "asyncio.Future[None]") -> None:

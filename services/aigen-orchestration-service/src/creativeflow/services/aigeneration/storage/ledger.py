@@ -52,7 +52,7 @@ WITH held AS MATERIALIZED (
 ), returned AS (
     UPDATE credit_accounts c SET balance = balance + e.amount FROM (
         SELECT substr(account, 6) AS user_id, sum(amount)::bigint AS amount FROM entries
-        WHERE account LIKE 'user:%' GROUP BY account ORDER BY account) e
+        WHERE account LIKE 'user:%' GROUP BY account ORDER BY account COLLATE "C") e
     WHERE c.user_id = e.user_id
 )
 SELECT key, COALESCE(done, kind) AS resolved FROM held"""

@@ -92,6 +92,7 @@ class Outbox:
     async def settle(self, outcomes: Sequence[tuple[LeasedDebt, Outcome]], *, now: datetime) -> None:
         """Write what came of leased debts; a lease that was lost meanwhile writes nothing."""
         paid = [debt for debt, outcome in outcomes if isinstance(outcome, Sent)]
+        paid.sort(key=lambda debt: str(debt.request_id))  # as every statement locks what belongs to requests
         if paid:
             await self._pay(paid, now)
         for debt, outcome in outcomes:

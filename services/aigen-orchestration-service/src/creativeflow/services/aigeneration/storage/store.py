@@ -85,7 +85,7 @@ change AS MATERIALIZED (
                      AND q.state IN ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')), 0))
                + (row_number() OVER (PARTITION BY c.user_id, c.stage, c.queues ORDER BY c.id) - 1) / c.weight
            END AS fair_at
-    FROM {_ROWS} LEFT JOIN lanes l ON c.queues AND l.lane = c.stage
+    FROM {_ROWS} LEFT JOIN lanes l ON c.queues AND l.lane = c.stage ORDER BY c.id
 )"""  # noqa: S608 - a constant of this module
 
 _USE_ALLOWANCE = """
@@ -307,7 +307,7 @@ class Store:
             if not found:
                 return LeasedJobs([], window_full=await self._some_wait(lane, now))
             changes = [lease(rows.to_request(row)) for row in found]
-            payload = [rows.from_change(change) for change in changes]
+            payload = _payload(changes)
             reached = max(row["fair_at"] for row in found)
             taken = await self._database.fetch(_LEASE, payload, lane, found[0]["turn"], reached)
             if taken:
@@ -441,7 +441,7 @@ class Store:
             month = following
 
     async def _write_intakes(self, changes: Sequence[Change]) -> list[Written]:
-        payload = [rows.from_change(change) for change in changes]
+        payload = _payload(changes)
         written = {row["id"] for row in await self._database.fetch(_INTAKE, payload, self._free_generations)}
         if len(changes) > 1 and len(written) < len(changes):
             # Several generations of one user came together and do not all fit into the month: one at a time they may.
@@ -452,23 +452,24 @@ class Store:
         return [Written.YES if change.after.id in written else Written.NO_ALLOWANCE for change in changes]
 
     async def _write_moves(self, changes: Sequence[Change]) -> list[Written]:
-        payload = [rows.from_change(change) for change in changes]
+        payload = _payload(changes)
         found = await self._database.fetch(_move(changes, payload), payload)
         written = {row["id"] for row in found}
         return [Written.YES if change.after.id in written else Written.SUPERSEDED for change in changes]
 
     async def _write_with_allowance(self, change: Change) -> Written:
         """A regeneration on the Free plan: the month's count and the move in one transaction."""
-        payload = [rows.from_change(change)]
+        payload = _payload([change])
         outcome = Written.YES
         async with self._database.connection() as connection:
             transaction = connection.transaction()
             await transaction.start()
             try:
-                if not await connection.fetch(f"WITH {_CHANGE} {_USE_ALLOWANCE}", payload, self._free_generations):
-                    outcome = Written.NO_ALLOWANCE
-                elif not await connection.fetch(_move([change], payload), payload):
+                # First the request, then the month: as a move that gives a generation back locks them.
+                if not await connection.fetch(_move([change], payload), payload):
                     outcome = Written.SUPERSEDED
+                elif not await connection.fetch(f"WITH {_CHANGE} {_USE_ALLOWANCE}", payload, self._free_generations):
+                    outcome = Written.NO_ALLOWANCE
             except BaseException:
                 await transaction.rollback()
                 raise
@@ -479,6 +480,13 @@ class Store:
         found = await self._database.fetch(f"{SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
         by_id = {row["id"]: rows.to_request(row) for row in found}
         return [by_id.get(request_id) for request_id in ids]
+
+
+def _payload(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """What a statement is given, in the order of the ids: two statements that lock some of the same requests do so in
+    one order, and never wait for each other in a circle.
+    """
+    return [rows.from_change(change) for change in sorted(changes, key=lambda change: change.after.id)]
 
 
 def _move(changes: Sequence[Change], payload: Sequence[Mapping[str, Any]]) -> str:
