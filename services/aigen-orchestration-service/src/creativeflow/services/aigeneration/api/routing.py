@@ -49,12 +49,9 @@ class ShortRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         """The short way, or the framework's."""
-        return self._handler(_short_handler(self.dependant)) or super().get_route_handler()
-
-    def _handler(self, short: Handler | None) -> Handler | None:
-        if "{" not in self.path:
-            self.straight = short
-        return short
+        short = _short_handler(self.dependant)
+        self.straight = None if "{" in self.path else short
+        return short or super().get_route_handler()
 
 
 class JsonRoute(ShortRoute):
