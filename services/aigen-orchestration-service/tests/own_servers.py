@@ -85,6 +85,10 @@ class OwnPostgres(Server):
         await connection.close()
         return True
 
+    def deadlocks(self) -> int:
+        """How many statements it has ended because they waited for each other in a circle; kills do not reset this."""
+        return (self._folder / "log").read_text("utf-8", "replace").count("deadlock detected")
+
     async def kill(self) -> None:
         """SIGKILL the server and its sessions; what held its memory is gone before it starts again."""
         await super().kill()

@@ -74,7 +74,7 @@ async def soak(
             "wrong_money": sum(bool(re.search(r" costs \d+$", text)) for text in violations), "parked": parked,
             "longest_life_seconds": round(max(lengths, default=0), 1),
             "longest_stall_seconds": round(made.line.longest_stall, 1), "storm": dict(storm.did),
-            "violations": violations,
+            "deadlocks": own[0].deadlocks() if own else "not counted", "violations": violations,
         }  # fmt: skip
 
 
