@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
 from creativeflow.services.aigeneration import __version__
 from creativeflow.services.aigeneration.api import (
@@ -66,11 +66,15 @@ _SECURITY = {
 class App(FastAPI):
     """The framework, with a way past it for the calls that need none of it."""
 
-    around: Callable[[ASGIApp], ASGIApp]
+    short_way: ShortWay
 
-    def build_middleware_stack(self) -> ASGIApp:
-        """What every call goes through."""
-        return ShortWay(super().build_middleware_stack(), self.router.routes, self.around)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call."""
+        if (route := self.short_way.find(scope)) is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        await self.short_way.lead(route, scope, receive, send)
 
 
 def create_app(settings: Settings | None = None, *, migrates: bool = True, service: Service | None = None) -> FastAPI:
@@ -106,7 +110,6 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
     )
     uploads = {callbacks.UPLOADS: settings.asset_limit_bytes, references.UPLOADS: settings.web_upload_bytes}
     around = partial(Context, body_limit=settings.body_limit_bytes, upload_limits=uploads)
-    app.around = around
     app.add_middleware(around)
     problems.install(app)
     app.state.catalogue, app.state.statics = Catalogue.load(), statics.Statics()
@@ -118,6 +121,7 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
     )  # fmt: skip
     for part in routers:
         app.router.routes.extend(part.router.routes)  # including a router would have each call look for its route twice
+    app.short_way = ShortWay(app.router.routes, around)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
 

@@ -69,7 +69,9 @@ class JsonRoute(ShortRoute):
                 _refuse_unknown(request, known)
             if has_body:
                 _refuse_other_types(request)
-            return await handler(JsonRequest(request.scope, request.receive))
+            if not isinstance(request, JsonRequest):
+                request = JsonRequest(request.scope, request.receive)
+            return await handler(request)
 
         if self.straight:
             self.straight = handle
@@ -77,32 +79,31 @@ class JsonRoute(ShortRoute):
 
 
 class ShortWay:
-    """Leads a call whose path is a name of its own to its endpoint at once, and any other through the framework.
+    """Leads a call whose path is a name of its own to its endpoint at once; any other goes through the framework.
 
     `around` is what stands around every call; errors are told there, as they are for all others.
     """
 
-    def __init__(self, framework: ASGIApp, routes: Sequence[BaseRoute], around: Callable[[ASGIApp], ASGIApp]) -> None:
-        self.framework = framework
-        self._straight = around(self._answer)
+    def __init__(self, routes: Sequence[BaseRoute], around: Callable[[ASGIApp], ASGIApp]) -> None:
+        self._lead = around(self._answer)
         self.routes: dict[tuple[str, str], ShortRoute] = {}
         for route in routes:
             if isinstance(route, ShortRoute) and route.straight:
                 for method in route.methods or ():
                     self.routes.setdefault((method, route.path), route)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one call."""
-        route = self.routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if route is None:
-            await self.framework(scope, receive, send)
-            return
+    def find(self, scope: Scope) -> ShortRoute | None:
+        """The route of this call, if its way is short."""
+        return self.routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+
+    async def lead(self, route: ShortRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a call of this route."""
         scope["route"], scope["path_params"] = route, {}
-        await self._straight(scope, receive, send)
+        await self._lead(scope, receive, send)
 
     @staticmethod
     async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await scope["route"].straight(Request(scope, receive, send))
+        answer = await scope["route"].straight(JsonRequest(scope, receive, send))
         await answer(scope, receive, send)
 
 

@@ -14,8 +14,12 @@ def resource(request: Request, *, queue_position: int | None = None) -> dict[str
 
     `cost` counts what is charged or set aside; `held` is the part of it that may still be given back.
     """
-    samples, final = (request.cost(stage, *_KEPT) for stage in Stage)
-    held = sum(request.cost(stage, HoldState.HELD) for stage in Stage)
+    samples = final = held = 0
+    for hold in request.holds:
+        if hold.state in _KEPT:
+            samples += hold.amount if hold.stage is Stage.SAMPLES else 0
+            final += hold.amount if hold.stage is Stage.FINAL else 0
+            held += hold.amount if hold.state is HoldState.HELD else 0
     return {
         "id": str(request.id),
         "status": request.state.value,
