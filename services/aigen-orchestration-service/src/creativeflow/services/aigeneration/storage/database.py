@@ -57,22 +57,18 @@ class Database:
             if self._pool is not None:
                 return
             try:
-                self._pool = await asyncpg.create_pool(
+                pool = await asyncpg.create_pool(
                     self._url,
-                    min_size=1,
+                    min_size=0,  # else the driver itself keeps trying while the server is away, and tells each time
                     max_size=self._pool_size,
                     init=_speak_json,
                     reset=_keep,
                     command_timeout=self._timeout_seconds,
                     timeout=10,
-                    server_settings={
-                        "application_name": "aigen",
-                        "timezone": "UTC",
-                        "jit": "off",
-                        **_BY_INDEX,
-                        **_PLANNED_ONCE,
-                    },
+                    server_settings=_SESSION,
                 )
+                async with pool.acquire(timeout=10):
+                    self._pool = pool
             except _LOST as error:
                 raise StorageUnavailableError from error
 
