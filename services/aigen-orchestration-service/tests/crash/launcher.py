@@ -14,11 +14,11 @@ from ctypes import c_char, c_int
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from crash.seams import Seam, answer_name, seams
 from creativeflow.services.aigeneration import cli
+from creativeflow.services.aigeneration.app import App
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["crash.launcher"])
@@ -93,7 +93,7 @@ def install(trigger: Trigger) -> None:
     for seam in SEAMS:
         if seam.owner is not None:
             setattr(seam.owner, seam.method, _wrapped(getattr(seam.owner, seam.method), seam, trigger))
-    FastAPI.__call__ = _answering(FastAPI.__call__, trigger)  # type: ignore[method-assign]
+    App.__call__ = _answering(App.__call__, trigger)  # type: ignore[method-assign]
 
 
 def _wrapped(original: Callable[..., Any], seam: Seam, trigger: Trigger) -> Callable[..., Any]:
@@ -113,7 +113,7 @@ def _wrapped(original: Callable[..., Any], seam: Seam, trigger: Trigger) -> Call
 def _answering(original: Callable[..., Any], trigger: Trigger) -> Callable[..., Any]:
     """A call over HTTP: before it is handled, and when the work is done and its answer has not been sent."""
 
-    async def handle(self: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self: App, scope: Scope, receive: Receive, send: Send) -> None:
         name = answer_name(scope["method"], scope["path"]) if scope["type"] == "http" else ""
         if not name:
             await original(self, scope, receive, send)
