@@ -87,10 +87,14 @@ async def _live(made: Yard, kinds: Sequence[str], at_once: int, console: Console
     async def one(number: int, kind: str) -> None:
         async with room:
             started = time.monotonic()
-            if await made.live(kind, str(number)):
-                lengths.append(time.monotonic() - started)
+            well = await made.live(kind, str(number))
+            ended = time.monotonic()
+            if not well:
+                console.print(f"{ended - began:6.0f} s  {made.findings[-1]}", markup=False)
+                return
+            lengths.append(ended - started)
             if len(lengths) % 250 == 0:
-                console.print(f"{time.monotonic() - began:6.0f} s  {len(lengths)} of {len(kinds)} lives")
+                console.print(f"{ended - began:6.0f} s  {len(lengths)} of {len(kinds)} lives")
 
     await asyncio.gather(*(one(number, kind) for number, kind in enumerate(kinds)))
     return lengths
@@ -118,11 +122,13 @@ def main() -> None:
     told = parser.parse_args()
     console = Console()
     # Half of the lives pay from the local ledger, half through the billing adapter.
-    runs = [
-        asyncio.run(soak(count=part, at_once=told.at_once, processes=told.processes, seed=told.seed, books=books,
-                         console=console, servers=not told.spare_servers))
-        for books, part in (("local", told.count - told.count // 2), ("billing", told.count // 2)) if part
-    ]  # fmt: skip
+    runs = []
+    for books, part in (("local", told.count - told.count // 2), ("billing", told.count // 2)):
+        if part:
+            found = soak(count=part, at_once=told.at_once, processes=told.processes, seed=told.seed, books=books,
+                         console=console, servers=not told.spare_servers)  # fmt: skip
+            runs.append(asyncio.run(found))
+            console.print(f"{books}: {part} lives in {runs[-1]['seconds']} s, {len(runs[-1]['violations'])} violations")
     table = Table("figure", *(run["books"] for run in runs))
     for name in runs[0]:
         table.add_row(name, *(_shown(name, run[name]) for run in runs))
