@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,6 +18,7 @@ from uuid import uuid4
 import asyncpg
 import pika
 import pika.exceptions
+import psutil
 
 from processes import free_port
 
@@ -49,11 +50,17 @@ class Server:
             await asyncio.sleep(0.1)
 
     async def kill(self) -> None:
-        """SIGKILL all of it."""
-        if self._running is not None:
-            os.killpg(self._running.pid, signal.SIGKILL)
-            await asyncio.to_thread(self._running.wait)
-            self._running = None
+        """SIGKILL all of it, and wait until all of it is gone: a server's children are in groups of their own."""
+        running, self._running = self._running, None
+        if running is None or running.poll() is not None:
+            return
+        parts = psutil.Process(running.pid).children(recursive=True)
+        os.killpg(running.pid, signal.SIGKILL)
+        for part in parts:
+            with suppress(psutil.NoSuchProcess):
+                part.kill()
+        await asyncio.to_thread(running.wait)
+        await asyncio.to_thread(psutil.wait_procs, parts, 10)
 
     async def answers(self) -> bool:
         """Whether it takes connections."""
@@ -90,7 +97,7 @@ class OwnPostgres(Server):
         return (self._folder / "log").read_text("utf-8", "replace").count("deadlock detected")
 
     async def kill(self) -> None:
-        """SIGKILL the server and its sessions; what held its memory is gone before it starts again."""
+        """SIGKILL the server and its sessions."""
         await super().kill()
         (self._folder / "data" / "postmaster.pid").unlink(missing_ok=True)
 
