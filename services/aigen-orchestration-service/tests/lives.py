@@ -333,12 +333,7 @@ async def is_restricted_for_its_words(user: User) -> None:
 async def steers_webhooks(user: User) -> None:
     """An address of one's own is registered, tried, steered and removed; each step may have been done already."""
     targets = "/webhook-targets"
-    made = await user.call("POST", targets, {"url": f"{user.line.hooks}/{user.id}"})
-    if made.status_code == httpx.codes.CONFLICT:
-        listed = (await user.accepted("GET", targets))["items"]
-        target = next(found["id"] for found in listed if found["url"].endswith(f"/{user.id}"))
-    else:
-        target = made.json()["id"]
+    target = await _registered(user, f"{user.line.hooks}/{user.id}")
     event = (await user.accepted("POST", f"{targets}/{target}/test"))["event_id"]
     await user.accepted("POST", f"{targets}/{target}/rotate-secret", {})
     await user.accepted("POST", f"{targets}/{target}/deliveries/{event}/redeliver")
@@ -355,12 +350,7 @@ def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
 
     async def life(user: User) -> None:
         targets = "/webhook-targets"
-        made = await user.call("POST", targets, {"url": f"{user.line.hooks}/{that_is}/{user.id}"})
-        if made.status_code == httpx.codes.CONFLICT:
-            listed = (await user.accepted("GET", targets))["items"]
-            target = next(found["id"] for found in listed if found["url"].endswith(f"/{user.id}"))
-        else:
-            target = made.json()["id"]
+        target = await _registered(user, f"{user.line.hooks}/{that_is}/{user.id}")
         await user.call("POST", f"{targets}/{target}/test")  # 409 where another event has had it disabled already
         ends = time.monotonic() + user.line.patience_seconds
         while not (await user.accepted("GET", f"{targets}/{target}/deliveries?status={then}"))["items"]:
@@ -370,6 +360,20 @@ def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
         await user.call("DELETE", f"{targets}/{target}")
 
     return life
+
+
+async def _registered(user: User, url: str) -> str:
+    """The target of this address: made now, or before a crash; all lives share the room that a caller has for them."""
+    ends = time.monotonic() + user.line.patience_seconds
+    while time.monotonic() < ends:
+        made = await user.call("POST", "/webhook-targets", {"url": url})
+        if made.status_code != httpx.codes.CONFLICT:
+            return str(made.json()["id"])
+        for found in (await user.accepted("GET", "/webhook-targets"))["items"]:
+            if found["url"] == url:
+                return str(found["id"])
+        await asyncio.sleep(0.2)
+    raise LifeError(f"{user.id}: no room for another webhook target")
 
 
 async def _wait_for_another_round(user: User, request: dict[str, Any]) -> dict[str, Any]:

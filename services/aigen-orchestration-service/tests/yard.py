@@ -37,7 +37,6 @@ QUICK = {
     "AIGEN_RETRY_DELAY": "0.2", "AIGEN_SWEEP_INTERVAL": "0.2", "AIGEN_POLL_INTERVAL": "0.2", "AIGEN_JOB_LEASE": "5",
     "AIGEN_HOLD_TIMEOUT": "2", "AIGEN_CREDITS_CALL_TIMEOUT": "1", "AIGEN_RECONCILE_INTERVAL": "3600",
     "AIGEN_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8", "AIGEN_WEBHOOK_TIMEOUT": "2",
-    "AIGEN_WEBHOOK_TARGETS_MAX": "1000",
 }  # fmt: skip
 
 # What a dead process had leased, or was waiting for, is taken up when its time is over: that time passes here.
