@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 
+from creativeflow.services.aigeneration.clock import uuid7
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.storage.queries import Filters
 from world import World
@@ -62,6 +63,25 @@ async def test_a_list_that_begins_in_the_middle_does_not_walk_there(make_world: 
     assert [request.user_id for request in page] == [f"user-{STORED // 2 - nth}" for nth in range(10)]
     await counted(world)
     assert await world.service.database.fetchval(_WALKED) - before <= len(page) + 1
+
+
+async def test_a_lease_of_debts_costs_the_same_in_any_backlog(world: World) -> None:
+    await world.database.execute(
+        """INSERT INTO outbox (request_id, topic, body, due_at, created_at)
+           SELECT gen_random_uuid(), 'notification.send', '{}', now(), now() FROM generate_series(1, $1)""",
+        2 * STORED,
+    )
+    await counted(world)
+    before = await world.database.fetchval(_WALKED.replace("generation_requests", "outbox"))
+    later = world.clock() + timedelta(minutes=1)
+    leased = await world.service.outbox.lease(
+        uuid7(), most=50, now=later, lease_for=timedelta(minutes=1), topics=["notification.send", "credits.capture"]
+    )
+    assert len(leased) == 50
+    await counted(world)
+    walked = await world.database.fetchval(_WALKED.replace("generation_requests", "outbox")) - before
+    assert walked <= 10 * len(leased)
+    await world.database.execute("DELETE FROM outbox")
 
 
 async def test_a_report_may_read_whole_tables(world: World) -> None:

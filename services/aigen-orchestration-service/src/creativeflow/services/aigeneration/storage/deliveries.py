@@ -8,13 +8,14 @@ from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.webhooks import Attempt, DeliveryState
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.outbox import IN_ITS_TURN
 from creativeflow.services.aigeneration.storage.targets import live_secrets
 
 _BATCH = 5000
 _BATCHES = 20
 
 # A target at which the last try failed is given one at a time: what is away costs one slot, not all of them.
-_LEASE = """
+_LEASE = f"""
 WITH room AS (
     SELECT t.id, LEAST($6, CASE WHEN t.failing_since IS NULL THEN $7 ELSE 1 END - COALESCE(busy.count, 0)) AS room
     FROM webhook_targets t LEFT JOIN unnest($4::uuid[], $5::int[]) AS busy(id, count) ON busy.id = t.id
@@ -24,8 +25,7 @@ WITH room AS (
         SELECT o.id FROM outbox o
         WHERE o.topic = 'webhook:' || room.id::text AND o.topic LIKE 'webhook:%' AND o.parked_reason IS NULL
           AND o.due_at <= $2 AND (o.leased_until IS NULL OR o.leased_until <= $2)
-          AND NOT EXISTS (SELECT FROM outbox e WHERE e.request_id = o.request_id AND e.topic = o.topic
-                          AND e.id < o.id AND e.parked_reason IS NULL)
+          AND {IN_ITS_TURN}
         ORDER BY o.due_at, o.id LIMIT GREATEST(room.room, 0) FOR UPDATE SKIP LOCKED) next
     LIMIT $6
 ), leased AS (
@@ -36,7 +36,7 @@ SELECT leased.id, leased.attempts, leased.target_id, leased.event_id, d.request_
        t.url, t.secret, t.previous_secrets, t.failing_since
 FROM leased JOIN webhook_targets t ON t.id = leased.target_id
      JOIN webhook_deliveries d ON d.target_id = leased.target_id AND d.event_id = leased.event_id
-ORDER BY leased.id"""
+ORDER BY leased.id"""  # noqa: S608 - joined from constants
 
 _LOGGED = """
     UPDATE webhook_deliveries d SET state = $5::text, attempts = d.attempts + 1, last_status = $6, last_error = $7,

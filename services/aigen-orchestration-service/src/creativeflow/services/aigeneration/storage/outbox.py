@@ -50,6 +50,14 @@ class Parked:
 
 Outcome = Sent | Later | Parked
 
+IN_ITS_TURN = """(o.request_id IS NULL OR o.id = (
+    SELECT e.id FROM outbox e WHERE e.request_id = o.request_id AND e.topic = o.topic AND e.parked_reason IS NULL
+    ORDER BY e.id LIMIT 1))"""
+"""Debts of one request and topic are paid in their order; those of no request have none.
+
+Asked as a look for the first: asked whether there is an earlier one, the planner compares all with all.
+"""
+
 DEAD_LETTER = "dead_letter"
 """A message nobody could read: parked from the start, and read once more when an operator replays it."""
 
@@ -76,15 +84,14 @@ class Outbox:
         Debts of one request and topic are taken in their order: the next only when the one before it is gone.
         """
         found = await self._database.fetch(
-            """UPDATE outbox SET lease_token = $1, leased_until = $4, attempts = attempts + 1 WHERE id IN (
+            f"""UPDATE outbox SET lease_token = $1, leased_until = $4, attempts = attempts + 1 WHERE id IN (
                    SELECT o.id FROM outbox o
                    WHERE o.parked_reason IS NULL AND o.due_at <= $3 AND o.topic = ANY($5)
                      AND o.topic NOT LIKE 'webhook:%'  -- those have an index, an order and a lease of their own
                      AND (o.leased_until IS NULL OR o.leased_until <= $3)
-                     AND NOT EXISTS (SELECT FROM outbox e WHERE e.request_id = o.request_id AND e.topic = o.topic
-                                     AND e.id < o.id AND e.parked_reason IS NULL)
+                     AND {IN_ITS_TURN}
                    ORDER BY o.due_at, o.id LIMIT $2 FOR UPDATE OF o SKIP LOCKED)
-               RETURNING id, lease_token AS token, request_id, topic, body, attempts, created_at""",
+               RETURNING id, lease_token AS token, request_id, topic, body, attempts, created_at""",  # noqa: S608 - a constant
             token, most, now, now + lease_for, list(topics),
         )  # fmt: skip
         return sorted((LeasedDebt(**row) for row in found), key=lambda debt: debt.id)
