@@ -21,6 +21,7 @@ from test_stream import listening
 from creativeflow.services.aigeneration.api import stream
 from creativeflow.services.aigeneration.api.context import Context
 from creativeflow.services.aigeneration.api.limits import Patience
+from creativeflow.services.aigeneration.api.routing import ShortWay
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
 
@@ -119,6 +120,7 @@ def _be_impatient(client: Caller, monkeypatch: pytest.MonkeyPatch, patience: Pat
 
     monkeypatch.setattr(Context, "__init__", begin)
     client.app.middleware_stack = None
+    client.app.short_way = ShortWay(client.app.router.routes, client.app.short_way.around)
 
 
 async def _trickle(writer: asyncio.StreamWriter) -> None:

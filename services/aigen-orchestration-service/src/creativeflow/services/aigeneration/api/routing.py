@@ -85,6 +85,7 @@ class ShortWay:
     """
 
     def __init__(self, routes: Sequence[BaseRoute], around: Callable[[ASGIApp], ASGIApp]) -> None:
+        self.around = around
         self._lead = around(self._answer)
         self.routes: dict[tuple[str, str], ShortRoute] = {}
         for route in routes:
