@@ -44,7 +44,7 @@ check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no service
 	@$(RUN)/ruff check odoo && $(RUN)/ruff format --check odoo
 	@cd $(SERVICE) && $(RUN)/mypy
 	@cd $(SERVICE) && $(RUN)/lint-imports
-	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain tests/test_docs.py tests/test_workflows.py -q
+	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain tests/test_docs.py tests/test_lock.py tests/test_workflows.py -q
 
 fmt: $(STAMP) ## Format the code
 	@cd $(SERVICE) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .
@@ -92,7 +92,7 @@ shots: $(STAMP) ## Take the pictures of the pages for the documents anew
 
 lock: $(STAMP) ## Lock the dependencies anew, with hashes and without an index
 	@$(RUN)/python -m pip install --quiet uv
-	@cd $(SERVICE) && $(RUN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+	@cd $(SERVICE) && $(RUN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-emit-index-url --no-header \
 		--extra dev --python-version 3.11 pyproject.toml -o requirements.lock
 
 audit: $(STAMP) ## Look the locked dependencies up in the vulnerability database (needs the network)
