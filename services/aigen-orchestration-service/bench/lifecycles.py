@@ -3,7 +3,8 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -20,21 +21,10 @@ ROLES = "api,dispatcher,results,relay,sweeper"
 
 async def measure(*, count: int, concurrent: int, idle: int) -> dict[str, object]:
     """`count` lifecycles, so many at once; then `idle` single requests with nothing else going on."""
-    names = own_names(f"bench.{uuid4().hex[:8]}")
-    try:
-        return await _measure(names, count, concurrent, idle)
-    finally:
-        await asyncio.to_thread(delete_names, names)
-
-
-async def _measure(names: dict[str, str], count: int, concurrent: int, idle: int) -> dict[str, object]:
-    async with database() as url, service_process(url, engine=RABBITMQ, roles=ROLES, **names) as (port, environment):
-        with process(["-m", "bench.stub_worker", str(port), *queues(names)], environment):
-            topic = bench_settings(environment).rabbitmq_topic_exchange
-            await run([port], topic, count=20, concurrent=5)
-            seconds = await run([port], topic, count=count, concurrent=concurrent)
-            await asyncio.sleep(1)
-            await run([port], topic, count=idle, concurrent=1)
+    async with serving(1) as (url, ports, topic):
+        seconds = await run(ports, topic, count=count, concurrent=concurrent)
+        await asyncio.sleep(1)
+        await run(ports, topic, count=idle, concurrent=1)
         latencies = await _commit_to_confirm(url, idle)
     return {
         "lifecycles_per_second": round(count / seconds, 1),
@@ -43,6 +33,28 @@ async def _measure(names: dict[str, str], count: int, concurrent: int, idle: int
         "idle_commit_to_confirm_p50_ms": round(statistics.median(latencies), 1),
         "idle_commit_to_confirm_p99_ms": round(sorted(latencies)[int(0.99 * len(latencies)) - 1], 1),
     }
+
+
+@asynccontextmanager
+async def serving(processes: int) -> AsyncIterator[tuple[str, list[int], str]]:
+    """So many processes with every role and one stub worker, warmed up; database, ports, and where events are told."""
+    names = own_names(f"bench.{uuid4().hex[:8]}")
+    try:
+        async with AsyncExitStack() as stack:
+            url = await stack.enter_async_context(database())
+            ports = []
+            for _ in range(processes):
+                port, environment = await stack.enter_async_context(
+                    service_process(url, engine=RABBITMQ, roles=ROLES, **names)
+                )
+                ports.append(port)
+            told = ",".join(str(port) for port in ports)
+            stack.enter_context(process(["-m", "bench.stub_worker", told, *queues(names)], environment))
+            topic = bench_settings(environment).rabbitmq_topic_exchange
+            await run(ports, topic, count=20, concurrent=5)
+            yield url, ports, topic
+    finally:
+        await asyncio.to_thread(delete_names, names)
 
 
 def queues(names: dict[str, str]) -> list[str]:

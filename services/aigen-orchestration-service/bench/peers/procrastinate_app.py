@@ -11,15 +11,10 @@ asyncpg, the library's own tables over its psycopg pool.
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from uuid import UUID, uuid4
 
 import orjson
 import procrastinate
 import uvloop
-from fastapi import FastAPI
-from starlette.responses import Response
 
 from bench.peers import order, web
 
@@ -42,33 +37,7 @@ SELECT CASE said WHEN 'chosen' THEN procrastinate_defer_jobs_v1(ARRAY[ROW(
 )::procrastinate_job_to_defer_v1])::text ELSE said END
 FROM select_sample($1::text::uuid, $2, $3) AS said"""
 
-
-@asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """The books are open while the API serves."""
-    async with books.open(_POOL):
-        yield
-
-
-app = FastAPI(lifespan=lifespan)
-
-
-@app.post(order.PATH)
-async def create(body: order.CreateRequest) -> Response:
-    """Charge, store, queue."""
-    request_id, brief = str(uuid4()), body.model_dump_json(exclude_none=True)
-    if not await books.ask(_ACCEPT, request_id, body.user_id, brief, order.SAMPLES_PRICE):
-        return web.reply(402, request_id, "no credits")
-    return web.reply(202, request_id, "PENDING")
-
-
-@app.post(order.PATH + "/{request_id}/select-sample")
-async def select_sample(request_id: UUID, body: order.SelectSample) -> Response:
-    """Choose, charge, queue."""
-    said = await books.ask(_SELECT, str(request_id), body.selected_sample_id, order.FINAL_PRICE)
-    if said in {"conflict", "no credits"}:
-        return web.reply(web.refusal(said), request_id, said)
-    return web.reply(202, request_id, "PENDING_FINAL")
+app = web.api(books, _POOL, accept=_ACCEPT, select=_SELECT)
 
 
 @jobs.task(name="make_samples", queue=QUEUE, retry=_AGAIN)

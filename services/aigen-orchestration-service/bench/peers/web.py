@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID, uuid4
 
 import aio_pika
 import asyncpg
@@ -11,6 +12,8 @@ import orjson
 import uvicorn
 from fastapi import FastAPI
 from starlette.responses import Response
+
+from bench.peers import order
 
 DATABASE = os.environ.get("PEER_DATABASE_URL", "")
 RABBITMQ = os.environ.get("PEER_RABBITMQ_URL", "")
@@ -42,6 +45,33 @@ def reply(status: int, request_id: object, said: str) -> Response:
 def refusal(said: str | None) -> int:
     """The HTTP status of what a procedure refuses."""
     return 409 if said == "conflict" else 402
+
+
+def api(books: "Books", pool: int, *, accept: str, select: str) -> FastAPI:
+    """The API of a peer that queues the job in the statement which writes the state and the charge."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with books.open(pool):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post(order.PATH)
+    async def create(body: order.CreateRequest) -> Response:
+        request_id, brief = str(uuid4()), body.model_dump_json(exclude_none=True)
+        if not await books.ask(accept, request_id, body.user_id, brief, order.SAMPLES_PRICE):
+            return reply(402, request_id, "no credits")
+        return reply(202, request_id, "PENDING")
+
+    @app.post(order.PATH + "/{request_id}/select-sample")
+    async def select_sample(request_id: UUID, body: order.SelectSample) -> Response:
+        said = await books.ask(select, str(request_id), body.selected_sample_id, order.FINAL_PRICE)
+        if said in {"conflict", "no credits"}:
+            return reply(refusal(said), request_id, said)
+        return reply(202, request_id, "PENDING_FINAL")
+
+    return app
 
 
 class Books:

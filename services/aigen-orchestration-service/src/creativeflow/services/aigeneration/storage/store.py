@@ -191,11 +191,9 @@ _MOVE = f"{_MOVING} {_WRITTEN}"
 _MOVE_AND_TELL = f"{_MOVING}, {_TELLING} {_WRITTEN}"
 
 # A job that is leased, confirmed or begun touches its request and timeline alone: half of all moves, at half the price.
-_MOVE_ALONE = f"""
-WITH written AS (
-    UPDATE generation_requests r SET {_SET} FROM {_ROWS} WHERE {_GUARD} RETURNING c.id, c.version, c.at, c.entries
-), {_ENTRY}
-{_WRITTEN}"""  # noqa: S608 - joined from constants of this module
+_ALONE = f"UPDATE generation_requests r SET {_SET} FROM {_ROWS} WHERE {_GUARD}"  # noqa: S608 - as above
+_MOVED_ALONE = f"RETURNING c.id, c.version, c.at, c.entries), {_ENTRY} {_WRITTEN}"
+_MOVE_ALONE = f"WITH written AS ({_ALONE} {_MOVED_ALONE}"
 
 # The head of the lane in fair order, without the jobs of users who have as many with workers as their plan allows.
 _LEASABLE = """
@@ -223,11 +221,7 @@ _LEASE = f"""
 WITH turn AS (
     UPDATE lanes SET turn = turn + 1, virtual_time = GREATEST(virtual_time, $4)
     WHERE lane = $2 AND turn = $3 RETURNING turn
-), written AS (
-    UPDATE generation_requests r SET {_SET} FROM {_ROWS} WHERE {_GUARD} AND EXISTS (SELECT FROM turn)
-    RETURNING c.id, c.version, c.at, c.entries
-), {_ENTRY}
-{_WRITTEN}"""  # noqa: S608 - joined from constants of this module
+), written AS ({_ALONE} AND EXISTS (SELECT FROM turn) {_MOVED_ALONE}"""  # noqa: S608 - as above
 
 SELECT_REQUEST = """
 SELECT r.*, (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.began_at, h.key) FROM holds h WHERE h.request_id = r.id) AS holds
