@@ -71,9 +71,9 @@ async def make_world(database_url: str, settings: Settings) -> AsyncIterator[Cal
     """Makes worlds on the test's database; several are several processes. All are checked and closed at the end."""
     worlds: list[World] = []
 
-    def make(credits_: Credits | None = None, **changes: object) -> World:
+    def make(credits_: Credits | None = None, *, ledger_here: bool = False, **changes: object) -> World:
         clock = worlds[0].clock if worlds else None
-        world = World(database_url, settings.model_copy(update=changes), clock, credits_)
+        world = World(database_url, settings.model_copy(update=changes), clock, credits_, ledger_here=ledger_here)
         worlds.append(world)
         return world
 

@@ -313,7 +313,8 @@ def test_a_decision_has_all_its_parts(path: Path) -> None:
     text = page(path)
     parts = ["Context", "Decision", "Consequences", "Alternatives", "Revisit when", "Enforced by"]
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == parts
-    assert text.startswith(f"# {path.stem[:4]} ")
+    title = text.partition("\n")[0].removeprefix(f"# {path.stem[:4]} ")
+    assert f"\n{int(path.stem[:4])}. [{title}](../../docs/decisions/{path.name})\n" in page(SERVICE / "ARCHITECTURE.md")
     assert "\n> " in section(text, "Decision")
     assert "- Bad: " in section(text, "Consequences")
 

@@ -21,23 +21,28 @@ _STEPS_MAX = 1000
 
 
 class World:
-    """One process of the service whose roles run only when the test says so."""
+    """One process of the service whose roles run only when the test says so.
+
+    `ledger_here`: it knows that the credits lie in its own database; else it asks for them, as it asks anybody else.
+    """
 
     def __init__(
-        self, database_url: str, settings: Settings, clock: Clock | None = None, credits_: Credits | None = None
-    ) -> None:
+        self, database_url: str, settings: Settings, clock: Clock | None = None, credits_: Credits | None = None,
+        *, ledger_here: bool = False,
+    ) -> None:  # fmt: skip
         self.clock = clock or Clock()
         self.engine = RecordingEngine()
         self.notifier = RecordingNotifier()
         self._credits_database = Database(database_url, pool_size=5)
-        self.credits = FaultyCredits(credits_ or LocalCredits(Ledger(self._credits_database)))
+        ledger = LocalCredits(Ledger(self._credits_database))
+        self.credits = FaultyCredits(credits_ or ledger)
         self.service = Service(
             settings,
             database_url=database_url,
             now=self.clock,
             new_id=self.clock.new_id,
             monotonic=lambda: self.clock().timestamp(),
-            credits_=self.credits,
+            credits_=ledger if ledger_here else self.credits,
             engine=self.engine,
             notifier=self.notifier,
         )

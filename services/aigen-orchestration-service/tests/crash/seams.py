@@ -173,13 +173,13 @@ def statements(package: Any) -> Iterator[tuple[str, str]]:
                 text = ast.unparse(_without_docstring(part) if function else part)
                 if isinstance(part, ast.Expr | ast.Import | ast.ImportFrom) or not WRITES.search(text):
                     continue
-                yield module.__name__.removeprefix(PACKAGE), _label(part)
+                yield module.__name__.removeprefix(PACKAGE), _label(part, "self." if part is not top else "")
 
 
-def _label(node: ast.stmt) -> str:
+def _label(node: ast.stmt, of: str) -> str:
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
         return node.targets[0].id
-    return f"self.{node.name}" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "?"
+    return f"{of}{node.name}" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "?"
 
 
 def _without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:

@@ -85,21 +85,21 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.world is not None
         return self.world
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(ledger_here=st.booleans())
+    def begin(self, ledger_here: bool) -> None:
         """An empty database; a user on each plan."""
         self.loop.run_until_complete(self._clear())
-        self._restart(Clock())
+        self._restart(Clock(), ledger_here)
         for plan, user in USERS.items():
             self.do(self.at.grant(user, GIVEN, plan))
 
-    def _restart(self, clock: Clock) -> None:
+    def _restart(self, clock: Clock, ledger_here: bool) -> None:
         configured = Settings(
             _env_file=None,  # type: ignore[call-arg]
             data_dir=self.folder, callback_secret="test-secret-of-enough-length", free_generations=4, max_rounds=3,
             in_flight_limits=dict.fromkeys(PLANS, 1000),
         )  # fmt: skip
-        self.world = World(self.url, configured, clock)
+        self.world = World(self.url, configured, clock, ledger_here=ledger_here)
 
     async def _clear(self) -> None:
         connection = await asyncpg.connect(self.url)
@@ -218,12 +218,12 @@ class AnyOrder(RuleBasedStateMachine):
         """Nobody does anything for a while."""
         self.at.clock.advance(minutes=minutes)
 
-    @rule()
-    def restart(self) -> None:
-        """The process ends, and another begins on the same database."""
+    @rule(ledger_here=st.booleans())
+    def restart(self, ledger_here: bool) -> None:
+        """The process ends, and another begins on the same database; credits are taken along, or asked for."""
         clock = self.at.clock
         self.loop.run_until_complete(self.at.close())
-        self._restart(clock)
+        self._restart(clock, ledger_here)
 
     @rule(user=users)
     def samples_are_made(self, user: str) -> None:

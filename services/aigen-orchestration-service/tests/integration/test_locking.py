@@ -28,14 +28,18 @@ async def deadlocks(world: World) -> int:
 async def both_held_up(
     world: World, url: str, middle: Request, first: Coroutine[Any, Any, Any], second: Coroutine[Any, Any, Any]
 ) -> Any:
-    """Let two statements run until a lock on one request, in the middle of both, stops them, and then go on."""
+    """Let two statements run, one after the other, until a lock on one request in the middle of both stops them, and
+    then go on: the first one has the request first.
+    """
     other = await asyncpg.connect(url)
     try:
         async with other.transaction():
             await other.execute("SELECT FROM generation_requests WHERE id = $1 FOR UPDATE", middle.id)
-            tasks = [asyncio.create_task(one) for one in (first, second)]
-            while await world.database.fetchval(_WAITING) < len(tasks):
-                await asyncio.sleep(0.01)
+            tasks = []
+            for one in (first, second):
+                tasks.append(asyncio.create_task(one))
+                while await world.database.fetchval(_WAITING) < len(tasks):
+                    await asyncio.sleep(0.01)
     finally:
         await other.close()
     return await asyncio.gather(*tasks)

@@ -192,8 +192,8 @@ def first_sentence(docstring: str) -> str:
 
 def _diagram() -> Iterator[str]:
     yield "stateDiagram-v2"
-    yield f"    [*] --> {State.VALIDATING_CREDITS} : submitted, credits to hold"
-    yield f"    [*] --> {State.PENDING} : submitted, nothing to hold"
+    yield f"    [*] --> {State.VALIDATING_CREDITS} : submitted, credits to ask for"
+    yield f"    [*] --> {State.PENDING} : submitted, nothing to ask for"
     arrows: dict[tuple[State, State], list[str]] = defaultdict(list)
     for (state, event), move in MOVES.items():
         arrows[state, move.to].append(event.value)

@@ -24,6 +24,10 @@ Decide = Callable[[Request], Change | None]
 """What is to happen to a request as it stands; None: nothing any more."""
 
 
+class CreditsNotTakenError(Exception):
+    """The credits of a change that takes them itself are not to be had at once; nothing was written."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """Who acts on an existing request: `user_id` limits them to their own, None sees all."""
@@ -94,10 +98,10 @@ class Mover:
         """Write a new request.
 
         Raises:
-            FreeQuotaExhaustedError: nothing was written. KeyTakenError: the key it claims is there already.
+            FreeQuotaExhaustedError, CreditsNotTakenError: nothing was written.
+            KeyTakenError: the key it claims is there already.
         """
-        if await self.store.write(change) is Written.NO_ALLOWANCE:
-            raise errors.FreeQuotaExhaustedError(limit=self.policy.free_generations)
+        self._check_paid(await self.store.write(change))
         self.wrote(change)
 
     async def move(
@@ -110,7 +114,8 @@ class Mover:
         decided anew on the request as it is.
 
         Raises:
-            NotFoundError, PreconditionFailedError, FreeQuotaExhaustedError, and whatever `decide` raises.
+            NotFoundError, PreconditionFailedError, FreeQuotaExhaustedError, CreditsNotTakenError, and whatever
+            `decide` raises.
             ServiceUnavailableError: others kept moving it first.
         """
         remembered = known or self._remembered.get(request_id)
@@ -122,15 +127,18 @@ class Mover:
             change = decide(request)
             if change is None:
                 return request
-            match await self.store.write(change):
-                case Written.YES:
-                    self.wrote(change)
-                    return change.after
-                case Written.NO_ALLOWANCE:
-                    raise errors.FreeQuotaExhaustedError(limit=self.policy.free_generations)
-                case Written.SUPERSEDED:
-                    continue
+            written = await self.store.write(change)
+            self._check_paid(written)
+            if written is Written.YES:
+                self.wrote(change)
+                return change.after
         raise errors.ServiceUnavailableError
+
+    def _check_paid(self, written: Written) -> None:
+        if written is Written.NO_ALLOWANCE:
+            raise errors.FreeQuotaExhaustedError(limit=self.policy.free_generations)
+        if written is Written.NOT_TAKEN:
+            raise CreditsNotTakenError
 
     async def _move_remembered(self, request: Request, decide: Decide, caller: Caller | None) -> Request | None:
         if caller and caller.user_id not in {None, request.user_id}:

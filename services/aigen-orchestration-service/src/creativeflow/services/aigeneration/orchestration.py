@@ -2,12 +2,15 @@
 
 Every method loads the request, lets one event happen to it, and writes the change guarded by its version; when
 somebody else was faster it looks again. Nothing foreign is called inside a transaction: a hold is first written
-as `placing`, then asked for, then written as held.
+as `placing`, then asked for, then written as held. Only credits in our own database are taken by the change itself;
+where that does not work they are asked for like all others, and refused where they are refused.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 from uuid import UUID
 
 from creativeflow.services.aigeneration.domain import errors, faults
@@ -25,6 +28,7 @@ from creativeflow.services.aigeneration.domain.orders import (
     check_model,
     check_plan,
     check_quoted,
+    held,
     hold_for,
     ordered,
     quote,
@@ -41,12 +45,19 @@ from creativeflow.services.aigeneration.domain.prices import (
     price_final,
     price_samples,
 )
-from creativeflow.services.aigeneration.domain.request import Brief, Request, Route, iso
+from creativeflow.services.aigeneration.domain.request import Brief, HoldState, Request, Route, iso
 from creativeflow.services.aigeneration.domain.resource import resource
 from creativeflow.services.aigeneration.domain.routing import Asked, Choice, Routing
 from creativeflow.services.aigeneration.domain.safety import Outcome, Verdict
 from creativeflow.services.aigeneration.holds import Holds
-from creativeflow.services.aigeneration.moving import Caller, Decide, Mover, Reply, accepted, check_version
+from creativeflow.services.aigeneration.moving import (
+    Caller,
+    CreditsNotTakenError,
+    Mover,
+    Reply,
+    accepted,
+    check_version,
+)
 from creativeflow.services.aigeneration.ports import (
     Credits,
     CreditsUnknownError,
@@ -73,6 +84,12 @@ class Submission:
     quote_id: str | None = None
 
 
+class DecideToPay(Protocol):
+    """What is to happen to a request as it stands; `at_once`: its credits are taken by the change itself."""
+
+    def __call__(self, request: Request, *, at_once: bool) -> Change | None: ...
+
+
 class Orchestrator:
     """Decides what users and operators ask for; its state is in the store, so any number of processes may run it."""
 
@@ -86,6 +103,7 @@ class Orchestrator:
         routing: Callable[[], Routing],
         prompts: Prompts,
         hold_seconds: float = 5.0,
+        ledger_here: bool = False,
     ) -> None:
         self._entitlements = entitlements
         self._quotes = quotes
@@ -94,6 +112,7 @@ class Orchestrator:
         self._policy, self._now, self._new_id = mover.policy, mover.now, mover.new_id
         self._mover = mover
         self._holds = Holds(self._mover, credits_, timeout_seconds=hold_seconds)
+        self._ledger_here = ledger_here
 
     # What a user does
 
@@ -142,7 +161,7 @@ class Orchestrator:
         async def act() -> Reply:
             entitled = await self._entitled((await self._mover.owned(request_id, caller)).user_id)
 
-            def decide(request: Request) -> Change | None:
+            def decide(request: Request, *, at_once: bool) -> Change | None:
                 if request.selected_sample_id is not None:
                     if not repeats(request, sample_id, resolution, file_format):
                         raise errors.AlreadySelectedError(sample_id=request.selected_sample_id)
@@ -168,7 +187,9 @@ class Orchestrator:
                     "route": routed(choice),
                 }
                 check_quoted(self._quotes.open(quote_id, request.user_id, self._now()), charge)
-                return self._order(request, Event.SAMPLE_SELECTED, charge, chosen, caller=caller, entitled=entitled)
+                return self._order(
+                    request, Event.SAMPLE_SELECTED, charge, chosen, caller=caller, entitled=entitled, at_once=at_once
+                )
 
             return await self._act_and_pay(request_id, caller, decide)
 
@@ -193,7 +214,7 @@ class Orchestrator:
                 changed = Brief(**{**before.brief, **brief_changes})  # type: ignore[typeddict-item]
                 await self._prompts.judge_change(before.user_id, changed)
 
-            def decide(request: Request) -> Change:
+            def decide(request: Request, *, at_once: bool) -> Change:
                 check_choosing(request, Event.REGENERATION_REQUESTED)
                 if request.selected_sample_id is not None:
                     raise errors.AlreadySelectedError(sample_id=request.selected_sample_id)
@@ -206,8 +227,9 @@ class Orchestrator:
                 check_quoted(self._quotes.open(quote_id, request.user_id, self._now()), charge)
                 fields = {"brief": dict(brief_changes), "plan": entitled.plan.name, "route": routed(choice)}
                 return self._order(
-                    request, Event.REGENERATION_REQUESTED, charge, fields, caller=caller, entitled=entitled
-                )
+                    request, Event.REGENERATION_REQUESTED, charge, fields, caller=caller, entitled=entitled,
+                    at_once=at_once,
+                )  # fmt: skip
 
             return await self._act_and_pay(request_id, caller, decide)
 
@@ -341,16 +363,27 @@ class Orchestrator:
         }  # fmt: skip
         if verdict.outcome is Outcome.REVIEW:
             request = self._for_review(request, verdict)
-            answer = accepted(request)
-            data["review"] = verdict.category
-            await self._mover.write_new(started(request, data=data, claim=claim, answer=answer if claim else None))
-            return Reply(answer=answer, request=request)
-        if charge.funding is Funding.CREDITS:
-            await self._mover.write_new(started(request, data=data, claim=claim))
-            return await self._holds.place_for_caller(request)
+            return await self._start(request, data | {"review": verdict.category}, claim)
+        if charge.funding is not Funding.CREDITS:
+            return await self._start(request, data, claim)
+        if self._ledger_here:
+            with suppress(CreditsNotTakenError):
+                return await self._start(self._held(request), data, claim)
+        await self._mover.write_new(started(request, data=data, claim=claim))
+        return await self._holds.place_for_caller(request)
+
+    async def _start(self, request: Request, data: Mapping[str, Any], claim: KeyClaim | None) -> Reply:
+        """Write a new request, and what its caller is told with it."""
         answer = accepted(request)
         await self._mover.write_new(started(request, data=data, claim=claim, answer=answer if claim else None))
         return Reply(answer=answer, request=request)
+
+    def _held(self, request: Request) -> Request:
+        """A new request whose hold is taken in the statement that writes it, so that it waits for its turn at once."""
+        return replace(
+            request, state=State.PENDING, attempt=1, job_id=self._new_id(), due_at=request.created_at,
+            holds=tuple(map(held, request.holds)),
+        )  # fmt: skip
 
     def _new_request(self, order: Submission, plan: Plan, charge: Charge, route: Route) -> Request:
         """The request in its first state: waiting for its hold, or for its turn where nothing is to be paid."""
@@ -402,14 +435,16 @@ class Orchestrator:
 
     def _order(
         self, request: Request, event: Event, charge: Charge, fields: dict[str, Any], *, caller: Caller,
-        entitled: Entitlements,
+        entitled: Entitlements, at_once: bool,
     ) -> Change:  # fmt: skip
-        """Queue the next job, or first ask for the credits it costs."""
+        """Queue the next job, or first ask for the credits it costs; `at_once`: they are taken along instead."""
         stage = Stage.FINAL if event is Event.SAMPLE_SELECTED else Stage.SAMPLES
         round_number = request.round + (stage is Stage.SAMPLES)
         hold = hold_for(charge, request.id, stage, round_number, self._now())
         data = {"by": caller.name, "charge": _payable(charge, entitled), **shown(fields)}
-        if hold is None or hold.funding is Funding.ALLOWANCE:
+        if at_once and hold is not None and hold.key not in {known.key for known in request.holds}:
+            hold = held(hold)
+        if hold is None or hold.state is HoldState.HELD:
             change = self._mover.happen(request, event, hold=hold, data=data, **ordered(request, event, fields))
             return replace(change, claim=caller.claim, answer=accepted(change.after) if caller.claim else None)
         chosen = {"selected_sample_id": fields["selected_sample_id"]} if stage is Stage.FINAL else {}
@@ -419,16 +454,19 @@ class Orchestrator:
         )
         return replace(change, claim=caller.claim)
 
-    async def _act_and_pay(self, request_id: UUID, caller: Caller, decide: Decide) -> Reply:
+    async def _act_and_pay(self, request_id: UUID, caller: Caller, decide: DecideToPay) -> Reply:
         acted = False
 
-        def watched(request: Request) -> Change | None:
+        def watched(request: Request, *, at_once: bool) -> Change | None:
             nonlocal acted
-            change = decide(request)
+            change = decide(request, at_once=at_once)
             acted = change is not None
             return change
 
-        request = await self._mover.move(request_id, watched, caller)
+        try:
+            request = await self._mover.move(request_id, partial(watched, at_once=self._ledger_here), caller)
+        except CreditsNotTakenError:
+            request = await self._mover.move(request_id, partial(watched, at_once=False), caller)
         if request.placing is not None and request.pending_action is not None:
             return replace(await self._holds.place_for_caller(request), acted=acted)
         return Reply(answer=accepted(request), request=request, acted=acted)

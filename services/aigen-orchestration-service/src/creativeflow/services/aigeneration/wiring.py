@@ -161,7 +161,6 @@ class Service:
         self.policy = settings.policy()
         self.public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
         self.database = Database(database_url, pool_size=settings.database_pool_size)
-        self.store = Store(self.database, free_generations=settings.free_generations)
         self.queries = Queries(self.database)
         self.figures = Figures(self.database)
         self.outbox = Outbox(self.database)
@@ -172,6 +171,8 @@ class Service:
         self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False)
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
         self.credits = credits_ or self._credits()
+        ledger_here = isinstance(self.credits, LocalCredits)
+        self.store = Store(self.database, free_generations=settings.free_generations, ledger_here=ledger_here)
         self.routing = RoutingSource(settings.routing_file)
         self.flags = Flags(self.database)
         self.entitlements = CachedEntitlements(self.credits, flagged=self.flags.flagged, monotonic=monotonic)
@@ -188,7 +189,7 @@ class Service:
         self.orchestrator = Orchestrator(
             mover, self.credits, entitlements=self.entitlements,
             quotes=Quotes(self.secrets.keys), routing=self.routing, prompts=self.prompts,
-            hold_seconds=settings.hold_timeout,
+            hold_seconds=settings.hold_timeout, ledger_here=ledger_here,
         )  # fmt: skip
         self.accounts = Accounts(
             self.books, self.flags, self.ledger, self.outbox, self.orchestrator, entitlements=self.entitlements,

@@ -105,6 +105,13 @@ class Change:
         """The hold in this change that uses up one generation of the month."""
         return next((h for h in self.holds if h.funding is Funding.ALLOWANCE and h.state is HoldState.HELD), None)
 
+    @property
+    def taking(self) -> Hold | None:
+        """The hold of credits that this change takes by itself: nobody was asked for it before."""
+        known = {hold.key for hold in self.before.holds} if self.before else ()
+        held = (h for h in self.holds if h.funding is Funding.CREDITS and h.state is HoldState.HELD)
+        return next((hold for hold in held if hold.key not in known), None)
+
 
 @dataclass(slots=True)
 class _Draft:
@@ -172,7 +179,7 @@ def carry_out(
         draft.put(hold)
     for effect in move.effects:
         _EFFECTS[effect](draft)
-    return Change(
+    change = Change(
         before=request,
         after=draft.request,
         entries=(Entry(event.value, move.to, data or {}),),
@@ -181,13 +188,14 @@ def carry_out(
         usage=tuple(draft.usage),
         queues=draft.queues,
     )
+    return _with_money_line(change) if hold is not None else change
 
 
 def started(
     request: Request, *, data: Mapping[str, Any], claim: KeyClaim | None = None, answer: Answer | None = None
 ) -> Change:
     """The change that brings a new request into being, with its hold and, when it waits already, its first job."""
-    return Change(
+    change = Change(
         before=None,
         after=request,
         entries=(Entry(SUBMITTED, request.state, data),),
@@ -196,6 +204,15 @@ def started(
         claim=claim,
         answer=answer,
     )
+    return _with_money_line(change)
+
+
+def _with_money_line(change: Change) -> Change:
+    """Credits that are taken at once have their line in the timeline, as those which were asked for have."""
+    if (hold := change.taking) is None:
+        return change
+    line = Entry(Event.CREDITS_HELD.value, None, {"hold": hold.key, "credits": credits_text(hold.amount)})
+    return replace(change, entries=(*change.entries, line))
 
 
 def failure(code: str) -> Failure:

@@ -1,6 +1,7 @@
 """What a user orders: which plan allows it, what it costs, which job it leads to, whether it repeats another."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -160,6 +161,11 @@ def hold_for(charge: Charge, request_id: UUID, stage: Stage, round_number: int, 
         funding=charge.funding, amount=charge.amount, state=HoldState.PLACING if paid else HoldState.HELD,
         month=None if paid else now.date().replace(day=1).isoformat(),
     )  # fmt: skip
+
+
+def held(hold: Hold) -> Hold:
+    """The hold as it stands where the change that begins it takes its credits."""
+    return replace(hold, state=HoldState.HELD)
 
 
 def ordered(request: Request, event: Event, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,46 @@ WITH held AS MATERIALIZED (
 )
 SELECT key, COALESCE(done, kind) AS resolved FROM held"""
 
+# What follows is for the statements that write requests: credits kept here move with what they pay for, together or
+# not at all.
+
+TAKING = """
+taking AS MATERIALIZED (
+    SELECT c.id, c.user_id, c.take_key AS key, c.take_amount AS amount FROM {rows} c
+    WHERE c.take_key IS NOT NULL
+), paying AS (
+    UPDATE credit_accounts a SET balance = balance - t.amount FROM (
+        SELECT user_id, sum(amount)::bigint AS amount FROM taking GROUP BY user_id ORDER BY user_id COLLATE "C") t
+    WHERE a.user_id = t.user_id AND balance >= t.amount
+    RETURNING a.user_id
+), taken AS MATERIALIZED (SELECT id FROM taking JOIN paying USING (user_id))"""
+"""Takes what rows ask for; of several for one user all or none. Who writes `written` lets only `taken` through.
+
+A key that was used before violates the key of the entries, here and below: the statement writes nothing.
+"""
+
+SET_ASIDE = """
+set_aside AS (
+    INSERT INTO credit_entries (operation, account, amount, kind, reason)
+    SELECT 'hold:' || c.take_key, e.account, e.amount, 'hold', c.take_action
+    FROM written c, LATERAL (VALUES ('user:' || c.user_id, -c.take_amount), ('held:' || c.take_key, c.take_amount))
+        AS e(account, amount)
+    WHERE c.take_key IS NOT NULL
+)"""
+
+SETTLING = """
+settling AS MATERIALIZED (
+    SELECT c.id, c.at, h.amount, d->'body'->>'key' AS key
+    FROM written c, jsonb_array_elements(c.debts) d
+    JOIN credit_entries h ON h.operation = 'hold:' || (d->'body'->>'key')
+        AND h.account = 'held:' || (d->'body'->>'key')
+    WHERE d->>'topic' = 'credits.capture'
+), revenue AS (
+    INSERT INTO credit_entries (operation, account, amount, kind)
+    SELECT 'resolve:' || s.key, e.account, e.amount, 'capture'
+    FROM settling s, LATERAL (VALUES ('held:' || s.key, -s.amount), ('revenue', s.amount)) AS e(account, amount)
+)"""
+"""Captures what was held here; anything else stays a debt, and the relay finds out what is wrong with it."""
 
 # A hold of nothing that is released already: the entry's key is the hold's own, so only one of the two can be there.
 _CLOSE = """

@@ -70,6 +70,8 @@ def _beside_the_request(change: Change) -> dict[str, Any]:
             for used in change.usage
         ],
     }  # fmt: skip
+    if (taking := change.taking) is not None:
+        row |= {"take_key": taking.key, "take_amount": taking.amount, "take_action": taking.action}
     if change.allowance is not None:
         row["allowance_month"] = change.allowance.month
     if change.claim is not None:

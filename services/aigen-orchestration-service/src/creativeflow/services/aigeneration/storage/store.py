@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from creativeflow.services.aigeneration.storage import rows
 from creativeflow.services.aigeneration.storage.batching import Batcher
 from creativeflow.services.aigeneration.storage.database import Database, to_json
 from creativeflow.services.aigeneration.storage.flags import HOLD_UNDECIDED, RAISE
+from creativeflow.services.aigeneration.storage.ledger import SET_ASIDE, SETTLING, TAKING
 
 NOTES_MAX = 50
 _TURNS = 3
@@ -34,6 +36,8 @@ class Written(Enum):
     """Somebody else moved the request first: load it again and decide anew."""
     NO_ALLOWANCE = auto()
     """The Free plan's generations of the month are used up; nothing was written."""
+    NOT_TAKEN = auto()
+    """The credits that it takes are not there, or not to be had at once; nothing was written."""
 
 
 class KeyTakenError(Exception):
@@ -72,7 +76,7 @@ jsonb_to_recordset($1::jsonb) AS c(
         due_at timestamptz, lease_until timestamptz, deadline_at timestamptz, remind_at timestamptz,
         allowance_month date, entries jsonb, debts jsonb, holds jsonb, usage jsonb,
         principal text, key text, fingerprint text, status int, location text, body text,
-        webhook jsonb)"""
+        take_key text, take_amount bigint, take_action text, webhook jsonb)"""
 
 # Start-time fair queuing: a user's next job starts where the user's last unfinished one ended, never before the
 # lane's virtual time. Heavier plans advance by less.
@@ -102,11 +106,28 @@ entry AS (
     FROM written c, jsonb_array_elements(c.entries) e
 )"""
 
-_TAIL = f"""
-{_ENTRY}, debt AS (
+# A settled capture is told after what it paid for.
+_ENTRIES = """
+entry AS (
+    INSERT INTO generation_events (request_id, version, event, state, data, at)
+    SELECT id, version, event, state, data, at FROM (
+        SELECT c.id, c.version, e->>'event' AS event, e->>'state' AS state, e->'data' AS data, c.at, nth
+        FROM written c, jsonb_array_elements(c.entries) WITH ORDINALITY entries(e, nth)
+        UNION ALL
+        SELECT s.id, NULL, 'credits_captured', NULL, jsonb_build_object('hold', s.key), s.at, 99 FROM settling s) lines
+    ORDER BY id, nth
+)"""
+
+
+def _tail(*, take: bool = False, settle: bool = False) -> str:
+    """Everything beside the request; `take`, `settle`: credits that lie in this database move along."""
+    owed = "d->>'topic' <> 'credits.capture' OR d->'body'->>'key' NOT IN (SELECT key FROM settling)"
+    settled = ", settled_at = CASE WHEN h.key IN (SELECT key FROM settling) THEN excluded.began_at END"
+    return f"""
+{f"{SETTLING}, {_ENTRIES}" if settle else _ENTRY}, {f"{SET_ASIDE}, " if take else ""}debt AS (
     INSERT INTO outbox (request_id, topic, body, due_at, created_at)
     SELECT c.id, d->>'topic', d->'body', c.at, c.at
-    FROM written c, jsonb_array_elements(c.debts) d
+    FROM written c, jsonb_array_elements(c.debts) d {f"WHERE {owed}" if settle else ""}
 ), hold AS (
     INSERT INTO holds AS h (key, request_id, user_id, stage, round, action, funding, amount, month, state, began_at)
     SELECT n.key, c.id, c.user_id, n.stage, n.round, n.action, n.funding, n.amount, n.month, n.state, c.at
@@ -115,6 +136,7 @@ _TAIL = f"""
     ON CONFLICT (key) DO UPDATE SET
         state = excluded.state, amount = excluded.amount, action = excluded.action,
         resolved_at = CASE WHEN excluded.state IN ('captured', 'released') THEN excluded.began_at END
+        {settled if settle else ""}
 ), used AS (
     INSERT INTO usage_log (request_id, user_id, project_id, stage, round, action, paid_by, amount, plan, model, at)
     SELECT c.id, c.user_id, c.of_project, u.stage, u.round, u.action, u.paid_by, u.amount, c.plan, u.model, c.at
@@ -130,8 +152,10 @@ _TAIL = f"""
     WHERE k.request_id = c.id AND k.status IS NULL AND c.key IS NULL AND c.status IS NOT NULL
 )"""  # noqa: S608 - joined from constants of this module
 
-_INTAKE = f"""
-WITH {_CHANGE}, allowance AS ({_USE_ALLOWANCE}), stored AS (
+
+def _intake(*, take: bool) -> str:
+    return f"""
+WITH {_CHANGE}, allowance AS ({_USE_ALLOWANCE}){f", {TAKING.format(rows='change')}" if take else ""}, stored AS (
     INSERT INTO generation_requests (
         id, user_id, project_id, created_by, correlation_id, traceparent, state, stage, round, attempt, job_id,
         version, plan, brief, metadata, max_rounds, file_format, pending_action, route, model, retry_of, fair_at,
@@ -140,13 +164,18 @@ WITH {_CHANGE}, allowance AS ({_USE_ALLOWANCE}), stored AS (
            c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.max_rounds, c.file_format, c.pending_action,
            c.route, c.model, c.retry_of, c.fair_at, c.due_at, c.deadline_at, c.at, c.at
     FROM change c
-    WHERE c.allowance_month IS NULL OR EXISTS (
-        SELECT FROM allowance a WHERE a.user_id = c.user_id AND a.month = c.allowance_month)
+    WHERE (c.allowance_month IS NULL OR EXISTS (
+        SELECT FROM allowance a WHERE a.user_id = c.user_id AND a.month = c.allowance_month))
+      {"AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))" if take else ""}
     RETURNING id
 ), written AS MATERIALIZED (
     SELECT c.*, c.project_id AS of_project FROM change c WHERE c.id IN (SELECT id FROM stored)
-), {_TAIL}
+), {_tail(take=take)}
 SELECT id FROM stored"""  # noqa: S608 - joined from constants of this module
+
+
+_INTAKE = _intake(take=False)
+_INTAKE_AND_TAKE = _intake(take=True)
 
 _SET = """
         state = c.state, stage = c.stage, round = c.round, attempt = c.attempt, job_id = c.job_id,
@@ -158,18 +187,29 @@ _SET = """
         lease_until = c.lease_until, deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at"""
 _GUARD = "r.id = c.id AND r.version = c.version - 1 AND r.state = c.from_state"
 
-_MOVING = f"""
-WITH {_CHANGE}, written AS (
+# Whose credits are taken is known before anything is written; all are locked at once, so that the order of their ids
+# stays the order of their locks.
+_LOCKED = f"""
+locked AS MATERIALIZED (
+    SELECT c.id, c.user_id, c.take_key, c.take_amount FROM change c JOIN generation_requests r ON {_GUARD}
+    ORDER BY c.id FOR UPDATE OF r
+)"""  # noqa: S608 - as above
+
+
+def _moving(*, take: bool, settle: bool) -> str:
+    return f"""
+WITH {_CHANGE}, {f"{_LOCKED}, {TAKING.format(rows='locked')}, " if take else ""}written AS (
     UPDATE generation_requests r SET {_SET}, fair_at = COALESCE(c.fair_at, r.fair_at)
-    FROM change c WHERE {_GUARD}
+    FROM change c WHERE {_GUARD} {"AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))" if take else ""}
     RETURNING c.*, r.project_id AS of_project, r.created_by AS of_caller
-), {_TAIL}, given_back AS (
+), {_tail(take=take, settle=settle)}, given_back AS (
     UPDATE free_usage u SET used = u.used - g.given FROM (
         SELECT c.user_id, n.month, count(*) AS given
         FROM written c, jsonb_to_recordset(c.holds) AS n(month date, funding text, state text)
         WHERE n.funding = 'allowance' AND n.state = 'released' GROUP BY c.user_id, n.month) g
     WHERE u.user_id = g.user_id AND u.month = g.month
 )"""  # noqa: S608 - joined from constants of this module
+
 
 # What a move announces goes to every enabled target of the caller that made the request, each with a debt of its own.
 _TELLING = """
@@ -186,9 +226,16 @@ delivery AS (
     FROM delivery
 )"""
 
-_WRITTEN = "SELECT id FROM written"
-_MOVE = f"{_MOVING} {_WRITTEN}"
-_MOVE_AND_TELL = f"{_MOVING}, {_TELLING} {_WRITTEN}"
+_WRITTEN = "SELECT id, true AS written FROM written"
+_NOT_TAKEN = "SELECT id, false FROM locked WHERE take_key IS NOT NULL AND id NOT IN (SELECT id FROM written)"
+
+
+@cache
+def _move(*, take: bool, settle: bool, tell: bool) -> str:
+    """The statement which writes into no table, and looks for nobody, that no change of its batch asks for."""
+    ends = f"{_WRITTEN} UNION ALL {_NOT_TAKEN}" if take else _WRITTEN
+    return f"{_moving(take=take, settle=settle)}{f', {_TELLING}' if tell else ''} {ends}"
+
 
 # A job that is leased, confirmed or begun touches its request and timeline alone: half of all moves, at half the price.
 _ALONE = f"UPDATE generation_requests r SET {_SET} FROM {_ROWS} WHERE {_GUARD}"  # noqa: S608 - as above
@@ -232,11 +279,17 @@ NEXT_LOOK = "LEAST(r.deadline_at, r.lease_until, r.remind_at)"
 
 
 class Store:
-    """State, timeline, holds and debts in one database."""
+    """State, timeline, holds and debts in one database.
 
-    def __init__(self, database: Database, *, free_generations: int, batch_size: int = 64) -> None:
+    `ledger_here`: so are the credits, and a capture is no debt but done in the statement that delivers.
+    """
+
+    def __init__(
+        self, database: Database, *, free_generations: int, ledger_here: bool = False, batch_size: int = 64
+    ) -> None:
         self._database = database
         self._free_generations = free_generations
+        self._ledger_here = ledger_here
         self._intakes = Batcher(self._write_intakes, key=_intake_key, max_size=batch_size)
         self._moves = Batcher(self._write_moves, key=lambda change: change.after.id, max_size=batch_size)
         self._loads = Batcher(self._load_many, key=lambda request_id: request_id, max_size=batch_size)
@@ -436,20 +489,35 @@ class Store:
 
     async def _write_intakes(self, changes: Sequence[Change]) -> list[Written]:
         payload = _payload(changes)
-        written = {row["id"] for row in await self._database.fetch(_INTAKE, payload, self._free_generations)}
-        if len(changes) > 1 and len(written) < len(changes):
-            # Several generations of one user came together and do not all fit into the month: one at a time they may.
-            return [
-                Written.YES if change.after.id in written else (await self._write_intakes([change]))[0]
-                for change in changes
-            ]
-        return [Written.YES if change.after.id in written else Written.NO_ALLOWANCE for change in changes]
+        statement = _INTAKE_AND_TAKE if any("take_key" in row for row in payload) else _INTAKE
+        written = {row["id"] for row in await self._database.fetch(statement, payload, self._free_generations)}
+        found = []
+        for change in changes:
+            if change.after.id in written:
+                found.append(Written.YES)
+            elif change.taking is not None:
+                found.append(Written.NOT_TAKEN)
+            elif len(changes) > 1:
+                # Several generations of one user came together and do not all fit into the month: alone it may.
+                found += await self._write_intakes([change])
+            else:
+                found.append(Written.NO_ALLOWANCE)
+        return found
 
     async def _write_moves(self, changes: Sequence[Change]) -> list[Written]:
+        try:
+            return await self._move_all(changes, settle=self._ledger_here)
+        except asyncpg.UniqueViolationError as error:
+            if error.table_name != "credit_entries" or len(changes) > 1:
+                raise
+            # Somebody used the key in the ledger at this moment; the long way finds out what became of it.
+            return [Written.NOT_TAKEN] if changes[0].taking else await self._move_all(changes, settle=False)
+
+    async def _move_all(self, changes: Sequence[Change], *, settle: bool) -> list[Written]:
         payload = _payload(changes)
-        found = await self._database.fetch(_move(changes, payload), payload)
-        written = {row["id"] for row in found}
-        return [Written.YES if change.after.id in written else Written.SUPERSEDED for change in changes]
+        found = await self._database.fetch(_statement(changes, payload, settle=settle), payload)
+        written = {row["id"]: Written.YES if row["written"] else Written.NOT_TAKEN for row in found}
+        return [written.get(change.after.id, Written.SUPERSEDED) for change in changes]
 
     async def _write_with_allowance(self, change: Change) -> Written:
         """A regeneration on the Free plan: the month's count and the move in one transaction."""
@@ -460,7 +528,8 @@ class Store:
             await transaction.start()
             try:
                 # First the request, then the month: as a move that gives a generation back locks them.
-                if not await connection.fetch(_move([change], payload), payload):
+                statement = _statement([change], payload, settle=self._ledger_here)
+                if not await connection.fetch(statement, payload):
                     outcome = Written.SUPERSEDED
                 elif not await connection.fetch(f"WITH {_CHANGE} {_USE_ALLOWANCE}", payload, self._free_generations):
                     outcome = Written.NO_ALLOWANCE
@@ -483,11 +552,13 @@ def _payload(changes: Sequence[Change]) -> list[dict[str, Any]]:
     return [rows.from_change(change) for change in sorted(changes, key=lambda change: change.after.id)]
 
 
-def _move(changes: Sequence[Change], payload: Sequence[Mapping[str, Any]]) -> str:
-    """The statement for a batch: it writes into no table, and looks for nobody, that no change of it asks for."""
-    if any("webhook" in row for row in payload):
-        return _MOVE_AND_TELL
-    return _MOVE_ALONE if all(map(rows.is_plain, changes)) else _MOVE
+def _statement(changes: Sequence[Change], payload: Sequence[Mapping[str, Any]], *, settle: bool) -> str:
+    if all(map(rows.is_plain, changes)):
+        return _MOVE_ALONE
+    captures = settle and any(debt.topic == Topic.CAPTURE for change in changes for debt in change.debts)
+    return _move(
+        take=any("take_key" in row for row in payload), settle=captures, tell=any("webhook" in row for row in payload)
+    )
 
 
 def _intake_key(change: Change) -> Any:
