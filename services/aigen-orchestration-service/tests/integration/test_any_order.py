@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Awaitable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -355,6 +356,19 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.ended.items() <= now.items(), "a terminal state has changed"
         self.ended = now
 
+    @invariant()
+    def what_was_written_is_what_is_stored(self) -> None:
+        """Whatever statement wrote a version of a request, all of it is there: what this process has of it says so."""
+        if self.world is not None:
+            self.loop.run_until_complete(self._compare())
+
+    async def _compare(self) -> None:
+        remembered = dict(self.at.orchestrator._mover._remembered)  # noqa: SLF001 - as it was written
+        for stored in await asyncio.gather(*map(self.at.service.store.load, remembered)):
+            assert stored is not None
+            if (written := remembered[stored.id]).version == stored.version:
+                assert _comparable(written) == _comparable(stored)
+
     def teardown(self) -> None:
         """In the end everything is paid, nothing is left, and every credit is accounted for."""
         if self.world is None:
@@ -380,6 +394,11 @@ class AnyOrder(RuleBasedStateMachine):
         spent = {row["user_id"]: row["spent"] for row in await self.at.database.fetch(_SPENT)}
         for user in USERS.values():
             assert await self.at.balance(user) == GIVEN - spent.get(user, 0), user
+
+
+def _comparable(request: Request) -> Request:
+    """Without the place in the queue, which the store gives, and with its holds in one order."""
+    return replace(request, fair_at=None, holds=tuple(sorted(request.holds, key=lambda hold: hold.key)))
 
 
 def test_in_any_order_money_and_states_stay_exact(admin_url: str, template: str) -> None:

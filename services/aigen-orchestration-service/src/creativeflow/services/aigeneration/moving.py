@@ -165,6 +165,17 @@ class Mover:
             raise errors.NotFoundError
         return request
 
+    async def owner(self, request_id: UUID, caller: Caller) -> str:
+        """Whose request it is, which never changes: so that what is remembered will do.
+
+        Raises:
+            NotFoundError: unknown, or somebody else's.
+        """
+        remembered = self._remembered.get(request_id)
+        if remembered is not None and caller.user_id in {None, remembered.user_id}:
+            return remembered.user_id
+        return (await self.owned(request_id, caller)).user_id
+
     async def once(self, claim: KeyClaim | None, act: Callable[[], Awaitable[Reply]]) -> Reply:
         """Act, or give the answer that an earlier call with the same key got.
 

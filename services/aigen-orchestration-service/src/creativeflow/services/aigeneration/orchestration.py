@@ -159,7 +159,7 @@ class Orchestrator:
         """
 
         async def act() -> Reply:
-            entitled = await self._entitled((await self._mover.owned(request_id, caller)).user_id)
+            entitled = await self._entitled(await self._mover.owner(request_id, caller))
 
             def decide(request: Request, *, at_once: bool) -> Change | None:
                 if request.selected_sample_id is not None:

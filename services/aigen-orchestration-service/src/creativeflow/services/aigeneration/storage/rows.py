@@ -13,6 +13,11 @@ from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.prices import Funding
 from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
 
+_NOT_OF_THE_JOB = (
+    "stage", "round", "plan", "brief", "samples", "sample_failures", "selected_sample_id", "final_size", "file_format",
+    "final_asset", "failure", "pending_action", "ai_model_used", "remind_at",
+)  # fmt: skip
+
 
 def from_change(change: Change) -> dict[str, Any]:
     """One element of the batch that the write statements take; see `_CHANGE` in the store.
@@ -31,7 +36,7 @@ def from_change(change: Change) -> dict[str, Any]:
         "pending_action": after.pending_action, "model": after.model, "ai_model_used": after.ai_model_used,
         "due_at": after.due_at, "lease_until": after.lease_until, "deadline_at": after.deadline_at,
         "remind_at": after.remind_at, "plan": after.plan,
-        "entries": [{"event": e.event, "state": e.state, "data": e.data} for e in change.entries],
+        "entries": _entries(change),
     }  # fmt: skip
     if before is None:
         row |= {
@@ -53,6 +58,31 @@ def is_plain(change: Change) -> bool:
     return not (
         change.debts or change.holds or change.usage or change.queues or change.claim or change.answer
     )  # fmt: skip
+
+
+def moves_job_alone(change: Change) -> bool:
+    """Whether a plain change is about the job and nothing else of the request: `from_job_move` says all of it."""
+    before, after = change.before, change.after
+    return before is not None and is_plain(change) and all(
+        getattr(before, name) is getattr(after, name) for name in _NOT_OF_THE_JOB
+    )  # fmt: skip
+
+
+def from_job_move(change: Change) -> dict[str, Any]:
+    """One element of the batch for the statement that writes jobs alone."""
+    before, after = change.before, change.after
+    assert before is not None  # noqa: S101 - see moves_job_alone
+    return {
+        "id": after.id, "version": after.version, "at": after.updated_at, "from_state": before.state,
+        "state": after.state, "attempt": after.attempt, "job_id": after.job_id, "progress": after.progress,
+        "route": after.route if after.route is not before.route else None, "model": after.model,
+        "due_at": after.due_at, "lease_until": after.lease_until, "deadline_at": after.deadline_at,
+        "entries": _entries(change),
+    }  # fmt: skip
+
+
+def _entries(change: Change) -> list[dict[str, Any]]:
+    return [{"event": e.event, "state": e.state, "data": e.data} for e in change.entries]
 
 
 def _beside_the_request(change: Change) -> dict[str, Any]:

@@ -237,8 +237,17 @@ def _move(*, take: bool, settle: bool, tell: bool) -> str:
     return f"{_moving(take=take, settle=settle)}{f', {_TELLING}' if tell else ''} {ends}"
 
 
-# A job that is leased, confirmed or begun touches its request and timeline alone: half of all moves, at half the price.
-_ALONE = f"UPDATE generation_requests r SET {_SET} FROM {_ROWS} WHERE {_GUARD}"  # noqa: S608 - as above
+# A job that is leased, confirmed or begun touches little of its request, and nothing else: half of all moves.
+_ALONE = f"""
+UPDATE generation_requests r SET
+    state = c.state, version = c.version, attempt = c.attempt, job_id = c.job_id, progress = c.progress,
+    route = COALESCE(c.route, r.route), model = c.model, due_at = c.due_at, lease_until = c.lease_until,
+    deadline_at = c.deadline_at, updated_at = c.at
+FROM jsonb_to_recordset($1::jsonb) AS c(
+    id uuid, version int, at timestamptz, from_state text, state text, attempt int, job_id uuid, progress jsonb,
+    route jsonb, model text, due_at timestamptz, lease_until timestamptz, deadline_at timestamptz,
+    entries jsonb)
+WHERE {_GUARD}"""  # noqa: S608 - as above
 _MOVED_ALONE = f"RETURNING c.id, c.version, c.at, c.entries), {_ENTRY} {_WRITTEN}"
 _MOVE_ALONE = f"WITH written AS ({_ALONE} {_MOVED_ALONE}"
 
@@ -354,7 +363,7 @@ class Store:
             if not found:
                 return LeasedJobs([], window_full=await self._some_wait(lane, now))
             changes = [lease(rows.to_request(row)) for row in found]
-            payload = _payload(changes)
+            payload = _payload(changes, rows.from_job_move)
             reached = max(row["fair_at"] for row in found)
             taken = await self._database.fetch(_LEASE, payload, lane, found[0]["turn"], reached)
             if taken:
@@ -514,8 +523,7 @@ class Store:
             return [Written.NOT_TAKEN] if changes[0].taking else await self._move_all(changes, settle=False)
 
     async def _move_all(self, changes: Sequence[Change], *, settle: bool) -> list[Written]:
-        payload = _payload(changes)
-        found = await self._database.fetch(_statement(changes, payload, settle=settle), payload)
+        found = await self._database.fetch(*_moved_by(changes, settle=settle))
         written = {row["id"]: Written.YES if row["written"] else Written.NOT_TAKEN for row in found}
         return [written.get(change.after.id, Written.SUPERSEDED) for change in changes]
 
@@ -528,8 +536,7 @@ class Store:
             await transaction.start()
             try:
                 # First the request, then the month: as a move that gives a generation back locks them.
-                statement = _statement([change], payload, settle=self._ledger_here)
-                if not await connection.fetch(statement, payload):
+                if not await connection.fetch(*_moved_by([change], settle=self._ledger_here)):
                     outcome = Written.SUPERSEDED
                 elif not await connection.fetch(f"WITH {_CHANGE} {_USE_ALLOWANCE}", payload, self._free_generations):
                     outcome = Written.NO_ALLOWANCE
@@ -545,20 +552,23 @@ class Store:
         return [by_id.get(request_id) for request_id in ids]
 
 
-def _payload(changes: Sequence[Change]) -> list[dict[str, Any]]:
+def _payload(
+    changes: Sequence[Change], row: Callable[[Change], dict[str, Any]] = rows.from_change
+) -> list[dict[str, Any]]:
     """What a statement is given, in the order of the ids: two statements that lock some of the same requests do so in
     one order, and never wait for each other in a circle.
     """
-    return [rows.from_change(change) for change in sorted(changes, key=lambda change: change.after.id)]
+    return [row(change) for change in sorted(changes, key=lambda change: change.after.id)]
 
 
-def _statement(changes: Sequence[Change], payload: Sequence[Mapping[str, Any]], *, settle: bool) -> str:
-    if all(map(rows.is_plain, changes)):
-        return _MOVE_ALONE
+def _moved_by(changes: Sequence[Change], *, settle: bool) -> tuple[str, list[dict[str, Any]]]:
+    """The statement that writes these moves, and what it is given."""
+    if all(map(rows.moves_job_alone, changes)):
+        return _MOVE_ALONE, _payload(changes, rows.from_job_move)
+    payload = _payload(changes)
     captures = settle and any(debt.topic == Topic.CAPTURE for change in changes for debt in change.debts)
-    return _move(
-        take=any("take_key" in row for row in payload), settle=captures, tell=any("webhook" in row for row in payload)
-    )
+    takes, tells = (any(name in row for row in payload) for name in ("take_key", "webhook"))
+    return _move(take=takes, settle=captures, tell=tells), payload
 
 
 def _intake_key(change: Change) -> Any:
