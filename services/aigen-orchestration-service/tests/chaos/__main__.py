@@ -24,18 +24,20 @@ from lives import LIVES
 from own_servers import own_servers
 from yard import Yard, yard
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 600.0
+"""How long a step of a life may take before it counts as lost: a storm that goes on takes its time with some."""
 _DOUBLED = """SELECT count(*) FROM (SELECT data->>'job_id' FROM generation_events
               WHERE event IN ('samples_delivered', 'final_delivered') GROUP BY 1 HAVING count(*) > 1) twice"""
 
 
 async def soak(
     *, count: int, at_once: int, processes: int, seed: int, books: str, console: Console,
-    kinds: Sequence[str] = tuple(LIVES), servers: bool = False,
+    kinds: Sequence[str] = tuple(LIVES), servers: bool = False, patience_seconds: float = PATIENCE_SECONDS,
 ) -> dict[str, Any]:  # fmt: skip
     """So many lives, so many of them at once; the figures, with every violation in words.
 
-    `servers`: on a PostgreSQL and a RabbitMQ of their own, which are killed too.
+    `servers`: on a PostgreSQL and a RabbitMQ of their own, which are killed too. A step of a life that takes longer
+    than `patience_seconds` is lost.
     """
     began = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -43,7 +45,7 @@ async def soak(
         places = {"database": own[0].url, "broker": own[1].url} if own else {}
         made = await stack.enter_async_context(yard(books=books, **places))
         storm = await stack.enter_async_context(Storm(made, processes=processes, seed=seed, servers=own))
-        made.call_at(storm.ports, PATIENCE_SECONDS)
+        made.call_at(storm.ports, patience_seconds)
         stop = asyncio.Event()
         working = [asyncio.create_task(made.worker(port).run(stop)) for port in storm.ports]
         raging = asyncio.create_task(storm.rage())
