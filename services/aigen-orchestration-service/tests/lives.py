@@ -161,13 +161,15 @@ class User:
     async def until(self, request_id: str, *states: str) -> dict[str, Any]:
         """Wait for one of these states, or for any end."""
         ends = time.monotonic() + self.line.patience_seconds
+        pause = 0.05
         while True:
             found: dict[str, Any] = (await self.call("GET", f"{REQUESTS}/{request_id}")).json()
             if found.get("status") in {*states, *ENDED}:
                 return found
             if time.monotonic() > ends:
                 raise LifeError(f"{self.id}: {request_id} is still {found.get('status')}")
-            await asyncio.sleep(0.07)
+            await asyncio.sleep(pause)
+            pause = min(0.5, 1.3 * pause)  # some dozens of lives that ask all the time would be all there is to do
 
     async def shown(self, request: dict[str, Any]) -> dict[str, Any]:
         """The request once its samples can be looked at."""
@@ -356,7 +358,7 @@ def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
         while not (await user.accepted("GET", f"{targets}/{target}/deliveries?status={then}"))["items"]:
             if time.monotonic() > ends:
                 raise LifeError(f"{user.id}: no delivery is {then}")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
         await user.call("DELETE", f"{targets}/{target}")
 
     return life

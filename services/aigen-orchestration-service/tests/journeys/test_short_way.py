@@ -10,6 +10,7 @@ from creativeflow.services.aigeneration.api.routing import ShortRoute, ShortWay
 
 ORDER = PLAIN | {"user_id": "user"}
 CALLBACK = "/api/v1/n8n-callbacks/started"
+NOBODY = "01a2179f-0000-7000-8000-00000000abcd"
 CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "good": ("POST", f"{REQUESTS}/quote", {"json": ORDER}),
     "no body": ("POST", f"{REQUESTS}/quote", {}),
@@ -27,6 +28,19 @@ CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "another method": ("PUT", CALLBACK, {}),
     "a slash more": ("POST", f"{CALLBACK}/", {}),
     "no argument": ("GET", "/api/v1/operations/queues", {}),
+    "an id of nobody": ("GET", f"{REQUESTS}/{NOBODY}", {}),
+    "an id in capitals": ("GET", f"{REQUESTS}/{NOBODY.upper()}", {}),
+    "an id without its hyphens": ("GET", f"{REQUESTS}/{NOBODY.replace('-', '')}", {}),
+    "no id": ("GET", f"{REQUESTS}/somewhere", {}),
+    "an id and a query": ("GET", f"{REQUESTS}/{NOBODY}?colour=red", {}),
+    "an id and an encoded slash": ("GET", f"{REQUESTS}/{NOBODY}%2Fevents", {}),
+    "a choice for nobody": ("POST", f"{REQUESTS}/{NOBODY}/select-sample", {"json": {"selected_sample_id": "x"}}),
+    "a choice of nothing": ("POST", f"{REQUESTS}/{NOBODY}/select-sample", {"json": {}}),
+    "a choice without words": ("POST", f"{REQUESTS}/{NOBODY}/select-sample", {}),
+    "a body that may be left out": ("POST", f"{REQUESTS}/{NOBODY}/regenerate-samples", {}),
+    "an end for nobody": ("POST", f"{REQUESTS}/{NOBODY}/cancel", {}),
+    "an unknown action": ("POST", f"{REQUESTS}/{NOBODY}/paint", {}),
+    "an action by another method": ("PATCH", f"{REQUESTS}/{NOBODY}", {}),
 }
 _OWN = {"x-request-id", "traceparent", "ratelimit"}
 """Headers, and below values, that are new for every call."""
@@ -58,11 +72,27 @@ async def test_both_ways_answer_alike(client: Caller, call: str) -> None:
 async def test_the_short_way_leads_where_the_router_would_lead(client: Caller) -> None:
     taken = client.app.short_way.routes
     assert ("POST", REQUESTS) in taken
+    assert ("POST", f"{REQUESTS}/{{}}/select-sample") in taken
     for (method, path), route in taken.items():
-        scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+        scope = {
+            "type": "http", "method": method, "path": path.replace("{}", NOBODY), "root_path": "", "headers": []
+        }  # fmt: skip
         fitting = [other for other in client.app.router.routes if other.matches(scope)[0] is Match.FULL]
         assert fitting[0] is route, path
         assert isinstance(route, ShortRoute)
+
+
+async def test_a_request_is_read_and_ended_alike_on_both_ways(client: Caller) -> None:
+    for way in (client.app.short_way, NONE):
+        client.app.short_way = way
+        made = (await client.post(REQUESTS, json=ORDER)).json()
+        found = await client.get(f"{REQUESTS}/{made['id']}")
+        assert (found.status_code, found.json()["id"]) == (200, made["id"])
+        ended = await client.post(f"{REQUESTS}/{made['id']}/cancel", headers={"X-User-ID": "somebody else"})
+        assert ended.status_code == 404
+        assert (await client.post(f"{REQUESTS}/{made['id']}/cancel")).json()["outcome"] == "canceled"
+        events = [entry["event"] for entry in (await client.get(f"{REQUESTS}/{made['id']}/events")).json()["items"]]
+        assert {"submitted", "cancel_requested"} <= set(events)
 
 
 async def test_what_is_counted_names_the_route_on_both_ways(client: Caller) -> None:

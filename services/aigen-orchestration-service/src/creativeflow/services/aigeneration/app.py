@@ -70,11 +70,11 @@ class App(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
-        if (route := self.short_way.find(scope)) is None:
+        if (found := self.short_way.find(scope)) is None:
             await super().__call__(scope, receive, send)
             return
         scope["app"] = self
-        await self.short_way.lead(route, scope, receive, send)
+        await self.short_way.lead(found, scope, receive, send)
 
 
 def create_app(settings: Settings | None = None, *, migrates: bool = True, service: Service | None = None) -> FastAPI:

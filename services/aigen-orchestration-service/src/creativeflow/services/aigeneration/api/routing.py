@@ -1,9 +1,11 @@
 """How calls find their endpoints, how endpoints read bodies, and how they declare their refusals."""
 
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
 from inspect import iscoroutinefunction
 from typing import Any
+from uuid import UUID
 
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
@@ -24,6 +26,9 @@ from creativeflow.services.aigeneration.validation import describe, parse_json, 
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
+_WITH_ID = re.compile(r"(/.+/)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(/.+)?")
+"""A path with one id, in the form in which ids are given out; any other form is the framework's business."""
+
 
 class JsonRequest(Request):
     """Reads JSON with a bound on its depth."""
@@ -39,7 +44,8 @@ class JsonRequest(Request):
 
 
 class ShortRoute(APIRoute):
-    """A route whose calls skip the framework's steps where nothing is asked for but the request and a JSON body.
+    """A route whose calls skip the framework's steps where nothing is asked for but the request, the id in its path and
+    a JSON body.
 
     Steps and refusals are the same and in the same order; leaving the others out saves an eighth of an accept.
     """
@@ -48,19 +54,28 @@ class ShortRoute(APIRoute):
     """Answers a call that was found by its path alone; see `ShortWay`."""
 
     def get_route_handler(self) -> Handler:
-        """The short way, or the framework's."""
-        short = _short_handler(self.dependant)
-        self.straight = None if "{" in self.path else short
-        return short or super().get_route_handler()
+        """The short way, or the framework's, which reads ids in any form."""
+        self.straight = _short_handler(self.dependant)
+        has_id = bool(self.dependant.path_params)
+        return super().get_route_handler() if has_id or not self.straight else self.straight
+
+    @property
+    def address(self) -> tuple[str, str]:
+        """Its path, with `{}` for the id; and the id's name, empty where there is none."""
+        names = [parameter.alias for parameter in self.dependant.path_params]
+        return re.sub(r"\{[^}]+\}", "{}", self.path), "".join(names)
 
 
 class JsonRoute(ShortRoute):
     """A route whose request reads JSON that way."""
 
     def get_route_handler(self) -> Handler:
-        """The framework's handler, given our request."""
+        """The handler of either way, given our request."""
         handler = super().get_route_handler()
+        self.straight = self._reading(self.straight) if self.straight else None
+        return self._reading(handler)
 
+    def _reading(self, handler: Handler) -> Handler:
         known = {parameter.alias for parameter in self.dependant.query_params}
         has_body = self.body_field is not None
 
@@ -73,13 +88,12 @@ class JsonRoute(ShortRoute):
                 request = JsonRequest(request.scope, request.receive)
             return await handler(request)
 
-        if self.straight:
-            self.straight = handle
         return handle
 
 
 class ShortWay:
-    """Leads a call whose path is a name of its own to its endpoint at once; any other goes through the framework.
+    """Leads a call whose path is a name of its own, or has one id, to its endpoint at once; any other goes through the
+    framework.
 
     `around` is what stands around every call; errors are told there, as they are for all others.
     """
@@ -91,15 +105,24 @@ class ShortWay:
         for route in routes:
             if isinstance(route, ShortRoute) and route.straight:
                 for method in route.methods or ():
-                    self.routes.setdefault((method, route.path), route)
+                    self.routes.setdefault((method, route.address[0]), route)
 
-    def find(self, scope: Scope) -> ShortRoute | None:
-        """The route of this call, if its way is short."""
-        return self.routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+    def find(self, scope: Scope) -> tuple[ShortRoute, dict[str, str]] | None:
+        """The route of this call and the id in its path by its name, if its way is short."""
+        if scope["type"] != "http":
+            return None
+        method, path = scope["method"], scope["path"]
+        if (route := self.routes.get((method, path))) is not None:
+            return route, {}
+        if (match := _WITH_ID.fullmatch(path)) is None:
+            return None
+        before, found, after = match.groups("")
+        route = self.routes.get((method, f"{before}{{}}{after}"))
+        return (route, {route.address[1]: found}) if route is not None else None
 
-    async def lead(self, route: ShortRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a call of this route."""
-        scope["route"], scope["path_params"] = route, {}
+    async def lead(self, found: tuple[ShortRoute, dict[str, str]], scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a call of the route that was found."""
+        scope["route"], scope["path_params"] = found
         await self._lead(scope, receive, send)
 
     @staticmethod
@@ -109,7 +132,10 @@ class ShortWay:
 
 
 def _short_handler(dependant: Dependant) -> Handler | None:
-    if not _asks_for_little(dependant) or len(dependant.body_params) > 1:
+    ids = [parameter for parameter in dependant.path_params if parameter.field_info.annotation is UUID]
+    if not _asks_for_little(dependant) or len(ids) != len(dependant.path_params) or len(ids) > 1:
+        return None
+    if len(dependant.body_params) > 1 or any(not body.field_info.is_required() for body in dependant.body_params):
         return None
 
     async def handle_bare(request: Request) -> Response:
@@ -137,9 +163,11 @@ def _short_handler(dependant: Dependant) -> Handler | None:
 
 
 def _asks_for_little(dependant: Dependant) -> bool:
-    """Whether a function, and whatever it depends on, asks for the request alone, beside a body."""
-    more = (dependant.path_params, dependant.query_params, dependant.header_params, dependant.cookie_params)
-    inside = all(not part.body_params and _asks_for_little(part) for part in dependant.dependencies)
+    """Whether a function, and whatever it depends on, asks for the request alone, beside an id and a body."""
+    more = (dependant.query_params, dependant.header_params, dependant.cookie_params)
+    inside = all(
+        not part.body_params and not part.path_params and _asks_for_little(part) for part in dependant.dependencies
+    )
     return iscoroutinefunction(dependant.call) and not any(more) and inside
 
 
@@ -148,6 +176,8 @@ async def _arguments(dependant: Dependant, request: Request) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if dependant.request_param_name:
         found[dependant.request_param_name] = request
+    for parameter in dependant.path_params:
+        found[parameter.name] = UUID(request.path_params[parameter.alias])
     for part in dependant.dependencies:
         made = await part.call(**await _arguments(part, request))  # type: ignore[misc]
         if part.name:  # one without a name is asked for its refusals alone
