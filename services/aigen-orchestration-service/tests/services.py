@@ -79,9 +79,7 @@ def ensure_rabbitmq() -> None:
     if os.environ.get("AIGEN_TEST_RABBITMQ_URL") or _listens():
         return
     if shutil.which("rabbitmq-server") is None and shutil.which("apt-get") and os.geteuid() == 0:
-        print("Installing rabbitmq-server ...", flush=True)  # noqa: T201 - a command line
-        subprocess.run(["apt-get", "update", "-qq"], check=False)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "rabbitmq-server"], check=False)
+        _install("rabbitmq-server")
     if not _listens() and shutil.which("rabbitmq-server"):
         print("Starting rabbitmq-server ...", flush=True)  # noqa: T201 - a command line
         subprocess.run(["rabbitmq-server", "-detached"], check=False)
@@ -104,13 +102,21 @@ def chromium() -> str | None:
 def ensure_chromium() -> str:
     """Find Chromium, or install it; its path."""
     if chromium() is None and shutil.which("apt-get") and os.geteuid() == 0:
-        print("Installing chromium ...", flush=True)  # noqa: T201 - a command line
-        subprocess.run(["apt-get", "update", "-qq"], check=False)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False)
+        _install("chromium")
     if chromium() is None:
         print("Fetching Chromium for the tests ...", flush=True)  # noqa: T201 - a command line
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
     return chromium() or sys.exit(_CHROMIUM_HOW)
+
+
+def _install(package: str) -> None:
+    """Install a package of Debian's, as root; what that says is shown only where it fails."""
+    print(f"Installing {package} ...", flush=True)  # noqa: T201 - a command line
+    quietly = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update"], ["apt-get", "install", "-y", package]):
+        done = subprocess.run(command, check=False, env=quietly, capture_output=True, text=True)
+        if done.returncode:
+            print(f"{' '.join(command)}:\n{(done.stdout + done.stderr)[-2000:]}", flush=True)  # noqa: T201
 
 
 def _listens() -> bool:
