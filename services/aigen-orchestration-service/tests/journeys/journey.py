@@ -49,7 +49,7 @@ class Caller(httpx.AsyncClient):
     """Somebody who calls the service, and the world in which it runs."""
 
     def __init__(self, app: FastAPI, world: World) -> None:
-        super().__init__(transport=httpx.ASGITransport(app=app), base_url="http://aigen.test")
+        super().__init__(transport=httpx.ASGITransport(app=app), base_url="http://aigen")
         self.app = app
         self.world = world
 

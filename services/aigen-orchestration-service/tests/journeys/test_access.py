@@ -51,6 +51,12 @@ async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
     return caller
 
 
+@pytest.fixture(scope="module")
+async def named(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
+    """A caller of an open service that has a name of its own."""
+    return await make_shared(public_url="https://own.example")
+
+
 async def made(caller: Caller, headers: dict[str, str], **changes: Any) -> dict[str, Any]:
     """A request that somebody started."""
     answer = await caller.post(REQUESTS, json=PLAIN | changes, headers=headers)
@@ -76,6 +82,29 @@ async def test_an_open_service_takes_no_calls_that_pages_of_other_sites_make(cli
         assert (await client.get(f"{REQUESTS}/{created['id']}", headers=headers)).status_code == httpx.codes.OK
     own = await client.act(created["id"], "cancel", headers={"Sec-Fetch-Site": "same-origin"})
     assert own.status_code == httpx.codes.OK
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("localhost:8000", 200), ("aigen", 200), ("studio.localhost", 200), ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200), ("own.example:443", 200), ("OWN.example.", 200), ("", 200),
+        ("evil.example", 403), ("own.example.evil.example", 403), ("127.0.0.1.evil.example:8000", 403), ("[::1.x", 403),
+        ("localhost.evil.example", 403), ("evil.example.", 403),
+    ],
+)  # fmt: skip
+async def test_an_open_service_answers_to_no_name_that_a_site_could_have(named: Caller, name: str, status: int) -> None:
+    """DNS rebinding: of a page whose own name leads to this machine the browser says nothing."""
+    for method, path, body in (("GET", REQUESTS, None), ("POST", f"{REQUESTS}/quote", PLAIN | {"user_id": "user"})):
+        answer = await named.request(method, path, json=body, headers={"Host": name})
+        assert answer.status_code == status, answer.text
+        if status == httpx.codes.FORBIDDEN:
+            assert_problem(answer, 403, "unknown_host")
+
+
+async def test_with_keys_any_name_will_do(locked: Caller) -> None:
+    headers = by_key(SERVICE_KEY) | {"Host": "evil.example"}
+    assert (await locked.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
 
 
 async def test_naming_a_user_narrows_a_call_to_that_user(client: Caller) -> None:

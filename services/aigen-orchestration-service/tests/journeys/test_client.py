@@ -265,7 +265,7 @@ def test_who_calls_is_told_to_the_service_and_to_nobody_else(calling: Any) -> No
 
 async def test_the_open_app_answers_the_asynchronous_client(client: Caller) -> None:
     transport = httpx.ASGITransport(app=client.app)
-    async with AsyncClient("http://aigen.test", user_id="user", transport=transport) as calls:
+    async with AsyncClient("http://aigen", user_id="user", transport=transport) as calls:
         started = await calls.create("A lighthouse", SQUARE, key="k")
         assert (await calls.get(started.id)).actions == ("cancel",)
         assert [found.id async for found in calls.listed()] == [started.id]

@@ -238,7 +238,7 @@ class Service:
             keys=settings.keys(),
             jwt_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
             jwks=jwt.PyJWKClient(settings.jwks_url, cache_keys=True, timeout=5) if settings.jwks_url else None,
-            audience=settings.jwt_audience, issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience, issuer=settings.jwt_issuer, public_url=settings.public_url,
         )  # fmt: skip
 
     async def start(self) -> None:

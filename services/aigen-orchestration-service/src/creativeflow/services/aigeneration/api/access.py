@@ -1,10 +1,13 @@
 """Who calls, and what they may do: API keys of services, JWTs of end users, roles of operators."""
 
 import asyncio
+import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import jwt
 from fastapi import Depends, Request
@@ -69,8 +72,10 @@ class Gate:
         jwks: jwt.PyJWKClient | None,
         audience: str | None,
         issuer: str | None,
+        public_url: str | None = None,
     ) -> None:
         self._keys = keys
+        self._own_name = urlsplit(public_url).hostname if public_url else None
         self._jwt_secret = jwt_secret
         self._jwks = jwks
         self._audience = audience
@@ -84,8 +89,10 @@ class Gate:
 
         Raises:
             AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError.
-            FormRefusedError: nothing is configured, and a browser says that another site's page makes this call.
+            FormRefusedError, UnknownHostError: nothing is configured, and another site's page makes this call, as the
+                browser says or the name does under which we are called.
         """
+        self.check_name(request)
         acting_for = _user_header(request)
         if self.open:
             if request.method not in _READS and request.headers.get("sec-fetch-site") in _ELSEWHERE:
@@ -98,6 +105,17 @@ class Gate:
         if kind.lower() != "bearer" or not token:
             raise errors.AuthenticationRequiredError
         return self.holder(await self.claims(token.strip()), acting_for)
+
+    def check_name(self, request: Request) -> None:
+        """An open service trusts whoever reaches it: a page whose own name was made to lead here must not.
+
+        Raises:
+            UnknownHostError: it is open, and called by a name of the internet that the settings do not know.
+        """
+        if self.open:
+            name = _hostname(request.headers.get("host", ""))
+            if name != self._own_name and _may_be_a_site(name):
+                raise errors.UnknownHostError
 
     def key(self, text: str) -> ApiKey:
         """The configured key which this is.
@@ -177,6 +195,25 @@ def count(request: Request, principal: Principal) -> None:
     """
     request.scope["aigen.principal"] = "user" if principal.end_user else principal.name
     request.app.state.limiter.check(request, principal.owner)
+
+
+@lru_cache(maxsize=100)
+def _hostname(host: str) -> str:
+    """The name or address in a Host header; a dot where it has none that can be read."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return "."
+
+
+@lru_cache(maxsize=100)
+def _may_be_a_site(name: str) -> bool:
+    """Whether it is neither an address, nor this machine, nor a name without a dot, which no site has."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "." in name and not name.endswith(".localhost")
+    return False
 
 
 def _user_header(request: Request) -> str | None:

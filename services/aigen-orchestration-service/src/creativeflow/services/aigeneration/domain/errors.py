@@ -149,7 +149,7 @@ class UnknownHostError(AigenError):
     status = 403
     code = "unknown_host"
     title = "Not under this name"
-    sentence = "Without keys this service has pages only for its own machine. Use localhost, or set AIGEN_PUBLIC_URL."
+    sentence = "Without keys this service answers to its machine's name alone. Use localhost, or set AIGEN_PUBLIC_URL."
 
 
 class FormRefusedError(AigenError):

@@ -1,9 +1,7 @@
 """Who looks at a page, and what they may do: sessions become the principals of the API, forms are checked."""
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
@@ -28,8 +26,7 @@ class Visitor:
 async def _visit(request: Request) -> Visitor:
     gate: Gate = request.app.state.gate
     sessions: Sessions = request.app.state.sessions
-    if gate.open and not _names_this_machine(request):
-        raise errors.UnknownHostError
+    gate.check_name(request)
     session, begun = sessions.open(request.cookies.get(sessions.cookie)), False
     if session is None and gate.open and request.method in _READS:
         session, begun = sessions.guest(), True
@@ -50,22 +47,6 @@ async def _check_ours(request: Request, sessions: Sessions, session: Session) ->
         token = (await read_form(request)).get("csrf")
     if not from_own_page(request) or not sessions.csrf_fits(session, token):
         raise errors.FormRefusedError
-
-
-def _names_this_machine(request: Request) -> bool:
-    """Whether the address bar names an address, this machine, or what the settings say.
-
-    An open service trusts whoever reaches it; another site's name that was made to lead here must not.
-    """
-    host = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "").rstrip(".")
-    public = request.app.state.settings.public_url
-    if host == "localhost" or host.endswith(".localhost") or (public and host == urlsplit(public).hostname):
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 async def _operate(visitor: Annotated[Visitor, Depends(_visit)]) -> Visitor:
