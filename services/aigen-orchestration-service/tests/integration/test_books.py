@@ -74,6 +74,23 @@ async def test_a_capture_and_a_release_that_were_lost_are_found_and_posted_once(
         assert (await world.events(request)).count("compensation_posted") == 1
 
 
+async def test_a_charge_that_was_given_up_is_a_difference_of_the_books(
+    world: World,
+) -> None:
+    await world.grant("user", 500, "payg")
+    await world.with_samples()
+    await world.database.execute("UPDATE outbox SET parked_reason = 'test' WHERE topic = 'credits.capture'")
+    [debt] = await world.service.outbox.list_open(parked_only=True, most=10)
+    assert await world.service.outbox.drop(debt["id"], by="op", now=world.clock())
+    await world.drain()
+    counts = await world.service.queries.invariants(world.clock())
+    assert [name for name, count in counts.items() if count] == []
+    assert await differences(world, apply=True) == [("capture_missing", "captured", "held", "credits.capture")]
+    await world.drain()
+    assert await differences(world) == []
+    assert await world.balance() == 475
+
+
 async def test_what_nobody_decided_is_only_reported(make_world) -> None:
     world: World = make_world()
     await world.grant("user", 500, "payg")

@@ -171,7 +171,10 @@ class Outbox:
         )  # fmt: skip
 
     async def drop(self, debt_id: int, *, by: str, now: datetime) -> bool:
-        """Give a parked debt up for good; False when there is no such parked debt."""
+        """Give a parked debt up for good; False when there is no such parked debt.
+
+        A hold that nobody will be told of is settled with that: the comparison of the books names what it left.
+        """
         return await self._resolve_parked(
             """DELETE FROM outbox WHERE id = $1 AND parked_reason IS NOT NULL AND $2::timestamptz IS NOT NULL
                RETURNING request_id, topic, body, 'failed' AS delivery""",
@@ -188,7 +191,10 @@ class Outbox:
                     ), logged AS (
                         UPDATE webhook_deliveries d SET state = r.delivery, updated_at = $2
                         FROM resolved r WHERE r.topic LIKE 'webhook:%' AND r.topic = 'webhook:' || d.target_id
-                            AND d.event_id = (r.body->>'event_id')::uuid)
+                            AND d.event_id = (r.body->>'event_id')::uuid
+                    ), settled AS (
+                        UPDATE holds h SET settled_at = $2 FROM resolved r
+                        WHERE r.delivery = 'failed' AND r.topic LIKE 'credits.%' AND h.key = r.body->>'key')
                     SELECT count(*) FROM resolved""",  # noqa: S608 - joined from the two statements above
                 debt_id, now, event, by,
             )
