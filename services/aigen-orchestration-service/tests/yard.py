@@ -94,6 +94,7 @@ class Yard:
         self.mishaps: Counter[str] = Counter()
         self.notify_queue = _notify_queue(names)
         self.told: dict[tuple[str, str], set[str]] = {}
+        self._read = 0
 
     def environment(self, port: int, **more: str) -> dict[str, str]:
         """What a serving process is told."""
@@ -217,11 +218,22 @@ class Yard:
         """Everything that is wrong: lives, invariants, and the money of every user by three independent sums."""
         found, self.findings = [*self.findings, *self.line.faults], []
         self.line.faults = []
+        found += self._unexpected()
         found += await violations(self.database, now())
         found += await self._money()
         found += await self._announcements()
         self.users = {}
         return found
+
+    def _unexpected(self) -> list[str]:
+        """What no code was prepared for, as the processes have logged it since the last look: there is always a name
+        for what a storm does.
+        """
+        with (self.folder / "log").open("rb") as log:
+            log.seek(self._read)
+            lines = log.read().splitlines()
+            self._read = log.tell()
+        return [line.decode(errors="replace")[-1000:] for line in lines if b'"exception"' in line]
 
     async def _money(self) -> list[str]:
         """What each user has left, what the holds took, what the usage log says: all are the price of the life."""
