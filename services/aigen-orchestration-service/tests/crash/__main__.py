@@ -26,6 +26,7 @@ UNREACHED = {
     "LogNotifier.": "writes a line into the log",
     "Comparison.post": "mends a credit service that has lost what it was told: tests/integration/test_books.py",
     "LocalCredits.decide": "the local ledger is never in doubt",
+    "LocalCredits.capture": "goes with the delivery; what stays owed: tests/integration/test_ledger_here.py",
     "POST /api/v1/n8n-callbacks/assets": "a file, not state: tests/journeys has its faults",
 }
 """Seams which the mix of lives does not reach, by their beginning, and why that is right."""
