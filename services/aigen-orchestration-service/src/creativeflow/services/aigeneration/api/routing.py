@@ -60,10 +60,13 @@ class ShortRoute(APIRoute):
         return super().get_route_handler() if has_id or not self.straight else self.straight
 
     @property
-    def address(self) -> tuple[str, str]:
-        """Its path, with `{}` for the id; and the id's name, empty where there is none."""
-        names = [parameter.alias for parameter in self.dependant.path_params]
-        return re.sub(r"\{[^}]+\}", "{}", self.path), "".join(names)
+    def parts(self) -> tuple[str, ...]:
+        """Its path, cut where the id stands."""
+        return tuple(re.split(r"\{[^}]+\}", self.path))
+
+    def named(self, found: str) -> dict[str, str]:
+        """The id in its path by its name."""
+        return {parameter.alias: found for parameter in self.dependant.path_params}
 
 
 class JsonRoute(ShortRoute):
@@ -101,11 +104,11 @@ class ShortWay:
     def __init__(self, routes: Sequence[BaseRoute], around: Callable[[ASGIApp], ASGIApp]) -> None:
         self.around = around
         self._lead = around(self._answer)
-        self.routes: dict[tuple[str, str], ShortRoute] = {}
+        self.routes: dict[tuple[str, ...], ShortRoute] = {}
         for route in routes:
             if isinstance(route, ShortRoute) and route.straight:
                 for method in route.methods or ():
-                    self.routes.setdefault((method, route.address[0]), route)
+                    self.routes.setdefault((method, *route.parts), route)
 
     def find(self, scope: Scope) -> tuple[ShortRoute, dict[str, str]] | None:
         """The route of this call and the id in its path by its name, if its way is short."""
@@ -117,8 +120,8 @@ class ShortWay:
         if (match := _WITH_ID.fullmatch(path)) is None:
             return None
         before, found, after = match.groups("")
-        route = self.routes.get((method, f"{before}{{}}{after}"))
-        return (route, {route.address[1]: found}) if route is not None else None
+        route = self.routes.get((method, before, after))
+        return (route, route.named(found)) if route is not None else None
 
     async def lead(self, found: tuple[ShortRoute, dict[str, str]], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call of the route that was found."""
