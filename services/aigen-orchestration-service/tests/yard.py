@@ -95,6 +95,7 @@ class Yard:
         self.notify_queue = _notify_queue(names)
         self.told: dict[tuple[str, str], set[str]] = {}
         self._read = 0
+        self._read_again: set[int] = set()
 
     def environment(self, port: int, **more: str) -> dict[str, str]:
         """What a serving process is told."""
@@ -163,16 +164,23 @@ class Yard:
         """What an operator does all the time: decide holds in doubt by the books, replay what is parked, lift flags."""
         for statement in _LONG_AGO:
             await self.database.execute(statement)
+        flagged = await self.database.fetch(
+            """SELECT DISTINCT user_id FROM account_flags
+               WHERE cleared_at IS NULL AND reason <> 'content_abuse' LIMIT 50"""
+        )
+        await asyncio.gather(*(self._clear(row["user_id"]) for row in flagged))
         with_truth = await self.control() if self.books == "billing" else {"operations": {}}
         for row in await self.database.fetch("SELECT key FROM holds WHERE parked_at IS NOT NULL"):
             charged = with_truth["operations"].get(row["key"]) == "charged"
             await self.line.call("POST", f"/operations/holds/{row['key']}/decide", told={"charged": charged})
-        for row in await self.database.fetch("SELECT id, topic, body FROM outbox WHERE parked_reason IS NOT NULL"):
-            await self._handle(row["id"], row["topic"], row["body"], with_truth["operations"])
         for row in await self.database.fetch(
-            "SELECT DISTINCT user_id FROM account_flags WHERE cleared_at IS NULL AND reason <> 'content_abuse'"
+            """SELECT id, topic, body FROM outbox WHERE parked_reason IS NOT NULL
+               ORDER BY topic LIKE 'credits.%' DESC, id"""
         ):
-            await self.line.call("POST", f"/operations/users/{row['user_id']}/clear", told={"note": "looked into"})
+            await self._handle(row["id"], row["topic"], row["body"], with_truth["operations"])
+
+    async def _clear(self, user_id: str) -> None:
+        await self.line.call("POST", f"/operations/users/{user_id}/clear", told={"note": "looked into"})
 
     async def operate_somehow(self) -> None:
         """The operator's round; what goes wrong with it, or takes long, is tried again later.
@@ -186,8 +194,13 @@ class Yard:
             self.mishaps[type(error).__name__] += 1
 
     async def _handle(self, debt: int, topic: str, body: dict[str, Any], truth: dict[str, str]) -> None:
-        """A parked debt: replayed, or given up where nobody is waiting for it; money never."""
-        given_up = topic.startswith("webhook:") or (debt % 2 and topic == "dead_letter")
+        """A parked debt: replayed, or given up where nobody is waiting for it; money never.
+
+        A letter that nobody can read is read once more by half of the operators, and then given up: one that is
+        replayed for ever is work that grows, and lives wait for what comes after it.
+        """
+        given_up = topic.startswith("webhook:") or (topic == "dead_letter" and (debt % 2 or debt in self._read_again))
+        self._read_again.add(debt)
         if topic.startswith("credits."):
             charged = truth.get(body["key"]) == "charged"
             await self.line.call("POST", f"/operations/holds/{body['key']}/decide", told={"charged": charged})

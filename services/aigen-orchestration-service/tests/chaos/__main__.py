@@ -120,12 +120,14 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=40, help="how many of them at the same time")
     parser.add_argument("--processes", type=int, default=2, help="how many serving processes")
     parser.add_argument("--seed", type=int, default=1, help="of the storm")
+    parser.add_argument("--books", choices=["local", "billing"], help="all of them pay from these; else half from each")
     parser.add_argument("--spare-servers", action="store_true", help="do not kill the database and the broker")
     told = parser.parse_args()
     console = Console()
     # Half of the lives pay from the local ledger, half through the billing adapter.
+    halves = {"local": told.count - told.count // 2, "billing": told.count // 2}
     runs = []
-    for books, part in (("local", told.count - told.count // 2), ("billing", told.count // 2)):
+    for books, part in ({told.books: told.count} if told.books else halves).items():
         if part:
             found = soak(count=part, at_once=told.at_once, processes=told.processes, seed=told.seed, books=books,
                          console=console, servers=not told.spare_servers)  # fmt: skip
