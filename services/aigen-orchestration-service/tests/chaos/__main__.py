@@ -24,8 +24,8 @@ from lives import LIVES
 from own_servers import own_servers
 from yard import Yard, yard
 
-PATIENCE_SECONDS = 600.0
-"""How long a step of a life may take before it counts as lost: a storm that goes on takes its time with some."""
+PATIENCE_SECONDS = 120.0
+"""How long a step of a life may take before it counts as lost."""
 _DOUBLED = """SELECT count(*) FROM (SELECT data->>'job_id' FROM generation_events
               WHERE event IN ('samples_delivered', 'final_delivered') GROUP BY 1 HAVING count(*) > 1) twice"""
 
@@ -121,6 +121,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="how many serving processes")
     parser.add_argument("--seed", type=int, default=1, help="of the storm")
     parser.add_argument("--books", choices=["local", "billing"], help="all of them pay from these; else half from each")
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE_SECONDS, help="seconds after which a step counts as lost"
+    )
     parser.add_argument("--spare-servers", action="store_true", help="do not kill the database and the broker")
     told = parser.parse_args()
     console = Console()
@@ -130,7 +133,7 @@ def main() -> None:
     for books, part in ({told.books: told.count} if told.books else halves).items():
         if part:
             found = soak(count=part, at_once=told.at_once, processes=told.processes, seed=told.seed, books=books,
-                         console=console, servers=not told.spare_servers)  # fmt: skip
+                         console=console, servers=not told.spare_servers, patience_seconds=told.patience)  # fmt: skip
             runs.append(asyncio.run(found))
             console.print(f"{books}: {part} lives in {runs[-1]['seconds']} s, {len(runs[-1]['violations'])} violations")
     table = Table("figure", *(run["books"] for run in runs))

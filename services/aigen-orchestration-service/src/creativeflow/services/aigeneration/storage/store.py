@@ -529,14 +529,14 @@ class Store:
 
     async def _write_with_allowance(self, change: Change) -> Written:
         """A regeneration on the Free plan: the month's count and the move in one transaction."""
-        payload = _payload([change])
+        statement, payload = _moved_by([change], settle=self._ledger_here)
         outcome = Written.YES
         async with self._database.connection() as connection:
             transaction = connection.transaction()
             await transaction.start()
             try:
                 # First the request, then the month: as a move that gives a generation back locks them.
-                if not await connection.fetch(*_moved_by([change], settle=self._ledger_here)):
+                if not await connection.fetch(statement, payload):
                     outcome = Written.SUPERSEDED
                 elif not await connection.fetch(f"WITH {_CHANGE} {_USE_ALLOWANCE}", payload, self._free_generations):
                     outcome = Written.NO_ALLOWANCE
