@@ -54,7 +54,7 @@ class Context:
         scope["aigen.request_id"] = request_id = _request_id(headers)
         scope["aigen.traceparent"] = _trace(headers)
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        began, status = time.perf_counter(), 500
+        began, status, task = time.perf_counter(), 500, asyncio.current_task()
         limit = self._upload_limits.get(scope["path"], self._body_limit)
 
         async def answer(message: Message) -> None:
@@ -66,11 +66,11 @@ class Context:
 
         try:
             announced = headers.get(b"content-length", b"")
-            await self._guarded(scope, _limited(receive, limit, self._patience), answer, limit, announced)
+            await self._guarded(scope, _limited(receive, limit, self._patience, task), answer, limit, announced)
         except ClientDisconnect:
             status = _GONE
         finally:
-            if task := asyncio.current_task():
+            if task:
                 self._patience.end(task)
             seconds = time.perf_counter() - began
             self._account(scope, status, seconds)
@@ -159,10 +159,9 @@ def _check_announced(length: bytes, limit: int) -> None:
         raise _too_large(limit)
 
 
-def _limited(receive: Receive, limit: int, patience: Patience) -> Receive:
+def _limited(receive: Receive, limit: int, patience: Patience, task: "asyncio.Task[Any] | None") -> Receive:
     """Counts the body as it comes, and does not wait for ever: what was announced need not be true."""
-    taken, task = 0, asyncio.current_task()
-    whole = task is None
+    taken, whole = 0, task is None
 
     async def counted() -> Message:
         nonlocal taken, whole
