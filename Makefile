@@ -44,7 +44,8 @@ check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no service
 	@$(RUN)/ruff check odoo && $(RUN)/ruff format --check odoo
 	@cd $(SERVICE) && $(RUN)/mypy
 	@cd $(SERVICE) && $(RUN)/lint-imports
-	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain tests/test_docs.py tests/test_lock.py tests/test_workflows.py -q
+	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain tests/test_docs.py tests/test_lock.py tests/test_workflows.py -q \
+		--disable-socket --allow-unix-socket
 
 fmt: $(STAMP) ## Format the code
 	@cd $(SERVICE) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .

@@ -12,7 +12,7 @@ from creativeflow.services.aigeneration.domain.prices import PLANS
 from creativeflow.services.aigeneration.ports import Credits
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from databases import a_database_outside
+from databases import Copies, a_database_outside
 from services import database_admin_url
 from world import World
 
@@ -34,10 +34,17 @@ def template(admin_url: str) -> Iterator[str]:
         yield url.partition("?")[0].rpartition("/")[2]
 
 
+@pytest.fixture(scope="session")
+def copies(admin_url: str, template: str) -> Iterator[Copies]:
+    """Databases for tests, made ahead."""
+    with Copies(admin_url, "aigen_test", template) as made:
+        yield made
+
+
 @pytest.fixture
-def database_url(admin_url: str, template: str) -> Iterator[str]:
+def database_url(copies: Copies) -> Iterator[str]:
     """A database of the test's own."""
-    with a_database_outside(admin_url, "aigen_test", template) as url:
+    with copies.one() as url:
         yield url
 
 

@@ -96,6 +96,12 @@ class Parts:
         assert answer.status_code == 202, answer.text
         return await self.until(request_id, seconds=seconds)
 
+    async def leases_end(self) -> None:
+        """What somebody had leased who was killed is free for others, as it is a minute later."""
+        database = Database(self.database_url, pool_size=2)
+        await database.execute("UPDATE outbox SET leased_until = now() WHERE leased_until > now()")
+        await database.close()
+
     async def drained(self, *, parked: int = 0) -> None:
         """Wait until nothing is owed but what is parked, drop that, and ask the invariants."""
         database = Database(self.database_url, pool_size=2)

@@ -151,4 +151,5 @@ async def test_a_killed_process_leaves_its_work_to_the_others(parts: Parts) -> N
         doomed.kill()
         ended = await asyncio.gather(*living)
     assert [request["status"] for request in ended] == ["COMPLETED"] * 20
+    await parts.leases_end()
     await parts.drained()
