@@ -134,32 +134,60 @@ def writes(owner: type, method: str) -> bool:
     return any(WRITES.search(text) for text in reach(owner, method).values())
 
 
-def reach(owner: type, method: str) -> dict[str, str]:
-    """The sources of a method and of everything of its class and module that it names, by name."""
-    module = inspect.getmodule(owner)
-    assert module is not None
-    tree = ast.parse(inspect.getsource(module))
-    known: dict[str, str] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign):
-            known |= {target.id: ast.unparse(node.value) for target in node.targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            known[node.name] = ast.unparse(_without_docstring(node))
-        elif isinstance(node, ast.ClassDef) and node.name == owner.__name__:
-            methods = (part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
-            known |= {f"self.{part.name}": ast.unparse(_without_docstring(part)) for part in methods}
-    found: dict[str, str] = {}
-    waiting = [f"self.{method}"]
-    # A batcher is handed its writer when the object is made.
-    batched = dict(re.findall(r"(self\._\w+) = Batcher\((self\._\w+)", known.get("self.__init__", "")))
+def reach(owner: type, method: str) -> dict[tuple[str, str], str]:
+    """The sources of a method and of everything of the storage that it names, by module and name."""
+    found: dict[tuple[str, str], str] = {}
+    waiting = [(owner.__module__, f"self.{method}")]
     while waiting:
-        name = waiting.pop()
-        if name in found or name not in known:
+        module, name = waiting.pop()
+        names = _names(module, owner.__name__ if module == owner.__module__ else "")
+        key = (module.removeprefix(PACKAGE), name)
+        if key in found or name not in names.sources:
             continue
-        found[name] = known[name]
-        used = re.findall(r"self\.\w+|\b_?[A-Za-z]\w*\b", known[name])
-        waiting += [batched.get(each, each) for each in used]
+        found[key] = names.sources[name]
+        waiting += [names.whose(used) for used in re.findall(r"\b_?[A-Za-z]\w*(?:\.\w+)?\b", found[key])]
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What stands behind the names of a module: sources of its own, names and modules of others of its package."""
+
+    module: str
+    sources: dict[str, str]
+    taken: dict[str, tuple[str, str]]
+    modules: dict[str, str]
+    batched: dict[str, str]
+    """Batchers of an object, and the method that writes for them: it is handed over when the object is made."""
+
+    def whose(self, used: str) -> tuple[str, str]:
+        """The module and the name there of something that is used here."""
+        first, _, rest = used.partition(".")
+        if first == "self":
+            return self.module, self.batched.get(used, used)
+        return (self.modules[first], rest) if first in self.modules else self.taken.get(first, (self.module, first))
+
+
+@cache
+def _names(module: str, owner: str) -> _Names:
+    """The names of a module, and of one class of it as `self.…`."""
+    sources: dict[str, str] = {}
+    taken: dict[str, tuple[str, str]] = {}
+    taken_modules: dict[str, str] = {}
+    for node in ast.parse(inspect.getsource(importlib.import_module(module))).body:
+        if isinstance(node, ast.Assign):
+            sources |= {target.id: ast.unparse(node.value) for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            sources[node.name] = ast.unparse(_without_docstring(node))
+        elif isinstance(node, ast.ClassDef) and node.name == owner:
+            methods = (part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
+            sources |= {f"self.{part.name}": ast.unparse(_without_docstring(part)) for part in methods}
+        elif isinstance(node, ast.ImportFrom) and node.module == storage_package.__name__:
+            taken_modules |= {found.name: f"{node.module}.{found.name}" for found in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(storage_package.__name__):
+            taken |= {found.name: (str(node.module), found.name) for found in node.names}
+    batched = dict(re.findall(r"(self\._\w+) = Batcher\((self\._\w+)", sources.get("self.__init__", "")))
+    return _Names(module, sources, taken, taken_modules, batched)
 
 
 def statements(package: Any) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.store import NEXT_LOOK
+from creativeflow.services.aigeneration.storage.statements import NEXT_LOOK
 
 WAITS_MAX = 50
 """Of so many deliveries of a minute and stage it is found out how long they took."""

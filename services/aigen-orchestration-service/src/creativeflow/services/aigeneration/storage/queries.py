@@ -12,7 +12,7 @@ from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.domain.stalls import LaneWork
 from creativeflow.services.aigeneration.storage import rows
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.store import NEXT_LOOK, SELECT_REQUEST
+from creativeflow.services.aigeneration.storage.statements import NEXT_LOOK, SELECT_REQUEST
 
 QUEUE_POSITION_MAX = 10_000
 """Positions are counted up to here, so that a look at one request costs the same in any queue."""

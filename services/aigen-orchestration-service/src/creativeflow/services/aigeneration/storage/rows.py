@@ -20,7 +20,7 @@ _NOT_OF_THE_JOB = (
 
 
 def from_change(change: Change) -> dict[str, Any]:
-    """One element of the batch that the write statements take; see `_CHANGE` in the store.
+    """One element of the batch that the write statements take; see `statements.py`.
 
     What is not there is left out: the server reads an absent key as NULL, and neither side pays for it.
     """
