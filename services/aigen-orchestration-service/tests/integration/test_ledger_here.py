@@ -15,7 +15,7 @@ from creativeflow.services.aigeneration.domain.orders import held
 from creativeflow.services.aigeneration.domain.request import HoldState, Request
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.store import Written
-from integration.test_locking import both_held_up, deadlocks
+from locks import both_held_up, deadlocks
 from world import World, four_samples
 
 OWED = "SELECT topic FROM outbox ORDER BY id"
