@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from traceback import format_exception
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +29,7 @@ from creativeflow.services.aigeneration.storage.deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from databases import a_database
 from invariants import violations
-from lives import LIVES, Line, ObedientWorker, User
+from lives import LIVES, LifeError, Line, ObedientWorker, User
 from processes import free_port, service_environment
 from receiver import Call, Receiver
 from services import RABBITMQ, database_admin_url, delete_names, own_names
@@ -88,7 +89,8 @@ class Yard:
         self.database = Database(url, pool_size=3)
         self.broker = self.engine_url = broker
         self.database_url = url
-        self.http = httpx.AsyncClient(timeout=10, trust_env=False)
+        # Never on a connection that was idle: its server may close it at the moment it is used again.
+        self.http = httpx.AsyncClient(timeout=10, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
         self.users: dict[str, str] = {}
         self.findings: list[str] = []
         self.mishaps: Counter[str] = Counter()
@@ -151,7 +153,8 @@ class Yard:
             self.users[user.id] = kind
             await life.lead(user)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            self.findings.append(f"{user.id}: {type(error).__name__}: {str(error)[:400]}")
+            told = str(error)[:400] if isinstance(error, LifeError) else "".join(format_exception(error))[-1500:]
+            self.findings.append(f"{user.id}: {type(error).__name__}: {told}")
             return False
         return True
 

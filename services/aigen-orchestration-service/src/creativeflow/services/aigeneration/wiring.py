@@ -85,6 +85,10 @@ WATCH_SECONDS = 10.0
 """How often a process with the role `dispatcher` looks whether workers work."""
 ROUTING_SECONDS = 2.0
 """How often each process looks whether the routing file has changed."""
+CONNECTIONS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=1.0)
+"""Of calls to others. Servers close a connection that has been idle for a while, many after 2 to 5 s; one that is
+closed at the moment it is used again leaves a charge in doubt, so we are the first to close it.
+"""
 ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher", "chores": "sweeper"}
 """The role of a loop that is not named after it."""
 
@@ -168,7 +172,7 @@ class Service:
         self.hub = Hub(self.queries)
         self.assets = AssetStore(settings.data_dir / "assets", public_url=self.public_url)
         self.secrets = callback_secrets(settings)
-        self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False)
+        self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False, limits=CONNECTIONS)
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
         self.credits = credits_ or self._credits()
         ledger_here = isinstance(self.credits, LocalCredits)
