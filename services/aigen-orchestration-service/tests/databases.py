@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Self
 from uuid import uuid4
 
@@ -42,18 +42,16 @@ class Copies:
     """
 
     def __init__(self, admin_url: str, prefix: str, template: str) -> None:
-        self._admin_url = admin_url
-        self._prefix = prefix
-        self._template = template
+        self._what = (admin_url, prefix, template)
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="copies")
-        self._dropped: list[Future[None]] = []
+        self._dropped: list[Future[bool | None]] = []
 
     def __enter__(self) -> Self:
         self._next = self._ahead()
         return self
 
     def __exit__(self, *told: object) -> None:
-        self._drop(self._next.result())
+        self._drop(*self._next)
         self._threads.shutdown()
         for dropped in self._dropped:
             dropped.result()
@@ -61,24 +59,19 @@ class Copies:
     @contextmanager
     def one(self) -> Iterator[str]:
         """The URL of a copy nobody has used; it is dropped afterwards."""
-        made, self._next = self._next, self._ahead()
-        name = made.result()
+        (copy, made), self._next = self._next, self._ahead()
         try:
-            yield on_server(self._admin_url, name)
+            yield made.result()
         finally:
-            self._drop(name)
+            self._drop(copy, made)
 
-    def _ahead(self) -> Future[str]:
-        name = _name(self._prefix)
+    def _ahead(self) -> tuple[AbstractContextManager[str], Future[str]]:
+        copy = a_database_outside(*self._what)
+        return copy, self._threads.submit(copy.__enter__)
 
-        def make() -> str:
-            asyncio.run(_execute(self._admin_url, _create(name, self._template)))
-            return name
-
-        return self._threads.submit(make)
-
-    def _drop(self, name: str) -> None:
-        self._dropped.append(self._threads.submit(asyncio.run, _execute(self._admin_url, _drop(name))))
+    def _drop(self, copy: AbstractContextManager[str], made: Future[str]) -> None:
+        made.result()
+        self._dropped.append(self._threads.submit(copy.__exit__, None, None, None))
 
 
 def _name(prefix: str) -> str:
