@@ -99,6 +99,9 @@ def _tail(*, take: bool = False, settle: bool = False) -> str:
 )"""  # noqa: S608 - joined from constants of this module
 
 
+_IF_TAKEN = "AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))"
+
+
 def _intake(*, take: bool) -> str:
     return f"""
 WITH {_CHANGE}, allowance AS ({_USE_ALLOWANCE}){f", {TAKING.format(rows='change')}" if take else ""}, stored AS (
@@ -112,7 +115,7 @@ WITH {_CHANGE}, allowance AS ({_USE_ALLOWANCE}){f", {TAKING.format(rows='change'
     FROM change c
     WHERE (c.allowance_month IS NULL OR EXISTS (
         SELECT FROM allowance a WHERE a.user_id = c.user_id AND a.month = c.allowance_month))
-      {"AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))" if take else ""}
+      {_IF_TAKEN if take else ""}
     RETURNING id
 ), written AS MATERIALIZED (
     SELECT c.*, c.project_id AS of_project FROM change c WHERE c.id IN (SELECT id FROM stored)
@@ -146,7 +149,7 @@ def _moving(*, take: bool, settle: bool) -> str:
     return f"""
 WITH {_CHANGE}, {f"{_LOCKED}, {TAKING.format(rows='locked')}, " if take else ""}written AS (
     UPDATE generation_requests r SET {_SET}, fair_at = COALESCE(c.fair_at, r.fair_at)
-    FROM change c WHERE {_GUARD} {"AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))" if take else ""}
+    FROM change c WHERE {_GUARD} {_IF_TAKEN if take else ""}
     RETURNING c.*, r.project_id AS of_project, r.created_by AS of_caller
 ), {_tail(take=take, settle=settle)}, given_back AS (
     UPDATE free_usage u SET used = u.used - g.given FROM (
@@ -197,10 +200,15 @@ WHERE {_GUARD}"""  # noqa: S608 - as above
 _MOVED_ALONE = f"RETURNING c.id, c.version, c.at, c.entries), {_ENTRY} {_WRITTEN}"
 MOVE_ALONE = f"WITH written AS ({_ALONE} {_MOVED_ALONE}"
 
+_WITH_HOLDS = (
+    "SELECT r.*, (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.began_at, h.key)"
+    " FROM holds h WHERE h.request_id = r.id) AS holds"
+)
+
 # The head of the lane in fair order, without the jobs of users who have as many with workers as their plan allows.
-LEASABLE = """
+LEASABLE = f"""
 WITH busy AS MATERIALIZED (
-    SELECT COALESCE(jsonb_object_agg(user_id, jobs), '{}') AS jobs_of, COALESCE(sum(jobs), 0)::int AS jobs FROM (
+    SELECT COALESCE(jsonb_object_agg(user_id, jobs), '{{}}') AS jobs_of, COALESCE(sum(jobs), 0)::int AS jobs FROM (
         SELECT user_id, count(*) AS jobs FROM generation_requests
         WHERE stage = $1 AND state IN ('PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')
         GROUP BY user_id) users
@@ -214,10 +222,10 @@ WITH busy AS MATERIALIZED (
     ORDER BY h.fair_at, h.id
     LIMIT LEAST($4, GREATEST(0, $3 - (SELECT jobs FROM busy)))
 )
-SELECT r.*, (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.began_at, h.key) FROM holds h WHERE h.request_id = r.id) AS holds,
+{_WITH_HOLDS},
        (SELECT count(*) FROM head) AS waiting, (SELECT turn FROM lanes WHERE lane = $1) AS turn
 FROM generation_requests r JOIN next USING (id) WHERE r.state = 'PENDING'
-ORDER BY r.fair_at, r.id"""
+ORDER BY r.fair_at, r.id"""  # noqa: S608 - as above
 
 LEASE = f"""
 WITH turn AS (
@@ -225,8 +233,8 @@ WITH turn AS (
     WHERE lane = $2 AND turn = $3 RETURNING turn
 ), written AS ({_ALONE} AND EXISTS (SELECT FROM turn) {_MOVED_ALONE}"""  # noqa: S608 - as above
 
-SELECT_REQUEST = """
-SELECT r.*, (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.began_at, h.key) FROM holds h WHERE h.request_id = r.id) AS holds
+SELECT_REQUEST = f"""
+{_WITH_HOLDS}
 FROM generation_requests r"""
 
 NEXT_LOOK = "LEAST(r.deadline_at, r.lease_until, r.remind_at)"
