@@ -63,6 +63,7 @@ from creativeflow.services.aigeneration.storage.queries import Queries
 from creativeflow.services.aigeneration.storage.rejections import Rejections
 from creativeflow.services.aigeneration.storage.store import Store
 from creativeflow.services.aigeneration.storage.targets import TargetStore
+from creativeflow.services.aigeneration.supervision import TaskStatus
 from creativeflow.services.aigeneration.targets import Targets
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
 from creativeflow.services.aigeneration.worker.chores import Chore, Chores
@@ -288,11 +289,28 @@ class Service:
                     "detail": broker.server_version if broker.connected else broker.last_error,
                     "mismatches": list(broker.mismatches),
                 }  # fmt: skip
+        found["background"] = self._check_background()
         if self.broker is not None and found["database"]["ok"]:
             stalled = await self.watchdog.look()
             said = ", ".join(f"{stall.lane}: {stall.kind} ({stall.jobs} jobs)" for stall in stalled)
             found["workers"] = {"ok": not stalled, "required": False, "detail": said or "nothing waits in silence"}
         return found
+
+    def background_tasks(self) -> list[TaskStatus]:
+        """The status of every long-lived task that this process should run."""
+        found = [status for loop in self.loops.values() if (status := loop.status) is not None]
+        found += [broker.task for broker in self._brokers()]
+        if isinstance(self.engine, LocalEngine):
+            found += self.engine.tasks
+        return found
+
+    def _check_background(self) -> dict[str, Any]:
+        tasks = self.background_tasks()
+        detail = "; ".join(f"{task.name}: {task.detail or 'not running'}" for task in tasks if not task.ok)
+        return {
+            "ok": not detail, "required": False, "detail": detail or f"{len(tasks)} tasks run",
+            "restarts": {task.name: task.restarts for task in tasks if task.restarts},
+        }  # fmt: skip
 
     async def refresh_gauges(self) -> None:
         """Bring the gauges up to date; without the database they stay as they are."""

@@ -28,6 +28,7 @@ from creativeflow.services.aigeneration.adapters.amqp_channels import (
     Verdict,
     first_of,
 )
+from creativeflow.services.aigeneration.supervision import SupervisedTask, TaskStatus
 
 __all__ = [
     "Binding",
@@ -168,7 +169,7 @@ class Broker:
         self._publisher: Publisher | None = None
         self._ready = asyncio.Event()
         self._closing: asyncio.Future[None] | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._running = SupervisedTask("amqp-broker", self._run, may_return=True)
         self._subscribing: set[asyncio.Task[None]] = set()
         self._last_error = ""
         self._server_version: str | None = None
@@ -203,7 +204,7 @@ class Broker:
         """Begins to connect in the background, for ever. Idempotent; raises RuntimeError after close()."""
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
-            self._running = asyncio.create_task(self._run(self._closing), name="amqp-broker")
+            self._running.start()
         elif self._closing.done():
             raise RuntimeError("the broker connection has been closed")
 
@@ -258,17 +259,21 @@ class Broker:
 
     async def close(self, timeout_seconds: float = 10.0) -> None:
         """Lets handlers, acks and confirms finish, then closes; what lasts longer is cancelled. Idempotent."""
-        if self._closing is None or self._running is None:
+        if self._closing is None:
             return
         if not self._closing.done():
             self._closing.set_result(None)
-        _, late = await asyncio.wait({self._running}, timeout=timeout_seconds)
-        if late:
+        if not await self._running.stop(timeout_seconds):
             _LOG.warning("broker_close_late", timeout_seconds=timeout_seconds)
-            self._running.cancel()
-            await asyncio.wait({self._running})
 
-    async def _run(self, closing: "asyncio.Future[None]") -> None:
+    @property
+    def task(self) -> TaskStatus:
+        """The status of the task that keeps the connection."""
+        return self._running.status
+
+    async def _run(self) -> None:
+        closing = self._closing
+        assert closing is not None  # noqa: S101 - start() sets it before it starts this
         backoff = Backoff(*self._reconnect_seconds)
         clock = asyncio.get_running_loop().time
         while not closing.done():
@@ -362,7 +367,9 @@ class Broker:
                 failure = await self._consume_until_ended(link, consumer, closing)
             except StepError as error:
                 failure = error
-            except Exception as error:  # noqa: BLE001 - logged, and the loop must not end
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                    raise  # this task is cancelled; otherwise something that it awaited was
                 _LOG.exception("consumer_failed", queue=consumer.queue)
                 failure = StepError(f"unexpected {type(error).__name__}")
             if failure is None or link.closed.done():

@@ -18,6 +18,7 @@ from creativeflow.services.aigeneration.domain.formats import Size, sample_size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.request import Asset, Request
 from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome
+from creativeflow.services.aigeneration.supervision import SupervisedTask, TaskStatus
 
 log = structlog.get_logger(__name__)
 
@@ -47,18 +48,21 @@ class LocalEngine:
         self._fault = fault
         self._samples = samples
         self._jobs: asyncio.Queue[Request] = asyncio.Queue(_QUEUE_MAX)
-        self._wanted = workers
-        self._workers: list[asyncio.Task[None]] = []
+        self._workers = [SupervisedTask(f"local-worker-{n}", self._work) for n in range(1, workers + 1)]
 
     async def start(self) -> None:
         """Start the workers."""
-        self._workers = [asyncio.create_task(self._work()) for _ in range(self._wanted)]
+        for worker in self._workers:
+            worker.start()
 
     async def close(self) -> None:
         """Stop the workers; jobs under way are abandoned and come back by their deadline."""
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+
+    @property
+    def tasks(self) -> list[TaskStatus]:
+        """The status of each worker."""
+        return [worker.status for worker in self._workers]
 
     @property
     def ready(self) -> bool:

@@ -19,6 +19,7 @@ from creativeflow.services.aigeneration.domain.change import Change
 from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
 from creativeflow.services.aigeneration.domain.resource import resource
 from creativeflow.services.aigeneration.storage.queries import Queries
+from creativeflow.services.aigeneration.supervision import SupervisedTask
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ class Hub:
         self._listeners: dict[UUID, set[Listener]] = {}
         self._count = 0
         self._of_user: Counter[str] = Counter()
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask("stream-poll", self._poll, may_return=True)
 
     @property
     def count(self) -> int:
@@ -94,8 +95,7 @@ class Hub:
         self._listeners.setdefault(request.id, set()).add(listener)
         self._count += 1
         self._of_user[request.user_id] += 1
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._poll(), name="stream-poll")
+        self._task.start()
         return listener
 
     def leave(self, listener: Listener) -> None:
@@ -111,10 +111,7 @@ class Hub:
 
     async def close(self) -> None:
         """Stop polling."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._task.stop()
 
     async def _poll(self) -> None:
         while self._listeners:

@@ -8,6 +8,7 @@ import structlog
 
 from creativeflow.services.aigeneration.api.stream import HEARTBEAT_SECONDS
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.supervision import SupervisedTask
 
 log = structlog.get_logger(__name__)
 
@@ -22,7 +23,7 @@ class Pulse:
         self._mark = mark
         self._look_seconds = look_seconds
         self._viewers: set[asyncio.Event] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask("console-pulse", self._watch, may_return=True)
 
     @property
     def count(self) -> int:
@@ -42,8 +43,7 @@ class Pulse:
         """A stream of `changed` events for `live.js`, at most one in each look, and a heartbeat in between."""
         happened = asyncio.Event()
         self._viewers.add(happened)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._watch(), name="console-pulse")
+        self._task.start()
         try:
             yield b"retry: 5000\n\n"
             while True:
@@ -56,10 +56,7 @@ class Pulse:
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._task.stop()
 
     async def _watch(self) -> None:
         known: object = None
