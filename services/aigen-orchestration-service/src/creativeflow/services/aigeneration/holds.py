@@ -5,6 +5,7 @@ answer stays `placing` until the credit service has said what became of it.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID
 
@@ -48,11 +49,22 @@ class Holds:
             return Reply(answer=accepted(request), request=request)
         try:
             after = await self._place(request, hold)
+        except errors.InsufficientCreditsError:
+            raise
         except CreditsUnknownError as error:
             log.warning("hold_unknown", generation_request_id=str(request.id), reason=str(error))
-            await self._mover.store.complete_key(request.id, accepted(request))
-            after = request
+            after = await self._accept_in_doubt(request)
+        except Exception:
+            # The request is committed and the sweeper will settle its hold: an error here must not deny that it exists.
+            log.exception("hold_failed", generation_request_id=str(request.id))
+            after = await self._accept_in_doubt(request)
         return Reply(answer=accepted(after), request=after)
+
+    async def _accept_in_doubt(self, request: Request) -> Request:
+        """Store the answer under the request's key; if the database cannot, the settled hold stores it later."""
+        with suppress(errors.StorageUnavailableError):
+            await self._mover.store.complete_key(request.id, accepted(request))
+        return request
 
     async def settle(self, request_id: UUID) -> None:
         """Find out what became of a hold that is still `placing`, and finish or undo it.

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import structlog
+
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.change import Answer, Change, KeyClaim, carry_out
 from creativeflow.services.aigeneration.domain.lifecycle import Event
@@ -14,6 +16,8 @@ from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.domain.resource import resource
 from creativeflow.services.aigeneration.storage.store import KeyTakenError, Store, StoredAnswer, Written
+
+log = structlog.get_logger(__name__)
 
 _LOOKS = 8
 """How often a request is looked at again when others keep moving it first."""
@@ -77,7 +81,10 @@ class Mover:
         """
         if change.before is not None:
             self.remember(change.after)
-        self._on_written(change)
+        try:
+            self._on_written(change)
+        except Exception:  # the change is committed: a fault in counting or waking must not be its caller's
+            log.exception("on_written_failed", generation_request_id=str(change.after.id))
 
     def remember(self, request: Request) -> None:
         """What this process knows last of a live request; others may know better, and every write finds that out.

@@ -1,7 +1,7 @@
 """Group commit: calls that wait at the same moment go to the database as one statement."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
@@ -14,9 +14,10 @@ Outcome = TypeVar("Outcome")
 class Batcher(Generic[Item, Outcome]):
     """Collects items while earlier ones are being written, and writes them together.
 
-    An idle batcher writes at once, so nothing waits for company. No batch holds two items of one key. A batch
-    that fails falls apart into single items, so that one bad row harms only its own caller; where the outcome is
-    unknown because the connection was lost, nothing is written a second time and every caller is told.
+    An idle batcher writes at once, so nothing waits for company. No batch holds two items of one key, and keys take
+    turns. A batch that fails falls apart into single items, so that one bad row harms only its own caller: `write` must
+    therefore raise only where it has written nothing. Where the outcome is unknown because the connection was lost,
+    nothing is written a second time and every caller gets the error.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Batcher(Generic[Item, Outcome]):
         self._key = key
         self._max_size = max_size
         self._max_concurrent = max_concurrent
-        self._waiting: OrderedDict[Hashable, list[tuple[Item, asyncio.Future[Outcome]]]] = OrderedDict()
+        self._waiting: OrderedDict[Hashable, deque[tuple[Item, asyncio.Future[Outcome]]]] = OrderedDict()
         self._writing = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -41,7 +42,7 @@ class Batcher(Generic[Item, Outcome]):
         A caller that is cancelled does not take its item back: it may already be on its way.
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(self._key(item), []).append((item, future))
+        self._waiting.setdefault(self._key(item), deque()).append((item, future))
         if self._writing < self._max_concurrent:
             self._writing += 1
             task = asyncio.create_task(self._drain())
@@ -62,8 +63,10 @@ class Batcher(Generic[Item, Outcome]):
         batch = []
         for key in list(self._waiting)[: self._max_size]:
             queue = self._waiting[key]
-            batch.append(queue.pop(0))
-            if not queue:
+            batch.append(queue.popleft())
+            if queue:
+                self._waiting.move_to_end(key)  # busy keys must not keep their places before everybody else
+            else:
                 del self._waiting[key]
         return batch
 

@@ -63,7 +63,7 @@ SELECT key, COALESCE(done, kind) AS resolved FROM held"""
 TAKING = """
 taking AS MATERIALIZED (
     SELECT c.id, c.user_id, c.take_key AS key, c.take_amount AS amount FROM {rows} c
-    WHERE c.take_key IS NOT NULL
+    WHERE c.take_key IS NOT NULL AND NOT c.key_used
 ), paying AS (
     UPDATE credit_accounts a SET balance = balance - t.amount FROM (
         SELECT user_id, sum(amount)::bigint AS amount FROM taking GROUP BY user_id ORDER BY user_id COLLATE "C") t

@@ -23,6 +23,9 @@ jsonb_to_recordset($1::jsonb) AS c(
 
 # Start-time fair queuing: a user's next job starts where the user's last unfinished one ended, never before the
 # lane's virtual time. Heavier plans advance by less.
+#
+# `key_used`: the idempotency key is already committed. Such a change writes nothing and is reported as a result; only a
+# key that another transaction is claiming at this very moment violates the primary key and fails the statement.
 _CHANGE = f"""
 change AS MATERIALIZED (
     SELECT c.*, CASE WHEN c.queues THEN
@@ -31,18 +34,21 @@ change AS MATERIALIZED (
                    WHERE q.user_id = c.user_id AND q.stage = c.stage
                      AND q.state IN ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')), 0))
                + (row_number() OVER (PARTITION BY c.user_id, c.stage, c.queues ORDER BY c.id) - 1) / c.weight
-           END AS fair_at
+           END AS fair_at,
+           c.key IS NOT NULL AND EXISTS (
+               SELECT FROM idempotency_keys k WHERE k.principal = c.principal AND k.key = c.key) AS key_used
     FROM {_ROWS} LEFT JOIN lanes l ON c.queues AND l.lane = c.stage ORDER BY c.id
 )"""  # noqa: S608 - a constant of this module
 
 _USE_ALLOWANCE = """
     INSERT INTO free_usage AS u (user_id, month, used)
-    SELECT user_id, allowance_month, count(*) FROM change WHERE allowance_month IS NOT NULL
+    SELECT user_id, allowance_month, count(*) FROM change WHERE allowance_month IS NOT NULL {condition}
     GROUP BY user_id, allowance_month HAVING count(*) <= $2 ORDER BY user_id
     ON CONFLICT (user_id, month) DO UPDATE SET used = u.used + excluded.used WHERE u.used + excluded.used <= $2
     RETURNING u.user_id, u.month"""
 
-USE_ALLOWANCE = f"WITH {_CHANGE} {_USE_ALLOWANCE}"
+# Here the key of the change is its own, claimed by the move before it in the transaction.
+USE_ALLOWANCE = f"WITH {_CHANGE} {_USE_ALLOWANCE.format(condition='')}"
 """The month's count alone, for a move in the same transaction; returns nothing where it is used up."""
 
 _ENTRY = """
@@ -102,9 +108,13 @@ def _tail(*, take: bool = False, settle: bool = False) -> str:
 _IF_TAKEN = "AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))"
 
 
+_KEY_USED = "SELECT id, NULL::bool FROM change WHERE key_used"
+
+
 def _intake(*, take: bool) -> str:
+    allowance = _USE_ALLOWANCE.format(condition="AND NOT key_used")
     return f"""
-WITH {_CHANGE}, allowance AS ({_USE_ALLOWANCE}){f", {TAKING.format(rows='change')}" if take else ""}, stored AS (
+WITH {_CHANGE}, allowance AS ({allowance}){f", {TAKING.format(rows='change')}" if take else ""}, stored AS (
     INSERT INTO generation_requests (
         id, user_id, project_id, created_by, correlation_id, traceparent, state, stage, round, attempt, job_id,
         version, plan, brief, metadata, max_rounds, file_format, pending_action, route, model, retry_of, fair_at,
@@ -113,14 +123,14 @@ WITH {_CHANGE}, allowance AS ({_USE_ALLOWANCE}){f", {TAKING.format(rows='change'
            c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.max_rounds, c.file_format, c.pending_action,
            c.route, c.model, c.retry_of, c.fair_at, c.due_at, c.deadline_at, c.at, c.at
     FROM change c
-    WHERE (c.allowance_month IS NULL OR EXISTS (
+    WHERE NOT c.key_used AND (c.allowance_month IS NULL OR EXISTS (
         SELECT FROM allowance a WHERE a.user_id = c.user_id AND a.month = c.allowance_month))
       {_IF_TAKEN if take else ""}
     RETURNING id
 ), written AS MATERIALIZED (
     SELECT c.*, c.project_id AS of_project FROM change c WHERE c.id IN (SELECT id FROM stored)
 ), {_tail(take=take)}
-SELECT id FROM stored"""  # noqa: S608 - joined from constants of this module
+SELECT id, true AS written FROM stored UNION ALL {_KEY_USED}"""  # noqa: S608 - joined from constants of this module
 
 
 INTAKE = _intake(take=False)
@@ -140,7 +150,8 @@ _GUARD = "r.id = c.id AND r.version = c.version - 1 AND r.state = c.from_state"
 # stays the order of their locks.
 _LOCKED = f"""
 locked AS MATERIALIZED (
-    SELECT c.id, c.user_id, c.take_key, c.take_amount FROM change c JOIN generation_requests r ON {_GUARD}
+    SELECT c.id, c.user_id, c.take_key, c.take_amount, c.key_used FROM change c
+    JOIN generation_requests r ON {_GUARD} AND NOT c.key_used
     ORDER BY c.id FOR UPDATE OF r
 )"""  # noqa: S608 - as above
 
@@ -149,7 +160,7 @@ def _moving(*, take: bool, settle: bool) -> str:
     return f"""
 WITH {_CHANGE}, {f"{_LOCKED}, {TAKING.format(rows='locked')}, " if take else ""}written AS (
     UPDATE generation_requests r SET {_SET}, fair_at = COALESCE(c.fair_at, r.fair_at)
-    FROM change c WHERE {_GUARD} {_IF_TAKEN if take else ""}
+    FROM change c WHERE {_GUARD} AND NOT c.key_used {_IF_TAKEN if take else ""}
     RETURNING c.*, r.project_id AS of_project, r.created_by AS of_caller
 ), {_tail(take=take, settle=settle)}, given_back AS (
     UPDATE free_usage u SET used = u.used - g.given FROM (
@@ -182,7 +193,7 @@ _NOT_TAKEN = "SELECT id, false FROM locked WHERE take_key IS NOT NULL AND id NOT
 @cache
 def move(*, take: bool, settle: bool, tell: bool) -> str:
     """The statement which writes into no table, and looks for nobody, that no change of its batch asks for."""
-    ends = f"{_WRITTEN} UNION ALL {_NOT_TAKEN}" if take else _WRITTEN
+    ends = f"{_WRITTEN} UNION ALL {_KEY_USED}{f' UNION ALL {_NOT_TAKEN}' if take else ''}"
     return f"{_moving(take=take, settle=settle)}{f', {_TELLING}' if tell else ''} {ends}"
 
 

@@ -36,6 +36,10 @@ class Written(Enum):
     """The Free plan's generations of the month are used up; nothing was written."""
     NOT_TAKEN = auto()
     """The credits that it takes are not there, or not to be had at once; nothing was written."""
+    KEY_USED = auto()
+    """The idempotency key that it claims is already there; nothing was written."""
+    CROWDED = auto()
+    """Several generations of one user came in one batch and do not all fit into the month; alone this one may."""
 
 
 class KeyTakenError(Exception):
@@ -86,15 +90,23 @@ class Store:
             StorageUnavailableError: nobody knows whether it was written.
         """
         try:
-            if change.before is None:
-                return await self._intakes.submit(change)
-            if change.allowance is not None:
-                return await self._write_with_allowance(change)
-            return await self._moves.submit(change)
+            written = await self._write(change)
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "idempotency_keys_pkey":
                 raise KeyTakenError from None
             raise
+        if written is Written.KEY_USED:
+            raise KeyTakenError
+        return written
+
+    async def _write(self, change: Change) -> Written:
+        if change.before is None:
+            written = await self._intakes.submit(change)
+            # Not in the batch, whose other changes are committed by now: what fails here concerns this caller alone.
+            return (await self._write_intakes([change]))[0] if written is Written.CROWDED else written
+        if change.allowance is not None:
+            return await self._write_with_allowance(change)
+        return await self._moves.submit(change)
 
     async def write_moves(self, changes: Sequence[Change]) -> list[bool]:
         """Write many changes of different requests as one statement; for each, whether it was written."""
@@ -272,23 +284,18 @@ class Store:
             month = following
 
     async def _write_intakes(self, changes: Sequence[Change]) -> list[Written]:
+        """One statement and nothing after it: whatever fails here has written nothing, so it may be written again."""
         payload = _payload(changes)
         statement = statements.INTAKE_AND_TAKE if any("take_key" in row for row in payload) else statements.INTAKE
-        written = {row["id"] for row in await self._database.fetch(statement, payload, self._free_generations)}
-        found = []
-        for change in changes:
-            if change.after.id in written:
-                found.append(Written.YES)
-            elif change.taking is not None:
-                found.append(Written.NOT_TAKEN)
-            elif len(changes) > 1:
-                # Several generations of one user came together and do not all fit into the month: alone it may.
-                found += await self._write_intakes([change])
-            else:
-                found.append(Written.NO_ALLOWANCE)
-        return found
+        written = _outcomes(await self._database.fetch(statement, payload, self._free_generations))
+        without_allowance = Written.CROWDED if len(changes) > 1 else Written.NO_ALLOWANCE
+        return [
+            written.get(change.after.id, Written.NOT_TAKEN if change.taking else without_allowance)
+            for change in changes
+        ]
 
     async def _write_moves(self, changes: Sequence[Change]) -> list[Written]:
+        """As with intakes, nothing follows the statement that commits."""
         try:
             return await self._move_all(changes, settle=self._ledger_here)
         except asyncpg.UniqueViolationError as error:
@@ -298,23 +305,22 @@ class Store:
             return [Written.NOT_TAKEN] if changes[0].taking else await self._move_all(changes, settle=False)
 
     async def _move_all(self, changes: Sequence[Change], *, settle: bool) -> list[Written]:
-        found = await self._database.fetch(*_moved_by(changes, settle=settle))
-        written = {row["id"]: Written.YES if row["written"] else Written.NOT_TAKEN for row in found}
+        written = _outcomes(await self._database.fetch(*_moved_by(changes, settle=settle)))
         return [written.get(change.after.id, Written.SUPERSEDED) for change in changes]
 
     async def _write_with_allowance(self, change: Change) -> Written:
         """A regeneration on the Free plan: the month's count and the move in one transaction."""
         statement, payload = _moved_by([change], settle=self._ledger_here)
-        outcome = Written.YES
         async with self._database.connection() as connection:
             transaction = connection.transaction()
             await transaction.start()
             try:
                 # First the request, then the month: as a move that gives a generation back locks them.
-                if not await connection.fetch(statement, payload):
-                    outcome = Written.SUPERSEDED
-                elif not await connection.fetch(statements.USE_ALLOWANCE, payload, self._free_generations):
-                    outcome = Written.NO_ALLOWANCE
+                written = _outcomes(await connection.fetch(statement, payload))
+                outcome = written.get(change.after.id, Written.SUPERSEDED)
+                if outcome is Written.YES:
+                    used = await connection.fetch(statements.USE_ALLOWANCE, payload, self._free_generations)
+                    outcome = Written.YES if used else Written.NO_ALLOWANCE
             except BaseException:
                 await transaction.rollback()
                 raise
@@ -325,6 +331,14 @@ class Store:
         found = await self._database.fetch(f"{statements.SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
         by_id = {row["id"]: rows.to_request(row) for row in found}
         return [by_id.get(request_id) for request_id in ids]
+
+
+_OUTCOMES = {True: Written.YES, False: Written.NOT_TAKEN, None: Written.KEY_USED}
+
+
+def _outcomes(found: Sequence[asyncpg.Record]) -> dict[UUID, Written]:
+    """What a writing statement reports of its changes by request id; it says nothing of those it did not find."""
+    return {row["id"]: _OUTCOMES[row["written"]] for row in found}
 
 
 def _payload(

@@ -1,0 +1,170 @@
+"""Group commit: an outcome that is not an error is a result of the statement and never harms another caller's write."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.change import Change, KeyClaim
+from creativeflow.services.aigeneration.moving import Caller, Reply
+from creativeflow.services.aigeneration.storage.batching import Batcher
+from creativeflow.services.aigeneration.storage.store import Written
+from world import World
+
+
+def claim(key: str) -> KeyClaim:
+    return KeyClaim(principal="service", key=key, fingerprint=f"body of {key}")
+
+
+class Gate:
+    """Holds a batcher's writers until everything that is to be written together waits; records the batches."""
+
+    def __init__(self, batcher: "Batcher[Change, Written]") -> None:
+        self.batches: list[int] = []
+        self.opened = asyncio.Event()
+        self._batcher = batcher
+        self._write = batcher._write  # noqa: SLF001 - the moment of a batch is not visible from outside
+        batcher._write = self.write  # noqa: SLF001
+
+    async def write(self, changes: Sequence[Change]) -> Sequence[Written]:
+        await self.opened.wait()
+        self.batches.append(len(changes))
+        return await self._write(changes)
+
+    async def waiting(self, count: int) -> None:
+        """Return once so many changes wait behind the two writers."""
+        while sum(map(len, self._batcher._waiting.values())) < count:  # noqa: SLF001
+            await asyncio.sleep(0)
+
+
+async def submit_in_one_batch(world: World, *calls: Any) -> list[Reply | BaseException]:
+    """The outcome of calls whose changes are written by one statement."""
+    await world.grant("filler", plan="enterprise")
+    gate = Gate(world.service.store._intakes)  # noqa: SLF001
+    writers = [asyncio.create_task(world.submit("filler")) for _ in range(2)]
+    await gate.waiting(0)
+    while world.service.store._intakes._writing < 2 or world.service.store._intakes._waiting:  # noqa: SLF001
+        await asyncio.sleep(0)
+    tasks = [asyncio.create_task(call) for call in calls]
+    await gate.waiting(len(tasks))
+    gate.opened.set()
+    await asyncio.gather(*writers)
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert max(gate.batches) == len(tasks)
+    return found
+
+
+def statuses(found: Sequence[Reply | BaseException]) -> list[int | type]:
+    return [reply.answer.status if isinstance(reply, Reply) else type(reply) for reply in found]
+
+
+@pytest.mark.parametrize("ledger_here", [True, False])
+async def test_create_beside_a_used_key_and_a_used_up_allowance_is_accepted_once(
+    make_world: Callable[..., World], ledger_here: bool
+) -> None:
+    world = make_world(ledger_here=ledger_here, free_generations=2)
+    await world.grant("payer", 10_000, plan="payg")
+    await world.grant("pro", plan="pro")
+    await world.submit("free", claim=claim("first"))
+    found = await submit_in_one_batch(
+        world, world.submit("payer", claim=claim("payer")), world.submit("pro"),
+        world.submit("free", claim=claim("first")), world.submit("free", claim=claim("second")),
+        world.submit("free", claim=claim("third")),
+    )  # fmt: skip
+    assert statuses(found)[:3] == [202, 202, 202]
+    assert sorted(map(str, statuses(found)[3:])) == ["202", str(errors.FreeQuotaExhaustedError)]
+    stored = await world.database.fetch(
+        "SELECT user_id, count(*) FROM generation_requests WHERE user_id <> 'filler' GROUP BY 1 ORDER BY 1"
+    )
+    assert [tuple(row) for row in stored] == [("free", 2), ("payer", 1), ("pro", 1)]
+    assert await world.balance("payer") == 10_000 - 25
+    await world.check()
+
+
+async def test_used_keys_do_not_break_a_batch_apart(make_world: Callable[..., World]) -> None:
+    world = make_world(ledger_here=True)
+    await world.grant("pro", plan="pro")
+    await world.submit("pro", claim=claim("used"))
+    statements = 0
+    fetch = world.database.fetch
+
+    async def counted(statement: str, *arguments: Any) -> Any:
+        nonlocal statements
+        statements += "INSERT INTO generation_requests" in statement
+        return await fetch(statement, *arguments)
+
+    world.database.fetch = counted  # type: ignore[method-assign]
+    calls = [world.submit("pro", claim=claim(f"key {n}")) for n in range(20)]
+    found = await submit_in_one_batch(world, *calls, world.submit("pro", claim=claim("used")))
+    assert statuses(found) == [202] * 21
+    assert sum(reply.stored is not None for reply in found if isinstance(reply, Reply)) == 1
+    assert statements == 3  # the two writers' own and one for all the others
+    await world.check()
+
+
+async def test_move_with_a_key_of_another_request_is_refused_and_charges_nothing(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(ledger_here=True)
+    await world.grant("user", 10_000, plan="payg")
+    await world.submit("user", claim=claim("used"))
+    request = await world.with_samples("user")
+    before = await world.balance()
+    other = KeyClaim(principal="service", key="used", fingerprint="another body")
+    with pytest.raises(errors.IdempotencyKeyReusedError):
+        await world.select(request, caller=Caller(name="service", claim=other))
+    assert await world.balance() == before
+    assert (await world.look(request)).selected_sample_id is None
+    await world.check()
+
+
+async def test_credit_service_that_raises_the_unexpected_leaves_the_create_accepted(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world()
+    await world.grant("user", 10_000, plan="payg")
+    hold = world.credits.hold
+
+    async def broken(asked: Any) -> None:
+        raise RuntimeError("nobody expected this")
+
+    world.credits.hold = broken  # type: ignore[method-assign]
+    reply = await world.submit("user", claim=claim("key"))
+    again = await world.submit("user", claim=claim("key"))
+    assert (reply.answer.status, again.answer.status) == (202, 202)
+    assert again.stored is not None
+    world.credits.hold = hold  # type: ignore[method-assign]
+    world.clock.advance(seconds=30)
+    await world.sweep()
+    assert reply.request is not None
+    assert (await world.look(reply.request)).state == "PENDING"
+    assert await world.balance() == 10_000 - 25
+    await world.check()
+
+
+async def test_fault_after_the_commit_is_not_the_callers(world: World) -> None:
+    await world.grant("user", plan="pro")
+    mover = world.orchestrator._mover  # noqa: SLF001
+
+    def broken(change: Change) -> None:
+        raise RuntimeError("a counter broke")
+
+    mover._on_written = broken  # noqa: SLF001
+    assert (await world.submit("user")).answer.status == 202
+
+
+async def test_batcher_with_more_busy_keys_than_a_batch_holds_serves_every_key_in_turn() -> None:
+    written: list[str] = []
+
+    async def write(items: Sequence[str]) -> Sequence[None]:
+        written.extend(items)
+        await asyncio.sleep(0)
+        return [None] * len(items)
+
+    batcher: Batcher[str, None] = Batcher(write, key=lambda item: item[0], max_size=2, max_concurrent=1)
+    busy = [f"{key}{n}" for n in range(50) for key in "ab"]
+    await asyncio.gather(*map(batcher.submit, [*busy, "c"]))
+    assert written.index("c") < 6
+    assert [item for item in written if item[0] == "a"] == [f"a{n}" for n in range(50)]
