@@ -53,7 +53,7 @@ def a_hold(**changes: Any) -> Hold:
         "stage": Stage.SAMPLES, "round": 1, "action": "sample_generation", "funding": Funding.CREDITS, "amount": 25,
         "state": HoldState.HELD,
     } | changes  # fmt: skip
-    return Hold(**{"key": f"{REQUEST_ID}:{fields['stage']}:{fields['round']}"} | fields)
+    return Hold(**{"key": f"{REQUEST_ID}:{fields['stage']}:{fields['round']}:1"} | fields)
 
 
 def an_allowance(**changes: Any) -> Hold:

@@ -79,7 +79,14 @@ async def _holds(database: Database) -> list[str]:
                 found.append(f"{row['key']} is released though the final was delivered")
             case "placing" if State(row["state"]) not in {State.VALIDATING_CREDITS, State.AWAITING_SELECTION}:
                 found.append(f"{row['key']} is still being placed while the request is {row['state']}")
-    return found
+    return found + [
+        f"{row['request_id']}: {row['stage']} of round {row['round']} is paid for by {row['paid']} holds"
+        for row in await database.look_over(
+            """SELECT request_id, stage, round, count(*) AS paid FROM holds
+               WHERE state IN ('placing', 'held', 'captured')
+               GROUP BY request_id, stage, round HAVING count(*) > 1"""
+        )
+    ]
 
 
 async def _ledger(database: Database) -> list[str]:

@@ -36,16 +36,16 @@ SELECT made.id, e.version, e.event, e.state, e.data, made.at + (e.at - first.at)
 FROM generation_events e, made, first WHERE e.request_id = $1 ORDER BY e.seq"""
 _PARK = """
 INSERT INTO outbox (request_id, topic, body, due_at, attempts, parked_reason, created_at)
-VALUES ($1, 'credits.capture', jsonb_build_object('key', $1::uuid || ':samples:1', 'user_id', 'mare-cafe',
+VALUES ($1, 'credits.capture', jsonb_build_object('key', $1::uuid || ':samples:1:1', 'user_id', 'mare-cafe',
         'amount', 25, 'action', 'sample_generation'), now(), 3, 'the key stands for another hold',
         now() - interval '14 minutes')"""
 _FLAG = """
 INSERT INTO account_flags (user_id, reason, hold_key, request_id, raised_at)
-VALUES ('mare-cafe', 'charge_failed', $1::uuid || ':samples:1', $1, now() - interval '14 minutes')"""
+VALUES ('mare-cafe', 'charge_failed', $1::uuid || ':samples:1:1', $1, now() - interval '14 minutes')"""
 _DOUBT = """
 INSERT INTO holds (key, request_id, user_id, stage, round, action, funding, amount, state, began_at, parked_at,
                    parked_reason)
-VALUES ($1::uuid || ':final:1', $1, 'kim.lindqvist', 'final', 1, 'standard_generation', 'credits', 100, 'placing',
+VALUES ($1::uuid || ':final:1:1', $1, 'kim.lindqvist', 'final', 1, 'standard_generation', 'credits', 100, 'placing',
         now(), now(), 'no answer in time, and the adapter has no look-up')"""
 
 

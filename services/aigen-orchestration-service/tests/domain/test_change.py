@@ -34,9 +34,9 @@ from creativeflow.services.aigeneration.domain.request import Hold, HoldState, R
 EVERY_MOVE = [pytest.param(state, event, id=f"{state}-{event}") for state, event in MOVES]
 FINAL_HOLD = a_hold(stage=Stage.FINAL, action="standard_generation", amount=100)
 HELD_SAMPLES = {
-    "key": f"{REQUEST_ID}:samples:1", "user_id": "user-7", "amount": 25, "action": "sample_generation"
+    "key": f"{REQUEST_ID}:samples:1:1", "user_id": "user-7", "amount": 25, "action": "sample_generation"
 }  # fmt: skip
-HELD_FINAL = {"key": f"{REQUEST_ID}:final:1", "user_id": "user-7", "amount": 100, "action": "standard_generation"}
+HELD_FINAL = {"key": f"{REQUEST_ID}:final:1:1", "user_id": "user-7", "amount": 100, "action": "standard_generation"}
 CAPTURED_SAMPLES = a_hold(state=HoldState.CAPTURED)
 
 PLAIN, WITH_EVENTS = Policy(), Policy(publish_events=True)

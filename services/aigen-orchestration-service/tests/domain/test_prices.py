@@ -156,8 +156,8 @@ def test_dearer_plans_weigh_at_least_as_much_in_the_fair_queue() -> None:
 
 
 def test_a_hold_has_the_key_of_its_stage_and_round() -> None:
-    assert hold_key(REQUEST_ID, Stage.SAMPLES, 2) == "0195940d-0000-7000-8000-000000000001:samples:2"
-    assert hold_key(REQUEST_ID, Stage.FINAL, 1) == "0195940d-0000-7000-8000-000000000001:final:1"
+    assert hold_key(REQUEST_ID, Stage.SAMPLES, 2, 1) == "0195940d-0000-7000-8000-000000000001:samples:2:1"
+    assert hold_key(REQUEST_ID, Stage.FINAL, 1, 3) == "0195940d-0000-7000-8000-000000000001:final:1:3"
 
 
 @pytest.mark.parametrize(

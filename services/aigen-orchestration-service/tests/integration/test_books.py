@@ -139,7 +139,7 @@ async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_a
     world.clock.advance(minutes=1)
     world.credits.faults.append("conflict")
     await world.sweep()
-    key = f"{request.id}:samples:1"
+    key = f"{request.id}:samples:1:1"
     assert await world.parked_holds() == [key]
     world.credits.faults.append("before")
     with pytest.raises(errors.CreditsUnavailableError):
@@ -353,7 +353,7 @@ async def test_a_deduction_without_an_answer_is_parked_and_goes_on_when_a_person
     world.clock.advance(minutes=1)
     await world.sweep()
     await world.sweep()
-    assert await world.parked_holds() == [f"{request.id}:samples:1"]
+    assert await world.parked_holds() == [f"{request.id}:samples:1:1"]
     assert (await world.service.queries.invariants(world.clock()))["holds_parked"] == 1
     (parked,) = await world.service.books.parked_holds(10)
     assert (parked["user_id"], parked["amount"]) == ("user", 25)

@@ -63,7 +63,7 @@ async def test_a_request_takes_its_credits_with_its_first_write(world: World) ->
     assert [hold.state for hold in (await world.look(request)).holds] == [HoldState.HELD]
     assert await world.balance() == 75
     assert await world.events(request) == ["submitted", "credits_held"]
-    assert (await world.timeline(request))[1]["data"] == {"hold": f"{request.id}:samples:1", "credits": "0.25"}
+    assert (await world.timeline(request))[1]["data"] == {"hold": f"{request.id}:samples:1:1", "credits": "0.25"}
 
 
 async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(world: World) -> None:
@@ -195,14 +195,16 @@ async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(world
     await world.service.relay.step()
     [debt] = await world.service.outbox.list_open(parked_only=True, most=10)
     assert debt["topic"] == "credits.capture"
-    await Ledger(world.database).hold(f"{request.id}:samples:1", user_id="user", amount=25, action="sample_generation")
+    await Ledger(world.database).hold(
+        f"{request.id}:samples:1:1", user_id="user", amount=25, action="sample_generation"
+    )
     await world.service.outbox.replay(debt["id"], by="test", now=world.clock())
 
 
 async def test_a_key_that_the_ledger_knows_is_not_taken_again(world: World) -> None:
     await world.grant("user", 225, "payg")
     request = await world.with_samples()
-    key = f"{request.id}:final:1"
+    key = f"{request.id}:final:1:1"
     await Ledger(world.database).hold(key, user_id="user", amount=100, action="standard_generation")
     [change] = await chosen(world, request)
     assert await world.service.store.write(change) is Written.NOT_TAKEN
@@ -215,7 +217,7 @@ async def test_what_somebody_else_captured_at_this_moment_is_captured_once(world
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     job = await world.next_job()
-    assert await Ledger(world.database).resolve(f"{request.id}:samples:1", "capture") == "capture"
+    assert await Ledger(world.database).resolve(f"{request.id}:samples:1:1", "capture") == "capture"
     await world.deliver(job)
     assert "credits.capture" in await owed(world)
     await world.drain()

@@ -21,11 +21,11 @@ def states(request):
 async def test_samples_are_held_then_captured_when_they_come(world: World) -> None:
     await world.grant("user", 100, "payg")
     request = await world.submitted()
-    assert states(request) == {"samples:1": HoldState.HELD}
+    assert states(request) == {"samples:1:1": HoldState.HELD}
     assert await world.balance() == 75
     await world.deliver(await world.next_job())
     await world.drain()
-    assert states(await world.look(request)) == {"samples:1": HoldState.CAPTURED}
+    assert states(await world.look(request)) == {"samples:1:1": HoldState.CAPTURED}
     assert await world.balance() == 75
 
 
@@ -78,7 +78,7 @@ async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(
     assert request.holds == ()
     chosen = (await world.select(request, resolution="4K")).request
     assert chosen is not None
-    assert states(chosen) == {"final:1": HoldState.HELD}
+    assert states(chosen) == {"final:1:1": HoldState.HELD}
     await world.deliver(await world.next_job())
     await world.drain()
     assert await world.balance() == 0
@@ -224,7 +224,7 @@ async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(world: W
     world.clock.advance(minutes=1)
     await world.sweep()
     assert (await world.look(request)).state is State.VALIDATING_CREDITS
-    assert await world.parked_holds() == [f"{request.id}:samples:1"]
+    assert await world.parked_holds() == [f"{request.id}:samples:1:1"]
     world.service.entitlements.forget("user")
     with pytest.raises(errors.AccountRestrictedError):
         await world.submit()
@@ -232,7 +232,7 @@ async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(world: W
     await world.sweep()
     assert (await world.look(request)).state is State.FAILED
 
-    await world.orchestrator.decide_hold(f"{request.id}:samples:1", charged=False, by="operator")
+    await world.orchestrator.decide_hold(f"{request.id}:samples:1:1", charged=False, by="operator")
     await world.service.flags.clear("user", by="operator", note="looked at", now=world.clock())
     await world.drain()
     assert await world.balance() == 25

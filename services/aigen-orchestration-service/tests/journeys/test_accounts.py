@@ -113,7 +113,7 @@ async def test_a_hold_in_doubt_is_listed_and_decided(paying: Caller) -> None:
 
 
 async def test_deciding_needs_a_key_that_is_known(client: Caller) -> None:
-    answer = await client.post(f"{OPERATIONS}/holds/{NOBODY}:samples:1/decide", json={"charged": True})
+    answer = await client.post(f"{OPERATIONS}/holds/{NOBODY}:samples:1:1/decide", json={"charged": True})
     assert_problem(answer, 404, "not_found")
     answer = await client.post(f"{OPERATIONS}/holds/nonsense/decide", json={"charged": True})
     assert_problem(answer, 422, "invalid_request", pointer="/path/key")

@@ -225,7 +225,7 @@ async def test_a_hold_in_doubt_is_decided_and_the_account_cleared(desk: Desk, ch
     desk.world.clock.advance(minutes=1)
     await desk.world.sweep()
     page = await desk.see("/console/attention")
-    assert f"0.25 credits of user {request_id}:samples:1" in page.text
+    assert f"0.25 credits of user {request_id}:samples:1:1" in page.text
     assert "Flagged accounts" in page.text
     (form,) = (form for form in page.forms if form.fields.get("charged") == charged)
     after = await desk.submit(form)
@@ -307,7 +307,7 @@ async def test_the_books_are_compared_and_mended_when_told_so(desk: Desk) -> Non
     compare, apply = (form for form in page.forms if form.action.endswith("/reconcile"))
     found = await desk.submit(compare, hours="1")
     assert "1 difference" in found.text
-    assert f"capture missing {shown.id}:samples:1 user 0.25 captured held captures" in found.text
+    assert f"capture missing {shown.id}:samples:1:1 user 0.25 captured held captures" in found.text
     assert await desk.world.database.fetchval("SELECT count(*) FROM outbox WHERE topic = 'credits.capture'") == 0
     mended = await desk.submit(apply, hours="1")
     assert "by duty: 1 holds compared, 1 posted" in mended.text
@@ -398,7 +398,7 @@ async def test_after_a_deed_it_goes_on_only_within_the_console(desk: Desk) -> No
 
 async def test_deeds_on_what_is_not_there_are_not_found(desk: Desk) -> None:
     form = (await desk.see("/console/accounts")).form("/reconcile")
-    for path in (f"/console/requests/{NOBODY}/cancel", f"/console/holds/{NOBODY}:samples:1/decide"):
+    for path in (f"/console/requests/{NOBODY}/cancel", f"/console/holds/{NOBODY}:samples:1:1/decide"):
         said = PageForm(path, "post", {"csrf": form.fields["csrf"], "charged": "yes"})
         assert (await desk.submit(said)).status == 404, path
     odd = PageForm("/console/holds/nonsense/decide", "post", {"csrf": form.fields["csrf"], "charged": "yes"})

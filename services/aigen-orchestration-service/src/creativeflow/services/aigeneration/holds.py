@@ -66,15 +66,16 @@ class Holds:
             await self._mover.store.complete_key(request.id, accepted(request))
         return request
 
-    async def settle(self, request_id: UUID) -> None:
+    async def settle(self, request_id: UUID, key: str) -> None:
         """Find out what became of a hold that is still `placing`, and finish or undo it.
 
+        Does nothing where the hold of this key is no longer `placing`: a later asking has a caller of its own.
         Where the request still waits for it, the same key is asked again; for one that has ended, it is given back,
         which also closes the key against an answer that comes late. Where the credit service does not answer, the
         hold stays as it is; where it can never answer, the hold is parked and the account flagged (REQ-016).
         """
         request = await self._mover.store.load(request_id)
-        if request is None or (hold := request.placing) is None:
+        if request is None or (hold := request.placing) is None or hold.key != key:
             return
         try:
             if waits_for(request, hold):
@@ -106,7 +107,7 @@ class Holds:
         except CreditsUnknownError as error:
             raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
         if await self._mover.store.unpark_hold(key, by=by, charged=charged, now=self._mover.now()):
-            await self.settle(request.id)
+            await self.settle(request.id, key)
         return True
 
     async def _place(self, request: Request, hold: Hold) -> Request:
@@ -136,6 +137,8 @@ class Holds:
         after = await self._mover.move(request.id, decide, known=request)
         if after.placing is not None and after.placing.key == hold.key:
             await self._mover.store.give_back_late(hold, after, held=held, now=self._mover.now())
+        elif held:
+            await self._mover.store.give_back_refused(hold, after, now=self._mover.now())
         return after
 
     def _change(self, current: Request, hold: Hold) -> Change:

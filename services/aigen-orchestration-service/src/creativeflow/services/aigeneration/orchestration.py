@@ -334,9 +334,9 @@ class Orchestrator:
 
     # What the credit service answers
 
-    async def settle_hold(self, request_id: UUID) -> None:
+    async def settle_hold(self, request_id: UUID, key: str) -> None:
         """Find out what became of a hold nobody waits for any more; see `Holds.settle`."""
-        await self._holds.settle(request_id)
+        await self._holds.settle(request_id, key)
 
     async def decide_hold(self, key: str, *, charged: bool, by: str) -> None:
         """An operator says whether a hold in doubt was charged; see `Holds.decide`. Again: nothing happens.
@@ -412,7 +412,7 @@ class Orchestrator:
     def _accept(self, request: Request, charge: Charge, entitled: Entitlements, caller: Caller) -> Change | None:
         if not request.in_review:
             return None
-        hold = hold_for(charge, request.id, Stage.SAMPLES, request.round, self._now())
+        hold = hold_for(charge, request.id, Stage.SAMPLES, request.round, self._now(), earlier=request.holds)
         event = Event.CREDITS_ASKED if charge.funding is Funding.CREDITS else Event.REVIEW_PASSED
         data = {"by": caller.name, "review": "passed", "charge": _payable(charge, entitled)}
         return self._mover.happen(request, event, hold=hold, data=data, pending_action=None, plan=entitled.plan.name)
@@ -440,9 +440,9 @@ class Orchestrator:
         """Queue the next job, or first ask for the credits it costs; `at_once`: they are taken along instead."""
         stage = Stage.FINAL if event is Event.SAMPLE_SELECTED else Stage.SAMPLES
         round_number = request.round + (stage is Stage.SAMPLES)
-        hold = hold_for(charge, request.id, stage, round_number, self._now())
+        hold = hold_for(charge, request.id, stage, round_number, self._now(), earlier=request.holds)
         data = {"by": caller.name, "charge": _payable(charge, entitled), **shown(fields)}
-        if at_once and hold is not None and hold.key not in {known.key for known in request.holds}:
+        if at_once and hold is not None:
             hold = held(hold)
         if hold is None or hold.state is HoldState.HELD:
             change = self._mover.happen(request, event, hold=hold, data=data, **ordered(request, event, fields))

@@ -1,6 +1,6 @@
 """What a user orders: which plan allows it, what it costs, which job it leads to, whether it repeats another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -149,15 +149,19 @@ def charge_data(charge: Charge) -> dict[str, str]:
     return {"action": charge.action, "paid_by": charge.funding.value, "credits": credits_text(charge.amount)}
 
 
-def hold_for(charge: Charge, request_id: UUID, stage: Stage, round_number: int, now: datetime) -> Hold | None:
+def hold_for(
+    charge: Charge, request_id: UUID, stage: Stage, round_number: int, now: datetime, *, earlier: Sequence[Hold] = ()
+) -> Hold | None:
     """The hold of a charge as it begins: still to be placed where credits pay, held at once where the month's
-    allowance does, None where the plan includes it.
+    allowance does, None where the plan includes it. `earlier`: the request's holds so far, which give the asking its
+    number.
     """
     if charge.funding is Funding.PLAN:
         return None
     paid = charge.funding is Funding.CREDITS
+    asking = 1 + sum(hold.stage is stage and hold.round == round_number for hold in earlier)
     return Hold(
-        key=hold_key(request_id, stage, round_number), stage=stage, round=round_number, action=charge.action,
+        key=hold_key(request_id, stage, round_number, asking), stage=stage, round=round_number, action=charge.action,
         funding=charge.funding, amount=charge.amount, state=HoldState.PLACING if paid else HoldState.HELD,
         month=None if paid else now.date().replace(day=1).isoformat(),
     )  # fmt: skip

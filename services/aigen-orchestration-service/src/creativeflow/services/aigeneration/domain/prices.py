@@ -124,9 +124,13 @@ def is_high_resolution(prices: Prices, longest_side: int) -> bool:
     return longest_side > prices.high_resolution_above
 
 
-def hold_key(request_id: object, stage: Stage, round_number: int) -> str:
-    """The business key of the one hold a stage and round can have; re-attempts share it."""
-    return f"{request_id}:{stage}:{round_number}"
+def hold_key(request_id: object, stage: Stage, round_number: int, asking: int) -> str:
+    """Return the business key of a hold: `{request}:{stage}:{round}:{asking}`.
+
+    Re-attempts of a job share their hold. An asking that was refused is over for good: the next one has a key of its
+    own, so that a late answer to the first can never be taken for an answer to the second.
+    """
+    return f"{request_id}:{stage}:{round_number}:{asking}"
 
 
 def credits_text(amount: int) -> str:

@@ -64,12 +64,18 @@ class Comparison:
         return [BookedHold(**row) for row in found]
 
     async def post(self, topic: str, body: Mapping[str, Any], hold: BookedHold, *, by: str, now: datetime) -> bool:
-        """Owe the credit service what it was never told; False where that is owed already."""
+        """Queue for the credit service what it was never told.
+
+        The hold's state is compared again in the statement, under the row's lock: what was found a moment ago may be
+        true no longer. Returns False where the hold has changed since, or the message is queued already.
+        """
         return bool(
             await self._database.fetchval(
-                """WITH posted AS (
+                """WITH booked AS (
+                       SELECT key FROM holds WHERE key = $5 AND state = $7 FOR UPDATE
+                   ), posted AS (
                        INSERT INTO outbox (request_id, topic, body, due_at, created_at)
-                       SELECT $1, $2, $3, $4, $4 WHERE NOT EXISTS (
+                       SELECT $1, $2, $3, $4, $4 FROM booked WHERE NOT EXISTS (
                            SELECT FROM outbox WHERE request_id = $1 AND topic = $2 AND body->>'key' = $5)
                        RETURNING id
                    ), entry AS (
@@ -78,7 +84,7 @@ class Comparison:
                                                                             'by', $6::text), $4 FROM posted
                    )
                    SELECT count(*) FROM posted""",
-                hold.request_id, topic, dict(body), now, hold.key, by,
+                hold.request_id, topic, dict(body), now, hold.key, by, hold.state,
             )
         )  # fmt: skip
 

@@ -209,7 +209,8 @@ SELECT
                                         AND e.event IN ('samples_delivered', 'prompt_rejected'))
          ELSE r.final_asset IS NOT NULL END) AS captured_without_delivery,
     (SELECT count(*) FROM generation_requests r WHERE r.id >= $3 AND r.final_asset IS NOT NULL AND EXISTS (
-         SELECT FROM holds h WHERE h.request_id = r.id AND h.stage = 'final' AND h.state <> 'captured'))
+         SELECT FROM holds h WHERE h.request_id = r.id AND h.stage = 'final'
+             AND h.state NOT IN ('captured', 'refused')))
         AS delivered_without_capture,
     (SELECT count(*) FROM holds WHERE state = 'placing' AND parked_at IS NULL
         AND began_at < $1::timestamptz - interval '1 hour') AS holds_placing_too_long,

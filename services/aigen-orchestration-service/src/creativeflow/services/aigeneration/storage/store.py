@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import structlog
 
 from creativeflow.services.aigeneration.domain.change import Answer, Change, Debt, Entry, Topic
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
@@ -21,7 +22,11 @@ from creativeflow.services.aigeneration.storage.batching import Batcher
 from creativeflow.services.aigeneration.storage.database import Database, to_json
 from creativeflow.services.aigeneration.storage.flags import HOLD_UNDECIDED, RAISE
 
+log = structlog.get_logger(__name__)
+
 NOTES_MAX = 50
+MONTHS_AHEAD = 12
+"""Of the timeline's partitions: a backup or a missing right may delay one for a year before it matters."""
 _TURNS = 3
 """How often a dispatcher looks at a lane again when others have just taken from it."""
 
@@ -179,14 +184,14 @@ class Store:
         )  # fmt: skip
         return [rows.to_request(row) for row in found]
 
-    async def unsettled_holds(self, before: datetime, most: int) -> list[UUID]:
-        """Requests with a hold that has been `placing` since `before`: its caller is gone or got no answer."""
+    async def unsettled_holds(self, before: datetime, most: int) -> list[tuple[UUID, str]]:
+        """Request and key of holds that have been `placing` since `before`: their callers are gone or got no answer."""
         found = await self._database.fetch(
-            """SELECT request_id FROM holds WHERE state = 'placing' AND parked_at IS NULL AND began_at <= $1
+            """SELECT request_id, key FROM holds WHERE state = 'placing' AND parked_at IS NULL AND began_at <= $1
                ORDER BY began_at LIMIT $2""",
             before, most,
         )  # fmt: skip
-        return [row["request_id"] for row in found]
+        return [(row["request_id"], row["key"]) for row in found]
 
     async def give_back_late(self, hold: Hold, request: Request, *, held: bool, now: datetime) -> bool:
         """Resolve a `placing` hold whose request ended meanwhile: what turned out held is released again.
@@ -209,6 +214,29 @@ class Store:
                    SELECT count(*) FROM hold""",
                 hold.key, now, HoldState.RELEASED if held else HoldState.REFUSED, request.id,
                 entry.event, entry.data, [{"topic": d.topic, "body": d.body} for d in debts],
+            )
+        )  # fmt: skip
+
+    async def give_back_refused(self, hold: Hold, request: Request, *, now: datetime) -> bool:
+        """Release a hold that was accepted after it had been written as refused: two askers of one key can meet so.
+
+        The state is checked in the statement. Returns False where the hold is not refused or its release is queued.
+        """
+        return bool(
+            await self._database.fetchval(
+                """WITH hold AS (
+                       SELECT key FROM holds WHERE key = $1 AND state = 'refused' FOR UPDATE
+                   ), debt AS (
+                       INSERT INTO outbox (request_id, topic, body, due_at, created_at)
+                       SELECT $2, $3, $4::jsonb, $5, $5 FROM hold WHERE NOT EXISTS (
+                           SELECT FROM outbox WHERE request_id = $2 AND topic = $3 AND body->>'key' = $1)
+                       RETURNING id
+                   ), entry AS (
+                       INSERT INTO generation_events (request_id, event, data, at)
+                       SELECT $2, 'credits_released_late', jsonb_build_object('hold', $1::text), $5 FROM debt
+                   )
+                   SELECT count(*) FROM debt""",
+                hold.key, request.id, Topic.RELEASE, hold.reservation(request.user_id), now,
             )
         )  # fmt: skip
 
@@ -275,13 +303,25 @@ class Store:
             before,
         )
 
-    async def prepare_months(self, now: datetime) -> None:
-        """Make sure that the timeline has partitions for this month and the next two; safe at any time."""
+    async def prepare_months(self, now: datetime) -> int:
+        """Create the timeline's partitions of this month and the next twelve; return how many of them are there.
+
+        Never waits for long: a month whose lock is not granted at once, as beside a backup, is created by a later call.
+        Until its partition exists, a month's entries go to the default partition.
+        """
         month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        for _ in range(3):
+        for ready in range(MONTHS_AHEAD + 1):
             following = (month + timedelta(days=32)).replace(day=1)
-            await self._database.execute("SELECT ensure_events_partition($1, $2)", month.date(), following.date())
+            try:
+                await self._database.execute("SELECT ensure_events_partition($1, $2)", month.date(), following.date())
+            except (asyncpg.LockNotAvailableError, asyncpg.InsufficientPrivilegeError) as error:
+                log.warning(
+                    "months_not_prepared", ready=ready, reason=type(error).__name__,
+                    hint="tried again within the hour; `aigen migrate` with the owner's role creates them, too",
+                )  # fmt: skip
+                return ready
             month = following
+        return MONTHS_AHEAD + 1
 
     async def _write_intakes(self, changes: Sequence[Change]) -> list[Written]:
         """One statement and nothing after it: whatever fails here has written nothing, so it may be written again."""

@@ -24,7 +24,7 @@ class Sweeper:
         jobs: Jobs,
         *,
         now: Callable[[], datetime],
-        settle_hold: Callable[[UUID], Awaitable[None]],
+        settle_hold: Callable[[UUID, str], Awaitable[None]],
         hold_grace: timedelta,
         keep_keys: timedelta,
     ) -> None:
@@ -41,8 +41,8 @@ class Sweeper:
         overdue = await self._store.due(self._now(), _BATCH)
         for request in overdue:
             await self._jobs.time_passed(request)
-        for request_id in await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH):
-            await self._settle_hold(request_id)
+        for request_id, key in await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH):
+            await self._settle_hold(request_id, key)
         await self._tidy()
         return len(overdue) if len(overdue) == _BATCH else 0
 
