@@ -2,8 +2,15 @@
 
 import asyncio
 from datetime import timedelta
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
 
 from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.store import MONTHS_AHEAD
 from world import World
 
 
@@ -95,3 +102,54 @@ async def test_the_timeline_is_partitioned_by_month(world: World) -> None:
     await world.submitted()
     partitions = await world.database.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM generation_events")
     assert [row["name"] for row in partitions] == [f"generation_events_{world.clock():%Y_%m}"]
+
+
+async def test_months_beside_a_backup_delay_no_write(world: World, database_url: str) -> None:
+    """A backup locks every table for hours; creating a partition must neither wait long nor be waited for."""
+    await world.grant("user", plan="pro")
+    backup = await asyncpg.connect(database_url)
+    try:
+        await backup.execute("BEGIN; LOCK TABLE generation_events IN ACCESS SHARE MODE")
+        world.clock.advance(days=400)
+        world.service.entitlements.forget("user")
+        async with asyncio.timeout(10):
+            ready, *_ = await asyncio.gather(
+                world.service.store.prepare_months(world.clock()), *(world.submit("user") for _ in range(3))
+            )
+        assert ready < MONTHS_AHEAD
+    finally:
+        await backup.execute("ROLLBACK")
+        await backup.close()
+    assert await world.service.store.prepare_months(world.clock()) == MONTHS_AHEAD + 1
+
+
+async def test_service_under_a_role_that_may_not_create_works(
+    settings: Settings, database_url: str, admin_url: str
+) -> None:
+    role = f"aigen_plain_{uuid4().hex[:8]}"
+    admin, owner = await asyncpg.connect(admin_url), await asyncpg.connect(database_url)
+    try:
+        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'plain'")
+        await owner.execute(
+            f"""REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+                GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};
+                GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"""
+        )
+        address = urlsplit(database_url)
+        host = address.netloc.rpartition("@")[2]
+        plain = World(urlunsplit(address._replace(netloc=f"{role}:plain@{host}")), settings)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await plain.database.execute("CREATE TABLE mine ()")
+        plain.clock.advance(days=800)
+        assert await plain.service.store.prepare_months(plain.clock()) == MONTHS_AHEAD + 1
+        await plain.grant("user", 500, plan="payg")
+        request = await plain.with_samples("user")
+        await plain.select(request)
+        await plain.deliver(await plain.next_job())
+        await plain.check()
+        await plain.close()
+    finally:
+        await owner.execute(f"DROP OWNED BY {role}")
+        await owner.close()
+        await admin.execute(f"DROP ROLE {role}")
+        await admin.close()
