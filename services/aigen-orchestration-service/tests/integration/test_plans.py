@@ -1,6 +1,7 @@
 """What a plan and its status allow, what a quote binds, and what happens when either changes in mid-flight."""
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -319,3 +320,35 @@ async def test_the_quote_says_how_long_it_binds(make_world) -> None:
     assert quoted["expires_at"] == (before + timedelta(seconds=60)).replace(microsecond=0).isoformat().replace(
         "+00:00", "Z"
     )
+
+
+async def test_backlogs_of_users_at_their_limit_leave_no_slot_of_the_window_free(make_world) -> None:
+    """The head of the lane holds four batches of jobs; what waits behind it must be found all the same."""
+    world = make_world(in_flight_limits={"pro": 2, "enterprise": 50}, lane_window=20)
+    world.service.dispatcher._batch = 5  # noqa: SLF001 - a head of twenty jobs
+    await world.grant("capped", plan="pro")
+    await world.grant("busy", plan="enterprise")
+    await world.grant("newcomer", plan="pro")
+    await asyncio.gather(*(world.submit("capped") for _ in range(60)))
+    await world.dispatch()
+    assert Counter(job.user_id for job in world.engine.published) == {"capped": 2}
+    virtual_time = await world.database.fetchval("SELECT max(fair_at) FROM generation_requests")
+    await world.database.execute("UPDATE lanes SET virtual_time = $1", virtual_time)
+    await asyncio.gather(*(world.submit("busy") for _ in range(40)))
+    await world.submit("newcomer")
+    await world.dispatch()
+    published = Counter(job.user_id for job in world.engine.published)
+    assert published["capped"] == 2
+    assert published["newcomer"] == 1
+    assert sum(published.values()) == 20
+    order = [job.fair_at for job in world.engine.published if job.user_id == "busy"]
+    assert order == sorted(order)
+    await world.check(drained=False)
+
+
+async def test_concurrent_creates_of_one_user_get_virtual_times_of_their_own(make_world) -> None:
+    world = make_world()
+    await world.grant("user", plan="pro")
+    await asyncio.gather(*(world.submit("user") for _ in range(200)))
+    times = [row["fair_at"] for row in await world.database.fetch("SELECT fair_at FROM generation_requests")]
+    assert len(set(times)) == 200

@@ -216,9 +216,14 @@ _WITH_HOLDS = (
     " FROM holds h WHERE h.request_id = r.id) AS holds"
 )
 
-# The head of the lane in fair order, without the jobs of users who have as many with workers as their plan allows.
+# The next jobs of a lane in fair order, without those of users who have as many with workers as their plan allows.
+#
+# The common case looks at the head of the lane alone. Where that is full of jobs that may not go yet, so that slots
+# would stay free while others wait behind it, `by_user` looks at the head of each waiting user instead: a skip scan
+# over the index by user, and from each as many jobs as the plan of the first one allows.
+_ROOM = "LEAST($4, GREATEST(0, $3 - (SELECT jobs FROM busy)))"
 LEASABLE = f"""
-WITH busy AS MATERIALIZED (
+WITH RECURSIVE busy AS MATERIALIZED (
     SELECT COALESCE(jsonb_object_agg(user_id, jobs), '{{}}') AS jobs_of, COALESCE(sum(jobs), 0)::int AS jobs FROM (
         SELECT user_id, count(*) AS jobs FROM generation_requests
         WHERE stage = $1 AND state IN ('PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')
@@ -227,11 +232,30 @@ WITH busy AS MATERIALIZED (
     SELECT id, user_id, plan, fair_at, row_number() OVER (PARTITION BY user_id ORDER BY fair_at, id) AS nth FROM (
         SELECT id, user_id, plan, fair_at FROM generation_requests
         WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2 ORDER BY fair_at, id LIMIT 4 * $4) first
-), next AS MATERIALIZED (
+), ready AS MATERIALIZED (
     SELECT h.id FROM head h, busy b
     WHERE h.nth + COALESCE((b.jobs_of->>h.user_id)::int, 0) <= COALESCE(($5::jsonb->>h.plan)::int, $3)
-    ORDER BY h.fair_at, h.id
-    LIMIT LEAST($4, GREATEST(0, $3 - (SELECT jobs FROM busy)))
+    ORDER BY h.fair_at, h.id LIMIT {_ROOM}
+), hidden AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM head) = 4 * $4 AND (SELECT count(*) FROM ready) < {_ROOM} AS others
+), waiting_user AS (
+    (SELECT user_id, plan FROM generation_requests
+     WHERE (SELECT others FROM hidden) AND stage = $1 AND state = 'PENDING'
+     ORDER BY user_id, stage, fair_at LIMIT 1)
+    UNION ALL
+    SELECT following.* FROM waiting_user w, LATERAL (
+        SELECT r.user_id, r.plan FROM generation_requests r
+        WHERE r.stage = $1 AND r.state = 'PENDING' AND r.user_id > w.user_id
+        ORDER BY r.user_id, r.stage, r.fair_at LIMIT 1) following
+), by_user AS (
+    SELECT j.id FROM waiting_user w, busy b, LATERAL (
+        SELECT r.id, r.fair_at FROM generation_requests r
+        WHERE r.user_id = w.user_id AND r.stage = $1 AND r.state = 'PENDING' AND r.due_at <= $2
+        ORDER BY r.fair_at, r.id
+        LIMIT GREATEST(0, COALESCE(($5::jsonb->>w.plan)::int, $3) - COALESCE((b.jobs_of->>w.user_id)::int, 0))) j
+    ORDER BY j.fair_at, j.id LIMIT {_ROOM}
+), next AS MATERIALIZED (
+    SELECT id FROM ready WHERE NOT (SELECT others FROM hidden) UNION ALL SELECT id FROM by_user
 )
 {_WITH_HOLDS},
        (SELECT count(*) FROM head) AS waiting, (SELECT turn FROM lanes WHERE lane = $1) AS turn

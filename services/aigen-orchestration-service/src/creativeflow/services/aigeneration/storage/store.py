@@ -83,7 +83,8 @@ class Store:
         self._database = database
         self._free_generations = free_generations
         self._ledger_here = ledger_here
-        self._intakes = Batcher(self._write_intakes, key=_intake_key, max_size=batch_size)
+        # One writer: two at once would read the same last job of a user and give its next ones the same virtual time.
+        self._intakes = Batcher(self._write_intakes, key=_intake_key, max_size=batch_size, max_concurrent=1)
         self._moves = Batcher(self._write_moves, key=lambda change: change.after.id, max_size=batch_size)
         self._loads = Batcher(self._load_many, key=lambda request_id: request_id, max_size=batch_size)
 
