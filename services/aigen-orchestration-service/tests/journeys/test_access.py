@@ -102,6 +102,29 @@ async def test_an_open_service_answers_to_no_name_that_a_site_could_have(named: 
             assert_problem(answer, 403, "unknown_host")
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", 200), ("localhost:8000", "http://localhost:8000", 200),
+        ("[::1]:8000", "http://[::1]:8000", 200), ("own.example", "https://own.example", 200),
+        ("127.0.0.1:8000", "http://127.0.0.1:9000", 403), ("127.0.0.1:8000", "http://evil.example", 403),
+        ("127.0.0.1:8000", "null", 403), ("127.0.0.1:8000", "http://[", 403), ("127.0.0.1:8000", "", 403),
+        ("0.0.0.0:8000", "http://0.0.0.0:8000", 403), ("evil:8000", "http://evil:8000", 403),
+        ("[::ffff:127.0.0.1]:8000", "http://[::ffff:127.0.0.1]:8000", 403),
+        ("[::]:8000", "http://[::]:8000", 403), ("192.0.2.7:8000", "http://192.0.2.7:8000", 403),
+    ],
+)  # fmt: skip
+async def test_open_service_with_a_foreign_origin_refuses_unsafe_methods(
+    named: Caller, host: str, origin: str, status: int
+) -> None:
+    headers = {"Host": host, "Origin": origin}
+    answer = await named.post(f"{REQUESTS}/quote", json=PLAIN | {"user_id": "user"}, headers=headers)
+    assert answer.status_code == status, answer.text
+    if status == httpx.codes.FORBIDDEN:
+        assert_problem(answer, 403, "form_refused")
+    assert (await named.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
+
+
 async def test_with_keys_any_name_will_do(locked: Caller) -> None:
     headers = by_key(SERVICE_KEY) | {"Host": "evil.example"}
     assert (await locked.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK

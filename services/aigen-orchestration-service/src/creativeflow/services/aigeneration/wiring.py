@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import jwt
 import structlog
 from pydantic import SecretStr
 
@@ -26,6 +25,7 @@ from creativeflow.services.aigeneration.adapters.credits_local import LocalCredi
 from creativeflow.services.aigeneration.adapters.credits_odoo import MODEL, OdooCredits
 from creativeflow.services.aigeneration.adapters.engine_local import LocalEngine
 from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQEngine
+from creativeflow.services.aigeneration.adapters.key_set import KeySet
 from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notify_log import LogNotifier
 from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher, RabbitMQNotifier
@@ -242,7 +242,7 @@ class Service:
         self.gate = Gate(
             keys=settings.keys(),
             jwt_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
-            jwks=jwt.PyJWKClient(settings.jwks_url, cache_keys=True, timeout=5) if settings.jwks_url else None,
+            jwks=KeySet(self.http, settings.jwks_url).key if settings.jwks_url else None, host=settings.host,
             audience=settings.jwt_audience, issuer=settings.jwt_issuer, public_url=settings.public_url,
         )  # fmt: skip
 

@@ -1,9 +1,7 @@
 """Who calls, and what they may do: API keys of services, JWTs of end users, roles of operators."""
 
-import asyncio
 import ipaddress
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -69,13 +67,15 @@ class Gate:
         *,
         keys: Sequence[ApiKey],
         jwt_secret: str | None,
-        jwks: jwt.PyJWKClient | None,
+        jwks: Callable[[str | None], Awaitable[jwt.PyJWK]] | None,
         audience: str | None,
         issuer: str | None,
         public_url: str | None = None,
+        host: str = "",
     ) -> None:
         self._keys = keys
         self._own_name = urlsplit(public_url).hostname if public_url else None
+        self._own_names = {self._own_name, host} - {None, "", "0.0.0.0", "::"}  # noqa: S104 - no name to call it by
         self._jwt_secret = jwt_secret
         self._jwks = jwks
         self._audience = audience
@@ -116,6 +116,24 @@ class Gate:
             name = _hostname(request.headers.get("host", ""))
             if name != self._own_name and _may_be_a_site(name):
                 raise errors.UnknownHostError
+            origin = request.headers.get("origin")
+            if origin is not None and request.method not in _READS:
+                self._check_origin(origin, request.headers.get("host", ""))
+
+    def _check_origin(self, origin: str, host: str) -> None:
+        """Refuse a page's unsafe call unless the page is this service's own, under a name that only it can have.
+
+        Browsers send Origin with every unsafe call. `0.0.0.0`, mapped addresses and names without a dot lead here as
+        well, but a foreign page can have them.
+        """
+        try:
+            parts = urlsplit(origin)
+            name = (parts.hostname or "").rstrip(".")
+        except ValueError:
+            raise errors.FormRefusedError from None
+        own_address = self._own_name is not None and name == self._own_name
+        if not (own_address or (parts.netloc == host and (name in self._own_names or _is_loopback(name)))):
+            raise errors.FormRefusedError
 
     def key(self, text: str) -> ApiKey:
         """The configured key which this is.
@@ -174,9 +192,9 @@ class Gate:
         if algorithm not in _KEY_TYPES or not self._jwks:
             raise errors.InvalidCredentialsError
         try:
-            found = await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)
-        except (jwt.PyJWKClientConnectionError, jwt.PyJWKSetError, json.JSONDecodeError, AttributeError, TypeError):
-            raise errors.ServiceUnavailableError from None  # the key set is away or unreadable: not the caller's fault
+            found = await self._jwks(jwt.get_unverified_header(token).get("kid"))
+        except TypeError:  # a key id that is no text
+            raise errors.InvalidCredentialsError from None
         if found.key_type != _KEY_TYPES[algorithm]:
             raise errors.InvalidCredentialsError
         return found.key
@@ -214,6 +232,16 @@ def _may_be_a_site(name: str) -> bool:
     except ValueError:
         return "." in name and not name.endswith(".localhost")
     return False
+
+
+@lru_cache(maxsize=100)
+def _is_loopback(name: str) -> bool:
+    """Whether it is a name of this machine that no other can have."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    return address.is_loopback and not (address.version == 6 and address.ipv4_mapped)  # noqa: PLR2004
 
 
 def _user_header(request: Request) -> str | None:

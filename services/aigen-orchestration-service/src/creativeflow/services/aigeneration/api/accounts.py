@@ -27,7 +27,8 @@ router = APIRouter(
 )
 
 Most = Annotated[int, Query(ge=1, le=500)]
-HoldKey = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}:(samples|final):[0-9]{1,4}$")]
+HoldKey = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}:(samples|final):[0-9]{1,4}(:[0-9]{1,4})?$")]
+"""A hold's key; those of the first releases have no number of the asking."""
 
 
 @router.post(

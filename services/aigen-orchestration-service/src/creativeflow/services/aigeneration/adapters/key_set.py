@@ -1,0 +1,86 @@
+"""The issuer's JSON Web Key Set: fetched once at a time, kept for minutes, replaced as a whole."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import httpx
+import jwt
+import structlog
+
+from creativeflow.services.aigeneration.domain.errors import InvalidCredentialsError, ServiceUnavailableError
+
+log = structlog.get_logger(__name__)
+
+FRESH_SECONDS = 300.0
+"""How long a set is used without asking again: a key that the issuer removed is trusted no longer than this."""
+STALE_SECONDS = 3600.0
+"""How long the last set is used while the issuer does not answer."""
+RETRY_SECONDS = 10.0
+"""The least time between two fetches once a set is known: tokens with invented key ids cause no more."""
+DEADLINE_SECONDS = 5.0
+KNOWN_KEY_WAITS_SECONDS = 1.0
+"""How long a token of a known key waits for a set that has to be fetched anew."""
+_BYTES_MAX = 256 * 1024
+
+
+class KeySet:
+    """Looks signing keys up by their id. Known keys never wait for an issuer that hangs."""
+
+    def __init__(self, http: httpx.AsyncClient, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._http = http
+        self._url = url
+        self._monotonic = monotonic
+        self._keys: Mapping[str, jwt.PyJWK] | None = None
+        self._fetched_at = self._asked_at = float("-inf")
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def key(self, key_id: str | None) -> jwt.PyJWK:
+        """Return the key of this id.
+
+        Raises:
+            InvalidCredentialsError: the issuer has no such key.
+            ServiceUnavailableError: the issuer does not answer, and what is known is missing or too old.
+        """
+        if not key_id:
+            raise InvalidCredentialsError
+        known = self._keys is not None and key_id in self._keys
+        if not known or self._monotonic() - self._fetched_at > FRESH_SECONDS:
+            await self._refresh(KNOWN_KEY_WAITS_SECONDS if known else DEADLINE_SECONDS)
+        if self._keys is None or self._monotonic() - self._fetched_at > STALE_SECONDS:
+            raise ServiceUnavailableError(retry_after_seconds=5)
+        if key_id not in self._keys:
+            raise InvalidCredentialsError
+        return self._keys[key_id]
+
+    async def _refresh(self, wait_seconds: float) -> None:
+        """Fetch the set, together with whoever waits for it already, unless it was asked for a moment ago."""
+        if self._fetching is None or self._fetching.done():
+            if self._keys is not None and self._monotonic() - self._asked_at < RETRY_SECONDS:
+                return
+            self._asked_at = self._monotonic()
+            self._fetching = asyncio.create_task(self._fetch(), name="key-set")
+        await asyncio.wait({self._fetching}, timeout=wait_seconds)
+
+    async def _fetch(self) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                answer = await self._http.get(self._url, headers={"Accept": "application/json"})
+            answer.raise_for_status()
+            if len(answer.content) > _BYTES_MAX:
+                log.warning("key_set_unavailable", reason="larger than 256 KiB")
+                return
+            found = jwt.PyJWKSet.from_dict(answer.json())
+        except (httpx.HTTPError, jwt.PyJWTError, ValueError, AttributeError, TypeError, TimeoutError) as error:
+            log.warning("key_set_unavailable", reason=type(error).__name__)
+            return
+        self._keys = {key.key_id: key for key in found.keys if key.key_id and key.public_key_use in {None, "sig"}}
+        self._fetched_at = self._monotonic()
+
+    async def close(self) -> None:
+        """Cancel a fetch under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._fetching
