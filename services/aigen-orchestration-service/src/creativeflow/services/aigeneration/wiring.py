@@ -493,8 +493,12 @@ class Service:
         try:
             async with asyncio.timeout(3):
                 revision, version = await self.queries.revision(), await self.queries.server_version()
+                writes = await self.queries.takes_writes()
         except (ServiceUnavailableError, TimeoutError):
             return {"ok": False, "required": True, "detail": "does not answer"}
+        if not writes:
+            await self.database.reconnect()
+            return {"ok": False, "required": True, "detail": "takes no writes: a standby, or set to read-only"}
         if revision != head():
             return {"ok": False, "required": True, "detail": f"schema is at {revision or 'nothing'}: run aigen migrate"}
         return {"ok": True, "required": True, "detail": f"PostgreSQL {version}, schema {revision}"}

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import orjson
+from asyncpg.connect_utils import SessionAttribute
 
 from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 
@@ -34,7 +35,18 @@ _PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan"}
 _SESSION = {"application_name": "aigen", "timezone": "UTC", "jit": "off", **_BY_INDEX, **_PLANNED_ONCE}
 
 _TRIES = 4
-"""How often a statement is done again that a deadlock has ended."""
+"""How often a statement is run that a deadlock or a serialization failure has ended."""
+_CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_READ_ONLY = asyncpg.ReadOnlySQLTransactionError
+"""What a server answers to a write when it is a standby, or the former primary after a failover."""
+
+
+def session_attribute(url: str) -> SessionAttribute | None:
+    """Return the attribute of a server that takes writes; None where the URL names another attribute itself.
+
+    With several hosts in the URL (`postgresql://user@one:5432,two:5432/name`) they are tried in turn.
+    """
+    return None if "target_session_attrs=" in url else SessionAttribute.read_write
 
 
 class Database:
@@ -66,11 +78,17 @@ class Database:
                     command_timeout=self._timeout_seconds,
                     timeout=10,
                     server_settings=_SESSION,
+                    target_session_attrs=session_attribute(self._url),
                 )
                 async with pool.acquire(timeout=10):
                     self._pool = pool
             except _LOST as error:
                 raise StorageUnavailableError from error
+
+    async def reconnect(self) -> None:
+        """Replace all connections as they come back to the pool, because the server they lead to takes no writes."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
     async def close(self) -> None:
         """Close the pool; waits a bounded time for statements under way."""
@@ -83,13 +101,31 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Borrow a connection; a lost one becomes StorageUnavailableError."""
+        """Borrow a connection.
+
+        Raises:
+            StorageUnavailableError: the connection was lost, the server takes no writes, or a conflict ended the
+                transaction. The caller may try again.
+        """
+        try:
+            async with self._borrowed() as connection:
+                yield connection
+        except _CONFLICTS as error:
+            raise StorageUnavailableError from error
+
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[Connection]:
         if self._pool is None:
             await self.open()
-        assert self._pool is not None  # noqa: S101 - open() either sets it or raises
+        pool = self._pool
+        assert pool is not None  # noqa: S101 - open() either sets it or raises
         try:
-            async with self._pool.acquire(timeout=10) as connection:
+            async with pool.acquire(timeout=10) as connection:
                 yield connection
+        except _READ_ONLY as error:
+            # The server was demoted under its connections: all of them are replaced, by such to a server that writes.
+            await self.reconnect()
+            raise StorageUnavailableError from error
         except _LOST as error:
             raise StorageUnavailableError from error
 
@@ -125,10 +161,10 @@ class Database:
         return str(await self._run("execute", statement, arguments))
 
     async def _run(self, how: str, statement: str, arguments: Sequence[Any]) -> Any:
-        """One statement is done whole or not at all, so the one that a deadlock ends is simply done again."""
+        """Run one statement. It is done whole or not at all, so one that a conflict has ended is simply run again."""
         for _ in range(_TRIES):
-            with suppress(asyncpg.DeadlockDetectedError):
-                async with self.connection() as connection:
+            with suppress(*_CONFLICTS):
+                async with self._borrowed() as connection:
                     return await getattr(connection, how)(statement, *arguments)
         raise StorageUnavailableError
 

@@ -178,6 +178,14 @@ class Queries:
         found: str | None = await self._database.fetchval("SELECT version_num FROM alembic_version")
         return found
 
+    async def takes_writes(self) -> bool:
+        """Whether the server takes writes: it is no standby, and not set to read-only."""
+        return bool(
+            await self._database.fetchval(
+                "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'"
+            )
+        )
+
     async def server_version(self) -> str:
         """The version of the database server."""
         return str(await self._database.fetchval("SHOW server_version"))

@@ -12,6 +12,8 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from creativeflow.services.aigeneration.storage.database import session_attribute
+
 _ATTEMPTS = 5
 _LOCKED = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
@@ -52,7 +54,8 @@ def statements(text: str) -> Iterator[str]:
 
 async def _upgrade(url: str, revision: str) -> None:
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
-        return await asyncpg.connect(url, server_settings={"lock_timeout": "5s", "timezone": "UTC"})
+        settings = {"lock_timeout": "5s", "timezone": "UTC"}
+        return await asyncpg.connect(url, server_settings=settings, target_session_attrs=session_attribute(url))
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:

@@ -1,0 +1,97 @@
+"""A failover of PostgreSQL under load, with a real streaming standby: nothing accepted is lost, writes come back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.migrations import migrate
+from own_servers import OwnPostgres, StandbyPostgres, primary_and_standby
+from world import World
+
+BACK_SECONDS = 15.0
+
+
+@pytest.fixture
+async def servers() -> AsyncIterator[tuple[OwnPostgres, StandbyPostgres]]:
+    async with primary_and_standby() as both:
+        yield both
+
+
+@pytest.fixture
+async def world(servers: tuple[OwnPostgres, StandbyPostgres], settings: Settings) -> AsyncIterator[World]:
+    primary, standby = servers
+    url = f"postgresql://postgres@{primary.address},{standby.address}/postgres"
+    await migrate(url)
+    made = World(url, settings, ledger_here=True)
+    yield made
+    await made.close()
+
+
+async def accepted_over(world: World, accepted: list[UUID], stop: asyncio.Event, unexpected: list[Exception]) -> None:
+    """Submit until told to stop; remember what was accepted, and every error that is not a 503."""
+    while not stop.is_set():
+        try:
+            reply = await world.submit("user")
+        except errors.ServiceUnavailableError:
+            await asyncio.sleep(0.05)
+        except Exception as error:  # noqa: BLE001 - asserted by the test
+            unexpected.append(error)
+            await asyncio.sleep(0.05)
+        else:
+            assert reply.request is not None
+            accepted.append(reply.request.id)
+
+
+async def has_come_back(accepted: list[UUID]) -> float:
+    """How long it takes until something new is accepted, in seconds."""
+    began, before = time.monotonic(), len(accepted)
+    async with asyncio.timeout(BACK_SECONDS + 5):
+        while len(accepted) < before + 5:
+            await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("how", ["killed", "demoted"])
+async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
+    servers: tuple[OwnPostgres, StandbyPostgres], world: World, how: str
+) -> None:
+    primary, standby = servers
+    await world.grant("user", 10_000_000, plan="payg")
+    accepted: list[UUID] = []
+    unexpected: list[Exception] = []
+    stop = asyncio.Event()
+    load = [asyncio.create_task(accepted_over(world, accepted, stop, unexpected)) for _ in range(8)]
+    await has_come_back(accepted)
+    assert (await world.service.checks())["database"]["ok"]
+    if how == "killed":
+        await primary.kill()
+    else:  # its connections stay open, and every write over them is refused
+        await primary.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await primary.execute("SELECT pg_reload_conf()")
+    await standby.promote()
+    seconds = await has_come_back(accepted)
+    stop.set()
+    await asyncio.gather(*load)
+    assert seconds <= BACK_SECONDS
+    assert unexpected == []
+    assert (await world.service.checks())["database"]["ok"]
+    stored = {row["id"] for row in await world.database.fetch("SELECT id FROM generation_requests")}
+    assert set(accepted) <= stored
+    assert len(accepted) == len(set(accepted))
+    await world.check(drained=False)
+
+
+async def test_ready_on_a_server_that_takes_no_writes_says_so(world: World) -> None:
+    await world.database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    await world.database.execute("SELECT pg_reload_conf()")
+    async with asyncio.timeout(10):
+        while (await world.service.checks())["database"]["ok"]:
+            await asyncio.sleep(0.05)
+    with pytest.raises(errors.ServiceUnavailableError):
+        await world.submit("user")
