@@ -176,7 +176,9 @@ async def test_an_older_job_that_died_in_the_broker_is_a_failed_attempt(make_wor
     world: World = make_world(**OLDER)
     request = await world.submitted()
     job = await world.next_job()
-    consumer = DeadLetterConsumer(world.jobs, world.service.outbox, job_queues={"q"}, now=world.clock)
+    consumer = DeadLetterConsumer(
+        world.jobs, world.service.outbox, job_queues={"q"}, now=world.clock, proves=world.service.secrets.opens
+    )
     body = orjson.dumps(job_message(world, job, older=True))
     await consumer.handle(a_dead(body))
     assert (await world.look(request)).attempt == 2

@@ -192,7 +192,13 @@ async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_the
     job = await _job(world)
     token = world.service.secrets.token(job.job_id)
     consumer = ResultsConsumer(world.service.reports, _NoBroker(), dead_letter_exchange="dead")  # type: ignore[arg-type]
-    dead = DeadLetterConsumer(world.orchestrator, world.service.outbox, job_queues={"jobs"}, now=world.clock)
+    dead = DeadLetterConsumer(
+        world.orchestrator,
+        world.service.outbox,
+        job_queues={"jobs"},
+        now=world.clock,
+        proves=world.service.secrets.opens,
+    )
 
     async def take(made: tuple[str, bytes]) -> None:
         delivery = a_delivery(*made)

@@ -483,7 +483,7 @@ class Service:
         settings = self.settings
         results = ResultsConsumer(self.reports, broker, dead_letter_exchange=settings.rabbitmq_dead_letter_exchange)
         dead = DeadLetterConsumer(
-            self.jobs, self.outbox, now=self.now,
+            self.jobs, self.outbox, now=self.now, proves=self.secrets.opens,
             job_queues={settings.rabbitmq_samples_queue, settings.rabbitmq_final_queue},
         )  # fmt: skip
         broker.consume(settings.rabbitmq_results_queue, results.handle, prefetch=settings.rabbitmq_prefetch)

@@ -154,13 +154,21 @@ class Outbox:
             debt.id, debt.token, parked.reason[:500], now,
         )  # fmt: skip
 
-    async def park_foreign(self, topic: str, body: dict[str, Any], *, reason: str, now: datetime) -> None:
-        """Keep something that nobody can handle, such as an unreadable message, for an operator to see."""
-        await self._database.execute(
+    async def park_foreign(
+        self, topic: str, body: dict[str, Any], *, reason: str, now: datetime, most: int | None = None
+    ) -> bool:
+        """Keep something that nobody can handle, such as an unreadable message, for an operator to see.
+
+        Returns False, and keeps nothing, where `most` of the topic are parked already.
+        """
+        written = await self._database.execute_counted(
             """INSERT INTO outbox (topic, body, due_at, parked_reason, created_at)
-               VALUES ($1, $2, $4, $3, $4)""",
-            topic, body, reason[:500], now,
+               SELECT $1, $2, $4, $3, $4 WHERE $5::int IS NULL OR (
+                   SELECT count(*) FROM (SELECT FROM outbox WHERE parked_reason IS NOT NULL AND topic = $1 LIMIT $5) p
+               ) < $5""",
+            topic, body, reason[:500], now, most,
         )  # fmt: skip
+        return bool(written)
 
     async def replay(self, debt_id: int, *, by: str, now: datetime) -> bool:
         """Make a parked debt due again; False when there is no such parked debt."""

@@ -1,0 +1,125 @@
+"""Dead letters and messages from anybody: bounded, parsed defensively, and believed only with the job's token."""
+
+import time
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+
+from creativeflow.services.aigeneration.adapters.amqp import Delivery, Message, Outcome, Publication, Verdict
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.validation import parse_json
+from creativeflow.services.aigeneration.worker.results import (
+    BODY_MAX_BYTES,
+    UNPROVEN_KEPT,
+    DeadLetterConsumer,
+    ResultsConsumer,
+)
+from world import World
+
+DIED = [{"queue": "jobs", "reason": "delivery_limit"}]
+
+
+@pytest.fixture(autouse=True)
+async def _given_up(world: World):
+    """What a test parked on purpose is no broken invariant."""
+    yield
+    await world.database.execute("DELETE FROM outbox WHERE topic = 'dead_letter'")
+
+
+class Buried:
+    """A broker that confirms, and keeps what was published."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def publish(self, messages: list[Message]) -> list[Publication]:
+        self.messages += messages
+        return [Publication(Outcome.CONFIRMED)] * len(messages)
+
+
+def delivery(body: bytes, headers: Any = None, **fields: Any) -> Delivery:
+    known = {"routing_key": "ai.event.started", "exchange": "x", "redelivered": False, "headers": headers or {}}
+    return Delivery(**{"body": body, "message_id": None, "correlation_id": None, "type": None, **known, **fields})
+
+
+def dead_letters(world: World) -> DeadLetterConsumer:
+    return DeadLetterConsumer(
+        world.jobs, world.service.outbox, job_queues={"jobs"}, proves=world.service.secrets.opens, now=world.clock
+    )
+
+
+def job_body(job: Request, token: str | None) -> bytes:
+    return orjson.dumps({"generation_request_id": job.id, "job_id": job.job_id, "callback_token": token})
+
+
+async def parked(world: World) -> int:
+    return await world.database.fetchval("SELECT count(*) FROM outbox WHERE topic = 'dead_letter'")
+
+
+async def test_dead_job_with_its_token_is_a_failed_attempt(world: World) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    assert job.job_id is not None
+    body = job_body(job, world.service.secrets.token(job.job_id))
+    assert await dead_letters(world).handle(delivery(body, {"x-death": DIED})) is Verdict.ACK
+    assert (await world.look(job)).attempt == 2
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong"])
+async def test_dead_job_without_its_token_changes_nothing_and_is_parked(world: World, token: str | None) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    other = world.service.secrets.token(UUID(int=7))
+    for body in (job_body(job, token), job_body(job, other)):
+        await dead_letters(world).handle(delivery(body, {"x-death": DIED}))
+    assert (await world.look(job)).attempt == 1
+    assert await parked(world) == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"headers": {"x-death": "text"}}, {"headers": {"x-death": ["text", None, 7]}},
+        {"headers": {"x-death": {"a": 1}}},
+        {"headers": {"x-death": [{"queue": ["jobs"], "reason": b"\x00"}]}},
+        {"headers": {"x-aigen-reason": "nul \x00 in a header"}}, {"headers": {"x-aigen-reason": 7}},
+        {"routing_key": "nul\x00", "correlation_id": "nul\x00", "message_id": "half \ud83d"},
+        {"body": b"\x00\xff" * 50_000}, {"body": b"[" * 100_000},
+    ],
+)  # fmt: skip
+async def test_poison_dead_letter_is_parked_and_the_next_one_is_handled(world: World, fields: dict[str, Any]) -> None:
+    consumer = dead_letters(world)
+    assert await consumer.handle(delivery(**({"body": b"{}"} | fields))) is Verdict.ACK
+    assert await parked(world) == 1
+    assert await consumer.handle(delivery(b"{}")) is Verdict.ACK
+
+
+async def test_unproven_dead_letters_are_kept_up_to_a_bound(world: World) -> None:
+    consumer = dead_letters(world)
+    for _ in range(UNPROVEN_KEPT + 5):
+        await consumer.handle(delivery(b"garbage"))
+    assert await parked(world) == UNPROVEN_KEPT
+
+
+async def test_message_of_30_megabytes_is_buried_without_being_parsed(world: World) -> None:
+    buried = Buried()
+    consumer = ResultsConsumer(world.service.reports, buried, dead_letter_exchange="dead")  # type: ignore[arg-type]
+    body = b"[" * (30 * BODY_MAX_BYTES)
+    began = time.process_time()
+    assert await consumer.handle(delivery(body)) is Verdict.ACK
+    await dead_letters(world).handle(delivery(body))
+    assert time.process_time() - began < 0.5
+    assert "too_large" in buried.messages[0].headers["x-aigen-reason"]
+
+
+@pytest.mark.parametrize(("depth", "allowed"), [(20, True), (21, False)])
+def test_depth_is_counted_exactly_and_not_inside_strings(depth: int, allowed: bool) -> None:
+    body = b'{"a":[' * (depth // 2) + b"[" * (depth % 2) + b'"[[{{\\"[[["' + b"]" * (depth % 2) + b"]}" * (depth // 2)
+    if allowed:
+        assert parse_json(body)
+    else:
+        with pytest.raises(errors.InvalidJsonError):
+            parse_json(body)
