@@ -15,6 +15,7 @@ import uvicorn
 from journey import REQUESTS, Caller, assert_problem
 
 from creativeflow.services.aigeneration.api import stream
+from creativeflow.services.aigeneration.http_protocol import BoundedHttpProtocol
 from creativeflow.services.aigeneration.orchestration import Caller as Actor
 from world import World
 
@@ -89,7 +90,13 @@ async def listening(caller: Caller) -> AsyncIterator[str]:
         bound.bind(("127.0.0.1", 0))
         bound.listen()
         config = uvicorn.Config(
-            caller.app, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2
+            caller.app,
+            lifespan="off",
+            http=BoundedHttpProtocol,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[bound]))

@@ -26,6 +26,7 @@ from creativeflow.services.aigeneration.domain.errors import AigenError, Invalid
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.prices import PLANS, SubscriptionStatus, credits_amount, credits_text
 from creativeflow.services.aigeneration.domain.routing import Asked, Routing
+from creativeflow.services.aigeneration.http_protocol import BoundedHttpProtocol
 from creativeflow.services.aigeneration.model_routing import RoutingFileError, RoutingSource
 from creativeflow.services.aigeneration.observability import configure_logging
 from creativeflow.services.aigeneration.reconciliation import Report
@@ -87,7 +88,7 @@ def serve(
     uvicorn.run(
         f"{__name__}:served_app", factory=True, host=settings.host, port=settings.port, workers=workers,
         log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10,
-        timeout_keep_alive=30,
+        timeout_keep_alive=30, http=BoundedHttpProtocol,
     )  # fmt: skip
 
 

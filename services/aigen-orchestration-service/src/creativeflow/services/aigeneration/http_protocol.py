@@ -1,0 +1,118 @@
+"""HTTP/1.1 on the wire: uvicorn's parser with bounds on the size, the number and the time of header lines."""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+log = structlog.get_logger(__name__)
+
+HEAD_BYTES_MAX = 32 * 1024
+"""Bytes in a row that are no body: request line and header lines, trailers, chunk extensions."""
+HEADERS_MAX = 100
+HEAD_SECONDS = 15.0
+"""How long a connection may take until its first, or its next begun, request head is complete."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Answers 431 and closes where a head is too large, and 408 where it takes too long.
+
+    The parser collects a line until it ends, and copies it for each piece that arrives: without a bound one connection
+    that never ends its head holds the event loop and fills the memory of the process.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._unbounded_bytes = self._head_bytes = 0
+        self._bounded = False
+        self._in_head, self._head_begun = True, False
+        self._too_large = False
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time of the first head."""
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the time."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived, and close the connection where it goes over a bound."""
+        if self.transport.is_closing():
+            return
+        self._bounded = False
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        self._unbounded_bytes = 0 if self._bounded else self._unbounded_bytes + len(data)
+        if self._too_large or self._unbounded_bytes > HEAD_BYTES_MAX:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "Send fewer or shorter headers.")
+        elif self._head_begun and self._head_timer is None:
+            self._start_timer()
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._in_head = self._head_begun = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header line; those behind a body (trailers) are dropped."""
+        if not self._in_head:
+            return
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX or len(self.headers) >= HEADERS_MAX:
+            self._too_large = True
+        elif not self._too_large:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Hand the request on, unless its head is too large; nothing behind such a head is answered."""
+        self._in_head = self._head_begun = False
+        self._bounded = True
+        self._stop_timer()
+        self._too_large = self._too_large or len(self.url) > HEAD_BYTES_MAX
+        if not self._too_large:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on a part of the body, whose size the application bounds."""
+        self._bounded = True
+        if not self._too_large:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request; what follows is the next head."""
+        self._in_head = self._bounded = True
+        if not self._too_large:
+            super().on_message_complete()
+
+    def _start_timer(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _late(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing() and self._in_head:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "Send the whole head of the request at once.")
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        log.warning("http_head_refused", status=int(status), headers=len(self.headers or ()))
+        body = b'{"type":"about:blank","title":"%b","status":%d,"detail":"%b"}' % (
+            status.phrase.encode(), status, detail.encode()
+        )  # fmt: skip
+        head = (
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n"
+        )
+        self.transport.write(head % (status, status.phrase.encode(), len(body)) + body)
+        self.transport.close()
