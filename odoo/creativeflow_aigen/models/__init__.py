@@ -1,1 +1,1 @@
-from . import credit, credits, generation, news, outbox, sample, settings
+from . import allowed_fields, credit, credits, generation, news, outbox, sample, settings

@@ -39,6 +39,7 @@ class CreditAccount(models.Model):
     """What a user of the service may spend, and under which plan."""
 
     _name = "creativeflow.credit.account"
+    _inherit = "creativeflow.allowed.fields"
     _description = "Credit account"
     _rec_name = "user_ref"
     _order = "user_ref"
@@ -72,6 +73,9 @@ class CreditAccount(models.Model):
     def _compute_balance_text(self):
         for account in self:
             account.balance_text = decimal_text(account.balance)
+
+    def _user_fields(self):
+        return super()._user_fields() | {"user_ref", "partner_id", "plan", "status", "restricted"}
 
     @api.model_create_multi
     def create(self, vals_list):
@@ -126,6 +130,7 @@ class WrittenByTheLedger(models.AbstractModel):
     """Rows that the ledger writes in SQL; through Odoo they can only be read."""
 
     _name = "creativeflow.ledger.row"
+    _inherit = "creativeflow.allowed.fields"
     _description = "Row of the credit ledger"
     _log_access = False  # a deleted user would change the row by its foreign keys
 

@@ -56,6 +56,7 @@ class Generation(models.Model):
     """What a user writes and does. How it is sent is in `outbox`, how it is followed in `news`."""
 
     _name = "creativeflow.generation"
+    _inherit = "creativeflow.allowed.fields"
     _description = "Generation"
     _order = "id desc"
 
@@ -165,13 +166,13 @@ class Generation(models.Model):
         """A user writes a brief; where it stands is not theirs to say."""
         if not self.env.su:
             for vals in vals_list:
-                self._check_brief_only(vals)
+                self._check_user_fields(vals)
         return super().create(vals_list)
 
     def write(self, vals):
         """A user writes the brief, until it is on its way."""
         if not self.env.su:
-            self._check_brief_only(vals)
+            self._check_user_fields(vals)
             if set(vals) & BRIEF - {"name", "desired_resolution", "file_format"} and not all(
                 generation.can_edit for generation in self
             ):
@@ -184,10 +185,14 @@ class Generation(models.Model):
             raise UserError(self.env._("This creative is being made. Cancel it first."))
         return super().unlink()
 
-    def _check_brief_only(self, vals):
-        allowed = BRIEF | ({"user_id"} if self.env.user.has_group("creativeflow_aigen.group_manager") else set())
+    def _user_fields(self):
+        """Return the brief, and for managers the owner."""
+        manager = self.env.user.has_group("creativeflow_aigen.group_manager")
+        return super()._user_fields() | BRIEF | ({"user_id"} if manager else set())
+
+    def _check_user_fields(self, vals):
         own = vals.get("user_id") == self.env.uid
-        if foreign := set(vals) - allowed - ({"user_id"} if own else set()):
+        if foreign := set(vals) - self._user_fields() - ({"user_id"} if own else set()):
             raise AccessError(self.env._("These fields are written by the service: %s.", ", ".join(sorted(foreign))))
 
     def action_generate(self):

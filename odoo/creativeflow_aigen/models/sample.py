@@ -7,6 +7,7 @@ class GenerationSample(models.Model):
     """One sample of the current round, with its picture once it has been fetched."""
 
     _name = "creativeflow.generation.sample"
+    _inherit = "creativeflow.allowed.fields"
     _description = "Generation sample"
     _order = "generation_id, position, id"
     _rec_name = "asset_ref"
