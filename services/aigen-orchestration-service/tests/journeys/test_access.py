@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -560,3 +560,20 @@ async def test_a_user_who_is_called_like_a_service_does_not_use_up_its_limit_or_
     ours = await caller.post(REQUESTS, json=PLAIN, headers=by_key(SERVICE_KEY, "shop") | headers)
     assert ours.status_code == httpx.codes.ACCEPTED, ours.text
     assert ours.json()["id"] != theirs.json()["id"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-Internal-API-Key": "wrong"}, {"Authorization": "Bearer a.b.c"}])
+async def test_body_of_an_unauthenticated_caller_is_not_read(locked: Caller, headers: dict[str, str]) -> None:
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(3):
+            read += 1
+            yield b'{"user_id": '
+
+    headers |= {"Content-Type": "application/json"}
+    for path in (REQUESTS, f"{REQUESTS}/quote", f"{REQUESTS}/{uuid4()}/cancel", "/api/v1/operations/credits/grants"):
+        answer = await locked.post(path, content=body(), headers=headers)
+        assert answer.status_code == httpx.codes.UNAUTHORIZED, path
+    assert read == 0

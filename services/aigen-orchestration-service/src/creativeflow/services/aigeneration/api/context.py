@@ -25,6 +25,9 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(rb"00-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 _GONE = 499
 """What is counted where the caller left in the middle of the body, as proxies count it; nobody is answered."""
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_API = "/api/v1/"
+_CALLBACKS = "/api/v1/n8n-callbacks/"
 _QUIET = ("/health", "/ready", "/metrics")
 
 
@@ -86,6 +89,7 @@ class Context:
 
         try:
             _check_announced(announced, limit)
+            await _admit_before_the_body(scope)
             await self._app(scope, receive, watch)
         except ClientDisconnect:
             raise
@@ -106,6 +110,19 @@ class Context:
                 "http_request", method=scope["method"], path=path, status=status,
                 duration_ms=round(seconds * 1000, 1), principal=scope.get("aigen.principal"),
             )  # fmt: skip
+
+
+async def _admit_before_the_body(scope: Scope) -> None:
+    """Authenticate a call with a body before any of it is read, so that only known callers have theirs parsed.
+
+    The principal is kept in the scope for the endpoint's dependency. Callbacks prove themselves by their body.
+
+    Raises:
+        Whatever `Gate.admit` raises.
+    """
+    path: str = scope["path"]
+    if scope["method"] in _WITH_BODY and path.startswith(_API) and not path.startswith(_CALLBACKS):
+        scope["aigen.admitted"] = await scope["app"].state.gate.admit(Request(scope))
 
 
 def _told(found: BaseException, path: str) -> errors.AigenError:
