@@ -6,7 +6,7 @@ import secrets
 from odoo import fields, models
 from odoo.exceptions import UserError
 
-from ..service import API, NotReachedError
+from ..service import API, NotReachedError, path_below
 from .outbox import PARAMETER
 
 WEBHOOK_PATH = "/creativeflow_aigen/webhook"
@@ -72,8 +72,8 @@ class Settings(models.TransientModel):
         target = next((target for target in listed.body.get("items", []) if target.get("url") == url), None)
         if target is None:
             return answer
-        renewed = call("POST", f"{TARGETS}/{target['id']}/rotate-secret", body={"secret": secret})
-        enabled = call("POST", f"{TARGETS}/{target['id']}/enable")
+        renewed = call("POST", path_below(TARGETS, target["id"], "rotate-secret"), body={"secret": secret})
+        enabled = call("POST", path_below(TARGETS, target["id"], "enable"))
         return renewed if not renewed.ok or enabled.ok else enabled
 
     def _creativeflow_service(self):
