@@ -3,7 +3,7 @@
 import base64
 import secrets
 
-from odoo import fields, models
+from odoo import api, fields, models
 from odoo.exceptions import UserError
 
 from ..service import API, NotReachedError, path_below
@@ -31,6 +31,13 @@ class Settings(models.TransientModel):
         config_parameter=f"{PARAMETER}picture_hosts",
         help="Hosts besides the service's own from which pictures are read, separated by commas.",
     )
+
+    @api.model
+    def default_get(self, fields):
+        """Read our parameters for administrators only: Odoo answers this method to every user, with `sudo()`."""
+        if not self.has_access("create"):
+            fields = [name for name in fields if not name.startswith("creativeflow_")]
+        return super().default_get(fields)
 
     def action_creativeflow_test(self):
         """Save, and ask the service whether it is ready."""
