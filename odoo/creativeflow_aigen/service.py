@@ -1,18 +1,49 @@
 """The generation service over HTTP: one call, one answer, bounded in time and size."""
 
+import re
 import time
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
 API = "/api/v1"
+REQUESTS = f"{API}/generation-requests"
 SECONDS = 5
 """For the connection, and again for each part of an answer: a user may be waiting behind it."""
 PICTURE_BYTES_MAX = 40 * 1024 * 1024
 PICTURE_SECONDS_MAX = 30
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 _CHUNK_BYTES = 65_536
+_REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+
+
+def is_request_id(value):
+    """Whether a value has the form of the service's ids of requests: a UUID with hyphens."""
+    return isinstance(value, str) and _REQUEST_ID.fullmatch(value) is not None
+
+
+def path_below(root, *parts):
+    """Build a path from parts, each of which stays one segment whatever it contains.
+
+    Raises:
+        ValueError: a part is empty or a dot segment, which clients remove even when it is quoted.
+    """
+    segments = [quote(str(part), safe="") for part in parts]
+    if {"", ".", ".."} & set(segments):
+        raise ValueError("a part of a path is empty or a dot segment")
+    return "/".join([root, *segments])
+
+
+def request_path(request_id, *parts):
+    """Build the path of a request, or of a resource below it.
+
+    Raises:
+        ValueError: the id does not have the form of a request's id.
+    """
+    if not is_request_id(request_id):
+        raise ValueError("a request id is a UUID")
+    return path_below(REQUESTS, request_id, *parts)
 
 
 class NotReachedError(Exception):

@@ -7,6 +7,7 @@ from odoo import SUPERUSER_ID, http
 from odoo.http import request
 
 from .. import signatures
+from ..service import is_request_id
 
 BODY_BYTES_MAX = 1_048_576
 
@@ -36,7 +37,7 @@ class Webhook(http.Controller):
         try:
             news = json.loads(body)
             resource, kind = news["data"], news["type"]
-            known = isinstance(resource["id"], str) and isinstance(resource["version"], int) and isinstance(kind, str)
+            known = is_request_id(resource["id"]) and isinstance(resource["version"], int) and isinstance(kind, str)
         except (ValueError, KeyError, TypeError):
             known = False
         if not known:

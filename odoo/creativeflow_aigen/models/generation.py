@@ -3,8 +3,10 @@
 from uuid import uuid4
 
 from odoo import api, fields, models
-from odoo.exceptions import AccessError, UserError
+from odoo.exceptions import AccessError, UserError, ValidationError
 from odoo.release import version_info
+
+from ..service import is_request_id
 
 FORMATS = [
     ("InstagramPost_1x1", "Instagram post (1:1)"),
@@ -142,6 +144,11 @@ class Generation(models.Model):
             ("request_unique", "UNIQUE (request_ref)", "A request is one generation."),
         ]
 
+    @api.constrains("request_ref")
+    def _check_request_ref(self):
+        if any(row.request_ref and not is_request_id(row.request_ref) for row in self):
+            raise ValidationError(self.env._("A request id is a UUID."))
+
     @api.depends("name", "file_format")
     def _compute_final_filename(self):
         for generation in self:
@@ -177,13 +184,18 @@ class Generation(models.Model):
                 generation.can_edit for generation in self
             ):
                 raise UserError(self.env._("What is on its way cannot be changed. Wait, or make a new creative."))
+            if any(row.user_id.id != vals.get("user_id", row.user_id.id) and row._is_being_made() for row in self):
+                raise UserError(self.env._("The owner pays until the creative is done. Cancel it first, or wait."))
         return super().write(vals)
 
     def unlink(self):
         """Only what was never sent, or has ended: the rest would go on and cost credits with nobody to see it."""
-        if any(row.status not in {"DRAFT", "REFUSED"} | ENDED for row in self):
+        if any(row._is_being_made() for row in self):
             raise UserError(self.env._("This creative is being made. Cancel it first."))
         return super().unlink()
+
+    def _is_being_made(self):
+        return self.status not in {"DRAFT", "REFUSED"} | ENDED
 
     def _user_fields(self):
         """Return the brief, and for managers the owner."""
@@ -248,10 +260,14 @@ class Generation(models.Model):
         return True
 
     def _payer(self):
+        """Return the user id whose credits pay: that of the owner's account, or one of the owner's own."""
         account = self.env["creativeflow.credit.account"].sudo().search(
             [("partner_id", "=", self.user_id.partner_id.id)], order="id", limit=1
         )  # fmt: skip
-        return account.user_ref or f"odoo-{self.user_id.id}"
+        return account.user_ref or self._payer_without_account()
+
+    def _payer_without_account(self):
+        return f"odoo-{self.user_id.id}"
 
     def _brief(self):
         """The body that starts a request; `metadata` lets a webhook find this row before the call is answered."""

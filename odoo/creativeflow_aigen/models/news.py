@@ -8,7 +8,7 @@ from markupsafe import Markup
 from odoo import api, fields, models
 
 from ..cursors import own_env
-from ..service import API, NotReachedError, PictureRefusedError
+from ..service import NotReachedError, PictureRefusedError, is_request_id, request_path
 from .generation import ENDED, OUR_STATUSES, STATUSES
 from .outbox import AT_ONCE, row_in
 
@@ -85,7 +85,10 @@ class GenerationNews(models.Model):
 
     def _follow(self):
         """Ask how the request stands and write it, in a transaction of its own; returns whether there was an answer."""
-        answer = self._get("")
+        if not is_request_id(self.request_ref):
+            self._write_unknown_request()
+            return True
+        answer = self._get()
         if answer is None:
             return False
         with own_env(self.env.registry) as env:
@@ -99,9 +102,16 @@ class GenerationNews(models.Model):
         self.env.invalidate_all()
         return True
 
+    def _write_unknown_request(self):
+        """Write that there is nothing to ask for, so that the cron does not stop at this row every time."""
+        with own_env(self.env.registry) as env:
+            row = row_in(env, self.id)
+            row.write({"heard_at": fields.Datetime.now(), "message": row._unknown_request()})
+        self.env.invalidate_all()
+
     def _fetch_timeline(self):
         """Write what happened to the request as a table, in a transaction of its own."""
-        answer = self._get("/events")
+        answer = self._get("events")
         if answer is None or not answer.ok:
             return
         line = Markup("<tr><td>%s</td><td>%s</td><td>%s</td><td>%s</td></tr>")
@@ -119,12 +129,13 @@ class GenerationNews(models.Model):
             row_in(env, self.id).timeline = table % (head, Markup().join(lines))
         self.invalidate_recordset()
 
-    def _get(self, part):
+    def _get(self, *parts):
         """An answer about this request, or None where none came."""
         service = self._service()
+        if service is None or not is_request_id(self.request_ref):
+            return None
         try:
-            path = f"{API}/generation-requests/{self.request_ref}{part}"
-            return service and service.call("GET", path, user_ref=self.user_ref)
+            return service.call("GET", request_path(self.request_ref, *parts), user_ref=self.user_ref)
         except NotReachedError as error:
             _logger.info("generation service not reached: %s", error)
             return None

@@ -10,7 +10,7 @@ from odoo.exceptions import UserError
 from odoo.modules.registry import Registry
 
 from ..cursors import own_env
-from ..service import API, NotReachedError, Service
+from ..service import REQUESTS, NotReachedError, Service, is_request_id, request_path
 
 _logger = logging.getLogger(__name__)
 
@@ -68,11 +68,17 @@ class GenerationOutbox(models.Model):
         if service is None:
             self._send_later(self.env._("The generation service is not set up yet: see Settings, CreativeFlow."))
             return None
+        if self.user_ref not in {self._payer(), self._payer_without_account()}:
+            self._refuse_call(
+                self.env._("This creative is paid by another credit account than its owner's. Make a new creative.")
+            )
+            return None
+        of = self.retry_of_id if self.call_name == "retry" else self
+        if self.call_name != "create" and not is_request_id(of.request_ref):
+            self._refuse_call(self._unknown_request())
+            return None
         self.write({"call_tries": self.call_tries + 1, "call_next_at": fields.Datetime.now() + LEASE})
-        path = f"{API}/generation-requests"
-        if self.call_name != "create":
-            of = self.retry_of_id if self.call_name == "retry" else self
-            path = f"{path}/{of.request_ref}/{self.call_name}"
+        path = REQUESTS if self.call_name == "create" else request_path(of.request_ref, self.call_name)
         language = (self.user_id.lang or "en_US").replace("_", "-")
         return service, {
             "path": path, "key": self.call_key, "user_ref": self.user_ref, "body": self.call_body or None,
@@ -97,10 +103,16 @@ class GenerationOutbox(models.Model):
         elif answer is None:
             self._send_later(self.env._("The generation service does not answer. This is sent again by itself."))
         elif answer.final:
-            after = {"status": "REFUSED"} if self.status == "QUEUED" else {"heard_at": False}
-            self.write({"call_state": "refused", "call_next_at": False, "message": answer.sentence(), **after})
+            self._refuse_call(answer.sentence())
         else:
             self._send_later(answer.sentence(), answer.retry_after)
+
+    def _unknown_request(self):
+        return self.env._("The service does not know this request. Make a new creative.")
+
+    def _refuse_call(self, message):
+        after = {"status": "REFUSED"} if self.status == "QUEUED" else {"heard_at": False}
+        self.write({"call_state": "refused", "call_next_at": False, "message": message, **after})
 
     def _send_later(self, message, seconds=None):
         pause = timedelta(seconds=seconds) if seconds else PAUSE_FIRST * 2 ** min(self.call_tries, 8)

@@ -3,10 +3,10 @@
 import base64
 import secrets
 
-from odoo import fields, models
+from odoo import api, fields, models
 from odoo.exceptions import UserError
 
-from ..service import API, NotReachedError
+from ..service import API, NotReachedError, path_below
 from .outbox import PARAMETER
 
 WEBHOOK_PATH = "/creativeflow_aigen/webhook"
@@ -31,6 +31,13 @@ class Settings(models.TransientModel):
         config_parameter=f"{PARAMETER}picture_hosts",
         help="Hosts besides the service's own from which pictures are read, separated by commas.",
     )
+
+    @api.model
+    def default_get(self, fields):
+        """Read our parameters for administrators only: Odoo answers this method to every user, with `sudo()`."""
+        if not self.has_access("create"):
+            fields = [name for name in fields if not name.startswith("creativeflow_")]
+        return super().default_get(fields)
 
     def action_creativeflow_test(self):
         """Save, and ask the service whether it is ready."""
@@ -72,8 +79,8 @@ class Settings(models.TransientModel):
         target = next((target for target in listed.body.get("items", []) if target.get("url") == url), None)
         if target is None:
             return answer
-        renewed = call("POST", f"{TARGETS}/{target['id']}/rotate-secret", body={"secret": secret})
-        enabled = call("POST", f"{TARGETS}/{target['id']}/enable")
+        renewed = call("POST", path_below(TARGETS, target["id"], "rotate-secret"), body={"secret": secret})
+        enabled = call("POST", path_below(TARGETS, target["id"], "enable"))
         return renewed if not renewed.ok or enabled.ok else enabled
 
     def _creativeflow_service(self):

@@ -55,6 +55,15 @@ class TestSettings(CreativeFlowCase):
         )
         self.assertEqual(self.parameter("webhook_secret"), "whsec_YWdhaW4=")
 
+    def test_default_get_tells_the_parameters_to_administrators_alone(self):
+        names = [name for name in self.env["res.config.settings"]._fields if name.startswith("creativeflow_")]
+        settings = self.env["res.config.settings"]
+        for user in (self.user, self.manager, self.bot):
+            found = settings.with_user(user).default_get([*names, "company_id"])
+            self.assertFalse(found.keys() & set(names), user.login)
+            self.assertTrue(found["company_id"])
+        self.assertEqual(settings.with_user(self.env.ref("base.user_admin")).default_get(names).keys(), set(names))
+
     def test_a_refused_registration_is_told(self):
         self.service.answers = [problem(422, "invalid_request", "The request is not valid")]
         with self.assertRaisesRegex(UserError, "The request is not valid"):

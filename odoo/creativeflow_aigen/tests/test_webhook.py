@@ -111,6 +111,12 @@ class TestWebhook(CreativeFlowCase):
         self.assertEqual(self.post(resource(), secret="whsec_b3RoZXI="), (401, "bad_signature"))
         self.assertEqual(self.row.status, "QUEUED")
 
+    def test_webhook_with_a_request_id_that_is_no_uuid_is_refused(self):
+        for wrong in (f"{REQUEST}/cancel#", "..", "", 1, None):
+            news = resource(id=wrong, metadata={"odoo_row": self.row.row_key})
+            self.assertEqual(self.post(news), (422, "not_understood"))
+        self.assertEqual((self.row.request_ref, self.row.call_state), (False, "queued"))
+
     def test_a_signed_body_that_cannot_be_news_is_refused(self):
         for body in (b"no json", b"[]", b'{"type": "generation.failed"}', b'{"type": 1, "data": {"id": 1}}'):
             self.assertEqual(self.post(body), (422, "not_understood"))
