@@ -4,13 +4,14 @@ A report is read, its proof is checked against the job it speaks of, and then it
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from creativeflow.services.aigeneration.clock import born_at
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
 from creativeflow.services.aigeneration.jobs import Jobs
@@ -141,7 +142,10 @@ class Reports:
         now: Callable[[], datetime],
         allow_missing_job_id: bool = False,
         older_names: bool = False,
+        uploads_for: timedelta | None = None,
     ) -> None:
+        """`uploads_for`: how long after the birth of a job its worker may upload pictures."""
+        self._uploads_for = uploads_for
         self._jobs = jobs
         self._secrets = secrets
         self._now = now
@@ -171,14 +175,16 @@ class Reports:
             raise errors.InvalidCredentialsError
         return await self.apply(report, job_id)
 
-    def check(self, job_id: UUID, token: str | None) -> None:
-        """Whether the token opens this job.
+    def check_upload(self, job_id: UUID, token: str | None) -> None:
+        """Whether the token opens this job, and the job can still be under way.
 
         Raises:
-            InvalidCredentialsError: it does not.
+            InvalidCredentialsError: another job's token, or none of ours. StaleResultError: the job's time is over.
         """
         if not self._secrets.opens(token or "", job_id):
             raise errors.InvalidCredentialsError
+        if self._uploads_for is not None and born_at(job_id) + self._uploads_for < self._now():
+            raise errors.StaleResultError
 
     async def apply(self, report: Report, job_id: UUID) -> Request:
         """Let a report happen whose sender is known."""

@@ -223,6 +223,21 @@ class Settings(BaseSettings):
     web_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
         10_485_760, description="Largest reference picture that a user may upload in the studio."
     )
+    web_uploads_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        200, description="Reference pictures that a user may upload within `web_uploads_days`."
+    )
+    web_uploads_bytes: Annotated[int, Field(ge=1024)] = Field(
+        536_870_912, description="Bytes that the reference pictures of these days may take together as they are kept."
+    )
+    web_uploads_days: Annotated[int, Field(ge=1, le=366)] = Field(
+        30, description="Days within which a user's reference pictures are counted."
+    )
+    job_uploads_max: Annotated[int, Field(ge=1, le=1000)] = Field(
+        32, description="Pictures that a worker may upload for one job."
+    )
+    job_uploads_bytes: Annotated[int, Field(ge=1024)] = Field(
+        268_435_456, description="Bytes that the pictures of one job may take together."
+    )
     body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(262_144, description="Largest request body.")
     asset_limit_bytes: Annotated[int, Field(ge=1024)] = Field(67_108_864, description="Largest uploaded picture.")
     require_idempotency_key: bool = Field(False, description="Refuse state-changing calls without Idempotency-Key.")
