@@ -31,6 +31,7 @@ from creativeflow.services.aigeneration.adapters.notify_log import LogNotifier
 from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher, RabbitMQNotifier
 from creativeflow.services.aigeneration.adapters.odoo_calls import OdooCalls
 from creativeflow.services.aigeneration.adapters.picture_files import PictureDecoder
+from creativeflow.services.aigeneration.adapters.result_check import ResultCheck
 from creativeflow.services.aigeneration.adapters.safe_http import SafeHttp
 from creativeflow.services.aigeneration.adapters.safety_http import ModerationCheck
 from creativeflow.services.aigeneration.adapters.safety_words import STANDARD_FILE, WordCheck, read_rules
@@ -203,12 +204,18 @@ class Service:
             self.books, self.flags, self.ledger, self.outbox, self.orchestrator, entitlements=self.entitlements,
             now=now, new_id=new_id,
         )  # fmt: skip
+        self.result_http = SafeHttp(settings.result_rules(), timeout_seconds=settings.result_timeout)
+        self.result_check = ResultCheck(
+            self.assets, self.decoder, self.result_http, fetches=settings.result_check == "fetch",
+            bytes_max=settings.asset_limit_bytes, timeout_seconds=settings.result_timeout,
+        )  # fmt: skip
         self.reports = Reports(
             self.jobs,
             self.secrets,
             now=now,
             allow_missing_job_id=settings.allow_missing_job_id,
             older_names=settings.field_names == "older",
+            check=None if settings.result_check == "off" else self.result_check,
             uploads_for=self.policy.job_lifetime,
         )
         self.engine = engine or self._engine()
@@ -282,6 +289,8 @@ class Service:
         await self.hub.close()
         await self.http.aclose()
         await self.safe_http.close()
+        await self.result_check.close()
+        await self.result_http.close()
         await self.decoder.close()
         await self.database.close()
 
