@@ -27,6 +27,7 @@ _GRANT = Decimal("500.00")
 _SAMPLES, _FINAL = Decimal("0.25"), Decimal("1.00")
 _QUICK = {
     "AIGEN_RETRY_DELAY": "0.5", "AIGEN_SWEEP_INTERVAL": "0.5", "AIGEN_POLL_INTERVAL": "0.2",
+    "AIGEN_RESULT_CHECK": "fetch", "AIGEN_RESULT_ALLOWED_NETWORKS": "127.0.0.0/8",
     "AIGEN_IN_FLIGHT_LIMITS": "free=100,payg=100,pro=100,team=100,enterprise=100",
 }  # fmt: skip
 

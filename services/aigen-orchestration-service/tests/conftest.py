@@ -50,12 +50,13 @@ def database_url(copies: Copies) -> Iterator[str]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """The defaults, away from the environment and the home directory."""
+    """The defaults, away from the environment; the invented addresses of pictures are not fetched."""
     return Settings(
         _env_file=None,  # type: ignore[call-arg]
         data_dir=tmp_path,
         callback_secret="test-secret-of-enough-length",
         in_flight_limits=dict.fromkeys(PLANS, 1000),
+        result_check="stored",
     )
 
 

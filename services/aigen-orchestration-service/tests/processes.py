@@ -23,7 +23,8 @@ def service_environment(url: str, folder: Path, port: int, **more: str) -> dict[
     return {
         "AIGEN_DATABASE_URL": url, "AIGEN_DATA_DIR": str(folder), "AIGEN_PORT": str(port),
         "AIGEN_PUBLIC_URL": f"http://127.0.0.1:{port}", "AIGEN_LOG_FORMAT": "json", "AIGEN_LOG_LEVEL": "warning",
-        "AIGEN_CALLBACK_SECRET": "test-secret-of-enough-length", "AIGEN_ROLES": ALL_ROLES, **more,
+        "AIGEN_CALLBACK_SECRET": "test-secret-of-enough-length", "AIGEN_ROLES": ALL_ROLES,
+        "AIGEN_RESULT_CHECK": "stored", **more,
     }  # fmt: skip
 
 

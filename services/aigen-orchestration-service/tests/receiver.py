@@ -4,12 +4,13 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import orjson
 from standardwebhooks import Webhook
+
+from loopback_server import LoopbackServer
 
 LOOPBACK = ("127.0.0.0/8",)
 """The value of AIGEN_WEBHOOK_ALLOWED_NETWORKS that lets tests call their receivers."""
@@ -41,28 +42,15 @@ class Call:
 Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-class Receiver:
+class Receiver(LoopbackServer):
     """Answers 204, or what stands next in `answers`: a status, a status with headers, or what to do with the line."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.calls: list[Call] = []
         self.answers: deque[int | tuple[int, str] | Script] = deque()
         self.otherwise: int | Script = 204
         self.connections = 0
-        self._tls = tls
-        self._open: set[asyncio.Task[Any]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._open:
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
-        await self._server.wait_closed()
 
     @property
     def url(self) -> str:
@@ -73,17 +61,9 @@ class Receiver:
         """The event types in the order in which they came."""
         return [call.told["type"] for call in self.calls]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            await self._answer(await _call(reader), writer)
-        self._open.discard(task)
-        writer.close()
-        with suppress(ConnectionError, ssl.SSLError):
-            await writer.wait_closed()
+        await self._answer(await _call(reader), writer)
 
     async def _answer(self, call: Call, writer: asyncio.StreamWriter) -> None:
         self.calls.append(call)

@@ -21,6 +21,7 @@ from creativeflow.services.aigeneration.adapters.amqp import (
 from creativeflow.services.aigeneration.adapters.asset_store import AssetStore
 from creativeflow.services.aigeneration.adapters.engine_local import LocalEngine
 from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQEngine
+from creativeflow.services.aigeneration.adapters.picture_files import PictureDecoder
 from creativeflow.services.aigeneration.clock import now
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
@@ -45,7 +46,8 @@ async def test_the_local_engine_takes_jobs_and_reports_each(tmp_path: Path) -> N
     async def report(kind: str, _body: object, _job_id: object) -> None:
         reported.put_nowait(kind)
 
-    engine = LocalEngine(AssetStore(Path(".pytest_cache") / "assets", public_url="http://x"), report)
+    decoder = PictureDecoder()
+    engine = LocalEngine(AssetStore(tmp_path, public_url="http://x", decoder=decoder), report)
     assert engine.ready
     assert [found.outcome for found in await engine.publish([a_request()])] == [PublicationOutcome.ACCEPTED]
     await engine.start()
@@ -53,6 +55,7 @@ async def test_the_local_engine_takes_jobs_and_reports_each(tmp_path: Path) -> N
         kinds = [await asyncio.wait_for(reported.get(), 20) for _ in range(6)]
     finally:
         await engine.close()
+        await decoder.close()
     assert kinds == ["started", *["progress"] * 4, "sample-result"]
 
 

@@ -59,6 +59,8 @@ TABLE = {
     "TooManyWebhookTargetsError": (409, "too_many_webhook_targets", False),
     "WebhookTargetDisabledError": (409, "webhook_target_disabled", False),
     "RateLimitedError": (429, "rate_limited", True),
+    "UploadQuotaError": (429, "upload_quota", True),
+    "JobUploadsError": (413, "job_uploads", False),
     "ServiceUnavailableError": (503, "service_unavailable", True),
     "StorageUnavailableError": (503, "storage_unavailable", True),
     "CreditsUnavailableError": (503, "credits_unavailable", True),
@@ -79,6 +81,8 @@ FIGURES: dict[str, dict[str, object]] = {
     "AlreadySelectedError": {"sample_id": "sample-2"},
     "TooManyRoundsError": {"limit": 10},
     "RateLimitedError": {"retry_after_seconds": 3},
+    "UploadQuotaError": {"pictures_max": 200, "bytes_max": 1000, "days": 30, "retry_after_seconds": 3},
+    "JobUploadsError": {"pictures_max": 16, "bytes_max": 1000},
 }
 """The figures in a sentence; an error that is not here has a sentence without any."""
 
@@ -101,7 +105,7 @@ def test_the_tree_is_the_table() -> None:
 def test_every_error_is_listed_once() -> None:
     names = [error.__name__ for error in every_error()]
     assert len(names) == len(set(names))
-    assert len(TREE) == 40
+    assert len(TREE) == 42
     assert AigenError not in every_error()
 
 

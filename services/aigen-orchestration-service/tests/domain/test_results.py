@@ -10,7 +10,13 @@ from builders import a_brief, a_final, a_request, a_sample, four_samples
 from creativeflow.services.aigeneration.domain.faults import reported_code
 from creativeflow.services.aigeneration.domain.formats import Size, sample_size
 from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
-from creativeflow.services.aigeneration.domain.results import failed_sample, final_fits, judge_samples, sample_fits
+from creativeflow.services.aigeneration.domain.results import (
+    distinct_samples,
+    failed_sample,
+    final_fits,
+    judge_samples,
+    sample_fits,
+)
 
 INVALID = "The AI model did not deliver usable pictures. Try again or change the prompt."
 OURS = "Something went wrong on our side. Try again."
@@ -220,3 +226,35 @@ def test_a_missing_sample_is_explained_in_our_words(code: str, message: str) -> 
 def test_a_worker_cannot_speak_of_what_only_we_can_know(code: str) -> None:
     (failure,) = judge_samples(SQUARE, four_samples()[:3], [told(3, code)]).failures
     assert failure["message"] == OURS
+
+
+def test_judge_samples_fewer_than_ordered_reports_the_missing_ones() -> None:
+    first, second, *_ = four_samples()
+    judged = judge_samples(SQUARE, [first, second], [], ordered=4)
+    assert judged.failures == (told(2, "invalid_output", INVALID), told(3, "invalid_output", INVALID))
+
+
+def test_judge_samples_with_reported_failures_reports_only_what_nobody_speaks_of() -> None:
+    first, *_ = four_samples()
+    judged = judge_samples(SQUARE, [first], [told(2, "model_timeout")], ordered=4)
+    assert [(failure["index"], failure["error_code"]) for failure in judged.failures] == [
+        (1, "invalid_output"), (2, "model_timeout"), (3, "invalid_output"),
+    ]  # fmt: skip
+
+
+def test_judge_samples_numbered_beyond_the_order_is_whole_when_four_are_good() -> None:
+    judged = judge_samples(SQUARE, [a_sample(asset_id=str(n), index=n) for n in (1, 2, 3, 4)], [], ordered=4)
+    assert (len(judged.good), judged.failures) == (4, ())
+
+
+def test_judge_samples_nothing_at_all_reports_every_ordered_sample() -> None:
+    assert [failure["index"] for failure in judge_samples(SQUARE, [], [], ordered=4).failures] == [0, 1, 2, 3]
+
+
+def test_distinct_samples_with_equal_checksums_keeps_the_first() -> None:
+    samples = [a_sample(asset_id=one, checksum=checksum) for one, checksum in (("a", "x"), ("b", "y"), ("c", "x"))]
+    assert distinct_samples(samples) == (samples[:2], samples[2:])
+
+
+def test_distinct_samples_without_checksums_keeps_all() -> None:
+    assert distinct_samples(numbered("a", "b")) == (numbered("a", "b"), [])

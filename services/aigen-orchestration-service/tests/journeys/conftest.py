@@ -67,6 +67,7 @@ async def make_shared(
         data_dir=tmp_path_factory.mktemp("shared"),
         callback_secret="test-secret-of-enough-length",
         in_flight_limits=dict.fromkeys(PLANS, 1000),
+        result_check="stored",
     )
     made: list[Caller] = []
     async with AsyncExitStack() as stack:

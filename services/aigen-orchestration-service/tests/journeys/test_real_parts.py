@@ -28,6 +28,17 @@ async def test_however_a_worker_answers_the_final_comes_once_and_is_paid_once(
     await parts.drained(parked=unreadable)
 
 
+@pytest.mark.parametrize("over", ["http", "rabbitmq"])
+async def test_worker_with_pictures_passes_the_check_of_the_default_settings(parts: Parts, over: str) -> None:
+    await parts.serve(AIGEN_RESULT_CHECK="fetch")
+    parts.work("well", over, "--pictures")
+    await parts.grant("2.00", "pro")
+    ended = await parts.live()
+    assert (ended["status"], ended["final_asset"]["resolution"]) == ("COMPLETED", "4096x4096")
+    assert ended["final_asset"]["checksum"].startswith("sha256:")
+    await parts.drained()
+
+
 async def test_good_samples_are_delivered_when_others_fail(parts: Parts) -> None:
     await parts.serve()
     parts.work("partially")

@@ -148,6 +148,7 @@ def _provide(app: FastAPI, service: Service) -> None:
     provided: dict[str, Any] = {
         "settings": service.settings, "orchestrator": service.orchestrator, "queries": service.queries,
         "outbox": service.outbox, "reports": service.reports, "hub": service.hub, "assets": service.assets,
+        "save_upload": service.save_upload, "save_reference": service.save_reference,
         "accounts": service.accounts, "figures": service.figures, "books": service.books, "flags": service.flags,
         "reconciliation": service.reconciliation, "watchdog": service.watchdog,
         "routing": service.routing,

@@ -113,7 +113,9 @@ def demo(
 def worker(
     behaviour: Annotated[str, typer.Option(help=f"How it answers: mixed, {', '.join(BEHAVIOURS)}.")] = "well",
     over: Annotated[str, typer.Option(help="Report over http or rabbitmq.")] = "http",
-    pictures: Annotated[bool, typer.Option(help="Draw and upload pictures, or name some that do not exist.")] = True,
+    pictures: Annotated[
+        bool, typer.Option(help="Draw and upload pictures, or invent addresses (with AIGEN_RESULT_CHECK=stored).")
+    ] = True,
     work_seconds: Annotated[float, typer.Option(min=0, help="Seconds each job takes beside drawing.")] = 0.0,
     parallel: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the mixture of behaviours.")] = 0,

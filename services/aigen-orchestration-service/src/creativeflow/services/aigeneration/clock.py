@@ -39,6 +39,11 @@ def uuid7() -> UUID:
     )
 
 
+def born_at(made: UUID) -> datetime:
+    """When an id of version 7 was made, to the millisecond."""
+    return datetime.fromtimestamp((made.int >> 80) / 1000, UTC)
+
+
 def first_id(at: datetime, later_seconds: float = 0) -> UUID:
     """The lowest id that can be born so long after this moment; no id was born before 1970."""
     return UUID(int=max(0, int(1000 * (at.timestamp() + later_seconds))) << 80)

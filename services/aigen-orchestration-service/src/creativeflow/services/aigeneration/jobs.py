@@ -13,6 +13,7 @@ from creativeflow.services.aigeneration.domain.change import Change, Entry, fail
 from creativeflow.services.aigeneration.domain.lifecycle import (
     CONFIRMED,
     DELIVERED,
+    MOVES,
     ON_DEADLINE,
     STARTED,
     Event,
@@ -123,10 +124,10 @@ class Jobs:
                 raise _wrong_stage(request)
             if request.state is State.AWAITING_SELECTION:
                 return None
-            judged = judge_samples(request, samples, failures)
+            judged = judge_samples(request, samples, failures, ordered=self._mover.policy.sample_count)
             if not judged.good:
                 code = judged.failures[0]["error_code"] if judged.failures else INVALID_OUTPUT
-                return self._fail_attempt(request, code, {"failures": list(judged.failures)})
+                return self._fail_attempt(request, code, {"failures": list(judged.failures), **(data or {})})
             return self._mover.happen(
                 request, DELIVERED[Stage.SAMPLES], samples=judged.good, sample_failures=judged.failures,
                 ai_model_used=ai_model_used or request.model, progress=None,
@@ -168,6 +169,24 @@ class Jobs:
             return self._fail_attempt(request, code, data or {})
 
         return await self._report(request_id, job_id, "error", decide)
+
+    async def awaiting_result(self, request_id: UUID, job_id: UUID, stage: Stage) -> Request | None:
+        """The request, if it waits for a result of this job and stage; None if it has this result already.
+
+        For what must be known before the costly look at the pictures; the result itself is fenced once more.
+
+        Raises:
+            NotFoundError: no such request. StaleResultError, InvalidRequestError: it waits for something else.
+        """
+        request = await self._mover.owned(request_id, None)
+        if request.job_id == job_id and request.stage is not stage:
+            raise _wrong_stage(request)
+        if request.job_id == job_id and request.state in (State.AWAITING_SELECTION, State.COMPLETED):
+            return None
+        if request.job_id == job_id and (request.state, DELIVERED[stage]) in MOVES:
+            return request
+        await self._note_stale(request_id, job_id, stage)
+        raise errors.StaleResultError
 
     async def current_job(self, request_id: UUID) -> UUID:
         """The current job of a request.
@@ -238,9 +257,12 @@ class Jobs:
         try:
             return await self._mover.move(request_id, fenced)
         except errors.StaleResultError:
-            entry = Entry("stale_result", None, {"job_id": job_id, "kind": kind})
-            await self._mover.store.note(request_id, entry, self._mover.now())
+            await self._note_stale(request_id, job_id, kind)
             raise
+
+    async def _note_stale(self, request_id: UUID, job_id: UUID, kind: str) -> None:
+        entry = Entry("stale_result", None, {"job_id": job_id, "kind": kind})
+        await self._mover.store.note(request_id, entry, self._mover.now())
 
 
 def _wrong_stage(request: Request) -> errors.InvalidRequestError:

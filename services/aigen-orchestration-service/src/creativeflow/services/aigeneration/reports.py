@@ -1,18 +1,29 @@
 """What workers report: one door for HTTP callbacks, RabbitMQ messages and the local engine.
 
-A report is read, its proof is checked against the job it speaks of, and then it happens to the request.
+A report is read, its proof is checked against the job it speaks of, the pictures it names are looked at, and then it
+happens to the request. Looking takes time, so it comes before the change: no transaction waits for it.
 """
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Protocol, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from creativeflow.services.aigeneration.clock import born_at
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
+from creativeflow.services.aigeneration.domain.results import (
+    INVALID_OUTPUT,
+    PictureFault,
+    distinct_samples,
+    final_fits,
+    sample_fits,
+)
 from creativeflow.services.aigeneration.jobs import Jobs
 from creativeflow.services.aigeneration.older_names import current_result
 from creativeflow.services.aigeneration.tokens import CallbackSecrets
@@ -130,6 +141,18 @@ class Signature(BaseModel):
     signatures: str
 
 
+class PictureCheck(Protocol):
+    """Finds out what a reported picture really is."""
+
+    def covers(self, asset: Asset) -> bool:
+        """Whether this asset is looked at at all."""
+        ...
+
+    async def look(self, job_id: UUID, asset: Asset) -> Asset | PictureFault:
+        """The asset with what was found in place of what was claimed, or why it is none. Bounded in time."""
+        ...
+
+
 class Reports:
     """Reads reports, checks their proof, and lets them happen."""
 
@@ -141,7 +164,12 @@ class Reports:
         now: Callable[[], datetime],
         allow_missing_job_id: bool = False,
         older_names: bool = False,
+        check: PictureCheck | None = None,
+        uploads_for: timedelta | None = None,
     ) -> None:
+        """`uploads_for`: how long after the birth of a job its worker may upload pictures."""
+        self._check = check
+        self._uploads_for = uploads_for
         self._jobs = jobs
         self._secrets = secrets
         self._now = now
@@ -171,43 +199,91 @@ class Reports:
             raise errors.InvalidCredentialsError
         return await self.apply(report, job_id)
 
-    def check(self, job_id: UUID, token: str | None) -> None:
-        """Whether the token opens this job.
+    def check_upload(self, job_id: UUID, token: str | None) -> None:
+        """Whether the token opens this job, and the job can still be under way.
 
         Raises:
-            InvalidCredentialsError: it does not.
+            InvalidCredentialsError: another job's token, or none of ours. StaleResultError: the job's time is over.
         """
         if not self._secrets.opens(token or "", job_id):
             raise errors.InvalidCredentialsError
+        if self._uploads_for is not None and born_at(job_id) + self._uploads_for < self._now():
+            raise errors.StaleResultError
 
     async def apply(self, report: Report, job_id: UUID) -> Request:
         """Let a report happen whose sender is known."""
         request_id, told = report.generation_request_id, self._jobs
         match report:
             case ProgressReport():
-                progress = report.model_dump(include={"percent", "step"}, exclude_none=True)
-                return await told.progress_reported(
-                    request_id, job_id, progress, [sample.asset() for sample in report.samples]
-                )
+                return await self._progress(report, job_id)
             case SamplesReport():
-                failures = [
-                    SampleFailure(index=failed.index, error_code=failed.error_code, message="")
-                    for failed in report.failures
-                ]
-                return await told.samples_delivered(
-                    request_id, job_id, [sample.asset() for sample in report.samples], failures,
-                    ai_model_used=report.ai_model_used, data=_work(report),
-                )  # fmt: skip
+                return await self._samples(report, job_id)
             case FinalReport():
-                return await told.final_delivered(
-                    request_id, job_id, report.final_asset.asset(), ai_model_used=report.ai_model_used,
-                    data=_work(report),
-                )  # fmt: skip
+                return await self._final(report, job_id)
             case ErrorReport():
                 said = report.model_dump(include={"failed_stage", "is_system_error"}, exclude_none=True)
                 return await told.attempt_failed(request_id, job_id, report.error_code, said)
             case _:
                 return await told.work_started(request_id, job_id)
+
+    async def _progress(self, report: ProgressReport, job_id: UUID) -> Request:
+        """Pictures that are none are left out; the result will say so."""
+        samples, _, _ = await self._looked_at(report.generation_request_id, job_id, report.samples)
+        progress = report.model_dump(include={"percent", "step"}, exclude_none=True)
+        return await self._jobs.progress_reported(report.generation_request_id, job_id, progress, samples)
+
+    async def _samples(self, report: SamplesReport, job_id: UUID) -> Request:
+        samples, found, data = await self._looked_at(report.generation_request_id, job_id, report.samples)
+        reported = [
+            SampleFailure(index=failed.index, error_code=failed.error_code, message="") for failed in report.failures
+        ]
+        return await self._jobs.samples_delivered(
+            report.generation_request_id, job_id, samples, [*reported, *found], ai_model_used=report.ai_model_used,
+            data=_work(report) | data,
+        )  # fmt: skip
+
+    async def _final(self, report: FinalReport, job_id: UUID) -> Request:
+        request_id, asset = report.generation_request_id, report.final_asset.asset()
+        if self._check is not None and self._check.covers(asset):
+            request = await self._jobs.awaiting_result(request_id, job_id, Stage.FINAL)
+            if request is not None and final_fits(request, asset):
+                found = await self._check.look(job_id, asset)
+                if isinstance(found, PictureFault):
+                    evidence = _work(report) | {"checks": [{"reason": found.reason}]}
+                    return await self._jobs.attempt_failed(request_id, job_id, found.error_code, evidence)
+                asset = found
+        return await self._jobs.final_delivered(
+            request_id, job_id, asset, ai_model_used=report.ai_model_used, data=_work(report)
+        )
+
+    async def _looked_at(
+        self, request_id: UUID, job_id: UUID, reported: Sequence[ReportedAsset]
+    ) -> tuple[list[Asset], list[SampleFailure], dict[str, Any]]:
+        """The samples as they really are, those that are none or repeat another one, and the evidence of that.
+
+        A report that is not awaited is refused before anything is fetched, and so is a sample that does not fit by its
+        own account.
+        """
+        check = self._check
+        samples = [Asset(**{"index": at, **each.asset()}) for at, each in enumerate(reported)]
+        if check is None or not any(check.covers(sample) for sample in samples):
+            return samples, [], {}
+        request = await self._jobs.awaiting_result(request_id, job_id, Stage.SAMPLES)
+        if request is None:
+            return samples, [], {}
+
+        async def look(sample: Asset) -> Asset | PictureFault:
+            return await check.look(job_id, sample) if sample_fits(request, sample) else sample
+
+        found = await asyncio.gather(*(look(sample) for sample in samples))
+        good, again = distinct_samples([each for each in found if not isinstance(each, PictureFault)])
+        bad = {
+            sample["index"]: each for sample, each in zip(samples, found, strict=True) if isinstance(each, PictureFault)
+        }
+        bad |= {sample["index"]: PictureFault(INVALID_OUTPUT, "repeated") for sample in again}
+        failures = [SampleFailure(index=index, error_code=fault.error_code, message="") for index, fault in bad.items()]
+        checks = [{"index": index, "reason": fault.reason} for index, fault in sorted(bad.items())]
+        return good, failures, {"checks": checks} if checks else {}
 
     async def _current_job(self, report: Report, *, signed: bool) -> UUID:
         """The current job for a worker that does not send its id: only where a setting allows it, and only signed."""

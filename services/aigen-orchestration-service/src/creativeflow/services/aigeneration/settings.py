@@ -201,6 +201,21 @@ class Settings(BaseSettings):
     webhook_log_days: Annotated[int, Field(ge=1, le=3650)] = Field(
         30, description="Days for which ended webhook deliveries are kept and can be sent again."
     )
+    result_check: Literal["fetch", "stored", "off"] = Field(
+        "fetch",
+        description="What is looked at before a result counts: `fetch` every picture it names, `stored` only what was "
+        "uploaded to this service, `off` nothing; for trials.",
+    )
+    result_allowed_networks: Words = Field(
+        (), description="Private networks where workers keep pictures, such as 10.1.0.0/16; else only the internet."
+    )
+    result_allow_http: bool = Field(True, description="Fetch workers' pictures over plain http on the internet too.")
+    result_ports: Words = Field(
+        ("80", "443", "8443"), description="Ports where workers' pictures are fetched; in the allowed networks any."
+    )
+    result_timeout: Annotated[float, Field(gt=0, le=240)] = Field(
+        20, description="Seconds for all tries to fetch one picture of a result."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on.")
     roles: Words = Field(ROLES, description="What this process does; every role may run any number of times.")
@@ -222,6 +237,21 @@ class Settings(BaseSettings):
     )
     web_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
         10_485_760, description="Largest reference picture that a user may upload in the studio."
+    )
+    web_uploads_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        200, description="Reference pictures that a user may upload within `web_uploads_days`."
+    )
+    web_uploads_bytes: Annotated[int, Field(ge=1024)] = Field(
+        536_870_912, description="Bytes that the reference pictures of these days may take together as they are kept."
+    )
+    web_uploads_days: Annotated[int, Field(ge=1, le=366)] = Field(
+        30, description="Days within which a user's reference pictures are counted."
+    )
+    job_uploads_max: Annotated[int, Field(ge=1, le=1000)] = Field(
+        32, description="Pictures that a worker may upload for one job."
+    )
+    job_uploads_bytes: Annotated[int, Field(ge=1024)] = Field(
+        268_435_456, description="Bytes that the pictures of one job may take together."
     )
     body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(262_144, description="Largest request body.")
     asset_limit_bytes: Annotated[int, Field(ge=1024)] = Field(67_108_864, description="Largest uploaded picture.")
@@ -314,14 +344,14 @@ class Settings(BaseSettings):
             ApiKey.parse(key.get_secret_value())
         return keys
 
-    @field_validator("webhook_allowed_networks")
+    @field_validator("webhook_allowed_networks", "result_allowed_networks")
     @classmethod
     def _readable_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         for network in networks:
             ip_network(network)
         return networks
 
-    @field_validator("webhook_ports")
+    @field_validator("webhook_ports", "result_ports")
     @classmethod
     def _readable_ports(cls, ports: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := [port for port in ports if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65_535)]:  # noqa: PLR2004
@@ -425,6 +455,14 @@ class Settings(BaseSettings):
         return Rules(
             networks=[ip_network(network) for network in self.webhook_allowed_networks],
             ports=frozenset(int(port) for port in self.webhook_ports), allow_http=self.webhook_allow_http,
+        )  # fmt: skip
+
+    def result_rules(self) -> Rules:
+        """Which addresses are called for workers' pictures."""
+        return Rules(
+            networks=[ip_network(network) for network in self.result_allowed_networks],
+            ports=frozenset(int(port) for port in self.result_ports), allow_http=self.result_allow_http,
+            settings="AIGEN_RESULT",
         )  # fmt: skip
 
     def routing_keys(self) -> dict[Stage, str]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,14 +30,18 @@ from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notify_log import LogNotifier
 from creativeflow.services.aigeneration.adapters.notify_rabbitmq import EventPublisher, RabbitMQNotifier
 from creativeflow.services.aigeneration.adapters.odoo_calls import OdooCalls
+from creativeflow.services.aigeneration.adapters.picture_files import PictureDecoder
+from creativeflow.services.aigeneration.adapters.result_check import ResultCheck
 from creativeflow.services.aigeneration.adapters.safe_http import SafeHttp
 from creativeflow.services.aigeneration.adapters.safety_http import ModerationCheck
 from creativeflow.services.aigeneration.adapters.safety_words import STANDARD_FILE, WordCheck, read_rules
+from creativeflow.services.aigeneration.adapters.upload_log import job_uploader, user_uploader
 from creativeflow.services.aigeneration.api.access import Gate
 from creativeflow.services.aigeneration.api.stream import Hub
 from creativeflow.services.aigeneration.domain.change import Change, Topic
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Stage, State
+from creativeflow.services.aigeneration.domain.request import Asset
 from creativeflow.services.aigeneration.jobs import Jobs
 from creativeflow.services.aigeneration.model_routing import RoutingSource
 from creativeflow.services.aigeneration.moving import Mover
@@ -171,7 +175,8 @@ class Service:
         self.outbox = Outbox(self.database)
         self.books = Books(self.database)
         self.hub = Hub(self.queries)
-        self.assets = AssetStore(settings.data_dir / "assets", public_url=self.public_url)
+        self.decoder = PictureDecoder()
+        self.assets = AssetStore(asset_directory(settings), public_url=self.public_url, decoder=self.decoder)
         self.secrets = callback_secrets(settings)
         self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False, limits=CONNECTIONS)
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
@@ -200,12 +205,19 @@ class Service:
             self.books, self.flags, self.ledger, self.outbox, self.orchestrator, entitlements=self.entitlements,
             now=now, new_id=new_id,
         )  # fmt: skip
+        self.result_http = SafeHttp(settings.result_rules(), timeout_seconds=settings.result_timeout)
+        self.result_check = ResultCheck(
+            self.assets, self.decoder, self.result_http, fetches=settings.result_check == "fetch",
+            bytes_max=settings.asset_limit_bytes, timeout_seconds=settings.result_timeout,
+        )  # fmt: skip
         self.reports = Reports(
             self.jobs,
             self.secrets,
             now=now,
             allow_missing_job_id=settings.allow_missing_job_id,
             older_names=settings.field_names == "older",
+            check=None if settings.result_check == "off" else self.result_check,
+            uploads_for=self.policy.job_lifetime,
         )
         self.engine = engine or self._engine()
         self.notify_broker = self._notify_broker()
@@ -222,6 +234,7 @@ class Service:
             (
                 Chore("usage_log", timedelta(hours=1), self._forget_usage),
                 Chore("webhook_log", timedelta(hours=1), self._tidy_webhooks),
+                Chore("uploads", timedelta(hours=1), self.assets.tidy),
                 Chore("reconciliation", timedelta(seconds=settings.reconcile_interval), self._reconcile),
             ),
             take_turn=comparison.take_turn, now=now,
@@ -277,6 +290,9 @@ class Service:
         await self.hub.close()
         await self.http.aclose()
         await self.safe_http.close()
+        await self.result_check.close()
+        await self.result_http.close()
+        await self.decoder.close()
         await self.database.close()
 
     async def checks(self) -> dict[str, dict[str, Any]]:
@@ -321,6 +337,21 @@ class Service:
                 observability.IN_FLIGHT.labels(lane["lane"]).set(lane["in_flight"])
             for kind, count in (await self.queries.debts()).items():
                 observability.DEBTS.labels(kind).set(count)
+
+    async def save_upload(self, job_id: UUID, data: AsyncIterable[bytes]) -> Asset:
+        """Keep a picture of a worker, counted for its job."""
+        settings = self.settings
+        worker = job_uploader(str(job_id), pictures_max=settings.job_uploads_max, bytes_max=settings.job_uploads_bytes)
+        return await self.assets.save(data, worker)
+
+    async def save_reference(self, user_id: str, data: AsyncIterable[bytes]) -> Asset:
+        """Keep a picture that a user gives along, counted for them."""
+        settings = self.settings
+        user = user_uploader(
+            user_id, pictures_max=settings.web_uploads_max, bytes_max=settings.web_uploads_bytes,
+            days=settings.web_uploads_days,
+        )  # fmt: skip
+        return await self.assets.save_reference(data, user)
 
     def _on_written(self, change: Change) -> None:
         """A change was committed in this process: those who wait for it are told at once."""

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from creativeflow.services.aigeneration.adapters.asset_store import AssetStore
-from creativeflow.services.aigeneration.adapters.pictures import draw
+from creativeflow.services.aigeneration.adapters.pictures import Picture, draw
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.formats import Size, sample_size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
@@ -133,17 +133,8 @@ class LocalEngine:
     async def _draw(self, request: Request, size: Size, index: int, file_format: str, fault: str) -> Asset:
         if fault == "slow":
             await asyncio.sleep(_SLOW_SECONDS)
-        return await asyncio.to_thread(self._draw_now, request, size, index, file_format)
-
-    def _draw_now(self, request: Request, size: Size, index: int, file_format: str) -> Asset:
-        brief = request.brief
-        picture = draw(
-            prompt=brief["input_prompt"], style=brief.get("style_guidance", ""), tone=brief.get("emotional_tone", ""),
-            industry=brief.get("industry_template", ""), colours=brief.get("color_scheme", []),
-            seed=f"{request.id}:{request.round}", index=index, width=size.width, height=size.height,
-            file_format=file_format, watermark=request.terms.watermark,
-        )  # fmt: skip
-        return self._assets.save(picture.data)
+        picture = await asyncio.to_thread(_draw_now, request, size, index, file_format)
+        return await self._assets.save(picture.data)
 
     async def _say(self, request: Request, kind: str, **body: Any) -> None:
         assert request.job_id is not None  # noqa: S101 - MOVES gives a job to every request that is leased
@@ -153,3 +144,13 @@ class LocalEngine:
     def _fault_of(self, request: Request) -> str:
         prompt = request.brief["input_prompt"].lower()
         return next((fault for fault in FAULTS if f"[[{fault}]]" in prompt), self._fault)
+
+
+def _draw_now(request: Request, size: Size, index: int, file_format: str) -> Picture:
+    brief = request.brief
+    return draw(
+        prompt=brief["input_prompt"], style=brief.get("style_guidance", ""), tone=brief.get("emotional_tone", ""),
+        industry=brief.get("industry_template", ""), colours=brief.get("color_scheme", []),
+        seed=f"{request.id}:{request.round}", index=index, width=size.width, height=size.height,
+        file_format=file_format, watermark=request.terms.watermark,
+    )  # fmt: skip

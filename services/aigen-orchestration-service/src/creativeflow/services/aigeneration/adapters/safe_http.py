@@ -6,13 +6,18 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urljoin
 
 import httpx
 
+from creativeflow.services.aigeneration.adapters.disk import write
 from creativeflow.services.aigeneration.domain.addresses import Address, Place, Rules, UnfitAddressError, read_url
 from creativeflow.services.aigeneration.domain.webhooks import RETRY_AFTER_MAX, Attempt, Trouble
 
@@ -22,10 +27,29 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _LOOKUPS = 8
 _ADDRESSES_TRIED = 3
 _LOOKUP_SECONDS = 5.0
+_REDIRECTS = 3
+_GET_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "creativeflow-aigen"}
+
+
+class DiskError(Exception):
+    """What was downloaded cannot be written here."""
+
+
+class _TooLargeError(Exception):
+    """A body went over its limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """What a download came to; without `trouble` and `too_large` the file is there."""
+
+    status: int | None = None
+    trouble: Trouble | None = None
+    too_large: bool = False
 
 
 class SafeHttp:
-    """POSTs without redirects, proxies of the environment, cookies or reused connections.
+    """Calls without proxies of the environment, cookies or reused connections; a POST follows no redirect.
 
     A name is resolved once for each try; every address must be fit, and the connection goes to one of them, while
     certificate and Host are those of the name. So a name that answers differently next time gains nothing.
@@ -67,26 +91,74 @@ class SafeHttp:
         """One try, bounded in time as a whole; only the status of the answer is looked at, never its body."""
         began = time.perf_counter()
         status, retry_after = None, None
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                status, retry_after = await self._send(read_url(url), headers, body)
+
+        async def send() -> None:
+            nonlocal status, retry_after
+            async with self._answer("POST", read_url(url), headers, body) as answer:
+                status, retry_after = answer.status_code, _retry_after(answer)
+
+        trouble = await self._tried(send)
+        if status is not None:
             trouble = _trouble(status)
-        except TimeoutError:
-            trouble = Trouble.TIMEOUT
-        except (UnfitAddressError, httpx.InvalidURL):
-            trouble = Trouble.ADDRESS_REFUSED
-        except httpx.TransportError as error:
-            trouble = _transport_trouble(error)
-        except (OSError, UnicodeError):
-            trouble = Trouble.UNKNOWN_HOST
         spent = round((time.perf_counter() - began) * 1000)
         return Attempt(status=status, trouble=trouble, duration_ms=spent, retry_after=retry_after)
 
-    async def _send(self, place: Place, headers: Mapping[str, str], body: bytes) -> tuple[int, timedelta | None]:
-        addresses = await self._fit(place)
+    async def download(self, url: str, target: Path, *, bytes_max: int, own: bool = False) -> Download:
+        """GET a file, bounded in time as a whole and in bytes; each of a few redirects is checked like the first URL.
+
+        The body is written as it comes over the wire: it is asked for uncompressed, and never unpacked. `own` is an
+        address that the operator gave, so it may be private; where it redirects to may not.
+        """
+        result = Download()
+
+        async def get() -> None:
+            nonlocal result
+            result = await self._download(url, target, bytes_max, own=own)
+
+        trouble = await self._tried(get)
+        return Download(trouble=trouble) if trouble else result
+
+    async def _download(self, url: str, target: Path, bytes_max: int, *, own: bool) -> Download:
+        for _ in range(_REDIRECTS + 1):
+            async with self._answer("GET", read_url(url), _GET_HEADERS, b"", own=own) as answer:
+                location = answer.headers.get("location", "")
+                if answer.status_code // 100 == 3 and location:  # noqa: PLR2004 - redirects
+                    url, own = urljoin(url, location), False
+                    continue
+                if answer.status_code // 100 != 2:  # noqa: PLR2004 - success
+                    return Download(status=answer.status_code, trouble=_trouble(answer.status_code))
+                try:
+                    await write(target, _bounded(answer, bytes_max))
+                except _TooLargeError:
+                    return Download(status=answer.status_code, too_large=True)
+                except OSError as error:  # those of the connection come as httpx's
+                    raise DiskError(type(error).__name__) from error
+                return Download(status=answer.status_code)
+        return Download(trouble=Trouble.REDIRECTED)
+
+    async def _tried(self, call: Callable[[], Awaitable[None]]) -> Trouble | None:
+        """Why a call came to nothing; None: it did not fail."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await call()
+        except TimeoutError:
+            return Trouble.TIMEOUT
+        except (UnfitAddressError, httpx.InvalidURL):
+            return Trouble.ADDRESS_REFUSED
+        except httpx.TransportError as error:
+            return _transport_trouble(error)
+        except (OSError, UnicodeError):
+            return Trouble.UNKNOWN_HOST
+        return None
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, place: Place, headers: Mapping[str, str], body: bytes, *, own: bool = False
+    ) -> AsyncIterator[httpx.Response]:
+        addresses = await self._fit(place, own=own)
         for left, address in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
             request = httpx.Request(
-                "POST",
+                method,
                 httpx.URL(scheme=place.scheme, host=str(address), port=place.port, raw_path=place.target.encode()),
                 headers={**headers, "Host": place.host_header, "Connection": "close"},
                 content=body,
@@ -99,20 +171,22 @@ class SafeHttp:
                     continue
                 raise
             try:
-                return answer.status_code, _retry_after(answer)
+                yield answer
             finally:
                 await answer.aclose()
+            return
         raise AssertionError("a fit place has at least one address")
 
-    async def _fit(self, place: Place) -> list[Address]:
+    async def _fit(self, place: Place, *, own: bool = False) -> list[Address]:
         """The addresses of a place, all of which may be called."""
         literal = place.literal
         names = [str(literal)] if literal else await self._resolve(place.host, place.port)
         addresses = [ip_address(name.partition("%")[0]) for name in names]
         if not addresses:
             raise OSError(place.host)
-        for address in addresses:
-            self._rules.check(place, address)
+        if not own:
+            for address in addresses:
+                self._rules.check(place, address)
         return addresses[:_ADDRESSES_TRIED]
 
     async def _look_up(self, host: str, port: int) -> Sequence[str]:
@@ -121,6 +195,15 @@ class SafeHttp:
             self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         )
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+async def _bounded(answer: httpx.Response, bytes_max: int) -> AsyncIterator[bytes]:
+    taken = 0
+    async for piece in answer.aiter_raw():
+        taken += len(piece)
+        if taken > bytes_max:
+            raise _TooLargeError
+        yield piece
 
 
 def _trouble(status: int) -> Trouble | None:

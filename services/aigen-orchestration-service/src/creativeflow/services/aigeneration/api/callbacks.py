@@ -1,6 +1,5 @@
 """What workers report over HTTP, and the pictures they upload."""
 
-import asyncio
 from typing import Annotated
 from uuid import UUID
 
@@ -95,17 +94,20 @@ async def error(request: Request) -> Response:
     "/assets",
     status_code=201,
     response_model=schemas.Uploaded,
-    responses=problems(401, 404, 413, 415, 422),
+    responses=problems(401, 409, 413, 415, 422),
     openapi_extra=SECURED | {"requestBody": _PICTURE},
     summary="Upload a picture",
 )
 async def upload(request: Request, job_id: Annotated[UUID, Query()]) -> Response:
-    """For workers without a storage of their own: the answer's fields go into the result."""
+    """For workers without a storage of their own: the answer's fields go into the result.
+
+    The picture is decoded before it is kept: one that is damaged, animated or too large is refused.
+    """
     reports: Reports = request.app.state.reports
-    reports.check(job_id, _token(request))
+    reports.check_upload(job_id, _token(request))
     if not request.headers.get("content-type", "").startswith("image/"):
         raise errors.UnsupportedMediaTypeError(expected="image/png, image/jpeg or image/webp")
-    asset = await asyncio.to_thread(request.app.state.assets.save, await request.body())
+    asset = await request.app.state.save_upload(job_id, request.stream())
     return json_response(asset, 201)
 
 

@@ -391,3 +391,4 @@ class Uploaded(BaseModel):
     url: str
     resolution: str
     format: str
+    checksum: str

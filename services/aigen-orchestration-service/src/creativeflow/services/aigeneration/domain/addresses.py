@@ -59,11 +59,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What an operator allows: in `networks`, which are otherwise refused, any port and plain http are allowed too."""
+    """What an operator allows: in `networks`, which are otherwise refused, any port and plain http are allowed too.
+
+    `settings` is how the names of the settings begin that say so.
+    """
 
     networks: Sequence[Network] = ()
     ports: frozenset[int] = field(default=frozenset({80, 443, 8443}))
     allow_http: bool = False
+    settings: str = "AIGEN_WEBHOOK"
 
     def check(self, place: Place, address: Address) -> None:
         """Whether a place may be called under this address.
@@ -77,17 +81,18 @@ class Rules:
             raise UnfitAddressError(
                 "private_address",
                 "This leads into a private or special network, which is not called. Use a public address, or have "
-                "the operator list the network in AIGEN_WEBHOOK_ALLOWED_NETWORKS.",
+                f"the operator list the network in {self.settings}_ALLOWED_NETWORKS.",
             )
         if place.scheme != "https" and not (self.allow_http or listed):
             raise UnfitAddressError(
                 "https_required",
-                "Use https. Plain http is called only where the operator sets AIGEN_WEBHOOK_ALLOW_HTTP.",
+                f"Use https. Plain http is called only where the operator sets {self.settings}_ALLOW_HTTP.",
             )
         if place.port not in self.ports and not listed:
             ports = ", ".join(str(port) for port in sorted(self.ports))
             raise UnfitAddressError(
-                "port_not_allowed", f"Use one of the ports {ports}. The operator allows others in AIGEN_WEBHOOK_PORTS."
+                "port_not_allowed",
+                f"Use one of the ports {ports}. The operator allows others in {self.settings}_PORTS.",
             )
 
 

@@ -371,6 +371,31 @@ class RateLimitedError(AigenError):
     retryable = True
 
 
+class UploadQuotaError(AigenError):
+    """A user has uploaded as many reference pictures, or as many bytes of them, as an account may in some days."""
+
+    status = 429
+    code = "upload_quota"
+    title = "Too many pictures uploaded"
+    sentence = (
+        "An account may upload {pictures_max} pictures and {bytes_max} bytes in {days} days. Use a picture that is "
+        "uploaded already, or try again in {retry_after_seconds} seconds."
+    )
+    retryable = True
+
+
+class JobUploadsError(AigenError):
+    """A worker has uploaded as many pictures, or as many bytes of them, as one job may."""
+
+    status = 413
+    code = "job_uploads"
+    title = "Too many uploads for one job"
+    sentence = (
+        "One job may upload {pictures_max} pictures and {bytes_max} bytes. Stop uploading and send the result with "
+        "what is uploaded already."
+    )
+
+
 class ServiceUnavailableError(AigenError):
     """A part this call needs is out of reach; nothing was begun."""
 

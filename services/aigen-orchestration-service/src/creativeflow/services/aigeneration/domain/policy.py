@@ -38,6 +38,11 @@ class Policy:
         """How long a worker has for a job of this stage."""
         return self.samples_deadline if stage is Stage.SAMPLES else self.final_deadline
 
+    @property
+    def job_lifetime(self) -> timedelta:
+        """No job is current for longer: twice its wait and its work, since an unconfirmed job waits once more."""
+        return 2 * (self.dispatch_deadline + max(self.samples_deadline, self.final_deadline))
+
     def deadline(self, state: State) -> timedelta | None:
         """How long a request may stay in a state; None for ever, which only terminal states may."""
         return {

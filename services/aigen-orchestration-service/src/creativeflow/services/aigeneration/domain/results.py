@@ -8,6 +8,8 @@ from creativeflow.services.aigeneration.domain.formats import SAMPLE_BOX, Size, 
 from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
 
 INVALID_OUTPUT = "invalid_output"
+NETWORK_ERROR = "network_error"
+STORAGE_ERROR = "storage_error"
 SAMPLES_MAX = 4
 _SAME_FORMAT = {"jpeg": "jpg"}
 
@@ -20,10 +22,21 @@ class JudgedSamples:
     failures: tuple[SampleFailure, ...]
 
 
-def judge_samples(request: Request, samples: Sequence[Asset], failures: Sequence[SampleFailure]) -> JudgedSamples:
+@dataclass(frozen=True, slots=True)
+class PictureFault:
+    """Why a reported picture is none: a code of `domain/faults.py`, and for operators what was found."""
+
+    error_code: str
+    reason: str
+
+
+def judge_samples(
+    request: Request, samples: Sequence[Asset], failures: Sequence[SampleFailure], *, ordered: int = 0
+) -> JudgedSamples:
     """Keep the samples that fit the 512 x 512 box and the asked ratio; report every other one as failed.
 
-    A second good sample with an id or an index already seen is a repetition and is dropped; four are enough.
+    A second good sample with an id or an index already seen is a repetition and is dropped; four are enough. Of the
+    `ordered` samples those that nobody speaks of have failed too: a set that is not whole says so (REQ-008).
     """
     good: dict[int, Asset] = {}
     bad = {failure["index"]: failure["error_code"] for failure in failures}
@@ -40,10 +53,26 @@ def judge_samples(request: Request, samples: Sequence[Asset], failures: Sequence
             misfits.add(sample["asset_id"])
             bad[index] = INVALID_OUTPUT
     shown = sorted(good)[:SAMPLES_MAX]
+    spoken_of = {*good, *bad}
+    silent = [index for index in range(ordered) if index not in spoken_of]
+    bad |= dict.fromkeys(silent[: max(0, ordered - len(spoken_of))], INVALID_OUTPUT)
     return JudgedSamples(
         tuple(good[index] for index in shown),
         tuple(failed_sample(index, bad[index]) for index in sorted(bad) if index not in good),
     )
+
+
+def distinct_samples(samples: Sequence[Asset]) -> tuple[list[Asset], list[Asset]]:
+    """Split samples into distinct ones and repetitions, by checksum; without one a sample counts as distinct."""
+    first: list[Asset] = []
+    again: list[Asset] = []
+    seen: set[str] = set()
+    for sample in samples:
+        checksum = sample.get("checksum")
+        (again if checksum is not None and checksum in seen else first).append(sample)
+        if checksum is not None:
+            seen.add(checksum)
+    return first, again
 
 
 def sample_fits(request: Request, sample: Asset) -> bool:

@@ -1,6 +1,5 @@
 """Pictures that users give along: uploaded, made small, and shown beside what was asked."""
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +28,11 @@ class Preview:
 
 
 @router.post("/references")
-async def upload(request: Request, visitor: StudioVisitor) -> Response:  # noqa: ARG001 - only for those signed in
+async def upload(request: Request, visitor: StudioVisitor) -> Response:
     """Keep one picture, sent as it is; the answer says how to refer to it."""
     if not request.headers.get("content-type", "").startswith("image/"):
         raise errors.UnsupportedMediaTypeError(expected="a PNG, JPEG or WebP picture")
-    asset = await asyncio.to_thread(request.app.state.assets.save_reference, await request.body())
+    asset = await request.app.state.save_reference(visitor.principal.user_id or "", request.stream())
     reference = asset["url"] if asset["url"].startswith("https://") else asset["asset_id"]
     return json_response({"reference": reference, "picture": f"/assets/{asset['asset_id']}.{asset['format']}"}, 201)
 

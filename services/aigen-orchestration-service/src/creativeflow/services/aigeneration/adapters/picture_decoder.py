@@ -1,0 +1,183 @@
+"""Decode pictures from others in a process of its own: limited memory, no secrets, one picture at a time.
+
+`python -m …adapters.picture_decoder` reads one JSON object a line from stdin and answers each with one on stdout;
+it ends when stdin does. A picture that exhausts the memory limit or crashes a decoder ends only this process.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
+"""The formats that are read. MPO is a JPEG of a phone that is followed by further pictures, which are ignored."""
+OPENED = ("PNG", "JPEG", "WEBP")
+MEMORY_BYTES = 640 * 1024 * 1024
+"""Address space of the process. The largest pictures that are read, 4096 x 4096 px in WebP or 8192 x 6144 px in
+progressive JPEG, need 400 MB."""
+
+_ICC_PROFILE_BYTES = 100_000
+_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
+_QUALITY = 90
+
+
+class RefusedPictureError(Exception):
+    """A picture that is not accepted; `reason` is one of the codes of `picture_files.REASONS`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def inspect(path: Path, *, pixels_max: int, side_max: int) -> dict[str, Any]:
+    """Decode a still picture to its last byte; its format, displayed size, length and SHA-256.
+
+    Raises:
+        RefusedPictureError: not a whole PNG, JPEG or WebP picture, animated, or larger than the limits.
+    """
+    data = path.read_bytes()
+    with _refusing(), _opened(data, pixels_max=pixels_max, side_max=side_max) as image:
+        if FORMATS[image.format or ""] != "jpg" and getattr(image, "is_animated", False):
+            raise RefusedPictureError("animated")
+        image.load()
+        _check_complete(data, image)
+        size = _displayed_size(image)
+        return {
+            "format": FORMATS[image.format or ""], "width": size[0], "height": size[1], "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }  # fmt: skip
+
+
+def reduce(
+    path: Path, target: Path, *, side_min: int, side_max: int, pixels_max: int, jpeg_pixels_max: int, side_kept: int
+) -> dict[str, Any]:
+    """Write the first frame upright, at most `side_kept` px, without metadata, and return its facts.
+
+    Raises:
+        RefusedPictureError: not a readable PNG, JPEG or WebP picture, or outside the limits.
+    """
+    data = path.read_bytes()
+    with _refusing(), _opened(data, pixels_max=jpeg_pixels_max, side_max=side_max) as image:
+        name = "JPEG" if image.format == "MPO" else image.format or ""
+        if min(image.size) < side_min:
+            raise RefusedPictureError("too_small")
+        if name != "JPEG" and image.width * image.height > pixels_max:
+            raise RefusedPictureError("too_many_pixels")
+        image.draft(None, (side_kept, side_kept))  # a JPEG is decoded at 1/2, 1/4 or 1/8, which needs less memory
+        image.load()
+        profile = image.info.get("icc_profile")
+        mode = "RGBA" if image.has_transparency_data and name != "JPEG" else "RGB"
+        upright: Image.Image = image
+        if image.mode.startswith("I"):  # 16 bits of grey: converting alone would cut off the upper half
+            upright = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+        if upright.mode not in {"RGB", "RGBA"}:  # palettes cannot be scaled smoothly; the others are copied once less
+            upright = upright.convert(mode)
+        upright.thumbnail((side_kept, side_kept))
+        upright = upright.convert(mode)
+        with contextlib.suppress(Exception):  # a damaged Exif block leaves the picture as it lies
+            upright.getexif().update(image.getexif())
+            upright = ImageOps.exif_transpose(upright)
+        # What is left is what a camera or an editor noted: place, time, comments, a preview.
+        upright.info = {}
+        kept_profile = profile if profile and len(profile) <= _ICC_PROFILE_BYTES and image.mode in _PROFILED else None
+        upright.save(target, name, quality=_QUALITY, icc_profile=kept_profile, exif=b"")
+    return inspect(target, pixels_max=side_kept * side_kept, side_max=side_kept)
+
+
+_PROFILED = ("RGB", "RGBA", "P")
+"""Modes whose colour profile still fits after the conversion to RGB."""
+
+
+def _opened(data: bytes, *, pixels_max: int, side_max: int) -> Image.Image:
+    """The picture with only its header read, refused where the header says that it is too large."""
+    Image.MAX_IMAGE_PIXELS = pixels_max
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(data), formats=OPENED)
+    if image.format not in FORMATS:
+        raise RefusedPictureError("not_a_picture")
+    if max(image.size) > side_max or image.width * image.height > pixels_max:
+        raise RefusedPictureError("too_many_pixels")
+    return image
+
+
+def _check_complete(data: bytes, image: Image.Image) -> None:
+    """Find the damage that a decoder tolerates: wrong checksums of a PNG, a JPEG without its end."""
+    if image.format == "PNG":
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as again:
+            again.verify()
+    elif image.format in {"JPEG", "MPO"} and data.find(b"\xff\xd9", data.find(b"\xff\xda")) < 0:
+        raise RefusedPictureError("truncated")
+
+
+def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    orientation = None
+    with contextlib.suppress(Exception):  # a damaged Exif block turns nothing
+        orientation = image.getexif().get(_ORIENTATION)
+    return (image.height, image.width) if orientation in _QUARTER_TURNS else image.size
+
+
+@contextlib.contextmanager
+def _refusing() -> Any:
+    """Turn whatever a decoder raises on hostile bytes into a refusal."""
+    try:
+        yield
+    except RefusedPictureError:
+        raise
+    except UnidentifiedImageError:
+        raise RefusedPictureError("not_a_picture") from None
+    except Image.DecompressionBombError:
+        raise RefusedPictureError("too_many_pixels") from None
+    except MemoryError:
+        raise RefusedPictureError("too_much_memory") from None
+    except OSError as error:
+        raise RefusedPictureError("truncated" if "truncated" in str(error) else "damaged") from None
+    except Exception:  # noqa: BLE001 - decoders raise SyntaxError, ValueError, struct.error, zlib.error …
+        raise RefusedPictureError("damaged") from None
+
+
+def _limit_process() -> None:
+    """Bound what a hostile picture can take; what a system does not know is left out."""
+    try:
+        import resource  # noqa: PLC0415 - not there on Windows
+    except ImportError:
+        return
+    for limit, value in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(limit, (value, value))
+    with contextlib.suppress(OSError):
+        os.nice(5)
+
+
+def answer(order: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one order: facts, or why the picture is refused, or what failed here."""
+    try:
+        path = Path(order.pop("path"))
+        if target := order.pop("target", None):
+            return {"facts": reduce(path, Path(target), **order)}
+        return {"facts": inspect(path, **order)}
+    except RefusedPictureError as error:
+        return {"refused": error.reason}
+    except MemoryError:
+        return {"refused": "too_much_memory"}
+    except OSError as error:
+        return {"failed": type(error).__name__}
+
+
+def main() -> None:
+    """Answer orders until stdin ends."""
+    _limit_process()
+    for line in sys.stdin.buffer:
+        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Who uploaded which pictures, and the quotas that follow from what is still stored."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from creativeflow.services.aigeneration.domain.errors import AigenError, JobUploadsError, UploadQuotaError
+
+_DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploader:
+    """Whose uploads are counted together, and how many there may be within `seconds`."""
+
+    kind: str
+    name: str
+    pictures_max: int
+    bytes_max: int
+    seconds: float
+
+    @property
+    def file_name(self) -> str:
+        """The log of this uploader; user ids stay out of file names."""
+        return f"{self.kind}-{hashlib.sha256(self.name.encode()).hexdigest()[:32]}"
+
+    def refusal(self, retry_after_seconds: int) -> AigenError:
+        """The error for an upload beyond the quota."""
+        limits = {"pictures_max": self.pictures_max, "bytes_max": self.bytes_max}
+        if self.kind == "job":
+            return JobUploadsError(**limits)
+        days = max(1, round(self.seconds / _DAY_SECONDS))
+        return UploadQuotaError(days=days, retry_after_seconds=retry_after_seconds, **limits)
+
+
+def user_uploader(user_id: str, *, pictures_max: int, bytes_max: int, days: int) -> Uploader:
+    """A user of the studio."""
+    return Uploader(
+        kind="user", name=user_id, pictures_max=pictures_max, bytes_max=bytes_max, seconds=days * _DAY_SECONDS
+    )
+
+
+def job_uploader(job_id: str, *, pictures_max: int, bytes_max: int) -> Uploader:
+    """The worker of one job."""
+    return Uploader(kind="job", name=job_id, pictures_max=pictures_max, bytes_max=bytes_max, seconds=7 * _DAY_SECONDS)
+
+
+class UploadLog:
+    """A directory with one append-only file for each uploader; any number of processes may share it. Blocking."""
+
+    def __init__(self, directory: Path, *, stored: Callable[[str], bool], now: Callable[[], float] = time.time) -> None:
+        self._directory = directory
+        self._stored = stored
+        self._now = now
+
+    def check(self, uploader: Uploader) -> None:
+        """Refuse an upload whose uploader has nothing left.
+
+        Raises:
+            UploadQuotaError, JobUploadsError: the quota is used up.
+        """
+        pictures, size, oldest = self._used(uploader)
+        if pictures >= uploader.pictures_max or size >= uploader.bytes_max:
+            raise uploader.refusal(self._wait(uploader, oldest))
+
+    def record(self, uploader: Uploader, name: str, size: int) -> None:
+        """Count a picture that is stored under `name`; of concurrent uploads only those that fit are let through.
+
+        Raises:
+            UploadQuotaError, JobUploadsError: it does not fit; the caller takes the picture away again.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path(uploader), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(descriptor, f"{self._now():.0f} {name} {size}\n".encode())
+        finally:
+            os.close(descriptor)
+        pictures, total, oldest = self._used(uploader, until=name)
+        if pictures > uploader.pictures_max or total > uploader.bytes_max:
+            raise uploader.refusal(self._wait(uploader, oldest))
+
+    def tidy(self, older_than_seconds: float) -> None:
+        """Remove the logs to which nothing was added for so long."""
+        if self._directory.is_dir():
+            for path in self._directory.iterdir():
+                if self._now() - path.stat().st_mtime > older_than_seconds:
+                    path.unlink(missing_ok=True)
+
+    def _used(self, uploader: Uploader, until: str | None = None) -> tuple[int, int, float]:
+        """How many pictures and bytes count, up to `until` in the order of the log, and when the oldest came."""
+        since = self._now() - uploader.seconds
+        pictures, size, oldest = 0, 0, self._now()
+        try:
+            lines = self._path(uploader).read_text().splitlines()
+        except FileNotFoundError:
+            return 0, 0, oldest
+        for line in lines:
+            at, name, length = line.split()
+            if float(at) > since and self._stored(name):
+                pictures, size, oldest = pictures + 1, size + int(length), min(oldest, float(at))
+            if name == until:
+                break
+        return pictures, size, oldest
+
+    def _wait(self, uploader: Uploader, oldest: float) -> int:
+        return max(1, int(oldest + uploader.seconds - self._now()) + 1)
+
+    def _path(self, uploader: Uploader) -> Path:
+        return self._directory / uploader.file_name

@@ -1,0 +1,519 @@
+"""What workers report is looked at before it counts: size, format, wholeness, checksum; wherever it is kept."""
+
+import asyncio
+import base64
+import hashlib
+import io
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+from test_reports import report
+
+from creativeflow.services.aigeneration.adapters.safe_http import SafeHttp
+from creativeflow.services.aigeneration.app import create_app
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.orchestration import Caller
+from creativeflow.services.aigeneration.reports import Kind
+from creativeflow.services.aigeneration.settings import Settings
+from picture_server import LOOPBACK, PictureServer, animated, picture, plain
+from world import World, a_final, four_samples
+
+FINAL = (1080, 1080)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[PictureServer]:
+    """A storage of workers."""
+    async with PictureServer() as made:
+        yield made
+
+
+@pytest.fixture
+async def world(make_world: Callable[..., World]) -> AsyncIterator[World]:
+    """The service with the default check, on workers whose storage is on loopback."""
+    made = make_world(result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=5.0)
+    await made.grant("user", 1000, plan="payg")
+    yield made
+    await made.check()
+
+
+@asynccontextmanager
+async def calling(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller of the service over HTTP."""
+    app = create_app(service=world.service)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://aigen") as made,
+    ):
+        yield made
+
+
+async def uploaded(world: World, job: Request, data: bytes) -> dict[str, Any]:
+    """What the service answers to a worker that uploads a picture."""
+    async with calling(world) as client:
+        answer = await client.post(
+            "/api/v1/n8n-callbacks/assets",
+            params={"job_id": str(job.job_id)},
+            headers={
+                "Authorization": f"Bearer {world.service.secrets.token(job.job_id)}",  # type: ignore[arg-type]
+                "Content-Type": "image/png",
+            },
+            content=data,
+        )
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def final_job(world: World, server: PictureServer) -> Request:
+    """The job of a final whose samples came from the server."""
+    await world.submitted()
+    job = await world.next_job()
+    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    await world.select(shown)
+    return await world.next_job()
+
+
+def served(server: PictureServer, job: Request, **changed: Any) -> list[dict[str, Any]]:
+    """Four good samples that the server has; `changed` says what it serves for one, such as `two=b""`."""
+    samples = []
+    for index, (name, sample) in enumerate(zip(("zero", "one", "two", "three"), four_samples(job), strict=True)):
+        url = server.put(f"/{job.job_id}/{index}.png", changed.get(name, picture(seed=index)))
+        samples.append({**sample, "url": url})
+    return samples
+
+
+async def evidence(world: World, request: Request) -> list[dict[str, Any]]:
+    """What was found, as the timeline has it."""
+    return [check for entry in await world.timeline(request) for check in (entry["data"] or {}).get("checks", ())]
+
+
+def test_default_of_the_check_is_to_fetch_every_picture() -> None:
+    assert Settings(_env_file=None).result_check == "fetch"  # type: ignore[call-arg]
+
+
+async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and_costs_nothing(
+    world: World, server: PictureServer
+) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    await world.select(shown, resolution="4K")
+    before = await world.balance()
+    for attempt in (1, 2, 3):
+        job = await world.next_job()
+        assert job.attempt == attempt
+        kept = await uploaded(world, job, picture(100, 100))
+        claimed = {
+            "asset_id": kept["asset_id"],
+            "url": kept["url"],
+            "resolution": "4096x4096",
+            "format": job.file_format,
+        }
+        found = await report(world, Kind.FINAL, job, final_asset=claimed)
+        world.clock.advance(minutes=1)
+    assert found.state is State.FAILED
+    assert found.failure is not None
+    assert found.failure["code"] == "invalid_output"
+    await world.drain()
+    assert await world.balance() == before + 200
+    assert found.final_asset is None
+
+
+async def test_uploaded_final_is_delivered_with_what_was_found(world: World, server: PictureServer) -> None:
+    job = await final_job(world, server)
+    data = picture(*FINAL)
+    kept = await uploaded(world, job, data)
+    done = await report(world, Kind.FINAL, job, final_asset=kept)
+    assert done.state is State.COMPLETED
+    assert done.final_asset is not None
+    assert done.final_asset["checksum"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert (done.final_asset["resolution"], done.final_asset["format"]) == ("1080x1080", "png")
+
+
+async def test_uploaded_final_that_is_damaged_later_is_decoded_again_and_refused(
+    world: World, server: PictureServer
+) -> None:
+    job = await final_job(world, server)
+    kept = await uploaded(world, job, picture(*FINAL))
+    path = world.service.assets.path(kept["url"].rpartition("/")[2])
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:5000])
+    again = await report(world, Kind.FINAL, job, final_asset=kept)
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+
+
+async def test_address_of_ours_without_a_picture_is_a_failed_attempt(world: World, server: PictureServer) -> None:
+    """The directory may be another machine's, so the address is called; nobody answers there in this test."""
+    job = await final_job(world, server)
+    own = f"{world.service.public_url}/assets/{'0' * 32}.png"
+    again = await report(world, Kind.FINAL, job, final_asset={**a_final(job), "url": own})
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+
+
+async def test_address_of_ours_on_another_machine_is_fetched_though_it_is_private(
+    make_world: Callable[..., World], server: PictureServer
+) -> None:
+    world = make_world(result_check="fetch", public_url=f"http://127.0.0.1:{server.port}")
+    name = f"/assets/{'a' * 32}.png"
+    server.put(name, picture())
+    await world.submitted()
+    job = await world.next_job()
+    samples = [{**four_samples(job)[0], "url": server.url(name)}]
+    shown = await report(world, Kind.SAMPLES, job, samples=samples)
+    assert (shown.state, len(shown.samples)) == (State.AWAITING_SELECTION, 1)
+    await world.check()
+
+
+WHOLE = picture(*FINAL)
+BROKEN: dict[str, tuple[Any, str, str]] = {
+    "another size": (picture(1080, 1079), "png", ""),
+    "another format": (picture(*FINAL, "jpg"), "png", ""),
+    "truncated png": (WHOLE[: len(WHOLE) // 3], "png", "truncated"),
+    "png without its last bytes": (WHOLE[:-12], "png", "truncated"),
+    "zeroed png": (WHOLE[:60] + bytes(len(WHOLE) - 60), "png", "damaged"),
+    "one wrong bit": (WHOLE[:-100] + bytes([WHOLE[-100] ^ 1]) + WHOLE[-99:], "png", "damaged"),
+    "truncated jpeg": (picture(*FINAL, "jpg")[:200_000], "jpg", "truncated"),
+    "zeroed jpeg": (picture(*FINAL, "jpg")[:200_000] + bytes(300_000), "jpg", "truncated"),
+    "truncated webp": (picture(*FINAL, "webp")[:200_000], "webp", "damaged"),
+    "animated webp": (animated("webp"), "webp", "animated"),
+    "animated png": (animated("png"), "png", "animated"),
+    "gif": (animated("gif"), "png", "not_a_picture"),
+    "text": (b"<html>not found</html>", "png", "not_a_picture"),
+    "nothing": (b"", "png", "not_a_picture"),
+    "gone": (404, "png", "http_404"),
+    "forbidden": (403, "png", "http_403"),
+    "too many pixels": (plain(4200, 4200), "png", "too_many_pixels"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_final_that_is_broken_is_tried_again_and_not_charged(
+    world: World, server: PictureServer, name: str
+) -> None:
+    content, kind, reason = BROKEN[name]
+    await world.submitted()
+    job = await world.next_job()
+    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    await world.orchestrator.select_sample(
+        shown.id, shown.samples[0]["asset_id"], Caller(name="test"), resolution=None, file_format=kind, quote_id=None
+    )
+    job = await world.next_job()
+    asset = {**a_final(job), "url": server.put("/final", content)}
+    again = await report(world, Kind.FINAL, job, final_asset=asset)
+    assert (again.state, again.attempt, again.final_asset) == (State.PENDING, 2, None)
+    assert [hold.state.value for hold in again.holds if hold.stage.value == "final"] == ["held"]
+    assert [check["reason"] for check in await evidence(world, again)] == ([reason] if reason else [])
+    world.clock.advance(minutes=1)
+    job = await world.next_job()
+    asset = {**a_final(job), "url": server.put("/good", picture(*FINAL, kind))}
+    assert (await report(world, Kind.FINAL, job, final_asset=asset)).state is State.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "claim", ["sha256:" + "0" * 64, "sha256:00", "0" * 64, "SHA-256:" + "AAAA", "sha256-" + "A" * 43 + "="]
+)
+async def test_checksum_that_is_another_pictures_is_an_invalid_output(
+    world: World, server: PictureServer, claim: str
+) -> None:
+    job = await final_job(world, server)
+    asset = {**a_final(job), "url": server.put("/final", WHOLE), "checksum": claim}
+    again = await report(world, Kind.FINAL, job, final_asset=asset)
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+    assert [check["reason"] for check in await evidence(world, again)] == ["checksum_mismatch"]
+
+
+@pytest.mark.parametrize("spelt", ["sha256:{hex}", "{hex}", "SHA-256={HEX}", "sha256-{base64}", "md5:123", "etag-1"])
+async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
+    world: World, server: PictureServer, spelt: str
+) -> None:
+    digest = hashlib.sha256(WHOLE)
+    claim = spelt.format(
+        hex=digest.hexdigest(), HEX=digest.hexdigest().upper(), base64=base64.b64encode(digest.digest()).decode()
+    )
+    job = await final_job(world, server)
+    asset = {**a_final(job), "url": server.put("/final", WHOLE), "checksum": claim}
+    done = await report(world, Kind.FINAL, job, final_asset=asset)
+    assert done.state is State.COMPLETED
+    assert done.final_asset is not None
+    assert done.final_asset["checksum"] == f"sha256:{digest.hexdigest()}"
+
+
+async def test_trouble_that_passes_is_waited_for(world: World, server: PictureServer) -> None:
+    job = await final_job(world, server)
+    asset = {**a_final(job), "url": server.put("/final", [503, WHOLE])}
+    assert (await report(world, Kind.FINAL, job, final_asset=asset)).state is State.COMPLETED
+    assert server.requests["/final"] == 2
+
+
+async def test_trouble_that_stays_is_a_network_error_after_three_tries(world: World, server: PictureServer) -> None:
+    job = await final_job(world, server)
+    asset = {**a_final(job), "url": server.put("/final", 503)}
+    again = await report(world, Kind.FINAL, job, final_asset=asset)
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+    assert server.requests["/final"] == 3
+    failed = [entry for entry in await world.timeline(again) if entry["event"] == "attempt_failed"]
+    assert failed[0]["data"]["code"] == "network_error"
+
+
+async def test_address_where_nobody_listens_is_a_network_error(world: World, server: PictureServer) -> None:
+    job = await final_job(world, server)
+    async with PictureServer() as gone:
+        dead = gone.url("/final")
+    again = await report(world, Kind.FINAL, job, final_asset={**a_final(job), "url": dead})
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+    assert [check["reason"] for check in await evidence(world, again)] == ["unreachable"]
+
+
+async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
+    make_world: Callable[..., World], server: PictureServer
+) -> None:
+    world = make_world(result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=0.5)
+
+    async def trickle(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    await world.submitted()
+    job = await world.next_job()
+    samples = served(server, job, one=trickle, two=trickle)
+    shown = await asyncio.wait_for(report(world, Kind.SAMPLES, job, samples=samples), 5)
+    assert [sample["index"] for sample in shown.samples] == [0, 3]
+    assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
+        (1, "network_error"), (2, "network_error"),
+    ]  # fmt: skip
+    await world.check()
+
+
+async def test_file_beyond_the_limit_is_left_in_the_middle(
+    make_world: Callable[..., World], server: PictureServer
+) -> None:
+    world = make_world(result_check="fetch", result_allowed_networks=LOOPBACK, asset_limit_bytes=100_000)
+    await world.submitted()
+    job = await world.next_job()
+    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    assert shown.state is State.PENDING
+    assert {check["reason"] for check in await evidence(world, shown)} == {"too_large"}
+    await world.check()
+
+
+async def test_redirect_to_an_address_that_may_be_called_is_followed(world: World, server: PictureServer) -> None:
+    job = await final_job(world, server)
+    server.put("/real", WHOLE)
+    asset = {**a_final(job), "url": server.put("/final", (302, "Location: /real"))}
+    assert (await report(world, Kind.FINAL, job, final_asset=asset)).state is State.COMPLETED
+
+
+async def test_redirect_in_a_circle_is_left(world: World, server: PictureServer) -> None:
+    job = await final_job(world, server)
+    asset = {**a_final(job), "url": server.put("/final", (302, "Location: /final"))}
+    again = await report(world, Kind.FINAL, job, final_asset=asset)
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+    assert server.requests["/final"] == 4
+
+
+async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
+    make_world: Callable[..., World], server: PictureServer
+) -> None:
+    world = make_world(result_check="fetch")
+    await world.submitted()
+    job = await world.next_job()
+    found = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    assert found.state is State.PENDING
+    assert {check["reason"] for check in await evidence(world, found)} == {"address_refused"}
+    assert not server.requests
+    await world.check()
+
+
+@pytest.mark.parametrize(
+    "location", ["http://127.0.0.1:{port}/inside", "//127.0.0.1:{port}/inside", "file:///etc/passwd"]
+)
+async def test_redirect_to_loopback_is_not_followed(
+    world: World, server: PictureServer, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    """A public name whose server sends on to a private address; the name leads to the test's server by the resolver."""
+    job = await final_job(world, server)
+    async with PictureServer() as inside:
+        inside.put("/inside", WHOLE)
+        port = inside.port
+        public = server.put("/final", (302, f"Location: {location.format(port=port)}"))
+        rules = world.service.settings.model_copy(update={"result_allowed_networks": ("127.0.0.2/32",)}).result_rules()
+
+        async def resolve(_host: str, _port: int) -> list[str]:
+            return ["127.0.0.2"]
+
+        guarded = SafeHttp(rules, timeout_seconds=5, resolve=resolve)
+        monkeypatch.setattr(world.service.result_check, "_http", guarded)
+        listening = await asyncio.start_server(server.serve, "127.0.0.2", server.port)
+        asset = {**a_final(job), "url": public.replace("127.0.0.1", "cdn.example")}
+        again = await report(world, Kind.FINAL, job, final_asset=asset)
+        listening.close()
+        await guarded.close()
+        assert (again.state, again.attempt) == (State.PENDING, 2)
+        assert [check["reason"] for check in await evidence(world, again)] == ["address_refused"]
+        assert server.requests["/final"] == 1
+        assert not inside.requests
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/final.png", "http://169.254.169.254/latest/meta-data", "http://user@h/x"])
+async def test_address_that_cannot_be_called_is_an_invalid_output(
+    world: World, server: PictureServer, url: str
+) -> None:
+    job = await final_job(world, server)
+    again = await report(world, Kind.FINAL, job, final_asset={**a_final(job), "url": url})
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+    assert [check["reason"] for check in await evidence(world, again)] == ["address_refused"]
+
+
+async def test_good_samples_among_broken_ones_are_a_partial_result(world: World, server: PictureServer) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job, one=404, three=picture(512, 300)))
+    assert shown.state is State.AWAITING_SELECTION
+    assert [sample["index"] for sample in shown.samples] == [0, 2]
+    assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
+        (1, "invalid_output"), (3, "invalid_output"),
+    ]  # fmt: skip
+    assert {hold.state.value for hold in shown.holds} <= {"held", "captured"}
+
+
+async def test_broken_sample_without_an_index_fails_under_its_own_place(world: World, server: PictureServer) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    samples = [
+        {name: value for name, value in sample.items() if name != "index"} for sample in served(server, job, zero=404)
+    ]
+    shown = await report(world, Kind.SAMPLES, job, samples=samples)
+    assert [(sample["index"], sample["asset_id"]) for sample in shown.samples] == [
+        (at, samples[at]["asset_id"]) for at in (1, 2, 3)
+    ]
+    assert [failed["index"] for failed in shown.sample_failures] == [0]
+
+
+async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at_the_end(
+    world: World, server: PictureServer
+) -> None:
+    request = await world.submitted()
+    before = await world.balance()
+    for _ in range(3):
+        job = await world.next_job()
+        found = await report(
+            world, Kind.SAMPLES, job, samples=served(server, job, zero=404, one=404, two=404, three=404)
+        )
+        world.clock.advance(minutes=1)
+    assert found.state is State.FAILED
+    await world.drain()
+    assert await world.balance() == before + 25
+    assert (await world.look(request)).samples == ()
+
+
+async def test_fewer_samples_than_ordered_say_which_are_missing(world: World, server: PictureServer) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job)[:2])
+    assert shown.state is State.AWAITING_SELECTION
+    assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
+        (2, "invalid_output"), (3, "invalid_output"),
+    ]  # fmt: skip
+
+
+async def test_sample_that_repeats_another_ones_bytes_has_failed(world: World, server: PictureServer) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job, two=picture(seed=1)))
+    assert [sample["index"] for sample in shown.samples] == [0, 1, 3]
+    assert [failed["index"] for failed in shown.sample_failures] == [2]
+    assert await evidence(world, shown) == [{"index": 2, "reason": "repeated"}]
+
+
+async def test_progress_shows_only_samples_that_are_pictures(world: World, server: PictureServer) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    samples = served(server, job, one=404)
+    half = await report(world, Kind.PROGRESS, job, percent=50, samples=samples[:2])
+    assert [sample["index"] for sample in half.samples] == [0]
+    await report(world, Kind.SAMPLES, job, samples=samples)
+    assert server.requests[samples[0]["url"].partition(str(server.port))[2]] == 1
+
+
+async def test_same_result_again_is_not_fetched_again(world: World, server: PictureServer) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    samples = served(server, job)
+    first, second = await asyncio.gather(*(report(world, Kind.SAMPLES, job, samples=samples) for _ in range(2)))
+    third = await report(world, Kind.SAMPLES, job, samples=samples)
+    assert first.version == second.version == third.version
+    assert set(server.requests.values()) == {1}
+
+
+async def test_result_that_is_not_awaited_is_refused_before_anything_is_fetched(
+    world: World, server: PictureServer
+) -> None:
+    request = await world.submitted()
+    job = await world.next_job()
+    await world.fail(job, "model_timeout")
+    with pytest.raises(errors.StaleResultError):
+        await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    world.clock.advance(minutes=1)
+    job = await world.next_job()
+    with pytest.raises(errors.InvalidRequestError):
+        await report(
+            world, Kind.FINAL, job, final_asset={**a_final(job), "resolution": "1x1", "url": server.put("/f", WHOLE)}
+        )
+    await world.cancel(request)
+    with pytest.raises(errors.StaleResultError):
+        await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    assert not server.requests
+    assert (await world.events(request)).count("stale_result") == 2
+
+
+async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(world: World, server: PictureServer) -> None:
+    request = await world.submitted()
+    job = await world.next_job()
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go_on.wait()
+        await server._answer(picture(seed=9), writer)  # noqa: SLF001 - later, as it is
+
+    reporting = asyncio.create_task(report(world, Kind.SAMPLES, job, samples=served(server, job, one=slow)))
+    await asyncio.wait_for(asked.wait(), 5)
+    await world.cancel(request)
+    go_on.set()
+    with pytest.raises(errors.StaleResultError):
+        await reporting
+    assert (await world.look(request)).state is State.CANCELLED
+
+
+async def test_stored_checks_uploads_and_believes_other_addresses(make_world: Callable[..., World]) -> None:
+    world = make_world(result_check="stored")
+    await world.submitted()
+    job = await world.next_job()
+    kept = await uploaded(world, job, picture(300, 100))
+    samples = [*four_samples(job)[:3], {**kept, "resolution": "512x512", "index": 3}]
+    shown = await report(world, Kind.SAMPLES, job, samples=samples)
+    assert [sample["index"] for sample in shown.samples] == [0, 1, 2]
+    await world.check()
+
+
+async def test_picture_that_a_camera_turned_counts_as_it_is_shown(world: World, server: PictureServer) -> None:
+    await world.submitted(output_format="TikTok_9x16")
+    job = await world.next_job()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    stream = io.BytesIO()
+    Image.new("RGB", (512, 288), "teal").save(stream, "JPEG", exif=turned)
+    sample = {**four_samples(job)[0], "url": server.put("/turned", stream.getvalue()), "format": "jpg"}
+    shown = await report(world, Kind.SAMPLES, job, samples=[sample])
+    assert shown.samples[0]["resolution"] == "288x512"
