@@ -51,7 +51,7 @@ class Holds:
             after = await self._place(request, hold)
         except errors.InsufficientCreditsError:
             raise
-        except CreditsUnknownError as error:
+        except (CreditsUnknownError, errors.ServiceUnavailableError) as error:
             log.warning("hold_unknown", generation_request_id=str(request.id), reason=str(error))
             after = await self._accept_in_doubt(request)
         except Exception:
