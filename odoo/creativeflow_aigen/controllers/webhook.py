@@ -7,7 +7,7 @@ from odoo import SUPERUSER_ID, http
 from odoo.http import request
 
 from .. import signatures
-from ..service import is_request_id
+from ..models.resource import NotUnderstoodError
 
 BODY_BYTES_MAX = 1_048_576
 
@@ -30,21 +30,21 @@ class Webhook(http.Controller):
         if length is None or length > BODY_BYTES_MAX:
             return self._answer(413, "too_large")
         body = request.httprequest.get_data()
-        env = request.env(user=SUPERUSER_ID)
+        env = request.env(user=SUPERUSER_ID, context={})
         secret = env["ir.config_parameter"].get_param("creativeflow_aigen.webhook_secret")
         if not signatures.verified(secret, request.httprequest.headers, body, now=time.time()):
             return self._answer(401, "bad_signature")
         try:
             news = json.loads(body)
-            resource, kind = news["data"], news["type"]
-            known = is_request_id(resource["id"]) and isinstance(resource["version"], int) and isinstance(kind, str)
-        except (ValueError, KeyError, TypeError):
-            known = False
-        if not known:
+            resource, ours = news["data"], news["type"].startswith("generation.")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return self._answer(422, "not_understood")
-        if not kind.startswith("generation."):
+        if not ours:
             return self._answer(200, "ignored")
-        return self._answer(200, env["creativeflow.generation"]._take_news(resource))
+        try:
+            return self._answer(200, env["creativeflow.generation"]._take_news(resource))
+        except NotUnderstoodError:
+            return self._answer(422, "not_understood")
 
     def _answer(self, status, outcome):
         return request.make_json_response({"outcome": outcome}, status=status)

@@ -62,10 +62,12 @@ class CreditAccount(models.Model):
 
     if version_info[0] >= 19:
         _user_ref_unique = models.Constraint("UNIQUE (user_ref)", "There is an account for this user id already.")
+        _partner_unique = models.Constraint("UNIQUE (partner_id)", "This contact has an account already.")
         _balance_floor = models.Constraint("CHECK (balance >= 0)", "A balance cannot be below zero.")
     else:
         _sql_constraints = [
             ("user_ref_unique", "UNIQUE (user_ref)", "There is an account for this user id already."),
+            ("partner_unique", "UNIQUE (partner_id)", "This contact has an account already."),
             ("balance_floor", "CHECK (balance >= 0)", "A balance cannot be below zero."),
         ]
 

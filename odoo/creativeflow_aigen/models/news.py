@@ -11,6 +11,7 @@ from ..cursors import own_env
 from ..service import NotReachedError, PictureRefusedError, is_request_id, request_path
 from .generation import ENDED, OUR_STATUSES, STATUSES
 from .outbox import AT_ONCE, row_in
+from .resource import NotUnderstoodError, read_request
 
 _logger = logging.getLogger(__name__)
 
@@ -26,62 +27,66 @@ class GenerationNews(models.Model):
 
     @api.model
     def _take_news(self, resource):
-        """Apply a request that a webhook brought, after its signature was checked; says `applied` or `ignored`."""
-        generation = self._of(resource)
+        """Apply a request that a webhook brought, after its signature was checked; says `applied` or `ignored`.
+
+        Raises:
+            NotUnderstoodError: it is no request; nothing is written.
+        """
+        request = read_request(resource)
+        generation = self._of(request)
         if not generation:
             return "ignored"
         generation._lock()
-        return "applied" if generation._take_resource(resource) else "ignored"
+        return "applied" if generation._take_request(request) else "ignored"
 
     @api.model
-    def _of(self, resource):
+    def _of(self, request):
         """The row of a request. A webhook may be faster than the answer to the call that started the request."""
-        if known := self.search([("request_ref", "=", resource["id"])], limit=1):
+        if known := self.search([("request_ref", "=", request["id"])], limit=1):
             return known
         unsent = [("request_ref", "=", False), ("call_state", "=", "queued")]
-        if retry_of := resource.get("retry_of"):
+        if retry_of := request["retry_of"]:
             return self.search([*unsent, ("retry_of_id.request_ref", "=", retry_of)], limit=1)
-        row_key = (resource.get("metadata") or {}).get("odoo_row")
+        row_key = request["row_key"]
         return self.search([*unsent, ("row_key", "=", row_key)], limit=1) if row_key else self.browse()
 
     def _take_resource(self, resource):
+        """Write a request as `_take_request` does, read from the JSON of an answer.
+
+        Raises:
+            NotUnderstoodError: it is no request; nothing is written.
+        """
+        return self._take_request(read_request(resource))
+
+    def _take_resource_or_log(self, resource):
+        """Write a request where it can be read, and else log why: the cron has other rows to ask for."""
+        try:
+            self._take_resource(resource)
+        except NotUnderstoodError as error:
+            _logger.warning("the answer about generation %s is not understood: %s", self.id, error)
+
+    def _take_request(self, request):
         """Write a request as it stands and have its pictures fetched; returns whether it was newer than the row."""
-        if self.request_ref and (self.request_ref != resource["id"] or resource["version"] <= self.version):
+        values = request["values"]
+        if self.request_ref and (self.request_ref != request["id"] or values["version"] <= self.version):
             return False
-        cost, failure, final = resource["cost"], resource["failure"] or {}, resource["final_asset"] or {}
         started = {} if self.request_ref else {"call_state": "sent", "call_next_at": False}
-        self.write(
-            {
-                "request_ref": resource["id"], "version": resource["version"], "status": resource["status"],
-                "round_number": resource["round"], "possible_actions": ",".join(resource["actions"]),
-                "selected_sample_ref": resource["selected_sample_id"],
-                "queue_position": resource["queue_position"] or 0,
-                "cost_samples": cost["samples"], "cost_final": cost["final"], "cost_total": cost["total"],
-                "cost_held": cost["held"], "heard_at": fields.Datetime.now(), "message": failure.get("message"),
-                "final_url": final.get("url"), "final_resolution": final.get("resolution"), **started,
-            }
-        )  # fmt: skip
-        self._take_samples(resource["samples"])
+        self.write({**values, "request_ref": request["id"], "heard_at": fields.Datetime.now(), **started})
+        self._take_samples(request["samples"])
         if self._missing_pictures():
             self.env.ref("creativeflow_aigen.cron_work").sudo()._trigger()
         return True
 
     def _take_samples(self, assets):
-        wanted = {asset["asset_id"] for asset in assets}
+        wanted = {asset["asset_ref"] for asset in assets}
         gone = self.sample_ids.filtered(lambda sample: sample.asset_ref not in wanted)
         if gone:
             gone.unlink()
             self.cover = False
         known = set(self.sample_ids.mapped("asset_ref"))
         self.env["creativeflow.generation.sample"].create(
-            [
-                {
-                    "generation_id": self.id, "asset_ref": asset["asset_id"], "url": asset["url"],
-                    "position": asset["index"] or 0, "resolution": asset["resolution"],
-                }
-                for asset in assets if asset["asset_id"] not in known
-            ]
-        )  # fmt: skip
+            [{**asset, "generation_id": self.id} for asset in assets if asset["asset_ref"] not in known]
+        )
 
     def _follow(self):
         """Ask how the request stands and write it, in a transaction of its own; returns whether there was an answer."""
@@ -96,7 +101,7 @@ class GenerationNews(models.Model):
             row._lock()
             row.heard_at = fields.Datetime.now()
             if answer.ok:
-                row._take_resource(answer.body)
+                row._take_resource_or_log(answer.body)
             else:
                 row.message = answer.sentence()
         self.env.invalidate_all()

@@ -133,6 +133,32 @@ class TestLedger(CreativeFlowCase):
         with self.assertRaises(ValidationError):
             form.copy({"amount": "much", "operation": "other"}).action_grant()
 
+    @mute_logger("odoo.sql_db")
+    def test_account_of_a_contact_that_has_one_is_refused(self):
+        accounts = self.env["creativeflow.credit.account"].with_user(self.manager)
+        contact = self.user.partner_id.id
+        with self.assertRaises(psycopg2.errors.UniqueViolation), self.cr.savepoint():
+            accounts.create({"user_ref": "second", "partner_id": contact})
+        free = accounts.create([{"user_ref": "no contact"}, {"user_ref": "no contact either"}])
+        with self.assertRaises(psycopg2.errors.UniqueViolation), self.cr.savepoint():
+            free[0].partner_id = contact
+            free.flush_recordset()
+        self.assertEqual(self.balance(), 100)
+
+    @mute_logger("odoo.sql_db", "odoo.addons.base.wizard.base_partner_merge", "odoo.addons.base.partner.merge")
+    def test_merge_of_two_contacts_with_credits_is_refused(self):
+        contacts = self.env["res.partner"].create([{"name": "A", "email": "a@x"}, {"name": "A", "email": "a@x"}])
+        accounts = self.env["creativeflow.credit.account"].create(
+            [{"user_ref": f"merged-{contact.id}", "partner_id": contact.id} for contact in contacts]
+        )
+        for account in accounts:
+            account._grant(50, f"merged-{account.id}", "for the tests")
+        merge = self.env["base.partner.merge.automatic.wizard"]
+        with self.assertRaises(psycopg2.errors.ForeignKeyViolation), self.cr.savepoint():
+            merge._merge(contacts.ids, contacts[0])
+        accounts.invalidate_recordset()
+        self.assertEqual(accounts.mapped("balance"), [50, 50])
+
     def test_movements_stay_as_they_are(self):
         movement = self.account.movement_ids[0]
         for attempt in (lambda: movement.write({"amount": 1}), movement.unlink, lambda: movement.create({})):

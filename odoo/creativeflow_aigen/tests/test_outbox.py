@@ -163,6 +163,20 @@ class TestOutbox(CreativeFlowCase):
         self.assertEqual(row.sample_ids.mapped("has_picture"), [True, True])
 
     @mute_logger("odoo.addons.creativeflow_aigen.models.news")
+    def test_cron_answer_that_is_not_understood_leaves_other_rows_to_be_asked(self):
+        rows = self.started(), self.generation()
+        rows[1].sudo().write({"request_ref": REQUEST[:-1] + "2", "status": "PENDING", "user_ref": "rich"})
+        rows[0].sudo().heard_at = fields.Datetime.now() - timedelta(minutes=9)
+        rows[1].sudo().heard_at = fields.Datetime.now() - timedelta(minutes=5)
+        self.env.flush_all()
+        broken = {name: value for name, value in resource(version=3).items() if name != "cost"}
+        self.service.answers = [(200, broken), (200, resource("COMPLETED", 4, id=rows[1].request_ref))]
+        self.env["creativeflow.generation"]._cron_work()
+        for row in rows:
+            row.invalidate_recordset()
+        self.assertEqual([row.status for row in rows], ["PENDING", "COMPLETED"])
+
+    @mute_logger("odoo.addons.creativeflow_aigen.models.news")
     def test_pictures_are_read_from_known_hosts_only(self):
         row = self.started()
         foreign = [{**samples("http://169.254.169.254", 1)[0]}]

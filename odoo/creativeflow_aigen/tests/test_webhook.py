@@ -117,6 +117,29 @@ class TestWebhook(CreativeFlowCase):
             self.assertEqual(self.post(news), (422, "not_understood"))
         self.assertEqual((self.row.request_ref, self.row.call_state), (False, "queued"))
 
+    def test_webhook_with_a_missing_or_wrong_field_is_refused_and_writes_nothing(self):
+        whole = resource("AWAITING_SELECTION", 5, samples=samples(self.service.url))
+        whole["metadata"] = {"odoo_row": self.row.row_key}
+        for name in ("cost", "status", "version", "round", "actions", "samples"):
+            news = {field: value for field, value in whole.items() if field != name}
+            self.assertEqual(self.post(news), (422, "not_understood"), name)
+        for wrong in (
+            {"cost": None}, {"cost": {"total": 0.25}}, {"status": "QUEUED"}, {"status": "NEW"}, {"status": []},
+            {"version": "5"}, {"version": True}, {"version": 2**31}, {"round": -1}, {"actions": [1]},
+            {"samples": [1]}, {"samples": [{"asset_id": 1}]}, {"samples": [{"asset_id": "a", "index": "1"}]},
+            {"metadata": [1]}, {"metadata": {"odoo_row": [self.row.row_key]}}, {"retry_of": 1},
+            {"failure": "x"}, {"failure": {"message": "\0"}}, {"final_asset": {"url": 1}}, {"queue_position": 1.5},
+        ):  # fmt: skip
+            self.assertEqual(self.post(whole | wrong), (422, "not_understood"), wrong)
+        self.assertEqual((self.row.status, self.row.request_ref, self.row.sample_ids.ids), ("QUEUED", False, []))
+        self.assertEqual(self.post(whole), (200, "applied"))
+
     def test_a_signed_body_that_cannot_be_news_is_refused(self):
-        for body in (b"no json", b"[]", b'{"type": "generation.failed"}', b'{"type": 1, "data": {"id": 1}}'):
+        for body in (
+            b"no json",
+            b"[]",
+            b'{"type": "generation.failed"}',
+            b'{"type": 1, "data": {"id": 1}}',
+            b"[" * 100_000,
+        ):
             self.assertEqual(self.post(body), (422, "not_understood"))
