@@ -12,7 +12,6 @@ from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.request import Request
 from creativeflow.services.aigeneration.validation import parse_json
 from creativeflow.services.aigeneration.worker.results import (
-    BODY_MAX_BYTES,
     UNPROVEN_KEPT,
     DeadLetterConsumer,
     ResultsConsumer,
@@ -107,7 +106,7 @@ async def test_unproven_dead_letters_are_kept_up_to_a_bound(world: World) -> Non
 async def test_message_of_30_megabytes_is_buried_without_being_parsed(world: World) -> None:
     buried = Buried()
     consumer = ResultsConsumer(world.service.reports, buried, dead_letter_exchange="dead")  # type: ignore[arg-type]
-    body = b"[" * (30 * BODY_MAX_BYTES)
+    body = b"[" * (30 * 1024 * 1024)
     began = time.process_time()
     assert await consumer.handle(delivery(body)) is Verdict.ACK
     await dead_letters(world).handle(delivery(body))

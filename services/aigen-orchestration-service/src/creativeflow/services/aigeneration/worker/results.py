@@ -28,7 +28,7 @@ ROUTES: Mapping[str, Kind] = {
     "ai.event.failed": Kind.ERROR,
 }
 REASON_HEADER = "x-aigen-reason"
-BODY_MAX_BYTES = 1024 * 1024
+BODY_MAX_BYTES = 256 * 1024
 """A larger message is never parsed: no report has so many bytes, and parsing would hold the event loop."""
 UNPROVEN_KEPT = 100
 """How many parked messages without a job's token are kept; more are counted and dropped, so that they fill nothing."""
@@ -55,7 +55,7 @@ class ResultsConsumer:
             if kind is None:
                 raise errors.InvalidRequestError.at("", "unknown_routing_key", "No result has this routing key.")
             if len(delivery.body) > BODY_MAX_BYTES:
-                raise errors.InvalidRequestError.at("", "too_large", "A result has at most 1 MiB.")
+                raise errors.InvalidRequestError.at("", "too_large", "A result has at most 256 KiB.")
             await self._reports.receive(kind, delivery.body)
         except (errors.StaleResultError, errors.NotFoundError) as error:
             log.info("result_ignored", reason=error.code, correlation_id=delivery.correlation_id)
