@@ -1,6 +1,7 @@
 """What time does: every deadline ends in a true state, reminders come once, housekeeping is safe."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -9,6 +10,7 @@ import asyncpg
 import pytest
 
 from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.ports import Reservation
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.store import MONTHS_AHEAD
 from world import World
@@ -153,3 +155,49 @@ async def test_service_under_a_role_that_may_not_create_works(
         await owner.close()
         await admin.execute(f"DROP ROLE {role}")
         await admin.close()
+
+
+async def test_sweep_with_one_failing_hold_settles_the_others(world: World) -> None:
+    await world.grant("user", 1000, plan="payg")
+    world.credits.faults.extend(["after"] * 3)
+    requests = [await world.submitted() for _ in range(3)]
+    poison, hold = requests[0].holds[0].key, world.credits.hold
+
+    async def broken(asked: Reservation) -> None:
+        if asked.key == poison:
+            raise RuntimeError("nobody expected this")
+        await hold(asked)
+
+    world.credits.hold = broken  # type: ignore[method-assign]
+    world.clock.advance(seconds=30)
+    await world.sweep()
+    assert [(await world.look(request)).state for request in requests] == [
+        State.VALIDATING_CREDITS, State.PENDING, State.PENDING
+    ]  # fmt: skip
+    world.credits.hold = hold  # type: ignore[method-assign]
+    await world.sweep()
+    await world.check(drained=False)
+
+
+async def test_sweep_asks_a_hanging_credit_service_for_many_holds_at_once(make_world: Callable[..., World]) -> None:
+    world = make_world(hold_timeout=0.5)
+    await world.grant("user", 1000, plan="payg")
+    world.credits.faults.extend(["after"] * 12)
+    for _ in range(12):
+        await world.submitted()
+    hold, asked, all_asked = world.credits.hold, 0, asyncio.Event()
+
+    async def hangs(_asked: Reservation) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 12:
+            all_asked.set()
+        await all_asked.wait()
+
+    world.credits.hold = hangs  # type: ignore[method-assign]
+    world.clock.advance(seconds=30)
+    await world.sweep()
+    assert asked == 12
+    assert all_asked.is_set()
+    world.credits.hold = hold  # type: ignore[method-assign]
+    await world.check(drained=False)

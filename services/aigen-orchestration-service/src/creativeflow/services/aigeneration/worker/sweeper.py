@@ -1,17 +1,20 @@
 """What time does: deadlines, expired leases, reminders, holds nobody waits for, and the monthly housekeeping."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
 
+from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.jobs import Jobs
 from creativeflow.services.aigeneration.storage.store import Store
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 200
+_PARALLEL = 16
 _HOUSEKEEPING = timedelta(hours=1)
 
 
@@ -40,11 +43,26 @@ class Sweeper:
         """Let everything overdue happen; how many requests were looked at while more may be waiting."""
         overdue = await self._store.due(self._now(), _BATCH)
         for request in overdue:
-            await self._jobs.time_passed(request)
-        for request_id, key in await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH):
-            await self._settle_hold(request_id, key)
+            await self._guarded(self._jobs.time_passed(request), request.id)
+        unsettled = await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH)
+        room = asyncio.Semaphore(_PARALLEL)  # a credit service that hangs must not hold up the deadlines for long
+
+        async def settle(request_id: UUID, key: str) -> None:
+            async with room:
+                await self._guarded(self._settle_hold(request_id, key), request_id)
+
+        await asyncio.gather(*(settle(request_id, key) for request_id, key in unsettled))
         await self._tidy()
         return len(overdue) if len(overdue) == _BATCH else 0
+
+    async def _guarded(self, work: Awaitable[None], request_id: UUID) -> None:
+        """One item that fails keeps no other from its turn; without the database the whole step is tried again."""
+        try:
+            await work
+        except ServiceUnavailableError:
+            raise
+        except Exception:
+            log.exception("sweep_failed", generation_request_id=str(request_id))
 
     async def _tidy(self) -> None:
         now = self._now()
