@@ -39,7 +39,8 @@ class TestOutbox(CreativeFlowCase):
         )
         row.action_generate()
         self.assertEqual((row.status, row.call_state, self.service.asked), ("QUEUED", "queued", []))
-        self.assertEqual(len(self.env.cr.postcommit._funcs), 1)
+        hooks = [hook for hook in self.env.cr.postcommit._funcs if getattr(hook, "func", None) is send_without_raising]
+        self.assertEqual([hook.args for hook in hooks], [(self.env.cr.dbname, row.id)])
         key = row.call_key
         self.send(row)
         method, path, headers, body = self.service.asked[0]
