@@ -51,7 +51,10 @@ class Sweeper:
             async with room:
                 await self._guarded(self._settle_hold(request_id, key), request_id)
 
-        await asyncio.gather(*(settle(request_id, key) for request_id, key in unsettled))
+        asked = await asyncio.gather(*(settle(*each) for each in unsettled), return_exceptions=True)
+        for error in asked:  # only when all have ended, so that no two tours overlap
+            if error is not None:
+                raise error
         await self._tidy()
         return len(overdue) if len(overdue) == _BATCH else 0
 
