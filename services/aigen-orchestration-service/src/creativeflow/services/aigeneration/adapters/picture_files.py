@@ -90,6 +90,7 @@ class PictureDecoder:
         self._timeout_seconds = timeout_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     async def inspect(self, path: Path) -> PictureFacts:
         """Decode a still picture of at most 4096 x 4096 px to its last byte.
@@ -111,7 +112,10 @@ class PictureDecoder:
         return await self._order(path=str(path), target=str(target), **limits)
 
     async def close(self) -> None:
-        """End the process; an order under way is finished first."""
+        """End the process; an order under way is finished first. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         self._thread.shutdown()
 
