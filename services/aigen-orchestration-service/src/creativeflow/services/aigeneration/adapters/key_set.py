@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 import httpx
 import jwt
@@ -77,10 +76,3 @@ class KeySet:
             return
         self._keys = {key.key_id: key for key in found.keys if key.key_id and key.public_key_use in {None, "sig"}}
         self._fetched_at = self._monotonic()
-
-    async def close(self) -> None:
-        """Cancel a fetch under way."""
-        if self._fetching is not None:
-            self._fetching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._fetching
