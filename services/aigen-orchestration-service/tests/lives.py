@@ -339,12 +339,14 @@ async def steers_webhooks(user: User) -> None:
     event = (await user.accepted("POST", f"{targets}/{target}/test"))["event_id"]
     await user.accepted("POST", f"{targets}/{target}/rotate-secret", {})
     await user.accepted("POST", f"{targets}/{target}/deliveries/{event}/redeliver")
-    await user.select(await user.shown(await user.start()))
+    request = await user.shown(await user.start())
+    await user.select(request)
     for step in ("disable", "enable", "disable"):
         await user.accepted("POST", f"{targets}/{target}/{step}")
     removed = await user.call("DELETE", f"{targets}/{target}")
     if removed.status_code not in {_NO_CONTENT, httpx.codes.NOT_FOUND}:
         raise LifeError(f"{user.id}: {removed.status_code} {removed.text[:200]}")
+    await user.ended(request)
 
 
 def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:

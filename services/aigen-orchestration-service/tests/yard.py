@@ -236,6 +236,7 @@ class Yard:
         self.line.faults = []
         found += self._unexpected()
         found += await violations(self.database, now())
+        found += await self._unfinished()
         found += await self._money()
         found += await self._announcements()
         self.users = {}
@@ -250,6 +251,15 @@ class Yard:
             lines = log.read().splitlines()
             self._read = log.tell()
         return [line.decode(errors="replace")[-1000:] for line in lines if b'"exception"' in line]
+
+    async def _unfinished(self) -> list[str]:
+        """Requests that have not ended: every life leads its requests to their end, so that its price is final."""
+        rows = await self.database.fetch(
+            "SELECT id, user_id, state FROM generation_requests WHERE deadline_at IS NOT NULL"
+        )
+        return [
+            f"{row['user_id']}: {row['id']} is still {row['state']}" for row in rows if row["user_id"] in self.users
+        ]
 
     async def _money(self) -> list[str]:
         """What each user has left, what the holds took, what the usage log says: all are the price of the life."""
