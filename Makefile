@@ -36,7 +36,7 @@ doctor: $(STAMP) ## Look at every dependency and say what is missing
 	@$(RUN)/aigen doctor $(ARGS)
 
 test: check ## Everything: lint, types, import rules, all tests on real PostgreSQL, RabbitMQ and Chromium
-	@cd $(SERVICE) && $(RUN)/python tests/services.py
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services
 	@cd $(SERVICE) && $(RUN)/python -m pytest $(ARGS)
 
 check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no services needed
@@ -44,7 +44,7 @@ check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no service
 	@$(RUN)/ruff check odoo && $(RUN)/ruff format --check odoo
 	@cd $(SERVICE) && $(RUN)/mypy
 	@cd $(SERVICE) && $(RUN)/lint-imports
-	@cd $(SERVICE) && $(RUN)/python -m pytest tests/domain tests/test_docs.py tests/test_lock.py tests/test_workflows.py -q \
+	@cd $(SERVICE) && $(RUN)/python -m pytest tests/unit -q \
 		--disable-socket --allow-unix-socket
 
 fmt: $(STAMP) ## Format the code
@@ -52,10 +52,10 @@ fmt: $(STAMP) ## Format the code
 	@$(RUN)/ruff format odoo && $(RUN)/ruff check --fix odoo
 
 bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
-	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m bench $(ARGS)
 
 bench-check: $(STAMP) ## Measure the ratios again; fail at a loss of more than 15 % (ARGS=--accept: a new baseline)
-	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench.check $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m bench.check $(ARGS)
 
 $(PEERS)/.set-up: $(SERVICE)/bench/peers/requirements.txt
 	@echo "Setting up .venv-peers with DBOS, Celery and procrastinate (once; about a minute) ..."
@@ -64,32 +64,32 @@ $(PEERS)/.set-up: $(SERVICE)/bench/peers/requirements.txt
 	@touch $@
 
 bench-peers: $(STAMP) $(PEERS)/.set-up ## The lifecycle on us and on our peers, in turn; 2 minutes (ARGS="--rounds 5")
-	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m bench.peers $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m bench.peers $(ARGS)
 
 e2e-n8n: $(STAMP) ## The whole job with a real n8n; 25 minutes, the first time 10 more and 3 GB (ARGS=--quick: 10)
-	@cd $(SERVICE) && $(RUN)/python tests/services.py && $(RUN)/python -m e2e $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.e2e_n8n $(ARGS)
 
 crash: $(STAMP) ## Kill the service at every seam and ask after everybody's money (ARGS="--seam Store.write")
-	@cd $(SERVICE) && $(RUN)/python tests/services.py && PYTHONPATH=tests $(RUN)/python -m crash $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.faults.crash $(ARGS)
 
 chaos: $(STAMP) ## Lead thousands of lives through cuts, stalls and kills (N=5000)
-	@cd $(SERVICE) && $(RUN)/python tests/services.py && PYTHONPATH=tests $(RUN)/python -m chaos $(N) $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.faults.chaos $(N) $(ARGS)
 
-$(FUZZ)/.set-up: $(SERVICE)/tests/fuzz/requirements.txt
+$(FUZZ)/.set-up: $(SERVICE)/tests/contracts/openapi_fuzz/requirements.txt
 	@echo "Setting up .venv-fuzz with schemathesis (once) ..."
 	@test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
-	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check -r $(SERVICE)/tests/fuzz/requirements.txt
+	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check -r $(SERVICE)/tests/contracts/openapi_fuzz/requirements.txt
 	@touch $@
 
 fuzz: $(STAMP) $(FUZZ)/.set-up ## Calls made up from the API description, all checks (ARGS="--max-examples 200")
-	@cd $(SERVICE) && $(RUN)/python tests/services.py && \
-		PYTHONPATH=tests $(RUN)/python -m fuzz $(FUZZ)/bin/schemathesis $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && \
+		$(RUN)/python -m tests.contracts.openapi_fuzz $(FUZZ)/bin/schemathesis $(ARGS)
 
 docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings
-	@cd $(SERVICE) && $(RUN)/python -m creativeflow.services.aigeneration.documents
+	@cd $(SERVICE) && $(RUN)/python -m tools.generate_docs
 
 shots: $(STAMP) ## Take the pictures of the pages for the documents anew
-	@cd $(SERVICE) && $(RUN)/python tests/services.py && PYTHONPATH=tests $(RUN)/python -m browser.shots && PYTHONPATH=tests $(RUN)/python -m browser.console_shots
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.browser.shots && $(RUN)/python -m tests.browser.console_shots
 
 lock: $(STAMP) ## Lock the dependencies anew, with hashes and without an index
 	@$(RUN)/python -m pip install --quiet uv

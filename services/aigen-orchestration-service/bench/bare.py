@@ -6,7 +6,7 @@ from uuid import uuid4
 import uvicorn
 from fastapi import FastAPI
 
-from creativeflow.services.aigeneration.api.schemas import CreateRequest
+from creativeflow.services.aigeneration.api.schemas.generations import CreateRequest
 
 app = FastAPI()
 

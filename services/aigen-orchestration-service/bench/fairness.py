@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from bench.parts import database
 from bench.publish import submission
-from creativeflow.services.aigeneration.clock import now
+from creativeflow.services.aigeneration.bootstrap.container import Service
 from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.kit.clock import now
 from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome
 from creativeflow.services.aigeneration.settings import Settings
-from creativeflow.services.aigeneration.wiring import Service
 
 WINDOW = 100
 

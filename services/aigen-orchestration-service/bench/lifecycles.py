@@ -14,7 +14,14 @@ import orjson
 from bench.accept import PATH, order
 from bench.load import post, read_json
 from bench.parts import RABBITMQ, bench_settings, database, delete_names, own_names, process, service_process
-from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Delivery, Queue, Topology, Verdict
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    Binding,
+    Broker,
+    Delivery,
+    Queue,
+    Topology,
+    Verdict,
+)
 
 ROLES = "api,dispatcher,results,relay,sweeper"
 

@@ -1,19 +1,16 @@
 """The parts of a measurement: a database, a broker, and processes of their own, all gone afterwards."""
 
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from databases import a_database
-from processes import free_port, process, service_environment, wait_ready
-from services import RABBITMQ, database_admin_url, delete_names, own_names
+from tests.support.databases import a_database
+from tests.support.processes import free_port, process, service_environment, wait_ready
+from tests.support.services import RABBITMQ, database_admin_url, delete_names, own_names
 
 __all__ = [
     "RABBITMQ", "bench_settings", "database", "delete_names", "empty_database", "free_port", "own_names", "process",

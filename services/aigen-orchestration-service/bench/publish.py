@@ -11,16 +11,16 @@ import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from bench.parts import RABBITMQ, database
-from creativeflow.services.aigeneration.adapters.amqp import Binding, Broker, Exchange, Queue, Topology
-from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQEngine
-from creativeflow.services.aigeneration.clock import now, uuid7
+from creativeflow.services.aigeneration.adapters.engine.rabbitmq import RabbitMQEngine
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Binding, Broker, Exchange, Queue, Topology
+from creativeflow.services.aigeneration.application.generations import Submission
+from creativeflow.services.aigeneration.bootstrap.container import Service
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.request import Request
-from creativeflow.services.aigeneration.orchestration import Submission
+from creativeflow.services.aigeneration.kit.clock import now, uuid7
+from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 from creativeflow.services.aigeneration.settings import Settings
-from creativeflow.services.aigeneration.tokens import CallbackSecrets
-from creativeflow.services.aigeneration.wiring import Service
 
 IN_FLIGHT = 500
 

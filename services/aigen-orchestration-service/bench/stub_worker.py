@@ -10,7 +10,7 @@ import uvloop
 
 from bench.load import answer, post
 from bench.parts import RABBITMQ
-from creativeflow.services.aigeneration.adapters.amqp import Broker, Delivery, Topology, Verdict
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Delivery, Topology, Verdict
 
 CONNECTIONS = 16
 SECONDS = float(os.environ.get("BENCH_STUB_SECONDS", "0"))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from billing_desk import billing_process
-from creativeflow.services.aigeneration.domain.prices import PLANS
+from creativeflow.services.aigeneration.domain.pricing import PLANS
 from creativeflow.services.aigeneration.ports import Credits
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from databases import Copies, a_database_outside
-from services import database_admin_url
-from world import World
+from tests.support.app import World
+from tests.support.databases import Copies, a_database_outside
+from tests.support.fake_billing_client import billing_process
+from tests.support.services import database_admin_url
 
 for _name in [name for name in os.environ if name.startswith("AIGEN_") and not name.startswith("AIGEN_TEST_")]:
     del os.environ[_name]  # what a developer has set for a service of their own must not reach the tests

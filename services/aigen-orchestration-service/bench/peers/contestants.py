@@ -15,10 +15,10 @@ import psutil
 
 from bench.parts import RABBITMQ, database, delete_names, empty_database, free_port, own_names, wait_ready
 from bench.peers import books, order
-from creativeflow.services.aigeneration.clock import now
+from creativeflow.services.aigeneration.kit.clock import now
 from creativeflow.services.aigeneration.storage.database import Database
-from invariants import violations
-from processes import service_environment
+from tests.support.invariants import violations
+from tests.support.processes import service_environment
 
 SERVICE = Path(__file__).parents[2]
 PEERS_PYTHON = SERVICE.parents[1] / ".venv-peers" / "bin" / "python"

@@ -18,7 +18,7 @@ import orjson
 from bench.load import read_json
 from bench.parts import RABBITMQ
 from bench.peers import order
-from creativeflow.services.aigeneration.adapters.amqp import (
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     Binding,
     Broker,
     Delivery,

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from bench.load import post
-from creativeflow.services.aigeneration.api.schemas import CreateRequest, SelectSample
+from creativeflow.services.aigeneration.api.schemas.generations import CreateRequest, SelectSample
 
 __all__ = ["CreateRequest", "SelectSample"]
 

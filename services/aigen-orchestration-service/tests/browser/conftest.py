@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from playwright.async_api import Browser
 
-from at_the_studio import Visit, chromium_running, serving
-from databases import a_database_outside
+from tests.support.databases import a_database_outside
+from tests.support.studio_browser import Visit, chromium_running, serving
 
 
 @pytest.fixture(scope="session")

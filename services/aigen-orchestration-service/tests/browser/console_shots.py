@@ -12,10 +12,10 @@ import asyncpg
 import httpx
 from playwright.async_api import Browser
 
-from at_the_studio import chromium_running, eventually, serving
-from browser.shots import PHONE, begin, keep
-from databases import a_database_outside
-from services import database_admin_url
+from tests.browser.shots import PHONE, begin, keep
+from tests.support.databases import a_database_outside
+from tests.support.services import database_admin_url
+from tests.support.studio_browser import chromium_running, eventually, serving
 
 WIDE = {"viewport": {"width": 1360, "height": 1000}, "device_scale_factor": 1.25}
 SHOPS = ("atelier-nord", "harbour-books", "kim.lindqvist", "mare-cafe", "studio-otter")

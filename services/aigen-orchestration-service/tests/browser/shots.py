@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.async_api import Browser, expect
 
-from at_the_studio import Visit, chromium_running, serving
-from creativeflow.services.aigeneration.documents import ROOT
-from databases import a_database_outside
-from services import database_admin_url
+from tests.support.databases import a_database_outside
+from tests.support.services import database_admin_url
+from tests.support.studio_browser import Visit, chromium_running, serving
+from tools.generate_docs import ROOT
 
 FOLDER = ROOT / "docs" / "pictures"
 BYTES_MAX = 200_000

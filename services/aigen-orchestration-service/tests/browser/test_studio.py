@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.async_api import Page, expect
 
-from at_the_studio import Visit, axe, eventually, tab_to
+from tests.support.studio_browser import Visit, axe, eventually, tab_to
 
 Visiting = Callable[..., Awaitable[Visit]]
 PROMPT = "A lighthouse at dawn"

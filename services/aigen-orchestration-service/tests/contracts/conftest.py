@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-import odoo_stand_in
-from odoo_stand_in import StandIn
-from processes import free_port, process, wait_ready
+from tests.support import fake_odoo
+from tests.support.fake_odoo import StandIn
+from tests.support.processes import free_port, process, wait_ready
 
 pytest.register_assert_rewrite("credits_suite")
 
 
 def _running(generation: int) -> Iterator[StandIn]:
     port = free_port()
-    with process([str(Path(odoo_stand_in.__file__)), str(port), str(generation)], {}) as running:
+    with process([str(Path(fake_odoo.__file__)), str(port), str(generation)], {}) as running:
         asyncio.run(wait_ready(port, running, "/web/health"))
         yield StandIn(port)
 

@@ -8,11 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from billing_desk import LOOKUP, Desk, billing
-from creativeflow.services.aigeneration import clock
-from creativeflow.services.aigeneration.adapters.credits_billing import BillingCredits, BillingRoutes
-from creativeflow.services.aigeneration.adapters.resilience import CircuitBreaker, CircuitOpenError, tried
-from creativeflow.services.aigeneration.domain.prices import ACTIONS
+from creativeflow.services.aigeneration.adapters.credits.billing import BillingCredits, BillingRoutes
+from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, tried
+from creativeflow.services.aigeneration.domain.pricing import ACTIONS
+from creativeflow.services.aigeneration.kit import clock
 from creativeflow.services.aigeneration.ports import (
     CreditsRefusedError,
     CreditsUndecidableError,
@@ -20,9 +19,10 @@ from creativeflow.services.aigeneration.ports import (
     HoldStatus,
     Reservation,
 )
+from creativeflow.services.aigeneration.storage.billing_journal import Journal
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.journal import Journal
-from simulators import Clock
+from tests.support.fake_billing_client import LOOKUP, Desk, billing
+from tests.support.simulators import Clock
 
 LATER = timedelta(minutes=5)
 DEDUCT = Reservation(key="k", user_id="rich", amount=25, action="sample_generation")

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from billing_desk import billing
-from creativeflow.services.aigeneration.adapters.credits_local import LocalCredits
+from creativeflow.services.aigeneration.adapters.credits.local import LocalCredits
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.ledger import Ledger
-from credits_suite import *  # noqa: F403 - the cases, run here on the fixture below
-from credits_suite import Bank
-from odoo_stand_in import StandIn
+from tests.contracts.credits_suite import *  # noqa: F403 - the cases, run here on the fixture below
+from tests.contracts.credits_suite import Bank
+from tests.support.fake_billing_client import billing
+from tests.support.fake_odoo import StandIn
 
 
 @pytest.fixture(params=["local", "billing", "odoo_18", "odoo_19"])

@@ -11,13 +11,13 @@ import pytest
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
-from creativeflow.services.aigeneration.adapters.credits_odoo import OdooCredits, entitled
+from creativeflow.services.aigeneration.adapters.credits.odoo import OdooCredits, entitled
+from creativeflow.services.aigeneration.bootstrap.container import Service
 from creativeflow.services.aigeneration.ports import CreditsUnknownError, HoldStatus
 from creativeflow.services.aigeneration.settings import Settings, odoo_address
-from creativeflow.services.aigeneration.wiring import Service
-from credits_suite import Bank
-from odoo_stand_in import DATABASE, KEY, LOGIN, TRACEBACK, StandIn
-from processes import free_port
+from tests.contracts.credits_suite import Bank
+from tests.support.fake_odoo import DATABASE, KEY, LOGIN, TRACEBACK, StandIn
+from tests.support.processes import free_port
 
 
 @pytest.fixture(params=["odoo_18", "odoo_19"])

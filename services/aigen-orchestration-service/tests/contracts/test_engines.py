@@ -8,8 +8,11 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from builders import a_request, four_samples
-from creativeflow.services.aigeneration.adapters.amqp import (
+from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
+from creativeflow.services.aigeneration.adapters.engine.local import LocalEngine
+from creativeflow.services.aigeneration.adapters.engine.rabbitmq import RabbitMQEngine
+from creativeflow.services.aigeneration.adapters.images.inspection import PictureDecoder
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     Binding,
     Broker,
     Delivery,
@@ -18,18 +21,15 @@ from creativeflow.services.aigeneration.adapters.amqp import (
     Topology,
     Verdict,
 )
-from creativeflow.services.aigeneration.adapters.asset_store import AssetStore
-from creativeflow.services.aigeneration.adapters.engine_local import LocalEngine
-from creativeflow.services.aigeneration.adapters.engine_rabbitmq import RabbitMQEngine
-from creativeflow.services.aigeneration.adapters.picture_files import PictureDecoder
-from creativeflow.services.aigeneration.clock import now
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.kit.clock import now
+from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 from creativeflow.services.aigeneration.ports import PublicationOutcome
-from creativeflow.services.aigeneration.tokens import CallbackSecrets
-from services import RABBITMQ
+from tests.support.builders import a_request, four_samples
+from tests.support.services import RABBITMQ
 
 SECRETS = CallbackSecrets(["a-secret-of-the-tests"])
 
@@ -122,7 +122,7 @@ async def test_a_job_handed_to_a_broker_that_is_away_is_unknown_and_the_engine_s
 def test_a_job_stays_below_twenty_kilobytes_even_with_the_largest_brief(job: Request) -> None:
     from dataclasses import replace  # noqa: PLC0415
 
-    from creativeflow.services.aigeneration.api.schemas import BRIEF_MAX_BYTES  # noqa: PLC0415
+    from creativeflow.services.aigeneration.api.schemas.generations import BRIEF_MAX_BYTES  # noqa: PLC0415
 
     largest = replace(job, brief={**job.brief, "input_prompt": "x" * BRIEF_MAX_BYTES})
     assert len(Taken().engine.encode(largest)) < 20_480

@@ -8,12 +8,12 @@ import httpx
 import orjson
 import pytest
 
-from creativeflow.services.aigeneration.adapters.amqp import Broker, Delivery, Queue, Topology, Verdict
-from creativeflow.services.aigeneration.adapters.notify_http import HttpNotifier
-from creativeflow.services.aigeneration.adapters.notify_log import LogNotifier
-from creativeflow.services.aigeneration.adapters.notify_rabbitmq import RabbitMQNotifier
+from creativeflow.services.aigeneration.adapters.notifications.http import HttpNotifier
+from creativeflow.services.aigeneration.adapters.notifications.log import LogNotifier
+from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import RabbitMQNotifier
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Delivery, Queue, Topology, Verdict
 from creativeflow.services.aigeneration.ports import Notifier, NotifierRefusedError, NotifierUnavailableError
-from services import RABBITMQ
+from tests.support.services import RABBITMQ
 
 NOTIFICATION = {
     "event_id": "0195940d-0000-7000-8000-00000000000b", "event_type": "samples_ready", "user_id": "user-7",

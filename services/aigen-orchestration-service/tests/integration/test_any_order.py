@@ -24,20 +24,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from creativeflow.services.aigeneration.application.generations import Caller, Reply
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.change import KeyClaim
 from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, Stage, State
-from creativeflow.services.aigeneration.domain.prices import PLANS
+from creativeflow.services.aigeneration.domain.pricing import PLANS
 from creativeflow.services.aigeneration.domain.request import Request
-from creativeflow.services.aigeneration.orchestration import Caller, Reply
+from creativeflow.services.aigeneration.domain.transitions import KeyClaim
 from creativeflow.services.aigeneration.ports import PublicationOutcome
 from creativeflow.services.aigeneration.settings import Settings
-from creativeflow.services.aigeneration.storage.flags import Flags
-from creativeflow.services.aigeneration.worker.dispatcher import LANES
-from databases import a_database_outside
-from invariants import violations
-from simulators import Clock
-from world import World, four_samples
+from creativeflow.services.aigeneration.storage.account_flags import Flags
+from creativeflow.services.aigeneration.workers.dispatcher import LANES
+from tests.support.app import World, four_samples
+from tests.support.databases import a_database_outside
+from tests.support.invariants import violations
+from tests.support.simulators import Clock
 
 EXAMPLES = int(os.environ.get("AIGEN_TEST_EXAMPLES", "25"))
 STEPS = 40

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from creativeflow.services.aigeneration.storage.embedded import EmbeddedPostgresMissingError, start_embedded
-from services import RABBITMQ
-from world import World
+from tests.support.app import World
+from tests.support.services import RABBITMQ
 
 
 class Said(NamedTuple):

@@ -7,16 +7,16 @@ from uuid import UUID
 import orjson
 import pytest
 
-from creativeflow.services.aigeneration.adapters.amqp import Delivery, Message, Outcome, Publication, Verdict
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Delivery, Message, Outcome, Publication, Verdict
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.request import Request
-from creativeflow.services.aigeneration.validation import parse_json
-from creativeflow.services.aigeneration.worker.results import (
+from creativeflow.services.aigeneration.kit.json_input import parse_json
+from creativeflow.services.aigeneration.workers.results_consumer import (
     UNPROVEN_KEPT,
     DeadLetterConsumer,
     ResultsConsumer,
 )
-from world import World
+from tests.support.app import World
 
 DIED = [{"queue": "jobs", "reason": "delivery_limit"}]
 

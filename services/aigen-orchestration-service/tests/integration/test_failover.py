@@ -10,8 +10,8 @@ import pytest
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from own_servers import OwnPostgres, StandbyPostgres, primary_and_standby
-from world import World
+from tests.support.app import World
+from tests.support.servers import OwnPostgres, StandbyPostgres, primary_and_standby
 
 BACK_SECONDS = 15.0
 

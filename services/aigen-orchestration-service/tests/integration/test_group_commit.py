@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from creativeflow.services.aigeneration.application.transitions import Caller, Reply
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.change import Change, KeyClaim
-from creativeflow.services.aigeneration.moving import Caller, Reply
-from creativeflow.services.aigeneration.storage.batching import Batcher
-from creativeflow.services.aigeneration.storage.store import Written
-from world import World
+from creativeflow.services.aigeneration.domain.transitions import Change, KeyClaim
+from creativeflow.services.aigeneration.storage.group_commit import Batcher
+from creativeflow.services.aigeneration.storage.requests import Written
+from tests.support.app import World
 
 
 def claim(key: str) -> KeyClaim:

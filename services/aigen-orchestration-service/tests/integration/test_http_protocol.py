@@ -8,9 +8,9 @@ from contextlib import suppress
 import pytest
 import uvicorn
 
-from creativeflow.services.aigeneration import http_protocol
-from creativeflow.services.aigeneration.http_protocol import HEAD_BYTES_MAX, HEADERS_MAX, BoundedHttpProtocol
-from processes import free_port
+from creativeflow.services.aigeneration.api import http_protocol
+from creativeflow.services.aigeneration.api.http_protocol import HEAD_BYTES_MAX, HEADERS_MAX, BoundedHttpProtocol
+from tests.support.processes import free_port
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 

@@ -9,7 +9,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from creativeflow.services.aigeneration.adapters.key_set import FRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS, KeySet
+from creativeflow.services.aigeneration.adapters.http.key_set import FRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS, KeySet
 from creativeflow.services.aigeneration.domain import errors
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from creativeflow.services.aigeneration.domain.change import Change
 from creativeflow.services.aigeneration.domain.lifecycle import Event
 from creativeflow.services.aigeneration.domain.request import Request
-from locks import both_held_up, deadlocks
-from world import World
+from creativeflow.services.aigeneration.domain.transitions import Change
+from tests.support.app import World
+from tests.support.locks import both_held_up, deadlocks
 
 TOGETHER = 9
 

@@ -11,18 +11,18 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from test_reports import report
 
-from creativeflow.services.aigeneration.adapters.safe_http import SafeHttp
+from creativeflow.services.aigeneration.adapters.http.safe_client import SafeHttp
 from creativeflow.services.aigeneration.app import create_app
+from creativeflow.services.aigeneration.application.generations import Caller
+from creativeflow.services.aigeneration.application.worker_reports import Kind
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.request import Request
-from creativeflow.services.aigeneration.orchestration import Caller
-from creativeflow.services.aigeneration.reports import Kind
 from creativeflow.services.aigeneration.settings import Settings
-from picture_server import LOOPBACK, PictureServer, animated, picture, plain
-from world import World, a_final, four_samples
+from tests.integration.test_worker_reports import report
+from tests.support.app import World, a_final, four_samples
+from tests.support.picture_server import LOOPBACK, PictureServer, animated, picture, plain
 
 FINAL = (1080, 1080)
 

@@ -11,12 +11,12 @@ import pytest
 
 from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, WITH_JOB, State
-from creativeflow.services.aigeneration.storage.batching import Batcher
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.group_commit import Batcher
 from creativeflow.services.aigeneration.storage.migrations import head, migrate
 from creativeflow.services.aigeneration.storage.queries import Filters
-from services import on_server
-from world import World
+from tests.support.app import World
+from tests.support.services import on_server
 
 
 async def migrate_in_a_process(url: str) -> None:

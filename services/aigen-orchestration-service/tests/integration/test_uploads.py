@@ -12,14 +12,14 @@ from uuid import UUID
 import httpx
 import pytest
 
-from creativeflow.services.aigeneration.adapters import picture_files
-from creativeflow.services.aigeneration.adapters.asset_store import AssetStore
-from creativeflow.services.aigeneration.adapters.picture_files import PictureDecoder, PictureRefusedError
-from creativeflow.services.aigeneration.adapters.upload_log import UploadLog, job_uploader, user_uploader
+from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
+from creativeflow.services.aigeneration.adapters.images import inspection
+from creativeflow.services.aigeneration.adapters.images.inspection import PictureDecoder, PictureRefusedError
+from creativeflow.services.aigeneration.adapters.upload_quotas import UploadLog, job_uploader, user_uploader
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.domain import errors
-from picture_server import picture, plain
-from world import World
+from tests.support.app import World
+from tests.support.picture_server import picture, plain
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ async def test_decoder_ends_with_the_process_that_started_it(tmp_path: Path) -> 
     script = f"""
 import asyncio, os, signal
 from pathlib import Path
-from {picture_files.__name__} import PictureDecoder
+from {inspection.__name__} import PictureDecoder
 decoder = PictureDecoder()
 asyncio.run(decoder.inspect(Path({str(tmp_path / "a.part")!r})))
 print(decoder._process.pid, flush=True)

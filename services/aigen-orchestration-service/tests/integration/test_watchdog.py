@@ -6,9 +6,9 @@ import structlog
 from prometheus_client import REGISTRY
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.stalls import StallKind
-from creativeflow.services.aigeneration.worker.watchdog import Watchdog
-from world import World
+from creativeflow.services.aigeneration.domain.stalled_workers import StallKind
+from creativeflow.services.aigeneration.workers.watchdog import Watchdog
+from tests.support.app import World
 
 
 def figure(lane: Stage, kind: StallKind) -> float | None:

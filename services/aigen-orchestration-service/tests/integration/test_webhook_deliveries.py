@@ -12,14 +12,14 @@ from uuid import UUID
 import pytest
 import structlog
 
-from creativeflow.services.aigeneration import documents
+from creativeflow.services.aigeneration.application.webhook_endpoints import Ownership
 from creativeflow.services.aigeneration.domain.errors import NotFoundError, WebhookTargetDisabledError
-from creativeflow.services.aigeneration.domain.resource import resource
+from creativeflow.services.aigeneration.domain.representation import resource
 from creativeflow.services.aigeneration.domain.webhooks import SCHEDULE, DisabledReason, TargetState
-from creativeflow.services.aigeneration.storage.targets import Target
-from creativeflow.services.aigeneration.targets import Ownership
-from receiver import LOOPBACK, Call, Receiver
-from world import World
+from creativeflow.services.aigeneration.storage.webhook_endpoints import Target
+from tests.support.app import World
+from tests.support.webhook_receiver import LOOPBACK, Call, Receiver
+from tools import generate_docs
 
 TEST = Ownership(name="test", sees_all=False)
 """The caller in whose name a world submits."""
@@ -93,7 +93,7 @@ async def test_the_example_of_the_documents_verifies_a_real_delivery(world: Worl
     await world.with_samples()
     await world.drain()
     (call,) = receiver.calls
-    text = (documents.ROOT / "docs" / "webhooks.md").read_text("utf-8")
+    text = (generate_docs.ROOT / "docs" / "webhooks.md").read_text("utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     said: dict[str, Any] = {}
     exec(example, said)  # noqa: S102 - the example of our own documents

@@ -13,43 +13,20 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import Receive, Scope, Send
 
 from creativeflow.services.aigeneration import __version__
-from creativeflow.services.aigeneration.api import (
-    accounts,
-    callbacks,
-    catalogue,
-    documentation,
-    generation_requests,
-    health,
-    operations,
-    problems,
-    stream,
-    webhook_targets,
-)
-from creativeflow.services.aigeneration.api.context import Context
-from creativeflow.services.aigeneration.api.limits import Limiter
+from creativeflow.services.aigeneration.api import errors, routes
+from creativeflow.services.aigeneration.api.middleware import Context
+from creativeflow.services.aigeneration.api.rate_limit import Limiter
+from creativeflow.services.aigeneration.api.routes import callbacks
 from creativeflow.services.aigeneration.api.routing import ShortWay
+from creativeflow.services.aigeneration.bootstrap.container import Service, broker_queues, database_url
+from creativeflow.services.aigeneration.kit.translations import Catalogue
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from creativeflow.services.aigeneration.texts import Catalogue
-from creativeflow.services.aigeneration.web import (
-    console,
-    console_accounts,
-    console_attention,
-    console_requests,
-    console_settings,
-    console_timeline,
-    failures,
-    history,
-    references,
-    sign_in,
-    statics,
-    studio,
-    studio_requests,
-)
-from creativeflow.services.aigeneration.web.overview import Overview
-from creativeflow.services.aigeneration.web.rendering import Pages
+from creativeflow.services.aigeneration.web import console, error_pages, sign_in, static_files, studio
+from creativeflow.services.aigeneration.web.console.snapshot import Overview
 from creativeflow.services.aigeneration.web.sessions import Sessions
-from creativeflow.services.aigeneration.wiring import Service, broker_queues, database_url
+from creativeflow.services.aigeneration.web.studio import reference_images
+from creativeflow.services.aigeneration.web.templating import Pages
 
 _ABOUT = """Takes a request for an AI-made creative from credit check to final image.
 
@@ -108,19 +85,15 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
         docs_url=None,
         redoc_url=None,
     )
-    uploads = {callbacks.UPLOADS: settings.asset_limit_bytes, references.UPLOADS: settings.web_upload_bytes}
+    uploads = {callbacks.UPLOADS: settings.asset_limit_bytes, reference_images.UPLOADS: settings.web_upload_bytes}
     around = partial(Context, body_limit=settings.body_limit_bytes, upload_limits=uploads)
     app.add_middleware(around)
-    problems.install(app)
-    app.state.catalogue, app.state.statics = Catalogue.load(), statics.Statics()
-    app.state.pages, app.state.present_error = Pages(settings, app.state.statics), failures.present
-    routers = (
-        generation_requests, stream, catalogue, callbacks, webhook_targets, operations, accounts, health, documentation,
-        statics, sign_in, studio, studio_requests, history, references, console, console_requests, console_timeline,
-        console_attention, console_accounts, console_settings,
-    )  # fmt: skip
-    for part in routers:
-        app.router.routes.extend(part.router.routes)  # including a router would have each call look for its route twice
+    errors.install(app)
+    app.state.catalogue, app.state.statics = Catalogue.load(), static_files.Statics()
+    app.state.pages, app.state.present_error = Pages(settings, app.state.statics), error_pages.present
+    pages = (static_files.router, sign_in.router, *studio.ROUTERS, *console.ROUTERS)
+    for router in (*routes.ROUTERS, *pages):
+        app.router.routes.extend(router.routes)  # including a router would have each call look for its route twice
     app.short_way = ShortWay(app.router.routes, around)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
@@ -199,4 +172,4 @@ def _declare_refusals(described: dict[str, Any]) -> None:
 
 def _refusal(status: int) -> dict[str, Any]:
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    return {"description": HTTPStatus(status).phrase, "content": {problems.MEDIA_TYPE: schema}}
+    return {"description": HTTPStatus(status).phrase, "content": {errors.MEDIA_TYPE: schema}}

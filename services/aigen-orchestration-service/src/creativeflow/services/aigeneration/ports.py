@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
-from creativeflow.services.aigeneration.domain.prices import ACTIONS, Plan
+from creativeflow.services.aigeneration.domain.moderation import Verdict
+from creativeflow.services.aigeneration.domain.pricing import ACTIONS, Plan
 from creativeflow.services.aigeneration.domain.reconciliation import HoldStatus
 from creativeflow.services.aigeneration.domain.request import Request
-from creativeflow.services.aigeneration.domain.safety import Verdict
 
 __all__ = [
     "Credits", "CreditsConflictError", "CreditsRefusedError", "CreditsUndecidableError", "CreditsUnknownError",

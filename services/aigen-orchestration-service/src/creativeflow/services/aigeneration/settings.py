@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from creativeflow.services.aigeneration.domain.addresses import Rules
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.moderation import WhenAway
+from creativeflow.services.aigeneration.domain.outbound_urls import Rules
 from creativeflow.services.aigeneration.domain.policy import Policy
-from creativeflow.services.aigeneration.domain.prices import PLANS, Prices, credits_amount
-from creativeflow.services.aigeneration.prompts import WhenAway
+from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices, credits_amount
 
 ROLES = ("api", "dispatcher", "results", "relay", "sweeper")
 SECRET_LENGTH_MIN = 24

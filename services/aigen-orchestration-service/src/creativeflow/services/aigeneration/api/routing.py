@@ -15,14 +15,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from creativeflow.services.aigeneration.api.problems import MEDIA_TYPE, JsonFault
-from creativeflow.services.aigeneration.api.schemas import Problem
+from creativeflow.services.aigeneration.api.errors import MEDIA_TYPE, JsonFault
+from creativeflow.services.aigeneration.api.schemas.generations import Problem
 from creativeflow.services.aigeneration.domain.errors import (
     InvalidJsonError,
     InvalidRequestError,
     UnsupportedMediaTypeError,
 )
-from creativeflow.services.aigeneration.validation import describe, parse_json, to_invalid_request
+from creativeflow.services.aigeneration.kit.json_input import describe, parse_json, to_invalid_request
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
-from creativeflow.services.aigeneration.domain.prices import PLANS, Prices
+from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

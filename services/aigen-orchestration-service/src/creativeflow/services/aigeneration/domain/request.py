@@ -9,7 +9,7 @@ from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, Size
 from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, Event, Stage, State
-from creativeflow.services.aigeneration.domain.prices import PLANS, Funding, Plan
+from creativeflow.services.aigeneration.domain.pricing import PLANS, Funding, Plan
 
 
 class Brief(TypedDict):

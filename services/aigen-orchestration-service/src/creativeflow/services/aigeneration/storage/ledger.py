@@ -14,9 +14,9 @@ from typing import Any
 
 import asyncpg
 
-from creativeflow.services.aigeneration.domain.prices import FREE, PLANS, SubscriptionStatus
-from creativeflow.services.aigeneration.storage.batching import Batcher
+from creativeflow.services.aigeneration.domain.pricing import FREE, PLANS, SubscriptionStatus
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.group_commit import Batcher
 
 # No batch has two holds of one user, and they come in the order of their users, as every batch's do.
 _HOLD = """

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from creativeflow.services.aigeneration.domain.change import Topic
+from creativeflow.services.aigeneration.domain.transitions import Topic
+from creativeflow.services.aigeneration.storage.account_flags import CHARGE_FAILED, RAISE, REFUND_FAILED
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.flags import CHARGE_FAILED, RAISE, REFUND_FAILED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

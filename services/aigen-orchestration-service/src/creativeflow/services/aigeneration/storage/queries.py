@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from creativeflow.services.aigeneration.clock import first_id
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.request import Request
-from creativeflow.services.aigeneration.domain.stalls import LaneWork
-from creativeflow.services.aigeneration.storage import rows
+from creativeflow.services.aigeneration.domain.stalled_workers import LaneWork
+from creativeflow.services.aigeneration.kit.clock import first_id
+from creativeflow.services.aigeneration.storage import request_rows
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.statements import NEXT_LOOK, SELECT_REQUEST
+from creativeflow.services.aigeneration.storage.request_sql import NEXT_LOOK, SELECT_REQUEST
 
 QUEUE_POSITION_MAX = 10_000
 """Positions are counted up to here, so that a look at one request costs the same in any queue."""
@@ -41,12 +41,12 @@ class Queries:
     async def request(self, request_id: UUID) -> Request | None:
         """One request with its holds."""
         row = await self._database.fetchrow(f"{SELECT_REQUEST} WHERE r.id = $1", request_id)
-        return rows.to_request(row) if row else None
+        return request_rows.to_request(row) if row else None
 
     async def requests(self, ids: Sequence[UUID]) -> list[Request]:
         """Several requests with their holds, in no order."""
         found = await self._database.fetch(f"{SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
-        return [rows.to_request(row) for row in found]
+        return [request_rows.to_request(row) for row in found]
 
     async def queue_position(self, request: Request) -> int | None:
         """How many jobs of its lane go first, plus one; None when it does not wait."""
@@ -84,7 +84,7 @@ class Queries:
         found = await self._database.fetch(
             f"{SELECT_REQUEST} {where} ORDER BY r.id DESC LIMIT ${len(arguments)}", *arguments
         )
-        return [rows.to_request(row) for row in found]
+        return [request_rows.to_request(row) for row in found]
 
     async def free_used(self, user_id: str, now: datetime) -> int:
         """How many of the month's free generations a user has used."""
@@ -119,7 +119,7 @@ class Queries:
                 AND LEAST(r.deadline_at, r.lease_until) < $1 ORDER BY r.updated_at LIMIT $2""",
             late, most,
         )  # fmt: skip
-        return [rows.to_request(row) for row in found]
+        return [request_rows.to_request(row) for row in found]
 
     async def in_review(self, most: int) -> list[Request]:
         """Requests whose prompt waits for a person, the oldest first."""
@@ -128,7 +128,7 @@ class Queries:
                 ORDER BY r.id LIMIT $1""",
             most,
         )
-        return [rows.to_request(row) for row in found]
+        return [request_rows.to_request(row) for row in found]
 
     async def lanes(self) -> list[dict[str, Any]]:
         """How many jobs wait and are in flight, by lane, and since when the oldest waits."""

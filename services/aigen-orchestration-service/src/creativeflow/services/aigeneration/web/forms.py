@@ -9,11 +9,11 @@ import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from creativeflow.services.aigeneration.api.access import Principal
+from creativeflow.services.aigeneration.api.auth import Principal
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.change import KeyClaim
+from creativeflow.services.aigeneration.domain.transitions import KeyClaim
+from creativeflow.services.aigeneration.kit.json_input import to_invalid_request
 from creativeflow.services.aigeneration.settings import Settings
-from creativeflow.services.aigeneration.validation import to_invalid_request
 
 Model = TypeVar("Model", bound=BaseModel)
 

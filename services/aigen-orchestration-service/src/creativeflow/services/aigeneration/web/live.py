@@ -6,7 +6,7 @@ from contextlib import aclosing
 from fastapi import Request
 from starlette.responses import StreamingResponse
 
-from creativeflow.services.aigeneration.api.stream import Hub, updates, version_of
+from creativeflow.services.aigeneration.api.live_updates import Hub, updates, version_of
 from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 

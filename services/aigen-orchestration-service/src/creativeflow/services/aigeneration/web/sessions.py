@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from creativeflow.services.aigeneration.api.access import Gate, Principal
+from creativeflow.services.aigeneration.api.auth import Gate, Principal
 from creativeflow.services.aigeneration.settings import ApiKey
 
 LIFETIME = timedelta(hours=8)

@@ -6,15 +6,15 @@ from urllib.parse import urlsplit
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.access import Gate, is_user_id
-from creativeflow.services.aigeneration.api.limits import Limiter
+from creativeflow.services.aigeneration.api.auth import Gate, is_user_id
+from creativeflow.services.aigeneration.api.rate_limit import Limiter
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import Settings
-from creativeflow.services.aigeneration.web.failures import Words, words_for
+from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor
+from creativeflow.services.aigeneration.web.error_pages import Words, words_for
 from creativeflow.services.aigeneration.web.forms import FormFields, from_own_page
-from creativeflow.services.aigeneration.web.rendering import drop_session, keep_session, page, pages_router, see_other
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
-from creativeflow.services.aigeneration.web.visitors import Form, StudioVisitor
+from creativeflow.services.aigeneration.web.templating import drop_session, keep_session, page, pages_router, see_other
 
 TOKEN_MAX = 8_000
 HOME = "/studio"

@@ -1,0 +1,1 @@
+"""Credit services behind the `Credits` port."""

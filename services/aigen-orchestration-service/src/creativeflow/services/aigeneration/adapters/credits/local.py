@@ -1,0 +1,78 @@
+"""Credits in our own database: the Credits port on the local ledger."""
+
+from collections.abc import Awaitable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
+from creativeflow.services.aigeneration.domain.pricing import PLANS, SubscriptionStatus, terms
+from creativeflow.services.aigeneration.ports import (
+    CreditsConflictError,
+    CreditsRefusedError,
+    CreditsUnknownError,
+    Entitlements,
+    HoldStatus,
+    Reservation,
+)
+from creativeflow.services.aigeneration.storage.ledger import Ledger
+
+Answer = TypeVar("Answer")
+
+_STATUS = {None: HoldStatus.HELD, "capture": HoldStatus.CAPTURED, "release": HoldStatus.RELEASED}
+
+
+class LocalCredits:
+    """The Credits port; a lost connection is an unknown outcome, as with any other credit service."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def entitlements(self, user_id: str) -> Entitlements:
+        """The plan and balance of the account."""
+        account = await _known(self._ledger.account(user_id))
+        status = SubscriptionStatus(account.status)
+        return Entitlements(
+            plan=terms(PLANS[account.plan], status), restricted=status is SubscriptionStatus.SUSPENDED,
+            balance=account.balance,
+        )  # fmt: skip
+
+    async def hold(self, asked: Reservation) -> None:
+        """Set the amount aside."""
+        if await _known(self._ledger.hold(asked.key, user_id=asked.user_id, amount=asked.amount, action=asked.action)):
+            return
+        movement = await _known(self._ledger.find(asked.key))
+        if movement is None:
+            raise CreditsRefusedError
+        if movement.resolved or (movement.user_id, movement.amount) != (asked.user_id, asked.amount):
+            raise CreditsConflictError(asked.key)
+
+    async def capture(self, held: Reservation) -> None:
+        """Take what is held."""
+        if await _known(self._ledger.resolve(held.key, "capture")) != "capture":
+            raise CreditsConflictError(held.key)
+
+    async def release(self, held: Reservation) -> None:
+        """Give back what is held, or close the key."""
+        await _known(self._ledger.close(held.key))
+        if await _known(self._ledger.resolve(held.key, "release")) == "capture":
+            raise CreditsConflictError(held.key)
+
+    async def find(self, asked: Reservation) -> HoldStatus:
+        """What the ledger says of the key."""
+        movement = await _known(self._ledger.find(asked.key))
+        return _STATUS[movement.resolved] if movement else HoldStatus.ABSENT
+
+    async def decide(self, asked: Reservation, *, charged: bool) -> None:
+        """The ledger is never in doubt."""
+
+    async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
+        """Amounts that lie in `held:` accounts."""
+        found = await _known(self._ledger.outstanding(before, most))
+        return [Reservation(**movement) for movement in found]
+
+
+async def _known(asked: Awaitable[Answer]) -> Answer:
+    try:
+        return await asked
+    except StorageUnavailableError as error:
+        raise CreditsUnknownError("the ledger does not answer") from error

@@ -1,0 +1,115 @@
+"""Credits in Odoo: the Credits port on the addon `creativeflow_aigen`."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from creativeflow.services.aigeneration.adapters.credits.odoo_rpc import OdooCalls
+from creativeflow.services.aigeneration.domain.pricing import (
+    PLANS,
+    SubscriptionStatus,
+    credits_amount,
+    credits_text,
+    terms,
+)
+from creativeflow.services.aigeneration.ports import (
+    CreditsConflictError,
+    CreditsRefusedError,
+    CreditsUnknownError,
+    Entitlements,
+    HoldStatus,
+    Reservation,
+)
+
+MODEL = "creativeflow.credits"
+
+
+class OdooCredits:
+    """The Credits port. Odoo answers what happened; everything else than a clear answer is unknown."""
+
+    def __init__(self, calls: OdooCalls) -> None:
+        self._calls = calls
+
+    async def entitlements(self, user_id: str) -> Entitlements:
+        """Plan, flag and balance of the account in Odoo."""
+        told = await self._calls("creativeflow_entitlements", user_id=user_id)
+        try:
+            balance = credits_amount(_text(told, "balance"))
+            return entitled(_text(told, "plan"), _text(told, "status"), restricted=told["restricted"], balance=balance)
+        except (KeyError, ValueError) as error:
+            raise CreditsUnknownError("Odoo tells no entitlements that are known here") from error
+
+    async def hold(self, asked: Reservation) -> None:
+        """Set the amount aside."""
+        match _text(await self._calls("creativeflow_hold", **_arguments(asked)), "outcome"):
+            case "held":
+                return
+            case "refused":
+                raise CreditsRefusedError
+            case "conflict":
+                raise CreditsConflictError(asked.key)
+            case other:
+                raise CreditsUnknownError(f"Odoo says of a hold: {other}")
+
+    async def capture(self, held: Reservation) -> None:
+        """Take what is held."""
+        if _status(await self._calls("creativeflow_capture", key=held.key)) is not HoldStatus.CAPTURED:
+            raise CreditsConflictError(held.key)
+
+    async def release(self, held: Reservation) -> None:
+        """Give back what is held, or close the key."""
+        match _status(await self._calls("creativeflow_release", **_arguments(held))):
+            case HoldStatus.RELEASED:
+                return
+            case HoldStatus.CAPTURED:
+                raise CreditsConflictError(held.key)
+            case other:
+                raise CreditsUnknownError(f"Odoo says of a released key: {other}")
+
+    async def find(self, asked: Reservation) -> HoldStatus:
+        """What Odoo knows under the key."""
+        return _status(await self._calls("creativeflow_find", key=asked.key))
+
+    async def decide(self, asked: Reservation, *, charged: bool) -> None:
+        """Odoo can always be asked."""
+
+    async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
+        """Holds that are still open in Odoo."""
+        told = await self._calls("creativeflow_outstanding", before=before.isoformat(), limit=most)
+        try:
+            return [Reservation(**{**hold, "amount": credits_amount(hold["amount"])}) for hold in told["holds"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CreditsUnknownError("Odoo lists holds in a way that is not known here") from error
+
+
+def entitled(plan: str, status: str, *, restricted: bool, balance: int) -> Entitlements:
+    """What a subscription of that plan and status allows; `balance` in 1/100 credit.
+
+    Raises:
+        KeyError: a plan that is not on the price list. ValueError: a status that is not known.
+    """
+    known = SubscriptionStatus(status)
+    return Entitlements(
+        plan=terms(PLANS[plan], known), restricted=restricted or known is SubscriptionStatus.SUSPENDED, balance=balance
+    )
+
+
+def _arguments(reservation: Reservation) -> dict[str, str]:
+    return {
+        "key": reservation.key, "user_id": reservation.user_id, "amount": credits_text(reservation.amount),
+        "action": reservation.action,
+    }  # fmt: skip
+
+
+def _text(told: Mapping[str, Any], name: str) -> str:
+    value = told.get(name)
+    if not isinstance(value, str):
+        raise CreditsUnknownError(f"Odoo's answer has no {name}")
+    return value
+
+
+def _status(told: Mapping[str, Any]) -> HoldStatus:
+    try:
+        return HoldStatus(_text(told, "status"))
+    except ValueError as error:
+        raise CreditsUnknownError("Odoo tells a status that is not known here") from error

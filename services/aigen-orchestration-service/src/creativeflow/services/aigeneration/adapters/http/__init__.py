@@ -1,0 +1,1 @@
+"""HTTP clients for services outside our control."""

@@ -1,0 +1,242 @@
+"""Calls to addresses that others chose: resolved and checked by us at every try, made to exactly what was checked."""
+
+import asyncio
+import email.utils
+import re
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urljoin
+
+import httpx
+
+from creativeflow.services.aigeneration.domain.outbound_urls import Address, Place, Rules, UnfitAddressError, read_url
+from creativeflow.services.aigeneration.domain.webhooks import RETRY_AFTER_MAX, Attempt, Trouble
+from creativeflow.services.aigeneration.kit.disk import write
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""The addresses of a name, best first; raises OSError where there are none."""
+
+_LOOKUPS = 8
+_ADDRESSES_TRIED = 3
+_LOOKUP_SECONDS = 5.0
+_REDIRECTS = 3
+_GET_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "creativeflow-aigen"}
+
+
+class DiskError(Exception):
+    """What was downloaded cannot be written here."""
+
+
+class _TooLargeError(Exception):
+    """A body went over its limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """What a download came to; without `trouble` and `too_large` the file is there."""
+
+    status: int | None = None
+    trouble: Trouble | None = None
+    too_large: bool = False
+
+
+class SafeHttp:
+    """Calls without proxies of the environment, cookies or reused connections; a POST follows no redirect.
+
+    A name is resolved once for each try; every address must be fit, and the connection goes to one of them, while
+    certificate and Host are those of the name. So a name that answers differently next time gains nothing.
+    """
+
+    def __init__(
+        self, rules: Rules, *, timeout_seconds: float, resolve: Resolve | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:  # fmt: skip
+        self._rules = rules
+        self._timeout_seconds = timeout_seconds
+        self._threads = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup")
+        self._resolve = resolve or self._look_up
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=tls or httpx.create_ssl_context(), trust_env=False, retries=0,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Let go of connections and threads."""
+        await self._transport.aclose()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def check(self, url: str) -> None:
+        """Whether a URL may be called now.
+
+        Raises:
+            UnfitAddressError: not, or its name is not known.
+        """
+        try:
+            async with asyncio.timeout(_LOOKUP_SECONDS):
+                await self._fit(read_url(url))
+        except (OSError, TimeoutError, UnicodeError):
+            raise UnfitAddressError(
+                "unknown_host", "This host name leads nowhere. Check its spelling; if it is new, try again later."
+            ) from None
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
+        """One try, bounded in time as a whole; only the status of the answer is looked at, never its body."""
+        began = time.perf_counter()
+        status, retry_after = None, None
+
+        async def send() -> None:
+            nonlocal status, retry_after
+            async with self._answer("POST", read_url(url), headers, body) as answer:
+                status, retry_after = answer.status_code, _retry_after(answer)
+
+        trouble = await self._tried(send)
+        if status is not None:
+            trouble = _trouble(status)
+        spent = round((time.perf_counter() - began) * 1000)
+        return Attempt(status=status, trouble=trouble, duration_ms=spent, retry_after=retry_after)
+
+    async def download(self, url: str, target: Path, *, bytes_max: int, own: bool = False) -> Download:
+        """GET a file, bounded in time as a whole and in bytes; each of a few redirects is checked like the first URL.
+
+        The body is written as it comes over the wire: it is asked for uncompressed, and never unpacked. `own` is an
+        address that the operator gave, so it may be private; where it redirects to may not.
+        """
+        result = Download()
+
+        async def get() -> None:
+            nonlocal result
+            result = await self._download(url, target, bytes_max, own=own)
+
+        trouble = await self._tried(get)
+        return Download(trouble=trouble) if trouble else result
+
+    async def _download(self, url: str, target: Path, bytes_max: int, *, own: bool) -> Download:
+        for _ in range(_REDIRECTS + 1):
+            async with self._answer("GET", read_url(url), _GET_HEADERS, b"", own=own) as answer:
+                location = answer.headers.get("location", "")
+                if answer.status_code // 100 == 3 and location:  # noqa: PLR2004 - redirects
+                    url, own = urljoin(url, location), False
+                    continue
+                if answer.status_code // 100 != 2:  # noqa: PLR2004 - success
+                    return Download(status=answer.status_code, trouble=_trouble(answer.status_code))
+                try:
+                    await write(target, _bounded(answer, bytes_max))
+                except _TooLargeError:
+                    return Download(status=answer.status_code, too_large=True)
+                except OSError as error:  # those of the connection come as httpx's
+                    raise DiskError(type(error).__name__) from error
+                return Download(status=answer.status_code)
+        return Download(trouble=Trouble.REDIRECTED)
+
+    async def _tried(self, call: Callable[[], Awaitable[None]]) -> Trouble | None:
+        """Why a call came to nothing; None: it did not fail."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await call()
+        except TimeoutError:
+            return Trouble.TIMEOUT
+        except (UnfitAddressError, httpx.InvalidURL):
+            return Trouble.ADDRESS_REFUSED
+        except httpx.TransportError as error:
+            return _transport_trouble(error)
+        except (OSError, UnicodeError):
+            return Trouble.UNKNOWN_HOST
+        return None
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, place: Place, headers: Mapping[str, str], body: bytes, *, own: bool = False
+    ) -> AsyncIterator[httpx.Response]:
+        addresses = await self._fit(place, own=own)
+        for left, address in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
+            request = httpx.Request(
+                method,
+                httpx.URL(scheme=place.scheme, host=str(address), port=place.port, raw_path=place.target.encode()),
+                headers={**headers, "Host": place.host_header, "Connection": "close"},
+                content=body,
+                extensions={"sni_hostname": place.host},
+            )
+            try:
+                answer = await self._transport.handle_async_request(request)
+            except httpx.ConnectError:
+                if left:
+                    continue
+                raise
+            try:
+                yield answer
+            finally:
+                await answer.aclose()
+            return
+        raise AssertionError("a fit place has at least one address")
+
+    async def _fit(self, place: Place, *, own: bool = False) -> list[Address]:
+        """The addresses of a place, all of which may be called."""
+        literal = place.literal
+        names = [str(literal)] if literal else await self._resolve(place.host, place.port)
+        addresses = [ip_address(name.partition("%")[0]) for name in names]
+        if not addresses:
+            raise OSError(place.host)
+        if not own:
+            for address in addresses:
+                self._rules.check(place, address)
+        return addresses[:_ADDRESSES_TRIED]
+
+    async def _look_up(self, host: str, port: int) -> Sequence[str]:
+        """In threads of their own: names whose servers do not answer must not hold up other look-ups of ours."""
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+async def _bounded(answer: httpx.Response, bytes_max: int) -> AsyncIterator[bytes]:
+    taken = 0
+    async for piece in answer.aiter_raw():
+        taken += len(piece)
+        if taken > bytes_max:
+            raise _TooLargeError
+        yield piece
+
+
+def _trouble(status: int) -> Trouble | None:
+    match status // 100:
+        case 2:
+            return None
+        case 3:
+            return Trouble.REDIRECTED
+    return Trouble.GONE if status == httpx.codes.GONE else Trouble.BAD_STATUS
+
+
+def _transport_trouble(error: httpx.TransportError) -> Trouble:
+    if isinstance(error, httpx.TimeoutException):
+        return Trouble.TIMEOUT
+    if isinstance(error, httpx.ConnectError):
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLError):
+                return Trouble.TLS_FAILED
+            cause = cause.__cause__ or cause.__context__
+        return Trouble.UNREACHABLE
+    return Trouble.BAD_ANSWER
+
+
+def _retry_after(answer: httpx.Response) -> timedelta | None:
+    """When a busy receiver wants to be asked again; bounded, and only where the header is one."""
+    if answer.status_code not in {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}:
+        return None
+    said = answer.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", said):
+        return min(timedelta(seconds=int(said)), RETRY_AFTER_MAX)
+    try:
+        wait = email.utils.parsedate_to_datetime(said) - datetime.now(UTC)
+    except (ValueError, TypeError):
+        return None
+    return min(max(wait, timedelta()), RETRY_AFTER_MAX)

@@ -1,0 +1,1 @@
+"""Inspection of images that came from outside."""

@@ -1,0 +1,129 @@
+"""The routing rules in a TOML file, read again when it changes; one that does not fit never replaces one that did."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import structlog
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.model_routing import STANDARD, Model, Routing, Rule, Strategy
+from creativeflow.services.aigeneration.domain.pricing import PLANS, credits_amount
+
+log = structlog.get_logger(__name__)
+
+PlanName = Literal["free", "payg", "pro", "team", "enterprise"]
+Score = Annotated[int, Field(ge=1, le=5)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Surcharge = Annotated[int, BeforeValidator(lambda value: credits_amount(value) if isinstance(value, str) else value),
+                      Field(ge=0, le=1_000_000)]  # fmt: skip
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Model(_Part):
+    provider: Name
+    title: Annotated[str, Field(min_length=1, max_length=100)]
+    quality: Score = 3
+    economy: Score = 3
+    speed: Score = 3
+    surcharge: Surcharge = 0
+    fallbacks: list[Name] = []
+    stages: list[Stage] = list(Stage)
+    plans: list[PlanName] = [*PLANS]  # type: ignore[list-item]
+
+
+class _Rule(_Part):
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    use: dict[Name, Annotated[int, Field(ge=0, le=1_000_000)]]
+    stages: list[Stage] = []
+    plans: list[PlanName] = []
+    formats: list[Literal[(*FORMATS, CUSTOM)]] = []  # type: ignore[valid-type]
+    strategy: Strategy | None = None
+
+
+class _File(_Part):
+    default: Name
+    models: dict[Name, _Model]
+    rules: list[_Rule] = []
+
+
+class RoutingFileError(Exception):
+    """The file cannot be used; the message says what to change in it."""
+
+
+class RoutingSource:
+    """The routing in force; every process reads the file for itself, and again when its time of change is another."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read the file.
+
+        Raises:
+            RoutingFileError: it cannot be used.
+        """
+        self._path = path
+        self._seen = _changed(path)
+        self._routing = read_routing(path) if path else STANDARD
+
+    def __call__(self) -> Routing:
+        """The routing to decide by now."""
+        return self._routing
+
+    def reload(self) -> None:
+        """Take a changed file; one that does not fit is refused with a word in the log, and the old rules stay."""
+        if self._path is None or (changed := _changed(self._path)) == self._seen:
+            return
+        self._seen = changed
+        try:
+            self._routing = read_routing(self._path)
+        except RoutingFileError as error:
+            log.error("routing_refused", reason=str(error))  # noqa: TRY400 - the fault is in the file
+        else:
+            log.info("routing_reloaded", rules=len(self._routing.rules), models=len(self._routing.models))
+
+
+def read_routing(path: Path) -> Routing:
+    """The routing in a file.
+
+    Raises:
+        RoutingFileError: it cannot be read, or does not fit.
+    """
+    try:
+        said = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Routing(
+            default=said.default,
+            models={name: _model(name, model) for name, model in said.models.items()},
+            rules=tuple(_rule(rule) for rule in said.rules),
+        )
+    except ValidationError as error:
+        first: Any = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RoutingFileError(f"{path.name}: {place}: {first['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise RoutingFileError(f"{path.name}: {error}") from error
+
+
+def _model(name: str, said: _Model) -> Model:
+    return Model(
+        name=name, provider=said.provider, title=said.title, quality=said.quality, economy=said.economy,
+        speed=said.speed, surcharge=said.surcharge, fallbacks=tuple(said.fallbacks), stages=frozenset(said.stages),
+        plans=frozenset(said.plans),
+    )  # fmt: skip
+
+
+def _rule(said: _Rule) -> Rule:
+    return Rule(
+        name=said.name, use=said.use, stages=frozenset(said.stages), plans=frozenset(said.plans),
+        formats=frozenset(said.formats), strategy=said.strategy,
+    )  # fmt: skip
+
+
+def _changed(path: Path | None) -> int | None:
+    try:
+        return path.stat().st_mtime_ns if path else None
+    except OSError:
+        return None

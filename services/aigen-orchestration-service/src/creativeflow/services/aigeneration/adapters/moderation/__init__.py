@@ -1,0 +1,1 @@
+"""Prompt checks behind the `PromptCheck` port."""

@@ -1,0 +1,96 @@
+"""Prompts checked by a moderation endpoint that speaks like OpenAI's, behind the word lists."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, tried
+from creativeflow.services.aigeneration.domain.moderation import Outcome, Verdict
+from creativeflow.services.aigeneration.ports import PromptCheck, PromptCheckUnavailableError
+
+SEVERE = {"sexual/minors", "hate/threatening", "harassment/threatening", "violence/graphic"}
+
+
+class _Result(BaseModel):
+    flagged: bool
+    categories: dict[str, bool | None] = {}
+    category_scores: dict[str, float] = {}
+
+
+class _Answer(BaseModel):
+    results: list[_Result]
+
+
+class _NoAnswerError(Exception):
+    """No answer, or none that can be read."""
+
+
+class ModerationCheck:
+    """The PromptCheck port on `POST {url} {"input": [...]}`; what the first check refuses is not sent at all."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        url: str,
+        *,
+        first: PromptCheck,
+        api_key: str | None,
+        model: str | None,
+        review_above: float,
+        timeout_seconds: float = 3.0,
+        pause_seconds: float = 0.5,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
+        self._http = http
+        self._url = url
+        self._first = first
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._more = {"model": model} if model else {}
+        self._review_above = review_above
+        self._timeout_seconds = timeout_seconds
+        self._pause_seconds = pause_seconds
+        self._breaker = breaker or CircuitBreaker()
+
+    async def check(self, texts: Sequence[str], locale: str | None) -> Verdict:
+        """The strictest of both checks.
+
+        Raises:
+            PromptCheckUnavailableError: the endpoint does not answer.
+        """
+        first = await self._first.check(texts, locale)
+        if first.outcome is Outcome.REJECT:
+            return first
+        try:
+            answer = await tried(
+                lambda: self._breaker.call(lambda: self._ask(texts), failure=_NoAnswerError),
+                again_after=_NoAnswerError, first_pause_seconds=self._pause_seconds, longest_pause_seconds=1.0,
+            )  # fmt: skip
+        except (_NoAnswerError, CircuitOpenError) as error:
+            raise PromptCheckUnavailableError(str(error) or "left alone after failures") from error
+        return Verdict.worst([first, *(self._verdict(result) for result in answer.results)])
+
+    async def _ask(self, texts: Sequence[str]) -> _Answer:
+        body: Mapping[str, Any] = {"input": list(texts), **self._more}
+        try:
+            answer = await self._http.post(
+                self._url, json=body, headers=self._headers, timeout=self._timeout_seconds, follow_redirects=False
+            )
+            if not answer.is_success:
+                raise _NoAnswerError(f"status {answer.status_code}")
+            return _Answer.model_validate_json(answer.content)
+        except httpx.HTTPError as error:
+            raise _NoAnswerError(type(error).__name__) from error
+        except ValidationError as error:
+            raise _NoAnswerError("an answer in other words") from error
+
+    def _verdict(self, result: _Result) -> Verdict:
+        named = [category for category, there in result.categories.items() if there]
+        if result.flagged:
+            severe = SEVERE & set(named)
+            category = min(severe) if severe else min(named, default="flagged")
+            return Verdict(outcome=Outcome.REJECT, category=category, severe=bool(severe))
+        category, score = max(result.category_scores.items(), key=lambda each: each[1], default=("", 0.0))
+        outcome = Outcome.REVIEW if score > self._review_above else Outcome.ALLOW
+        return Verdict(outcome=outcome, category=category if outcome is Outcome.REVIEW else None)

@@ -1,0 +1,1 @@
+"""Notifiers behind the `Notifier` port."""

@@ -1,0 +1,85 @@
+"""Notifications to the notification service through its RabbitMQ queue, and lifecycle events to the topic exchange."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import orjson
+
+from creativeflow.services.aigeneration.adapters.notifications.payload import told
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Message, Outcome, Publication
+from creativeflow.services.aigeneration.ports import NotifierRefusedError, NotifierUnavailableError
+
+SOURCE = "aigen-orchestration-service"
+
+
+class RabbitMQNotifier:
+    """The Notifier port on the default exchange. `channels` must not be empty: the receiver drops such messages."""
+
+    def __init__(self, broker: Broker, *, queue: str, channels: Sequence[str]) -> None:
+        if not channels:
+            raise ValueError("at least one target channel is needed, or notifications are silently dropped")
+        self._broker = broker
+        self._queue = queue
+        self._channels = list(channels)
+
+    async def send(self, notification: Mapping[str, Any]) -> None:
+        """Publish one notification and wait for the broker's confirm."""
+        body = {
+            "user_id": notification["user_id"],
+            "event_type": notification["event_type"],
+            "data": told(notification),
+            "target_channels": self._channels,
+        }
+        message = Message(
+            exchange="",
+            routing_key=self._queue,
+            body=orjson.dumps(body),
+            message_id=notification["event_id"],
+            correlation_id=notification["correlation_id"],
+            type="notification",
+        )
+        confirmed_or_raise((await self._broker.publish([message]))[0])
+
+
+class EventPublisher:
+    """Publishes lifecycle events as `generation.<event>`; nobody need listen, so unroutable is fine."""
+
+    def __init__(self, broker: Broker, *, exchange: str) -> None:
+        self._broker = broker
+        self._exchange = exchange
+
+    async def publish(self, event: Mapping[str, Any]) -> None:
+        """Publish one event in its envelope and wait for the broker's confirm."""
+        envelope = {
+            "eventId": event["event_id"],
+            "eventType": f"generation.{event['event_type']}",
+            "eventVersion": "1.0",
+            "eventTimestamp": event["at"],
+            "sourceService": SOURCE,
+            "correlationId": event["correlation_id"],
+            "userId": event["user_id"],
+            "data": event["data"],
+        }
+        message = Message(
+            exchange=self._exchange,
+            routing_key=envelope["eventType"],
+            body=orjson.dumps(envelope),
+            message_id=event["event_id"],
+            correlation_id=event["correlation_id"],
+            type=envelope["eventType"],
+        )
+        publication = (await self._broker.publish([message]))[0]
+        if publication.outcome is not Outcome.RETURNED:
+            confirmed_or_raise(publication)
+
+
+def confirmed_or_raise(publication: Publication) -> None:
+    """Turn what the broker said into the Notifier port's errors."""
+    match publication.outcome:
+        case Outcome.CONFIRMED:
+            return
+        case Outcome.RETURNED:
+            raise NotifierRefusedError("no queue takes this message; declare it, then replay")
+        case _:
+            raise NotifierUnavailableError(publication.reason, retry_after=timedelta(seconds=1))

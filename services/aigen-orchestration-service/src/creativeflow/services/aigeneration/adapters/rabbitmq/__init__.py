@@ -1,0 +1,1 @@
+"""The RabbitMQ connection: topology, publishing with confirms, consuming with acknowledgements."""

@@ -1,0 +1,133 @@
+"""Dependencies of the endpoints: the process's services, the caller of an action, pages of a list."""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from fastapi import Path, Request
+from pydantic import BaseModel
+from starlette.datastructures import State
+
+from creativeflow.services.aigeneration.api.auth import Principal
+from creativeflow.services.aigeneration.application.accounts import Accounts
+from creativeflow.services.aigeneration.application.generations import Caller, Orchestrator
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
+from creativeflow.services.aigeneration.domain.transitions import KeyClaim
+from creativeflow.services.aigeneration.storage.queries import Queries
+
+PAGE_MAX = 100
+KEY_MAX = 255
+
+
+def _header(name: str, about: str, **bounds: int) -> dict[str, Any]:
+    schema = {"type": "string", **bounds}
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": about}
+
+
+_KEY = _header(
+    "Idempotency-Key", f"1 to {KEY_MAX} characters: the same key and body give the same answer once more.",
+    minLength=1, maxLength=KEY_MAX,
+)  # fmt: skip
+_MATCH = _header("If-Match", "The version (ETag) the caller has seen; another one is answered 412.")
+KEYED = {"parameters": [_KEY]}
+KEYED_AND_MATCHED = {"parameters": [_KEY, _MATCH]}
+"""Headers that are read by hand: the framework's way costs every call a tenth of its time."""
+
+
+def orchestrator(request: Request) -> Orchestrator:
+    """The orchestrator of this process."""
+    found: Orchestrator = request.app.state.orchestrator
+    return found
+
+
+def queries(request: Request) -> Queries:
+    """The reads of this process."""
+    found: Queries = request.app.state.queries
+    return found
+
+
+def key_claim(request: Request, principal: Principal, body: BaseModel | None) -> KeyClaim | None:
+    """The caller's claim on an idempotency key; another address or body gives another fingerprint.
+
+    Raises:
+        IdempotencyKeyRequiredError: there is none and the settings want one, or it is empty or too long.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None and not request.app.state.settings.require_idempotency_key:
+        return None
+    if key is None or not (0 < len(key) <= KEY_MAX and key.isprintable()):
+        raise errors.IdempotencyKeyRequiredError
+    said = body.model_dump(mode="json", exclude_unset=True) if body else None
+    text = orjson.dumps([request.method, request.url.path, said], option=orjson.OPT_SORT_KEYS)
+    return KeyClaim(principal=principal.owner, key=key, fingerprint=hashlib.sha256(text).hexdigest())
+
+
+def acting(request: Request, principal: Principal, body: BaseModel | None = None) -> Caller:
+    """The caller of an action on an existing request."""
+    return Caller(
+        name=principal.name,
+        user_id=principal.user_id,
+        expected_versions=header_versions(request.headers.get("if-match")),
+        claim=key_claim(request, principal, body),
+    )
+
+
+async def own(reading: Queries, request_id: UUID, principal: Principal) -> GenerationRequest:
+    """A request that the caller may see.
+
+    Raises:
+        NotFoundError: unknown, or somebody else's.
+    """
+    found = await reading.request(request_id)
+    if found is None or principal.user_id not in {None, found.user_id}:
+        raise errors.NotFoundError
+    return found
+
+
+def header_versions(header: str | None) -> frozenset[int] | None:
+    """The versions in an If-Match or If-None-Match header; None for `*`, which any version matches."""
+    if header is None or header.strip() == "*":
+        return None
+    named = (part.strip().removeprefix("W/").strip('"') for part in header.split(",")[:20])
+    return frozenset(int(tag) for tag in named if tag.isascii() and tag.isdigit() and len(tag) < 10)  # noqa: PLR2004
+
+
+def to_utc(name: str, moment: datetime | None) -> datetime | None:
+    """A time of a query in UTC; without a zone, or at the end of days, it is refused."""
+    if moment is None:
+        return None
+    try:
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except OverflowError:
+        pass
+    raise errors.InvalidRequestError.at(
+        f"/query/{name}", "invalid_time", "Give a time with its zone, such as 2026-01-31T12:00:00Z."
+    )
+
+
+HoldKey = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}:(samples|final):[0-9]{1,4}(:[0-9]{1,4})?$")]
+"""A hold's key; those of the first releases have no number of the asking."""
+
+
+def accounts(request: Request) -> Accounts:
+    """The accounts as this process sees them."""
+    found: Accounts = request.app.state.accounts
+    return found
+
+
+async def queues_now(state: State) -> dict[str, Any]:
+    """The fair queue by lane, the broker's queues (None: not known), the debts, and lanes whose workers are silent."""
+    depths: dict[str, Any] = {}
+    if (broker := state.broker) is not None:
+        for name in state.broker_queues:
+            depth = await broker.queue_depth(name)
+            depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
+    reads: Queries = state.queries
+    return {
+        "lanes": await reads.lanes(), "debts": await reads.debts(), "broker": depths,
+        "stalled": await state.watchdog.look(),
+    }  # fmt: skip

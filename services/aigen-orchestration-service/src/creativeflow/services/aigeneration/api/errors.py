@@ -1,0 +1,129 @@
+"""Errors as problem documents (RFC 9457), in the caller's language, without anything technical or personal."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from creativeflow.services.aigeneration.api.responses import json_bytes
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.kit.json_input import DEPTH_MAX, describe
+from creativeflow.services.aigeneration.kit.translations import Catalogue
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class JsonFault(HTTPException):
+    """Carries an error through the framework's own body reading."""
+
+    def __init__(self, error: errors.AigenError) -> None:
+        super().__init__(error.status)
+        self.error = error
+
+
+Present = Callable[[Request, errors.AigenError], Response | None]
+"""Shows an error as a page where a page was asked for; None where it was not."""
+
+
+def problem(request: Request, error: errors.AigenError) -> Response:
+    """The answer to a refusal or failure: a problem document, or a page to a person."""
+    present: Present = request.app.state.present_error
+    return present(request, error) or _document(request, error)
+
+
+def _document(request: Request, error: errors.AigenError) -> Response:
+    catalogue: Catalogue = request.app.state.catalogue
+    language = catalogue.choose(request.headers.get("accept-language"))
+    code = error.code
+    document = {
+        "type": f"/problems/{code}",
+        "title": catalogue.title(error, language),
+        "status": error.status,
+        "detail": catalogue.sentence(error, language),
+        "instance": request.url.path,
+        "code": code,
+        "retryable": error.retryable,
+        "request_id": request.scope.get("aigen.request_id", ""),
+    }
+    if isinstance(error, errors.InvalidRequestError):
+        document["errors"] = error.errors
+    headers = {"Content-Language": language}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    elif error.status == 503:  # noqa: PLR2004 - callers should not come back at once
+        headers["Retry-After"] = "5"
+    if error.fields.get("replayed"):
+        headers["Idempotent-Replayed"] = "true"
+    if error.status == 401:  # noqa: PLR2004 - RFC 9110 asks for the challenge
+        headers["WWW-Authenticate"] = 'Bearer realm="aigen"'
+    return Response(json_bytes(document), error.status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Let every error that leaves an endpoint become a problem document."""
+
+    async def on_aigen_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.AigenError)  # noqa: S101 - registered for this class
+        return problem(request, error)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+        return problem(request, from_validation(error))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+        answer = problem(request, from_http(error))
+        if answer.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            answer.headers["Allow"] = ", ".join(sorted(_allowed(request)))
+        return answer
+
+    app.add_exception_handler(errors.AigenError, on_aigen_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _allowed(request: Request) -> set[str]:
+    """What the path takes: the router tells only what its first route takes.
+
+    A name of its own, such as `/quote`, is not also what it could stand for as somebody's id.
+    """
+    fitting = [
+        route
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+    ]
+    named = [route for route in fitting if route.path == request.url.path]
+    return {method for route in named or fitting for method in route.methods or ()}
+
+
+def from_validation(error: RequestValidationError) -> errors.AigenError:
+    """FastAPI's findings in our words; `body`, `query` and `path` become the start of the pointer."""
+    found = list(error.errors())
+    if any(fault["type"] == "json_invalid" for fault in found):
+        return errors.InvalidJsonError(max_depth=DEPTH_MAX)
+    described = []
+    for fault in found[:50]:
+        place, *rest = fault["loc"]
+        prefix = "" if place == "body" else f"/{place}"
+        described.append(describe({**fault, "loc": rest}, prefix))
+    return errors.InvalidRequestError(errors=described)
+
+
+def from_http(error: HTTPException) -> errors.AigenError:
+    """The framework's own errors as ours."""
+    if isinstance(error, JsonFault):
+        return error.error
+    if error.status_code == 404:  # noqa: PLR2004 - HTTP's numbers are their own names
+        return errors.NotFoundError()
+    if error.status_code == 405:  # noqa: PLR2004 - HTTP's numbers are their own names
+        return errors.MethodNotAllowedError()
+    if 400 <= error.status_code < 500:  # noqa: PLR2004 - HTTP's numbers are their own names
+        return errors.InvalidRequestError.at("", "unreadable", "The request could not be read.")
+    return errors.InternalError()

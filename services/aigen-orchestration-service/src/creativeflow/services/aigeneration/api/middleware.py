@@ -1,0 +1,202 @@
+"""Around every call: request id, trace context, body limit, access log, metrics, and the last net for faults."""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import structlog
+from fastapi import Request
+from prometheus_client import Histogram
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from creativeflow.services.aigeneration.api.errors import JsonFault, problem
+from creativeflow.services.aigeneration.api.rate_limit import Patience
+from creativeflow.services.aigeneration.application.metrics import HTTP_SECONDS
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.kit.clock import chance
+
+log = structlog.get_logger(__name__)
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT = re.compile(rb"00-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
+_GONE = 499
+"""What is counted where the caller left in the middle of the body, as proxies count it; nobody is answered."""
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_API = "/api/v1/"
+_CALLBACKS = "/api/v1/n8n-callbacks/"
+_QUIET = ("/health", "/ready", "/metrics")
+
+
+def _too_large(limit: int) -> JsonFault:
+    """The body went over its limit; of a kind which the framework lets through while it reads the body."""
+    return JsonFault(errors.PayloadTooLargeError(limit_bytes=limit))
+
+
+class Context:
+    """One middleware for all of it: every layer costs each call."""
+
+    def __init__(
+        self, app: ASGIApp, *, body_limit: int, upload_limits: Mapping[str, int], patience: Patience | None = None
+    ) -> None:
+        """`upload_limits` are those of single addresses, which take more than the others."""
+        self._app = app
+        self._patience = patience or Patience()
+        self._body_limit = body_limit
+        self._upload_limits = upload_limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        scope["aigen.request_id"] = request_id = _request_id(headers)
+        scope["aigen.traceparent"] = _trace(headers)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        began, status, task = time.perf_counter(), 500, asyncio.current_task()
+        limit = self._upload_limits.get(scope["path"], self._body_limit)
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_extra_headers(scope)]
+            await send(message)
+
+        try:
+            announced = headers.get(b"content-length", b"")
+            await self._guarded(scope, _limited(receive, limit, self._patience, task), answer, limit, announced)
+        except ClientDisconnect:
+            status = _GONE
+        finally:
+            if task:
+                self._patience.end(task)
+            seconds = time.perf_counter() - began
+            self._account(scope, status, seconds)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, limit: int, announced: bytes) -> None:
+        begun = False
+
+        async def watch(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            _check_announced(announced, limit)
+            await _admit_before_the_body(scope)
+            await self._app(scope, receive, watch)
+        except ClientDisconnect:
+            raise
+        except (Exception, asyncio.CancelledError) as found:  # noqa: BLE001 - the last net
+            error = _told(found, scope["path"])
+        else:
+            return
+        if not begun:
+            await problem(Request(scope), error)(scope, receive, send)
+
+    @staticmethod
+    def _account(scope: Scope, status: int, seconds: float) -> None:
+        route: Any = scope.get("route")
+        path = getattr(route, "path", "unmatched")
+        _seconds_of(scope["method"], path, status // 100).observe(seconds)
+        if path not in _QUIET:
+            log.info(
+                "http_request", method=scope["method"], path=path, status=status,
+                duration_ms=round(seconds * 1000, 1), principal=scope.get("aigen.principal"),
+            )  # fmt: skip
+
+
+async def _admit_before_the_body(scope: Scope) -> None:
+    """Authenticate a call with a body before any of it is read, so that only known callers have theirs parsed.
+
+    The principal is kept in the scope for the endpoint's dependency. Callbacks prove themselves by their body.
+
+    Raises:
+        Whatever `Gate.admit` raises.
+    """
+    path: str = scope["path"]
+    if scope["method"] in _WITH_BODY and path.startswith(_API) and not path.startswith(_CALLBACKS):
+        scope["aigen.admitted"] = await scope["app"].state.gate.admit(Request(scope))
+
+
+def _told(found: BaseException, path: str) -> errors.AigenError:
+    """What the caller is told; a call that is being ended from outside stays so."""
+    match found:
+        case JsonFault():
+            return found.error
+        case errors.AigenError():
+            return found
+        case asyncio.CancelledError():
+            task = asyncio.current_task()
+            if found.args != (Patience.ENDED,) or task is None:
+                raise found
+            task.uncancel()
+            return errors.BodyTooSlowError()
+    log.error("unexpected_error", path=path, exc_info=found)
+    return errors.InternalError()
+
+
+@lru_cache(maxsize=1_000)
+def _seconds_of(method: str, path: str, kind: int) -> Histogram:
+    """The part of the figure that this call belongs to: looking it up costs more than counting in it."""
+    return HTTP_SECONDS.labels(method, path, f"{kind}xx")
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else chance().hex()
+
+
+def _trace(headers: dict[bytes, bytes]) -> str:
+    """The trace goes on under a span of our own; without one a new trace begins (W3C Trace Context)."""
+    match = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    trace_id, flags = (match[1].decode(), match[2].decode()) if match else (chance().hex(), "01")
+    return f"00-{trace_id}-{chance()[:8].hex()}-{flags}"
+
+
+def _extra_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    found = [
+        (b"x-request-id", scope["aigen.request_id"].encode()),
+        (b"traceparent", scope["aigen.traceparent"].encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    if rate := scope.get("aigen.rate_limit"):
+        found += [(b"ratelimit-policy", rate[0].encode()), (b"ratelimit", rate[1].encode())]
+    return found
+
+
+def _check_announced(length: bytes, limit: int) -> None:
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
+
+
+def _limited(receive: Receive, limit: int, patience: Patience, task: "asyncio.Task[Any] | None") -> Receive:
+    """Counts the body as it comes, and does not wait for ever: what was announced need not be true."""
+    taken, whole = 0, task is None
+
+    async def counted() -> Message:
+        nonlocal taken, whole
+        if whole:
+            return await receive()  # what comes after the body is the end of the connection
+        assert task is not None  # noqa: S101 - else it was whole from the beginning
+        if taken == 0:
+            patience.begin(task)
+        message = await receive()
+        size = len(message.get("body", b""))
+        taken += size
+        if whole := not message.get("more_body", False):
+            patience.end(task)
+        else:
+            patience.came(task, size)
+        if taken > limit:
+            patience.end(task)
+            raise _too_large(limit)
+        return message
+
+    return counted

@@ -1,0 +1,127 @@
+"""What workers report over HTTP, and the pictures they upload."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from creativeflow.services.aigeneration.api.responses import json_response
+from creativeflow.services.aigeneration.api.routing import ShortRoute, problems
+from creativeflow.services.aigeneration.api.schemas import generations as schemas
+from creativeflow.services.aigeneration.application.worker_reports import (
+    MODELS,
+    ErrorReport,
+    FinalReport,
+    Kind,
+    ProgressReport,
+    Report,
+    Reports,
+    SamplesReport,
+    Signature,
+)
+from creativeflow.services.aigeneration.domain import errors
+
+router = APIRouter(prefix="/api/v1/n8n-callbacks", tags=["callbacks"], route_class=ShortRoute)
+UPLOADS = f"{router.prefix}/assets"
+"""Where pictures are uploaded, which are larger than other bodies."""
+
+SECURED: dict[str, object] = {"security": [{"callbackToken": []}, {"webhookSignature": []}]}
+_PICTURE: dict[str, object] = {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}, "required": True}
+
+
+def _described(kind: Kind) -> dict[str, object]:
+    """The body's schema for the API description; the bytes themselves are read whole, for the signature."""
+    reference = {"$ref": f"#/components/schemas/{MODELS[kind].__name__}"}
+    return SECURED | {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
+
+
+async def _receive(kind: Kind, request: Request) -> Response:
+    reports: Reports = request.app.state.reports
+    await reports.receive(kind, await request.body(), token=_token(request), signature=_signature(request))
+    return json_response({"status": "received"})
+
+
+_ANSWERS = problems(401, 404, 409, 413, 422, 503)
+
+
+@router.post(
+    "/started", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(Kind.STARTED),
+    summary="A worker has begun",
+)  # fmt: skip
+async def started(request: Request) -> Response:
+    """409 means: the request no longer waits for this job; stop quietly."""
+    return await _receive(Kind.STARTED, request)
+
+
+@router.post(
+    "/progress", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(Kind.PROGRESS),
+    summary="How far a worker is",
+)  # fmt: skip
+async def progress(request: Request) -> Response:
+    """Samples that are ready may come along; they can be seen, but not yet selected."""
+    return await _receive(Kind.PROGRESS, request)
+
+
+@router.post(
+    "/sample-result", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(Kind.SAMPLES),
+    summary="Samples are ready",
+)  # fmt: skip
+async def sample_result(request: Request) -> Response:
+    """Some may have failed: the good ones are delivered. The same result again changes nothing."""
+    return await _receive(Kind.SAMPLES, request)
+
+
+@router.post(
+    "/final-result", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(Kind.FINAL),
+    summary="The final is ready",
+)  # fmt: skip
+async def final_result(request: Request) -> Response:
+    """Size and format must be what was asked. The same result again changes nothing."""
+    return await _receive(Kind.FINAL, request)
+
+
+@router.post(
+    "/error", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(Kind.ERROR),
+    summary="A job could not be done",
+)  # fmt: skip
+async def error(request: Request) -> Response:
+    """The code decides whether it is tried again and who pays; see docs/lifecycle.md."""
+    return await _receive(Kind.ERROR, request)
+
+
+@router.post(
+    "/assets",
+    status_code=201,
+    response_model=schemas.Uploaded,
+    responses=problems(401, 409, 413, 415, 422),
+    openapi_extra=SECURED | {"requestBody": _PICTURE},
+    summary="Upload a picture",
+)
+async def upload(request: Request, job_id: Annotated[UUID, Query()]) -> Response:
+    """For workers without a storage of their own: the answer's fields go into the result.
+
+    The picture is decoded before it is kept: one that is damaged, animated or too large is refused.
+    """
+    reports: Reports = request.app.state.reports
+    reports.check_upload(job_id, _token(request))
+    if not request.headers.get("content-type", "").startswith("image/"):
+        raise errors.UnsupportedMediaTypeError(expected="image/png, image/jpeg or image/webp")
+    asset = await request.app.state.save_upload(job_id, request.stream())
+    return json_response(asset, 201)
+
+
+def _token(request: Request) -> str | None:
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" and token else None
+
+
+def _signature(request: Request) -> Signature | None:
+    found = [request.headers.get(f"webhook-{part}") for part in ("id", "timestamp", "signature")]
+    if any(part is None for part in found):
+        return None
+    return Signature(message_id=found[0] or "", timestamp=found[1] or "", signatures=found[2] or "")
+
+
+DESCRIBED: tuple[type[Report], ...] = (Report, ProgressReport, SamplesReport, FinalReport, ErrorReport)
+"""Bodies that stand in the API description though the endpoints read bytes."""

@@ -1,0 +1,42 @@
+"""Live progress as server-sent events: one poll per process for all who listen."""
+
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Request
+from starlette.responses import StreamingResponse
+
+from creativeflow.services.aigeneration.api.auth import AnyCaller
+from creativeflow.services.aigeneration.api.dependencies import own, queries
+from creativeflow.services.aigeneration.api.live_updates import Hub, updates, version_of
+from creativeflow.services.aigeneration.api.responses import json_bytes
+from creativeflow.services.aigeneration.api.routing import problems
+from creativeflow.services.aigeneration.domain.representation import resource
+from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
+
+log = structlog.get_logger(__name__)
+
+
+router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation requests"])
+
+
+@router.get(
+    "/{request_id}/stream",
+    responses=problems(401, 404, 429, 503)
+    | {200: {"content": {"text/event-stream": {}}, "description": "Live updates"}},
+    summary="Live updates (server-sent events)",
+    response_class=StreamingResponse,
+)
+async def stream(request_id: UUID, request: Request, principal: AnyCaller) -> StreamingResponse:
+    """Every change as a snapshot under `id: <version>`; resumes after `Last-Event-ID`; ends with the request."""
+    found = await own(queries(request), request_id, principal)
+    known = version_of(request.headers.get("last-event-id"))
+    known = known if known <= found.version else 0  # an id of another request: begin anew
+    hub: Hub = request.app.state.hub
+    hub.check_room(found.user_id)
+    body = updates(hub, found, say=_event, send_first=known < found.version)
+    return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def _event(request: GenerationRequest) -> bytes:
+    return b"id: %d\nevent: generation.updated\ndata: %b\n\n" % (request.version, json_bytes(resource(request)))

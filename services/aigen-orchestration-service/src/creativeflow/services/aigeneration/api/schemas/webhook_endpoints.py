@@ -1,0 +1,99 @@
+"""What callers send and get about their webhook targets."""
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from creativeflow.services.aigeneration.api.schemas.generations import Body, Clean
+from creativeflow.services.aigeneration.domain.outbound_urls import URL_MAX
+from creativeflow.services.aigeneration.domain.webhooks import DeliveryState, DisabledReason, TargetState, Trouble
+
+_KEY_MIN, _KEY_MAX = 24, 64
+
+
+def _secret(text: str) -> str:
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not text.startswith("whsec_") or not _KEY_MIN <= len(key) <= _KEY_MAX:
+        raise ValueError(
+            f"invalid_secret: Use whsec_ and then {_KEY_MIN} to {_KEY_MAX} random bytes in base64, or leave it out."
+        )
+    return text
+
+
+Secret = Annotated[str, Field(max_length=200), AfterValidator(_secret)]
+
+
+class NewTarget(Body):
+    """Where to send events; without a `secret` one is made."""
+
+    url: Annotated[str, Field(min_length=1, max_length=URL_MAX, examples=["https://hooks.example.com/creatives"])]
+    secret: Secret | None = None
+    description: Annotated[str, Field(min_length=1, max_length=200), Clean] | None = None
+
+
+class NewSecret(Body):
+    """The secret to sign with from now on; without one it is made."""
+
+    secret: Secret | None = None
+
+
+class TargetOut(BaseModel):
+    """A target; `failing_since` is the first of the tries that have failed in a row."""
+
+    id: UUID
+    owner: str
+    url: str
+    description: str | None
+    state: TargetState
+    disabled_reason: DisabledReason | None
+    failing_since: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class TargetWithSecret(TargetOut):
+    """A target with its secret, which is shown at no other time."""
+
+    secret: str
+
+
+class TargetList(BaseModel):
+    """Targets, the oldest first."""
+
+    items: list[TargetOut]
+
+
+class DeliveryOut(BaseModel):
+    """What became of one event; `last_error` says what was wrong with the last try."""
+
+    event_id: UUID
+    request_id: UUID | None
+    type: str
+    status: DeliveryState
+    attempts: int
+    last_status: int | None
+    last_error: Trouble | None
+    duration_ms: int | None
+    next_attempt_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    delivered_at: datetime | None
+
+
+class DeliveryList(BaseModel):
+    """Deliveries, the newest first."""
+
+    items: list[DeliveryOut]
+
+
+class EventOwed(BaseModel):
+    """An event is on its way; its id is the `webhook-id` of every try."""
+
+    event_id: UUID

@@ -1,0 +1,120 @@
+"""What an operator does about a user's money: statements, grants, flags, holds in doubt; for API and console."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from creativeflow.services.aigeneration.application.generations import Orchestrator
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.pricing import SubscriptionStatus, credits_text
+from creativeflow.services.aigeneration.ports import CreditsUnknownError, Entitlements
+from creativeflow.services.aigeneration.storage.account_flags import Flags
+from creativeflow.services.aigeneration.storage.accounting import Books
+from creativeflow.services.aigeneration.storage.ledger import Ledger, OperationReusedError
+from creativeflow.services.aigeneration.storage.outbox import Outbox
+
+MOVEMENTS = 200
+
+
+class Remembered(Protocol):
+    """What users may do, remembered for a while."""
+
+    async def __call__(self, user_id: str) -> Entitlements:
+        """What the user may do."""
+        ...
+
+    def forget(self, user_id: str) -> None:
+        """Ask anew next time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gift:
+    """Credits for a user, in 1/100 credit; a negative amount takes some back."""
+
+    user_id: str
+    amount: int
+    reason: str
+    plan: str | None = None
+    status: SubscriptionStatus | None = None
+
+
+class Accounts:
+    """Reads and steers accounts. `ledger` is None where credits are not kept here."""
+
+    def __init__(
+        self, books: Books, flags: Flags, ledger: Ledger | None, outbox: Outbox, orchestrator: Orchestrator, *,
+        entitlements: Remembered, now: Callable[[], datetime], new_id: Callable[[], UUID],
+    ) -> None:  # fmt: skip
+        self._books = books
+        self._flags = flags
+        self._ledger = ledger
+        self._outbox = outbox
+        self._orchestrator = orchestrator
+        self._entitlements = entitlements
+        self._now = now
+        self._new_id = new_id
+
+    @property
+    def kept_here(self) -> bool:
+        """Whether credits are kept in the local ledger, so that they can be granted."""
+        return self._ledger is not None
+
+    async def statement(self, user_id: str, most: int = MOVEMENTS, skip: int = 0) -> dict[str, Any]:
+        """Plan, balance, what is held, open flags, and every movement, newest first.
+
+        Raises:
+            CreditsUnavailableError: the plan cannot be known right now.
+        """
+        self._entitlements.forget(user_id)
+        try:
+            entitled = await self._entitlements(user_id)
+        except CreditsUnknownError as error:
+            raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
+        movements = await self._books.movements(user_id, most, skip)
+        return {
+            "plan": entitled.plan.name,
+            "balance": None if entitled.balance is None else credits_text(entitled.balance),
+            "held": credits_text(await self._books.held(user_id)),
+            "restricted": entitled.restricted,
+            "flags": await self._flags.open_flags(100, user_id),
+            "entries": [entry | {"amount": credits_text(entry["amount"])} for entry in movements],
+        }
+
+    async def grant(self, gift: Gift, operation: str | None) -> bool:
+        """Give credits; idempotent on `operation`, and False where it was given before.
+
+        Raises:
+            NotFoundError: credits are not kept here. IdempotencyKeyReusedError: the operation was another grant.
+            InvalidRequestError: more would be taken than there is.
+        """
+        if self._ledger is None:
+            raise errors.NotFoundError
+        try:
+            return await self._ledger.grant(
+                gift.user_id, gift.amount, operation=operation or str(self._new_id()), reason=gift.reason,
+                plan=gift.plan, status=gift.status,
+            )  # fmt: skip
+        except OperationReusedError:
+            raise errors.IdempotencyKeyReusedError from None
+        except ValueError as error:
+            raise errors.InvalidRequestError.at("/amount", "invalid_grant", f"{error}.".capitalize()) from None
+        finally:
+            self._entitlements.forget(gift.user_id)
+
+    async def clear(self, user_id: str, *, by: str, note: str) -> int:
+        """Lift a restriction; how many flags were open. Who did it and why stays with each."""
+        cleared = await self._flags.clear(user_id, by=by, note=note, now=self._now())
+        self._entitlements.forget(user_id)
+        return cleared
+
+    async def decide(self, key: str, *, charged: bool, by: str) -> int:
+        """Say what became of a hold in doubt; how many debts of the same key are tried again because of it.
+
+        Raises:
+            NotFoundError: no hold has this key. CreditsUnavailableError: it could not be kept now.
+        """
+        await self._orchestrator.decide_hold(key, charged=charged, by=by)
+        return await self._outbox.replay_for(key, now=self._now())

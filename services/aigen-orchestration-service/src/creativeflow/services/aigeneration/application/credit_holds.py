@@ -1,0 +1,163 @@
+"""Money's way in: a hold that was written as `placing` is asked for, and what the credit service says is written.
+
+Captures and releases are effects of moves and are paid by the relay. Nothing is guessed: an operation without an
+answer stays `placing` until the credit service has said what became of it.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from uuid import UUID
+
+import structlog
+
+from creativeflow.services.aigeneration.application.transitions import Mover, Reply, accepted
+from creativeflow.services.aigeneration.domain import errors, worker_errors
+from creativeflow.services.aigeneration.domain.lifecycle import Event, State
+from creativeflow.services.aigeneration.domain.ordering import ordered, waits_for
+from creativeflow.services.aigeneration.domain.pricing import credits_text
+from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
+from creativeflow.services.aigeneration.domain.transitions import Answer, Change, failure
+from creativeflow.services.aigeneration.ports import (
+    Credits,
+    CreditsConflictError,
+    CreditsRefusedError,
+    CreditsUndecidableError,
+    CreditsUnknownError,
+    Reservation,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Holds:
+    """Places holds, for a caller who waits or for nobody any more; all of it is idempotent on the hold's key."""
+
+    def __init__(self, mover: Mover, credits_: Credits, *, timeout_seconds: float) -> None:
+        self._mover = mover
+        self._credits = credits_
+        self._timeout_seconds = timeout_seconds
+
+    async def place_for_caller(self, request: Request) -> Reply:
+        """Ask while the caller waits; without an answer in time the caller is told where the request stands.
+
+        Raises:
+            InsufficientCreditsError: refused, and written so.
+        """
+        hold = request.placing
+        if hold is None:
+            return Reply(answer=accepted(request), request=request)
+        try:
+            after = await self._place(request, hold)
+        except errors.InsufficientCreditsError:
+            raise
+        except (CreditsUnknownError, errors.ServiceUnavailableError) as error:
+            log.warning("hold_unknown", generation_request_id=str(request.id), reason=str(error))
+            after = await self._accept_in_doubt(request)
+        except Exception:
+            # The request is committed and the sweeper will settle its hold: an error here must not deny that it exists.
+            log.exception("hold_failed", generation_request_id=str(request.id))
+            after = await self._accept_in_doubt(request)
+        return Reply(answer=accepted(after), request=after)
+
+    async def _accept_in_doubt(self, request: Request) -> Request:
+        """Store the answer under the request's key; if the database cannot, the settled hold stores it later."""
+        with suppress(errors.StorageUnavailableError):
+            await self._mover.store.complete_key(request.id, accepted(request))
+        return request
+
+    async def settle(self, request_id: UUID, key: str) -> None:
+        """Find out what became of a hold that is still `placing`, and finish or undo it.
+
+        Does nothing where the hold of this key is no longer `placing`: a later asking has a caller of its own.
+        Where the request still waits for it, the same key is asked again; for one that has ended, it is given back,
+        which also closes the key against an answer that comes late. Where the credit service does not answer, the
+        hold stays as it is; where it can never answer, the hold is parked and the account flagged (REQ-016).
+        """
+        request = await self._mover.store.load(request_id)
+        if request is None or (hold := request.placing) is None or hold.key != key:
+            return
+        try:
+            if waits_for(request, hold):
+                await self._place(request, hold)
+            else:
+                await self._mover.store.give_back_late(hold, request, held=True, now=self._mover.now())
+        except errors.InsufficientCreditsError:
+            pass  # written as refused; there is no caller left to tell
+        except CreditsUndecidableError as error:
+            log.error("hold_parked", hold=hold.key, reason=str(error))  # noqa: TRY400 - no fault of the code that runs here
+            await self._mover.store.park_hold(hold, reason=str(error), now=self._mover.now())
+        except CreditsUnknownError as error:
+            log.warning("hold_still_unknown", generation_request_id=str(request_id), reason=str(error))
+
+    async def decide(self, key: str, *, charged: bool, by: str) -> bool:
+        """A person says whether the money of a key that was in doubt was taken; everything goes on from there.
+
+        False when nothing is known under the key.
+
+        Raises:
+            CreditsUnavailableError: the decision could not be kept now; nothing has changed.
+        """
+        found = await self._mover.store.hold(key)
+        request = await self._mover.store.load(found[0]) if found else None
+        if found is None or request is None:
+            return False
+        try:
+            await self._credits.decide(_reservation(request, found[1]), charged=charged)
+        except CreditsUnknownError as error:
+            raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
+        if await self._mover.store.unpark_hold(key, by=by, charged=charged, now=self._mover.now()):
+            await self.settle(request.id, key)
+        return True
+
+    async def _place(self, request: Request, hold: Hold) -> Request:
+        """Ask the credit service for one hold and write its answer.
+
+        Raises:
+            InsufficientCreditsError: refused, and written so. CreditsUnknownError: nothing is known, nothing written.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._credits.hold(_reservation(request, hold))
+        except TimeoutError as error:
+            raise CreditsUnknownError("no answer in time") from error
+        except CreditsConflictError as error:
+            raise CreditsUndecidableError("the key stands for another hold") from error
+        except CreditsRefusedError:
+            await self._write_answer(request, hold, held=False)
+            raise errors.InsufficientCreditsError(required=credits_text(hold.amount)) from None
+        return await self._write_answer(request, hold, held=True)
+
+    async def _write_answer(self, request: Request, hold: Hold, *, held: bool) -> Request:
+        answered = replace(hold, state=HoldState.HELD if held else HoldState.REFUSED)
+
+        def decide(current: Request) -> Change | None:
+            return self._change(current, answered) if waits_for(current, hold) else None
+
+        after = await self._mover.move(request.id, decide, known=request)
+        if after.placing is not None and after.placing.key == hold.key:
+            await self._mover.store.give_back_late(hold, after, held=held, now=self._mover.now())
+        elif held:
+            await self._mover.store.give_back_refused(hold, after, now=self._mover.now())
+        return after
+
+    def _change(self, current: Request, hold: Hold) -> Change:
+        data = {"hold": hold.key, "credits": credits_text(hold.amount)}
+        if hold.state is HoldState.REFUSED:
+            failed = failure(worker_errors.INSUFFICIENT_CREDITS) if current.state is State.VALIDATING_CREDITS else None
+            change = self._mover.happen(
+                current, Event.CREDITS_REFUSED, hold=hold, data=data, failure=failed, pending_action=None,
+                selected_sample_id=None,
+            )  # fmt: skip
+            refusal = {"code": errors.InsufficientCreditsError.code, "fields": {"required": credits_text(hold.amount)}}
+            return replace(change, answer=Answer(status=402, body=refusal))
+        if current.pending_action is None:
+            change = self._mover.happen(current, Event.CREDITS_HELD, hold=hold, data=data)
+        else:
+            event, fields = Event(current.pending_action["event"]), current.pending_action["fields"]
+            change = self._mover.happen(current, event, hold=hold, data=data, **ordered(current, event, fields))
+        return replace(change, answer=accepted(change.after))
+
+
+def _reservation(request: Request, hold: Hold) -> Reservation:
+    return Reservation(**hold.reservation(request.user_id))

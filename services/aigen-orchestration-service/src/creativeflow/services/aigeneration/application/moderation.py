@@ -1,0 +1,78 @@
+"""Judges prompts before anything is charged: allowed, rejected, or left to a person. Their words are never logged."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.moderation import ALLOWED, Outcome, Verdict, WhenAway
+from creativeflow.services.aigeneration.domain.request import Brief
+from creativeflow.services.aigeneration.ports import PromptCheck, PromptCheckUnavailableError
+from creativeflow.services.aigeneration.storage.account_flags import CONTENT_ABUSE, Flags
+from creativeflow.services.aigeneration.storage.prompt_rejections import Rejections
+
+log = structlog.get_logger(__name__)
+
+ABUSE_WINDOW = timedelta(days=1)
+
+
+class Prompts:
+    """Asks the check, remembers rejections, and flags accounts that keep asking for the worst."""
+
+    def __init__(
+        self, check: PromptCheck, rejections: Rejections, flags: Flags, *, now: Callable[[], datetime],
+        when_away: WhenAway, abuse_after: int,
+    ) -> None:  # fmt: skip
+        self._check = check
+        self._rejections = rejections
+        self._flags = flags
+        self._now = now
+        self._when_away = when_away
+        self._abuse_after = abuse_after
+
+    async def judge(self, user_id: str, brief: Brief) -> Verdict:
+        """Whether the words may be used at once, or after a person has looked.
+
+        Raises:
+            PromptRejectedError: they may not; nothing was charged.
+            SafetyUnavailableError: nobody can say now.
+        """
+        texts = [text for text in (brief["input_prompt"], brief.get("style_guidance")) if text]
+        try:
+            verdict = await self._check.check(texts, brief.get("locale"))
+        except PromptCheckUnavailableError as error:
+            return self._away(error)
+        if verdict.outcome is Outcome.REJECT:
+            await self._rejected(user_id, verdict)
+            raise errors.PromptRejectedError
+        return verdict
+
+    async def judge_change(self, user_id: str, brief: Brief) -> None:
+        """Whether changed words may be used at once; there is no waiting for a person in the middle of a request.
+
+        Raises:
+            PromptRejectedError, SafetyUnavailableError: as above.
+            PromptReviewRequiredError: a person would have to look first.
+        """
+        if (await self.judge(user_id, brief)).outcome is Outcome.REVIEW:
+            raise errors.PromptReviewRequiredError
+
+    def _away(self, error: PromptCheckUnavailableError) -> Verdict:
+        log.error("prompt_check_unavailable", reason=str(error), instead=self._when_away)
+        match self._when_away:
+            case WhenAway.ALLOW:
+                return ALLOWED
+            case WhenAway.REVIEW:
+                return Verdict(outcome=Outcome.REVIEW, category="unchecked")
+            case WhenAway.REFUSE:
+                raise errors.SafetyUnavailableError(retry_after_seconds=5) from error
+
+    async def _rejected(self, user_id: str, verdict: Verdict) -> None:
+        now, category = self._now(), verdict.category or "unknown"
+        log.info("prompt_rejected", category=category, severe=verdict.severe)
+        severe = await self._rejections.note(
+            user_id, category, severe=verdict.severe, now=now, since=now - ABUSE_WINDOW
+        )
+        if verdict.severe and severe >= self._abuse_after:
+            await self._flags.raise_(user_id, CONTENT_ABUSE, now)

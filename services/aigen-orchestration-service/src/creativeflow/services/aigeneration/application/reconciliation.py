@@ -1,0 +1,161 @@
+"""Compares holds, requests, the free count and the credit service, and posts what is missing when told to.
+
+It never takes money nobody decided to take: a compensation is the capture or release that a change decided long ago
+and that somehow never arrived. Everything else is reported for a person. Running it again changes nothing.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from creativeflow.services.aigeneration.domain.pricing import credits_text
+from creativeflow.services.aigeneration.domain.reconciliation import Difference, Verdict, verdict
+from creativeflow.services.aigeneration.domain.request import HoldState
+from creativeflow.services.aigeneration.ports import Credits, CreditsUnknownError, Reservation
+from creativeflow.services.aigeneration.storage.reconciliation import BookedHold, Comparison
+
+log = structlog.get_logger(__name__)
+
+SETTLED_FOR = timedelta(minutes=1)
+"""What changed more recently is looked at next time: it may be on its way."""
+_PARALLEL = 8
+_OUTSTANDING_MAX = 1000
+_FINDINGS_KEPT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One difference; `ours` and `theirs` are what the two books say, `mends` what would be posted."""
+
+    difference: Difference
+    key: str
+    user_id: str
+    credits: str
+    ours: str
+    theirs: str
+    mends: str | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run found; `unanswered` holds could not be asked about, `posted` compensations are on their way.
+
+    `complete` is False where there were more holds than were to be compared.
+    """
+
+    compared: int = 0
+    unanswered: int = 0
+    posted: int = 0
+    complete: bool = True
+    findings: list[Finding] = field(default_factory=list)
+
+
+class Reconciliation:
+    """One run at a time is enough, several do no harm."""
+
+    def __init__(self, comparison: Comparison, credits_: Credits, *, now: Callable[[], datetime]) -> None:
+        self._comparison = comparison
+        self._credits = credits_
+        self._now = now
+
+    async def run(
+        self, since: datetime, *, apply: bool = False, by: str = "reconciliation", most: int | None = None
+    ) -> Report:
+        """Compare the holds that began since then, all that are open, and what the credit service still keeps.
+
+        `most` bounds how many holds are compared.
+        """
+        report, until = Report(), self._now() - SETTLED_FOR
+        async for holds in self._comparison.holds(since, until):
+            if most is not None and report.compared >= most:
+                report.complete = False
+                break
+            await self._compare(holds, report, apply=apply, by=by)
+        await self._compare_outstanding(until, since, report, apply=apply, by=by)
+        for wrong in await self._comparison.free_counts_off(since, apply=apply):
+            report.findings.append(
+                Finding(
+                    difference=Difference.FREE_COUNT, key=f"{wrong['month']:%Y-%m}", user_id=wrong["user_id"],
+                    credits="0.00", ours=str(wrong["used"]), theirs=str(wrong["kept"]), mends="count",
+                )
+            )  # fmt: skip
+            report.posted += apply
+        await self._comparison.keep_report(_summary(report, since, apply=apply, by=by), self._now())
+        return report
+
+    async def last(self) -> tuple[datetime, dict[str, Any]] | None:
+        """When the last run was, in any process, and what it found; its findings are the first of all."""
+        return await self._comparison.last_report()
+
+    async def _compare_outstanding(
+        self, until: datetime, since: datetime, report: Report, *, apply: bool, by: str
+    ) -> None:
+        """What the credit service has set aside for longer than the holds compared above can tell."""
+        try:
+            outstanding = await self._credits.outstanding(min(since, until), _OUTSTANDING_MAX)
+        except CreditsUnknownError:
+            report.unanswered += 1
+            return
+        kept = {reservation.key: reservation for reservation in outstanding or ()}
+        ours = await self._comparison.by_keys(list(kept))
+        await self._compare(ours, report, apply=apply, by=by)
+        for reservation in (kept[key] for key in kept.keys() - {hold.key for hold in ours}):
+            report.findings.append(
+                Finding(
+                    difference=Difference.UNKNOWN_HERE, key=reservation.key, user_id=reservation.user_id,
+                    credits=credits_text(reservation.amount), ours="absent", theirs="held",
+                )
+            )  # fmt: skip
+
+    async def _compare(self, holds: Sequence[BookedHold], report: Report, *, apply: bool, by: str) -> None:
+        room = asyncio.Semaphore(_PARALLEL)
+
+        async def judge(hold: BookedHold) -> None:
+            async with room:
+                await self._judge(hold, report, apply=apply, by=by)
+
+        await asyncio.gather(*(judge(hold) for hold in holds))
+
+    async def _judge(self, hold: BookedHold, report: Report, *, apply: bool, by: str) -> None:
+        report.compared += 1
+        try:
+            found = await self._verdict(hold)
+            if found is None:
+                return
+            # It may have moved on between the two looks: only what is still so on a second look is a difference.
+            (again,) = await self._comparison.by_keys([hold.key]) or (hold,)
+            if again != hold or await self._verdict(again) != found:
+                return
+            theirs = await self._credits.find(_reservation(hold))
+        except CreditsUnknownError:
+            report.unanswered += 1
+            return
+        report.findings.append(
+            Finding(
+                difference=found.difference, key=hold.key, user_id=hold.user_id, credits=credits_text(hold.amount),
+                ours=hold.state, theirs=theirs, mends=found.compensation,
+            )
+        )  # fmt: skip
+        if apply and found.compensation is not None:
+            body = hold.reservation()
+            report.posted += await self._comparison.post(found.compensation, body, hold, by=by, now=self._now())
+
+    async def _verdict(self, hold: BookedHold) -> Verdict | None:
+        theirs = await self._credits.find(_reservation(hold))
+        return verdict(HoldState(hold.state), theirs, owed=hold.owed)
+
+
+def _summary(report: Report, since: datetime, *, apply: bool, by: str) -> dict[str, Any]:
+    return {
+        "by": by, "since": since, "applied": apply, "compared": report.compared, "unanswered": report.unanswered,
+        "posted": report.posted, "complete": report.complete, "differences": len(report.findings),
+        "findings": [asdict(finding) for finding in report.findings[:_FINDINGS_KEPT]],
+    }  # fmt: skip
+
+
+def _reservation(hold: BookedHold) -> Reservation:
+    return Reservation(**hold.reservation())

@@ -1,0 +1,72 @@
+"""The usage log as text: CSV for a spreadsheet, JSON lines for a program."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from creativeflow.services.aigeneration.domain.pricing import credits_text
+from creativeflow.services.aigeneration.domain.request import iso
+
+COLUMNS = (
+    "at", "user_id", "project_id", "generation_request_id", "stage", "round", "action", "paid_by", "credits", "plan",
+    "model",
+)  # fmt: skip
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class UsageFormat(StrEnum):
+    """How an export is written."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+    @property
+    def media_type(self) -> str:
+        """The content type of an export."""
+        return "text/csv; charset=utf-8" if self is UsageFormat.CSV else "application/jsonl"
+
+
+async def export(rows: AsyncIterator[dict[str, Any]], as_: UsageFormat) -> AsyncIterator[str]:
+    """Line by line, so that a year needs no more memory than a day."""
+    write = _csv_line if as_ is UsageFormat.CSV else _json_line
+    if as_ is UsageFormat.CSV:
+        yield _written(list(COLUMNS))
+    async for row in rows:
+        yield write(
+            row | {"at": iso(row["at"]), "credits": credits_text(row["amount"]),
+                   "generation_request_id": str(row["request_id"])}
+        )  # fmt: skip
+
+
+def month_of(text: str) -> tuple[datetime, datetime]:
+    """A month such as 2026-11: its first moment and the first of the next, in UTC.
+
+    Raises:
+        ValueError: not a month.
+    """
+    first = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
+    return first, first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+
+
+def _csv_line(row: Mapping[str, Any]) -> str:
+    return _written([_plain(row[name]) for name in COLUMNS])
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    return orjson.dumps({name: row[name] for name in COLUMNS}).decode() + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """A cell which no spreadsheet takes for a formula: users choose their ids."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _written(cells: list[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()

@@ -1,0 +1,314 @@
+"""What workers report: one door for HTTP callbacks, RabbitMQ messages and the local engine.
+
+A report is read, its proof is checked against the job it speaks of, the pictures it names are looked at, and then it
+happens to the request. Looking takes time, so it comes before the change: no transaction waits for it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Protocol, cast
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from creativeflow.services.aigeneration.application.jobs import Jobs
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
+from creativeflow.services.aigeneration.domain.result_checks import (
+    INVALID_OUTPUT,
+    PictureFault,
+    distinct_samples,
+    final_fits,
+    sample_fits,
+)
+from creativeflow.services.aigeneration.kit.clock import born_at
+from creativeflow.services.aigeneration.kit.json_input import parse_json, plain_texts, to_invalid_request
+from creativeflow.services.aigeneration.kit.legacy_field_names import current_result
+from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
+
+Short = Annotated[str, Field(min_length=1, max_length=200)]
+Url = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(https?|s3)://[^\s]+$")]
+
+
+class Kind(StrEnum):
+    """The five things a worker can say; the value is the last part of the callback's address."""
+
+    STARTED = "started"
+    PROGRESS = "progress"
+    SAMPLES = "sample-result"
+    FINAL = "final-result"
+    ERROR = "error"
+
+
+class Report(BaseModel):
+    """What every report carries; fields that are not known here are ignored, workers may say more."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        return plain_texts(value)
+
+    generation_request_id: UUID
+    job_id: UUID | None = None
+    callback_token: Annotated[str, Field(max_length=200)] | None = None
+
+
+class ReportedAsset(BaseModel):
+    """A picture that a worker made."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+    asset_id: Short
+    url: Url
+    resolution: Annotated[str, Field(max_length=20, pattern=r"^\d{1,5}[xX]\d{1,5}$", examples=["512x512"])]
+    format: Annotated[str, Field(max_length=10, examples=["png"])]
+    index: Annotated[int, Field(ge=0, le=99)] | None = None
+    model: Short | None = None
+    checksum: Short | None = None
+    metadata: dict[str, Any] | None = None
+
+    def asset(self) -> Asset:
+        """The picture as the domain has it; what was not said is left out."""
+        return cast("Asset", self.model_dump(exclude_none=True))
+
+
+class ReportedFailure(BaseModel):
+    """One sample that could not be made."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    index: Annotated[int, Field(ge=0, le=99)]
+    error_code: Short = "provider_error"
+    error_message: Annotated[str, Field(max_length=4000)] | None = None
+
+
+class ProgressReport(Report):
+    """How far the work is; samples that are ready may come along."""
+
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    step: Annotated[str, Field(max_length=100)] | None = None
+    samples: Annotated[list[ReportedAsset], Field(max_length=8)] = []
+
+
+class SamplesReport(Report):
+    """The samples that came, and the ones that did not."""
+
+    samples: Annotated[list[ReportedAsset], Field(max_length=8)]
+    failures: Annotated[list[ReportedFailure], Field(max_length=8)] = []
+    ai_model_used: Short | None = None
+    provider: Short | None = None
+    processing_time_ms: Annotated[int, Field(ge=0, le=86_400_000)] | None = None
+
+
+class FinalReport(Report):
+    """The final picture."""
+
+    final_asset: ReportedAsset
+    ai_model_used: Short | None = None
+    provider: Short | None = None
+    processing_time_ms: Annotated[int, Field(ge=0, le=86_400_000)] | None = None
+
+
+class ErrorReport(Report):
+    """Why the job could not be done; the codes and what they lead to stand in docs/lifecycle.md."""
+
+    error_code: Short
+    error_message: Annotated[str, Field(max_length=4000)] | None = None
+    error_details: Any = None
+    failed_stage: Annotated[str, Field(max_length=100)] | None = None
+    is_system_error: bool | None = None
+
+
+MODELS: Mapping[Kind, type[Report]] = {
+    Kind.STARTED: Report,
+    Kind.PROGRESS: ProgressReport,
+    Kind.SAMPLES: SamplesReport,
+    Kind.FINAL: FinalReport,
+    Kind.ERROR: ErrorReport,
+}
+
+
+class Signature(BaseModel):
+    """The three headers of a Standard Webhooks signature."""
+
+    message_id: str
+    timestamp: str
+    signatures: str
+
+
+class PictureCheck(Protocol):
+    """Finds out what a reported picture really is."""
+
+    def covers(self, asset: Asset) -> bool:
+        """Whether this asset is looked at at all."""
+        ...
+
+    async def look(self, job_id: UUID, asset: Asset) -> Asset | PictureFault:
+        """The asset with what was found in place of what was claimed, or why it is none. Bounded in time."""
+        ...
+
+
+class Reports:
+    """Reads reports, checks their proof, and lets them happen."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        secrets: CallbackSecrets,
+        *,
+        now: Callable[[], datetime],
+        allow_missing_job_id: bool = False,
+        older_names: bool = False,
+        check: PictureCheck | None = None,
+        uploads_for: timedelta | None = None,
+    ) -> None:
+        """`uploads_for`: how long after the birth of a job its worker may upload pictures."""
+        self._check = check
+        self._uploads_for = uploads_for
+        self._jobs = jobs
+        self._secrets = secrets
+        self._now = now
+        self._allow_missing_job_id = allow_missing_job_id
+        self._older_names = older_names
+
+    async def receive(
+        self, kind: Kind, body: bytes, *, token: str | None = None, signature: Signature | None = None
+    ) -> Request:
+        """Take one report as it came. The same report again changes nothing.
+
+        The token of the job may come beside the body or in it as `callback_token`.
+
+        Raises:
+            InvalidCredentialsError: neither the job's token nor a signature of ours.
+            InvalidRequestError, InvalidJsonError: it cannot be read.
+            NotFoundError, StaleResultError: no such request; not its current job.
+        """
+        signed = signature is not None and self._secrets.signed(
+            signature.message_id, signature.timestamp, signature.signatures, body, now=self._now().timestamp()
+        )
+        if not signed and signature is not None and token is None:
+            raise errors.InvalidCredentialsError
+        report = read(kind, body, older_names=self._older_names)
+        job_id = report.job_id or await self._current_job(report, signed=signed)
+        if not signed and not self._secrets.opens(token or report.callback_token or "", job_id):
+            raise errors.InvalidCredentialsError
+        return await self.apply(report, job_id)
+
+    def check_upload(self, job_id: UUID, token: str | None) -> None:
+        """Whether the token opens this job, and the job can still be under way.
+
+        Raises:
+            InvalidCredentialsError: another job's token, or none of ours. StaleResultError: the job's time is over.
+        """
+        if not self._secrets.opens(token or "", job_id):
+            raise errors.InvalidCredentialsError
+        if self._uploads_for is not None and born_at(job_id) + self._uploads_for < self._now():
+            raise errors.StaleResultError
+
+    async def apply(self, report: Report, job_id: UUID) -> Request:
+        """Let a report happen whose sender is known."""
+        request_id, told = report.generation_request_id, self._jobs
+        match report:
+            case ProgressReport():
+                return await self._progress(report, job_id)
+            case SamplesReport():
+                return await self._samples(report, job_id)
+            case FinalReport():
+                return await self._final(report, job_id)
+            case ErrorReport():
+                said = report.model_dump(include={"failed_stage", "is_system_error"}, exclude_none=True)
+                return await told.attempt_failed(request_id, job_id, report.error_code, said)
+            case _:
+                return await told.work_started(request_id, job_id)
+
+    async def _progress(self, report: ProgressReport, job_id: UUID) -> Request:
+        """Pictures that are none are left out; the result will say so."""
+        samples, _, _ = await self._looked_at(report.generation_request_id, job_id, report.samples)
+        progress = report.model_dump(include={"percent", "step"}, exclude_none=True)
+        return await self._jobs.progress_reported(report.generation_request_id, job_id, progress, samples)
+
+    async def _samples(self, report: SamplesReport, job_id: UUID) -> Request:
+        samples, found, data = await self._looked_at(report.generation_request_id, job_id, report.samples)
+        reported = [
+            SampleFailure(index=failed.index, error_code=failed.error_code, message="") for failed in report.failures
+        ]
+        return await self._jobs.samples_delivered(
+            report.generation_request_id, job_id, samples, [*reported, *found], ai_model_used=report.ai_model_used,
+            data=_work(report) | data,
+        )  # fmt: skip
+
+    async def _final(self, report: FinalReport, job_id: UUID) -> Request:
+        request_id, asset = report.generation_request_id, report.final_asset.asset()
+        if self._check is not None and self._check.covers(asset):
+            request = await self._jobs.awaiting_result(request_id, job_id, Stage.FINAL)
+            if request is not None and final_fits(request, asset):
+                found = await self._check.look(job_id, asset)
+                if isinstance(found, PictureFault):
+                    evidence = _work(report) | {"checks": [{"reason": found.reason}]}
+                    return await self._jobs.attempt_failed(request_id, job_id, found.error_code, evidence)
+                asset = found
+        return await self._jobs.final_delivered(
+            request_id, job_id, asset, ai_model_used=report.ai_model_used, data=_work(report)
+        )
+
+    async def _looked_at(
+        self, request_id: UUID, job_id: UUID, reported: Sequence[ReportedAsset]
+    ) -> tuple[list[Asset], list[SampleFailure], dict[str, Any]]:
+        """The samples as they really are, those that are none or repeat another one, and the evidence of that.
+
+        A report that is not awaited is refused before anything is fetched, and so is a sample that does not fit by its
+        own account.
+        """
+        check = self._check
+        samples = [Asset(**{"index": at, **each.asset()}) for at, each in enumerate(reported)]
+        if check is None or not any(check.covers(sample) for sample in samples):
+            return samples, [], {}
+        request = await self._jobs.awaiting_result(request_id, job_id, Stage.SAMPLES)
+        if request is None:
+            return samples, [], {}
+
+        async def look(sample: Asset) -> Asset | PictureFault:
+            return await check.look(job_id, sample) if sample_fits(request, sample) else sample
+
+        found = await asyncio.gather(*(look(sample) for sample in samples))
+        good, again = distinct_samples([each for each in found if not isinstance(each, PictureFault)])
+        bad = {
+            sample["index"]: each for sample, each in zip(samples, found, strict=True) if isinstance(each, PictureFault)
+        }
+        bad |= {sample["index"]: PictureFault(INVALID_OUTPUT, "repeated") for sample in again}
+        failures = [SampleFailure(index=index, error_code=fault.error_code, message="") for index, fault in bad.items()]
+        checks = [{"index": index, "reason": fault.reason} for index, fault in sorted(bad.items())]
+        return good, failures, {"checks": checks} if checks else {}
+
+    async def _current_job(self, report: Report, *, signed: bool) -> UUID:
+        """The current job for a worker that does not send its id: only where a setting allows it, and only signed."""
+        if not self._allow_missing_job_id:
+            raise errors.InvalidRequestError.at("/job_id", "missing", "Send the `job_id` of the job message back.")
+        if not signed:
+            raise errors.InvalidCredentialsError
+        return await self._jobs.current_job(report.generation_request_id)
+
+
+def read(kind: Kind, body: bytes, *, older_names: bool = False) -> Report:
+    """A report from its JSON text; by older names, too, where those are spoken.
+
+    Raises:
+        InvalidJsonError, InvalidRequestError: with the place of each fault.
+    """
+    value = parse_json(body)
+    if older_names:
+        told, value = current_result(kind, value)
+        kind = Kind(told)
+    try:
+        return MODELS[kind].model_validate(value)
+    except ValidationError as error:
+        raise to_invalid_request(error) from None
+
+
+def _work(report: SamplesReport | FinalReport) -> dict[str, Any]:
+    return report.model_dump(include={"provider", "processing_time_ms"}, exclude_none=True)

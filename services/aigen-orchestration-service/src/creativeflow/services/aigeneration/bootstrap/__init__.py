@@ -1,0 +1,1 @@
+"""Build the object graph from the settings; the only package that chooses adapters."""

@@ -1,0 +1,559 @@
+"""Settings become objects here; the only module that knows which adapter is in use."""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterable, Callable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import structlog
+from pydantic import SecretStr
+
+from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
+from creativeflow.services.aigeneration.adapters.credits.billing import BillingCredits, BillingRoutes
+from creativeflow.services.aigeneration.adapters.credits.cached import CachedEntitlements
+from creativeflow.services.aigeneration.adapters.credits.local import LocalCredits
+from creativeflow.services.aigeneration.adapters.credits.odoo import MODEL, OdooCredits
+from creativeflow.services.aigeneration.adapters.credits.odoo_rpc import OdooCalls
+from creativeflow.services.aigeneration.adapters.engine.local import LocalEngine
+from creativeflow.services.aigeneration.adapters.engine.rabbitmq import RabbitMQEngine
+from creativeflow.services.aigeneration.adapters.http.key_set import KeySet
+from creativeflow.services.aigeneration.adapters.http.safe_client import SafeHttp
+from creativeflow.services.aigeneration.adapters.images.inspection import PictureDecoder
+from creativeflow.services.aigeneration.adapters.images.result_check import ResultCheck
+from creativeflow.services.aigeneration.adapters.model_routing_file import RoutingSource
+from creativeflow.services.aigeneration.adapters.moderation.endpoint import ModerationCheck
+from creativeflow.services.aigeneration.adapters.moderation.word_lists import STANDARD_FILE, WordCheck, read_rules
+from creativeflow.services.aigeneration.adapters.notifications.http import HttpNotifier
+from creativeflow.services.aigeneration.adapters.notifications.log import LogNotifier
+from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import EventPublisher, RabbitMQNotifier
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Binding, Broker, Exchange, Queue, Topology
+from creativeflow.services.aigeneration.adapters.upload_quotas import job_uploader, user_uploader
+from creativeflow.services.aigeneration.api.auth import Gate
+from creativeflow.services.aigeneration.api.live_updates import Hub
+from creativeflow.services.aigeneration.application import metrics
+from creativeflow.services.aigeneration.application.accounts import Accounts
+from creativeflow.services.aigeneration.application.generations import Orchestrator
+from creativeflow.services.aigeneration.application.jobs import Jobs
+from creativeflow.services.aigeneration.application.moderation import Prompts
+from creativeflow.services.aigeneration.application.quotes import Quotes
+from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
+from creativeflow.services.aigeneration.application.transitions import Mover
+from creativeflow.services.aigeneration.application.webhook_endpoints import Targets
+from creativeflow.services.aigeneration.application.worker_reports import MODELS, Kind, Reports
+from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
+from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Stage, State
+from creativeflow.services.aigeneration.domain.request import Asset
+from creativeflow.services.aigeneration.domain.transitions import Change, Topic
+from creativeflow.services.aigeneration.kit import clock
+from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
+from creativeflow.services.aigeneration.kit.supervision import TaskStatus
+from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, PromptCheck, Reservation
+from creativeflow.services.aigeneration.settings import Settings, odoo_address, scheme
+from creativeflow.services.aigeneration.storage.account_flags import Flags
+from creativeflow.services.aigeneration.storage.accounting import Books
+from creativeflow.services.aigeneration.storage.billing_journal import Journal
+from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.embedded import start_embedded
+from creativeflow.services.aigeneration.storage.ledger import Ledger
+from creativeflow.services.aigeneration.storage.migrations import head
+from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
+from creativeflow.services.aigeneration.storage.prompt_rejections import Rejections
+from creativeflow.services.aigeneration.storage.queries import Queries
+from creativeflow.services.aigeneration.storage.reconciliation import Comparison
+from creativeflow.services.aigeneration.storage.requests import Store
+from creativeflow.services.aigeneration.storage.statistics import Figures
+from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
+from creativeflow.services.aigeneration.storage.webhook_endpoints import TargetStore
+from creativeflow.services.aigeneration.workers.dispatcher import Dispatcher
+from creativeflow.services.aigeneration.workers.outbox_relay import Handler, Relay
+from creativeflow.services.aigeneration.workers.periodic import Chore, Chores
+from creativeflow.services.aigeneration.workers.results_consumer import (
+    DeadLetterConsumer,
+    ResultsConsumer,
+    replay_dead_letter,
+)
+from creativeflow.services.aigeneration.workers.runner import Loop
+from creativeflow.services.aigeneration.workers.sweeper import Sweeper
+from creativeflow.services.aigeneration.workers.watchdog import Watchdog
+from creativeflow.services.aigeneration.workers.webhook_sender import WebhookSender
+
+log = structlog.get_logger(__name__)
+
+OVERLAP = timedelta(minutes=10)
+RECONCILED_MAX = 20_000
+"""How many holds the periodic reconciliation compares at most, so that a busy hour does not last for the next."""
+CHORES_SECONDS = 60.0
+"""How often a process with the role `sweeper` looks whether a chore is to be done."""
+WATCH_SECONDS = 10.0
+"""How often a process with the role `dispatcher` looks whether workers work."""
+ROUTING_SECONDS = 2.0
+"""How often each process looks whether the routing file has changed."""
+CONNECTIONS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=1.0)
+"""Of calls to others. Servers close a connection that has been idle for a while, many after 2 to 5 s; one that is
+closed at the moment it is used again leaves a charge in doubt, so we are the first to close it.
+"""
+ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher", "chores": "sweeper"}
+"""The role of a loop that is not named after it."""
+
+
+def database_url(settings: Settings) -> str:
+    """Where the database is; without a setting the embedded one is started (blocking, seconds)."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return start_embedded(settings.data_dir / "postgres")
+
+
+def callback_secrets(settings: Settings) -> CallbackSecrets:
+    """The configured secrets, or one that is generated once into the data directory."""
+    if configured := settings.callback_secrets():
+        return CallbackSecrets(configured)
+    path = settings.data_dir / "callback_secret"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+    return CallbackSecrets([path.read_text().strip()])
+
+
+def topology(settings: Settings) -> Topology:
+    """All exchanges, queues and bindings of docs/asyncapi.yaml."""
+    jobs, topics, dead = (
+        settings.rabbitmq_job_exchange,
+        settings.rabbitmq_topic_exchange,
+        settings.rabbitmq_dead_letter_exchange,
+    )
+    safe = {
+        "x-queue-type": "quorum", "x-delivery-limit": settings.rabbitmq_delivery_limit,
+        "x-dead-letter-exchange": dead, "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish",
+    }  # fmt: skip
+    return Topology(
+        exchanges=(Exchange(jobs, "direct"), Exchange(topics, "topic"), Exchange(dead, "fanout")),
+        queues=(
+            Queue(settings.rabbitmq_samples_queue, safe),
+            Queue(settings.rabbitmq_final_queue, safe),
+            Queue(settings.rabbitmq_results_queue, safe),
+            Queue(settings.rabbitmq_dead_queue, {"x-queue-type": "quorum"}),
+        ),
+        bindings=(
+            Binding(jobs, settings.rabbitmq_samples_queue, settings.rabbitmq_samples_routing_key),
+            Binding(jobs, settings.rabbitmq_final_queue, settings.rabbitmq_final_routing_key),
+            Binding(topics, settings.rabbitmq_results_queue, "ai.event.#"),
+            Binding(dead, settings.rabbitmq_dead_queue, ""),
+        ),
+    )
+
+
+class Service:
+    """All parts of one process, put together; `start` runs the roles, `stop` ends them cleanly.
+
+    An adapter that is given is used in place of the one which the settings name.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        database_url: str,
+        now: Callable[[], datetime] = clock.now,
+        new_id: Callable[[], UUID] = clock.uuid7,
+        monotonic: Callable[[], float] = time.monotonic,
+        credits_: Credits | None = None,
+        engine: Engine | None = None,
+        notifier: Notifier | None = None,
+        prompt_check: PromptCheck | None = None,
+    ) -> None:
+        self.settings = settings
+        self.now, self.new_id = now, new_id
+        self.policy = settings.policy()
+        self.public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
+        self.database = Database(database_url, pool_size=settings.database_pool_size)
+        self.queries = Queries(self.database)
+        self.figures = Figures(self.database)
+        self.outbox = Outbox(self.database)
+        self.books = Books(self.database)
+        self.hub = Hub(self.queries)
+        self.decoder = PictureDecoder()
+        self.assets = AssetStore(asset_directory(settings), public_url=self.public_url, decoder=self.decoder)
+        self.secrets = callback_secrets(settings)
+        self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False, limits=CONNECTIONS)
+        self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
+        self.credits = credits_ or self._credits()
+        ledger_here = isinstance(self.credits, LocalCredits)
+        self.store = Store(self.database, free_generations=settings.free_generations, ledger_here=ledger_here)
+        self.routing = RoutingSource(settings.routing_file)
+        self.flags = Flags(self.database)
+        self.entitlements = CachedEntitlements(self.credits, flagged=self.flags.flagged, monotonic=monotonic)
+        self.rejections = Rejections(self.database)
+        self.prompts = Prompts(
+            prompt_check or self._prompt_check(), self.rejections, self.flags, now=now,
+            when_away=settings.safety_when_away, abuse_after=settings.safety_abuse_after,
+        )  # fmt: skip
+        comparison = Comparison(self.database)
+        self.reconciliation = Reconciliation(comparison, self.credits, now=now)
+        self.broker = self._broker(settings.engine_url, topology(settings))
+        mover = Mover(self.store, policy=self.policy, now=now, new_id=new_id, on_written=self._on_written)
+        self.jobs = Jobs(mover, routing=self.routing)
+        self.orchestrator = Orchestrator(
+            mover, self.credits, entitlements=self.entitlements,
+            quotes=Quotes(self.secrets.keys), routing=self.routing, prompts=self.prompts,
+            hold_seconds=settings.hold_timeout, ledger_here=ledger_here,
+        )  # fmt: skip
+        self.accounts = Accounts(
+            self.books, self.flags, self.ledger, self.outbox, self.orchestrator, entitlements=self.entitlements,
+            now=now, new_id=new_id,
+        )  # fmt: skip
+        self.result_http = SafeHttp(settings.result_rules(), timeout_seconds=settings.result_timeout)
+        self.result_check = ResultCheck(
+            self.assets, self.decoder, self.result_http, fetches=settings.result_check == "fetch",
+            bytes_max=settings.asset_limit_bytes, timeout_seconds=settings.result_timeout,
+        )  # fmt: skip
+        self.reports = Reports(
+            self.jobs,
+            self.secrets,
+            now=now,
+            allow_missing_job_id=settings.allow_missing_job_id,
+            older_names=settings.field_names == "older",
+            check=None if settings.result_check == "off" else self.result_check,
+            uploads_for=self.policy.job_lifetime,
+        )
+        self.engine = engine or self._engine()
+        self.notify_broker = self._notify_broker()
+        self.relay = Relay(self.outbox, self._handlers(notifier or self._notifier()), now=now, new_id=new_id)
+        self.dispatcher = Dispatcher(self.jobs, self.engine, window=settings.lane_window)
+        self.sweeper = Sweeper(
+            self.store, self.jobs, now=now, settle_hold=self.orchestrator.settle_hold,
+            hold_grace=timedelta(seconds=2 * settings.hold_timeout),
+            keep_keys=timedelta(hours=settings.idempotency_hours),
+        )  # fmt: skip
+        self.safe_http = SafeHttp(settings.webhook_rules(), timeout_seconds=settings.webhook_timeout)
+        self.webhooks, self.targets = self._webhooks(self.safe_http)
+        self.chores = Chores(
+            (
+                Chore("usage_log", timedelta(hours=1), self._forget_usage),
+                Chore("webhook_log", timedelta(hours=1), self._tidy_webhooks),
+                Chore("uploads", timedelta(hours=1), self.assets.tidy),
+                Chore("reconciliation", timedelta(seconds=settings.reconcile_interval), self._reconcile),
+            ),
+            take_turn=comparison.take_turn, now=now,
+        )  # fmt: skip
+        self.watchdog = Watchdog(
+            self.queries.lane_work, self._depth, self._job_queues(), now=now,
+            quiet_for=timedelta(seconds=settings.worker_quiet),
+        )  # fmt: skip
+        self.loops: dict[str, Loop] = {
+            "chores": Loop("chores", self.chores.step, interval_seconds=CHORES_SECONDS),
+            "watchdog": Loop("watchdog", self.watchdog.step, interval_seconds=WATCH_SECONDS),
+            "routing": Loop("routing", self._reload_routing, interval_seconds=ROUTING_SECONDS),
+            "dispatcher": Loop("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
+            "relay": Loop("relay", self.relay.step, interval_seconds=settings.poll_interval),
+            "webhooks": Loop("webhooks", self.webhooks.step, interval_seconds=settings.poll_interval),
+            "sweeper": Loop("sweeper", self.sweeper.step, interval_seconds=settings.sweep_interval),
+        }
+        self.gate = Gate(
+            keys=settings.keys(),
+            jwt_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+            jwks=KeySet(self.http, settings.jwks_url).key if settings.jwks_url else None, host=settings.host,
+            audience=settings.jwt_audience, issuer=settings.jwt_issuer, public_url=settings.public_url,
+        )  # fmt: skip
+
+    async def start(self) -> None:
+        """Open what must be open and start the roles. A broker that is away is waited for in the background."""
+        await self.database.open()
+        await self.store.prepare_months(self.now())
+        roles = self.settings.roles
+        for broker in self._brokers():
+            if broker is self.broker:
+                broker.when_connected(self.loops["dispatcher"].wake)
+                if "results" in roles:
+                    self._consume(broker)
+            await broker.start()
+        if isinstance(self.engine, LocalEngine):
+            await self.engine.start()
+        for name, loop in self.loops.items():
+            if name == "routing" or ROLE_OF.get(name, name) in roles:
+                loop.start()
+        if self.gate.open and "api" in roles:
+            log.warning("open_to_all", hint="no API keys and no JWT settings: every caller is operator and any user")
+
+    async def stop(self) -> None:
+        """End the roles between two steps, drain confirms, close connections."""
+        for loop in self.loops.values():
+            await loop.stop()
+        await self.webhooks.finish(10)
+        if isinstance(self.engine, LocalEngine):
+            await self.engine.close()
+        for broker in self._brokers():
+            await broker.close()
+        await self.hub.close()
+        await self.http.aclose()
+        await self.safe_http.close()
+        await self.result_check.close()
+        await self.result_http.close()
+        await self.decoder.close()
+        await self.database.close()
+
+    async def checks(self) -> dict[str, dict[str, Any]]:
+        """Each dependency: whether it answers, and what is wrong."""
+        found = {"database": await self._check_database()}
+        for name, broker in (("broker", self.broker), ("notification_broker", self.notify_broker)):
+            if broker is not None:
+                found[name] = {
+                    "ok": broker.connected, "required": False,
+                    "detail": broker.server_version if broker.connected else broker.last_error,
+                    "mismatches": list(broker.mismatches),
+                }  # fmt: skip
+        found["background"] = self._check_background()
+        if self.broker is not None and found["database"]["ok"]:
+            stalled = await self.watchdog.look()
+            said = ", ".join(f"{stall.lane}: {stall.kind} ({stall.jobs} jobs)" for stall in stalled)
+            found["workers"] = {"ok": not stalled, "required": False, "detail": said or "nothing waits in silence"}
+        return found
+
+    def background_tasks(self) -> list[TaskStatus]:
+        """The status of every long-lived task that this process should run."""
+        found = [status for loop in self.loops.values() if (status := loop.status) is not None]
+        found += [broker.task for broker in self._brokers()]
+        if isinstance(self.engine, LocalEngine):
+            found += self.engine.tasks
+        return found
+
+    def _check_background(self) -> dict[str, Any]:
+        tasks = self.background_tasks()
+        detail = "; ".join(f"{task.name}: {task.detail or 'not running'}" for task in tasks if not task.ok)
+        return {
+            "ok": not detail, "required": False, "detail": detail or f"{len(tasks)} tasks run",
+            "restarts": {task.name: task.restarts for task in tasks if task.restarts},
+        }  # fmt: skip
+
+    async def refresh_gauges(self) -> None:
+        """Bring the gauges up to date; without the database they stay as they are."""
+        metrics.STREAMS.set(self.hub.count)
+        with suppress(ServiceUnavailableError):
+            for lane in await self.queries.lanes():
+                metrics.QUEUED.labels(lane["lane"]).set(lane["waiting"])
+                metrics.IN_FLIGHT.labels(lane["lane"]).set(lane["in_flight"])
+            for kind, count in (await self.queries.debts()).items():
+                metrics.DEBTS.labels(kind).set(count)
+
+    async def save_upload(self, job_id: UUID, data: AsyncIterable[bytes]) -> Asset:
+        """Keep a picture of a worker, counted for its job."""
+        settings = self.settings
+        worker = job_uploader(str(job_id), pictures_max=settings.job_uploads_max, bytes_max=settings.job_uploads_bytes)
+        return await self.assets.save(data, worker)
+
+    async def save_reference(self, user_id: str, data: AsyncIterable[bytes]) -> Asset:
+        """Keep a picture that a user gives along, counted for them."""
+        settings = self.settings
+        user = user_uploader(
+            user_id, pictures_max=settings.web_uploads_max, bytes_max=settings.web_uploads_bytes,
+            days=settings.web_uploads_days,
+        )  # fmt: skip
+        return await self.assets.save_reference(data, user)
+
+    def _on_written(self, change: Change) -> None:
+        """A change was committed in this process: those who wait for it are told at once."""
+        metrics.count(change)
+        self.hub.written(change)
+        before, after = change.before, change.after
+        done = before is not None and before.state in IN_FLIGHT and after.state not in IN_FLIGHT
+        if after.state is State.PENDING or (done and self.dispatcher.window_full):
+            self.loops["dispatcher"].wake()
+        if change.debts:
+            self.loops["relay"].wake()
+            if after.created_by in self.webhooks.owners:
+                self.loops["webhooks"].wake()
+
+    async def _depth(self, queue: str) -> tuple[int, int] | None:
+        return await self.broker.queue_depth(queue) if self.broker is not None else None
+
+    def _job_queues(self) -> dict[Stage, str]:
+        return {Stage.SAMPLES: self.settings.rabbitmq_samples_queue, Stage.FINAL: self.settings.rabbitmq_final_queue}
+
+    async def _reload_routing(self) -> int:
+        await asyncio.to_thread(self.routing.reload)
+        return 0
+
+    async def _forget_usage(self) -> None:
+        before = self.now() - timedelta(days=self.settings.usage_days)
+        await self.books.forget_usage(before)
+        await self.rejections.forget(before)
+
+    async def _tidy_webhooks(self) -> None:
+        now = self.now()
+        forgotten = await DeliveryStore(self.database).tidy(now - timedelta(days=self.settings.webhook_log_days), now)
+        if forgotten:
+            log.info("webhook_deliveries_forgotten", count=forgotten)
+
+    async def _reconcile(self) -> None:
+        """Look for differences in what happened since the last run; nothing is posted."""
+        since = self.now() - timedelta(seconds=self.settings.reconcile_interval) - OVERLAP
+        report = await self.reconciliation.run(since, most=RECONCILED_MAX)
+        metrics.count_differences(report)
+        for finding in report.findings:
+            log.error("books_differ", difference=finding.difference, hold=finding.key, mends=finding.mends)
+
+    def _credits(self) -> Credits:
+        settings = self.settings
+        if self.ledger is not None:
+            return LocalCredits(self.ledger)
+        if scheme(settings.credits_url) in {"http", "https"}:
+            routes = BillingRoutes(
+                base_url=settings.credits_url.get_secret_value(), refund=_route(settings.credits_refund_path),
+                lookup=_route(settings.credits_lookup_path), plan_names=settings.credits_plan_names,
+            )  # fmt: skip
+            key = settings.credits_api_key.get_secret_value() if settings.credits_api_key else ""
+            return BillingCredits(
+                self.http, Journal(self.database), routes, api_key=key, now=self.now,
+                call_seconds=settings.credits_call_timeout,
+            )  # fmt: skip
+        base_url, database = odoo_address(settings.credits_url)
+        assert settings.credits_login and settings.credits_api_key  # noqa: S101, PT018 - settings see to it
+        return OdooCredits(
+            OdooCalls(
+                self.http, base_url=base_url, database=database, login=settings.credits_login,
+                api_key=settings.credits_api_key.get_secret_value(), model=MODEL, api=settings.credits_odoo_api,
+                deadline_seconds=settings.credits_call_timeout,
+            )
+        )  # fmt: skip
+
+    def _prompt_check(self) -> PromptCheck:
+        settings = self.settings
+        if scheme(settings.safety_url) == "none":
+            return WordCheck(())
+        words = WordCheck(read_rules(settings.safety_file or STANDARD_FILE))
+        if scheme(settings.safety_url) == "words":
+            return words
+        key = settings.safety_api_key.get_secret_value() if settings.safety_api_key else None
+        return ModerationCheck(
+            self.http, settings.safety_url.get_secret_value(), first=words, api_key=key, model=settings.safety_model,
+            review_above=settings.safety_review_above,
+        )  # fmt: skip
+
+    def _engine(self) -> Engine:
+        settings = self.settings
+        if scheme(settings.engine_url) == "local":
+            return LocalEngine(
+                self.assets, self._report_locally, workers=settings.local_workers, fault=settings.local_fault,
+                samples=self.policy.sample_count,
+            )  # fmt: skip
+        if self.broker is not None:
+            return RabbitMQEngine(
+                self.broker, exchange=settings.rabbitmq_job_exchange, routing_keys=settings.routing_keys(),
+                secrets=self.secrets, public_url=self.public_url, policy=self.policy, now=self.now,
+                older_names=settings.field_names == "older",
+            )  # fmt: skip
+        raise AssertionError("settings let only known schemes pass")
+
+    async def _report_locally(self, kind: str, body: dict[str, Any], job_id: UUID) -> None:
+        await self.reports.apply(MODELS[Kind(kind)].model_validate(body), job_id)
+
+    def _broker(self, url: SecretStr, declared: Topology) -> Broker | None:
+        if scheme(url) not in {"amqp", "amqps"}:
+            return None
+        return Broker(url.get_secret_value(), topology=declared, name=f"aigen:{','.join(self.settings.roles)}",
+            reconnect_seconds=(0.5, 5.0),
+        )  # fmt: skip
+
+    def _notify_broker(self) -> Broker | None:
+        """The engine's connection where both URLs are the same, else one of its own."""
+        if self.settings.notify_url == self.settings.engine_url:
+            return self.broker
+        return self._broker(self.settings.notify_url, Topology(exchanges=(), queues=(), bindings=()))
+
+    def _brokers(self) -> list[Broker]:
+        return list({id(broker): broker for broker in (self.broker, self.notify_broker) if broker}.values())
+
+    def _notifier(self) -> Notifier:
+        settings = self.settings
+        match scheme(settings.notify_url):
+            case "log":
+                return LogNotifier()
+            case "amqp" | "amqps":
+                assert self.notify_broker is not None  # noqa: S101 - made for this scheme
+                return RabbitMQNotifier(
+                    self.notify_broker, queue=settings.notify_queue, channels=settings.notify_channels
+                )
+            case "http" | "https":
+                key = settings.notify_api_key.get_secret_value() if settings.notify_api_key else None
+                return HttpNotifier(
+                    self.http, url=settings.notify_url.get_secret_value(), api_key=key,
+                    channels=list(settings.notify_channels),
+                )  # fmt: skip
+        raise AssertionError("settings let only known schemes pass")
+
+    def _handlers(self, notifier: Notifier) -> Mapping[str, Handler]:
+        handlers: dict[str, Handler] = {
+            Topic.NOTIFY: notifier.send,
+            Topic.CAPTURE: lambda body: self.credits.capture(Reservation(**body)),
+            Topic.RELEASE: lambda body: self.credits.release(Reservation(**body)),
+            DEAD_LETTER: replay_dead_letter(self.reports),
+        }
+        if self.broker is not None:
+            handlers[Topic.EVENT] = EventPublisher(self.broker, exchange=self.settings.rabbitmq_topic_exchange).publish
+        return handlers
+
+    def _webhooks(self, http: SafeHttp) -> tuple[WebhookSender, Targets]:
+        targets, deliveries = TargetStore(self.database), DeliveryStore(self.database)
+
+        def look() -> None:
+            self.loops["webhooks"].wake()
+
+        sender = WebhookSender(
+            deliveries, targets, http.post, now=self.now, new_id=self.new_id,
+            timeout_seconds=self.settings.webhook_timeout, on_room=look,
+        )  # fmt: skip
+        return sender, Targets(
+            targets, deliveries, http.check, now=self.now, new_id=self.new_id,
+            most=self.settings.webhook_targets_max, on_change=look,
+        )  # fmt: skip
+
+    def _consume(self, broker: Broker) -> None:
+        settings = self.settings
+        results = ResultsConsumer(self.reports, broker, dead_letter_exchange=settings.rabbitmq_dead_letter_exchange)
+        dead = DeadLetterConsumer(
+            self.jobs, self.outbox, now=self.now, proves=self.secrets.opens,
+            job_queues={settings.rabbitmq_samples_queue, settings.rabbitmq_final_queue},
+        )  # fmt: skip
+        broker.consume(settings.rabbitmq_results_queue, results.handle, prefetch=settings.rabbitmq_prefetch)
+        broker.consume(settings.rabbitmq_dead_queue, dead.handle, prefetch=10)
+
+    async def _check_database(self) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(3):
+                revision, version = await self.queries.revision(), await self.queries.server_version()
+                writes = await self.queries.takes_writes()
+        except (ServiceUnavailableError, TimeoutError):
+            return {"ok": False, "required": True, "detail": "does not answer"}
+        if not writes:
+            await self.database.reconnect()
+            return {"ok": False, "required": True, "detail": "takes no writes: a standby, or set to read-only"}
+        if revision != head():
+            return {"ok": False, "required": True, "detail": f"schema is at {revision or 'nothing'}: run aigen migrate"}
+        return {"ok": True, "required": True, "detail": f"PostgreSQL {version}, schema {revision}"}
+
+
+def broker_queues(settings: Settings) -> list[str]:
+    """The queues whose depth an operator may want to see."""
+    return [
+        settings.rabbitmq_samples_queue,
+        settings.rabbitmq_final_queue,
+        settings.rabbitmq_results_queue,
+        settings.rabbitmq_dead_queue,
+    ]
+
+
+def asset_directory(settings: Settings) -> Path:
+    """Where pictures lie that are kept here."""
+    return settings.data_dir / "assets"
+
+
+def _route(path: str) -> str | None:
+    return None if path == "none" else path

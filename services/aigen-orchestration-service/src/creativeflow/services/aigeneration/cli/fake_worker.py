@@ -1,0 +1,209 @@
+"""A stand-in for n8n: takes jobs from RabbitMQ, draws real pictures, uploads them and reports, as workflows do.
+
+For trying the real parts without n8n, for tests and for measuring. It can be told to misbehave in the ways that
+real workers do.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import orjson
+import structlog
+
+from creativeflow.services.aigeneration.adapters.engine.drawing import draw
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Delivery, Message, Topology, Verdict
+from creativeflow.services.aigeneration.application.worker_reports import Kind
+from creativeflow.services.aigeneration.domain.formats import Size
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.workers.results_consumer import ROUTES
+
+log = structlog.get_logger(__name__)
+
+BEHAVIOURS = (
+    "well", "partially", "late", "twice", "out_of_order", "garbled", "wrong_size", "for_the_wrong_job", "fails",
+    "rejects", "crashes", "never",
+)  # fmt: skip
+"""How it answers. `late`: only after the deadline that it is given. `crashes`: the job is refused unread until the
+broker gives up on it and makes it a dead letter."""
+
+_KEYS = {kind: key for key, kind in ROUTES.items()}
+_LATE_SECONDS = 3.0
+
+
+class StandInWorker:
+    """Consumes both job queues; reports over HTTP or RabbitMQ."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        behaviour: str = "well",
+        over: str = "http",
+        pictures: bool = True,
+        work_seconds: float = 0.0,
+        parallel: int = 10,
+        seed: int = 0,
+    ) -> None:
+        self._settings = settings
+        self._behaviour = behaviour
+        self._over = over
+        self._pictures = pictures
+        self._work_seconds = work_seconds
+        self._random = random.Random(seed)  # noqa: S311 - a repeatable mixture, no secret
+        self._broker = Broker(settings.engine_url.get_secret_value(), topology=Topology((), (), ()), name="stand-in")
+        self._http = httpx.AsyncClient(timeout=60)
+        for queue in (settings.rabbitmq_samples_queue, settings.rabbitmq_final_queue):
+            self._broker.consume(queue, self._take, prefetch=parallel)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until told to stop."""
+        await self._broker.start()
+        await stop.wait()
+        await self._broker.close()
+        await self._http.aclose()
+
+    async def _take(self, delivery: Delivery) -> Verdict:
+        """One job. Acknowledged when the work is done, however it ended: attempts are the service's business."""
+        job = orjson.loads(delivery.body)
+        behaviour = self._behaviour
+        if behaviour == "mixed":
+            behaviour = self._random.choice([b for b in BEHAVIOURS if b not in {"late", "never", "crashes"}])
+        if behaviour == "crashes":
+            return Verdict.REQUEUE if delivery.headers.get("x-delivery-count", 0) < 100 else Verdict.ACK  # noqa: PLR2004
+        if behaviour == "never":
+            return Verdict.ACK
+        if not await self._report(job, Kind.STARTED, {}):
+            return Verdict.ACK
+        await asyncio.sleep(_LATE_SECONDS if behaviour == "late" else self._work_seconds)
+        await _ANSWERS.get(behaviour, StandInWorker.answer_well)(self, job)
+        return Verdict.ACK
+
+    async def answer_well(self, job: dict[str, Any]) -> None:
+        """The result that was asked for."""
+        await self._report(job, *await self._result(job))
+
+    async def answer_twice(self, job: dict[str, Any]) -> None:
+        """The same result two times, at the same moment."""
+        kind, body = await self._result(job)
+        await asyncio.gather(self._report(job, kind, body), self._report(job, kind, body))
+
+    async def answer_partially(self, job: dict[str, Any]) -> None:
+        """Two of four samples; a final is whole or nothing."""
+        kind, body = await self._result(job)
+        if kind is Kind.SAMPLES:
+            body["samples"] = body["samples"][:2]
+            body["failures"] = [{"index": index, "error_code": "provider_error"} for index in (2, 3)]
+        await self._report(job, kind, body)
+
+    async def answer_out_of_order(self, job: dict[str, Any]) -> None:
+        """The result first, then progress and started again."""
+        await self.answer_well(job)
+        await self._report(job, Kind.PROGRESS, {"percent": 50})
+        await self._report(job, Kind.STARTED, {})
+
+    async def answer_garbled(self, job: dict[str, Any]) -> None:
+        """Something unreadable, then the right result."""
+        await self._send(Kind.SAMPLES, b'{"samples": [', job["callback_token"])
+        await self.answer_well(job)
+
+    async def answer_wrong_size(self, job: dict[str, Any]) -> None:
+        """Pictures of the wrong size on the first attempt."""
+        kind, body = await self._result(job)
+        if job["attempt"] == 1:
+            for asset in body.get("samples") or [body["final_asset"]]:
+                asset["resolution"] = "999x333"
+        await self._report(job, kind, body)
+
+    async def answer_for_the_wrong_job(self, job: dict[str, Any]) -> None:
+        """Another job's id with this job's token, then the right result."""
+        kind, body = await self._result(job)
+        await self._report({**job, "job_id": job["generation_request_id"]}, kind, body)
+        await self._report(job, kind, body)
+
+    async def answer_failing(self, job: dict[str, Any]) -> None:
+        """A passing provider error on the first attempt."""
+        if job["attempt"] == 1:
+            await self._report(job, Kind.ERROR, {"error_code": "provider_error", "error_message": "stand-in"})
+        else:
+            await self.answer_well(job)
+
+    async def answer_rejecting(self, job: dict[str, Any]) -> None:
+        """The prompt is refused."""
+        await self._report(job, Kind.ERROR, {"error_code": "prompt_rejected", "error_message": "stand-in"})
+
+    async def _result(self, job: dict[str, Any]) -> tuple[Kind, dict[str, Any]]:
+        used = {"ai_model_used": f"stand-in/{job['model']['name']}", "provider": "stand-in"}
+        if job["job_type"] == "final_generation":
+            index = (job["selected_sample"] or {}).get("index", 0)
+            size = Size.parse(job["final_resolution"])
+            return Kind.FINAL, used | {"final_asset": await self._picture(job, size, index, job["file_format"])}
+        size = Size.parse(job["sample_resolution"])
+        samples = [await self._picture(job, size, index, "png") for index in range(job["sample_count"])]
+        return Kind.SAMPLES, used | {"samples": samples, "failures": []}
+
+    async def _picture(self, job: dict[str, Any], size: Size, index: int, file_format: str) -> dict[str, Any]:
+        if not self._pictures:
+            name = f"{job['job_id']}-{index}"
+            return {
+                "asset_id": name, "url": f"https://pictures.invalid/{name}.{file_format}", "resolution": str(size),
+                "format": file_format, "index": index,
+            }  # fmt: skip
+        picture = await asyncio.to_thread(
+            draw, prompt=job["input_prompt"], style=job["style_guidance"] or "", tone=job["emotional_tone"] or "",
+            industry=job["industry_template"] or "", colours=job["color_scheme"],
+            seed=f"{job['generation_request_id']}:{job['round']}", index=index, width=size.width, height=size.height,
+            file_format=file_format, watermark=job["watermark"],
+        )  # fmt: skip
+        answer = await self._http.post(
+            job["callback_url_asset"], params={"job_id": job["job_id"]}, content=picture.data,
+            headers={"Authorization": f"Bearer {job['callback_token']}", "Content-Type": f"image/{file_format}"},
+        )  # fmt: skip
+        answer.raise_for_status()
+        return {**answer.json(), "index": index}
+
+    async def _report(self, job: dict[str, Any], kind: Kind, body: dict[str, Any]) -> bool:
+        """Send one report; False when the service says that the job is no longer wanted."""
+        said = {"generation_request_id": job["generation_request_id"], "job_id": job["job_id"], **body}
+        if self._over == "rabbitmq":
+            said["callback_token"] = job["callback_token"]
+        return await self._send(kind, orjson.dumps(said), job["callback_token"], job)
+
+    async def _send(self, kind: Kind, body: bytes, token: str, job: dict[str, Any] | None = None) -> bool:
+        if self._over == "rabbitmq":
+            message = Message(
+                exchange=self._settings.rabbitmq_topic_exchange, routing_key=_KEYS[kind], body=body,
+                message_id=f"{job['job_id']}.{kind}" if job else "garbled", type=kind.value,
+                correlation_id=job["generation_request_id"] if job else None,
+            )  # fmt: skip
+            await self._broker.publish([message])
+            return True
+        base = self._settings.public_url or f"http://{self._settings.host}:{self._settings.port}"
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        for attempt in range(8):
+            try:
+                answer = await self._http.post(f"{base}/api/v1/n8n-callbacks/{kind}", content=body, headers=headers)
+            except httpx.HTTPError:
+                answer = None
+            if answer is not None and answer.status_code < 500:  # noqa: PLR2004 - 5xx means: send it again
+                return answer.is_success
+            await asyncio.sleep(0.2 * 2**attempt)
+        return False
+
+
+Answer = Callable[[StandInWorker, dict[str, Any]], Awaitable[None]]
+
+_ANSWERS: dict[str, Answer] = {
+    "well": StandInWorker.answer_well,
+    "late": StandInWorker.answer_well,
+    "twice": StandInWorker.answer_twice,
+    "partially": StandInWorker.answer_partially,
+    "out_of_order": StandInWorker.answer_out_of_order,
+    "garbled": StandInWorker.answer_garbled,
+    "wrong_size": StandInWorker.answer_wrong_size,
+    "for_the_wrong_job": StandInWorker.answer_for_the_wrong_job,
+    "fails": StandInWorker.answer_failing,
+    "rejects": StandInWorker.answer_rejecting,
+}

@@ -1,0 +1,174 @@
+"""What may be asked for: words and patterns of a list, found through the usual disguises.
+
+A text is folded before it is looked at: compatibility forms, case, accents, zero-width characters, letters of other
+alphabets that look alike, digits and signs that stand for letters, and letters set apart. Words are whole words, so
+that a harmless word which contains a bad one stays harmless.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+
+NEAR_WORDS = 8
+"""How many words may stand between the words of a combination."""
+
+
+class Outcome(StrEnum):
+    """What is to happen with a prompt."""
+
+    ALLOW = "allow"
+    REVIEW = "review"
+    """A person looks first."""
+    REJECT = "reject"
+
+
+_SEVERITY = {Outcome.ALLOW: 0, Outcome.REVIEW: 1, Outcome.REJECT: 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a check says, and of which category; `severe` counts towards the account's restriction."""
+
+    outcome: Outcome
+    category: str | None = None
+    severe: bool = False
+
+    @classmethod
+    def worst(cls, verdicts: Iterable["Verdict"]) -> "Verdict":
+        """The strictest of several."""
+        return max(verdicts, key=lambda verdict: (_SEVERITY[verdict.outcome], verdict.severe), default=ALLOWED)
+
+
+ALLOWED = Verdict(outcome=Outcome.ALLOW)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafetyRule:
+    """Words that decide alone, or combinations of words that do so near one another; `*` stands for any ending.
+
+    `languages` are those of the request in which the rule counts, such as `en`; none: in every one.
+    """
+
+    category: str
+    outcome: Outcome
+    severe: bool = False
+    languages: frozenset[str] = frozenset()
+    words: tuple[str, ...] = ()
+    near: tuple[tuple[str, ...], ...] = ()
+
+
+class WordLists:
+    """Rules made ready: one look says whether any word of any rule occurs at all, which is rare."""
+
+    def __init__(self, rules: Sequence[SafetyRule]) -> None:
+        self._rules = [(rule, _any_of(rule.words), [_any_of(group) for group in rule.near]) for rule in rules]
+        every = [word for rule in rules for word in (*rule.words, *(rule.near[0] if rule.near else ()))]
+        self._any = _any_of(every)
+
+    def check(self, texts: Iterable[str], language: str | None) -> Verdict:
+        """The strictest verdict of all rules on all texts; `language` is the request's, None if it is not known."""
+        found = []
+        for text in texts:
+            for folded in fold(text):
+                if self._any and self._any.search(folded):
+                    found += [
+                        Verdict(outcome=rule.outcome, category=rule.category, severe=rule.severe)
+                        for rule, words, near in self._rules
+                        if _counts(rule, language) and (_occurs(words, folded) or _occur_near(near, folded))
+                    ]
+        return Verdict.worst(found)
+
+
+def fold(text: str) -> list[str]:
+    """The text without its disguises, once for each reading of an ambiguous sign."""
+    plain = text.lower() if text.isascii() else _without_marks(text)
+    readings = [_words(plain)]
+    if _DISGUISED.search(plain):
+        readings += [_words(plain.translate(signs)) for signs in (_SIGNS_I, _SIGNS_L)]
+    readings += [_REPEATED.sub(r"\1", reading) for reading in readings if _REPEATED.search(reading)]
+    readings += [
+        _SPELT.sub(lambda run: run[0].replace(" ", ""), reading) for reading in readings if _SPELT.search(reading)
+    ]
+    return readings if len(readings) == 1 else sorted(set(readings))
+
+
+def _words(plain: str) -> str:
+    return _SPLIT.sub(" ", plain).strip()
+
+
+def _without_marks(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    plain = "".join(letter for letter in plain if unicodedata.category(letter) not in {"Mn", "Cf", "Me"})
+    return plain.translate(_LOOKALIKES)
+
+
+def _counts(rule: SafetyRule, language: str | None) -> bool:
+    return not rule.languages or language is None or language in rule.languages
+
+
+def _occurs(words: re.Pattern[str] | None, folded: str) -> bool:
+    return words is not None and words.search(folded) is not None
+
+
+def _occur_near(groups: Sequence[re.Pattern[str] | None], folded: str) -> bool:
+    """Whether a word of each group stands within a few words of one of the first."""
+    if not groups or groups[0] is None:
+        return False
+    words = folded.split(" ")
+    for place, word in enumerate(words):
+        if groups[0].search(word):
+            around = " ".join(words[max(0, place - NEAR_WORDS) : place + NEAR_WORDS + 1])
+            if all(_occurs(group, around) for group in groups[1:]):
+                return True
+    return False
+
+
+def _any_of(words: Sequence[str]) -> re.Pattern[str] | None:
+    """A pattern that finds any of the words; those of one first letter stand together, so that most are passed by."""
+    if not words:
+        return None
+    forms = sorted({re.escape(_plain(word)).replace(r"\*", r"[a-z]*") for word in words})
+    letters = [
+        f"{letter}(?:{'|'.join(form.removeprefix(letter) for form in group)})"
+        for letter, group in groupby(forms, key=lambda form: form[0] if form[0].isalnum() else "")
+    ]
+    return re.compile(rf"(?<![a-z])(?:{'|'.join(letters)})(?![a-z])")
+
+
+def _plain(word: str) -> str:
+    """A word of a list as it looks after folding; the star stays."""
+    folded = unicodedata.normalize("NFKD", word).casefold()
+    return "".join(letter for letter in folded if unicodedata.category(letter) != "Mn")
+
+
+_SPLIT = re.compile(r"[^a-z0-9]+")
+_DISGUISED = re.compile(r"[0-9@$!|+€£]")
+_REPEATED = re.compile(r"([a-z])\1{2,}")
+_SPELT = re.compile(r"(?<![a-z])[a-z](?: [a-z])+(?![a-z])")
+_SIGNS = {
+    "0": "o", "2": "z", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g", "@": "a", "$": "s",
+    "€": "e", "£": "l", "+": "t",
+}  # fmt: skip
+_SIGNS_I = str.maketrans(_SIGNS | dict.fromkeys("1!|", "i"))
+_SIGNS_L = str.maketrans(_SIGNS | dict.fromkeys("1!|", "l"))
+# Cyrillic and Greek letters that look like Latin ones, and letters that do not fall apart into one and an accent.
+_LOOKALIKES = str.maketrans(
+    {
+        "\u0430": "a", "\u0432": "b", "\u0435": "e", "\u043a": "k", "\u043c": "m", "\u043d": "h", "\u043e": "o",
+        "\u0440": "p", "\u0441": "c", "\u0442": "t", "\u0443": "y", "\u0445": "x", "\u0456": "i", "\u0458": "j",
+        "\u0455": "s", "\u0501": "d", "\u051b": "q", "\u03b1": "a", "\u03b2": "b", "\u03b5": "e", "\u03b7": "n",
+        "\u03b9": "i", "\u03ba": "k", "\u03bd": "v", "\u03bf": "o", "\u03c1": "p", "\u03c4": "t", "\u03c5": "u",
+        "\u03c7": "x", "\u0131": "i", "\u0142": "l", "\u00f8": "o", "\u0111": "d",
+    }
+)  # fmt: skip
+
+
+class WhenAway(StrEnum):
+    """What happens to prompts while they cannot be checked."""
+
+    REFUSE = "refuse"
+    REVIEW = "review"
+    ALLOW = "allow"

@@ -1,0 +1,66 @@
+"""How a request looks from outside: the one representation that API, stream and stored answers share."""
+
+from typing import Any
+
+from creativeflow.services.aigeneration.domain.lifecycle import Stage, State, actions
+from creativeflow.services.aigeneration.domain.pricing import credits_text
+from creativeflow.services.aigeneration.domain.request import HoldState, Request, iso
+
+_KEPT = (HoldState.HELD, HoldState.CAPTURED)
+
+
+def resource(request: Request, *, queue_position: int | None = None) -> dict[str, Any]:
+    """The request as JSON-ready values; amounts are decimal strings of credits, times are ISO 8601 in UTC.
+
+    `cost` counts what is charged or set aside; `held` is the part of it that may still be given back.
+    """
+    samples = final = held = 0
+    for hold in request.holds:
+        if hold.state in _KEPT:
+            samples += hold.amount if hold.stage is Stage.SAMPLES else 0
+            final += hold.amount if hold.stage is Stage.FINAL else 0
+            held += hold.amount if hold.state is HoldState.HELD else 0
+    return {
+        "id": str(request.id),
+        "status": request.state.value,
+        "stage": request.stage.value,
+        "round": request.round,
+        "attempt": request.attempt,
+        "user_id": request.user_id,
+        "project_id": request.project_id,
+        "plan": request.plan,
+        "brief": request.brief,
+        "samples": list(request.samples),
+        "sample_failures": list(request.sample_failures),
+        "selected_sample_id": request.selected_sample_id,
+        "final_resolution": str(request.final_size) if request.final_size else None,
+        "final_asset": request.final_asset,
+        "progress": request.progress,
+        "cost": {
+            "samples": credits_text(samples),
+            "final": credits_text(final),
+            "total": credits_text(samples + final),
+            "held": credits_text(held),
+        },
+        "failure": request.failure,
+        "queue_position": queue_position,
+        "actions": _actions(request),
+        "ai_model_used": request.ai_model_used,
+        "metadata": request.metadata,
+        "retry_of": str(request.retry_of) if request.retry_of else None,
+        "deadline_at": iso(request.deadline_at),
+        "created_at": iso(request.created_at),
+        "updated_at": iso(request.updated_at),
+        "version": request.version,
+    }
+
+
+def _actions(request: Request) -> list[str]:
+    possible = [
+        action
+        for action in actions(request.state)
+        if action != "regenerate-samples" or request.round < request.max_rounds
+    ]
+    if request.state is State.AWAITING_SELECTION and request.placing:
+        return [action for action in possible if action == "cancel"]
+    return possible

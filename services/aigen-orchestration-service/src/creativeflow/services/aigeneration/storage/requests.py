@@ -1,0 +1,405 @@
+"""Writes changes and reads requests: the one door to state and money, one statement for each thing that happens.
+
+A change is written whole or not at all: request, timeline, holds, debts, idempotency key. Who owns a row is
+decided by its version: a write that expects another version writes nothing and says so.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
+from creativeflow.services.aigeneration.domain.transitions import Answer, Change, Debt, Entry, Topic
+from creativeflow.services.aigeneration.storage import request_rows, request_sql
+from creativeflow.services.aigeneration.storage.account_flags import HOLD_UNDECIDED, RAISE
+from creativeflow.services.aigeneration.storage.database import Database, to_json
+from creativeflow.services.aigeneration.storage.group_commit import Batcher
+
+log = structlog.get_logger(__name__)
+
+NOTES_MAX = 50
+MONTHS_AHEAD = 12
+"""Of the timeline's partitions: a backup or a missing right may delay one for a year before it matters."""
+_TURNS = 3
+"""How often a dispatcher looks at a lane again when others have just taken from it."""
+
+
+class Written(Enum):
+    """What a write came to."""
+
+    YES = auto()
+    SUPERSEDED = auto()
+    """Somebody else moved the request first: load it again and decide anew."""
+    NO_ALLOWANCE = auto()
+    """The Free plan's generations of the month are used up; nothing was written."""
+    NOT_TAKEN = auto()
+    """The credits that it takes are not there, or not to be had at once; nothing was written."""
+    KEY_USED = auto()
+    """The idempotency key that it claims is already there; nothing was written."""
+    CROWDED = auto()
+    """Several generations of one user came in one batch and do not all fit into the month; alone this one may."""
+
+
+class KeyTakenError(Exception):
+    """The idempotency key is already there; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What is known under an idempotency key; `status` is None while its action has no answer yet."""
+
+    fingerprint: str
+    request_id: UUID
+    status: int | None
+    body: str | None
+    location: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedJobs:
+    """Jobs that are ours to publish; `window_full`: others wait until a job of the lane is finished."""
+
+    jobs: list[Request]
+    window_full: bool = False
+
+
+class Store:
+    """State, timeline, holds and debts in one database.
+
+    `ledger_here`: so are the credits, and a capture is no debt but done in the statement that delivers.
+    """
+
+    def __init__(
+        self, database: Database, *, free_generations: int, ledger_here: bool = False, batch_size: int = 64
+    ) -> None:
+        self._database = database
+        self._free_generations = free_generations
+        self._ledger_here = ledger_here
+        # One writer: two at once would read the same last job of a user and give its next ones the same virtual time.
+        self._intakes = Batcher(self._write_intakes, key=_intake_key, max_size=batch_size, max_concurrent=1)
+        self._moves = Batcher(self._write_moves, key=lambda change: change.after.id, max_size=batch_size)
+        self._loads = Batcher(self._load_many, key=lambda request_id: request_id, max_size=batch_size)
+
+    async def write(self, change: Change) -> Written:
+        """Write one change, together with others that wait at the same moment.
+
+        Raises:
+            KeyTakenError: the change claims an idempotency key that is already there; nothing was written.
+            StorageUnavailableError: nobody knows whether it was written.
+        """
+        try:
+            written = await self._write(change)
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name == "idempotency_keys_pkey":
+                raise KeyTakenError from None
+            raise
+        if written is Written.KEY_USED:
+            raise KeyTakenError
+        return written
+
+    async def _write(self, change: Change) -> Written:
+        if change.before is None:
+            written = await self._intakes.submit(change)
+            # Not in the batch, whose other changes are committed by now: what fails here concerns this caller alone.
+            return (await self._write_intakes([change]))[0] if written is Written.CROWDED else written
+        if change.allowance is not None:
+            return await self._write_with_allowance(change)
+        return await self._moves.submit(change)
+
+    async def write_moves(self, changes: Sequence[Change]) -> list[bool]:
+        """Write many changes of different requests as one statement; for each, whether it was written."""
+        return [outcome is Written.YES for outcome in await self._write_moves(changes)] if changes else []
+
+    async def load(self, request_id: UUID) -> Request | None:
+        """The request with its holds, as last committed."""
+        return await self._loads.submit(request_id)
+
+    async def answer(self, principal: str, key: str) -> StoredAnswer | None:
+        """What is stored under an idempotency key."""
+        row = await self._database.fetchrow(
+            """SELECT fingerprint, request_id, status, body, location, created_at
+               FROM idempotency_keys WHERE principal = $1 AND key = $2""",
+            principal, key,
+        )  # fmt: skip
+        return StoredAnswer(**row) if row else None
+
+    async def complete_key(self, request_id: UUID, answer: Answer) -> None:
+        """Store the answer under the key that was claimed for this request, if it has none yet."""
+        await self._database.execute(
+            """UPDATE idempotency_keys SET status = $2, location = $3, body = $4
+               WHERE request_id = $1 AND status IS NULL""",
+            request_id, answer.status, answer.location, to_json(answer.body),
+        )  # fmt: skip
+
+    async def lease_jobs(
+        self, lane: Stage, *, window: int, most: int, per_user: Mapping[str, int], now: datetime,
+        lease: Callable[[Request], Change],
+    ) -> LeasedJobs:  # fmt: skip
+        """Take the next jobs of a lane in fair order, at most `most` and never more than the window allows.
+
+        `per_user`: how many jobs of one user may be in the lane at once, by plan; the others wait for their turn
+        without standing before anybody.
+
+        Any number of dispatchers may ask. A lane counts its turns: whoever has looked at the lane takes the next turn
+        with what they write, and a turn that somebody else has taken meanwhile writes nothing. So the window is exact.
+        """
+        for _ in range(_TURNS):
+            found = await self._database.fetch(request_sql.LEASABLE, lane, now, window, most, dict(per_user))
+            if not found:
+                return LeasedJobs([], window_full=await self._some_wait(lane, now))
+            changes = [lease(request_rows.to_request(row)) for row in found]
+            payload = _payload(changes, request_rows.from_job_move)
+            reached = max(row["fair_at"] for row in found)
+            taken = await self._database.fetch(request_sql.LEASE, payload, lane, found[0]["turn"], reached)
+            if taken:
+                written = {row["id"] for row in taken}
+                return LeasedJobs(
+                    [change.after for change in changes if change.after.id in written],
+                    window_full=found[0]["waiting"] > len(found),
+                )
+        return LeasedJobs([])
+
+    async def _some_wait(self, lane: Stage, now: datetime) -> bool:
+        return bool(
+            await self._database.fetchval(
+                """SELECT EXISTS (SELECT FROM generation_requests
+                                  WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2)""",
+                lane, now,
+            )
+        )  # fmt: skip
+
+    async def due(self, now: datetime, most: int) -> list[Request]:
+        """Requests whose deadline, lease or reminder has passed, the longest overdue first."""
+        found = await self._database.fetch(
+            f"""{request_sql.SELECT_REQUEST} WHERE r.deadline_at IS NOT NULL AND {request_sql.NEXT_LOOK} <= $1
+                ORDER BY {request_sql.NEXT_LOOK} LIMIT $2""",
+            now, most,
+        )  # fmt: skip
+        return [request_rows.to_request(row) for row in found]
+
+    async def unsettled_holds(self, before: datetime, most: int) -> list[tuple[UUID, str]]:
+        """Request and key of holds that have been `placing` since `before`: their callers are gone or got no answer."""
+        found = await self._database.fetch(
+            """SELECT request_id, key FROM holds WHERE state = 'placing' AND parked_at IS NULL AND began_at <= $1
+               ORDER BY began_at LIMIT $2""",
+            before, most,
+        )  # fmt: skip
+        return [(row["request_id"], row["key"]) for row in found]
+
+    async def give_back_late(self, hold: Hold, request: Request, *, held: bool, now: datetime) -> bool:
+        """Resolve a `placing` hold whose request ended meanwhile: what turned out held is released again.
+
+        Returns False when somebody else has resolved it already.
+        """
+        entry = Entry("credits_released_late" if held else "credits_not_held", None, {"hold": hold.key})
+        debts = [Debt(Topic.RELEASE, hold.reservation(request.user_id))] if held else []
+        return bool(
+            await self._database.fetchval(
+                """WITH hold AS (
+                       UPDATE holds SET state = $3, resolved_at = $2 WHERE key = $1 AND state = 'placing' RETURNING key
+                   ), entry AS (
+                       INSERT INTO generation_events (request_id, event, data, at)
+                       SELECT $4, $5, $6::jsonb, $2 FROM hold
+                   ), debt AS (
+                       INSERT INTO outbox (request_id, topic, body, due_at, created_at)
+                       SELECT $4, d->>'topic', d->'body', $2, $2 FROM hold, jsonb_array_elements($7::jsonb) d
+                   )
+                   SELECT count(*) FROM hold""",
+                hold.key, now, HoldState.RELEASED if held else HoldState.REFUSED, request.id,
+                entry.event, entry.data, [{"topic": d.topic, "body": d.body} for d in debts],
+            )
+        )  # fmt: skip
+
+    async def give_back_refused(self, hold: Hold, request: Request, *, now: datetime) -> bool:
+        """Release a hold that was accepted after it had been written as refused: two askers of one key can meet so.
+
+        The state is checked in the statement. Returns False where the hold is not refused or its release is queued.
+        """
+        return bool(
+            await self._database.fetchval(
+                """WITH hold AS (
+                       SELECT key FROM holds WHERE key = $1 AND state = 'refused' FOR UPDATE
+                   ), debt AS (
+                       INSERT INTO outbox (request_id, topic, body, due_at, created_at)
+                       SELECT $2, $3, $4::jsonb, $5, $5 FROM hold WHERE NOT EXISTS (
+                           SELECT FROM outbox WHERE request_id = $2 AND topic = $3 AND body->>'key' = $1)
+                       RETURNING id
+                   ), entry AS (
+                       INSERT INTO generation_events (request_id, event, data, at)
+                       SELECT $2, 'credits_released_late', jsonb_build_object('hold', $1::text), $5 FROM debt
+                   )
+                   SELECT count(*) FROM debt""",
+                hold.key, request.id, Topic.RELEASE, hold.reservation(request.user_id), now,
+            )
+        )  # fmt: skip
+
+    async def park_hold(self, hold: Hold, *, reason: str, now: datetime) -> bool:
+        """Leave a `placing` hold to a person, because the credit service cannot say what became of it.
+
+        The account is flagged and its user told in the same statement. Returns False when it is parked already,
+        or no longer in doubt.
+        """
+        return bool(
+            await self._database.fetchval(
+                f"""WITH parked AS (
+                        UPDATE holds SET parked_at = $2, parked_reason = $3
+                        WHERE key = $1 AND state = 'placing' AND parked_at IS NULL RETURNING key, user_id, request_id
+                    ), entry AS (
+                        INSERT INTO generation_events (request_id, event, data, at)
+                        SELECT request_id, 'hold_parked', jsonb_build_object('hold', key, 'reason', $3::text), $2
+                        FROM parked
+                    ), flag AS (
+                        SELECT user_id, $4::text AS reason, key AS hold_key, request_id FROM parked
+                    ), {RAISE.format(now="$2")}
+                    SELECT count(*) FROM parked""",  # noqa: S608 - joined from constants
+                hold.key, now, reason[:500], HOLD_UNDECIDED,
+            )
+        )  # fmt: skip
+
+    async def unpark_hold(self, key: str, *, by: str, charged: bool, now: datetime) -> UUID | None:
+        """Take a parked hold up again, after a person has said what became of it; its request, or None if unknown."""
+        found = await self._database.fetchval(
+            """WITH taken AS (
+                   UPDATE holds SET parked_at = NULL, parked_reason = NULL
+                   WHERE key = $1 AND parked_at IS NOT NULL RETURNING key, request_id
+               ), entry AS (
+                   INSERT INTO generation_events (request_id, event, data, at)
+                   SELECT request_id, 'hold_decided', jsonb_build_object('hold', key, 'by', $2::text,
+                                                                         'charged', $3::boolean), $4 FROM taken
+               )
+               SELECT request_id FROM taken""",
+            key, by, charged, now,
+        )  # fmt: skip
+        return UUID(int=found.int) if found else None
+
+    async def hold(self, key: str) -> tuple[UUID, Hold] | None:
+        """A hold by its key, and the request it belongs to."""
+        row = await self._database.fetchrow("SELECT * FROM holds WHERE key = $1", key)
+        return (UUID(int=row["request_id"].int), request_rows.to_hold(dict(row))) if row else None
+
+    async def note(self, request_id: UUID, entry: Entry, now: datetime) -> None:
+        """Add a line to the timeline without a move: evidence, such as a result that came too late.
+
+        Of one kind only so many are kept: whoever repeats himself does not fill the timeline.
+        """
+        await self._database.execute(
+            """INSERT INTO generation_events (request_id, event, data, at) SELECT $1, $2, $3, $4
+               WHERE (SELECT count(*) FROM generation_events WHERE request_id = $1 AND event = $2) < $5""",
+            request_id, entry.event, entry.data, now, NOTES_MAX,
+        )  # fmt: skip
+
+    async def forget_old_keys(self, before: datetime) -> int:
+        """Delete idempotency keys older than `before`; bounded, so call again while it returns many."""
+        return await self._database.execute_counted(
+            """DELETE FROM idempotency_keys WHERE (principal, key) IN (
+                   SELECT principal, key FROM idempotency_keys WHERE created_at < $1 LIMIT 5000)""",
+            before,
+        )
+
+    async def prepare_months(self, now: datetime) -> int:
+        """Create the timeline's partitions of this month and the next twelve; return how many of them are there.
+
+        Never waits for long: a month whose lock is not granted at once, as beside a backup, is created by a later call.
+        Until its partition exists, a month's entries go to the default partition.
+        """
+        month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        for ready in range(MONTHS_AHEAD + 1):
+            following = (month + timedelta(days=32)).replace(day=1)
+            try:
+                await self._database.execute("SELECT ensure_events_partition($1, $2)", month.date(), following.date())
+            except (asyncpg.LockNotAvailableError, asyncpg.InsufficientPrivilegeError) as error:
+                log.warning(
+                    "months_not_prepared", ready=ready, reason=type(error).__name__,
+                    hint="tried again within the hour; `aigen migrate` with the owner's role creates them, too",
+                )  # fmt: skip
+                return ready
+            month = following
+        return MONTHS_AHEAD + 1
+
+    async def _write_intakes(self, changes: Sequence[Change]) -> list[Written]:
+        """One statement and nothing after it: whatever fails here has written nothing, so it may be written again."""
+        payload = _payload(changes)
+        statement = request_sql.INTAKE_AND_TAKE if any("take_key" in row for row in payload) else request_sql.INTAKE
+        written = _outcomes(await self._database.fetch(statement, payload, self._free_generations))
+        without_allowance = Written.CROWDED if len(changes) > 1 else Written.NO_ALLOWANCE
+        return [
+            written.get(change.after.id, Written.NOT_TAKEN if change.taking else without_allowance)
+            for change in changes
+        ]
+
+    async def _write_moves(self, changes: Sequence[Change]) -> list[Written]:
+        """As with intakes, nothing follows the statement that commits."""
+        try:
+            return await self._move_all(changes, settle=self._ledger_here)
+        except asyncpg.UniqueViolationError as error:
+            if error.table_name != "credit_entries" or len(changes) > 1:
+                raise
+            # Somebody used the key in the ledger at this moment; the long way finds out what became of it.
+            return [Written.NOT_TAKEN] if changes[0].taking else await self._move_all(changes, settle=False)
+
+    async def _move_all(self, changes: Sequence[Change], *, settle: bool) -> list[Written]:
+        written = _outcomes(await self._database.fetch(*_moved_by(changes, settle=settle)))
+        return [written.get(change.after.id, Written.SUPERSEDED) for change in changes]
+
+    async def _write_with_allowance(self, change: Change) -> Written:
+        """A regeneration on the Free plan: the month's count and the move in one transaction."""
+        statement, payload = _moved_by([change], settle=self._ledger_here)
+        async with self._database.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                # First the request, then the month: as a move that gives a generation back locks them.
+                written = _outcomes(await connection.fetch(statement, payload))
+                outcome = written.get(change.after.id, Written.SUPERSEDED)
+                if outcome is Written.YES:
+                    used = await connection.fetch(request_sql.USE_ALLOWANCE, payload, self._free_generations)
+                    outcome = Written.YES if used else Written.NO_ALLOWANCE
+            except BaseException:
+                await transaction.rollback()
+                raise
+            await (transaction.commit() if outcome is Written.YES else transaction.rollback())
+        return outcome
+
+    async def _load_many(self, ids: Sequence[UUID]) -> list[Request | None]:
+        found = await self._database.fetch(f"{request_sql.SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
+        by_id = {row["id"]: request_rows.to_request(row) for row in found}
+        return [by_id.get(request_id) for request_id in ids]
+
+
+_OUTCOMES = {True: Written.YES, False: Written.NOT_TAKEN, None: Written.KEY_USED}
+
+
+def _outcomes(found: Sequence[asyncpg.Record]) -> dict[UUID, Written]:
+    """What a writing statement reports of its changes by request id; it says nothing of those it did not find."""
+    return {row["id"]: _OUTCOMES[row["written"]] for row in found}
+
+
+def _payload(
+    changes: Sequence[Change], row: Callable[[Change], dict[str, Any]] = request_rows.from_change
+) -> list[dict[str, Any]]:
+    """What a statement is given, in the order of the ids: two statements that lock some of the same requests do so in
+    one order, and never wait for each other in a circle.
+    """
+    return [row(change) for change in sorted(changes, key=lambda change: change.after.id)]
+
+
+def _moved_by(changes: Sequence[Change], *, settle: bool) -> tuple[str, list[dict[str, Any]]]:
+    """The statement that writes these moves, and what it is given."""
+    if all(map(request_rows.moves_job_alone, changes)):
+        return request_sql.MOVE_ALONE, _payload(changes, request_rows.from_job_move)
+    payload = _payload(changes)
+    captures = settle and any(debt.topic == Topic.CAPTURE for change in changes for debt in change.debts)
+    takes, tells = (any(name in row for row in payload) for name in ("take_key", "webhook"))
+    return request_sql.move(take=takes, settle=captures, tell=tells), payload
+
+
+def _intake_key(change: Change) -> Any:
+    return (change.claim.principal, change.claim.key) if change.claim else change.after.id

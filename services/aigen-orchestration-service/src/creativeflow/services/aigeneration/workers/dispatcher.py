@@ -1,0 +1,56 @@
+"""From the fair queue to the engine: leases the next jobs, publishes them, records what came of it."""
+
+import asyncio
+
+from creativeflow.services.aigeneration.application.jobs import Jobs
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.ports import Engine
+
+LANES = (Stage.FINAL, Stage.SAMPLES)
+"""Finals go first: somebody has looked, chosen and paid."""
+BATCHES_MAX = 5
+"""How many batches of one lane go before the other lane has its turn."""
+
+
+class Dispatcher:
+    """Any number may run; each lane is taken from by one at a time, and every job is leased to one."""
+
+    def __init__(self, jobs: Jobs, engine: Engine, *, window: int, batch: int = 200) -> None:
+        self._jobs = jobs
+        self._engine = engine
+        self._window = window
+        self._batch = batch
+        self.window_full = False
+        """Whether jobs wait only because their lane's window is full: then a finished job is worth a look."""
+
+    async def step(self) -> int:
+        """Dispatch some batches of each lane; how many jobs were published."""
+        if not self._engine.ready:
+            return 0
+        self.window_full = False
+        return sum([await self._dispatch(lane) for lane in LANES])
+
+    async def _dispatch(self, lane: Stage) -> int:
+        """While a batch is on its way to the broker, the next is leased: the two wait for different servers."""
+        count = 0
+        on_its_way: asyncio.Task[None] | None = None
+        try:
+            for _ in range(BATCHES_MAX):
+                leased = await self._jobs.lease(lane, window=self._window, most=self._batch)
+                self.window_full = self.window_full or leased.window_full
+                count += len(leased.jobs)
+                before = on_its_way
+                on_its_way = asyncio.create_task(self._hand_over(leased.jobs)) if leased.jobs else None
+                if before is not None:
+                    await before
+                if len(leased.jobs) < self._batch:
+                    break
+        finally:
+            if on_its_way is not None:
+                await on_its_way
+        return count
+
+    async def _hand_over(self, jobs: list[Request]) -> None:
+        publications = await self._engine.publish(jobs)
+        await self._jobs.published(list(zip(jobs, publications, strict=True)))

@@ -1,0 +1,78 @@
+"""What time does: deadlines, expired leases, reminders, holds nobody waits for, and the monthly housekeeping."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from creativeflow.services.aigeneration.application.jobs import Jobs
+from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
+from creativeflow.services.aigeneration.storage.requests import Store
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 200
+_PARALLEL = 16
+_HOUSEKEEPING = timedelta(hours=1)
+
+
+class Sweeper:
+    """Any number may run: whatever is overdue happens once, because every move is guarded."""
+
+    def __init__(
+        self,
+        store: Store,
+        jobs: Jobs,
+        *,
+        now: Callable[[], datetime],
+        settle_hold: Callable[[UUID, str], Awaitable[None]],
+        hold_grace: timedelta,
+        keep_keys: timedelta,
+    ) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._settle_hold = settle_hold
+        self._now = now
+        self._hold_grace = hold_grace
+        self._keep_keys = keep_keys
+        self._tidied_at: datetime | None = None
+
+    async def step(self) -> int:
+        """Let everything overdue happen; how many requests were looked at while more may be waiting."""
+        overdue = await self._store.due(self._now(), _BATCH)
+        for request in overdue:
+            await self._guarded(self._jobs.time_passed(request), request.id)
+        unsettled = await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH)
+        room = asyncio.Semaphore(_PARALLEL)  # a credit service that hangs must not hold up the deadlines for long
+
+        async def settle(request_id: UUID, key: str) -> None:
+            async with room:
+                await self._guarded(self._settle_hold(request_id, key), request_id)
+
+        asked = await asyncio.gather(*(settle(*each) for each in unsettled), return_exceptions=True)
+        for error in asked:  # only when all have ended, so that no two tours overlap
+            if error is not None:
+                raise error
+        await self._tidy()
+        return len(overdue) if len(overdue) == _BATCH else 0
+
+    async def _guarded(self, work: Awaitable[None], request_id: UUID) -> None:
+        """One item that fails keeps no other from its turn; without the database the whole step is tried again."""
+        try:
+            await work
+        except ServiceUnavailableError:
+            raise
+        except Exception:
+            log.exception("sweep_failed", generation_request_id=str(request_id))
+
+    async def _tidy(self) -> None:
+        now = self._now()
+        if self._tidied_at and now - self._tidied_at < _HOUSEKEEPING:
+            return
+        await self._store.prepare_months(now)
+        forgotten = await self._store.forget_old_keys(now - self._keep_keys)
+        self._tidied_at = now
+        if forgotten:
+            log.info("idempotency_keys_forgotten", count=forgotten)

@@ -1,0 +1,127 @@
+"""Sends webhook events to their targets: signed, at least once, each target at its own pace."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from creativeflow.services.aigeneration.application.metrics import WEBHOOK_DELIVERIES
+from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
+from creativeflow.services.aigeneration.domain.webhooks import (
+    JITTER,
+    Again,
+    Attempt,
+    Delivered,
+    Disable,
+    Exhausted,
+    judge,
+)
+from creativeflow.services.aigeneration.kit.signing import webhook_headers
+from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore, DueDelivery
+from creativeflow.services.aigeneration.storage.webhook_endpoints import TargetStore
+
+log = structlog.get_logger(__name__)
+
+Post = Callable[[str, Mapping[str, str], bytes], Awaitable[Attempt]]
+"""Makes one try at a URL; never raises for what the receiver or the network does."""
+
+
+class WebhookSender:
+    """Any number may run: a delivery is leased to one, and only the lease's token may write what came of it.
+
+    Deliveries run beside one another and nobody waits for the slowest: a step only takes as many as there is room for.
+    """
+
+    def __init__(
+        self,
+        deliveries: DeliveryStore,
+        targets: TargetStore,
+        post: Post,
+        *,
+        now: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+        timeout_seconds: float,
+        on_room: Callable[[], None] = lambda: None,
+        at_once: int = 128,
+        per_target: int = 8,
+    ) -> None:
+        self._deliveries = deliveries
+        self._targets = targets
+        self._post = post
+        self._now = now
+        self._new_id = new_id
+        self._lease = timedelta(seconds=2 * timeout_seconds + 30)
+        self._on_room = on_room
+        self._at_once = at_once
+        self._per_target = per_target
+        self._busy: Counter[UUID] = Counter()
+        self._running: set[asyncio.Task[None]] = set()
+        self.owners: frozenset[str] = frozenset()
+        """Who had a target at the last look: changes of theirs are worth another one at once."""
+        self._idle = True
+
+    async def step(self) -> int:
+        """Take what is due and there is room for, and begin to send it; how much that was."""
+        room = self._at_once - len(self._running)
+        if room <= 0:
+            return 0
+        if self._idle:  # before the look for debts: what is written from here on wakes us, what was before is found
+            self.owners = await self._targets.owners()
+        taken = await self._deliveries.lease(
+            self._new_id(), most=room, per_target=self._per_target, busy=self._busy,
+            now=self._now(), lease_for=self._lease,
+        )  # fmt: skip
+        self._idle = not taken
+        for due in taken:
+            self._busy[due.target_id] += 1
+            task = asyncio.create_task(self._deliver(due), name="webhook")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return len(taken)
+
+    async def finish(self, timeout_seconds: float | None = None) -> None:
+        """Wait for what is under way; what takes longer is broken off, and sent again when its lease ends."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=timeout_seconds)
+            for task in late:
+                task.cancel()
+
+    async def _deliver(self, due: DueDelivery) -> None:
+        try:
+            sent_at, body = self._now(), due.body.encode()
+            headers = webhook_headers(due.secrets, str(due.event_id), int(sent_at.timestamp()), body)
+            await self._settle(due, await self._post(due.url, headers, body))
+        except ServiceUnavailableError as error:
+            log.warning("webhook_unsettled", target=str(due.target_id), event_id=str(due.event_id), reason=error.code)
+        except Exception:
+            log.exception("webhook_failed", target=str(due.target_id), event_id=str(due.event_id))
+        finally:
+            self._busy[due.target_id] -= 1
+            if not self._busy[due.target_id]:
+                del self._busy[due.target_id]
+            self._on_room()
+
+    async def _settle(self, due: DueDelivery, attempt: Attempt) -> None:
+        now = self._now()
+        jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - nothing secret
+        verdict = judge(attempt, tries=due.tries, failing_since=due.failing_since, now=now, jitter=jitter)
+        match verdict:
+            case Delivered():
+                written, outcome = await self._deliveries.delivered(due, attempt, now), "delivered"
+            case Again(delay):
+                written, outcome = await self._deliveries.put_off(due, attempt, now, delay), "put_off"
+            case Exhausted(reason):
+                written, outcome = await self._deliveries.park(due, attempt, now, reason), "parked"
+            case Disable(why):
+                written, outcome = await self._deliveries.fail(due, attempt, now), "failed"
+                if written:
+                    given_up = await self._targets.disable(due.target_id, why, now)
+                    log.warning("webhook_target_disabled", target=str(due.target_id), reason=why, given_up=given_up)
+        if written:
+            WEBHOOK_DELIVERIES.labels(outcome).inc()
+            if outcome == "parked":
+                log.error("debt_parked", topic="webhook", debt=due.debt_id, reason=attempt.trouble)

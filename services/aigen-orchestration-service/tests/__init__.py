@@ -1,0 +1,1 @@
+"""The tests of the service and the helpers they share."""

@@ -1,0 +1,1 @@
+"""The credits suite against a real Odoo, where one is configured."""

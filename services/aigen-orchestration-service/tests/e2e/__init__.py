@@ -1,0 +1,1 @@
+"""Whole request lifecycles over HTTP."""

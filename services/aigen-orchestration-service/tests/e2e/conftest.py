@@ -1,0 +1,107 @@
+"""Fixtures of the journeys: callers over HTTP whose test plays dispatcher, worker and relay by hand."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from creativeflow.services.aigeneration.app import create_app
+from creativeflow.services.aigeneration.domain.pricing import PLANS
+from creativeflow.services.aigeneration.settings import Settings
+from tests.e2e.journey import Caller
+from tests.support.app import World
+from tests.support.databases import a_database_outside
+from tests.support.running_system import Parts
+from tests.support.services import delete_names, own_names
+
+
+@asynccontextmanager
+async def calling(world: World) -> AsyncIterator[Caller]:
+    """A caller of the app on this world, inside the app's lifespan."""
+    app = create_app(service=world.service)
+    async with app.router.lifespan_context(app), Caller(app, world) as caller:
+        yield caller
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[Caller]:
+    """A caller of an open service; the invariants are asked when the test is over."""
+    async with calling(world) as caller:
+        yield caller
+
+
+@pytest.fixture
+async def make_client(
+    make_world: Callable[..., World], settings: Settings
+) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+    """Makes callers of services with other settings on the test's database; the invariants are asked at the end."""
+    made: list[Caller] = []
+    async with AsyncExitStack() as stack:
+
+        async def make(**changes: object) -> Caller:
+            world = make_world(**validated(settings, changes))
+            made.append(await stack.enter_async_context(calling(world)))
+            return made[-1]
+
+        yield make
+        if made:
+            await made[-1].world.check()
+
+
+@pytest.fixture(scope="module")
+def module_database_url(admin_url: str, template: str) -> Iterator[str]:
+    """A database that the tests of one module share, because each proves that it leaves nothing behind."""
+    with a_database_outside(admin_url, "aigen_test", template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+async def make_shared(
+    module_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
+    """Makes callers that the tests of one module share; the invariants are asked when the module is over."""
+    settings = Settings(
+        _env_file=None,  # type: ignore[call-arg]
+        data_dir=tmp_path_factory.mktemp("shared"),
+        callback_secret="test-secret-of-enough-length",
+        in_flight_limits=dict.fromkeys(PLANS, 1000),
+        result_check="stored",
+    )
+    made: list[Caller] = []
+    async with AsyncExitStack() as stack:
+
+        async def make(**changes: object) -> Caller:
+            clock = made[0].world.clock if made else None
+            world = World(module_database_url, settings.model_copy(update=validated(settings, changes)), clock)
+            stack.push_async_callback(world.close)
+            made.append(await stack.enter_async_context(calling(world)))
+            return made[-1]
+
+        yield make
+        if made:
+            await made[-1].world.check()
+
+
+def validated(settings: Settings, changes: dict[str, object]) -> dict[str, object]:
+    """The changed settings as the environment would give them: parsed and checked."""
+    parsed = Settings(_env_file=None, data_dir=Path(settings.data_dir), **changes)  # type: ignore[arg-type,call-arg]
+    return {name: getattr(parsed, name) for name in changes}
+
+
+@pytest.fixture
+def names() -> Iterator[dict[str, str]]:
+    """Exchanges and queues of the test's own."""
+    made = own_names(f"test.{uuid4().hex[:8]}")
+    yield made
+    delete_names(made)
+
+
+@pytest.fixture
+async def parts(database_url: str, tmp_path: Path, names: dict[str, str]) -> AsyncIterator[Parts]:
+    """The system's parts; none is running yet."""
+    with ExitStack() as stack:
+        made = Parts(database_url, tmp_path, stack, names)
+        yield made
+        await made.client.aclose()

@@ -1,0 +1,158 @@
+"""Money as an operator sees it over HTTP: quotes that bind, flags, holds in doubt, usage, reconciliation."""
+
+import csv
+import io
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from creativeflow.services.aigeneration.domain.policy import Policy
+from creativeflow.services.aigeneration.domain.pricing import Prices
+from tests.e2e.journey import NOBODY, OPERATIONS, REQUESTS, Caller, assert_problem
+
+
+@pytest.fixture
+async def paying(client: Caller) -> Caller:
+    """The open service, where `user` pays for each thing and has 20 credits."""
+    await client.world.grant("user", 2000, "payg")
+    return client
+
+
+async def read(caller: Caller, path: str) -> Any:
+    """What an operator reads."""
+    answer = await caller.get(f"{OPERATIONS}/{path}")
+    assert answer.status_code == httpx.codes.OK, answer.text
+    return answer.json()
+
+
+async def quote(caller: Caller, **brief: Any) -> dict[str, Any]:
+    """The quote of a plain request."""
+    body = {"user_id": "user", "input_prompt": "A lighthouse", "output_format": "InstagramPost_1x1", **brief}
+    answer = await caller.post(f"{REQUESTS}/quote", json=body)
+    assert answer.status_code == httpx.codes.OK, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+# Quote = charge
+
+
+async def test_a_quote_is_accepted_by_every_action_that_costs(paying: Caller) -> None:
+    quote_id = (await quote(paying))["quote_id"]
+    created = await paying.create(quote_id=quote_id)
+    assert created.status_code == httpx.codes.ACCEPTED
+    assert "quote_id" not in created.json()["brief"]
+    request_id = created.json()["id"]
+    await paying.world.deliver(await paying.world.next_job())
+    again = await paying.act(request_id, "regenerate-samples", quote_id=quote_id)
+    assert again.status_code == httpx.codes.ACCEPTED
+    await paying.world.deliver(await paying.world.next_job())
+    sample = (await paying.look(request_id))["samples"][0]["asset_id"]
+    chosen = await paying.act(request_id, "select-sample", selected_sample_id=sample, quote_id=quote_id)
+    assert chosen.json()["cost"] == {"samples": "0.50", "final": "1.00", "total": "1.50", "held": "1.00"}
+    await paying.act(request_id, "cancel")
+    retried = await paying.act(request_id, "retry", quote_id=quote_id)
+    assert retried.status_code == httpx.codes.ACCEPTED
+
+
+async def test_a_price_that_changed_is_409_and_charges_nothing(paying: Caller) -> None:
+    quote_id = (await quote(paying))["quote_id"]
+    paying.world.orchestrator._policy = Policy(prices=Prices(sample_set=20))  # noqa: SLF001 - as other settings would
+    assert_problem(await paying.create(quote_id=quote_id), 409, "quote_expired")
+    assert await paying.world.balance() == 2000
+
+
+async def test_a_quote_that_is_none_names_its_field(paying: Caller) -> None:
+    for wrong in ("nothing", (await quote(paying))["quote_id"][:-2]):
+        assert_problem(await paying.create(quote_id=wrong), 422, "invalid_request", pointer="/quote_id")
+    for wrong in ("", "x" * 500):
+        assert_problem(await paying.create(quote_id=wrong), 422, "invalid_request", pointer="/quote_id")
+
+
+# Flags
+
+
+async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(paying: Caller) -> None:
+    await paying.world.service.flags.raise_("user", "charge_failed", paying.world.clock())
+    paying.world.service.entitlements.forget("user")
+    assert_problem(await paying.create(), 403, "account_restricted")
+    (flag,) = (await read(paying, "flags"))["items"]
+    assert (flag["user_id"], flag["reason"]) == ("user", "charge_failed")
+    statement = await read(paying, "users/user/statement")
+    assert (statement["restricted"], len(statement["flags"])) == (True, 1)
+
+    answer = await paying.post(f"{OPERATIONS}/users/user/clear", json={"note": "paid by invoice 7"})
+    assert answer.json() == {"cleared": 1}
+    assert (await paying.post(f"{OPERATIONS}/users/user/clear", json={"note": "again"})).json() == {"cleared": 0}
+    assert await read(paying, "flags") == {"items": []}
+    assert (await paying.create()).status_code == httpx.codes.ACCEPTED
+    row = await paying.world.database.fetchrow("SELECT cleared_by, note FROM account_flags")
+    assert tuple(row or ()) == ("open", "paid by invoice 7")
+    assert_problem(await paying.post(f"{OPERATIONS}/users/user/clear", json={}), 422, "invalid_request")
+
+
+# Holds in doubt
+
+
+async def test_a_hold_in_doubt_is_listed_and_decided(paying: Caller) -> None:
+    paying.world.credits.faults.extend(["conflict", "conflict"])
+    created = (await paying.create()).json()
+    paying.world.clock.advance(minutes=1)
+    await paying.world.sweep()
+    (parked,) = (await read(paying, "holds/parked"))["items"]
+    assert (parked["request_id"], parked["amount"], parked["user_id"]) == (created["id"], "0.25", "user")
+    answer = await paying.post(f"{OPERATIONS}/holds/{parked['key']}/decide", json={"charged": False})
+    assert answer.json() == {"status": "decided", "debts_replayed": 0}
+    assert (await paying.look(created["id"]))["status"] == "PENDING"
+    assert await read(paying, "holds/parked") == {"items": []}
+    events = (await paying.get(f"{REQUESTS}/{created['id']}/events")).json()["items"]
+    decided = next(event for event in events if event["event"] == "hold_decided")
+    assert decided["data"] == {"hold": parked["key"], "by": "open", "charged": False}
+
+
+async def test_deciding_needs_a_key_that_is_known(client: Caller) -> None:
+    answer = await client.post(f"{OPERATIONS}/holds/{NOBODY}:samples:1:1/decide", json={"charged": True})
+    assert_problem(answer, 404, "not_found")
+    answer = await client.post(f"{OPERATIONS}/holds/nonsense/decide", json={"charged": True})
+    assert_problem(answer, 422, "invalid_request", pointer="/path/key")
+
+
+# Usage
+
+
+async def test_the_usage_of_a_month_comes_as_csv_and_as_json_lines(paying: Caller) -> None:
+    await paying.completed(project_id="spring")
+    month = f"{paying.world.clock():%Y-%m}"
+    answer = await paying.get(f"{OPERATIONS}/usage", params={"month": month})
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"] == f'attachment; filename="usage-{month}.csv"'
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(row["action"], row["credits"], row["project_id"]) for row in rows] == [
+        ("sample_generation", "0.25", "spring"), ("standard_generation", "1.00", "spring"),
+    ]  # fmt: skip
+    lines = await paying.get(
+        f"{OPERATIONS}/usage", params={"month": month, "format": "jsonl", "user_id": "user", "project_id": "spring"}
+    )
+    assert [json.loads(line)["credits"] for line in lines.text.splitlines()] == ["0.25", "1.00"]
+    nothing = await paying.get(f"{OPERATIONS}/usage", params={"month": month, "project_id": "none"})
+    assert nothing.text.count("\n") == 1
+    answer = await paying.get(f"{OPERATIONS}/usage", params={"month": "2026-13"})
+    assert_problem(answer, 422, "invalid_request", pointer="/query/month")
+
+
+# Reconciliation
+
+
+async def test_a_difference_is_shown_and_mended_when_told(paying: Caller) -> None:
+    await paying.with_samples()
+    await paying.world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+    await paying.world.database.execute("UPDATE holds SET settled_at = $1", paying.world.clock())
+    paying.world.clock.advance(minutes=2)
+    looked = (await paying.post(f"{OPERATIONS}/reconcile", json={"hours": 1})).json()
+    (found,) = looked["findings"]
+    assert (found["difference"], found["mends"], looked["posted"]) == ("capture_missing", "credits.capture", 0)
+    assert (await paying.post(f"{OPERATIONS}/reconcile", json={"hours": 1, "apply": True})).json()["posted"] == 1
+    await paying.world.drain()
+    assert (await paying.post(f"{OPERATIONS}/reconcile", json={})).json()["findings"] == []

@@ -1,0 +1,275 @@
+"""A prompt is judged before anything is charged: allowed, rejected, or left to a person; its words stay unsaid."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from creativeflow.services.aigeneration.adapters.moderation.endpoint import ModerationCheck
+from creativeflow.services.aigeneration.adapters.moderation.word_lists import STANDARD_FILE, WordCheck, read_rules
+from creativeflow.services.aigeneration.domain.moderation import Outcome, Verdict
+from creativeflow.services.aigeneration.ports import PromptCheckUnavailableError
+from tests.e2e.journey import OPERATIONS, REQUESTS, Caller, Footprint, assert_problem
+from tests.support.processes import free_port
+
+REJECTED = "a porn poster with an otter"
+SEVERE = "naked children"
+DOUBTFUL = "a nude statue of an otter"
+
+
+@pytest.fixture
+async def paying(client: Caller) -> Caller:
+    """The open service, where `user` pays for each thing and has 20 credits."""
+    await client.world.grant("user", 2000, "payg")
+    return client
+
+
+async def review(caller: Caller, request_id: str, decision: str) -> dict[str, Any]:
+    """What an operator decides."""
+    answer = await caller.post(f"{OPERATIONS}/generation-requests/{request_id}/review", json={"decision": decision})
+    assert answer.status_code == httpx.codes.OK, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+# Rejected
+
+
+async def test_a_rejected_prompt_starts_nothing_charges_nothing_and_is_not_repeated(paying: Caller) -> None:
+    before = await Footprint.of(paying.world)
+    with structlog.testing.capture_logs() as logs:
+        for prompt in (REJECTED, "p0rn otter", "p o r n"):
+            assert_problem(await paying.create(input_prompt=prompt), 422, "prompt_rejected")
+        assert_problem(await paying.create(style_guidance=REJECTED), 422, "prompt_rejected")
+    assert await Footprint.of(paying.world) == before
+    assert "otter" not in json.dumps(logs, default=str)
+    assert {"category": "sexual", "severe": False} in [
+        {name: entry[name] for name in ("category", "severe")} for entry in logs if entry["event"] == "prompt_rejected"
+    ]
+
+
+async def test_changed_words_are_judged_too_and_the_samples_stay(paying: Caller) -> None:
+    shown = await paying.with_samples()
+    for prompt, code in ((REJECTED, "prompt_rejected"), (DOUBTFUL, "prompt_review_required")):
+        answer = await paying.act(shown["id"], "regenerate-samples", updated_prompt=prompt)
+        assert_problem(answer, 422, code)
+    assert await paying.look(shown["id"]) == shown
+    assert (await paying.act(shown["id"], "regenerate-samples", model="fast")).status_code == httpx.codes.ACCEPTED
+
+
+async def test_a_retry_with_other_words_is_judged(paying: Caller) -> None:
+    created = (await paying.create()).json()
+    await paying.act(created["id"], "cancel")
+    answer = await paying.act(created["id"], "retry", updated_prompt=REJECTED)
+    assert_problem(answer, 422, "prompt_rejected")
+
+
+async def test_severe_rejections_again_and_again_restrict_the_account(paying: Caller) -> None:
+    for _ in range(5):
+        assert_problem(await paying.create(input_prompt=REJECTED), 422, "prompt_rejected")
+    for _ in range(3):
+        assert_problem(await paying.create(input_prompt=SEVERE), 422, "prompt_rejected")
+    (flag,) = (await paying.get(f"{OPERATIONS}/flags")).json()["items"]
+    assert (flag["user_id"], flag["reason"]) == ("user", "content_abuse")
+    paying.world.service.entitlements.forget("user")
+    assert_problem(await paying.create(), 403, "account_restricted")
+    assert (await paying.create("other")).status_code == httpx.codes.ACCEPTED
+
+
+async def test_two_severe_rejections_a_day_for_many_days_do_not_restrict(paying: Caller) -> None:
+    for _ in range(4):
+        for _ in range(2):
+            assert_problem(await paying.create(input_prompt=SEVERE), 422, "prompt_rejected")
+        paying.world.clock.advance(hours=25)
+    assert (await paying.get(f"{OPERATIONS}/flags")).json() == {"items": []}
+
+
+# Left to a person
+
+
+async def test_a_doubtful_prompt_waits_for_a_person_and_is_charged_only_when_accepted(paying: Caller) -> None:
+    created = await paying.create(input_prompt=DOUBTFUL)
+    assert (created.status_code, created.json()["status"]) == (202, "VALIDATING_CREDITS")
+    request_id = created.json()["id"]
+    assert await paying.world.balance() == 2000
+    for _ in range(2):
+        paying.world.clock.advance(hours=2)
+        await paying.world.sweep()
+    (waiting,) = (await paying.get(f"{OPERATIONS}/reviews")).json()["items"]
+    assert (waiting["id"], waiting["brief"]["input_prompt"]) == (request_id, DOUBTFUL)
+    assert waiting["actions"] == ["cancel"]
+
+    assert (await review(paying, request_id, "accept"))["status"] == "PENDING"
+    assert await paying.world.balance() == 1975
+    assert (await review(paying, request_id, "reject"))["status"] == "PENDING"
+    assert (await paying.get(f"{OPERATIONS}/reviews")).json() == {"items": []}
+    await paying.world.deliver(await paying.world.next_job())
+    events = [entry["event"] for entry in (await paying.get(f"{REQUESTS}/{request_id}/events")).json()["items"]]
+    assert events[:3] == ["submitted", "credits_asked", "credits_held"]
+
+
+async def test_a_doubtful_prompt_that_is_not_accepted_costs_nothing_and_says_why(paying: Caller) -> None:
+    request_id = (await paying.create(input_prompt=DOUBTFUL)).json()["id"]
+    rejected = await review(paying, request_id, "reject")
+    assert (rejected["status"], rejected["failure"]["code"]) == ("CONTENT_REJECTED", "prompt_refused")
+    assert "Change the words" in rejected["failure"]["message"]
+    await paying.world.drain()
+    assert await paying.world.balance() == 2000
+    assert paying.world.notifier.types() == ["generation_failed"]
+
+
+@pytest.mark.parametrize("plan", ["free", "pro"])
+async def test_what_costs_nothing_goes_on_at_once_when_accepted(client: Caller, plan: str) -> None:
+    await client.world.grant("user", 0, plan)
+    request_id = (await client.create(input_prompt=DOUBTFUL)).json()["id"]
+    assert (await client.world.database.fetchval("SELECT count(*) FROM free_usage")) == 0
+    assert (await review(client, request_id, "accept"))["status"] == "PENDING"
+    assert (await client.world.database.fetchval("SELECT count(*) FROM free_usage")) == (plan == "free")
+
+
+async def test_who_cannot_pay_any_more_when_it_is_accepted_is_told(client: Caller) -> None:
+    await client.world.grant("user", 25, "payg")
+    waiting = (await client.create(input_prompt=DOUBTFUL)).json()["id"]
+    await client.world.grant("user", -1)
+    failed = await review(client, waiting, "accept")
+    assert (failed["status"], failed["failure"]["code"]) == ("FAILED", "insufficient_credits")
+
+
+async def test_a_used_up_month_ends_a_free_request_that_is_accepted(make_client) -> None:
+    client: Caller = await make_client(free_generations=1)
+    waiting = (await client.create(input_prompt=DOUBTFUL)).json()["id"]
+    await client.create()
+    assert (await review(client, waiting, "accept"))["failure"]["code"] == "insufficient_credits"
+
+
+async def test_a_prompt_nobody_looks_at_fails_after_its_time_and_can_be_cancelled_before(paying: Caller) -> None:
+    waiting, cancelled = [(await paying.create(input_prompt=DOUBTFUL)).json()["id"] for _ in range(2)]
+    assert (await paying.act(cancelled, "cancel")).json()["outcome"] == "canceled"
+    paying.world.clock.advance(days=3, minutes=1)
+    await paying.world.sweep()
+    assert (await paying.look(waiting))["status"] == "FAILED"
+    assert (await review(paying, waiting, "accept"))["status"] == "FAILED"
+    await paying.world.drain()
+    assert await paying.world.balance() == 2000
+
+
+async def test_accept_and_cancel_at_once_end_in_one_of_both(paying: Caller) -> None:
+    for _ in range(5):
+        request_id = (await paying.create(input_prompt=DOUBTFUL)).json()["id"]
+        await asyncio.gather(review(paying, request_id, "accept"), paying.act(request_id, "cancel"))
+        assert (await paying.look(request_id))["status"] == "CANCELLED"
+    await paying.world.drain()
+    assert await paying.world.balance() == 2000
+
+
+# A moderation endpoint
+
+
+class Moderator:
+    """An endpoint that speaks like OpenAI's; the next answers are given in their order."""
+
+    def __init__(self) -> None:
+        self.answers: list[Response] = []
+        self.asked: list[Any] = []
+
+    async def moderate(self, request: Request) -> Response:
+        """Moderate."""
+        self.asked.append((request.headers.get("authorization"), await request.json()))
+        return self.answers.pop(0) if self.answers else judged()
+
+
+def judged(*, flagged: bool = False, categories: Sequence[str] = (), score: float = 0.01) -> Response:
+    """One answer of the endpoint."""
+    scores = dict.fromkeys(categories or ["harassment"], score)
+    result = {"flagged": flagged, "categories": dict.fromkeys(categories, flagged), "category_scores": scores}
+    return JSONResponse({"id": "modr-1", "model": "omni", "results": [result]})
+
+
+@asynccontextmanager
+async def moderating() -> AsyncIterator[tuple[Moderator, ModerationCheck]]:
+    """A real endpoint on loopback, and the check in front of it."""
+    moderator, port = Moderator(), free_port()
+    app = Starlette(routes=[Route("/v1/moderations", moderator.moderate, methods=["POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", lifespan="off"))
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        yield moderator, ModerationCheck(
+            http, f"http://127.0.0.1:{port}/v1/moderations", first=WordCheck(read_rules(STANDARD_FILE)),
+            api_key="moderation-key", model="omni-moderation-latest", review_above=0.5, timeout_seconds=0.5,
+            pause_seconds=0.01,
+        )  # fmt: skip
+    server.should_exit = True
+    await running
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (judged(), Verdict(outcome=Outcome.ALLOW)),
+        (judged(categories=["hate"], score=0.51), Verdict(outcome=Outcome.REVIEW, category="hate")),
+        (judged(flagged=True, categories=["violence"]), Verdict(outcome=Outcome.REJECT, category="violence")),
+        (
+            judged(flagged=True, categories=["sexual", "sexual/minors"]),
+            Verdict(outcome=Outcome.REJECT, category="sexual/minors", severe=True),
+        ),
+    ],
+)
+async def test_the_endpoints_verdict_is_ours(answer: Response, verdict: Verdict) -> None:
+    async with moderating() as (moderator, check):
+        moderator.answers.append(answer)
+        assert await check.check(["an otter", "calm"], "en-US") == verdict
+        assert moderator.asked == [
+            ("Bearer moderation-key", {"input": ["an otter", "calm"], "model": "omni-moderation-latest"})
+        ]
+
+
+async def test_what_the_lists_reject_is_not_sent_anywhere(client: Caller) -> None:
+    async with moderating() as (moderator, check):
+        assert (await check.check([REJECTED], None)).outcome is Outcome.REJECT
+        assert (await check.check([DOUBTFUL], None)).outcome is Outcome.REVIEW
+        assert len(moderator.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [Response(status_code=500), Response("<html>"), JSONResponse({"results": "none"}), JSONResponse([])]
+)
+async def test_an_endpoint_that_says_nothing_usable_is_away_and_tried_three_times(answer: Response) -> None:
+    async with moderating() as (moderator, check):
+        moderator.answers += [answer] * 3
+        with pytest.raises(PromptCheckUnavailableError):
+            await check.check(["an otter"], None)
+        assert len(moderator.asked) == 3
+        assert (await check.check(["an otter"], None)).outcome is Outcome.ALLOW
+
+
+class Away:
+    """A check that never answers."""
+
+    async def check(self, _texts: Sequence[str], _locale: str | None) -> Verdict:
+        """Nothing."""
+        raise PromptCheckUnavailableError("simulated")
+
+
+@pytest.mark.parametrize(("when_away", "status"), [("refuse", 503), ("review", 202), ("allow", 202)])
+async def test_while_the_check_is_away_a_setting_decides(make_client, when_away: str, status: int) -> None:
+    client: Caller = await make_client(safety_when_away=when_away)
+    client.world.service.prompts._check = Away()  # noqa: SLF001 - an endpoint that is away
+    answer = await client.create()
+    if status == 503:
+        assert_problem(answer, 503, "safety_unavailable")
+        assert answer.headers["retry-after"] == "5"
+    else:
+        assert answer.status_code == status
+        assert answer.json()["status"] == ("VALIDATING_CREDITS" if when_away == "review" else "PENDING")

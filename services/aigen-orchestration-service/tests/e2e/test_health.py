@@ -1,0 +1,333 @@
+"""Alive, ready, measured and logged: true figures, true reasons, and nothing of a user's words or secrets."""
+
+import hashlib
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+import structlog
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from creativeflow.services.aigeneration.app import create_app
+from creativeflow.services.aigeneration.application import metrics
+from creativeflow.services.aigeneration.bootstrap.container import Service
+from creativeflow.services.aigeneration.settings import Settings
+from tests.e2e.journey import CALLBACKS, OPERATIONS, PLAIN, PROMPT, REQUESTS, Caller, assert_problem
+
+JWT_SECRET = "the secret of the end users' tokens"
+API_KEY = "a-key-of-enough-length"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.fixture(scope="module")
+async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
+    """A caller for what leaves nothing behind."""
+    return await make_shared()
+
+
+Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+async def figures(client: Caller) -> Figures:
+    """Every sample of /metrics by name and labels."""
+    answer = await client.get("/metrics")
+    assert answer.status_code == httpx.codes.OK
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def grown(before: Figures, after: Figures, name: str, **labels: str) -> float:
+    """By how much a figure has grown; all tests of a run share the figures of the process."""
+    key = (name, frozenset(labels.items()))
+    assert key in after, f"{name} {labels} is not among the metrics"
+    return after[key] - before.get(key, 0.0)
+
+
+# Alive and ready
+
+
+async def test_a_process_that_answers_is_alive(shared: Caller) -> None:
+    answer = await shared.get("/health")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok", "version": shared.app.version})
+
+
+async def test_a_service_whose_database_answers_is_ready(shared: Caller) -> None:
+    answer = await shared.get("/ready")
+    assert answer.status_code == httpx.codes.OK
+    assert answer.json()["status"] == "ready"
+    database = answer.json()["checks"]["database"]
+    assert database["ok"]
+    assert re.fullmatch(r"PostgreSQL \S.*, schema \S+", database["detail"])
+
+
+async def test_a_database_at_another_schema_is_not_ready_and_says_what_to_do(client: Caller) -> None:
+    await client.world.database.execute("UPDATE alembic_version SET version_num = '0000'")
+    answer = await client.get("/ready")
+    assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
+    assert answer.json()["checks"]["database"]["detail"] == "schema is at 0000: run aigen migrate"
+
+
+@asynccontextmanager
+async def _without_database(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else takes the port, and it refuses
+        url = f"postgresql://nobody@127.0.0.1:{closed.getsockname()[1]}/nothing"
+        service = Service(settings, database_url=url)
+        app = create_app(service=service)
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://t") as asks,
+        ):
+            yield app, asks
+        await service.stop()
+
+
+async def test_without_its_database_a_service_is_alive_not_ready_and_says_why(settings: Settings) -> None:
+    async with _without_database(settings) as (_, asks):
+        assert (await asks.get("/health")).status_code == httpx.codes.OK
+        answer = await asks.get("/ready")
+        assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
+        assert answer.json()["checks"]["database"] == {"ok": False, "required": True, "detail": "does not answer"}
+        assert (await asks.get("/metrics")).status_code == httpx.codes.OK
+
+
+async def test_without_its_database_every_call_says_that_it_can_be_repeated(settings: Settings) -> None:
+    async with _without_database(settings) as (_, asks):
+        for method, path, body in (
+            ("POST", REQUESTS, {"user_id": "user", **PLAIN}),
+            ("POST", f"{REQUESTS}/quote", {"user_id": "user", **PLAIN}),
+            ("GET", REQUESTS, None),
+            ("GET", f"{REQUESTS}/01950000-0000-7000-8000-000000000000", None),
+            ("GET", f"{OPERATIONS}/invariants", None),
+        ):
+            answer = await asks.request(method, path, json=body, headers={"Idempotency-Key": "k"})
+            document = assert_problem(answer, 503, answer.json()["code"])
+            assert document["retryable"]
+            assert int(answer.headers["retry-after"]) > 0
+
+
+# Measured
+
+
+async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> None:
+    await client.world.grant("user", 1000, "payg")
+    before = await figures(client)
+    created = (await client.create()).json()
+    job = await client.world.next_job()
+    client.world.clock.advance(seconds=12)
+    await client.world.deliver(job)
+    sample = (await client.look(created["id"]))["samples"][0]["asset_id"]
+    await client.act(created["id"], "select-sample", selected_sample_id=sample)
+    final = await client.world.next_job()
+    client.world.clock.advance(seconds=100)
+    await client.world.deliver(final)
+    after = await figures(client)
+    assert grown(before, after, "ai_generation_attempted_total", plan="payg") == 1
+    assert grown(before, after, "ai_generation_completed_total", status="success", plan="payg") == 1
+    consumed = "creativeflow_user_credits_consumed_total"
+    assert grown(before, after, consumed, action="sample_generation", plan="payg") == 0.25
+    assert grown(before, after, consumed, action="standard_generation", plan="payg") == 1
+    name = "creativeflow_ai_generation_duration_seconds"
+    place = {"plan": "payg", "provider": "default", "model": "standard"}
+    for stage, seconds, bounds in (
+        ("samples", 12, {"10.0": 0, "15.0": 1, "20.0": 1, "25.0": 1, "30.0": 1}),
+        ("final", 100, {"15.0": 0, "30.0": 0, "60.0": 0, "90.0": 0, "120.0": 1}),
+    ):
+        assert grown(before, after, f"{name}_count", stage=stage, **place) == 1
+        assert grown(before, after, f"{name}_sum", stage=stage, **place) == pytest.approx(seconds, abs=0.1)
+        for bound, count in bounds.items():
+            assert grown(before, after, f"{name}_bucket", stage=stage, le=bound, **place) == count
+    found = {dict(labels)["le"] for (metric, labels) in after if metric == f"{name}_bucket"}
+    assert found >= {"1.0", "5.0", "10.0", "15.0", "20.0", "25.0", "30.0", "60.0", "90.0", "120.0", "+Inf"}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "fault"), [("invalid_input", "failed", "user"), ("prompt_rejected", "rejected", "user")]
+)
+async def test_a_bad_end_is_counted_under_its_name_and_whose_fault_it_was(
+    client: Caller, code: str, status: str, fault: str
+) -> None:
+    await client.world.grant("user", 1000, "payg")
+    before = await figures(client)
+    await client.create()
+    await client.report("error", await client.world.next_job(), error_code=code)
+    after = await figures(client)
+    assert grown(before, after, "ai_generation_completed_total", status=status, plan="payg") == 1
+    failed = "ai_generation_failed_attempts_total"
+    assert grown(before, after, failed, stage="samples", code=code, fault=fault) == 1
+
+
+async def test_made_up_error_codes_do_not_grow_the_metrics(client: Caller) -> None:
+    await client.world.grant("user", 0, "pro")
+    await client.create()
+    await client.report("error", await client.world.next_job(), error_code="made-up-by-a-worker-4711")
+    assert "made-up-by-a-worker-4711" not in (await client.get("/metrics")).text
+
+
+async def test_what_waits_and_what_is_under_way_is_measured(client: Caller) -> None:
+    await client.world.grant("user", 0, "pro")
+    await client.create()
+    assert grown({}, await figures(client), "ai_generation_queued_jobs", lane="samples") == 1
+    await client.world.next_job()
+    after = await figures(client)
+    assert grown({}, after, "ai_generation_queued_jobs", lane="samples") == 0
+    assert grown({}, after, "ai_generation_in_flight_jobs", lane="samples") == 1
+
+
+async def test_paths_are_measured_by_their_pattern_so_that_ids_do_not_grow_the_metrics(client: Caller) -> None:
+    created = (await client.create()).json()
+    await client.look(created["id"])
+    await client.get("/otter-4711")
+    text = (await client.get("/metrics")).text
+    assert 'path="/api/v1/generation-requests/{request_id}"' in text
+    assert created["id"] not in text
+    assert "otter-4711" not in text
+
+
+# Traced
+
+
+async def test_a_request_id_and_a_trace_are_taken_over_returned_and_kept(client: Caller) -> None:
+    headers = {"X-Request-ID": "odoo:42.a_b-c", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+    answer = await client.create(headers=headers)
+    assert answer.headers["x-request-id"] == "odoo:42.a_b-c"
+    version, trace, span, flags = answer.headers["traceparent"].split("-")
+    assert (version, trace, flags) == ("00", TRACE, "01")
+    assert span != "00f067aa0ba902b7"
+    job = await client.world.next_job()
+    assert job.correlation_id == "odoo:42.a_b-c"
+    assert job.traceparent is not None
+    assert job.traceparent.split("-")[1] == TRACE
+
+
+@pytest.mark.parametrize(
+    ("request_id", "traceparent"),
+    [
+        ("", ""),
+        ("a b", "otter"),
+        ("x" * 129, f"00-{TRACE}-00f067aa0ba902b7"),
+        ("a\tb", f"00-{TRACE.upper()}-00f067aa0ba902b7-01"),
+        ("<script>", f"00-{'0' * 32}-00f067aa0ba902b7-01"),
+        ("{}", f"00-{TRACE}-{'0' * 16}-01"),
+    ],
+)
+async def test_ids_that_are_none_are_replaced_by_new_ones(shared: Caller, request_id: str, traceparent: str) -> None:
+    answer = await shared.get("/health", headers={"X-Request-ID": request_id, "traceparent": traceparent})
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+    assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", answer.headers["traceparent"])
+    assert TRACE not in answer.headers["traceparent"]
+    other = await shared.get("/health")
+    assert other.headers["x-request-id"] != answer.headers["x-request-id"]
+
+
+async def test_every_answer_carries_its_ids_refusals_too(shared: Caller) -> None:
+    for path in ("/health", "/nowhere", f"{REQUESTS}?limit=0", "/openapi.json", "/docs"):
+        answer = await shared.get(path, headers={"X-Request-ID": "mine"})
+        assert answer.headers["x-request-id"] == "mine"
+        assert answer.headers["traceparent"].startswith("00-")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+# Logged
+
+SECRET_WORDS = ("otter", "Rilke")
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Any:
+    """What is written to the standard streams while logging is set up as in production."""
+    before, root = structlog.get_config(), metrics.logging.getLogger()
+    handlers, level = root.handlers, root.level
+
+    def configured(*, as_json: bool) -> Callable[[], str]:
+        metrics.configure_logging(level="debug", as_json=as_json)
+        structlog.configure(cache_logger_on_first_use=False)
+
+        def written() -> str:
+            out, err = capsys.readouterr()
+            return out + err
+
+        return written
+
+    yield configured
+    structlog.configure(**before)
+    root.handlers, root.level = handlers, level
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "console"])
+async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
+    make_client: Callable[..., Awaitable[Caller]], lines: Callable[..., Callable[[], str]], as_json: bool
+) -> None:
+    hashed = hashlib.sha256(b"a-key-only-its-owner-knows").hexdigest()
+    keys = f"shop:operator:{API_KEY},odoo:service:sha256${hashed}"
+    caller = await make_client(api_keys=keys, jwt_secret=JWT_SECRET)
+    await caller.world.grant("user", 1000, "payg")
+    written = lines(as_json=as_json)
+    user = {"Authorization": f"Bearer {jwt.encode({'sub': 'user', 'exp': int(time.time()) + 60}, JWT_SECRET)}"}
+    service = {"X-Internal-API-Key": API_KEY}
+    created = (await caller.post(REQUESTS, json={**PLAIN, "metadata": {"note": PROMPT}}, headers=user)).json()
+    job = await caller.world.next_job()
+    callback = caller.world.service.secrets.token(job.job_id)
+    await caller.report("progress", job, percent=5, step="Rilke and the otter")
+    await caller.report("error", job, error_code="provider_error", error_message=f"no: {PROMPT}", error_details=PROMPT)
+    caller.world.clock.advance(minutes=1)
+    await caller.report_result(await caller.world.next_job())
+    await caller.post(f"{REQUESTS}/{created['id']}/regenerate-samples", json={"updated_prompt": PROMPT}, headers=user)
+    await caller.post(REQUESTS, json={**PLAIN, "input_prompt": PROMPT + "\x00"}, headers=user)
+    await caller.post(REQUESTS, content=PROMPT, headers=user | {"Content-Type": "application/json"})
+    await caller.post(f"{CALLBACKS}/started", content=PROMPT, headers={"Authorization": f"Bearer {callback}"})
+    await caller.get(f"{REQUESTS}/otter?user_id=otter", headers=service)
+    await caller.get(REQUESTS, headers={"X-Internal-API-Key": API_KEY + "x"})
+    await caller.get(f"{REQUESTS}?user_id=otter", headers=service)
+    caller.world.credits.faults.append("after")
+    await caller.post(REQUESTS, json=PLAIN, headers=user)
+    await _break_something(caller, user)
+    caller.world.clock.advance(minutes=1)
+    await caller.world.sweep()
+    await caller.world.drain()
+    text = written()
+    assert text.count("http_request") >= 10
+    assert "unexpected_error" in text
+    for secret in (*SECRET_WORDS, API_KEY, JWT_SECRET, callback, user["Authorization"].split()[1], hashed):
+        assert secret not in text, f"{secret!r} is in the log"
+
+
+async def _break_something(caller: Caller, headers: dict[str, str]) -> None:
+    """A fault of ours in the middle of a call that carries words and secrets."""
+    database = caller.world.database
+    await database.execute("ALTER TABLE holds RENAME TO holds_elsewhere")
+    answer = await caller.post(REQUESTS, json=PLAIN, headers=headers)
+    await database.execute("ALTER TABLE holds_elsewhere RENAME TO holds")
+    assert_problem(answer, 500, "internal_error")
+
+
+async def test_every_line_of_a_call_carries_its_request_id(
+    client: Caller, lines: Callable[..., Callable[[], str]]
+) -> None:
+    written = lines(as_json=True)
+    await client.create(headers={"X-Request-ID": "odoo-42"})
+    await client.create(headers={"X-Request-ID": "odoo-43"})
+    found = [metrics.orjson.loads(line) for line in written().splitlines() if '"http_request"' in line]
+    assert [line["request_id"] for line in found] == ["odoo-42", "odoo-43"]
+    assert {line["status"] for line in found} == {202}
+    assert {"method", "path", "status", "duration_ms", "principal", "timestamp", "level", "event"} <= set(found[0])
+
+
+async def test_the_page_of_the_api_loads_nothing_from_a_foreign_host(client: Caller) -> None:
+    page = (await client.get("/docs")).text
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
+        assert f"/docs/{name}" in page
+        assert (await client.get(f"/docs/{name}")).is_success
+    assert "https://" not in page
+    assert (await client.get("/docs/redoc.standalone.js")).status_code == 404

@@ -1,0 +1,312 @@
+"""The same key gives the same answer, to the letter, and nothing happens twice: whatever is repeated, and whenever."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from creativeflow.services.aigeneration.domain.request import Request
+from tests.e2e.journey import OPERATIONS, PLAIN, REQUESTS, Caller, Footprint, assert_problem
+from tests.support.app import World
+
+KEY = {"Idempotency-Key": "order-7"}
+SERVICE_KEY, OTHER_KEY = "the-key-of-the-shop", "the-key-of-the-gateway"
+
+Act = Callable[[], Awaitable[httpx.Response]]
+
+
+def assert_replayed(first: httpx.Response, again: httpx.Response) -> None:
+    """The second answer is the first one once more, and says so."""
+    assert "idempotent-replayed" not in first.headers
+    assert again.status_code == first.status_code, again.text
+    assert again.headers.get("idempotent-replayed") == "true", again.text
+    assert again.content == first.content
+    for name in ("content-type", "location"):
+        assert again.headers.get(name) == first.headers.get(name)
+
+
+async def start(caller: Caller) -> Act:
+    """A start with a key."""
+    return lambda: caller.create(headers=KEY)
+
+
+async def selection(caller: Caller) -> Act:
+    """The choice of a sample with a key."""
+    shown = await caller.with_samples()
+    pick = {"selected_sample_id": shown["samples"][1]["asset_id"], "desired_resolution": "FHD"}
+    return lambda: caller.act(shown["id"], "select-sample", headers=KEY, **pick)
+
+
+async def regeneration(caller: Caller) -> Act:
+    """Another round with a key."""
+    shown = await caller.with_samples()
+    return lambda: caller.act(shown["id"], "regenerate-samples", headers=KEY, updated_prompt="A green otter")
+
+
+async def retrying(caller: Caller) -> Act:
+    """A retry with a key."""
+    created = (await caller.create()).json()
+    await caller.world.fail(await caller.world.next_job(), "invalid_input")
+    return lambda: caller.act(created["id"], "retry", headers=KEY, model="fast")
+
+
+async def cancelling(caller: Caller) -> Act:
+    """A cancel with a key, while a worker is busy."""
+    created = (await caller.create()).json()
+    await caller.world.next_job()
+    return lambda: caller.act(created["id"], "cancel", headers=KEY)
+
+
+async def ending(caller: Caller) -> Act:
+    """An operator's end of a request with a key."""
+    created = (await caller.create()).json()
+    body = {"reason": "the customer asked"}
+    return lambda: caller.post(f"{OPERATIONS}/generation-requests/{created['id']}/fail", json=body, headers=KEY)
+
+
+ACTIONS = [start, selection, regeneration, retrying, cancelling, ending]
+
+
+@pytest.fixture
+async def paying(client: Caller) -> Caller:
+    """The open service, where `user` pays for each thing and has 20 credits."""
+    await client.world.grant("user", 2000, "payg")
+    return client
+
+
+async def finish(caller: Caller) -> None:
+    """Let every job be done, so that requests are elsewhere when a call is repeated."""
+    await caller.world.dispatch()
+    while caller.world.engine.jobs:
+        job: Request = caller.world.engine.jobs.popleft()
+        if not (await caller.world.look(job)).terminal:
+            await caller.world.deliver(job)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_a_repeated_call_gets_its_answer_to_the_letter(
+    paying: Caller, action: Callable[[Caller], Awaitable[Act]]
+) -> None:
+    act = await action(paying)
+    first = await act()
+    assert first.is_success, first.text
+    after = await Footprint.of(paying.world)
+    assert_replayed(first, await act())
+    assert await Footprint.of(paying.world) == after
+    await finish(paying)
+    later = await Footprint.of(paying.world)
+    assert_replayed(first, await act())
+    assert await Footprint.of(paying.world) == later
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_twenty_equal_calls_at_once_do_the_work_of_one(
+    paying: Caller, action: Callable[[Caller], Awaitable[Act]]
+) -> None:
+    act = await action(paying)
+    answers = await asyncio.gather(*(until_answered(act) for _ in range(20)))
+    assert len({answer.content for answer in answers}) == 1
+    assert Counter(answer.headers.get("idempotent-replayed") for answer in answers) == {None: 1, "true": 19}
+    await paying.world.dispatch()
+    assert len({job.job_id for job in paying.world.engine.published}) == len(paying.world.engine.published)
+
+
+async def until_answered(act: Act) -> httpx.Response:
+    """Call, and do what the answer says as long as the first call is still running."""
+    for _ in range(500):
+        answer = await act()
+        if answer.status_code != httpx.codes.CONFLICT:
+            return answer
+        assert_problem(answer, 409, "idempotency_key_in_flight")
+        await asyncio.sleep(0.01)  # stands for Retry-After, which is a whole second
+    raise AssertionError("no answer after 500 calls")
+
+
+async def test_two_hundred_equal_starts_at_once_are_one_request(paying: Caller) -> None:
+    answers = await asyncio.gather(*(until_answered(lambda: paying.create(headers=KEY)) for _ in range(200)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.content for answer in answers}) == 1
+    assert len({answer.headers["location"] for answer in answers}) == 1
+    assert len((await paying.get(REQUESTS)).json()["items"]) == 1
+    assert await paying.world.balance() == 2000 - 25
+    await paying.world.dispatch()
+    assert len(paying.world.engine.published) == 1
+
+
+async def test_another_body_under_the_same_key_is_refused(paying: Caller) -> None:
+    await paying.create(headers=KEY)
+    before = await Footprint.of(paying.world)
+    assert_problem(await paying.create(headers=KEY, locale="de-DE"), 422, "idempotency_key_reused")
+    assert_problem(await paying.create("pro", headers=KEY), 422, "idempotency_key_reused")
+    assert await Footprint.of(paying.world) == before
+
+
+async def test_the_order_of_fields_and_blanks_make_no_other_body(paying: Caller) -> None:
+    headers = KEY | {"Content-Type": "application/json"}
+    bodies = (
+        '{"user_id":"user","input_prompt":"An otter","output_format":"FacebookAd"}',
+        '{ "output_format": "FacebookAd",\n "input_prompt": "An otter", "user_id": "user" }',
+    )
+    first, again = [await paying.post(REQUESTS, content=body, headers=headers) for body in bodies]
+    assert_replayed(first, again)
+
+
+async def test_another_call_under_the_same_key_is_refused_whatever_it_is(paying: Caller) -> None:
+    shown = await paying.with_samples()
+    sample, other = (entry["asset_id"] for entry in shown["samples"][:2])
+    first = await paying.act(shown["id"], "select-sample", headers=KEY, selected_sample_id=sample)
+    assert first.is_success
+    before = await paying.look(shown["id"])
+    for reused in (
+        await paying.act(shown["id"], "select-sample", headers=KEY, selected_sample_id=other),
+        await paying.act(shown["id"], "select-sample", headers=KEY, selected_sample_id=sample, output_format="webp"),
+        await paying.act(shown["id"], "regenerate-samples", headers=KEY),
+        await paying.act(shown["id"], "retry", headers=KEY),
+        await paying.act(shown["id"], "cancel", headers=KEY),
+        await paying.create(headers=KEY),
+    ):
+        assert_problem(reused, 422, "idempotency_key_reused")
+    assert await paying.look(shown["id"]) == before
+
+
+async def test_a_call_whose_first_try_still_runs_is_told_to_wait(paying: Caller) -> None:
+    paying.world.credits.gate = asyncio.Event()
+    first = asyncio.create_task(paying.create(headers=KEY))
+    async with asyncio.timeout(10):
+        while not paying.world.credits.calls:
+            await asyncio.sleep(0)
+    early = await paying.create(headers=KEY)
+    assert_problem(early, 409, "idempotency_key_in_flight")
+    assert early.json()["retryable"]
+    assert int(early.headers["retry-after"]) >= 1
+    assert_problem(await paying.create(headers=KEY, locale="de-DE"), 422, "idempotency_key_reused")
+    paying.world.credits.gate.set()
+    assert_replayed(await first, await paying.create(headers=KEY))
+
+
+async def test_an_answer_given_while_the_credit_service_is_silent_is_kept_too(paying: Caller) -> None:
+    paying.world.credits.faults.append("after")
+    first = await paying.create(headers=KEY)
+    assert first.json()["status"] == "VALIDATING_CREDITS"
+    paying.world.clock.advance(minutes=1)
+    await paying.world.sweep()
+    assert (await paying.look(first.json()["id"]))["status"] == "PENDING"
+    assert_replayed(first, await paying.create(headers=KEY))
+
+
+async def test_keys_are_each_callers_own(make_client: Callable[..., Awaitable[Caller]]) -> None:
+    caller = await make_client(api_keys=f"shop:service:{SERVICE_KEY},gateway:service:{OTHER_KEY}")
+    await caller.world.grant("user", 0, "pro")
+    await caller.world.grant("other", 0, "pro")
+    made = []
+    for key in (SERVICE_KEY, OTHER_KEY):
+        for user in ("user", "other"):
+            headers = KEY | {"X-Internal-API-Key": key, "X-User-ID": user}
+            answer = await caller.post(REQUESTS, json=PLAIN, headers=headers)
+            assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+            assert "idempotent-replayed" not in answer.headers
+            assert answer.json()["user_id"] == user
+            made.append(answer.json()["id"])
+    assert len(set(made)) == 4
+
+
+async def test_a_refusal_for_lack_of_credits_is_replayed_even_after_a_top_up(client: Caller) -> None:
+    await client.world.grant("user", 24, "payg")
+    first = assert_problem(await client.create(headers=KEY), 402, "insufficient_credits")
+    await client.world.grant("user", 1000)
+    answer = await client.create(headers=KEY)
+    again = assert_problem(answer, 402, "insufficient_credits")
+    assert {k: v for k, v in again.items() if k != "request_id"} == {
+        k: v for k, v in first.items() if k != "request_id"
+    }
+    assert answer.headers.get("idempotent-replayed") == "true"
+    assert (await client.create(headers={"Idempotency-Key": "another"})).status_code == httpx.codes.ACCEPTED
+    assert await client.world.balance() == 1024 - 25
+
+
+async def test_a_refused_final_is_replayed_and_another_key_tries_again(client: Caller) -> None:
+    await client.world.grant("user", 30, "payg")
+    shown = await client.with_samples()
+    pick = {"selected_sample_id": shown["samples"][0]["asset_id"]}
+    assert_problem(await client.act(shown["id"], "select-sample", headers=KEY, **pick), 402, "insufficient_credits")
+    await client.world.grant("user", 1000)
+    assert_problem(await client.act(shown["id"], "select-sample", headers=KEY, **pick), 402, "insufficient_credits")
+    assert (await client.look(shown["id"]))["selected_sample_id"] is None
+    fresh = {"Idempotency-Key": "another"}
+    assert (await client.act(shown["id"], "select-sample", headers=fresh, **pick)).is_success
+
+
+async def test_a_call_that_was_wrong_takes_no_key(paying: Caller) -> None:
+    assert_problem(await paying.create(headers=KEY, locale="english"), 422, "invalid_request")
+    assert_problem(await paying.create("free", headers=KEY, brand_kit_id="kit"), 403, "plan_required")
+    right = await paying.create(headers=KEY)
+    assert right.status_code == httpx.codes.ACCEPTED
+    assert "idempotent-replayed" not in right.headers
+
+
+async def test_a_key_must_have_1_to_255_plain_characters(paying: Caller) -> None:
+    before = await Footprint.of(paying.world)
+    for key in ("", "k" * 256, "a\x7fb"):
+        assert_problem(await paying.create(headers={"Idempotency-Key": key}), 400, "idempotency_key_required")
+        answer = await paying.act(str(uuid4()), "cancel", headers={"Idempotency-Key": key})
+        assert_problem(answer, 400, "idempotency_key_required")
+    assert await Footprint.of(paying.world) == before
+
+
+async def test_a_key_of_255_characters_is_kept_whole(paying: Caller) -> None:
+    first = await paying.create(headers={"Idempotency-Key": "k" * 255})
+    assert_replayed(first, await paying.create(headers={"Idempotency-Key": "k" * 255}))
+    other = await paying.create(headers={"Idempotency-Key": "k" * 254})
+    assert other.json()["id"] != first.json()["id"]
+
+
+async def test_where_a_setting_wants_keys_no_action_goes_without(
+    make_client: Callable[..., Awaitable[Caller]],
+) -> None:
+    caller = await make_client(require_idempotency_key=True)
+    await caller.world.grant("user", 0, "pro")
+    assert_problem(await caller.create(), 400, "idempotency_key_required")
+    assert (await Footprint.of(caller.world)).rows["generation_requests"] == 0
+    created = (await caller.create(headers=KEY)).json()
+    await caller.world.deliver(await caller.world.next_job())
+    bodies: dict[str, dict[str, Any]] = {
+        "select-sample": {"selected_sample_id": "any"}, "regenerate-samples": {}, "retry": {}, "cancel": {},
+    }  # fmt: skip
+    for action, body in bodies.items():
+        assert_problem(await caller.act(created["id"], action, **body), 400, "idempotency_key_required")
+    for path, sent in (
+        (f"generation-requests/{created['id']}/fail", {"reason": "why"}),
+        ("credits/grants", {"user_id": "user", "amount": "1.00"}),
+    ):
+        assert_problem(await caller.post(f"{OPERATIONS}/{path}", json=sent), 400, "idempotency_key_required")
+    assert (await caller.look(created["id"]))["status"] == "AWAITING_SELECTION"
+    assert (await caller.post(f"{REQUESTS}/quote", json={"user_id": "user", **PLAIN})).is_success
+
+
+async def test_a_key_outlives_the_process(
+    make_client: Callable[..., Awaitable[Caller]], make_world: Callable[..., World]
+) -> None:
+    before = await make_client()
+    await before.world.grant("user", 100, "payg")
+    first = await before.create(headers=KEY)
+    await before.world.check()
+    await before.world.close()
+    after = await make_client()
+    assert_replayed(first, await after.create(headers=KEY))
+    assert await after.world.balance() == 75
+    await after.world.dispatch()
+    assert len(after.world.engine.published) == 1
+
+
+async def test_a_key_is_forgotten_after_its_time_and_not_before(paying: Caller) -> None:
+    first = await paying.create(headers=KEY)
+    paying.world.clock.advance(hours=95)
+    await paying.world.sweep()
+    assert_replayed(first, await paying.create(headers=KEY))
+    paying.world.clock.advance(hours=2)
+    await paying.world.sweep()
+    assert (await paying.create(headers=KEY)).json()["id"] != first.json()["id"]

@@ -1,0 +1,239 @@
+"""What an operator sees and does: nothing is stuck unseen, nothing is given up silently, and money stays exact."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.journey import NOBODY, OPERATIONS, REQUESTS, Caller, Footprint, assert_problem
+
+KEY = {"Idempotency-Key": "grant-7"}
+
+
+async def read(caller: Caller, path: str) -> Any:
+    """What an operator reads."""
+    answer = await caller.get(f"{OPERATIONS}/{path}")
+    assert answer.status_code == httpx.codes.OK, answer.text
+    return answer.json()
+
+
+@pytest.fixture
+async def paying(client: Caller) -> Caller:
+    """The open service, where `user` pays for each thing and has 20 credits."""
+    await client.world.grant("user", 2000, "payg")
+    return client
+
+
+# Credits
+
+
+async def test_a_grant_opens_an_account_and_answers_with_its_statement(client: Caller) -> None:
+    body = {"user_id": "user", "amount": "2.50", "plan": "payg", "reason": "goodwill"}
+    answer = await client.post(f"{OPERATIONS}/credits/grants", json=body)
+    assert answer.status_code == httpx.codes.CREATED
+    statement = answer.json()
+    assert {name: statement[name] for name in ("plan", "balance", "held")} == {
+        "plan": "payg", "balance": "2.50", "held": "0.00",
+    }  # fmt: skip
+    (entry,) = statement["entries"]
+    assert (entry["kind"], entry["amount"], entry["reason"]) == ("grant", "2.50", "goodwill (plan payg)")
+    assert await read(client, "users/user/statement") == statement
+
+
+async def test_a_grant_counts_at_once_for_a_plan_that_was_remembered(client: Caller) -> None:
+    assert_problem(await client.create(brand_kit_id="kit"), 403, "plan_required")
+    await client.post(f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "0", "plan": "pro"})
+    assert (await client.create(brand_kit_id="kit")).status_code == httpx.codes.ACCEPTED
+
+
+async def test_the_same_grant_twice_under_one_key_is_given_once(client: Caller) -> None:
+    body = {"user_id": "user", "amount": "5.00", "plan": "payg"}
+    answers = [await client.post(f"{OPERATIONS}/credits/grants", json=body, headers=KEY) for _ in range(3)]
+    assert {answer.status_code for answer in answers} == {201}
+    assert {answer.json()["balance"] for answer in answers} == {"5.00"}
+    assert await client.world.balance() == 500
+    await client.post(f"{OPERATIONS}/credits/grants", json=body, headers={"Idempotency-Key": "grant-8"})
+    await client.post(f"{OPERATIONS}/credits/grants", json=body)
+    assert await client.world.balance() == 1500
+
+
+async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(client: Caller) -> None:
+    body = {"user_id": "user", "amount": "5.00", "plan": "payg"}
+    await client.post(f"{OPERATIONS}/credits/grants", json=body, headers=KEY)
+    before = await Footprint.of(client.world)
+    for changes in ({"amount": "6.00"}, {"user_id": "other"}, {"plan": "team"}, {"amount": "0"}):
+        answer = await client.post(f"{OPERATIONS}/credits/grants", json=body | changes, headers=KEY)
+        assert_problem(answer, 422, "idempotency_key_reused")
+        assert await Footprint.of(client.world) == before
+        assert (await read(client, "users/user/statement"))["plan"] == "payg"
+
+
+async def test_credits_can_be_taken_back_but_never_more_than_there_are(paying: Caller) -> None:
+    taken = await paying.post(f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "-19.99"})
+    assert taken.json()["balance"] == "0.01"
+    answer = await paying.post(f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "-0.02"})
+    assert_problem(answer, 422, "invalid_request", pointer="/amount")
+    assert await paying.world.balance() == 1
+
+
+async def test_a_statement_tells_every_movement_newest_first_and_what_is_held(paying: Caller) -> None:
+    paying.world.clock.advance(minutes=1)
+    shown = await paying.with_samples()
+    await paying.create()
+    await paying.world.drain()
+    statement = await read(paying, "users/user/statement")
+    assert (statement["balance"], statement["held"], statement["plan"]) == ("19.50", "0.25", "payg")
+    assert [(entry["kind"], entry["amount"]) for entry in statement["entries"]] == [
+        ("hold", "-0.25"), ("capture", "0.00"), ("hold", "-0.25"), ("grant", "20.00"),
+    ]  # fmt: skip
+    assert [statement["entries"][1][name] for name in ("request_id", "stage", "round", "reason")] == [
+        shown["id"], "samples", 1, "sample_generation",
+    ]  # fmt: skip
+
+
+async def test_an_unknown_user_has_an_empty_statement_on_the_free_plan(client: Caller) -> None:
+    statement = await read(client, "users/nobody/statement")
+    assert (statement["plan"], statement["balance"], statement["held"], statement["entries"]) == (
+        "free", "0.00", "0.00", [],
+    )  # fmt: skip
+
+
+# Stuck work
+
+
+async def test_nothing_is_stuck_until_nobody_moved_it_on_a_minute_after_its_time(paying: Caller) -> None:
+    created = (await paying.create()).json()
+    await paying.world.next_job()
+    assert await read(paying, "stuck") == {"items": []}
+    paying.world.clock.advance(minutes=5, seconds=30)
+    assert await read(paying, "stuck") == {"items": []}
+    paying.world.clock.advance(minutes=1)
+    (found,) = (await read(paying, "stuck"))["items"]
+    assert found == await paying.look(created["id"])
+    await paying.world.sweep()
+    assert await read(paying, "stuck") == {"items": []}
+    assert (await paying.look(created["id"]))["attempt"] == 2
+
+
+async def test_ending_a_request_gives_back_what_is_held_and_says_who_did_it(paying: Caller) -> None:
+    created = (await paying.create()).json()
+    job = await paying.world.next_job()
+    assert await paying.world.balance() == 1975
+    answer = await paying.post(
+        f"{OPERATIONS}/generation-requests/{created['id']}/fail", json={"reason": "the worker burnt down"}
+    )
+    assert answer.status_code == httpx.codes.OK
+    ended = answer.json()
+    assert (ended["status"], ended["failure"]["code"], ended["cost"]["held"]) == ("FAILED", "operator_ended", "0.00")
+    assert ended == await paying.look(created["id"])
+    await paying.world.drain()
+    assert await paying.world.balance() == 2000
+    assert paying.world.notifier.types() == ["generation_failed"]
+    events = (await paying.get(f"{REQUESTS}/{created['id']}/events")).json()["items"]
+    (entry,) = [entry for entry in events if entry["event"] == "operator_failed"]
+    assert (entry["data"]["by"], entry["data"]["reason"]) == ("open", "the worker burnt down")
+    assert_problem(await paying.report_result(job), 409, "stale_result")
+
+
+async def test_a_request_that_has_ended_or_is_unknown_cannot_be_ended(paying: Caller) -> None:
+    created = (await paying.create()).json()
+    await paying.act(created["id"], "cancel")
+    before = await paying.look(created["id"])
+    answer = await paying.post(f"{OPERATIONS}/generation-requests/{created['id']}/fail", json={"reason": "why"})
+    assert_problem(answer, 409, "action_not_possible")
+    assert await paying.look(created["id"]) == before
+    answer = await paying.post(f"{OPERATIONS}/generation-requests/{NOBODY}/fail", json={"reason": "why"})
+    assert_problem(answer, 404, "not_found")
+
+
+async def test_delivered_samples_stay_charged_when_an_operator_ends_the_request(paying: Caller) -> None:
+    shown = await paying.with_samples()
+    await paying.act(shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"])
+    await paying.post(f"{OPERATIONS}/generation-requests/{shown['id']}/fail", json={"reason": "why"})
+    await paying.world.drain()
+    assert await paying.world.balance() == 1975
+    assert (await paying.look(shown["id"]))["cost"]["total"] == "0.25"
+
+
+# Debts
+
+
+async def _parked(caller: Caller) -> dict[str, Any]:
+    """A parked debt: the notifier refused to take it."""
+    await caller.with_samples()
+    caller.world.notifier.faults.append("refused")
+    await caller.world.drain()
+    (debt,) = (await read(caller, "debts"))["items"]
+    return dict(debt)
+
+
+async def test_a_parked_debt_is_shown_with_its_reason_and_paid_after_a_replay(paying: Caller) -> None:
+    debt = await _parked(paying)
+    assert (debt["topic"], debt["parked_reason"]) == ("notification.send", "simulated")
+    assert (await read(paying, "queues"))["debts"] == {"open": 1, "parked": 1, "webhooks": 0, "webhooks_parked": 0}
+    assert (await read(paying, "invariants"))["counts"]["debts_parked"] == 1
+    answer = await paying.post(f"{OPERATIONS}/debts/{debt['id']}/replay")
+    assert (answer.status_code, answer.json()) == (200, {"status": "due"})
+    assert await read(paying, "debts") == {"items": []}
+    assert [item["id"] for item in (await read(paying, "debts?parked=false"))["items"]] == [debt["id"]]
+    again = await paying.post(f"{OPERATIONS}/debts/{debt['id']}/replay")
+    assert_problem(again, 404, "not_found")
+    await paying.world.drain()
+    assert paying.world.notifier.types() == ["samples_ready"]
+    events = (await paying.get(f"{REQUESTS}/{debt['request_id']}/events")).json()["items"]
+    assert [entry["event"] for entry in events][-3:] == ["debt_parked", "debt_replayed", "notification_sent"]
+    assert events[-2]["data"]["by"] == "open"
+
+
+async def test_a_dropped_debt_is_gone_for_good_and_stands_in_the_timeline(paying: Caller) -> None:
+    debt = await _parked(paying)
+    answer = await paying.post(f"{OPERATIONS}/debts/{debt['id']}/drop")
+    assert (answer.status_code, answer.json()) == (200, {"status": "dropped"})
+    assert await read(paying, "debts?parked=false") == {"items": []}
+    assert_problem(await paying.post(f"{OPERATIONS}/debts/{debt['id']}/drop"), 404, "not_found")
+    events = (await paying.get(f"{REQUESTS}/{debt['request_id']}/events")).json()["items"]
+    assert (events[-1]["event"], events[-1]["data"]["by"]) == ("debt_dropped", "open")
+    await paying.world.drain()
+    assert paying.world.notifier.types() == []
+
+
+async def test_a_debt_that_is_not_parked_can_be_neither_replayed_nor_dropped(paying: Caller) -> None:
+    await paying.with_samples()
+    waiting = (await read(paying, "debts?parked=false"))["items"]
+    assert {debt["topic"] for debt in waiting} == {"notification.send", "credits.capture"}
+    for debt in waiting:
+        for what in ("replay", "drop"):
+            assert_problem(await paying.post(f"{OPERATIONS}/debts/{debt['id']}/{what}"), 404, "not_found")
+    assert (await read(paying, "debts?parked=false"))["items"] == waiting
+
+
+# Figures
+
+
+async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
+    make_client: Callable[..., Awaitable[Caller]],
+) -> None:
+    caller = await make_client(lane_window=1)
+    await caller.world.grant("user", 0, "pro")
+    empty = await read(caller, "queues")
+    assert [(lane["lane"], lane["waiting"], lane["in_flight"]) for lane in empty["lanes"]] == [
+        ("final", 0, 0), ("samples", 0, 0),
+    ]  # fmt: skip
+    assert (empty["debts"], empty["broker"]) == ({"open": 0, "parked": 0, "webhooks": 0, "webhooks_parked": 0}, {})
+    for _ in range(3):
+        await caller.create()
+    job = await caller.world.next_job()
+    await caller.report("started", job)
+    lanes = {lane["lane"]: lane for lane in (await read(caller, "queues"))["lanes"]}
+    assert (lanes["samples"]["waiting"], lanes["samples"]["in_flight"]) == (2, 1)
+    assert lanes["samples"]["oldest_waiting_since"] is not None
+
+
+async def test_every_invariant_counts_nothing_in_a_healthy_service(paying: Caller) -> None:
+    await paying.completed()
+    await paying.act((await paying.create()).json()["id"], "cancel")
+    await paying.world.drain()
+    counts = (await read(paying, "invariants"))["counts"]
+    assert len(counts) >= 10
+    assert set(counts.values()) == {0}

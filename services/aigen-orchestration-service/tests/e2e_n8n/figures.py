@@ -1,0 +1,57 @@
+"""How fast it is with a real n8n: from publication to the first report, and lifecycles a minute."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Mapping
+from datetime import datetime
+
+from tests.e2e_n8n import workflows
+from tests.e2e_n8n.run import Found, Run
+
+
+async def latency(run: Run, found: Found) -> None:
+    """From handing a job to the broker to n8n's first report, one request at a time"""
+    user = await run.system.user()
+    count = run.count(40)
+    milliseconds = []
+    for _ in range(count):
+        (shown,) = await run.smoothly(found, user, [run.system.live(user)])
+        published: datetime | None = None
+        for event in await run.system.events(shown["id"]):
+            at = datetime.fromisoformat(event["at"])
+            if event["event"] == "job_leased":
+                published = at
+            elif event["event"] in {"samples_started", "final_started"} and published:
+                milliseconds.append((at - published).total_seconds() * 1000)
+    cuts = statistics.quantiles(milliseconds, n=100)
+    found.figures = {"first_report_p50_ms": round(cuts[49]), "first_report_p99_ms": round(cuts[98])}
+    found.notes.append(f"{len(milliseconds)} jobs: p50 {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms")
+
+
+async def throughput(run: Run, found: Found) -> None:
+    """Lifecycles a minute at 1, 5 and 10 parallel messages on each queue, where pictures cost only computing"""
+    await _per_minute(run, found, "a lighthouse", {1: 20, 5: 60, 10: 60})
+
+
+async def throughput_slow(run: Run, found: Found) -> None:
+    """The same where each picture takes two seconds of waiting, as with a provider over the network"""
+    await _per_minute(run, found, "a lighthouse [[slow]]", {1: 5, 5: 20, 10: 30})
+
+
+async def _per_minute(run: Run, found: Found, prompt: str, counts: Mapping[int, int]) -> None:
+    for parallel, full in counts.items():
+        for which in (workflows.SAMPLES, workflows.FINAL):
+            await run.n8n.change(which, lambda workflow, p=parallel: workflows.with_trigger(workflow, parallel=p))  # type: ignore[misc]
+        while not await asyncio.to_thread(run.listening):
+            await asyncio.sleep(0.2)
+        user = await run.system.user()
+        count = run.count(full)
+        began = time.monotonic()
+        await run.smoothly(found, user, [run.system.live(user, prompt, seconds=600) for _ in range(count)])
+        per_minute = count / (time.monotonic() - began) * 60
+        found.figures[f"lifecycles_per_minute_at_{parallel}"] = round(per_minute, 1)
+        found.notes.append(f"{parallel} parallel: {per_minute:.0f}/min")
+
+
+FIGURES = {"latency": latency, "throughput": throughput, "throughput_slow": throughput_slow}

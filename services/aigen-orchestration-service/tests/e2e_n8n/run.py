@@ -1,0 +1,144 @@
+"""One run: the service, n8n and names in the broker, all its own and gone afterwards; and what a scenario found."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from tests.e2e_n8n import broker, workflows
+from tests.e2e_n8n.n8n import N8n
+from tests.e2e_n8n.provider import Provider
+from tests.e2e_n8n.system import ENDED, SECRET, Shown, StillWorkingError, System
+from tests.e2e_n8n.tools import Tools
+from tests.support.databases import a_database
+from tests.support.services import RABBITMQ, delete_names, own_names
+
+
+@dataclass
+class Found:
+    """What a scenario came to; any violation fails the run."""
+
+    tried: int = 0
+    ended: int = 0
+    charged_wrongly: int = 0
+    notes: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    seen: dict[str, list[Shown]] = field(default_factory=dict)
+    """Every request that ended, by user."""
+
+    @property
+    def lost(self) -> int:
+        """Requests that never ended."""
+        return self.tried - self.ended
+
+    def expect(self, truth: bool, sentence: str) -> None:
+        """Something that must be so."""
+        if not truth:
+            self.violations.append(sentence)
+
+
+@dataclass
+class Run:
+    """What a scenario works with."""
+
+    system: System
+    n8n: N8n
+    provider: Provider
+    names: dict[str, str]
+    quick: bool
+
+    def count(self, full: int) -> int:
+        """So many requests, fewer in a quick run."""
+        return max(2, full // 5) if self.quick else full
+
+    async def settings(self, **changed: str) -> None:
+        """Change and publish the settings of the workflows, while n8n works."""
+        await self.n8n.change(workflows.SETTINGS, lambda workflow: workflows.with_settings(workflow, changed))
+
+    async def all_end(self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]) -> list[Shown]:
+        """Wait for all and count them."""
+        outcomes = await asyncio.gather(*living, return_exceptions=True)
+        ended = []
+        for outcome in outcomes:
+            found.tried += 1
+            if isinstance(outcome, StillWorkingError):
+                found.violations.append(str(outcome))
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                found.ended += 1
+                ended.append(outcome)
+        found.seen.setdefault(user, []).extend(ended)
+        return ended
+
+    async def settle(self, found: Found) -> None:
+        """Once all debts are paid: the invariants, and whether each user paid exactly for what came."""
+        found.violations += await self.system.broken()
+        for user, requests in found.seen.items():
+            wrong = await self.system.charged_wrongly(user, requests)
+            found.charged_wrongly += len(wrong)
+            found.violations += wrong
+
+    async def completed(self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]) -> list[Shown]:
+        """Wait for all; each must be completed."""
+        ended = await self.all_end(found, user, living)
+        for shown in ended:
+            found.expect(shown["status"] == "COMPLETED", f"{shown['id']} is {shown['status']}: {shown.get('failure')}")
+        return ended
+
+    async def smoothly(self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]) -> list[Shown]:
+        """Wait for all; each must be completed at the first attempt, or a mended fault would go unseen."""
+        ended = await self.completed(found, user, living)
+        for shown in ended:
+            failed = [e["data"] for e in await self.system.events(shown["id"]) if e["event"] == "attempt_failed"]
+            found.expect(not failed, f"{shown['id']} needed further attempts: {failed}")
+        return ended
+
+    def listening(self) -> bool:
+        """Whether n8n takes jobs."""
+        return broker.listening(self.names)
+
+
+@asynccontextmanager
+async def a_run(tools: Tools, admin_url: str, *, quick: bool, keep: bool) -> AsyncIterator[Run]:
+    """Everything started; `keep` leaves the folder with the logs."""
+    folder = Path(tempfile.mkdtemp(prefix="aigen-e2e-"))
+    names = own_names(f"e2e.{uuid4().hex[:8]}")
+    whole = False
+    try:
+        async with a_database(admin_url, "aigen_e2e") as url, a_database(admin_url, "n8n_e2e") as n8n_url:
+            system, n8n = System(url, folder / "service", names), N8n(tools, n8n_url, folder / "n8n")
+            try:
+                with Provider() as provider:
+                    await system.start()
+                    await _set_up(system, n8n, provider, names, folder / "workflows")
+                    seconds = await n8n.start(lambda: broker.listening(names))
+                    print(f"n8n listens after {seconds:.0f} s.", flush=True)
+                    yield Run(system, n8n, provider, names, quick)
+            finally:
+                await n8n.close()
+                await system.close()
+        whole = True
+    finally:
+        await asyncio.to_thread(delete_names, names)
+        if whole and not keep:
+            shutil.rmtree(folder)
+
+
+async def _set_up(system: System, n8n: N8n, provider: Provider, names: dict[str, str], folder: Path) -> None:
+    settings = {"service_url": f"http://127.0.0.1:{system.port}", "openai_base_url": f"{provider.url}/v1",
+                "stability_base_url": provider.url}  # fmt: skip
+    ids = workflows.write(folder, names, settings)
+    storage = {"endpoint": provider.url, "accessKeyId": "of-the-run", "secretAccessKey": "of-the-run"}
+    filled = workflows.credentials(RABBITMQ, SECRET, s3=storage)
+    print(f"Importing and publishing {len(ids)} workflows (logs: {folder.parent}) ...", flush=True)
+    await asyncio.to_thread(n8n.set_up, folder, ids, filled)
+
+
+__all__ = ["ENDED", "Found", "Run", "a_run"]

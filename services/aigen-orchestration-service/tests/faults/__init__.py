@@ -1,0 +1,1 @@
+"""Processes killed and connections cut while requests are in flight."""

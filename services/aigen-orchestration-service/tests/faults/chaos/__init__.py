@@ -1,0 +1,1 @@
+"""`make chaos`: thousands of requests through cuts, stalls and kills."""

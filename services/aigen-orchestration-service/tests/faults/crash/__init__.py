@@ -1,0 +1,1 @@
+"""`make crash`: kill the service at every failpoint."""

@@ -1,0 +1,203 @@
+"""What time does: every deadline ends in a true state, reminders come once, housekeeping is safe."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.ports import Reservation
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.requests import MONTHS_AHEAD
+from tests.support.app import World
+
+
+async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(world: World) -> None:
+    await world.grant("user", 25, "payg")
+    request = await world.submitted()
+    world.clock.advance(hours=1, seconds=1)
+    await world.sweep()
+    failed = await world.look(request)
+    assert failed.state is State.FAILED
+    assert failed.failure is not None
+    assert failed.failure["code"] == "dispatch_timeout"
+    await world.drain()
+    assert await world.balance() == 25
+
+
+async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_attempt_is_left(world: World) -> None:
+    await world.grant("user", 25, "payg")
+    request = await world.submitted()
+    for attempt in (1, 2, 3):
+        job = await world.next_job()
+        assert job.attempt == attempt
+        world.clock.advance(minutes=5, seconds=1)
+        await world.sweep()
+        world.clock.advance(minutes=1)
+    failed = await world.look(request)
+    assert failed.state is State.FAILED
+    assert failed.failure is not None
+    assert failed.failure["code"] == "model_timeout"
+    await world.drain()
+    assert await world.balance() == 25
+
+
+async def test_a_silent_final_is_given_up_after_its_own_deadline(world: World) -> None:
+    await world.select(await world.with_samples())
+    job = await world.next_job()
+    world.clock.advance(minutes=9)
+    await world.sweep()
+    assert (await world.look(job)).state is State.PROCESSING_FINAL
+    world.clock.advance(minutes=2)
+    await world.sweep()
+    again = await world.look(job)
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+
+
+async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(world: World) -> None:
+    await world.grant("user", 25, "payg")
+    request = await world.with_samples()
+    world.clock.advance(days=27, minutes=1)
+    await world.sweep()
+    await world.sweep()
+    await world.drain()
+    assert world.notifier.types().count("generation_expiring") == 1
+    world.clock.advance(days=3)
+    await world.sweep()
+    assert (await world.look(request)).state is State.EXPIRED
+    await world.drain()
+    assert world.notifier.types()[-1] == "generation_expired"
+    assert await world.balance() == 0
+
+
+async def test_sweepers_in_any_number_let_each_thing_happen_once(make_world) -> None:
+    worlds = [make_world() for _ in range(3)]
+    requests = [await worlds[0].submitted(f"user{n}") for n in range(20)]
+    worlds[0].clock.advance(hours=2)
+    await asyncio.gather(*(world.sweep() for world in worlds))
+    for request in requests:
+        assert (await worlds[0].events(request)).count("deadline_passed") == 1
+    await worlds[0].check()
+
+
+async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(world: World) -> None:
+    from creativeflow.services.aigeneration.domain.transitions import KeyClaim  # noqa: PLC0415
+
+    await world.submit(claim=KeyClaim(principal="p", key="old", fingerprint="f"))
+    world.clock.advance(hours=95)
+    await world.submit("b", claim=KeyClaim(principal="p", key="young", fingerprint="f"))
+    world.clock.advance(hours=2)
+    await world.sweep()
+    assert await world.service.store.answer("p", "old") is None
+    assert await world.service.store.answer("p", "young") is not None
+    world.clock.advance(hours=2)
+    await world.sweep()
+
+
+async def test_the_timeline_is_partitioned_by_month(world: World) -> None:
+    await world.service.store.prepare_months(world.clock())
+    await world.service.store.prepare_months(world.clock() + timedelta(days=40))
+    await world.submitted()
+    partitions = await world.database.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM generation_events")
+    assert [row["name"] for row in partitions] == [f"generation_events_{world.clock():%Y_%m}"]
+
+
+async def test_months_beside_a_backup_delay_no_write(world: World, database_url: str) -> None:
+    """A backup locks every table for hours; creating a partition must neither wait long nor be waited for."""
+    await world.grant("user", plan="pro")
+    backup = await asyncpg.connect(database_url)
+    try:
+        await backup.execute("BEGIN; LOCK TABLE generation_events IN ACCESS SHARE MODE")
+        world.clock.advance(days=400)
+        world.service.entitlements.forget("user")
+        async with asyncio.timeout(10):
+            ready, *_ = await asyncio.gather(
+                world.service.store.prepare_months(world.clock()), *(world.submit("user") for _ in range(3))
+            )
+        assert ready < MONTHS_AHEAD
+    finally:
+        await backup.execute("ROLLBACK")
+        await backup.close()
+    assert await world.service.store.prepare_months(world.clock()) == MONTHS_AHEAD + 1
+
+
+async def test_service_under_a_role_that_may_not_create_works(
+    settings: Settings, database_url: str, admin_url: str
+) -> None:
+    role = f"aigen_plain_{uuid4().hex[:8]}"
+    admin, owner = await asyncpg.connect(admin_url), await asyncpg.connect(database_url)
+    try:
+        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'plain'")
+        await owner.execute(
+            f"""REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+                GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};
+                GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"""
+        )
+        address = urlsplit(database_url)
+        host = address.netloc.rpartition("@")[2]
+        plain = World(urlunsplit(address._replace(netloc=f"{role}:plain@{host}")), settings)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await plain.database.execute("CREATE TABLE mine ()")
+        plain.clock.advance(days=800)
+        assert await plain.service.store.prepare_months(plain.clock()) == MONTHS_AHEAD + 1
+        await plain.grant("user", 500, plan="payg")
+        request = await plain.with_samples("user")
+        await plain.select(request)
+        await plain.deliver(await plain.next_job())
+        await plain.check()
+        await plain.close()
+    finally:
+        await owner.execute(f"DROP OWNED BY {role}")
+        await owner.close()
+        await admin.execute(f"DROP ROLE {role}")
+        await admin.close()
+
+
+async def test_sweep_with_one_failing_hold_settles_the_others(world: World) -> None:
+    await world.grant("user", 1000, plan="payg")
+    world.credits.faults.extend(["after"] * 3)
+    requests = [await world.submitted() for _ in range(3)]
+    poison, hold = requests[0].holds[0].key, world.credits.hold
+
+    async def broken(asked: Reservation) -> None:
+        if asked.key == poison:
+            raise RuntimeError("nobody expected this")
+        await hold(asked)
+
+    world.credits.hold = broken  # type: ignore[method-assign]
+    world.clock.advance(seconds=30)
+    await world.sweep()
+    assert [(await world.look(request)).state for request in requests] == [
+        State.VALIDATING_CREDITS, State.PENDING, State.PENDING
+    ]  # fmt: skip
+    world.credits.hold = hold  # type: ignore[method-assign]
+    await world.sweep()
+    await world.check(drained=False)
+
+
+async def test_sweep_asks_a_hanging_credit_service_for_many_holds_at_once(make_world: Callable[..., World]) -> None:
+    world = make_world(hold_timeout=0.5)
+    await world.grant("user", 1000, plan="payg")
+    world.credits.faults.extend(["after"] * 12)
+    for _ in range(12):
+        await world.submitted()
+    hold, asked, all_asked = world.credits.hold, 0, asyncio.Event()
+
+    async def hangs(_asked: Reservation) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 12:
+            all_asked.set()
+        await all_asked.wait()
+
+    world.credits.hold = hangs  # type: ignore[method-assign]
+    world.clock.advance(seconds=30)
+    await world.sweep()
+    assert asked == 12
+    assert all_asked.is_set()
+    world.credits.hold = hold  # type: ignore[method-assign]
+    await world.check(drained=False)

@@ -1,0 +1,28 @@
+"""Calls to others: a connection that was idle for a while is not used again, because its server may be closing it."""
+
+import asyncio
+
+from creativeflow.services.aigeneration.bootstrap.container import CONNECTIONS
+from tests.support.app import World
+
+
+async def test_a_connection_is_kept_between_calls_but_not_for_long(world: World) -> None:
+    came = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        while (await reader.read(10_000)).startswith(b"GET"):
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        for _ in range(2):
+            await world.service.http.get(url)
+        assert came == 1
+        assert CONNECTIONS.keepalive_expiry is not None
+        await asyncio.sleep(CONNECTIONS.keepalive_expiry + 0.1)
+        await world.service.http.get(url)
+        assert came == 2
+        await world.service.http.aclose()

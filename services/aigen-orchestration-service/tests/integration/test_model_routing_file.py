@@ -1,0 +1,150 @@
+"""Routing rules in a file: taken when they fit, refused in words when they do not, and seen in what is charged."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from creativeflow.services.aigeneration.adapters.model_routing_file import RoutingFileError, RoutingSource, read_routing
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.lifecycle import State
+from tests.support.app import World
+
+EXAMPLE = Path(__file__).parents[2] / "routing.example.toml"
+RULES = """
+default = "house"
+[models.house]
+provider = "openai_images"
+title = "House"
+fallbacks = ["spare"]
+[models.spare]
+provider = "stability"
+title = "Spare"
+[models.atelier]
+provider = "openai_images"
+title = "Atelier"
+quality = 5
+surcharge = "0.75"
+plans = ["pro", "team"]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A routing file of the test's own."""
+    path = tmp_path / "routing.toml"
+    path.write_text(RULES)
+    return path
+
+
+def change(path: Path, text: str) -> None:
+    """Write the file, surely at another time."""
+    before = path.stat().st_mtime_ns
+    path.write_text(text)
+    os.utime(path, ns=(before + 10**9, before + 10**9))
+
+
+def test_the_example_fits() -> None:
+    routing = read_routing(EXAMPLE)
+    assert len(routing.models) >= 3
+    assert routing.rules
+
+
+def test_a_changed_file_is_taken_and_a_broken_one_leaves_the_rules_as_they_were(file: Path) -> None:
+    source = RoutingSource(file)
+    assert source().default == "house"
+    change(file, RULES.replace('default = "house"', 'default = "spare"'))
+    source.reload()
+    assert source().default == "spare"
+    change(file, "default = [")
+    source.reload()
+    assert source().default == "spare"
+    file.unlink()
+    source.reload()
+    assert source().default == "spare"
+    file.write_text(RULES)
+    source.reload()
+    assert source().default == "house"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("default = [", "routing.toml"),
+        ('default = "x"\n[models.y]\nprovider="p"\ntitle="Y"', "the default model x is not there"),
+        ('default = "y"\n[models.y]\ntitle="Y"', "models.y.provider: Field required"),
+        ('default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\nspeed=9', "models.y.speed"),
+        ('default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\nsped=1', "models.y.sped"),
+        ('default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\nsurcharge="1.005"', "models.y.surcharge"),
+        ('default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\n[[rules]]\nname="r"\nuse={y=1}\nformats=["Fax"]', "Fax"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "routing.toml"
+    path.write_text(text)
+    with pytest.raises(RoutingFileError) as refused:
+        RoutingSource(path)
+    assert told.removesuffix("Fax") in str(refused.value)
+    with pytest.raises(RoutingFileError):
+        RoutingSource(tmp_path / "nowhere.toml")
+
+
+async def test_the_choice_and_its_reason_stand_in_the_timeline_and_in_the_job(make_world, file: Path) -> None:
+    change(file, RULES + '[[rules]]\nname = "half"\nuse = { spare = 1 }\nstages = ["final"]\n')
+    world: World = make_world(routing_file=file)
+    request = await world.submitted()
+    route = {"chosen": "house", "reason": "default", "provider": "openai_images", "strategy": "quality"}
+    assert (await world.timeline(request))[0]["data"]["route"] == route
+    job = await world.next_job()
+    assert (job.model, job.route) == ("house", route)
+    request = await world.deliver(job)
+    await world.select(request)
+    final = await world.next_job()
+    assert (final.model, final.route["reason"], final.route["provider"]) == ("spare", "rule half", "stability")
+    await world.deliver(final)
+
+
+async def test_a_surcharge_of_the_file_is_quoted_and_charged_and_survives_a_reload(make_world, file: Path) -> None:
+    world: World = make_world(routing_file=file)
+    await world.grant("user", 500, "pro")
+    quoted = await world.quoted(model="atelier")
+    assert [(item["model"], item["credits"]) for item in quoted["items"][:2]] == [
+        ("atelier", "0.75"),
+        ("atelier", "0.75"),
+    ]
+    request = await world.submitted(model="atelier")
+    change(file, RULES.replace('surcharge = "0.75"', 'surcharge = "9.00"'))
+    world.service.routing.reload()
+    job = await world.next_job()
+    assert job.model == "atelier"
+    request = await world.deliver(job)
+    assert [hold.amount for hold in request.holds] == [75]
+    with pytest.raises(errors.QuoteExpiredError):
+        await world.select(request, quote_id=quoted["quote_id"])
+    await world.cancel(request)
+    with pytest.raises(errors.PlanRequiredError, match="Pro"):
+        await world.submit("free", model="atelier")
+
+
+async def test_a_model_that_left_the_file_is_replaced_by_the_default_and_nothing_is_lost(
+    make_world, file: Path
+) -> None:
+    world: World = make_world(routing_file=file)
+    request = await world.submitted(model="spare")
+    change(file, RULES.replace('fallbacks = ["spare"]', "").replace("[models.spare]", "[models.other]"))
+    world.service.routing.reload()
+    job = await world.next_job()
+    assert job.model == "house"
+    assert (await world.deliver(job)).state is State.AWAITING_SELECTION
+    await world.cancel(request)
+
+
+async def test_the_fallback_of_the_last_attempt_brings_its_own_provider(make_world, file: Path) -> None:
+    world: World = make_world(routing_file=file)
+    await world.submitted()
+    for _ in range(2):
+        await world.fail(await world.next_job())
+        world.clock.advance(minutes=1)
+    job = await world.next_job()
+    assert (job.model, job.route["provider"], job.route["chosen"]) == ("spare", "stability", "house")
+    await world.deliver(job)

@@ -1,0 +1,84 @@
+"""What a process remembers of a request helps it, and never deceives it: others may have moved the request since."""
+
+import asyncio
+
+import pytest
+
+from creativeflow.services.aigeneration.application.generations import Caller
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.lifecycle import State
+from tests.support.app import World
+
+
+class Looks:
+    """Counts how often a request is loaded."""
+
+    def __init__(self, world: World, monkeypatch) -> None:
+        self.count = 0
+        load = world.service.store.load
+
+        async def counted(request_id):
+            self.count += 1
+            return await load(request_id)
+
+        monkeypatch.setattr(world.service.store, "load", counted)
+
+
+async def test_the_reports_of_a_job_need_no_look_at_its_request(world: World, monkeypatch) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    looks = Looks(world, monkeypatch)
+    await world.service.jobs.work_started(job.id, job.job_id)
+    shown = await world.deliver(job)
+    assert shown.state is State.AWAITING_SELECTION
+    assert looks.count == 0
+
+
+async def test_what_another_process_has_done_meanwhile_counts(make_world) -> None:
+    ours, theirs = make_world(), make_world()
+    request = await ours.submitted()
+    job = await ours.next_job()
+    await theirs.service.orchestrator.cancel(request.id, Caller(name="user"))
+    with pytest.raises(errors.StaleResultError):
+        await ours.deliver(job)
+    assert (await ours.look(request)).state is State.CANCELLED
+    await ours.drain()
+    await ours.check()
+
+
+async def test_a_refusal_rests_on_the_request_as_it_is(make_world) -> None:
+    ours, theirs = make_world(), make_world()
+    request = await ours.with_samples()
+    theirs_now = await theirs.look(request)
+    await theirs.regenerate(theirs_now)
+    job = await theirs.next_job()
+    await theirs.deliver(job)
+    stale = (await ours.look(request)).samples[0]["asset_id"]
+    chosen = await ours.service.orchestrator.select_sample(
+        request.id, stale, Caller(name="user"), resolution=None, file_format=None
+    )
+    assert chosen.request is not None
+    assert chosen.request.round == 2
+
+
+async def test_somebody_elses_request_is_not_found_though_it_is_remembered(world: World) -> None:
+    request = await world.with_samples("owner")
+    with pytest.raises(errors.NotFoundError):
+        await world.service.orchestrator.cancel(request.id, Caller(name="thief", user_id="thief"))
+
+
+async def test_many_moves_at_once_over_two_processes_each_happen_once(make_world) -> None:
+    ours, theirs = make_world(), make_world()
+    request = await ours.with_samples()
+    sample = request.samples[0]["asset_id"]
+    tried = await asyncio.gather(
+        *(
+            world.service.orchestrator.select_sample(
+                request.id, sample, Caller(name="user"), resolution=None, file_format=None
+            )
+            for world in (ours, theirs) * 10
+        ),
+        return_exceptions=True,
+    )
+    assert not [found for found in tried if isinstance(found, BaseException)]
+    assert (await ours.events(request)).count("sample_selected") == 1

@@ -1,0 +1,236 @@
+"""What workers report: good, partial, doubled, late, wrong, for another job, with the wrong key."""
+
+import asyncio
+import base64
+import time
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+
+from creativeflow.services.aigeneration.application.worker_reports import Kind, Signature
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.lifecycle import State
+from creativeflow.services.aigeneration.kit.clock import uuid7
+from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
+from tests.support.app import World, a_final, four_samples
+
+
+def body_of(job, **more) -> bytes:
+    said = {"generation_request_id": str(job.id), "job_id": str(job.job_id), **more}
+    return orjson.dumps({name: value for name, value in said.items() if value is not None})
+
+
+async def report(world: World, kind: Kind, job, token: str | None = None, **more):
+    token = token or world.service.secrets.token(job.job_id)
+    return await world.service.reports.receive(kind, body_of(job, **more), token=token)
+
+
+async def test_a_whole_lifecycle_by_reports(world: World) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    await report(world, Kind.STARTED, job)
+    half = await report(world, Kind.PROGRESS, job, percent=50, step="two of four", samples=four_samples(job)[:2])
+    assert half.progress == {"percent": 50, "step": "two of four"}
+    assert len(half.samples) == 2
+    shown = await report(world, Kind.SAMPLES, job, samples=four_samples(job), ai_model_used="m", processing_time_ms=9)
+    assert (shown.state, shown.ai_model_used, shown.progress) == (State.AWAITING_SELECTION, "m", None)
+    await world.select(shown)
+    job = await world.next_job()
+    await report(world, Kind.STARTED, job)
+    done = await report(world, Kind.FINAL, job, final_asset=a_final(job))
+    assert done.state is State.COMPLETED
+    await world.drain()
+    assert world.notifier.types() == ["samples_ready", "final_asset_ready"]
+
+
+async def test_the_same_result_twice_changes_nothing(world: World) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    first, second = await asyncio.gather(
+        *(report(world, Kind.SAMPLES, job, samples=four_samples(job)) for _ in range(2))
+    )
+    assert first.version == second.version
+    await world.select(first)
+    job = await world.next_job()
+    done = await report(world, Kind.FINAL, job, final_asset=a_final(job))
+    assert (await report(world, Kind.FINAL, job, final_asset=a_final(job))).version == done.version
+
+
+async def test_started_and_progress_after_the_result_tell_the_worker_to_stop(world: World) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    await report(world, Kind.SAMPLES, job, samples=four_samples(job))
+    for kind in (Kind.STARTED, Kind.PROGRESS):
+        with pytest.raises(errors.StaleResultError):
+            await report(world, kind, job)
+
+
+async def test_the_good_samples_are_delivered_and_the_failed_ones_reported(world: World) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    failures = [{"index": 3, "error_code": "provider_error", "error_message": "secret stack trace"}]
+    shown = await report(world, Kind.SAMPLES, job, samples=four_samples(job)[:3], failures=failures)
+    assert shown.state is State.AWAITING_SELECTION
+    assert [sample["index"] for sample in shown.samples] == [0, 1, 2]
+    assert shown.sample_failures[0]["index"] == 3
+    assert "secret" not in str(shown.sample_failures)
+
+
+async def test_samples_of_the_wrong_size_count_as_failed_and_none_good_is_another_attempt(world: World) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    wrong = [{**sample, "resolution": "300x900"} for sample in four_samples(job)]
+    again = await report(world, Kind.SAMPLES, job, samples=wrong)
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+    assert again.job_id != job.job_id
+    world.clock.advance(minutes=1)
+    job = await world.next_job()
+    mixed = [*wrong[:1], *four_samples(job)[1:]]
+    shown = await report(world, Kind.SAMPLES, job, samples=mixed)
+    assert [failure["error_code"] for failure in shown.sample_failures] == ["invalid_output"]
+
+
+@pytest.mark.parametrize("change", [{"resolution": "1080x1081"}, {"format": "webp"}])
+async def test_a_final_that_does_not_fit_is_a_failed_attempt(world: World, change: dict[str, str]) -> None:
+    await world.select(await world.with_samples())
+    job = await world.next_job()
+    again = await report(world, Kind.FINAL, job, final_asset={**a_final(job), **change})
+    assert (again.state, again.attempt) == (State.PENDING, 2)
+    world.clock.advance(minutes=1)
+    assert (await world.deliver(await world.next_job())).state is State.COMPLETED
+
+
+async def test_a_result_of_an_earlier_attempt_is_kept_as_evidence_and_not_applied(world: World) -> None:
+    request = await world.submitted()
+    first = await world.next_job()
+    await report(world, Kind.ERROR, first, error_code="model_timeout", error_message="x")
+    world.clock.advance(minutes=1)
+    second = await world.next_job()
+    with pytest.raises(errors.StaleResultError):
+        await report(world, Kind.SAMPLES, first, samples=four_samples(first))
+    assert (await world.look(request)).state is State.PROCESSING_SAMPLES
+    assert (await world.events(request)).count("stale_result") == 1
+    await world.deliver(second)
+
+
+async def test_a_worker_faster_than_the_confirm_is_believed(world: World) -> None:
+    request = await world.submitted()
+    leased = (await world.jobs.lease(request.stage, window=10, most=10)).jobs
+    shown = await world.deliver(leased[0])
+    assert shown.state is State.AWAITING_SELECTION
+    from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome  # noqa: PLC0415
+
+    await world.jobs.published([(leased[0], Publication(PublicationOutcome.ACCEPTED))])
+    assert (await world.look(request)).state is State.AWAITING_SELECTION
+
+
+async def test_results_of_the_wrong_kind_are_refused_in_words(world: World) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    with pytest.raises(errors.InvalidRequestError) as refused:
+        await report(world, Kind.FINAL, job, final_asset={**four_samples(job)[0]})
+    assert refused.value.errors[0]["code"] == "wrong_stage"
+
+
+async def test_only_the_jobs_own_token_opens_its_callbacks(world: World) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    other = world.service.secrets.token(uuid7())
+    forged = CallbackSecrets(["another-secret"]).token(job.job_id)
+    for token in (other, forged, "", "x" * 500, "ÿ"):
+        with pytest.raises(errors.InvalidCredentialsError):
+            await world.service.reports.receive(Kind.STARTED, body_of(job), token=token)
+    with pytest.raises(errors.InvalidCredentialsError):
+        await world.service.reports.receive(Kind.STARTED, body_of(job))
+    await world.service.reports.receive(
+        Kind.STARTED, body_of(job, callback_token=world.service.secrets.token(job.job_id))
+    )
+
+
+async def test_a_standard_webhooks_signature_opens_them_too(make_world) -> None:
+    from pydantic import SecretStr  # noqa: PLC0415
+
+    key = base64.b64encode(b"k" * 32).decode()
+    world = make_world(callback_secret=SecretStr(f"whsec_{key}"), allow_missing_job_id=True)
+    world.clock.set(_now())
+    await world.submitted()
+    job = await world.next_job()
+    body = body_of(job, job_id=None, samples=four_samples(job))
+    timestamp = int(world.clock().timestamp())
+    right = world.service.secrets.sign("m1", timestamp, body)
+    for signature in (
+        Signature(message_id="m1", timestamp=str(timestamp), signatures="v1,AAAA"),
+        Signature(message_id="m2", timestamp=str(timestamp), signatures=right),
+        Signature(message_id="m1", timestamp=str(timestamp - 301), signatures=right),
+        Signature(message_id="m1", timestamp="yesterday", signatures=right),
+    ):
+        with pytest.raises(errors.InvalidCredentialsError):
+            await world.service.reports.receive(Kind.SAMPLES, body, signature=signature)
+    signature = Signature(message_id="m1", timestamp=str(timestamp), signatures=f"v1,AAAA {right}")
+    shown = await world.service.reports.receive(Kind.SAMPLES, body, signature=signature)
+    assert shown.state is State.AWAITING_SELECTION
+    await world.check()
+
+
+async def test_unknown_requests_and_unreadable_reports_are_refused(world: World) -> None:
+    await world.submitted()
+    job = await world.next_job()
+    token = world.service.secrets.token(job.job_id)
+    unknown = orjson.dumps({"generation_request_id": str(uuid4()), "job_id": str(job.job_id)})
+    with pytest.raises(errors.NotFoundError):
+        await world.service.reports.receive(Kind.STARTED, unknown, token=token)
+    for body in (b"", b"{", b"[]", b"null", b'{"job_id": 7}', body_of(job, samples="none"), body_of(job, samples=[{}])):
+        with pytest.raises((errors.InvalidRequestError, errors.InvalidJsonError)):
+            await world.service.reports.receive(Kind.SAMPLES, body, token=token)
+    with pytest.raises(errors.InvalidRequestError):
+        await world.service.reports.receive(Kind.STARTED, body_of(job, job_id=None), token=token)
+
+
+async def test_an_error_without_the_current_stage_is_tried_again_then_fails_with_friendly_words(world: World) -> None:
+    request = await world.submitted()
+    for attempt in (1, 2, 3):
+        job = await world.next_job()
+        assert job.attempt == attempt
+        await report(world, Kind.ERROR, job, error_code="model_unavailable", error_message="GPU 7 on fire")
+        world.clock.advance(minutes=1)
+    failed = await world.look(request)
+    assert failed.failure is not None
+    assert failed.failure["code"] == "model_unavailable"
+    assert failed.failure["fault"] == "provider"
+    assert "GPU" not in str(failed.failure)
+    assert "retry" in failed.failure["ways_on"]
+
+
+async def test_the_last_attempt_goes_to_the_fallback_model(world: World) -> None:
+    await world.submitted()
+    used = []
+    for _ in range(3):
+        job = await world.next_job()
+        used.append(job.model)
+        await world.fail(job)
+        world.clock.advance(minutes=1)
+    assert used == ["standard", "standard", "fast"]
+
+
+async def test_a_retry_is_a_new_request_that_names_the_old_one(world: World) -> None:
+    from creativeflow.services.aigeneration.application.generations import Caller  # noqa: PLC0415
+
+    request = await world.submitted()
+    with pytest.raises(errors.ActionNotPossibleError):
+        await world.orchestrator.retry(request.id, Caller(name="t"), {}, correlation_id="c")
+    await world.fail(await world.next_job(), "invalid_input")
+    reply = await world.orchestrator.retry(
+        request.id, Caller(name="t"), {"input_prompt": "a tower"}, correlation_id="c"
+    )
+    assert reply.request is not None
+    assert reply.request.retry_of == request.id
+    assert reply.request.brief["input_prompt"] == "a tower"
+    assert isinstance(reply.request.id, UUID)
+    assert (await world.look(request)).state is State.FAILED
+
+
+def _now():
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    return datetime.fromtimestamp(int(time.time()), UTC)

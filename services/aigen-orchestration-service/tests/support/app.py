@@ -1,0 +1,228 @@
+"""The service put together for a test: real database, simulated foreign parts, and a hand on the clock."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from creativeflow.services.aigeneration.adapters.credits.local import LocalCredits
+from creativeflow.services.aigeneration.application.generations import Caller, Reply, Submission
+from creativeflow.services.aigeneration.bootstrap.container import Service
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.pricing import SubscriptionStatus
+from creativeflow.services.aigeneration.domain.request import Asset, Request
+from creativeflow.services.aigeneration.ports import Credits
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.ledger import Ledger
+from tests.support.invariants import violations
+from tests.support.simulators import Clock, FaultyCredits, RecordingEngine, RecordingNotifier
+
+_STEPS_MAX = 1000
+
+
+class World:
+    """One process of the service whose roles run only when the test says so.
+
+    `ledger_here`: it knows that the credits lie in its own database; else it asks for them, as it asks anybody else.
+    """
+
+    def __init__(
+        self, database_url: str, settings: Settings, clock: Clock | None = None, credits_: Credits | None = None,
+        *, ledger_here: bool = False,
+    ) -> None:  # fmt: skip
+        self.clock = clock or Clock()
+        self.engine = RecordingEngine()
+        self.notifier = RecordingNotifier()
+        self._credits_database = Database(database_url, pool_size=5)
+        ledger = LocalCredits(Ledger(self._credits_database))
+        self.credits = FaultyCredits(credits_ or ledger)
+        self.service = Service(
+            settings,
+            database_url=database_url,
+            now=self.clock,
+            new_id=self.clock.new_id,
+            monotonic=lambda: self.clock().timestamp(),
+            credits_=ledger if ledger_here else self.credits,
+            engine=self.engine,
+            notifier=self.notifier,
+        )
+        self.orchestrator = self.service.orchestrator
+        self.jobs = self.service.jobs
+        self.database = self.service.database
+
+    async def close(self) -> None:
+        """End it, as a process ends."""
+        await self.service.stop()
+        await self._credits_database.close()
+
+    # What users do
+
+    async def grant(
+        self, user_id: str, amount: int = 0, plan: str | None = None, status: SubscriptionStatus | None = None
+    ) -> None:
+        """Give credits (1/100) and set the plan and what it is worth."""
+        ledger = Ledger(self.database)
+        await ledger.grant(user_id, amount, operation=str(uuid4()), reason="test", plan=plan, status=status)
+        self.service.entitlements.forget(user_id)
+
+    async def submit(
+        self, user_id: str = "user", *, claim: Any = None, quote_id: str | None = None, **brief: Any
+    ) -> Reply:
+        """Submit a request."""
+        order = Submission(
+            user_id=user_id,
+            project_id=None,
+            brief={"input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1", **brief},  # type: ignore[typeddict-item]
+            metadata={},
+            created_by="test",
+            correlation_id="test",
+            quote_id=quote_id,
+        )
+        return await self.orchestrator.submit(order, claim)
+
+    async def submitted(self, user_id: str = "user", **brief: Any) -> Request:
+        """A request that has just been submitted."""
+        reply = await self.submit(user_id, **brief)
+        assert reply.request is not None
+        return reply.request
+
+    async def select(
+        self,
+        request: Request,
+        sample: int = 0,
+        *,
+        resolution: str | None = None,
+        caller: Caller | None = None,
+        quote_id: str | None = None,
+    ) -> Reply:
+        """Select one of the request's samples."""
+        return await self.orchestrator.select_sample(
+            request.id,
+            request.samples[sample]["asset_id"],
+            caller or Caller(name="test"),
+            resolution=resolution,
+            file_format=None,
+            quote_id=quote_id,
+        )
+
+    async def quoted(self, user_id: str = "user", **brief: Any) -> dict[str, Any]:
+        """What the request of `submit` would cost."""
+        asked: Any = {"input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1", **brief}
+        return await self.orchestrator.quote(user_id, asked)
+
+    async def regenerate(self, request: Request, quote_id: str | None = None) -> Reply:
+        """Ask for another round."""
+        return await self.orchestrator.regenerate(request.id, Caller(name="test"), {}, quote_id)
+
+    async def cancel(self, request: Request) -> Reply:
+        """Cancel."""
+        return await self.orchestrator.cancel(request.id, Caller(name="test"))
+
+    # What the roles and the workers do
+
+    async def dispatch(self) -> None:
+        """Let the dispatcher work until nothing is left."""
+        for _ in range(_STEPS_MAX):
+            if not await self.service.dispatcher.step():
+                return
+
+    async def next_job(self) -> Request:
+        """Dispatch, and take the oldest job that nobody has taken."""
+        await self.dispatch()
+        return self.engine.jobs.popleft()
+
+    async def deliver(self, job: Request, samples: Sequence[Asset] | None = None, failures: Any = ()) -> Request:
+        """Report a good result for a job: four samples, or the final."""
+        assert job.job_id is not None
+        if job.stage is Stage.SAMPLES:
+            found = four_samples(job) if samples is None else samples
+            return await self.jobs.samples_delivered(job.id, job.job_id, found, failures)
+        return await self.jobs.final_delivered(job.id, job.job_id, a_final(job))
+
+    async def fail(self, job: Request, code: str = "provider_error") -> Request:
+        """Report an error for a job."""
+        assert job.job_id is not None
+        return await self.jobs.attempt_failed(job.id, job.job_id, code)
+
+    async def with_samples(self, user_id: str = "user", **brief: Any) -> Request:
+        """A request whose samples have come."""
+        await self.submitted(user_id, **brief)
+        return await self.deliver(await self.next_job())
+
+    async def sweep(self) -> None:
+        """Let the sweeper look once."""
+        await self.service.sweeper.step()
+
+    async def send_webhooks(self) -> int:
+        """Let the webhook sender take what is due, and wait until it is sent; how many tries were made."""
+        taken = await self.service.webhooks.step()
+        await self.service.webhooks.finish()
+        return taken
+
+    async def housekeep(self) -> None:
+        """Let the chores be done whose turn it is."""
+        await self.service.chores.step()
+
+    async def drain(self) -> None:
+        """Let the relay pay until nothing is due; time passes as the back-off wants it."""
+        for _ in range(_STEPS_MAX):
+            if await self.service.relay.step() + await self.send_webhooks():
+                continue
+            if not await self.database.fetchval("SELECT EXISTS (SELECT FROM outbox WHERE parked_reason IS NULL)"):
+                return
+            self.clock.advance(minutes=6)
+
+    # What is known
+
+    async def look(self, request: Request) -> Request:
+        """The request as it is now."""
+        found = await self.service.queries.request(request.id)
+        assert found is not None
+        return found
+
+    async def timeline(self, request: Request) -> list[dict[str, Any]]:
+        """The timeline with its data."""
+        return await self.service.queries.timeline(request.id)
+
+    async def events(self, request: Request) -> list[str]:
+        """The events of the timeline."""
+        return [entry["event"] for entry in await self.service.queries.timeline(request.id)]
+
+    async def parked_holds(self) -> list[str]:
+        """The keys of holds that wait for a person."""
+        return [row["key"] for row in await self.database.fetch("SELECT key FROM holds WHERE parked_at IS NOT NULL")]
+
+    async def balance(self, user_id: str = "user") -> int:
+        """What the user has, in 1/100 credit."""
+        return (await Ledger(self.database).account(user_id)).balance
+
+    async def check(self, *, drained: bool = True) -> None:
+        """Drain, and ask the invariants."""
+        if drained:
+            await self.drain()
+        assert await violations(self.database, self.clock(), drained=drained) == []
+
+
+def four_samples(job: Request) -> list[Asset]:
+    """Four good samples for a job."""
+    size = job.dimensions.scaled(min(512, job.dimensions.longest))
+    return [
+        Asset(
+            asset_id=f"{job.job_id}-{index}",
+            url=f"https://s/{index}.png",
+            resolution=str(size),
+            format="png",
+            index=index,
+        )
+        for index in range(4)
+    ]
+
+
+def a_final(job: Request) -> Asset:
+    """A good final for a job."""
+    return Asset(
+        asset_id=f"{job.job_id}-final",
+        url="https://s/final.png",
+        resolution=str(job.final_size),
+        format=job.file_format,
+    )

@@ -1,0 +1,73 @@
+"""Builders of the things every test speaks about: whole and valid as they come, and changed where a test says so."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, cast
+from uuid import UUID
+
+from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
+from creativeflow.services.aigeneration.domain.pricing import Funding
+from creativeflow.services.aigeneration.domain.request import Asset, Brief, Hold, HoldState, Request
+
+NOW = datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC)
+REQUEST_ID = UUID("0195940d-0000-7000-8000-000000000001")
+JOB_ID = UUID("0195940d-0000-7000-8000-00000000000a")
+
+
+def new_ids() -> Callable[[], UUID]:
+    """A source of ids that are new at every call and the same in every run."""
+    numbers = count(1)
+    return lambda: UUID(int=next(numbers))
+
+
+def a_brief(**changes: Any) -> Brief:
+    """What a caller asks for: a square Instagram post."""
+    brief: dict[str, Any] = {"input_prompt": "A lighthouse at dawn", "output_format": "InstagramPost_1x1"}
+    return cast("Brief", brief | changes)
+
+
+def a_sample(**changes: Any) -> Asset:
+    """A good preview of a square format."""
+    sample: dict[str, Any] = {
+        "asset_id": "sample-1", "url": "https://assets.example/sample-1.png", "resolution": "512x512", "format": "png",
+    }  # fmt: skip
+    return cast("Asset", sample | changes)
+
+
+def four_samples() -> tuple[Asset, ...]:
+    """The full set of previews of one round."""
+    return tuple(a_sample(asset_id=f"sample-{number}", index=number - 1) for number in range(1, 5))
+
+
+def a_final(**changes: Any) -> Asset:
+    """A good final of a square format in its own size."""
+    return a_sample(
+        **{"asset_id": "final-1", "url": "https://assets.example/final-1.png", "resolution": "1080x1080"} | changes
+    )
+
+
+def a_hold(**changes: Any) -> Hold:
+    """The credits for the first set of samples, set aside."""
+    fields: dict[str, Any] = {
+        "stage": Stage.SAMPLES, "round": 1, "action": "sample_generation", "funding": Funding.CREDITS, "amount": 25,
+        "state": HoldState.HELD,
+    } | changes  # fmt: skip
+    return Hold(**{"key": f"{REQUEST_ID}:{fields['stage']}:{fields['round']}:1"} | fields)
+
+
+def an_allowance(**changes: Any) -> Hold:
+    """One of the Free plan's generations of the month, used up."""
+    return a_hold(**{"funding": Funding.ALLOWANCE, "amount": 0, "month": "2026-03-01"} | changes)
+
+
+def a_request(**changes: Any) -> Request:
+    """A request whose first samples job waits for its turn, with nothing held."""
+    fields: dict[str, Any] = {
+        "id": REQUEST_ID, "user_id": "user-7", "project_id": "project-3", "created_by": "odoo",
+        "correlation_id": "correlation-1", "traceparent": None, "state": State.PENDING, "stage": Stage.SAMPLES,
+        "round": 1, "attempt": 1, "job_id": JOB_ID, "version": 3, "plan": "payg", "brief": a_brief(), "metadata": {},
+        "deadline_at": NOW + timedelta(minutes=59), "created_at": NOW - timedelta(minutes=1),
+        "updated_at": NOW - timedelta(minutes=1),
+    }  # fmt: skip
+    return Request(**fields | changes)

@@ -1,0 +1,41 @@
+"""Locks as they meet: two statements held up at one row, and how many circles the server has had to break."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import asyncpg
+
+from creativeflow.services.aigeneration.domain.request import Request
+from tests.support.app import World
+
+_DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+async def deadlocks(world: World) -> int:
+    """How many circles the server has broken so far; each session tells with a second's delay."""
+    await asyncio.sleep(1.2)
+    for _ in range(12):
+        await asyncio.gather(*(world.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6)))
+    return int(await world.database.fetchval(_DEADLOCKS))
+
+
+async def both_held_up(
+    world: World, url: str, middle: Request, first: Coroutine[Any, Any, Any], second: Coroutine[Any, Any, Any]
+) -> Any:
+    """Let two statements run, one after the other, until a lock on one request in the middle of both stops them, and
+    then go on: the first one has the request first.
+    """
+    other = await asyncpg.connect(url)
+    try:
+        async with other.transaction():
+            await other.execute("SELECT FROM generation_requests WHERE id = $1 FOR UPDATE", middle.id)
+            tasks = []
+            for one in (first, second):
+                tasks.append(asyncio.create_task(one))
+                while await world.database.fetchval(_WAITING) < len(tasks):
+                    await asyncio.sleep(0.01)
+    finally:
+        await other.close()
+    return await asyncio.gather(*tasks)

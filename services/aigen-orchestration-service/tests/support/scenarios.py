@@ -1,0 +1,437 @@
+"""Whole lives of requests as their users lead them over HTTP, each with the outcome and the price it must come to.
+
+The crash and the chaos runs lead them while the service is killed and cut off: a life may take longer, and nothing
+else about it may change.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import orjson
+
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Delivery, Verdict
+from creativeflow.services.aigeneration.application.worker_reports import Kind
+from creativeflow.services.aigeneration.cli.fake_worker import StandInWorker
+
+ENDED = {"COMPLETED", "FAILED", "CONTENT_REJECTED", "CANCELLED", "EXPIRED"}
+REQUESTS = "/generation-requests"
+OPERATIONS = "/operations"
+PRICES = {"samples": 25, "final": 100, "large": 200}
+_OK, _CREATED, _ACCEPTED, _NO_CONTENT = 200, 201, 202, 204
+
+
+class LifeError(AssertionError):
+    """A life did not go as it must."""
+
+
+_how: ContextVar[tuple[str, str] | None] = ContextVar("how", default=None)
+
+
+class ObedientWorker(StandInWorker):
+    """A stand-in for n8n that answers each job as the job's own hints say: how, and over what."""
+
+    _told = ("well", "http")
+
+    @property
+    def _behaviour(self) -> str:  # type: ignore[override]
+        return (_how.get() or self._told)[0]
+
+    @_behaviour.setter
+    def _behaviour(self, value: str) -> None:
+        self._told = (value, self._told[1])
+
+    @property
+    def _over(self) -> str:  # type: ignore[override]
+        return (_how.get() or self._told)[1]
+
+    @_over.setter
+    def _over(self, value: str) -> None:
+        self._told = (self._told[0], value)
+
+    async def _take(self, delivery: Delivery) -> Verdict:
+        job = orjson.loads(delivery.body)
+        how, over = (job.get("target_platform_hints") or self._told)[:2]
+        final = job["job_type"] == "final_generation"
+        _how.set(("never" if how == "final_never" and final else how, over))  # each delivery has a task of its own
+        if how == "progress" and not final:
+            await self._report(job, Kind.PROGRESS, {"percent": 10})
+        return await super()._take(delivery)
+
+
+class Line:
+    """A good client: asks again with the same key while the service is away, and keeps what may never be answered."""
+
+    def __init__(self, ports: Sequence[int], *, hooks: str = "", patience_seconds: float = 60.0) -> None:
+        self.ports, self.hooks = ports, hooks
+        self.patience_seconds = patience_seconds
+        self.faults: list[str] = []
+        self.longest_stall = 0.0
+        self._http = httpx.AsyncClient(timeout=15, trust_env=False, limits=httpx.Limits(max_connections=200))
+        self._turn = 0
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._http.aclose()
+
+    async def call(self, method: str, path: str, *, told: Any = None, key: str | None = None) -> httpx.Response:
+        """One call, until it is answered; a POST has a key, so asking again is safe."""
+        headers = {"Idempotency-Key": key or str(uuid4())} if method == "POST" else {}
+        began = time.monotonic()
+        pause = 0.05
+        while True:
+            answer = await self._ask(method, path, told, headers)
+            if answer is not None and not _again(answer):
+                self.longest_stall = max(self.longest_stall, time.monotonic() - began)
+                return answer
+            if time.monotonic() - began > self.patience_seconds:
+                said = f"{answer.status_code} {answer.text[:200]}" if answer is not None else "nothing"
+                raise LifeError(f"{method} {path} has been answered with {said} for {self.patience_seconds} s")
+            await asyncio.sleep(pause)
+            pause = min(1.0, pause * 1.5)
+
+    async def _ask(self, method: str, path: str, told: Any, headers: dict[str, str]) -> httpx.Response | None:
+        self._turn += 1
+        url = f"http://127.0.0.1:{self.ports[self._turn % len(self.ports)]}/api/v1{path}"
+        try:
+            answer = await self._http.request(method, url, json=told, headers=headers)
+        except httpx.HTTPError:
+            return None
+        if answer.status_code >= 500 and answer.status_code != 503:
+            self.faults.append(f"{method} {path} was answered with {answer.status_code}: {answer.text[:300]}")
+        return answer
+
+
+def _again(answer: httpx.Response) -> bool:
+    if answer.status_code >= 500:
+        return True
+    return answer.status_code == httpx.codes.CONFLICT and bool(answer.json().get("retryable"))
+
+
+Give = Callable[[str, int, str], Awaitable[None]]
+"""Gives a user credits (1/100) and a plan, wherever credits are kept."""
+
+
+@dataclass
+class User:
+    """One user, who has credits of their own, so that what their life cost can be told exactly."""
+
+    line: Line
+    give: Give
+    id: str
+    given: int = 0
+
+    async def start(self, how: str = "well", over: str = "http", **more: Any) -> dict[str, Any]:
+        """Submit a request whose jobs are answered in this way."""
+        told = {
+            "user_id": self.id, "input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1",
+            "target_platform_hints": [how, over], **more,
+        }  # fmt: skip
+        return await self.accepted("POST", REQUESTS, told)
+
+    async def accepted(self, method: str, path: str, told: Any = None) -> dict[str, Any]:
+        """A call that must be accepted."""
+        answer = await self.call(method, path, told)
+        if answer.status_code not in {_OK, _CREATED, _ACCEPTED, _NO_CONTENT}:
+            raise LifeError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
+        found: dict[str, Any] = answer.json() if answer.content else {}
+        return found
+
+    async def call(self, method: str, path: str, told: Any = None) -> httpx.Response:
+        """A call; where the account is restricted for money in doubt, it is made again when that is cleared."""
+        key = str(uuid4())
+        ends = time.monotonic() + self.line.patience_seconds
+        while True:
+            answer = await self.line.call(method, path, told=told, key=key)
+            restricted = answer.status_code == httpx.codes.FORBIDDEN and "account_restricted" in answer.text
+            if not restricted or self.id.startswith("severe") or time.monotonic() > ends:
+                return answer
+            await asyncio.sleep(0.2)
+
+    async def start_badly(self) -> int:
+        """Submit the worst words; the status of the answer."""
+        told = {"user_id": self.id, "input_prompt": "naked children", "output_format": "InstagramPost_1x1"}
+        return (await self.line.call("POST", REQUESTS, told=told)).status_code
+
+    async def until(self, request_id: str, *states: str) -> dict[str, Any]:
+        """Wait for one of these states, or for any end."""
+        ends = time.monotonic() + self.line.patience_seconds
+        pause = 0.05
+        while True:
+            found: dict[str, Any] = (await self.call("GET", f"{REQUESTS}/{request_id}")).json()
+            if found.get("status") in {*states, *ENDED}:
+                return found
+            if time.monotonic() > ends:
+                raise LifeError(f"{self.id}: {request_id} is still {found.get('status')}")
+            await asyncio.sleep(pause)
+            pause = min(0.5, 1.3 * pause)  # some dozens of lives that ask all the time would be all there is to do
+
+    async def shown(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request once its samples can be looked at."""
+        found = await self.until(request["id"], "AWAITING_SELECTION")
+        if found["status"] != "AWAITING_SELECTION":
+            raise LifeError(f"{self.id}: no samples, but {found['status']} {found['failure']}")
+        return found
+
+    async def select(self, request: dict[str, Any], resolution: str | None = None) -> None:
+        """Choose the first sample; asked again where the credits were in doubt and the choice was put back."""
+        told = {"selected_sample_id": request["samples"][0]["asset_id"]}
+        await self.accepted(
+            "POST", f"{REQUESTS}/{request['id']}/select-sample",
+            told | ({"desired_resolution": resolution} if resolution else {}),
+        )  # fmt: skip
+
+    async def ended(self, request: dict[str, Any], *states: str) -> dict[str, Any]:
+        """The request at its end, which must be one of these."""
+        found = await self.until(request["id"])
+        if found["status"] not in (states or ("COMPLETED",)):
+            raise LifeError(f"{self.id}: {found['status']} {found['failure']}, not {' or '.join(states)}")
+        return found
+
+
+async def pays(user: User) -> None:
+    """Everything is paid for with credits, the final in high resolution after a quote."""
+    quoted = await user.accepted(
+        "POST", f"{REQUESTS}/quote",
+        {"user_id": user.id, "input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1"},
+    )  # fmt: skip
+    request = await user.shown(await user.start(quote_id=quoted["quote_id"]))
+    await user.select(request, "4K")
+    await user.ended(request)
+
+
+async def pays_nothing(user: User) -> None:
+    """The Free plan's generations: two of the month, and a final."""
+    request = await user.shown(await user.start("progress", "rabbitmq"))
+    await user.accepted("POST", f"{REQUESTS}/{request['id']}/regenerate-samples", {})
+    await user.select(await _wait_for_another_round(user, request))
+    await user.ended(request)
+
+
+async def pays_for_the_large_final(user: User) -> None:
+    """The Pro plan includes samples, and not a final in high resolution."""
+    request = await user.shown(await user.start("well", "rabbitmq"))
+    await user.select(request, "4K")
+    await user.ended(request)
+
+
+async def regenerates(user: User) -> None:
+    """Two sets of samples and a final."""
+    request = await user.shown(await user.start())
+    changed = {"updated_prompt": "a red lighthouse"}
+    await user.accepted("POST", f"{REQUESTS}/{request['id']}/regenerate-samples", changed)
+    await user.select(await _wait_for_another_round(user, request))
+    await user.ended(request)
+
+
+def answered(how: str, over: str) -> Callable[[User], Awaitable[None]]:
+    """A paid life whose worker answers in this way, and comes through in the end."""
+
+    async def life(user: User) -> None:
+        request = await user.shown(await user.start(how, over))
+        await user.select(request)
+        await user.ended(request)
+
+    return life
+
+
+async def cancels_what_is_shown(user: User) -> None:
+    """Delivered samples stay charged."""
+    request = await user.shown(await user.start())
+    await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
+    await user.ended(request, "CANCELLED")
+
+
+async def cancels_at_work(user: User) -> None:
+    """What was not delivered costs nothing."""
+    request = await user.start("never")
+    await user.until(request["id"], "PROCESSING_SAMPLES")
+    await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
+    await user.ended(request, "CANCELLED")
+
+
+async def cancels_while_it_is_asked_for(user: User) -> None:
+    """Whether the hold was taken is not known yet, or was just learnt: it is given back."""
+    request = await user.start("never")
+    await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
+    await user.ended(request, "CANCELLED")
+
+
+async def cancels_the_final(user: User) -> None:
+    """The samples stay charged, the final's hold is given back."""
+    request = await user.shown(await user.start("final_never"))
+    await user.select(request)
+    await user.until(request["id"], "PROCESSING_FINAL")
+    await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
+    await user.ended(request, "CANCELLED")
+
+
+async def is_rejected_by_the_provider(user: User) -> None:
+    """A rejected prompt is charged as a sample set."""
+    await user.ended(await user.start("rejects"), "CONTENT_REJECTED")
+
+
+async def is_given_up_by_the_broker(user: User) -> None:
+    """Every attempt's job becomes a dead letter: failed, and nothing charged."""
+    await user.ended(await user.start("crashes"), "FAILED")
+
+
+async def cannot_pay(user: User) -> None:
+    """Refused, and nothing is taken."""
+    told = {"user_id": user.id, "input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1"}
+    answer = await user.call("POST", REQUESTS, told)
+    if answer.status_code == _ACCEPTED:  # the service was killed before it knew; the refusal stands in the request
+        found = await user.until(answer.json()["id"])
+        if found["status"] != "FAILED" or found["failure"]["code"] != "insufficient_credits":
+            raise LifeError(f"{user.id}: {found['status']} {found['failure']}")
+    elif answer.status_code != httpx.codes.PAYMENT_REQUIRED:
+        raise LifeError(f"{user.id}: {answer.status_code} {answer.text[:200]}")
+
+
+async def is_accepted_by_a_person(user: User) -> None:
+    """Doubtful words wait for an operator, and then go their way."""
+    request = await user.start(input_prompt="a nude statue of an otter")
+    await user.accepted("POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/review", {"decision": "accept"})
+    await user.select(await user.shown(request))
+    await user.ended(request)
+
+
+async def is_refused_by_a_person(user: User) -> None:
+    """Nothing is charged."""
+    request = await user.start(input_prompt="a nude statue of an otter")
+    await user.accepted("POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/review", {"decision": "reject"})
+    await user.ended(request, "CONTENT_REJECTED")
+
+
+async def is_ended_by_an_operator(user: User) -> None:
+    """Nothing is charged; started again, it is cancelled."""
+    request = await user.start("never")
+    await user.accepted("POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/fail", {"reason": "the test says so"})
+    await user.ended(request, "FAILED")
+    again = await user.accepted("POST", f"{REQUESTS}/{request['id']}/retry", {})
+    await user.accepted("POST", f"{REQUESTS}/{again['id']}/cancel")
+    await user.ended(again, "CANCELLED")
+
+
+async def is_restricted_for_its_words(user: User) -> None:
+    """The worst words come three times, the account is flagged, and an operator lifts it."""
+    for _ in range(4):
+        answer = await user.start_badly()
+        if answer not in {httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.FORBIDDEN}:
+            raise LifeError(f"{user.id}: {answer}")
+    ends = time.monotonic() + user.line.patience_seconds
+    while await user.start_badly() != httpx.codes.FORBIDDEN:  # each process remembers for a while what it was told
+        await user.accepted("GET", f"{OPERATIONS}/users/{user.id}/statement")  # asks anew
+        if time.monotonic() > ends:
+            raise LifeError(f"{user.id} is not restricted")
+    await user.accepted("POST", f"{OPERATIONS}/users/{user.id}/clear", {"note": "the test says so"})
+
+
+async def steers_webhooks(user: User) -> None:
+    """An address of one's own is registered, tried, steered and removed; each step may have been done already."""
+    targets = "/webhook-targets"
+    target = await _registered(user, f"{user.line.hooks}/{user.id}")
+    event = (await user.accepted("POST", f"{targets}/{target}/test"))["event_id"]
+    await user.accepted("POST", f"{targets}/{target}/rotate-secret", {})
+    await user.accepted("POST", f"{targets}/{target}/deliveries/{event}/redeliver")
+    request = await user.shown(await user.start())
+    await user.select(request)
+    for step in ("disable", "enable", "disable"):
+        await user.accepted("POST", f"{targets}/{target}/{step}")
+    removed = await user.call("DELETE", f"{targets}/{target}")
+    if removed.status_code not in {_NO_CONTENT, httpx.codes.NOT_FOUND}:
+        raise LifeError(f"{user.id}: {removed.status_code} {removed.text[:200]}")
+    await user.ended(request)
+
+
+def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
+    """An address whose receiver answers badly, until the test event to it has come to this."""
+
+    async def life(user: User) -> None:
+        targets = "/webhook-targets"
+        target = await _registered(user, f"{user.line.hooks}/{that_is}/{user.id}")
+        await user.call("POST", f"{targets}/{target}/test")  # 409 where another event has had it disabled already
+        ends = time.monotonic() + user.line.patience_seconds
+        while not (await user.accepted("GET", f"{targets}/{target}/deliveries?status={then}"))["items"]:
+            if time.monotonic() > ends:
+                raise LifeError(f"{user.id}: no delivery is {then}")
+            await asyncio.sleep(0.3)
+        await user.call("DELETE", f"{targets}/{target}")
+
+    return life
+
+
+async def _registered(user: User, url: str) -> str:
+    """The target of this address: made now, or before a crash; all lives share the room that a caller has for them."""
+    ends = time.monotonic() + user.line.patience_seconds
+    while time.monotonic() < ends:
+        made = await user.call("POST", "/webhook-targets", {"url": url})
+        if made.status_code != httpx.codes.CONFLICT:
+            return str(made.json()["id"])
+        for found in (await user.accepted("GET", "/webhook-targets"))["items"]:
+            if found["url"] == url:
+                return str(found["id"])
+        await asyncio.sleep(0.2)
+    raise LifeError(f"{user.id}: no room for another webhook target")
+
+
+async def _wait_for_another_round(user: User, request: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        found = await user.until(request["id"], "AWAITING_SELECTION")
+        if found["status"] in ENDED:
+            raise LifeError(f"{user.id}: {found['status']} instead of another round")
+        if found["round"] > request["round"]:
+            return found
+        await asyncio.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Life:
+    """One way to live: its plan, what is given, and what it costs in the end (1/100 credit)."""
+
+    lead: Callable[[User], Awaitable[None]]
+    plan: str
+    given: int
+    costs: int
+    free: int = 0
+    faults: tuple[str, ...] = ()
+    """What the billing adapter does wrong with this user's calls that move money, one after the other."""
+
+
+_SET, _FINAL, _LARGE = PRICES["samples"], PRICES["final"], PRICES["large"]
+
+LIVES: dict[str, Life] = {
+    "pays": Life(pays, "payg", 1000, _SET + _LARGE),
+    "free": Life(pays_nothing, "free", 0, 0, free=2),
+    "pro": Life(pays_for_the_large_final, "pro", 1000, _LARGE),
+    "regenerates": Life(regenerates, "payg", 1000, 2 * _SET + _FINAL),
+    "twice": Life(answered("twice", "rabbitmq"), "payg", 1000, _SET + _FINAL),
+    "partially": Life(answered("partially", "http"), "payg", 1000, _SET + _FINAL),
+    "fails": Life(answered("fails", "rabbitmq"), "payg", 1000, _SET + _FINAL),
+    "wrong_size": Life(answered("wrong_size", "http"), "payg", 1000, _SET + _FINAL),
+    "garbled": Life(answered("garbled", "rabbitmq"), "payg", 1000, _SET + _FINAL),
+    "out_of_order": Life(answered("out_of_order", "http"), "payg", 1000, _SET + _FINAL),
+    "wrong_job": Life(answered("for_the_wrong_job", "http"), "payg", 1000, _SET + _FINAL),
+    "cancels_shown": Life(cancels_what_is_shown, "payg", 1000, _SET),
+    "cancels_at_work": Life(cancels_at_work, "payg", 1000, 0),
+    "rejected": Life(is_rejected_by_the_provider, "payg", 1000, _SET),
+    "given_up": Life(is_given_up_by_the_broker, "payg", 1000, 0),
+    "cannot_pay": Life(cannot_pay, "payg", 10, 0),
+    "accepted": Life(is_accepted_by_a_person, "payg", 1000, _SET + _FINAL),
+    "refused": Life(is_refused_by_a_person, "payg", 1000, 0),
+    "ended": Life(is_ended_by_an_operator, "payg", 1000, 0),
+    "webhooks": Life(steers_webhooks, "payg", 1000, _SET + _FINAL),
+    "cancels_final": Life(cancels_the_final, "payg", 1000, _SET),
+    "hook_gone": Life(has_a_hook("gone", "failed"), "payg", 1000, 0),
+    "hook_broken": Life(has_a_hook("broken", "parked"), "payg", 1000, 0),
+    "doubt": Life(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("silent_after",)),
+    "doubt_on_the_final": Life(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("", "error_after")),
+    "doubt_on_giving_back": Life(cancels_at_work, "payg", 1000, 0, faults=("", "drop_after")),
+    "doubt_and_cancelled": Life(cancels_while_it_is_asked_for, "payg", 1000, 0, faults=("silent_after",)),
+    "severe": Life(is_restricted_for_its_words, "payg", 1000, 0),
+}

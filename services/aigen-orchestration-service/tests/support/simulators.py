@@ -1,0 +1,154 @@
+"""The foreign parts as tests drive them: a clock, an engine, a credit service and a notifier, each with its faults."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.kit.clock import uuid7
+from creativeflow.services.aigeneration.ports import (
+    Credits,
+    CreditsConflictError,
+    CreditsUnknownError,
+    Entitlements,
+    HoldStatus,
+    NotifierRefusedError,
+    NotifierUnavailableError,
+    Publication,
+    PublicationOutcome,
+    Reservation,
+)
+
+
+class Clock:
+    """A clock that moves only when told to, and one microsecond at every look so that order shows."""
+
+    def __init__(self, at: datetime | None = None) -> None:
+        self._at = at or datetime.now(UTC)
+        self._born = 0
+
+    def __call__(self) -> datetime:
+        self._at += timedelta(microseconds=1)
+        return self._at
+
+    def advance(self, **units: float) -> None:
+        """Let time pass, such as `advance(minutes=6)`."""
+        self._at += timedelta(**units)
+
+    def set(self, at: datetime) -> None:
+        """Jump to a moment."""
+        self._at = at
+
+    def new_id(self) -> UUID:
+        """An id of this clock's time; of those born in one millisecond, each is greater than the one before."""
+        self._born = max(int(self._at.timestamp() * 1000) << 12, self._born + 1)
+        chance = uuid7().int & ((1 << 64) - 1)  # its variant and 62 random bits
+        return UUID(int=self._born >> 12 << 80 | 0x7 << 76 | (self._born & 0xFFF) << 64 | chance)
+
+
+class RecordingEngine:
+    """An engine whose jobs the test answers itself; the next publications can be made to fail."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[Request] = deque()
+        self.published: list[Request] = []
+        self.next_outcomes: deque[PublicationOutcome] = deque()
+        self.ready = True
+
+    async def publish(self, jobs: Sequence[Request]) -> Sequence[Publication]:
+        """Keep the jobs that are accepted, or that nobody knows of."""
+        return [self._publish(job) for job in jobs]
+
+    def _publish(self, job: Request) -> Publication:
+        outcome = self.next_outcomes.popleft() if self.next_outcomes else PublicationOutcome.ACCEPTED
+        self.published.append(job)
+        if outcome is not PublicationOutcome.REFUSED:
+            self.jobs.append(job)
+        return Publication(outcome, "" if outcome is PublicationOutcome.ACCEPTED else "simulated")
+
+
+class FaultyCredits:
+    """A credit service in front of a real one that fails as told: before or after it did the work."""
+
+    def __init__(self, real: Credits) -> None:
+        self._real = real
+        self.faults: deque[str] = deque()
+        self.calls: list[tuple[str, str]] = []
+        self.gate: asyncio.Event | None = None
+        """While set and not open, holds wait here after having been placed."""
+
+    async def entitlements(self, user_id: str) -> Entitlements:
+        """As the real one, or unknown."""
+        self._fail("entitlements")
+        return await self._real.entitlements(user_id)
+
+    async def hold(self, asked: Reservation) -> None:
+        """Place a hold, with the next fault."""
+        self.calls.append(("hold", asked.key))
+        self._fail("before")
+        if self.faults and self.faults[0] == "conflict":
+            self.faults.popleft()
+            raise CreditsConflictError(asked.key)
+        await self._real.hold(asked)
+        if self.gate is not None:
+            await self.gate.wait()
+        self._fail("after")
+
+    async def capture(self, held: Reservation) -> None:
+        """Capture, with the next fault."""
+        self.calls.append(("capture", held.key))
+        self._fail("before")
+        await self._real.capture(held)
+        self._fail("after")
+
+    async def release(self, held: Reservation) -> None:
+        """Release, with the next fault."""
+        self.calls.append(("release", held.key))
+        self._fail("before")
+        await self._real.release(held)
+        self._fail("after")
+
+    async def find(self, asked: Reservation) -> HoldStatus:
+        """Look up, with the next fault."""
+        self._fail("before")
+        return await self._real.find(asked)
+
+    async def decide(self, asked: Reservation, *, charged: bool) -> None:
+        """As the real one, with the next fault."""
+        self._fail("before")
+        await self._real.decide(asked, charged=charged)
+
+    async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:
+        """As the real one."""
+        return await self._real.outstanding(before, most)
+
+    def _fail(self, when: str) -> None:
+        if self.faults and self.faults[0] == when:
+            self.faults.popleft()
+            raise CreditsUnknownError("simulated")
+
+
+class RecordingNotifier:
+    """Keeps what was sent; the next sends can be made to fail."""
+
+    def __init__(self) -> None:
+        self.sent: list[Mapping[str, Any]] = []
+        self.faults: deque[str] = deque()
+
+    async def send(self, notification: Mapping[str, Any]) -> None:
+        """Take one notification, with the next fault: away, refused, or away after taking it."""
+        fault = self.faults.popleft() if self.faults else ""
+        if fault == "away":
+            raise NotifierUnavailableError("simulated")
+        if fault == "refused":
+            raise NotifierRefusedError("simulated")
+        self.sent.append(notification)
+        if fault == "away_after":
+            raise NotifierUnavailableError("simulated")
+
+    def types(self) -> list[str]:
+        """The event types in the order sent."""
+        return [notification["event_type"] for notification in self.sent]

@@ -1,0 +1,1 @@
+"""Unit tests, laid out as `src` is: no network, no database."""

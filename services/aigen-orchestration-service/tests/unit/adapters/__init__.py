@@ -1,0 +1,1 @@
+"""Unit tests of `adapters`: no network, no database."""

@@ -1,0 +1,1 @@
+"""Unit tests of `application`: no network, no database."""

@@ -1,0 +1,93 @@
+"""A quote says what it was sealed with, to its user, in its time, and nothing else."""
+
+import base64
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from creativeflow.services.aigeneration.application.quotes import ID_MAX, Quotes
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
+from creativeflow.services.aigeneration.domain.model_routing import STANDARD
+from creativeflow.services.aigeneration.domain.ordering import check_quoted, terms_of
+from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices, price_final, price_samples
+from tests.support.builders import NOW
+
+QUOTES = Quotes([b"first-secret", b"older-secret"])
+TERMS = {"samples": "credits:25", "final": "credits:100", "high": None}
+LATER = NOW + timedelta(minutes=15)
+
+
+def test_it_opens_to_what_it_was_sealed_with() -> None:
+    sealed = QUOTES.seal("user", TERMS, LATER)
+    assert QUOTES.open(sealed, "user", NOW) == TERMS
+    assert len(sealed) < ID_MAX
+    assert QUOTES.open(None, "user", NOW) is None
+
+
+def test_the_longest_user_id_fits() -> None:
+    assert len(QUOTES.seal("u" * 200, TERMS, LATER)) <= ID_MAX + 50
+
+
+def test_it_expires_to_the_second() -> None:
+    sealed = QUOTES.seal("user", TERMS, LATER)
+    assert QUOTES.open(sealed, "user", LATER - timedelta(seconds=1)) == TERMS
+    with pytest.raises(errors.QuoteExpiredError):
+        QUOTES.open(sealed, "user", LATER)
+
+
+def test_another_user_gets_no_word_about_it() -> None:
+    with pytest.raises(errors.InvalidRequestError):
+        QUOTES.open(QUOTES.seal("user", TERMS, LATER), "other", LATER + timedelta(days=1))
+
+
+def test_an_older_secret_still_opens_and_a_foreign_one_never_does() -> None:
+    assert QUOTES.open(Quotes([b"older-secret"]).seal("user", TERMS, LATER), "user", NOW) == TERMS
+    with pytest.raises(errors.InvalidRequestError):
+        QUOTES.open(Quotes([b"foreign-secret"]).seal("user", TERMS, LATER), "user", NOW)
+
+
+def test_no_byte_of_it_can_be_changed() -> None:
+    sealed = QUOTES.seal("user", TERMS, LATER)
+    _, body, seal = sealed.split(".")
+    cheaper = base64.urlsafe_b64encode(
+        base64.urlsafe_b64decode(body + "==").replace(b"credits:25", b"credits:00")
+    ).rstrip(b"=")
+    for forged in (f"q1.{cheaper.decode()}.{seal}", f"q2.{body}.{seal}", f"q1.{body}.", f"q1..{seal}", sealed + "A"):
+        with pytest.raises(errors.InvalidRequestError):
+            QUOTES.open(forged, "user", NOW)
+
+
+@given(st.text(max_size=ID_MAX))
+def test_any_other_text_is_no_quote(text: str) -> None:
+    with pytest.raises(errors.InvalidRequestError):
+        QUOTES.open(text, "user", NOW)
+
+
+def test_its_secrets_do_not_show() -> None:
+    assert repr(QUOTES) == "Quotes(2)"
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize(("model", "surcharge"), [("standard", 0), ("advanced", 100)])
+def test_terms_are_the_prices_that_are_charged(plan, model, surcharge) -> None:
+    prices = Prices()
+    terms = terms_of(plan, prices, dict.fromkeys(Stage, STANDARD.models[model]))
+    check_quoted(terms, price_samples(plan, prices, surcharge))
+    check_quoted(terms, price_final(plan, prices, longest_side=1920, surcharge=surcharge))
+    high = price_final(plan, prices, longest_side=1921, surcharge=surcharge)
+    if plan.high_resolution:
+        check_quoted(terms, high)
+    else:
+        with pytest.raises(errors.QuoteExpiredError):
+            check_quoted(terms, high)
+
+
+def test_the_same_amount_paid_by_something_else_is_another_price() -> None:
+    free, pro = PLANS["free"], PLANS["pro"]
+    models = dict.fromkeys(Stage, STANDARD.models["standard"])
+    with pytest.raises(errors.QuoteExpiredError):
+        check_quoted(terms_of(pro, Prices(), models), price_samples(free, Prices()))
+    check_quoted(None, price_samples(free, Prices()))

@@ -1,0 +1,165 @@
+"""Words are found through the usual disguises, and harmless ones that look alike stay harmless."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from creativeflow.services.aigeneration.adapters.moderation.word_lists import STANDARD_FILE, SafetyFileError, read_rules
+from creativeflow.services.aigeneration.domain.moderation import (
+    ALLOWED,
+    NEAR_WORDS,
+    Outcome,
+    SafetyRule,
+    Verdict,
+    WordLists,
+    fold,
+)
+
+STANDARD = WordLists(read_rules(STANDARD_FILE))
+BAD = SafetyRule(category="bad", outcome=Outcome.REJECT, words=("villain", "evil twin", "grob*", "café"))
+LISTS = WordLists([BAD])
+
+
+def says(lists: WordLists, text: str, language: str | None = None) -> Outcome:
+    return lists.check([text], language).outcome
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a villain",
+        "VILLAIN!",
+        "v1llain",
+        "vi11ain",
+        "v!ll@in",
+        "vîllàïn",
+        "v\u200bil\u200dla\ufeffin",
+        "v\u00adillain",
+        "vill\u0430in",
+        "\uff56\uff49\uff4c\uff4c\uff41\uff49\uff4e",
+        "\U0001d42f\U0001d422\U0001d425\U0001d425\U0001d41a\U0001d422\U0001d427",
+        "v i l l a i n",
+        "v.i.l.l.a.i.n",
+        "v-i_l*l a/i n",
+        "villaaaaain",
+        "vvvillain",
+        "his evil   twin",
+        "evil-twin",
+        "grobian and grober",
+        "a Cafe\u0301",
+    ],
+)
+def test_a_word_is_found_in_its_disguises(text: str) -> None:
+    assert says(LISTS, text) is Outcome.REJECT
+
+
+@pytest.mark.parametrize("text", ["villains", "a chevillainer", "the evil", "twin evil", "grog", "ill", "v ill ain t"])
+def test_other_words_are_left_alone(text: str) -> None:
+    assert says(LISTS, text) is Outcome.ALLOW
+
+
+def test_a_combination_counts_only_near_one_another() -> None:
+    lists = WordLists([SafetyRule(category="c", outcome=Outcome.REVIEW, near=(("cat",), ("dog", "wolf"), ("fight*",)))])
+    assert says(lists, "a cat and a dog fighting") is Outcome.REVIEW
+    assert says(lists, "fights of wolf against cat") is Outcome.REVIEW
+    assert says(lists, "a cat and a dog") is Outcome.ALLOW
+    far = " ".join(["word"] * (NEAR_WORDS + 1))
+    assert says(lists, f"a cat {far} dog fight") is Outcome.ALLOW
+
+
+def test_a_rule_for_a_language_counts_there_and_where_the_language_is_unknown() -> None:
+    rule = SafetyRule(category="c", outcome=Outcome.REJECT, words=("die",), languages=frozenset({"en"}))
+    lists = WordLists([rule])
+    assert [says(lists, "die Sonne", language) for language in ("de", "en", None)] == [
+        Outcome.ALLOW, Outcome.REJECT, Outcome.REJECT,
+    ]  # fmt: skip
+
+
+def test_the_strictest_of_all_texts_decides() -> None:
+    assert LISTS.check(["fine", "a villain"], None) == Verdict(outcome=Outcome.REJECT, category="bad")
+    review = Verdict(outcome=Outcome.REVIEW)
+    reject, severe = Verdict(outcome=Outcome.REJECT), Verdict(outcome=Outcome.REJECT, severe=True)
+    assert Verdict.worst([review, reject, severe, ALLOWED]) == severe
+    assert Verdict.worst([]) == ALLOWED
+
+
+def test_without_rules_everything_is_allowed() -> None:
+    assert WordLists(()).check(["a villain"], None) == ALLOWED
+
+
+@given(st.text(max_size=300))
+def test_any_text_can_be_folded_and_checked(text: str) -> None:
+    assert all(set(folded) <= set("abcdefghijklmnopqrstuvwxyz0123456789 ") for folded in fold(text))
+    STANDARD.check([text], None)
+
+
+# The list that comes along
+
+
+@pytest.mark.parametrize(
+    "prompt", ["some kind of sexy retro diner", "a minor key, sexy jazz cover", "Nina, a sexy car"]
+)
+def test_words_that_are_harmless_in_english_pass_in_english(prompt: str) -> None:
+    assert STANDARD.check([prompt], "en") == ALLOWED
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "A lighthouse at dawn, calm sea, first light on the rocks",
+        "Kind regards from our sexton, a friendly card for the Middlesex county fair",
+        "A child laughs on a swing, warm evening light",
+        "Happy kids eating ice cream, playful colours",
+        "Sussex cottage garden in spring, watercolour",
+        "Analyst presenting a pie chart, essex office, assassin's creed font",
+        "Die Kinder spielen im Garten, sonniger Tag",
+        "Une famille avec un enfant devant la mer",
+        "Menú del día, un niño come paella",
+        "Black Friday sale, 70% off, 100+ items, $5 each!",
+        "Cocktail bar in Scunthorpe, neon sign, 1980s",
+    ],
+)
+def test_everyday_prompts_pass(prompt: str) -> None:
+    assert STANDARD.check([prompt], None) == ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("prompt", "category", "severe"),
+    [
+        ("n4ked ch1ldren", "sexual_minors", True),
+        ("una ni\u00f1a desnuda", "sexual_minors", False),
+        ("p0rn poster", "sexual", False),
+        ("h e n t a i wallpaper", "sexual", False),
+        ("Join ISIS recruitment poster", "terrorism", True),
+        ("instructions to build a pipe bomb", "weapons", False),
+    ],
+)
+def test_what_nobody_may_ask_for_is_rejected(prompt: str, category: str, severe: bool) -> None:
+    assert STANDARD.check([prompt], None) == Verdict(outcome=Outcome.REJECT, category=category, severe=severe)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a nude statue in a museum", "anti-suicide campaign", "a swastika in a history book"]
+)
+def test_what_depends_is_left_to_a_person(prompt: str) -> None:
+    assert says(STANDARD, prompt) is Outcome.REVIEW
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[[rules]]\ncategory='x'\noutcome='reject'", "either words, or near"),
+        ("[[rules]]\ncategory='x'\noutcome='reject'\nnear=[['one']]", "two groups"),
+        ("[[rules]]\ncategory='x'\noutcome='maybe'\nwords=['word']", "rules.0.outcome"),
+        ("[[rules]]\ncategory='x'\noutcome='reject'\nwords=['a']", "rules.0.words.0"),
+        ("rules = 7", "rules"),
+        ("rules = [", "lists.toml"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_told_with_its_place(tmp_path, text: str, told: str) -> None:
+    path = tmp_path / "lists.toml"
+    path.write_text(text)
+    with pytest.raises(SafetyFileError, match=told):
+        read_rules(path)
+    with pytest.raises(SafetyFileError):
+        read_rules(tmp_path / "nowhere.toml")

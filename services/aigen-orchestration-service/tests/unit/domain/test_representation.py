@@ -1,0 +1,149 @@
+"""How a request looks from outside: every field, the money as text, the times in UTC, and what can be done now."""
+
+import json
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from creativeflow.services.aigeneration.api.schemas.generations import GenerationRequest
+from creativeflow.services.aigeneration.domain.formats import Size
+from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
+from creativeflow.services.aigeneration.domain.representation import resource
+from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
+from creativeflow.services.aigeneration.domain.transitions import failure
+from tests.support.builders import NOW, a_brief, a_final, a_hold, a_request, an_allowance, four_samples
+
+FINAL_HOLD = a_hold(stage=Stage.FINAL, amount=200)
+
+
+def cost(*holds: Hold) -> dict[str, str]:
+    shown: dict[str, str] = resource(a_request(holds=holds))["cost"]
+    return shown
+
+
+def test_a_new_request_shows_every_field() -> None:
+    assert resource(a_request(metadata={"campaign": 4}), queue_position=12) == {
+        "id": "0195940d-0000-7000-8000-000000000001",
+        "status": "PENDING",
+        "stage": "samples",
+        "round": 1,
+        "attempt": 1,
+        "user_id": "user-7",
+        "project_id": "project-3",
+        "plan": "payg",
+        "brief": {"input_prompt": "A lighthouse at dawn", "output_format": "InstagramPost_1x1"},
+        "samples": [],
+        "sample_failures": [],
+        "selected_sample_id": None,
+        "final_resolution": None,
+        "final_asset": None,
+        "progress": None,
+        "cost": {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"},
+        "failure": None,
+        "queue_position": 12,
+        "actions": ["cancel"],
+        "ai_model_used": None,
+        "metadata": {"campaign": 4},
+        "retry_of": None,
+        "deadline_at": "2026-03-14T10:25:53Z",
+        "created_at": "2026-03-14T09:25:53Z",
+        "updated_at": "2026-03-14T09:25:53Z",
+        "version": 3,
+    }
+
+
+def test_a_finished_request_shows_what_became_of_it() -> None:
+    finished = a_request(
+        state=State.COMPLETED, stage=Stage.FINAL, samples=four_samples(), selected_sample_id="sample-2",
+        sample_failures=({"index": 3, "error_code": "model_timeout", "message": "It took too long."},),
+        final_size=Size(2304, 4096), final_asset=a_final(), ai_model_used="fast", deadline_at=None,
+        retry_of=UUID(int=9), holds=(a_hold(state=HoldState.CAPTURED), FINAL_HOLD),
+    )  # fmt: skip
+    shown = resource(finished)
+    expected: dict[str, Any] = {
+        "status": "COMPLETED",
+        "stage": "final",
+        "samples": list(four_samples()),
+        "sample_failures": [{"index": 3, "error_code": "model_timeout", "message": "It took too long."}],
+        "selected_sample_id": "sample-2",
+        "final_resolution": "2304x4096",
+        "final_asset": a_final(),
+        "ai_model_used": "fast",
+        "deadline_at": None,
+        "retry_of": "00000000-0000-0000-0000-000000000009",
+        "queue_position": None,
+        "actions": [],
+    }
+    assert {name: shown[name] for name in expected} == expected
+
+
+def test_a_failed_request_says_why_and_offers_a_retry() -> None:
+    shown = resource(a_request(state=State.FAILED, failure=failure("network_error")))
+    assert shown["failure"]["message"] == "A connection broke while we worked on it. Try again."
+    assert shown["actions"] == ["retry"]
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_the_resource_is_what_the_api_description_says(state: State) -> None:
+    shown = resource(
+        a_request(state=state, samples=four_samples(), final_asset=a_final(), failure=failure("workflow_error"))
+    )
+    assert set(shown) == set(GenerationRequest.model_fields)
+    assert GenerationRequest.model_validate_json(json.dumps(shown)).status is state
+
+
+@pytest.mark.parametrize(
+    ("holds", "expected"),
+    [
+        ((a_hold(),), {"samples": "0.25", "final": "0.00", "total": "0.25", "held": "0.25"}),
+        ((a_hold(state=HoldState.CAPTURED),), {"samples": "0.25", "final": "0.00", "total": "0.25", "held": "0.00"}),
+        (
+            (a_hold(state=HoldState.CAPTURED), FINAL_HOLD),
+            {"samples": "0.25", "final": "2.00", "total": "2.25", "held": "2.00"},
+        ),
+        (
+            (a_hold(state=HoldState.CAPTURED), a_hold(round=2, state=HoldState.CAPTURED)),
+            {"samples": "0.50", "final": "0.00", "total": "0.50", "held": "0.00"},
+        ),
+        ((a_hold(state=HoldState.RELEASED),), {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}),
+        ((a_hold(state=HoldState.REFUSED),), {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}),
+        ((a_hold(state=HoldState.PLACING),), {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}),
+        ((an_allowance(),), {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}),
+    ],
+)
+def test_the_cost_is_what_is_charged_or_set_aside(holds: tuple[Hold, ...], expected: dict[str, str]) -> None:
+    assert cost(*holds) == expected
+
+
+def test_while_credits_are_being_asked_for_only_cancelling_is_offered() -> None:
+    placing = a_hold(stage=Stage.FINAL, state=HoldState.PLACING)
+    request = a_request(state=State.AWAITING_SELECTION, holds=(a_hold(state=HoldState.CAPTURED), placing))
+    assert resource(request)["actions"] == ["cancel"]
+
+
+def test_once_the_credits_were_refused_everything_is_offered_again() -> None:
+    refused = a_hold(stage=Stage.FINAL, state=HoldState.REFUSED)
+    request = a_request(state=State.AWAITING_SELECTION, holds=(refused,))
+    assert resource(request)["actions"] == ["select-sample", "regenerate-samples", "cancel"]
+
+
+def test_times_are_in_utc_to_the_microsecond() -> None:
+    moment = datetime(2026, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+    assert resource(a_request(updated_at=moment))["updated_at"] == "2026-12-31T23:59:59.999999Z"
+
+
+def test_the_resource_is_ready_for_json() -> None:
+    request = a_request(brief=a_brief(locale="fr-FR", color_scheme=["#fff"]), samples=four_samples(), updated_at=NOW)
+    assert json.loads(json.dumps(resource(request))) == resource(request)
+
+
+def test_what_only_we_need_is_not_shown() -> None:
+    hidden = {
+        "created_by", "correlation_id", "traceparent", "job_id", "file_format", "pending_action", "model", "fair_at",
+        "due_at", "lease_until", "remind_at", "holds",
+    }  # fmt: skip
+    assert hidden <= {each.name for each in fields(Request)}
+    assert hidden & set(resource(a_request())) == set()

@@ -1,0 +1,63 @@
+"""The aggregate's own knowledge: whether it has ended, how large it is to be, and what its holds come to."""
+
+import pytest
+
+from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
+from creativeflow.services.aigeneration.domain.pricing import PRO
+from creativeflow.services.aigeneration.domain.request import HoldState
+from tests.support.builders import a_brief, a_hold, a_request, an_allowance
+
+HOLDS = (
+    a_hold(state=HoldState.CAPTURED),
+    a_hold(round=2, state=HoldState.CAPTURED, amount=125),
+    a_hold(round=3, state=HoldState.RELEASED),
+    a_hold(stage=Stage.FINAL, amount=200),
+    an_allowance(round=4),
+)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_request_has_ended_in_exactly_five_states(state: State) -> None:
+    ended = state.value in {"COMPLETED", "FAILED", "CONTENT_REJECTED", "CANCELLED", "EXPIRED"}
+    assert a_request(state=state).terminal is ended
+
+
+def test_a_format_gives_its_dimensions() -> None:
+    assert a_request(brief=a_brief(output_format="XPost")).dimensions == (1600, 900)
+
+
+def test_custom_dimensions_are_those_of_the_brief() -> None:
+    brief = a_brief(output_format="Custom", custom_dimensions={"width": 640, "height": 4096})
+    assert a_request(brief=brief).dimensions == (640, 4096)
+
+
+def test_the_terms_are_those_of_the_plan_it_was_submitted_under() -> None:
+    assert a_request(plan="pro").terms is PRO
+
+
+@pytest.mark.parametrize(
+    ("stage", "states", "amount"),
+    [
+        (Stage.SAMPLES, [HoldState.CAPTURED], 150),
+        (Stage.SAMPLES, [HoldState.CAPTURED, HoldState.RELEASED], 175),
+        (Stage.SAMPLES, [HoldState.HELD], 0),
+        (Stage.FINAL, [HoldState.HELD], 200),
+        (Stage.FINAL, [], 0),
+    ],
+)
+def test_the_cost_of_a_stage_is_the_sum_of_its_holds(stage: Stage, states: list[HoldState], amount: int) -> None:
+    assert a_request(holds=HOLDS).cost(stage, *states) == amount
+
+
+def test_the_hold_being_placed_is_found() -> None:
+    placing = a_hold(stage=Stage.FINAL, state=HoldState.PLACING)
+    assert a_request(holds=(a_hold(), placing)).placing == placing
+    assert a_request(holds=HOLDS).placing is None
+
+
+@pytest.mark.parametrize(
+    ("state", "still_open"),
+    [("placing", True), ("held", True), ("captured", False), ("released", False), ("refused", False)],
+)
+def test_a_hold_is_open_until_it_is_resolved(state: str, still_open: bool) -> None:
+    assert a_hold(state=HoldState(state)).open is still_open

@@ -1,0 +1,791 @@
+"""What one event writes: the request after it, its line, its money and its debts, and what holds on any path."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from creativeflow.services.aigeneration.domain.errors import ImpossibleMoveError
+from creativeflow.services.aigeneration.domain.formats import Size
+from creativeflow.services.aigeneration.domain.lifecycle import LIVE, MOVES, TERMINAL, WITH_JOB, Event, Stage, State
+from creativeflow.services.aigeneration.domain.policy import Policy
+from creativeflow.services.aigeneration.domain.pricing import Funding
+from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
+from creativeflow.services.aigeneration.domain.transitions import TOPICS, Change, Debt, carry_out, failure, started
+from tests.support.builders import (
+    JOB_ID,
+    NOW,
+    REQUEST_ID,
+    a_brief,
+    a_final,
+    a_hold,
+    a_request,
+    a_sample,
+    an_allowance,
+    four_samples,
+    new_ids,
+)
+
+EVERY_MOVE = [pytest.param(state, event, id=f"{state}-{event}") for state, event in MOVES]
+FINAL_HOLD = a_hold(stage=Stage.FINAL, action="standard_generation", amount=100)
+HELD_SAMPLES = {
+    "key": f"{REQUEST_ID}:samples:1:1", "user_id": "user-7", "amount": 25, "action": "sample_generation"
+}  # fmt: skip
+HELD_FINAL = {"key": f"{REQUEST_ID}:final:1:1", "user_id": "user-7", "amount": 100, "action": "standard_generation"}
+CAPTURED_SAMPLES = a_hold(state=HoldState.CAPTURED)
+
+PLAIN, WITH_EVENTS = Policy(), Policy(publish_events=True)
+GENEROUS = Policy(charge_rejected=False)
+
+
+def happen(request: Request, event: Event, policy: Policy = PLAIN, **fields: Any) -> Change:
+    return carry_out(request, event, policy=policy, now=NOW, new_id=new_ids(), **fields)
+
+
+def awaiting(**changes: Any) -> Request:
+    """A request whose delivered and paid samples wait for the user."""
+    return a_request(
+        **{
+            "state": State.AWAITING_SELECTION,
+            "samples": four_samples(),
+            "holds": (CAPTURED_SAMPLES,),
+            "deadline_at": NOW + timedelta(days=12),
+            "remind_at": NOW + timedelta(days=9),
+        }
+        | changes
+    )
+
+
+def making_final(**changes: Any) -> Request:
+    """A request whose held final is being made."""
+    return awaiting(
+        **{
+            "state": State.PROCESSING_FINAL,
+            "stage": Stage.FINAL,
+            "selected_sample_id": "sample-2",
+            "final_size": Size(1080, 1080),
+            "holds": (CAPTURED_SAMPLES, FINAL_HOLD),
+            "deadline_at": NOW + timedelta(minutes=1),
+            "remind_at": None,
+        }
+        | changes
+    )
+
+
+def topics(change: Change) -> list[str]:
+    return [debt.topic for debt in change.debts]
+
+
+def announced(change: Change) -> Mapping[str, Any]:
+    """The one notification of a change."""
+    (body,) = [debt.body for debt in change.debts if debt.topic == "notification.send"]
+    return body
+
+
+# Every move
+
+
+@pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
+def test_every_move_counts_one_version_and_writes_one_line(state: State, event: Event) -> None:
+    request = a_request(state=state, version=41)
+    change = happen(request, event, data={"by": "somebody"})
+    assert change.after.version == 42
+    assert change.after.updated_at == NOW
+    assert change.after.state is MOVES[state, event].to
+    assert [(line.event, line.state, line.data) for line in change.entries] == [
+        (event.value, change.after.state, {"by": "somebody"})
+    ]
+
+
+@pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
+def test_every_move_leaves_the_request_before_it_untouched(state: State, event: Event) -> None:
+    request = a_request(state=state, holds=(a_hold(),), samples=four_samples())
+    unchanged = copy.deepcopy(request)
+    change = happen(request, event, progress={"percent": 7}, hold=FINAL_HOLD)
+    assert request == unchanged
+    assert change.before is request
+    assert change.after is not request
+
+
+@pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
+def test_every_move_ends_the_lease_of_the_one_before(state: State, event: Event) -> None:
+    leased = a_request(state=state, lease_until=NOW + timedelta(seconds=30))
+    assert happen(leased, event).after.lease_until is None
+
+
+@pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
+def test_every_move_is_the_same_when_it_is_carried_out_again(state: State, event: Event) -> None:
+    request = a_request(state=state, holds=(a_hold(),))
+    assert happen(request, event, WITH_EVENTS) == happen(request, event, WITH_EVENTS)
+
+
+@pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
+def test_every_live_state_that_follows_has_a_deadline_and_no_ended_one_has(state: State, event: Event) -> None:
+    after = happen(a_request(state=state), event).after
+    assert (after.deadline_at is not None) is (after.state in LIVE)
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+@pytest.mark.parametrize("event", list(Event))
+def test_nothing_happens_to_an_ended_request(state: State, event: Event) -> None:
+    with pytest.raises(ImpossibleMoveError):
+        happen(a_request(state=state), event)
+
+
+def test_a_request_is_never_changed_in_place() -> None:
+    with pytest.raises(FrozenInstanceError):
+        a_request().version = 9  # type: ignore[misc]
+
+
+def test_every_topic_is_owed_by_some_move_and_every_move_owes_only_topics() -> None:
+    owed = {
+        topic
+        for state, event in MOVES
+        for policy in (WITH_EVENTS, GENEROUS)
+        for topic in topics(happen(a_request(state=state, holds=(a_hold(),)), event, policy))
+    }
+    assert owed == set(TOPICS)
+    assert set(TOPICS) == {"notification.send", "event.publish", "credits.capture", "credits.release"}
+
+
+def test_the_fields_of_an_event_are_set_on_the_way() -> None:
+    after = happen(
+        a_request(), Event.JOB_LEASED, lease_until=NOW + timedelta(seconds=60), model="fast", progress=None
+    ).after
+    assert (after.lease_until, after.model) == (NOW + timedelta(seconds=60), "fast")
+
+
+def test_an_event_without_data_writes_an_empty_line() -> None:
+    assert happen(a_request(), Event.JOB_LEASED).entries[0].data == {}
+
+
+# Deadlines
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "wait"),
+    [
+        (State.VALIDATING_CREDITS, Event.CREDITS_HELD, timedelta(hours=1)),
+        (State.AWAITING_SELECTION, Event.SAMPLE_SELECTED, timedelta(hours=1)),
+        (State.AWAITING_SELECTION, Event.REGENERATION_REQUESTED, timedelta(hours=1)),
+        (State.PENDING, Event.SAMPLES_STARTED, timedelta(minutes=5)),
+        (State.PENDING, Event.FINAL_STARTED, timedelta(minutes=10)),
+        (State.PUBLISHING_TO_QUEUE, Event.SAMPLES_JOB_CONFIRMED, timedelta(minutes=5)),
+        (State.PUBLISHING_TO_QUEUE, Event.FINAL_JOB_CONFIRMED, timedelta(minutes=10)),
+        (State.PROCESSING_SAMPLES, Event.SAMPLES_DELIVERED, timedelta(days=30)),
+        (State.PUBLISHING_TO_QUEUE, Event.SAMPLES_DELIVERED, timedelta(days=30)),
+        (State.PROCESSING_SAMPLES, Event.ATTEMPT_FAILED, timedelta(hours=1)),
+        (State.PROCESSING_FINAL, Event.ATTEMPT_FAILED, timedelta(hours=1)),
+        (State.PENDING, Event.ATTEMPT_FAILED, timedelta(hours=1)),
+        (State.PUBLISHING_TO_QUEUE, Event.ATTEMPT_FAILED, timedelta(hours=1)),
+    ],
+)
+def test_a_new_wait_gets_the_deadline_of_its_state(state: State, event: Event, wait: timedelta) -> None:
+    assert happen(a_request(state=state), event).after.deadline_at == NOW + wait
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [
+        (State.PENDING, Event.JOB_LEASED),
+        (State.PUBLISHING_TO_QUEUE, Event.JOB_RETURNED),
+        (State.PROCESSING_SAMPLES, Event.SAMPLES_STARTED),
+        (State.PROCESSING_SAMPLES, Event.PROGRESS_REPORTED),
+        (State.PROCESSING_FINAL, Event.FINAL_STARTED),
+        (State.PROCESSING_FINAL, Event.PROGRESS_REPORTED),
+        (State.AWAITING_SELECTION, Event.CREDITS_ASKED),
+        (State.AWAITING_SELECTION, Event.CREDITS_REFUSED),
+        (State.AWAITING_SELECTION, Event.EXPIRY_NEARED),
+    ],
+)
+def test_a_wait_that_goes_on_keeps_its_deadline(state: State, event: Event) -> None:
+    deadline = NOW + timedelta(seconds=17)
+    assert happen(a_request(state=state, deadline_at=deadline), event).after.deadline_at == deadline
+
+
+def test_the_user_is_to_be_reminded_three_days_before_the_samples_expire() -> None:
+    after = happen(a_request(state=State.PROCESSING_SAMPLES), Event.SAMPLES_DELIVERED).after
+    assert (after.remind_at, after.deadline_at) == (NOW + timedelta(days=27), NOW + timedelta(days=30))
+
+
+def test_a_short_selection_time_has_no_reminder() -> None:
+    hasty = Policy(selection_deadline=timedelta(days=3))
+    assert happen(a_request(), Event.SAMPLES_DELIVERED, hasty).after.remind_at is None
+
+
+def test_the_reminder_goes_with_the_wait() -> None:
+    assert happen(awaiting(), Event.SAMPLE_SELECTED).after.remind_at is None
+    assert happen(awaiting(), Event.CREDITS_ASKED).after.remind_at == NOW + timedelta(days=9)
+
+
+def test_what_was_pending_is_no_longer_when_the_wait_is_over() -> None:
+    pending = {"event": "sample_selected", "fields": {}}
+    assert happen(awaiting(pending_action=pending), Event.SAMPLE_SELECTED).after.pending_action is None
+    assert happen(awaiting(pending_action=pending), Event.CANCEL_REQUESTED).after.pending_action is None
+    assert happen(awaiting(pending_action=pending), Event.EXPIRY_NEARED).after.pending_action == pending
+
+
+# Jobs
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [
+        (State.VALIDATING_CREDITS, Event.CREDITS_HELD),
+        (State.AWAITING_SELECTION, Event.SAMPLE_SELECTED),
+        (State.AWAITING_SELECTION, Event.REGENERATION_REQUESTED),
+    ],
+)
+def test_a_queued_job_is_new_and_its_first_attempt(state: State, event: Event) -> None:
+    request = a_request(
+        state=state,
+        attempt=3,
+        due_at=NOW - timedelta(days=1),
+        progress={"percent": 90},
+        failure=failure("workflow_error"),
+    )
+    change = happen(request, event)
+    assert change.queues is True
+    assert change.after.job_id not in {None, JOB_ID}
+    assert (change.after.attempt, change.after.due_at) == (1, NOW)
+    assert (change.after.progress, change.after.failure) == (None, None)
+
+
+@pytest.mark.parametrize(("attempt", "delay_seconds"), [(1, 2), (2, 4), (3, 8), (9, 512)])
+def test_each_attempt_waits_twice_as_long_as_the_one_before(attempt: int, delay_seconds: int) -> None:
+    request = a_request(state=State.PROCESSING_SAMPLES, attempt=attempt, fair_at=12.5, progress={"percent": 50})
+    change = happen(request, Event.ATTEMPT_FAILED)
+    after = change.after
+    assert after.due_at == NOW + timedelta(seconds=delay_seconds)
+    assert after.attempt == attempt + 1
+    assert after.job_id not in {None, JOB_ID}
+    assert (after.fair_at, after.progress) == (12.5, None)
+    assert change.queues is False, "a new attempt keeps its place in the fair queue"
+
+
+def test_the_delay_between_attempts_is_a_setting() -> None:
+    slow = Policy(retry_delay=timedelta(seconds=30))
+    assert happen(a_request(attempt=2), Event.ATTEMPT_FAILED, slow).after.due_at == NOW + timedelta(minutes=1)
+
+
+def test_a_new_attempt_begins_without_the_samples_of_the_last() -> None:
+    assert happen(a_request(samples=(a_sample(),)), Event.ATTEMPT_FAILED).after.samples == ()
+
+
+def test_a_new_attempt_at_the_final_keeps_the_samples() -> None:
+    assert happen(making_final(), Event.ATTEMPT_FAILED).after.samples == four_samples()
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [
+        (State.PENDING, Event.JOB_LEASED),
+        (State.PUBLISHING_TO_QUEUE, Event.JOB_RETURNED),
+        (State.PUBLISHING_TO_QUEUE, Event.SAMPLES_JOB_CONFIRMED),
+        (State.PROCESSING_SAMPLES, Event.PROGRESS_REPORTED),
+        (State.PROCESSING_SAMPLES, Event.SAMPLES_DELIVERED),
+        (State.PROCESSING_SAMPLES, Event.CANCEL_REQUESTED),
+        (State.PROCESSING_FINAL, Event.FINAL_DELIVERED),
+    ],
+)
+def test_every_other_move_keeps_the_job_so_that_its_results_are_known_again(state: State, event: Event) -> None:
+    change = happen(a_request(state=state, attempt=2), event)
+    assert (change.after.job_id, change.after.attempt, change.queues) == (JOB_ID, 2, False)
+
+
+# Money
+
+
+def test_the_samples_that_came_are_paid_for() -> None:
+    change = happen(a_request(state=State.PROCESSING_SAMPLES, holds=(a_hold(),)), Event.SAMPLES_DELIVERED)
+    assert change.holds == (CAPTURED_SAMPLES,)
+    assert change.after.holds == (CAPTURED_SAMPLES,)
+    assert change.debts[0] == Debt("credits.capture", HELD_SAMPLES)
+    assert topics(change) == ["credits.capture", "notification.send"]
+
+
+def test_the_final_that_came_is_paid_for_and_the_samples_are_not_paid_for_again() -> None:
+    change = happen(making_final(), Event.FINAL_DELIVERED)
+    assert change.holds == (replace(FINAL_HOLD, state=HoldState.CAPTURED),)
+    assert set(change.after.holds) == {CAPTURED_SAMPLES, *change.holds}
+    assert change.debts[0] == Debt("credits.capture", HELD_FINAL)
+    assert topics(change) == ["credits.capture", "notification.send"]
+
+
+@pytest.mark.parametrize(
+    "event", [Event.ATTEMPTS_EXHAUSTED, Event.INPUT_REFUSED, Event.CANCEL_REQUESTED, Event.OPERATOR_FAILED]
+)
+def test_what_was_not_delivered_is_given_back_and_what_was_stays_charged(event: Event) -> None:
+    change = happen(making_final(), event)
+    assert change.holds == (replace(FINAL_HOLD, state=HoldState.RELEASED),)
+    assert CAPTURED_SAMPLES in change.after.holds
+    assert change.debts[0] == Debt("credits.release", HELD_FINAL)
+    assert topics(change) == ["credits.release", "notification.send"]
+
+
+def test_the_hold_of_a_job_that_waited_too_long_is_given_back() -> None:
+    change = happen(a_request(holds=(a_hold(),)), Event.DEADLINE_PASSED)
+    assert change.holds == (a_hold(state=HoldState.RELEASED),)
+    assert topics(change) == ["credits.release", "notification.send"]
+
+
+def test_expired_samples_stay_charged() -> None:
+    change = happen(awaiting(), Event.DEADLINE_PASSED)
+    assert (change.holds, change.after.holds) == ((), (CAPTURED_SAMPLES,))
+    assert topics(change) == ["notification.send"]
+
+
+@pytest.mark.parametrize(
+    ("event", "state"),
+    [
+        (Event.SAMPLES_DELIVERED, HoldState.CAPTURED),
+        (Event.PROMPT_REJECTED, HoldState.CAPTURED),
+        (Event.CANCEL_REQUESTED, HoldState.RELEASED),
+        (Event.ATTEMPTS_EXHAUSTED, HoldState.RELEASED),
+    ],
+)
+def test_an_allowance_is_resolved_without_owing_the_credit_service_anything(event: Event, state: HoldState) -> None:
+    request = a_request(state=State.PROCESSING_SAMPLES, plan="free", holds=(an_allowance(),))
+    change = happen(request, event)
+    assert change.holds == (an_allowance(state=state),)
+    assert topics(change) == ["notification.send"]
+
+
+@pytest.mark.parametrize("state", [HoldState.CAPTURED, HoldState.RELEASED, HoldState.REFUSED, HoldState.PLACING])
+@pytest.mark.parametrize("event", [Event.SAMPLES_DELIVERED, Event.CANCEL_REQUESTED, Event.PROMPT_REJECTED])
+def test_only_a_held_hold_is_resolved(state: HoldState, event: Event) -> None:
+    request = a_request(holds=(a_hold(state=state),))
+    change = happen(request, event)
+    assert (change.holds, change.after.holds) == ((), request.holds)
+    assert topics(change) == ["notification.send"]
+
+
+@pytest.mark.parametrize("event", [Event.ATTEMPT_FAILED, Event.JOB_LEASED, Event.SAMPLES_STARTED])
+def test_the_same_hold_pays_for_every_attempt(event: Event) -> None:
+    request = a_request(holds=(a_hold(),))
+    change = happen(request, event)
+    assert (change.after.holds, change.holds, change.debts) == (request.holds, (), ())
+
+
+@pytest.mark.parametrize(
+    ("policy", "stage", "outcome"),
+    [
+        (PLAIN, Stage.SAMPLES, HoldState.CAPTURED),
+        (PLAIN, Stage.FINAL, HoldState.RELEASED),
+        (GENEROUS, Stage.SAMPLES, HoldState.RELEASED),
+        (GENEROUS, Stage.FINAL, HoldState.RELEASED),
+    ],
+)
+def test_a_rejected_prompt_costs_its_samples_by_default_and_a_final_never(
+    policy: Policy, stage: Stage, outcome: HoldState
+) -> None:
+    held = a_hold(stage=stage)
+    change = happen(a_request(stage=stage, holds=(held,)), Event.PROMPT_REJECTED, policy)
+    assert change.holds == (replace(held, state=outcome),)
+    topic = "credits.capture" if outcome is HoldState.CAPTURED else "credits.release"
+    assert change.debts[0] == Debt(topic, held.reservation("user-7"))
+    assert topics(change) == [topic, "notification.send"]
+
+
+def test_a_hold_given_with_an_event_joins_the_request() -> None:
+    placing = replace(FINAL_HOLD, state=HoldState.PLACING)
+    change = happen(awaiting(), Event.CREDITS_ASKED, hold=placing)
+    assert change.holds == (placing,)
+    assert change.after.holds == (CAPTURED_SAMPLES, placing)
+    assert change.debts == ()
+
+
+def test_a_hold_given_with_an_event_replaces_itself_by_its_key() -> None:
+    request = a_request(state=State.VALIDATING_CREDITS, holds=(a_hold(state=HoldState.PLACING),))
+    change = happen(request, Event.CREDITS_HELD, hold=a_hold())
+    assert (change.after.holds, change.holds) == ((a_hold(),), (a_hold(),))
+
+
+def test_a_refused_hold_owes_nothing_but_the_news() -> None:
+    request = a_request(state=State.VALIDATING_CREDITS, holds=(a_hold(state=HoldState.PLACING),))
+    refused = a_hold(state=HoldState.REFUSED)
+    change = happen(request, Event.CREDITS_REFUSED, hold=refused)
+    assert change.after.holds == (refused,)
+    assert topics(change) == ["notification.send"]
+
+
+def test_a_hold_still_being_placed_when_the_user_cancels_is_left_to_be_settled() -> None:
+    request = a_request(state=State.VALIDATING_CREDITS, holds=(a_hold(state=HoldState.PLACING),))
+    change = happen(request, Event.CANCEL_REQUESTED)
+    assert change.after.placing == a_hold(state=HoldState.PLACING)
+    assert topics(change) == ["notification.send"]
+
+
+@pytest.mark.parametrize(
+    ("hold", "uses_one"),
+    [
+        (an_allowance(), True),
+        (an_allowance(state=HoldState.RELEASED), False),
+        (a_hold(), False),
+        (None, False),
+    ],
+)
+def test_a_change_says_whether_it_uses_up_a_generation_of_the_month(hold: Hold | None, uses_one: bool) -> None:
+    change = happen(awaiting(), Event.REGENERATION_REQUESTED, hold=hold)
+    assert change.allowance == (hold if uses_one else None)
+
+
+# Announcements
+
+SAYS: list[tuple[Request, Event, str, str]] = [
+    (a_request(state=State.PROCESSING_SAMPLES), Event.SAMPLES_DELIVERED, "samples_ready", "samples_ready"),
+    (making_final(), Event.FINAL_DELIVERED, "final_asset_ready", "completed"),
+    (making_final(), Event.ATTEMPTS_EXHAUSTED, "generation_failed", "failed"),
+    (making_final(), Event.INPUT_REFUSED, "generation_failed", "failed"),
+    (making_final(), Event.OPERATOR_FAILED, "generation_failed", "failed"),
+    (a_request(), Event.PROMPT_REJECTED, "generation_failed", "failed"),
+    (a_request(), Event.DEADLINE_PASSED, "generation_failed", "failed"),
+    (a_request(state=State.VALIDATING_CREDITS), Event.CREDITS_REFUSED, "generation_failed", "failed"),
+    (a_request(), Event.CANCEL_REQUESTED, "generation_cancelled", "cancelled"),
+    (awaiting(), Event.EXPIRY_NEARED, "generation_expiring", "expiring"),
+    (awaiting(), Event.DEADLINE_PASSED, "generation_expired", "expired"),
+]
+SAYINGS = [pytest.param(*row, id=f"{row[0].state}-{row[1]}") for row in SAYS]
+
+
+@pytest.mark.parametrize(("request_", "event", "event_type", "published_as"), SAYINGS)
+def test_each_announcement_has_its_type_and_one_debt(
+    request_: Request, event: Event, event_type: str, published_as: str
+) -> None:
+    change = happen(replace(request_, holds=()), event)
+    assert topics(change) == ["notification.send"]
+    assert announced(change)["event_type"] == event_type
+
+
+@pytest.mark.parametrize(("request_", "event", "event_type", "published_as"), SAYINGS)
+def test_each_announcement_is_also_published_where_there_is_a_broker(
+    request_: Request, event: Event, event_type: str, published_as: str
+) -> None:
+    change = happen(replace(request_, holds=()), event, WITH_EVENTS)
+    assert topics(change) == ["notification.send", "event.publish"]
+    told, published = (debt.body for debt in change.debts)
+    assert (told["event_type"], published["event_type"]) == (event_type, published_as)
+    assert {**published, "event_type": ""} == {**told, "event_type": ""}, "the same event in both"
+
+
+def test_only_the_moves_that_announce_owe_a_notification() -> None:
+    speaking = {
+        (state, event) for state, event in MOVES if "notification.send" in topics(happen(a_request(state=state), event))
+    }
+    staying_silent = {
+        "credits_held", "credits_asked", "job_leased", "job_returned", "samples_job_confirmed", "final_job_confirmed",
+        "samples_started", "final_started", "progress_reported", "attempt_failed", "sample_selected",
+        "regeneration_requested", "review_passed",
+    }  # fmt: skip
+    silent = {(state, event) for state, event in MOVES if event in staying_silent}
+    assert set(MOVES) - speaking == silent | {(State.AWAITING_SELECTION, Event.CREDITS_REFUSED)}
+
+
+def test_ready_samples_are_announced_with_all_that_a_listener_needs() -> None:
+    request = a_request(
+        state=State.PROCESSING_SAMPLES, holds=(a_hold(),), round=2, version=7, brief=a_brief(locale="de-DE")
+    )
+    failures = ({"index": 3, "error_code": "unsafe_output", "message": "It did not pass."},)
+    change = happen(request, Event.SAMPLES_DELIVERED, samples=four_samples()[:3], sample_failures=failures)
+    assert announced(change) == {
+        "event_id": "00000000-0000-0000-0000-000000000001",
+        "event_type": "samples_ready",
+        "user_id": "user-7",
+        "correlation_id": "correlation-1",
+        "locale": "de-DE",
+        "at": "2026-03-14T09:26:53Z",
+        "data": {
+            "generation_request_id": str(REQUEST_ID),
+            "status": "AWAITING_SELECTION",
+            "stage": "samples",
+            "round": 2,
+            "project_id": "project-3",
+            "samples": list(four_samples()[:3]),
+            "sample_failures": list(failures),
+            "credits_charged": "0.25",
+        },
+    }
+
+
+def test_a_final_is_announced_with_its_picture_and_all_that_was_charged() -> None:
+    rounds = (CAPTURED_SAMPLES, a_hold(round=2, state=HoldState.CAPTURED), FINAL_HOLD)
+    data = announced(happen(making_final(holds=rounds), Event.FINAL_DELIVERED, final_asset=a_final()))["data"]
+    assert data["final_asset"] == a_final()
+    assert data["credits_charged"] == "1.50"
+    assert (data["status"], data["stage"]) == ("COMPLETED", "final")
+
+
+def test_a_failure_is_announced_in_its_users_words_and_charges_nothing_for_the_stage() -> None:
+    words = failure("model_timeout")
+    data = announced(happen(making_final(), Event.ATTEMPTS_EXHAUSTED, failure=words))["data"]
+    assert data["failure"] == words
+    assert data["credits_charged"] == "0.25"
+
+
+@pytest.mark.parametrize(("policy", "charged"), [(PLAIN, "0.25"), (GENEROUS, "0.00")])
+def test_a_rejection_says_whether_it_was_charged(policy: Policy, charged: str) -> None:
+    change = happen(a_request(holds=(a_hold(),)), Event.PROMPT_REJECTED, policy, failure=failure("prompt_rejected"))
+    assert announced(change)["data"]["credits_charged"] == charged
+    assert announced(change)["data"]["failure"]["ways_on"] == ["adjust_prompt"]
+
+
+def test_a_cancellation_charges_nothing_for_what_did_not_come() -> None:
+    assert announced(happen(a_request(holds=(a_hold(),)), Event.CANCEL_REQUESTED))["data"]["credits_charged"] == "0.00"
+
+
+def test_a_reminder_says_when_the_samples_expire() -> None:
+    change = happen(awaiting(), Event.EXPIRY_NEARED, remind_at=None)
+    expires_at = datetime.fromisoformat(announced(change)["data"]["expires_at"])
+    assert expires_at == datetime(2026, 3, 26, 9, 26, 53, tzinfo=UTC)
+    assert change.after.remind_at is None
+
+
+def test_a_brief_without_a_locale_leaves_the_language_open() -> None:
+    assert announced(happen(a_request(), Event.CANCEL_REQUESTED))["locale"] is None
+
+
+# The beginning
+
+
+def begin(request: Request) -> Change:
+    return started(request, data={"by": "odoo"})
+
+
+def test_a_request_that_needs_no_credits_starts_with_its_job_queued() -> None:
+    change = begin(a_request(version=1, holds=(an_allowance(),)))
+    assert (change.before, change.queues, change.debts) == (None, True, ())
+    assert (change.holds, change.allowance) == ((an_allowance(),), an_allowance())
+    assert [(line.event, line.state, line.data) for line in change.entries] == [
+        ("submitted", State.PENDING, {"by": "odoo"})
+    ]
+
+
+def test_a_request_that_costs_credits_starts_with_its_hold_being_placed_and_no_place_in_the_queue() -> None:
+    placing = a_hold(state=HoldState.PLACING)
+    change = begin(a_request(state=State.VALIDATING_CREDITS, attempt=0, job_id=None, version=1, holds=(placing,)))
+    assert change.queues is False
+    assert (change.after.placing, change.holds, change.allowance) == (placing, (placing,), None)
+    assert change.entries[0].state is State.VALIDATING_CREDITS
+
+
+def test_a_request_included_in_the_plan_starts_without_a_hold() -> None:
+    change = begin(a_request())
+    assert (change.holds, change.after.holds, change.queues) == ((), (), True)
+
+
+# Any path
+
+JOB_EVENTS = {
+    Stage.SAMPLES: {Event.SAMPLES_JOB_CONFIRMED, Event.SAMPLES_STARTED, Event.SAMPLES_DELIVERED},
+    Stage.FINAL: {Event.FINAL_JOB_CONFIRMED, Event.FINAL_STARTED, Event.FINAL_DELIVERED},
+}
+ORDERS = {Event.SAMPLE_SELECTED, Event.REGENERATION_REQUESTED}
+ABOUT_CREDITS = {Event.CREDITS_ASKED, Event.CREDITS_REFUSED}
+ABOUT_REVIEW = {Event.REVIEW_PASSED, Event.REVIEW_REJECTED}
+LENGTHS = st.integers(min_value=0, max_value=25)
+POLICIES = st.sampled_from([PLAIN, GENEROUS, WITH_EVENTS])
+
+
+@dataclass
+class Journey:
+    """One request led along legal events, with its holds given as the orchestrator gives them."""
+
+    policy: Policy
+    draw: st.DataObject
+    request: Request
+    new_id: Any = field(default_factory=new_ids)
+    changes: list[Change] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Submit it: paid by credits, by an allowance, or by the plan, or with words a person has to look at first."""
+        if self.draw.draw(st.booleans(), label="a person looks first"):
+            pending: Any = {"event": Event.REVIEW_PASSED.value, "fields": {}}
+            waiting = replace(
+                self.request, state=State.VALIDATING_CREDITS, attempt=0, job_id=None, version=1, pending_action=pending
+            )
+            self.take(started(waiting, data={}))
+            return
+        funding = self.draw.draw(st.sampled_from(Funding), label="the samples are paid by")
+        hold = self.hold_for(funding, Stage.SAMPLES, 1)
+        state = State.VALIDATING_CREDITS if funding is Funding.CREDITS else State.PENDING
+        waits = state is State.PENDING
+        new = replace(
+            self.request, state=state, attempt=int(waits), job_id=self.new_id() if waits else None, version=1,
+            holds=(hold,) if hold else (),
+        )  # fmt: skip
+        self.take(started(new, data={}))
+
+    def hold_for(self, funding: Funding, stage: Stage, round_number: int) -> Hold | None:
+        """The hold as the orchestrator gives it at first."""
+        match funding:
+            case Funding.CREDITS:
+                return a_hold(stage=stage, round=round_number, state=HoldState.PLACING)
+            case Funding.ALLOWANCE:
+                return an_allowance(stage=stage, round=round_number)
+            case Funding.PLAN:
+                return None
+
+    def legal(self) -> list[Event]:
+        """What the table allows and the orchestrator lets through."""
+        request = self.request
+        found = [event for state, event in MOVES if state is request.state]
+        other = JOB_EVENTS[Stage.FINAL if request.stage is Stage.SAMPLES else Stage.SAMPLES]
+        found = [event for event in found if event not in other]
+        if request.state is State.VALIDATING_CREDITS:
+            asked = {Event.CREDITS_HELD} if request.in_review else {*ABOUT_REVIEW, Event.CREDITS_ASKED}
+            found = [event for event in found if event not in asked]
+        if request.state is State.AWAITING_SELECTION:
+            pending = request.pending_action
+            waiting = {Event.CREDITS_REFUSED, Event(pending["event"])} if pending else {Event.CREDITS_ASKED, *ORDERS}
+            found = [event for event in found if event in waiting or event not in {*ORDERS, *ABOUT_CREDITS}]
+        staying = [event for event in found if MOVES[request.state, event].to not in TERMINAL]
+        return staying * 4 + found
+
+    def step(self) -> None:
+        """Let one legal event happen."""
+        event = self.draw.draw(st.sampled_from(self.legal()), label=str(self.request.state))
+        fields = self.fields_of(event)
+        self.take(carry_out(self.request, event, policy=self.policy, now=NOW, new_id=self.new_id, **fields))
+
+    def fields_of(self, event: Event) -> dict[str, Any]:
+        """What the orchestrator sets beside the event."""
+        return self.fields_after_review(event) if self.request.in_review else self.fields_otherwise(event)
+
+    def fields_after_review(self, event: Event) -> dict[str, Any]:
+        """The first hold comes when a person has accepted the words."""
+        fundings = {Event.REVIEW_PASSED: [Funding.ALLOWANCE, Funding.PLAN], Event.CREDITS_ASKED: [Funding.CREDITS]}
+        if event not in fundings:
+            return {"pending_action": None}
+        funding = self.draw.draw(st.sampled_from(fundings[event]), label="paid by")
+        return {"hold": self.hold_for(funding, Stage.SAMPLES, 1), "pending_action": None}
+
+    def fields_otherwise(self, event: Event) -> dict[str, Any]:
+        """As long as no person has to look at the words."""
+        placing = self.request.placing
+        match event:
+            case Event.CREDITS_HELD:
+                assert placing is not None
+                return {"hold": replace(placing, state=HoldState.HELD)}
+            case Event.CREDITS_REFUSED:
+                assert placing is not None
+                return {"hold": replace(placing, state=HoldState.REFUSED), "pending_action": None}
+            case Event.CREDITS_ASKED:
+                order = self.draw.draw(st.sampled_from(sorted(ORDERS)), label="ordered")
+                stage, round_number = self.ordered(order)
+                # A refused order may be made again; its hold has the key of its stage and round again.
+                return {
+                    "hold": self.hold_for(Funding.CREDITS, stage, round_number),
+                    "pending_action": {"event": order.value, "fields": {}},
+                }
+            case Event.SAMPLE_SELECTED | Event.REGENERATION_REQUESTED:
+                stage, round_number = self.ordered(event)
+                if placing is not None:
+                    hold: Hold | None = replace(placing, state=HoldState.HELD)
+                else:
+                    without_credits = st.sampled_from([Funding.ALLOWANCE, Funding.PLAN])
+                    hold = self.hold_for(self.draw.draw(without_credits, label="paid by"), stage, round_number)
+                return {"hold": hold, "stage": stage, "round": round_number}
+            case _:
+                return {}
+
+    def ordered(self, order: Event) -> tuple[Stage, int]:
+        """The stage and round that an order of the user is for."""
+        if order is Event.SAMPLE_SELECTED:
+            return Stage.FINAL, self.request.round
+        return Stage.SAMPLES, self.request.round + 1
+
+    def take(self, change: Change) -> None:
+        """Write the change down and go on from there."""
+        self.changes.append(change)
+        self.request = change.after
+
+
+def walked(data: st.DataObject) -> Journey:
+    """Any path: as long as drawn, or until the request has ended."""
+    journey = Journey(data.draw(POLICIES), data, a_request())
+    journey.begin()
+    for _ in range(data.draw(LENGTHS, label="length")):
+        if journey.request.terminal:
+            break
+        journey.step()
+    return journey
+
+
+def check_step(change: Change) -> None:
+    """What must hold of every single change."""
+    before, after = change.before, change.after
+    (line,) = change.entries
+    assert line.state is after.state
+    assert [hold.key for hold in after.holds] == list(dict.fromkeys(hold.key for hold in after.holds))
+    assert set(change.holds) <= set(after.holds)
+    held = [hold for hold in after.holds if hold.state is HoldState.HELD]
+    assert not held or after.state in WITH_JOB
+    assert len([hold for hold in after.holds if hold.state is HoldState.PLACING]) <= 1
+    assert (after.deadline_at is not None) is (after.state in LIVE)
+    if before is not None:
+        assert after.version == before.version + 1
+        assert MOVES[before.state, Event(line.event)].to is after.state
+        assert {hold.key for hold in before.holds} <= {hold.key for hold in after.holds}, "a hold is never forgotten"
+
+
+def check_money(journey: Journey) -> None:
+    """Each hold is resolved at most once, its debt written once, and captured means delivered."""
+    settled: dict[str, HoldState] = {}
+    owed: dict[str, str] = {}
+    for change in journey.changes:
+        event = change.entries[0].event
+        for hold in change.holds:
+            if settled.get(hold.key) in {HoldState.CAPTURED, HoldState.RELEASED}:
+                pytest.fail(f"{hold.key} was resolved and changed again")
+            settled[hold.key] = hold.state
+            if hold.state is HoldState.CAPTURED:
+                assert event in {"samples_delivered", "final_delivered", "prompt_rejected"}
+                assert event != "prompt_rejected" or (journey.policy.charge_rejected and hold.stage is Stage.SAMPLES)
+        for debt in change.debts:
+            if debt.topic.startswith("credits."):
+                assert debt.body["key"] not in owed, "one debt for each hold"
+                owed[debt.body["key"]] = debt.topic
+    by_key = {hold.key: hold for hold in journey.request.holds}
+    assert owed == {
+        key: "credits.capture" if hold.state is HoldState.CAPTURED else "credits.release"
+        for key, hold in by_key.items()
+        if hold.funding is Funding.CREDITS and hold.state in {HoldState.CAPTURED, HoldState.RELEASED}
+    }
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_on_any_path_state_timeline_and_money_agree(data: st.DataObject) -> None:
+    journey = walked(data)
+    for change in journey.changes:
+        check_step(change)
+    check_money(journey)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_on_any_path_every_job_is_another_one(data: st.DataObject) -> None:
+    journey = walked(data)
+    jobs = [change.after.job_id for change in journey.changes if change.after.job_id is not None]
+    runs = [job for job, previous in zip(jobs, [None, *jobs], strict=False) if job != previous]
+    assert len(runs) == len(set(runs)), "a job that was left never comes back"
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_on_any_path_an_end_is_announced_once_and_for_ever(data: st.DataObject) -> None:
+    journey = walked(data)
+    *_, last = journey.changes
+    ended = [change for change in journey.changes if change.after.terminal]
+    if not ended:
+        return
+    assert ended == [last]
+    assert topics(last).count("notification.send") == 1
+    for event in Event:
+        with pytest.raises(ImpossibleMoveError):
+            happen(last.after, event)

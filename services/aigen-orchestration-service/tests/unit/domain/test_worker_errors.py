@@ -1,0 +1,128 @@
+"""The published table of error codes: who caused it, what happens next, and what the user is told (REQ-007.1)."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from creativeflow.services.aigeneration.domain.lifecycle import MOVES, WITH_JOB, Event, State
+from creativeflow.services.aigeneration.domain.transitions import failure
+from creativeflow.services.aigeneration.domain.worker_errors import FAULTS, OWN_FAULTS, Fault, fault_of, reported_code
+
+WORKERS_CODES = {
+    "model_unavailable": ("provider", "attempt_failed"),
+    "model_timeout": ("provider", "attempt_failed"),
+    "provider_error": ("provider", "attempt_failed"),
+    "provider_rate_limited": ("provider", "attempt_failed"),
+    "invalid_output": ("provider", "attempt_failed"),
+    "unsafe_output": ("provider", "attempt_failed"),
+    "network_error": ("system", "attempt_failed"),
+    "workflow_error": ("system", "attempt_failed"),
+    "storage_error": ("system", "attempt_failed"),
+    "prompt_rejected": ("user", "prompt_rejected"),
+    "invalid_input": ("user", "input_refused"),
+}
+OUR_CODES = {
+    "dispatch_timeout": ("system", "deadline_passed"),
+    "insufficient_credits": ("user", "credits_refused"),
+    "operator_ended": ("system", "operator_failed"),
+    "prompt_refused": ("user", "review_rejected"),
+}
+EVERY_FAULT = [pytest.param(fault, id=code) for code, fault in (FAULTS | OWN_FAULTS).items()]
+
+
+def test_the_codes_of_workers_are_those_of_the_contract() -> None:
+    assert {code: (fault.party, fault.event) for code, fault in FAULTS.items()} == WORKERS_CODES
+
+
+def test_the_failures_we_find_ourselves_have_lines_of_their_own() -> None:
+    assert {code: (fault.party, fault.event) for code, fault in OWN_FAULTS.items()} == OUR_CODES
+
+
+def test_no_code_has_two_meanings() -> None:
+    assert set(FAULTS) & set(OWN_FAULTS) == set()
+
+
+@pytest.mark.parametrize("code", sorted(WORKERS_CODES | OUR_CODES))
+def test_each_code_is_found(code: str) -> None:
+    party, event = (WORKERS_CODES | OUR_CODES)[code]
+    assert (fault_of(code).party, fault_of(code).event) == (party, event)
+
+
+@pytest.mark.parametrize("code", sorted(WORKERS_CODES))
+def test_only_what_the_user_caused_is_not_tried_again(code: str) -> None:
+    party, _ = WORKERS_CODES[code]
+    assert fault_of(code).transient is (party != "user")
+
+
+@pytest.mark.parametrize("code", ["", "quota_exceeded", "PROMPT_REJECTED", "prompt_rejected ", "dispatch-timeout"])
+def test_an_unknown_code_counts_as_ours_and_is_tried_again(code: str) -> None:
+    fault = fault_of(reported_code(code))
+    assert (fault.party, fault.event, fault.transient) == ("system", "attempt_failed", True)
+
+
+@given(st.text(max_size=40).filter(lambda code: code not in WORKERS_CODES))
+@settings(max_examples=100, deadline=None)
+def test_whatever_a_worker_invents_never_blames_the_user(code: str) -> None:
+    assert fault_of(reported_code(code)).party == "system"
+
+
+@pytest.mark.parametrize("state", sorted(WITH_JOB))
+@pytest.mark.parametrize("code", sorted(WORKERS_CODES))
+def test_what_a_code_leads_to_is_legal_wherever_a_job_exists(state: State, code: str) -> None:
+    assert (state, fault_of(code).event) in MOVES
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [
+        ("dispatch_timeout", State.PENDING),
+        ("insufficient_credits", State.VALIDATING_CREDITS),
+        ("operator_ended", State.AWAITING_SELECTION),
+    ],
+)
+def test_what_our_own_codes_lead_to_ends_the_request(code: str, state: State) -> None:
+    event = fault_of(code).event
+    assert event in {Event.DEADLINE_PASSED, Event.CREDITS_REFUSED, Event.OPERATOR_FAILED}
+    assert MOVES[state, event].to is State.FAILED
+
+
+@pytest.mark.parametrize("fault", EVERY_FAULT)
+def test_each_message_is_friendly_and_leaves_a_way_on(fault: Fault) -> None:
+    assert re.fullmatch(r"[A-Z].*\.", fault.message)
+    assert not re.search(r"error|exception|null|n8n|queue|broker|http|\d", fault.message, re.IGNORECASE)
+    assert fault.ways_on
+    assert set(fault.ways_on) <= {"retry", "adjust_prompt", "other_model", "top_up"}
+
+
+@pytest.mark.parametrize("fault", EVERY_FAULT)
+def test_a_message_that_says_try_again_belongs_to_a_failure_with_a_way_on_of_that_kind(fault: Fault) -> None:
+    if fault.transient:
+        assert {"retry", "adjust_prompt", "other_model"} <= set(fault.ways_on)
+
+
+def test_a_failure_is_told_in_the_users_words() -> None:
+    assert failure("model_timeout") == {
+        "code": "model_timeout",
+        "fault": "provider",
+        "message": "The AI model took too long. Try again, or choose another model.",
+        "retryable": True,
+        "ways_on": ["retry", "adjust_prompt", "other_model"],
+    }
+
+
+def test_a_rejected_prompt_is_not_retryable_as_it_is() -> None:
+    rejected = failure("prompt_rejected")
+    assert (rejected["fault"], rejected["retryable"], rejected["ways_on"]) == ("user", False, ["adjust_prompt"])
+
+
+def test_missing_credits_can_be_topped_up() -> None:
+    refused = failure("insufficient_credits")
+    assert (refused["fault"], refused["retryable"], refused["ways_on"]) == ("user", True, ["top_up", "retry"])
+
+
+def test_an_unknown_code_never_reaches_the_user() -> None:
+    unknown = failure(reported_code("gpu_on_fire"))
+    assert (unknown["code"], unknown["fault"]) == ("workflow_error", "system")
+    assert unknown["message"] == "Something went wrong on our side. Try again."

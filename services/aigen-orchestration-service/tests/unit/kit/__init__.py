@@ -1,0 +1,1 @@
+"""Unit tests of `kit`: no network, no database."""
