@@ -15,9 +15,9 @@ import pytest
 import structlog
 import structlog.testing
 
+from creativeflow.services.aigeneration.api import live_updates
 from creativeflow.services.aigeneration.api.middleware import Context
 from creativeflow.services.aigeneration.api.rate_limit import Patience
-from creativeflow.services.aigeneration.api.routes import stream
 from creativeflow.services.aigeneration.api.routing import ShortWay
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
@@ -133,7 +133,7 @@ async def _trickle(writer: asyncio.StreamWriter) -> None:
 
 
 async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "LISTENERS_PER_USER_MAX", 3)
+    monkeypatch.setattr(live_updates, "LISTENERS_PER_USER_MAX", 3)
     mine, theirs = (await client.create("greedy")).json()["id"], (await client.create("modest")).json()["id"]
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(client))
@@ -150,7 +150,7 @@ async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.Monk
 
 
 async def test_a_full_process_says_when_to_come_again(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "LISTENERS_MAX", 1)
+    monkeypatch.setattr(live_updates, "LISTENERS_MAX", 1)
     ids = [(await client.create(f"user-{n}")).json()["id"] for n in range(2)]
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(client))

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import uvicorn
 
+from creativeflow.services.aigeneration.api import live_updates
 from creativeflow.services.aigeneration.api.http_protocol import BoundedHttpProtocol
-from creativeflow.services.aigeneration.api.routes import stream
 from creativeflow.services.aigeneration.application.generations import Caller as Actor
 from tests.e2e.journey import REQUESTS, Caller, assert_problem
 from tests.support.app import World
@@ -176,7 +176,7 @@ async def test_a_reader_that_comes_back_gets_only_what_it_has_not_seen(client: C
 async def test_an_event_id_that_is_not_ours_begins_with_the_snapshot(
     client: Caller, open_stream: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.05)
     created = (await client.create()).json()
     for seen in ("", "otter", "-1", "1e3", "99999999999999999999", "999"):
         updates = await open_stream(created["id"], Last_Event_ID=seen)
@@ -189,7 +189,7 @@ async def test_an_event_id_that_is_not_ours_begins_with_the_snapshot(
 async def test_a_quiet_stream_says_that_it_is_alive(
     client: Caller, open_stream: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.05)
     created = (await client.create()).json()
     updates = await open_stream(created["id"])
     await updates.state()

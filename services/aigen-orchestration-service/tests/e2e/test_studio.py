@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from creativeflow.services.aigeneration.api.routes import stream
+from creativeflow.services.aigeneration.api import live_updates
 from creativeflow.services.aigeneration.domain.formats import FORMATS
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.request import Asset, Request
@@ -470,7 +470,7 @@ async def test_the_stream_ends_with_the_session(
     studio: Browser, client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = await asked(studio)
-    monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.05)
     ends = time.monotonic() + 0.4
     later = timedelta(hours=9)
     sessions = client.app.state.sessions
