@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from bench.parts import database
 from bench.publish import submission
-from creativeflow.services.aigeneration.bootstrap.container import Service
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.bootstrap.container import Container
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.kit.clock import now
 from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome
 from creativeflow.services.aigeneration.settings import Settings
@@ -20,9 +20,9 @@ class _Worker:
     ready = True
 
     def __init__(self) -> None:
-        self.taken: list[Request] = []
+        self.taken: list[GenerationRequest] = []
 
-    async def publish(self, jobs: Sequence[Request]) -> Sequence[Publication]:
+    async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
         self.taken += jobs
         return [Publication(PublicationOutcome.ACCEPTED)] * len(jobs)
 
@@ -32,7 +32,7 @@ async def measure(*, jobs: int) -> dict[str, object]:
     worker = _Worker()
     async with database() as url:
         settings = Settings(_env_file=None, lane_window=WINDOW, callback_secret="bench" * 8)  # type: ignore[call-arg]
-        service = Service(settings, database_url=url, engine=worker)
+        service = Container(settings, database_url=url, engine=worker)
         await service.store.prepare_months(now())
         # The plan that lets one user have the most jobs with workers at once.
         await service.database.execute("INSERT INTO credit_accounts (user_id, plan) VALUES ('heavy', 'enterprise')")
@@ -50,14 +50,14 @@ async def measure(*, jobs: int) -> dict[str, object]:
     return {"queued_before": jobs, "window": WINDOW, "dispatched_before_the_other": place - before}
 
 
-async def submit(service: Service, user: str) -> object:
+async def submit(service: Container, user: str) -> object:
     """A request of this user; its id."""
     reply = await service.orchestrator.submit(submission(user))
     assert reply.request is not None
     return reply.request.id
 
 
-async def _finish(service: Service, worker: _Worker, finished: int) -> int:
+async def _finish(service: Container, worker: _Worker, finished: int) -> int:
     """The oldest job ends, as jobs do: one place in the window becomes free."""
     job = worker.taken[finished]
     assert job.job_id is not None

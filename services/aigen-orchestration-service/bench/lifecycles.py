@@ -15,12 +15,12 @@ from bench.accept import PATH, order
 from bench.load import post, read_json
 from bench.parts import RABBITMQ, bench_settings, database, delete_names, own_names, process, service_process
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    AckDecision,
     Binding,
     Broker,
     Delivery,
     Queue,
     Topology,
-    Verdict,
 )
 
 ROLES = "api,dispatcher,results,relay,sweeper"
@@ -81,11 +81,11 @@ async def run(ports: Sequence[int], topic: str, *, count: int, concurrent: int) 
     )  # fmt: skip
     waiting: dict[tuple[str, str], asyncio.Event] = {}
 
-    async def on_event(delivery: Delivery) -> Verdict:
+    async def on_event(delivery: Delivery) -> AckDecision:
         event: dict[str, Any] = orjson.loads(delivery.body)
         waiting.setdefault((event["data"]["generation_request_id"], event["eventType"]), asyncio.Event()).set()
         shown[event["data"]["generation_request_id"]] = event["data"].get("samples", [])
-        return Verdict.ACK
+        return AckDecision.ACK
 
     shown: dict[str, list[dict[str, Any]]] = {}
     broker = Broker(RABBITMQ, topology=topology)

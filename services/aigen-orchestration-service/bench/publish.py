@@ -14,10 +14,10 @@ from bench.parts import RABBITMQ, database
 from creativeflow.services.aigeneration.adapters.engine.rabbitmq import RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Binding, Broker, Exchange, Queue, Topology
 from creativeflow.services.aigeneration.application.generations import Submission
-from creativeflow.services.aigeneration.bootstrap.container import Service
+from creativeflow.services.aigeneration.bootstrap.container import Container
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.kit.clock import now, uuid7
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 from creativeflow.services.aigeneration.settings import Settings
@@ -43,7 +43,7 @@ async def measure(*, rounds: int, jobs: int) -> dict[str, object]:
     try:
         async with database() as url:
             settings = Settings(_env_file=None, lane_window=100_000, callback_secret="bench" * 8)  # type: ignore[call-arg]
-            service = Service(settings, database_url=url, engine=engine)
+            service = Container(settings, database_url=url, engine=engine)
             await service.store.prepare_months(now())
             request = await _a_job(service)
             body = len(engine.encode(request))
@@ -76,18 +76,18 @@ async def _rate(jobs: int, work: Callable[[], Coroutine[Any, Any, None]]) -> flo
     return jobs / (time.perf_counter() - began)
 
 
-async def _engine(engine: RabbitMQEngine, request: Request, jobs: int) -> None:
+async def _engine(engine: RabbitMQEngine, request: GenerationRequest, jobs: int) -> None:
     for _ in range(jobs // IN_FLIGHT):
         await engine.publish([request] * IN_FLIGHT)
 
 
-async def _dispatch(service: Service, jobs: int) -> None:
+async def _dispatch(service: Container, jobs: int) -> None:
     done = 0
     while done < jobs:
         done += await service.dispatcher.step()
 
 
-async def _forget(service: Service) -> None:
+async def _forget(service: Container) -> None:
     """No job of this round is with a worker in the next one: a window of thousands is no part of what is measured."""
     await service.database.execute(
         "UPDATE generation_requests SET state = 'CANCELLED', deadline_at = NULL, lease_until = NULL"
@@ -95,17 +95,17 @@ async def _forget(service: Service) -> None:
     )
 
 
-async def _fill(service: Service, jobs: int) -> None:
+async def _fill(service: Container, jobs: int) -> None:
     for start in range(0, jobs, 500):
         await asyncio.gather(*(_submit(service, number) for number in range(start, start + 500)))
 
 
-async def _a_job(service: Service) -> Request:
+async def _a_job(service: Container) -> GenerationRequest:
     await _submit(service, 0)
     return (await service.jobs.lease(Stage.SAMPLES, window=1, most=1)).jobs[0]
 
 
-async def _submit(service: Service, number: int) -> None:
+async def _submit(service: Container, number: int) -> None:
     await service.orchestrator.submit(submission(f"{uuid7()}-{number}"))
 
 

@@ -10,7 +10,7 @@ import uvloop
 
 from bench.load import answer, post
 from bench.parts import RABBITMQ
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Delivery, Topology, Verdict
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import AckDecision, Broker, Delivery, Topology
 
 CONNECTIONS = 16
 SECONDS = float(os.environ.get("BENCH_STUB_SECONDS", "0"))
@@ -36,7 +36,7 @@ class StubWorker:
         await broker.start()
         await asyncio.Event().wait()
 
-    async def _take(self, delivery: Delivery) -> Verdict:
+    async def _take(self, delivery: Delivery) -> AckDecision:
         job = orjson.loads(delivery.body)
         await self._report(job, "started", {})
         if SECONDS:
@@ -47,7 +47,7 @@ class StubWorker:
         else:
             samples = [_asset(job, job["sample_resolution"], index) for index in range(4)]
             await self._report(job, "sample-result", {"samples": samples})
-        return Verdict.ACK
+        return AckDecision.ACK
 
     async def _report(self, job: dict[str, Any], kind: str, body: dict[str, Any]) -> None:
         said = {"generation_request_id": job["generation_request_id"], "job_id": job["job_id"], **body}

@@ -11,7 +11,7 @@ from creativeflow.services.aigeneration.domain.pricing import PLANS
 from creativeflow.services.aigeneration.ports import Credits
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 from tests.support.databases import Copies, a_database_outside
 from tests.support.fake_billing_client import billing_process
 from tests.support.services import database_admin_url
@@ -75,13 +75,15 @@ def faithful_billing() -> Iterator[int]:
 
 
 @pytest.fixture
-async def make_world(database_url: str, settings: Settings) -> AsyncIterator[Callable[..., World]]:
+async def make_world(database_url: str, settings: Settings) -> AsyncIterator[Callable[..., ServiceUnderTest]]:
     """Makes worlds on the test's database; several are several processes. All are checked and closed at the end."""
-    worlds: list[World] = []
+    worlds: list[ServiceUnderTest] = []
 
-    def make(credits_: Credits | None = None, *, ledger_here: bool = False, **changes: object) -> World:
+    def make(credits_: Credits | None = None, *, ledger_here: bool = False, **changes: object) -> ServiceUnderTest:
         clock = worlds[0].clock if worlds else None
-        world = World(database_url, settings.model_copy(update=changes), clock, credits_, ledger_here=ledger_here)
+        world = ServiceUnderTest(
+            database_url, settings.model_copy(update=changes), clock, credits_, ledger_here=ledger_here
+        )
         worlds.append(world)
         return world
 
@@ -91,7 +93,7 @@ async def make_world(database_url: str, settings: Settings) -> AsyncIterator[Cal
 
 
 @pytest.fixture
-async def world(make_world: Callable[..., World]) -> AsyncIterator[World]:
+async def world(make_world: Callable[..., ServiceUnderTest]) -> AsyncIterator[ServiceUnderTest]:
     """The service with simulated foreign parts; the invariants are asked when the test is over."""
     made = make_world()
     yield made

@@ -12,10 +12,18 @@ from typing import Any, Literal, get_args, get_origin
 
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.domain.errors import AigenError, every_error
-from creativeflow.services.aigeneration.domain.lifecycle import MOVES, ON_DEADLINE, TERMINAL, Effect, Event, Move, State
+from creativeflow.services.aigeneration.domain.lifecycle import (
+    ON_DEADLINE,
+    TERMINAL,
+    TRANSITIONS,
+    Effect,
+    Event,
+    State,
+    Transition,
+)
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import credits_text
-from creativeflow.services.aigeneration.domain.worker_errors import FAULTS, OWN_FAULTS, Fault
+from creativeflow.services.aigeneration.domain.worker_errors import SERVICE_ERRORS, WORKER_ERRORS, WorkerError
 from creativeflow.services.aigeneration.settings import Credits, Seconds, Settings, Words
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +42,7 @@ worker's report is kept as evidence and changes nothing.
 
 - **A terminal state never changes.** A retry of a failed request is a new request with `retry_of`.
 - **Effects are written together with the new state**, in one statement, or not at all. What is owed to others,
-  such as a notification or a capture, is written as a debt and paid after the commit.
+  such as a notification or a capture, is written as a message and paid after the commit.
 - **A job is one attempt.** Every round and every further attempt has a new `job_id`. A result for any other job is
   refused with `stale_result`.
 - **Every state that waits has a deadline**, so nothing is stuck for ever.
@@ -102,10 +110,10 @@ def lifecycle() -> str:
         ("state", "event", "next state", "effects", "because"),
         [
             (state, f"`{event}`", move.to, ", ".join(move.effects), move.because)
-            for (state, event), move in MOVES.items()
+            for (state, event), move in TRANSITIONS.items()
         ],
-    ), _EFFECTS, _DEADLINES, _deadlines(), _LEASES, _FAULTS, _faults(FAULTS),
-        "What we find ourselves:\n", _faults(OWN_FAULTS)]  # fmt: skip
+    ), _EFFECTS, _DEADLINES, _deadlines(), _LEASES, _FAULTS, _faults(WORKER_ERRORS),
+        "What we find ourselves:\n", _faults(SERVICE_ERRORS)]  # fmt: skip
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -195,7 +203,7 @@ def _diagram() -> Iterator[str]:
     yield f"    [*] --> {State.VALIDATING_CREDITS} : submitted, credits to ask for"
     yield f"    [*] --> {State.PENDING} : submitted, nothing to ask for"
     arrows: dict[tuple[State, State], list[str]] = defaultdict(list)
-    for (state, event), move in MOVES.items():
+    for (state, event), move in TRANSITIONS.items():
         arrows[state, move.to].append(event.value)
     for (state, to), events in arrows.items():
         yield f"    {state} --> {to} : {', '.join(events)}"
@@ -217,7 +225,7 @@ def _deadlines() -> str:
 
 
 def _follow(state: State, event: Event) -> str:
-    return f"`{event}` → {MOVES[state, event].to}"
+    return f"`{event}` → {TRANSITIONS[state, event].to}"
 
 
 def _deadline_of(policy: Policy, state: State) -> tuple[str, timedelta]:
@@ -238,17 +246,17 @@ def _duration(wait: timedelta) -> str:
     return f"{seconds // size} {unit}"
 
 
-def _faults(faults: Mapping[str, Fault]) -> str:
+def _faults(faults: Mapping[str, WorkerError]) -> str:
     return _table(
         ("code", "caused by", "what happens next", "money", "what the user reads", "ways on"),
         [
-            (f"`{code}`", fault.party.value, _next(fault), _money(fault), fault.message, ", ".join(fault.ways_on))
+            (f"`{code}`", fault.party.value, _next(fault), _money(fault), fault.message, ", ".join(fault.next_steps))
             for code, fault in faults.items()
         ],
     )
 
 
-def _next(fault: Fault) -> str:
+def _next(fault: WorkerError) -> str:
     if fault.transient:
         return f"another attempt; after the last one {_ends(Event.ATTEMPTS_EXHAUSTED)}"
     return _ends(fault.event)
@@ -261,7 +269,7 @@ def _ends(event: Event) -> str:
     )
 
 
-def _money(fault: Fault) -> str:
+def _money(fault: WorkerError) -> str:
     last = Event.ATTEMPTS_EXHAUSTED if fault.transient else fault.event
     effects = {effect for move in _moves_of(last) for effect in move.effects}
     if Effect.SETTLE_REJECTED in effects:
@@ -271,8 +279,8 @@ def _money(fault: Fault) -> str:
     return "nothing was held"
 
 
-def _moves_of(event: Event) -> list[Move]:
-    return [move for (_, happened), move in MOVES.items() if happened is event]
+def _moves_of(event: Event) -> list[Transition]:
+    return [move for (_, happened), move in TRANSITIONS.items() if happened is event]
 
 
 def _problem(code: str, found: Sequence[type[AigenError]]) -> str:

@@ -19,13 +19,13 @@ from bench.load import read_json
 from bench.parts import RABBITMQ
 from bench.peers import order
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    AckDecision,
     Binding,
     Broker,
     Delivery,
     Exchange,
     Queue,
     Topology,
-    Verdict,
 )
 
 _CONNECT_SECONDS = 10
@@ -58,13 +58,13 @@ class Driver:
         self._told: dict[tuple[str, str], asyncio.Future[list[dict[str, Any]]]] = {}
         self._numbers = iter(range(10**9))
 
-    async def on_event(self, delivery: Delivery) -> Verdict:
+    async def on_event(self, delivery: Delivery) -> AckDecision:
         """Wake the user who waits for this event; told twice is told once."""
         event = orjson.loads(delivery.body)
         future = self._wait(event["data"]["generation_request_id"], event["eventType"])
         if not future.done():
             future.set_result(event["data"].get("samples", []))
-        return Verdict.ACK
+        return AckDecision.ACK
 
     async def lead(
         self, count: int, concurrent: int, *, seconds: float, settled: Callable[[], Awaitable[bool]]

@@ -18,13 +18,13 @@ PAGES = (
 )  # fmt: skip
 
 _PARK = """
-WITH debt AS (
+WITH message AS (
     INSERT INTO outbox (request_id, topic, body, due_at, parked_reason, created_at)
     SELECT id, 'notification.send', jsonb_build_object('event_id', gen_random_uuid(), 'event_type', 'generation_failed',
            'user_id', user_id, 'correlation_id', '', 'data', '{}'::jsonb, 'at', now()), now(), 'it said 404', now()
     FROM generation_requests WHERE id = $1::text::uuid RETURNING request_id)
 INSERT INTO generation_events (request_id, event, data, at)
-SELECT request_id, 'debt_parked', '{"topic": "notification.send", "reason": "it said 404"}', now() FROM debt"""
+SELECT request_id, 'message_parked', '{"topic": "notification.send", "reason": "it said 404"}', now() FROM message"""
 
 
 async def failed(visit: Visit, database: str) -> str:
@@ -48,12 +48,12 @@ async def timeline(visit: Visit) -> Page:
     return await visit.open(f"/console/requests/{visit.request_id}")
 
 
-async def test_a_failed_job_is_seen_its_debt_replayed_and_a_request_released(
+async def test_a_failed_job_is_seen_its_message_replayed_and_a_request_released(
     visit: Visit, studio_database: str
 ) -> None:
     request_id = await failed(visit, studio_database)
     page = await visit.open("/console")
-    await expect(page.locator(".lamp.warn")).to_contain_text("parked debt")
+    await expect(page.locator(".lamp.warn")).to_contain_text("parked message")
     await page.click(".rooms >> text=Attention")
     parked = card(page, request_id)
     await expect(parked).to_contain_text("The notification service did not take “generation_failed”")
@@ -63,7 +63,7 @@ async def test_a_failed_job_is_seen_its_debt_replayed_and_a_request_released(
     await expect(page.locator(".notice.good")).to_contain_text("due now")
     await expect(card(page, request_id)).to_have_count(0)
     await page.goto(f"{visit.address}/console/requests/{request_id}")
-    await expect(page.locator(".lines")).to_contain_text("open replays the parked debt notification.send")
+    await expect(page.locator(".lines")).to_contain_text("open replays the parked message notification.send")
     await expect(page.locator(".lines .line").last).to_contain_text("The user was told: generation_failed")
 
     await visit.ask(f"{PROMPT} [[slow]]")
@@ -157,7 +157,7 @@ async def test_without_a_script(visiting: Visiting, studio_database: str) -> Non
     await page.locator("summary", has_text="Drop").click()
     await page.click("text=Yes, give it up")
     await expect(page.locator(".notice.good")).to_contain_text("given up for good")
-    await expect(page.locator(".lines")).to_contain_text("open gave up the parked debt")
+    await expect(page.locator(".lines")).to_contain_text("open gave up the parked message")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -172,13 +172,13 @@ async def test_nobody_is_shut_out(visiting: Visiting, studio_database: str, sche
         await page.evaluate("for (const one of document.querySelectorAll('main details')) one.open = true")
         found[path] = await axe(page)
     assert found == {path: [] for path in found}
-    await page.locator("#drop-" + (await debt_of(page))).locator("text=Yes, give it up").click()
+    await page.locator("#drop-" + (await message_of(page))).locator("text=Yes, give it up").click()
     await expect(page.locator(".notice.good")).to_be_visible()
 
 
-async def debt_of(page: Page) -> str:
-    """The number of the debt on the page."""
-    return str(await page.locator(".need").first.get_attribute("data-key")).removeprefix("debt-")
+async def message_of(page: Page) -> str:
+    """The number of the message on the page."""
+    return str(await page.locator(".need").first.get_attribute("data-key")).removeprefix("message-")
 
 
 async def test_pages_are_light_and_fit_a_phone_and_a_wide_screen(visiting: Visiting) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from creativeflow.services.aigeneration.adapters.credits.billing import BillingCredits, BillingRoutes
-from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, tried
+from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, call_with_retry
 from creativeflow.services.aigeneration.domain.pricing import ACTIONS
 from creativeflow.services.aigeneration.kit import clock
 from creativeflow.services.aigeneration.ports import (
@@ -19,7 +19,7 @@ from creativeflow.services.aigeneration.ports import (
     HoldStatus,
     Reservation,
 )
-from creativeflow.services.aigeneration.storage.billing_journal import Journal
+from creativeflow.services.aigeneration.storage.billing_journal import BillingJournal
 from creativeflow.services.aigeneration.storage.database import Database
 from tests.support.fake_billing_client import LOOKUP, Desk, billing
 from tests.support.simulators import Clock
@@ -153,7 +153,7 @@ async def test_what_surely_was_not_sent_is_simply_asked_again(database_url: str,
         nowhere = BillingRoutes(base_url="http://127.0.0.1:9/api/v1")
         async with httpx.AsyncClient(trust_env=False) as http:
             away = BillingCredits(
-                http, Journal(other.database), nowhere, api_key="k", now=clock.now, pause_seconds=0.01
+                http, BillingJournal(other.database), nowhere, api_key="k", now=clock.now, pause_seconds=0.01
             )
             with pytest.raises(CreditsUnknownError, match="nothing was deducted"):
                 await away.hold(DEDUCT)
@@ -336,7 +336,7 @@ async def test_a_call_is_tried_three_times_and_no_more() -> None:
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        await tried(fail, again_after=ConnectionError, first_pause_seconds=0.001)
+        await call_with_retry(fail, again_after=ConnectionError, first_pause_seconds=0.001)
     assert calls == 3
 
 
@@ -344,7 +344,7 @@ async def test_nothing_secret_shows(database_url: str) -> None:
     database = Database(database_url)
     async with httpx.AsyncClient(trust_env=False) as http:
         made = BillingCredits(
-            http, Journal(database), BillingRoutes(base_url="http://x"), api_key="very-secret", now=clock.now
+            http, BillingJournal(database), BillingRoutes(base_url="http://x"), api_key="very-secret", now=clock.now
         )
         assert "very-secret" not in repr(made)
     await database.close()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from creativeflow.services.aigeneration.adapters.credits.odoo import OdooCredits, entitled
-from creativeflow.services.aigeneration.bootstrap.container import Service
+from creativeflow.services.aigeneration.bootstrap.container import Container
 from creativeflow.services.aigeneration.ports import CreditsUnknownError, HoldStatus
 from creativeflow.services.aigeneration.settings import Settings, odoo_address
 from tests.contracts.credits_suite import Bank
@@ -191,7 +191,7 @@ def test_a_flagged_account_stays_restricted_and_foreign_words_are_no_plan() -> N
 async def test_the_service_is_wired_to_it(odoo: StandIn, tmp_path: Path) -> None:
     url = f"{odoo.url.replace('http', 'odoo+http', 1)}/{DATABASE}"
     settings = a_setting(url, credits_login=LOGIN, credits_api_key=KEY).model_copy(update={"data_dir": tmp_path})
-    service = Service(settings, database_url="postgresql://127.0.0.1:1/none")
+    service = Container(settings, database_url="postgresql://127.0.0.1:1/none")
     await odoo.give("wired", 25, "team")
     try:
         assert (await service.credits.entitlements("wired")).plan.name == "team"

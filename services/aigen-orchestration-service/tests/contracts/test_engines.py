@@ -13,18 +13,18 @@ from creativeflow.services.aigeneration.adapters.engine.local import LocalEngine
 from creativeflow.services.aigeneration.adapters.engine.rabbitmq import RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.images.inspection import PictureDecoder
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    AckDecision,
     Binding,
     Broker,
     Delivery,
     Exchange,
     Queue,
     Topology,
-    Verdict,
 )
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.kit.clock import now
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 from creativeflow.services.aigeneration.ports import PublicationOutcome
@@ -34,7 +34,7 @@ from tests.support.services import RABBITMQ
 SECRETS = CallbackSecrets(["a-secret-of-the-tests"])
 
 
-def a_final_job() -> Request:
+def a_final_job() -> GenerationRequest:
     return a_request(
         stage=Stage.FINAL, samples=four_samples(), selected_sample_id="sample-2", final_size=Size(2048, 2048)
     )
@@ -82,9 +82,9 @@ class Taken:
     async def __aexit__(self, *_: object) -> None:
         await self.broker.close()
 
-    async def _take(self, delivery: Delivery) -> Verdict:
+    async def _take(self, delivery: Delivery) -> AckDecision:
         self.jobs.put_nowait(delivery)
-        return Verdict.ACK
+        return AckDecision.ACK
 
 
 async def test_a_job_arrives_with_all_that_a_worker_needs() -> None:
@@ -119,7 +119,7 @@ async def test_a_job_handed_to_a_broker_that_is_away_is_unknown_and_the_engine_s
 
 
 @pytest.mark.parametrize("job", [a_request(), a_final_job()], ids=["samples", "final"])
-def test_a_job_stays_below_twenty_kilobytes_even_with_the_largest_brief(job: Request) -> None:
+def test_a_job_stays_below_twenty_kilobytes_even_with_the_largest_brief(job: GenerationRequest) -> None:
     from dataclasses import replace  # noqa: PLC0415
 
     from creativeflow.services.aigeneration.api.schemas.generations import BRIEF_MAX_BYTES  # noqa: PLC0415

@@ -11,7 +11,7 @@ import pytest
 from creativeflow.services.aigeneration.adapters.notifications.http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notifications.log import LogNotifier
 from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import RabbitMQNotifier
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Delivery, Queue, Topology, Verdict
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import AckDecision, Broker, Delivery, Queue, Topology
 from creativeflow.services.aigeneration.ports import Notifier, NotifierRefusedError, NotifierUnavailableError
 from tests.support.services import RABBITMQ
 
@@ -66,9 +66,9 @@ class _Queue:
         self.name = f"test.notify.{uuid4().hex[:8]}"
         arrived: asyncio.Queue[dict[str, object]] = asyncio.Queue()
 
-        async def take(delivery: Delivery) -> Verdict:
+        async def take(delivery: Delivery) -> AckDecision:
             arrived.put_nowait(orjson.loads(delivery.body))
-            return Verdict.ACK
+            return AckDecision.ACK
 
         async def first() -> list[dict[str, object]]:
             return [await asyncio.wait_for(arrived.get(), 10)]

@@ -11,14 +11,14 @@ from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.domain.pricing import PLANS
 from creativeflow.services.aigeneration.settings import Settings
 from tests.e2e.journey import Caller
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 from tests.support.databases import a_database_outside
 from tests.support.running_system import Parts
 from tests.support.services import delete_names, own_names
 
 
 @asynccontextmanager
-async def calling(world: World) -> AsyncIterator[Caller]:
+async def calling(world: ServiceUnderTest) -> AsyncIterator[Caller]:
     """A caller of the app on this world, inside the app's lifespan."""
     app = create_app(service=world.service)
     async with app.router.lifespan_context(app), Caller(app, world) as caller:
@@ -26,7 +26,7 @@ async def calling(world: World) -> AsyncIterator[Caller]:
 
 
 @pytest.fixture
-async def client(world: World) -> AsyncIterator[Caller]:
+async def client(world: ServiceUnderTest) -> AsyncIterator[Caller]:
     """A caller of an open service; the invariants are asked when the test is over."""
     async with calling(world) as caller:
         yield caller
@@ -34,7 +34,7 @@ async def client(world: World) -> AsyncIterator[Caller]:
 
 @pytest.fixture
 async def make_client(
-    make_world: Callable[..., World], settings: Settings
+    make_world: Callable[..., ServiceUnderTest], settings: Settings
 ) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
     """Makes callers of services with other settings on the test's database; the invariants are asked at the end."""
     made: list[Caller] = []
@@ -74,7 +74,9 @@ async def make_shared(
 
         async def make(**changes: object) -> Caller:
             clock = made[0].world.clock if made else None
-            world = World(module_database_url, settings.model_copy(update=validated(settings, changes)), clock)
+            world = ServiceUnderTest(
+                module_database_url, settings.model_copy(update=validated(settings, changes)), clock
+            )
             stack.push_async_callback(world.close)
             made.append(await stack.enter_async_context(calling(world)))
             return made[-1]

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
 from creativeflow.services.aigeneration.application import worker_reports
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.request import Request
-from tests.support.app import World, a_final, four_samples
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
+from tests.support.app import ServiceUnderTest, a_final, four_samples
 
 REQUESTS = "/api/v1/generation-requests"
 CALLBACKS = "/api/v1/n8n-callbacks"
@@ -48,7 +48,7 @@ _COUNTED = (
 class Caller(httpx.AsyncClient):
     """Somebody who calls the service, and the world in which it runs."""
 
-    def __init__(self, app: FastAPI, world: World) -> None:
+    def __init__(self, app: FastAPI, world: ServiceUnderTest) -> None:
         super().__init__(transport=httpx.ASGITransport(app=app), base_url="http://aigen")
         self.app = app
         self.world = world
@@ -84,14 +84,16 @@ class Caller(httpx.AsyncClient):
         await self.world.deliver(await self.world.next_job())
         return await self.look(shown["id"])
 
-    async def report(self, kind: str, job: Request, *, token: str | None = None, **said: Any) -> httpx.Response:
+    async def report(
+        self, kind: str, job: GenerationRequest, *, token: str | None = None, **said: Any
+    ) -> httpx.Response:
         """What a worker says of its job."""
         assert job.job_id is not None
         given = self.world.service.secrets.token(job.job_id) if token is None else token
         body = {"generation_request_id": str(job.id), "job_id": str(job.job_id), **said}
         return await self.post(f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {given}"})
 
-    async def report_result(self, job: Request) -> httpx.Response:
+    async def report_result(self, job: GenerationRequest) -> httpx.Response:
         """The good result of a job, as a worker sends it."""
         if job.stage is Stage.SAMPLES:
             return await self.report("sample-result", job, samples=four_samples(job))
@@ -106,7 +108,7 @@ class Footprint:
     credits: int = 0
 
     @classmethod
-    async def of(cls, world: World) -> "Footprint":
+    async def of(cls, world: ServiceUnderTest) -> "Footprint":
         """Count."""
         counts = [f"(SELECT count(*) FROM {table}) AS {table}" for table in _COUNTED]  # noqa: S608 - tables of ours
         row = await world.database.fetchrow(f"SELECT {', '.join(counts)}")

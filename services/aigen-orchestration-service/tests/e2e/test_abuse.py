@@ -16,8 +16,8 @@ import structlog
 import structlog.testing
 
 from creativeflow.services.aigeneration.api import live_updates
-from creativeflow.services.aigeneration.api.middleware import Context
-from creativeflow.services.aigeneration.api.rate_limit import Patience
+from creativeflow.services.aigeneration.api.middleware import RequestContext
+from creativeflow.services.aigeneration.api.rate_limit import BodyTimeout
 from creativeflow.services.aigeneration.api.routing import ShortWay
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
@@ -83,7 +83,7 @@ async def test_others_are_served_while_many_clients_dawdle(client: Caller) -> No
 
 
 async def test_a_body_that_does_not_come_ends_the_call(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    _be_impatient(client, monkeypatch, Patience(0.4))
+    _be_impatient(client, monkeypatch, BodyTimeout(0.4))
     async with listening(client) as address, connected(address) as (reader, writer):
         writer.write(head(500) + b'{"user_id": ')
         answer = await asyncio.wait_for(reader.readuntil(b"}"), 5)
@@ -92,7 +92,7 @@ async def test_a_body_that_does_not_come_ends_the_call(client: Caller, monkeypat
 
 
 async def test_a_byte_now_and_then_does_not_hold_a_call(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    _be_impatient(client, monkeypatch, Patience(0.4))
+    _be_impatient(client, monkeypatch, BodyTimeout(0.4))
     async with listening(client) as address, connected(address) as (reader, writer):
         writer.write(head(500))
         trickling = asyncio.create_task(_trickle(writer))
@@ -102,7 +102,7 @@ async def test_a_byte_now_and_then_does_not_hold_a_call(client: Caller, monkeypa
 
 
 async def test_a_slow_line_is_no_fault(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    _be_impatient(client, monkeypatch, Patience(0.4, bytes_per_second=40))
+    _be_impatient(client, monkeypatch, BodyTimeout(0.4, bytes_per_second=40))
     body = json.dumps(PLAIN | {"user_id": "user"}).encode()
     async with listening(client) as address, connected(address) as (reader, writer):
         writer.write(head(len(body)))
@@ -112,13 +112,13 @@ async def test_a_slow_line_is_no_fault(client: Caller, monkeypatch: pytest.Monke
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)).startswith(b"HTTP/1.1 202 ")
 
 
-def _be_impatient(client: Caller, monkeypatch: pytest.MonkeyPatch, patience: Patience) -> None:
-    began = Context.__init__
+def _be_impatient(client: Caller, monkeypatch: pytest.MonkeyPatch, patience: BodyTimeout) -> None:
+    began = RequestContext.__init__
 
-    def begin(self: Context, app: Any, **told: Any) -> None:
+    def begin(self: RequestContext, app: Any, **told: Any) -> None:
         began(self, app, **told, patience=patience)
 
-    monkeypatch.setattr(Context, "__init__", begin)
+    monkeypatch.setattr(RequestContext, "__init__", begin)
     client.app.middleware_stack = None
     client.app.short_way = ShortWay(client.app.router.routes, client.app.short_way.around)
 

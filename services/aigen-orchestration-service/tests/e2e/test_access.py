@@ -78,7 +78,7 @@ async def test_an_open_service_takes_no_calls_that_pages_of_other_sites_make(cli
     created = await made(client, {}, user_id="user")
     for site in ("cross-site", "same-site"):
         headers = {"Sec-Fetch-Site": site}
-        assert_problem(await client.act(created["id"], "cancel", headers=headers), 403, "form_refused")
+        assert_problem(await client.act(created["id"], "cancel", headers=headers), 403, "csrf_failed")
         assert (await client.get(f"{REQUESTS}/{created['id']}", headers=headers)).status_code == httpx.codes.OK
     own = await client.act(created["id"], "cancel", headers={"Sec-Fetch-Site": "same-origin"})
     assert own.status_code == httpx.codes.OK
@@ -99,7 +99,7 @@ async def test_an_open_service_answers_to_no_name_that_a_site_could_have(named: 
         answer = await named.request(method, path, json=body, headers={"Host": name})
         assert answer.status_code == status, answer.text
         if status == httpx.codes.FORBIDDEN:
-            assert_problem(answer, 403, "unknown_host")
+            assert_problem(answer, 403, "host_not_allowed")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ async def test_open_service_with_a_foreign_origin_refuses_unsafe_methods(
     answer = await named.post(f"{REQUESTS}/quote", json=PLAIN | {"user_id": "user"}, headers=headers)
     assert answer.status_code == status, answer.text
     if status == httpx.codes.FORBIDDEN:
-        assert_problem(answer, 403, "form_refused")
+        assert_problem(answer, 403, "csrf_failed")
     assert (await named.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
 
 
@@ -309,7 +309,7 @@ def key_set() -> Iterator[KeySet]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(endpoint=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     keys.url = f"http://127.0.0.1:{server.server_port}/jwks.json"
     yield keys
@@ -428,7 +428,7 @@ def addresses(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
 
 def filled(path: str) -> str:
     """The path with something in each place."""
-    return re.sub(r"\{[a-z_]+(:path)?\}", NOBODY, path.replace("{debt_id}", "1"))
+    return re.sub(r"\{[a-z_]+(:path)?\}", NOBODY, path.replace("{message_id}", "1"))
 
 
 async def test_every_address_is_public_on_purpose_or_refuses_strangers(locked: Caller) -> None:

@@ -104,7 +104,7 @@ async def test_a_hold_in_doubt_is_listed_and_decided(paying: Caller) -> None:
     (parked,) = (await read(paying, "holds/parked"))["items"]
     assert (parked["request_id"], parked["amount"], parked["user_id"]) == (created["id"], "0.25", "user")
     answer = await paying.post(f"{OPERATIONS}/holds/{parked['key']}/decide", json={"charged": False})
-    assert answer.json() == {"status": "decided", "debts_replayed": 0}
+    assert answer.json() == {"status": "decided", "messages_replayed": 0}
     assert (await paying.look(created["id"]))["status"] == "PENDING"
     assert await read(paying, "holds/parked") == {"items": []}
     events = (await paying.get(f"{REQUESTS}/{created['id']}/events")).json()["items"]

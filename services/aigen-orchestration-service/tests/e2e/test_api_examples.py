@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from creativeflow.services.aigeneration.app import create_app
-from creativeflow.services.aigeneration.bootstrap.container import Service
+from creativeflow.services.aigeneration.bootstrap.container import Container
 from creativeflow.services.aigeneration.settings import Settings
 from tests.support.invariants import violations
 from tools.generate_docs import ROOT
@@ -34,7 +34,7 @@ class Example:
 
     line: int
     method: str
-    target: str
+    endpoint: str
     headers: dict[str, str] = field(default_factory=dict)
     body: str | None = None
     status: int | None = None
@@ -62,16 +62,16 @@ def examples() -> list[Example]:
 def _from_http(text: str, line: int, status: int, answer: Any) -> Example:
     head, _, body = text.partition("\n\n")
     first, *headers = head.strip().splitlines()
-    method, _, target = first.partition(" ")
+    method, _, endpoint = first.partition(" ")
     return Example(
-        line=line, method=method, target=target, headers=dict(header.split(": ", 1) for header in headers),
+        line=line, method=method, endpoint=endpoint, headers=dict(header.split(": ", 1) for header in headers),
         body=body.strip() or None, status=status, answer=answer,
     )  # fmt: skip
 
 
 def _from_curl(text: str, line: int) -> Example:
     words = shlex.split(text.replace("\\\n", " "))[1:]
-    headers, body, target = {}, None, ""
+    headers, body, endpoint = {}, None, ""
     while words:
         match words.pop(0):
             case "-H":
@@ -80,8 +80,8 @@ def _from_curl(text: str, line: int) -> Example:
             case "-d":
                 body = words.pop(0)
             case word if word.startswith(LOCAL):
-                target = word.removeprefix(LOCAL)
-    return Example(line=line, method="POST" if body else "GET", target=target, headers=headers, body=body)
+                endpoint = word.removeprefix(LOCAL)
+    return Example(line=line, method="POST" if body else "GET", endpoint=endpoint, headers=headers, body=body)
 
 
 class Story:
@@ -98,18 +98,18 @@ class Story:
             wrong = await self._try(example)
             if not wrong:
                 return
-            told = f"docs/api.md, line {example.line}, {example.method} {example.target}: {'; '.join(wrong)}"
+            told = f"docs/api.md, line {example.line}, {example.method} {example.endpoint}: {'; '.join(wrong)}"
             assert example.method == "GET", told
             assert time.monotonic() < ends, told
             await asyncio.sleep(0.1)
 
     async def _try(self, example: Example) -> list[str]:
-        target = self._filled(example.target)
+        endpoint = self._filled(example.endpoint)
         headers = {"Content-Type": "application/json"} | example.headers
-        if target.endswith("/stream"):
-            return await self._listen(target, example.headers)
+        if endpoint.endswith("/stream"):
+            return await self._listen(endpoint, example.headers)
         body = self._filled(example.body) if example.body else None
-        answer = await self._client.request(example.method, target, headers=headers, content=body)
+        answer = await self._client.request(example.method, endpoint, headers=headers, content=body)
         if example.status is None:
             return [] if answer.is_success else [f"{answer.status_code} {answer.text}"]
         if answer.status_code != example.status:
@@ -120,13 +120,13 @@ class Story:
             self._known |= captured
         return wrong
 
-    async def _listen(self, target: str, headers: dict[str, str]) -> list[str]:
-        async with self._client.stream("GET", target, headers=headers) as answer:
+    async def _listen(self, endpoint: str, headers: dict[str, str]) -> list[str]:
+        async with self._client.stream("GET", endpoint, headers=headers) as answer:
             found: list[str] = []
             async for line in answer.aiter_lines():
                 found.append(line.partition(":")[0])
                 if line.startswith("data: "):
-                    assert json.loads(line.removeprefix("data: "))["id"] in target
+                    assert json.loads(line.removeprefix("data: "))["id"] in endpoint
                     break
         return [] if found[-3:] == ["id", "event", "data"] else [f"the stream says {found}"]
 
@@ -163,17 +163,17 @@ class Story:
 
 
 @pytest.fixture
-async def service(database_url: str, settings: Settings) -> AsyncIterator[Service]:
+async def service(database_url: str, settings: Settings) -> AsyncIterator[Container]:
     """All roles with the local engine."""
     quick = settings.model_copy(update={"poll_interval": 0.05, "sweep_interval": 0.2})
-    service = Service(quick, database_url=database_url)
+    service = Container(quick, database_url=database_url)
     await service.start()
     yield service
     await service.stop()
 
 
 @pytest.fixture
-async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+async def client(service: Container) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service on a real port, so that the stream flows."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -189,7 +189,7 @@ async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
         await serving
 
 
-async def test_every_example_is_true(client: httpx.AsyncClient, service: Service) -> None:
+async def test_every_example_is_true(client: httpx.AsyncClient, service: Container) -> None:
     story = Story(client)
     told = examples()
     assert len(told) > 20

@@ -693,9 +693,9 @@ async def test_a_grant_that_does_not_fit_is_pointed_at(
         ("users/a%00b/statement", "/path/user_id"),
         (f"users/{'u' * 201}/statement", "/path/user_id"),
         ("stuck?limit=0", "/query/limit"),
-        ("debts?limit=501", "/query/limit"),
-        ("debts?parked=perhaps", "/query/parked"),
-        ("debts?park=true", "/query/park"),
+        ("messages?limit=501", "/query/limit"),
+        ("messages?parked=perhaps", "/query/parked"),
+        ("messages?park=true", "/query/park"),
     ],
 )
 async def test_an_operators_slip_is_pointed_at(open_service: Caller, path: str, pointer: str) -> None:
@@ -703,11 +703,11 @@ async def test_an_operators_slip_is_pointed_at(open_service: Caller, path: str, 
 
 
 @pytest.mark.parametrize("what", ["replay", "drop"])
-async def test_a_debt_that_is_not_there_is_not_found(open_service: Caller, what: str) -> None:
-    assert_problem(await open_service.post(f"{OPERATIONS}/debts/1/{what}"), 404, "not_found")
+async def test_a_message_that_is_not_there_is_not_found(open_service: Caller, what: str) -> None:
+    assert_problem(await open_service.post(f"{OPERATIONS}/messages/1/{what}"), 404, "not_found")
     for wrong in ("0", "-1", "first", "99999999999999999999"):
-        answer = await open_service.post(f"{OPERATIONS}/debts/{wrong}/{what}")
-        assert_problem(answer, 422, "invalid_request", pointer="/path/debt_id")
+        answer = await open_service.post(f"{OPERATIONS}/messages/{wrong}/{what}")
+        assert_problem(answer, 422, "invalid_request", pointer="/path/message_id")
 
 
 @pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": 5}, {"reason": "r" * 501}, {"reason": "\x00"}])

@@ -14,7 +14,7 @@ from creativeflow.services.aigeneration.domain.runbook import INVARIANTS
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import head
 from creativeflow.services.aigeneration.web.console.requests import PER_PAGE
-from creativeflow.services.aigeneration.web.console.snapshot import Overview
+from creativeflow.services.aigeneration.web.console.snapshot import SnapshotCache
 from tests.e2e.journey import NOBODY, OPERATIONS, Caller
 from tests.support.html_client import Browser, Page
 
@@ -33,8 +33,8 @@ async def console(client: Caller) -> Browser:
     return Browser(client.app)
 
 
-def overview(caller: Caller) -> Overview:
-    found: Overview = caller.app.state.overview
+def overview(caller: Caller) -> SnapshotCache:
+    found: SnapshotCache = caller.app.state.overview
     return found
 
 
@@ -171,9 +171,9 @@ async def test_what_is_set_aside_and_owed_is_told(console: Browser, client: Call
     await client.create()
     page = await opened(console, client)
     assert "Holds outstanding 3, 1.50 credits" in page.text  # two sample sets and a final
-    assert "Debts open 2" in page.text  # the capture and the notification
+    assert "Messages open 2" in page.text  # the capture and the notification
     await client.world.drain()
-    assert "Debts open 0" in (await opened(console, client)).text
+    assert "Messages open 0" in (await opened(console, client)).text
 
 
 async def test_several_viewers_cost_one_question(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +275,7 @@ async def test_evidence_and_gaps_stand_in_the_timeline(console: Browser, client:
     assert "A word of an older job came (samples): kept, not applied, not paid" in page.text
 
 
-async def test_a_debt_that_is_paid_while_the_page_is_read_is_not_missed(
+async def test_a_message_that_is_paid_while_the_page_is_read_is_not_missed(
     console: Browser, client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request_id = (await client.completed())["id"]

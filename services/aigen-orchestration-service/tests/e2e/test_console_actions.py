@@ -163,7 +163,7 @@ async def test_words_are_reviewed_where_they_are_shown(desk: Desk, decision: str
         await desk.caller.act(waiting.id, "cancel")
 
 
-# Debts
+# Messages
 
 
 async def parked(desk: Desk) -> str:
@@ -175,7 +175,7 @@ async def parked(desk: Desk) -> str:
 
 
 @pytest.mark.parametrize("where", ["/console/attention", "request"])
-async def test_a_parked_debt_is_explained_and_replayed_where_it_is_seen(desk: Desk, where: str) -> None:
+async def test_a_parked_message_is_explained_and_replayed_where_it_is_seen(desk: Desk, where: str) -> None:
     request_id = await parked(desk)
     path = f"/console/requests/{request_id}" if where == "request" else where
     page = await desk.see(path)
@@ -184,21 +184,21 @@ async def test_a_parked_debt_is_explained_and_replayed_where_it_is_seen(desk: De
     assert "The user is never told. No money moves." in page.text
     after = await desk.submit(page.form("/replay"))
     assert after.answer.url.path == path
-    assert "The debt is due now and will be tried at once." in after.text
+    assert "The message is due now and will be tried at once." in after.text
     late = await desk.submit(page.form("/replay"))
     assert (late.status, "Somebody was faster" in late.text) == (409, True)
     await desk.world.drain()
     assert desk.world.notifier.types() == ["samples_ready"]
-    assert (await desk.who_did(request_id, "debt_replayed"))["by"] == "duty"
-    assert "duty replays the parked debt notification.send" in (await desk.look(request_id)).text
+    assert (await desk.who_did(request_id, "message_replayed"))["by"] == "duty"
+    assert "duty replays the parked message notification.send" in (await desk.look(request_id)).text
 
 
-async def test_a_parked_debt_can_be_given_up(desk: Desk) -> None:
+async def test_a_parked_message_can_be_given_up(desk: Desk) -> None:
     request_id = await parked(desk)
     after = await desk.submit((await desk.see("/console/attention")).form("/drop"))
-    assert "The debt is given up for good." in after.text
+    assert "The message is given up for good." in after.text
     assert "Nothing needs you" in after.text
-    assert (await desk.who_did(request_id, "debt_dropped"))["by"] == "duty"
+    assert (await desk.who_did(request_id, "message_dropped"))["by"] == "duty"
     await desk.world.drain()
     assert desk.world.notifier.types() == []
 
@@ -339,8 +339,8 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def test_a_webhook_is_sent_again_and_that_stands_in_the_timeline(desk: Desk, receiver: Receiver) -> None:
-    target = await desk.caller.post("/api/v1/webhook-targets", json={"url": receiver.url})
-    assert target.status_code == 201, target.text
+    endpoint = await desk.caller.post("/api/v1/webhook-endpoints", json={"url": receiver.url})
+    assert endpoint.status_code == 201, endpoint.text
     shown = await desk.caller.with_samples()
     await desk.world.drain()
     page = await desk.look(shown["id"])
@@ -351,7 +351,7 @@ async def test_a_webhook_is_sent_again_and_that_stands_in_the_timeline(desk: Des
     assert (await desk.who_did(shown["id"], "webhook_redelivered"))["by"] == "duty"
     await desk.world.drain()
     assert len({call.headers["webhook-id"] for call in receiver.calls}) == 1 < len(receiver.calls)
-    await desk.caller.post(f"/api/v1/webhook-targets/{target.json()['id']}/disable")
+    await desk.caller.post(f"/api/v1/webhook-endpoints/{endpoint.json()['id']}/disable")
     page = await desk.look(shown["id"])
     assert "redeliver" not in deeds(page)
     assert "disabled: its owner must enable it first" in page.text
@@ -374,7 +374,7 @@ async def test_no_form_is_taken_without_its_token_or_from_elsewhere(desk: Desk) 
         if "/console/" in form.action and form.method == "post"
     }
     assert {re.sub(r"[0-9a-f-]{36}|\d+", "x", action) for action in forms} == {
-        "/console/debts/x/replay", "/console/debts/x/drop", "/console/requests/x/cancel", "/console/requests/x/fail",
+        "/console/outbox/x/replay", "/console/outbox/x/drop", "/console/requests/x/cancel", "/console/requests/x/fail",
         "/console/accounts/reconcile", "/console/accounts/user/grant",
     }  # fmt: skip
     before = await Footprint.of(desk.world)

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from creativeflow.services.aigeneration.adapters.moderation.endpoint import ModerationCheck
 from creativeflow.services.aigeneration.adapters.moderation.word_lists import STANDARD_FILE, WordCheck, read_rules
-from creativeflow.services.aigeneration.domain.moderation import Outcome, Verdict
+from creativeflow.services.aigeneration.domain.moderation import ModerationOutcome, ModerationResult
 from creativeflow.services.aigeneration.ports import PromptCheckUnavailableError
 from tests.e2e.journey import OPERATIONS, REQUESTS, Caller, Footprint, assert_problem
 from tests.support.processes import free_port
@@ -154,7 +154,7 @@ async def test_a_used_up_month_ends_a_free_request_that_is_accepted(make_client)
 
 async def test_a_prompt_nobody_looks_at_fails_after_its_time_and_can_be_cancelled_before(paying: Caller) -> None:
     waiting, cancelled = [(await paying.create(input_prompt=DOUBTFUL)).json()["id"] for _ in range(2)]
-    assert (await paying.act(cancelled, "cancel")).json()["outcome"] == "canceled"
+    assert (await paying.act(cancelled, "cancel")).json()["outcome"] == "cancelled"
     paying.world.clock.advance(days=3, minutes=1)
     await paying.world.sweep()
     assert (await paying.look(waiting))["status"] == "FAILED"
@@ -217,16 +217,19 @@ async def moderating() -> AsyncIterator[tuple[Moderator, ModerationCheck]]:
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [
-        (judged(), Verdict(outcome=Outcome.ALLOW)),
-        (judged(categories=["hate"], score=0.51), Verdict(outcome=Outcome.REVIEW, category="hate")),
-        (judged(flagged=True, categories=["violence"]), Verdict(outcome=Outcome.REJECT, category="violence")),
+        (judged(), ModerationResult(outcome=ModerationOutcome.ALLOW)),
+        (judged(categories=["hate"], score=0.51), ModerationResult(outcome=ModerationOutcome.REVIEW, category="hate")),
+        (
+            judged(flagged=True, categories=["violence"]),
+            ModerationResult(outcome=ModerationOutcome.REJECT, category="violence"),
+        ),
         (
             judged(flagged=True, categories=["sexual", "sexual/minors"]),
-            Verdict(outcome=Outcome.REJECT, category="sexual/minors", severe=True),
+            ModerationResult(outcome=ModerationOutcome.REJECT, category="sexual/minors", severe=True),
         ),
     ],
 )
-async def test_the_endpoints_verdict_is_ours(answer: Response, verdict: Verdict) -> None:
+async def test_the_endpoints_verdict_is_ours(answer: Response, verdict: ModerationResult) -> None:
     async with moderating() as (moderator, check):
         moderator.answers.append(answer)
         assert await check.check(["an otter", "calm"], "en-US") == verdict
@@ -237,8 +240,8 @@ async def test_the_endpoints_verdict_is_ours(answer: Response, verdict: Verdict)
 
 async def test_what_the_lists_reject_is_not_sent_anywhere(client: Caller) -> None:
     async with moderating() as (moderator, check):
-        assert (await check.check([REJECTED], None)).outcome is Outcome.REJECT
-        assert (await check.check([DOUBTFUL], None)).outcome is Outcome.REVIEW
+        assert (await check.check([REJECTED], None)).outcome is ModerationOutcome.REJECT
+        assert (await check.check([DOUBTFUL], None)).outcome is ModerationOutcome.REVIEW
         assert len(moderator.asked) == 1
 
 
@@ -251,13 +254,13 @@ async def test_an_endpoint_that_says_nothing_usable_is_away_and_tried_three_time
         with pytest.raises(PromptCheckUnavailableError):
             await check.check(["an otter"], None)
         assert len(moderator.asked) == 3
-        assert (await check.check(["an otter"], None)).outcome is Outcome.ALLOW
+        assert (await check.check(["an otter"], None)).outcome is ModerationOutcome.ALLOW
 
 
 class Away:
     """A check that never answers."""
 
-    async def check(self, _texts: Sequence[str], _locale: str | None) -> Verdict:
+    async def check(self, _texts: Sequence[str], _locale: str | None) -> ModerationResult:
         """Nothing."""
         raise PromptCheckUnavailableError("simulated")
 

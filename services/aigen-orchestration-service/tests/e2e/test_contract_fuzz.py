@@ -17,12 +17,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Delivery, Outcome, Publication, TryAgainError
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    Delivery,
+    PublishOutcome,
+    PublishResult,
+    TryAgainError,
+)
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.workers.results_consumer import ROUTES, DeadLetterConsumer, ResultsConsumer
 from tests.e2e.journey import CALLBACKS, NOBODY, Caller
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 EXAMPLES = int(os.environ.get("AIGEN_TEST_EXAMPLES", "12"))
 DESCRIBED: dict[str, Any] = create_app(Settings(_env_file=None)).openapi()  # type: ignore[call-arg]
@@ -188,7 +193,7 @@ async def fuzzed(made: st.SearchStrategy[Any], act: Callable[[Any], Awaitable[No
 
 
 @pytest.mark.timeout(120)
-async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_they_say(world: World) -> None:
+async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_they_say(world: ServiceUnderTest) -> None:
     job = await _job(world)
     token = world.service.secrets.token(job.job_id)
     consumer = ResultsConsumer(world.service.reports, _NoBroker(), dead_letter_exchange="dead")  # type: ignore[arg-type]
@@ -244,7 +249,7 @@ def bodies(job: Any, token: str | None = None) -> st.SearchStrategy[bytes]:
     return st.binary(max_size=200) | junk.map(_json) | nearly.map(_json)
 
 
-async def _job(world: World) -> Any:
+async def _job(world: ServiceUnderTest) -> Any:
     await world.submitted()
     return await world.next_job()
 
@@ -254,7 +259,7 @@ class _NoBroker:
 
     async def publish(self, messages: list[Any]) -> list[Any]:
         """Refused."""
-        return [Publication(Outcome.REFUSED, "fuzz") for _ in messages]
+        return [PublishResult(PublishOutcome.REFUSED, "fuzz") for _ in messages]
 
 
 def a_delivery(routing_key: str, body: bytes) -> Any:

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.application import metrics
-from creativeflow.services.aigeneration.bootstrap.container import Service
+from creativeflow.services.aigeneration.bootstrap.container import Container
 from creativeflow.services.aigeneration.settings import Settings
 from tests.e2e.journey import CALLBACKS, OPERATIONS, PLAIN, PROMPT, REQUESTS, Caller, assert_problem
 
@@ -82,7 +82,7 @@ async def _without_database(settings: Settings) -> AsyncIterator[tuple[FastAPI, 
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else takes the port, and it refuses
         url = f"postgresql://nobody@127.0.0.1:{closed.getsockname()[1]}/nothing"
-        service = Service(settings, database_url=url)
+        service = Container(settings, database_url=url)
         app = create_app(service=service)
         transport = httpx.ASGITransport(app=app)
         async with (

@@ -9,9 +9,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from tests.e2e.journey import OPERATIONS, PLAIN, REQUESTS, Caller, Footprint, assert_problem
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 KEY = {"Idempotency-Key": "order-7"}
 SERVICE_KEY, OTHER_KEY = "the-key-of-the-shop", "the-key-of-the-gateway"
@@ -82,7 +82,7 @@ async def finish(caller: Caller) -> None:
     """Let every job be done, so that requests are elsewhere when a call is repeated."""
     await caller.world.dispatch()
     while caller.world.engine.jobs:
-        job: Request = caller.world.engine.jobs.popleft()
+        job: GenerationRequest = caller.world.engine.jobs.popleft()
         if not (await caller.world.look(job)).terminal:
             await caller.world.deliver(job)
 
@@ -288,7 +288,7 @@ async def test_where_a_setting_wants_keys_no_action_goes_without(
 
 
 async def test_a_key_outlives_the_process(
-    make_client: Callable[..., Awaitable[Caller]], make_world: Callable[..., World]
+    make_client: Callable[..., Awaitable[Caller]], make_world: Callable[..., ServiceUnderTest]
 ) -> None:
     before = await make_client()
     await before.world.grant("user", 100, "payg")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from creativeflow.services.aigeneration.app import create_app
-from creativeflow.services.aigeneration.bootstrap.container import Service
+from creativeflow.services.aigeneration.bootstrap.container import Container
 from creativeflow.services.aigeneration.kit.clock import now
 from creativeflow.services.aigeneration.settings import Settings
 from tests.support.invariants import violations
@@ -21,7 +21,7 @@ BASE = "/api/v1/generation-requests"
 class Laptop:
     """The service as `aigen serve` runs it with nothing configured, called over HTTP."""
 
-    def __init__(self, service: Service, client: httpx.AsyncClient) -> None:
+    def __init__(self, service: Container, client: httpx.AsyncClient) -> None:
         self.service, self.client = service, client
 
     async def create(self, prompt: str, **more: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ async def laptop(database_url: str, settings: Settings) -> AsyncIterator[Laptop]
             "poll_interval": 0.2,
         }
     )
-    service = Service(quick, database_url=database_url)
+    service = Container(quick, database_url=database_url)
     await service.start()
     app = create_app(service=service)
     async with (
@@ -67,7 +67,7 @@ async def laptop(database_url: str, settings: Settings) -> AsyncIterator[Laptop]
     ):
         yield Laptop(service, client)
         for _ in range(200):
-            if not (await service.queries.debts())["open"]:
+            if not (await service.queries.messages())["open"]:
                 break
             await asyncio.sleep(0.05)
         assert await violations(service.database, now()) == []
@@ -138,7 +138,7 @@ async def test_every_failure_is_told_in_friendly_words(
 ) -> None:
     ended = await laptop.create(f"A lighthouse [[{marker}]]")
     assert (ended["status"], ended["failure"]["code"], ended["failure"]["fault"]) == (status, code, fault)
-    assert ended["failure"]["ways_on"]
+    assert ended["failure"]["next_steps"]
 
 
 async def test_slow_shows_its_progress_on_the_way(laptop: Laptop) -> None:

@@ -141,7 +141,7 @@ async def test_a_request_that_has_ended_or_is_unknown_cannot_be_ended(paying: Ca
     await paying.act(created["id"], "cancel")
     before = await paying.look(created["id"])
     answer = await paying.post(f"{OPERATIONS}/generation-requests/{created['id']}/fail", json={"reason": "why"})
-    assert_problem(answer, 409, "action_not_possible")
+    assert_problem(answer, 409, "invalid_state")
     assert await paying.look(created["id"]) == before
     answer = await paying.post(f"{OPERATIONS}/generation-requests/{NOBODY}/fail", json={"reason": "why"})
     assert_problem(answer, 404, "not_found")
@@ -156,56 +156,56 @@ async def test_delivered_samples_stay_charged_when_an_operator_ends_the_request(
     assert (await paying.look(shown["id"]))["cost"]["total"] == "0.25"
 
 
-# Debts
+# Messages
 
 
 async def _parked(caller: Caller) -> dict[str, Any]:
-    """A parked debt: the notifier refused to take it."""
+    """A parked message: the notifier refused to take it."""
     await caller.with_samples()
     caller.world.notifier.faults.append("refused")
     await caller.world.drain()
-    (debt,) = (await read(caller, "debts"))["items"]
-    return dict(debt)
+    (message,) = (await read(caller, "messages"))["items"]
+    return dict(message)
 
 
-async def test_a_parked_debt_is_shown_with_its_reason_and_paid_after_a_replay(paying: Caller) -> None:
-    debt = await _parked(paying)
-    assert (debt["topic"], debt["parked_reason"]) == ("notification.send", "simulated")
-    assert (await read(paying, "queues"))["debts"] == {"open": 1, "parked": 1, "webhooks": 0, "webhooks_parked": 0}
-    assert (await read(paying, "invariants"))["counts"]["debts_parked"] == 1
-    answer = await paying.post(f"{OPERATIONS}/debts/{debt['id']}/replay")
+async def test_a_parked_message_is_shown_with_its_reason_and_paid_after_a_replay(paying: Caller) -> None:
+    message = await _parked(paying)
+    assert (message["topic"], message["parked_reason"]) == ("notification.send", "simulated")
+    assert (await read(paying, "queues"))["messages"] == {"open": 1, "parked": 1, "webhooks": 0, "webhooks_parked": 0}
+    assert (await read(paying, "invariants"))["counts"]["messages_parked"] == 1
+    answer = await paying.post(f"{OPERATIONS}/messages/{message['id']}/replay")
     assert (answer.status_code, answer.json()) == (200, {"status": "due"})
-    assert await read(paying, "debts") == {"items": []}
-    assert [item["id"] for item in (await read(paying, "debts?parked=false"))["items"]] == [debt["id"]]
-    again = await paying.post(f"{OPERATIONS}/debts/{debt['id']}/replay")
+    assert await read(paying, "messages") == {"items": []}
+    assert [item["id"] for item in (await read(paying, "messages?parked=false"))["items"]] == [message["id"]]
+    again = await paying.post(f"{OPERATIONS}/messages/{message['id']}/replay")
     assert_problem(again, 404, "not_found")
     await paying.world.drain()
     assert paying.world.notifier.types() == ["samples_ready"]
-    events = (await paying.get(f"{REQUESTS}/{debt['request_id']}/events")).json()["items"]
-    assert [entry["event"] for entry in events][-3:] == ["debt_parked", "debt_replayed", "notification_sent"]
+    events = (await paying.get(f"{REQUESTS}/{message['request_id']}/events")).json()["items"]
+    assert [entry["event"] for entry in events][-3:] == ["message_parked", "message_replayed", "notification_sent"]
     assert events[-2]["data"]["by"] == "open"
 
 
-async def test_a_dropped_debt_is_gone_for_good_and_stands_in_the_timeline(paying: Caller) -> None:
-    debt = await _parked(paying)
-    answer = await paying.post(f"{OPERATIONS}/debts/{debt['id']}/drop")
+async def test_a_dropped_message_is_gone_for_good_and_stands_in_the_timeline(paying: Caller) -> None:
+    message = await _parked(paying)
+    answer = await paying.post(f"{OPERATIONS}/messages/{message['id']}/drop")
     assert (answer.status_code, answer.json()) == (200, {"status": "dropped"})
-    assert await read(paying, "debts?parked=false") == {"items": []}
-    assert_problem(await paying.post(f"{OPERATIONS}/debts/{debt['id']}/drop"), 404, "not_found")
-    events = (await paying.get(f"{REQUESTS}/{debt['request_id']}/events")).json()["items"]
-    assert (events[-1]["event"], events[-1]["data"]["by"]) == ("debt_dropped", "open")
+    assert await read(paying, "messages?parked=false") == {"items": []}
+    assert_problem(await paying.post(f"{OPERATIONS}/messages/{message['id']}/drop"), 404, "not_found")
+    events = (await paying.get(f"{REQUESTS}/{message['request_id']}/events")).json()["items"]
+    assert (events[-1]["event"], events[-1]["data"]["by"]) == ("message_dropped", "open")
     await paying.world.drain()
     assert paying.world.notifier.types() == []
 
 
-async def test_a_debt_that_is_not_parked_can_be_neither_replayed_nor_dropped(paying: Caller) -> None:
+async def test_a_message_that_is_not_parked_can_be_neither_replayed_nor_dropped(paying: Caller) -> None:
     await paying.with_samples()
-    waiting = (await read(paying, "debts?parked=false"))["items"]
-    assert {debt["topic"] for debt in waiting} == {"notification.send", "credits.capture"}
-    for debt in waiting:
+    waiting = (await read(paying, "messages?parked=false"))["items"]
+    assert {message["topic"] for message in waiting} == {"notification.send", "credits.capture"}
+    for message in waiting:
         for what in ("replay", "drop"):
-            assert_problem(await paying.post(f"{OPERATIONS}/debts/{debt['id']}/{what}"), 404, "not_found")
-    assert (await read(paying, "debts?parked=false"))["items"] == waiting
+            assert_problem(await paying.post(f"{OPERATIONS}/messages/{message['id']}/{what}"), 404, "not_found")
+    assert (await read(paying, "messages?parked=false"))["items"] == waiting
 
 
 # Figures
@@ -220,7 +220,7 @@ async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
     assert [(lane["lane"], lane["waiting"], lane["in_flight"]) for lane in empty["lanes"]] == [
         ("final", 0, 0), ("samples", 0, 0),
     ]  # fmt: skip
-    assert (empty["debts"], empty["broker"]) == ({"open": 0, "parked": 0, "webhooks": 0, "webhooks_parked": 0}, {})
+    assert (empty["messages"], empty["broker"]) == ({"open": 0, "parked": 0, "webhooks": 0, "webhooks_parked": 0}, {})
     for _ in range(3):
         await caller.create()
     job = await caller.world.next_job()

@@ -9,7 +9,7 @@ from tests.support.fake_billing import KEY
 from tests.support.fake_billing_client import LOOKUP
 from tests.support.running_system import USER, Parts
 
-FAULTS = ["error_after", "", "drop_after", "turned_away", "wrong_body", "", "error_before", "twice", "", "slow"]
+WORKER_ERRORS = ["error_after", "", "drop_after", "turned_away", "wrong_body", "", "error_before", "twice", "", "slow"]
 
 
 async def control(parts: Parts, port: int, **told: object) -> dict[str, dict[str, str]]:
@@ -32,7 +32,7 @@ async def test_every_request_ends_and_the_adapters_books_are_exact_however_it_an
     }  # fmt: skip
     first, second = await asyncio.gather(parts.serve(**told), parts.serve(**told))
     parts.work("well")
-    await control(parts, complete_billing, faults=FAULTS)
+    await control(parts, complete_billing, faults=WORKER_ERRORS)
     ended = await asyncio.gather(*(parts.live(first if n % 2 else second, seconds=120) for n in range(10)))
     assert [request["status"] for request in ended] == ["COMPLETED"] * 10
     assert {request["cost"]["total"] for request in ended} == {"2.25"}

@@ -350,7 +350,7 @@ async def test_the_same_sample_again_is_the_same_answer_and_another_is_a_conflic
     assert (again.headers["location"], again.headers["etag"]) == (chosen.headers["location"], chosen.headers["etag"])
     other = await paying.act(shown["id"], "select-sample", selected_sample_id=second)
     assert_problem(other, 409, "already_selected")
-    assert_problem(await paying.act(shown["id"], "regenerate-samples"), 409, "action_not_possible")
+    assert_problem(await paying.act(shown["id"], "regenerate-samples"), 409, "invalid_state")
     assert await paying.world.balance() == 2000 - 125
     await paying.world.dispatch()
     assert len(paying.world.engine.jobs) == 1
@@ -426,7 +426,7 @@ async def test_a_failed_request_says_why_whose_fault_and_what_next_and_can_be_re
     assert failed["failure"] == {
         "code": "model_unavailable", "fault": "provider", "retryable": True,
         "message": "The AI model is not available right now. Try again, or choose another model.",
-        "ways_on": ["retry", "adjust_prompt", "other_model"],
+        "next_steps": ["retry", "adjust_prompt", "other_model"],
     }  # fmt: skip
     assert failed["cost"] == {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}
     answer = await paying.act(created["id"], "retry", model="fast", updated_prompt="Another otter")
@@ -456,12 +456,12 @@ async def test_a_cancel_has_three_outcomes(paying: Caller) -> None:
     answer = await paying.act(waiting["id"], "cancel")
     assert answer.status_code == httpx.codes.OK
     assert set(answer.json()) == RESOURCE | {"outcome"}
-    assert (answer.json()["outcome"], answer.json()["status"]) == ("canceled", "CANCELLED")
+    assert (answer.json()["outcome"], answer.json()["status"]) == ("cancelled", "CANCELLED")
     working = (await paying.create()).json()
     await paying.world.next_job()
     assert (await paying.act(working["id"], "cancel")).json()["outcome"] == "cancellation_requested"
     shown = await paying.with_samples()
-    assert (await paying.act(shown["id"], "cancel")).json()["outcome"] == "canceled"
+    assert (await paying.act(shown["id"], "cancel")).json()["outcome"] == "cancelled"
     again = (await paying.act(shown["id"], "cancel")).json()
     assert (again["outcome"], again["status"]) == ("already_terminal", "CANCELLED")
     done = await paying.completed()
@@ -581,7 +581,7 @@ async def test_what_is_offered_is_accepted_and_what_is_not_is_refused(crowded: C
         if action == "cancel":
             assert answer.json()["outcome"] == "already_terminal"
         else:
-            assert answer.json()["code"] in {"action_not_possible", "already_selected", "action_in_progress"}
+            assert answer.json()["code"] in {"invalid_state", "already_selected", "action_in_progress"}
             assert_problem(answer, 409, answer.json()["code"])
         assert await crowded.look(request_id) == before
     await _settle(crowded)
@@ -621,7 +621,7 @@ async def test_while_credits_are_being_asked_for_only_a_cancel_is_offered(paying
     waiting = (await paying.act(shown["id"], "select-sample", **body)).json()
     assert (waiting["status"], waiting["actions"]) == ("AWAITING_SELECTION", ["cancel"])
     assert_problem(await paying.act(shown["id"], "regenerate-samples"), 409, "action_in_progress")
-    assert (await paying.act(shown["id"], "cancel")).json()["outcome"] == "canceled"
+    assert (await paying.act(shown["id"], "cancel")).json()["outcome"] == "cancelled"
     await _settle(paying)
 
 

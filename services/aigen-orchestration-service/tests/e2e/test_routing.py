@@ -91,7 +91,7 @@ async def test_a_request_is_read_and_ended_alike_on_both_ways(client: Caller) ->
         assert (found.status_code, found.json()["id"]) == (200, made["id"])
         ended = await client.post(f"{REQUESTS}/{made['id']}/cancel", headers={"X-User-ID": "somebody else"})
         assert ended.status_code == 404
-        assert (await client.post(f"{REQUESTS}/{made['id']}/cancel")).json()["outcome"] == "canceled"
+        assert (await client.post(f"{REQUESTS}/{made['id']}/cancel")).json()["outcome"] == "cancelled"
         events = [entry["event"] for entry in (await client.get(f"{REQUESTS}/{made['id']}/events")).json()["items"]]
         assert {"submitted", "cancel_requested"} <= set(events)
 

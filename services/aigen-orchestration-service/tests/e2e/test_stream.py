@@ -17,7 +17,7 @@ from creativeflow.services.aigeneration.api import live_updates
 from creativeflow.services.aigeneration.api.http_protocol import BoundedHttpProtocol
 from creativeflow.services.aigeneration.application.generations import Caller as Actor
 from tests.e2e.journey import REQUESTS, Caller, assert_problem
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 BOUND_SECONDS = 10
 
@@ -200,7 +200,7 @@ async def test_a_quiet_stream_says_that_it_is_alive(
 
 
 async def test_changes_of_another_process_arrive_too(
-    client: Caller, open_stream: Open, make_world: Callable[..., World]
+    client: Caller, open_stream: Open, make_world: Callable[..., ServiceUnderTest]
 ) -> None:
     created = (await client.create()).json()
     updates = await open_stream(created["id"])

@@ -14,7 +14,7 @@ from PIL import Image
 from creativeflow.services.aigeneration.api import live_updates
 from creativeflow.services.aigeneration.domain.formats import FORMATS
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from creativeflow.services.aigeneration.domain.request import Asset, Request
+from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest
 from creativeflow.services.aigeneration.web.studio.choices import FORMATS_SHOWN
 from tests.e2e.journey import NOBODY, Caller
 from tests.support.html_client import ORIGIN, Browser, Page
@@ -506,7 +506,7 @@ async def test_an_uploaded_picture_is_kept_small_and_without_what_the_camera_not
         assert (image.size, dict(image.getexif())) == ((1024, 2048), {})
     shown = await asked(studio, uploaded_image_references=answer.json()["reference"])
     assert answer.json()["picture"] in shown.pictures
-    job: Request = await client.world.next_job()
+    job: GenerationRequest = await client.world.next_job()
     assert job.brief["uploaded_image_references"] == [answer.json()["reference"]]
 
 

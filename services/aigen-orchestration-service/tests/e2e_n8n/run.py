@@ -78,7 +78,7 @@ class Run:
         return ended
 
     async def settle(self, found: Found) -> None:
-        """Once all debts are paid: the invariants, and whether each user paid exactly for what came."""
+        """Once all messages are paid: the invariants, and whether each user paid exactly for what came."""
         found.violations += await self.system.broken()
         for user, requests in found.seen.items():
             wrong = await self.system.charged_wrongly(user, requests)

@@ -16,15 +16,15 @@ from creativeflow.services.aigeneration.domain.request import HoldState
 from creativeflow.services.aigeneration.ports import CreditsUnknownError, HoldStatus, Reservation
 from creativeflow.services.aigeneration.storage.accounting import UsageFilter
 from creativeflow.services.aigeneration.storage.ledger import Ledger
-from creativeflow.services.aigeneration.storage.reconciliation import Comparison
-from creativeflow.services.aigeneration.workers.periodic import Chore, Chores
-from tests.support.app import World
+from creativeflow.services.aigeneration.storage.reconciliation import ReconciliationStore
+from creativeflow.services.aigeneration.workers.periodic import PeriodicTask, PeriodicTasks
+from tests.support.app import ServiceUnderTest
 from tests.support.fake_billing_client import Desk, billing
 
 DAY = timedelta(days=1)
 
 
-async def differences(world: World, *, apply: bool = False) -> list[tuple[str, str, str, str | None]]:
+async def differences(world: ServiceUnderTest, *, apply: bool = False) -> list[tuple[str, str, str, str | None]]:
     """What a reconciliation of the last day finds."""
     world.clock.advance(minutes=2)
     report = await world.service.reconciliation.run(world.clock() - DAY, apply=apply, by="test")
@@ -34,7 +34,7 @@ async def differences(world: World, *, apply: bool = False) -> list[tuple[str, s
 # Reconciliation
 
 
-async def test_books_that_agree_show_nothing_at_any_moment_of_a_request(world: World) -> None:
+async def test_books_that_agree_show_nothing_at_any_moment_of_a_request(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     request = await world.submitted()
     assert await differences(world) == []
@@ -50,7 +50,7 @@ async def test_books_that_agree_show_nothing_at_any_moment_of_a_request(world: W
     assert await differences(world) == []
 
 
-async def test_a_capture_and_a_release_that_were_lost_are_found_and_posted_once(world: World) -> None:
+async def test_a_capture_and_a_release_that_were_lost_are_found_and_posted_once(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     kept, given_back = await world.with_samples(), await world.submitted()
     await world.cancel(given_back)
@@ -75,13 +75,13 @@ async def test_a_capture_and_a_release_that_were_lost_are_found_and_posted_once(
 
 
 async def test_a_charge_that_was_given_up_is_a_difference_of_the_books(
-    world: World,
+    world: ServiceUnderTest,
 ) -> None:
     await world.grant("user", 500, "payg")
     await world.with_samples()
     await world.database.execute("UPDATE outbox SET parked_reason = 'test' WHERE topic = 'credits.capture'")
-    [debt] = await world.service.outbox.list_open(parked_only=True, most=10)
-    assert await world.service.outbox.drop(debt["id"], by="op", now=world.clock())
+    [message] = await world.service.outbox.list_open(parked_only=True, most=10)
+    assert await world.service.outbox.drop(message["id"], by="op", now=world.clock())
     await world.drain()
     counts = await world.service.queries.invariants(world.clock())
     assert [name for name, count in counts.items() if count] == []
@@ -92,7 +92,7 @@ async def test_a_charge_that_was_given_up_is_a_difference_of_the_books(
 
 
 async def test_what_nobody_decided_is_only_reported(make_world) -> None:
-    world: World = make_world()
+    world: ServiceUnderTest = make_world()
     await world.grant("user", 500, "payg")
     working = await world.submitted()
     await Ledger(world.database).resolve(working.holds[0].key, "release")
@@ -104,7 +104,7 @@ async def test_what_nobody_decided_is_only_reported(make_world) -> None:
     assert await world.service.flags.flagged("user")
 
 
-async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(world: World) -> None:
+async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     foreign = Reservation(key="another-system:1", user_id="user", amount=7, action="hd_export")
     await world.credits.hold(foreign)
@@ -115,7 +115,7 @@ async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(world:
     await world.credits.release(foreign)
 
 
-async def test_a_wrong_count_of_free_generations_is_set_right_only_when_told(world: World) -> None:
+async def test_a_wrong_count_of_free_generations_is_set_right_only_when_told(world: ServiceUnderTest) -> None:
     await world.submitted("free")
     await world.database.execute("UPDATE free_usage SET used = 42")
     assert await differences(world) == [("free_count", "42", "1", "count")]
@@ -123,7 +123,7 @@ async def test_a_wrong_count_of_free_generations_is_set_right_only_when_told(wor
     assert await differences(world) == []
 
 
-async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(world: World) -> None:
+async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     await world.submitted()
     world.clock.advance(minutes=2)
@@ -132,7 +132,7 @@ async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(w
     assert (report.compared, report.unanswered, report.findings) == (1, 1, [])
 
 
-async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_again(world: World) -> None:
+async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_again(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.append("conflict")
     request = await world.submitted()
@@ -149,7 +149,9 @@ async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_a
     assert (await world.look(request)).state is State.PENDING
 
 
-async def test_a_credit_service_that_goes_away_between_two_looks_is_counted_too(world: World, monkeypatch) -> None:
+async def test_a_credit_service_that_goes_away_between_two_looks_is_counted_too(
+    world: ServiceUnderTest, monkeypatch
+) -> None:
     await world.grant("user", 25, "payg")
     await world.cancel(await world.submitted())
     await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
@@ -173,18 +175,18 @@ async def test_a_credit_service_that_goes_away_between_two_looks_is_counted_too(
 
 
 async def test_one_process_of_all_looks_for_differences_once_an_hour(make_world) -> None:
-    worlds: list[World] = [make_world(), make_world()]
+    worlds: list[ServiceUnderTest] = [make_world(), make_world()]
     done: list[str] = []
 
-    def noting(world: World) -> Chores:
+    def noting(world: ServiceUnderTest) -> PeriodicTasks:
         async def note() -> None:
             done.append("chore")
 
         async def fail() -> None:
             raise RuntimeError
 
-        chores = (Chore("fails", timedelta(hours=1), fail), Chore("notes", timedelta(hours=1), note))
-        return Chores(chores, take_turn=Comparison(world.database).take_turn, now=world.clock)
+        chores = (PeriodicTask("fails", timedelta(hours=1), fail), PeriodicTask("notes", timedelta(hours=1), note))
+        return PeriodicTasks(chores, take_turn=ReconciliationStore(world.database).take_turn, now=world.clock)
 
     both = [noting(world) for world in worlds]
     for minutes in (0, 20, 30, 45):
@@ -194,7 +196,7 @@ async def test_one_process_of_all_looks_for_differences_once_an_hour(make_world)
     assert len(done) == 2
 
 
-async def test_the_chores_of_the_service_are_done_and_the_figures_follow(world: World) -> None:
+async def test_the_chores_of_the_service_are_done_and_the_figures_follow(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     await world.with_samples()
     await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
@@ -210,7 +212,7 @@ async def test_the_chores_of_the_service_are_done_and_the_figures_follow(world: 
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 0
 
 
-async def test_a_run_can_be_bounded_and_says_that_it_was(world: World) -> None:
+async def test_a_run_can_be_bounded_and_says_that_it_was(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     for _ in range(3):
         await world.submitted()
@@ -223,14 +225,14 @@ async def test_a_run_can_be_bounded_and_says_that_it_was(world: World) -> None:
 # The usage log
 
 
-async def used(world: World, as_: UsageFormat, **wanted: str) -> str:
+async def used(world: ServiceUnderTest, as_: UsageFormat, **wanted: str) -> str:
     """The export of this month."""
     since, until = month_of(f"{world.clock():%Y-%m}")
     rows = world.service.books.usage(UsageFilter(since=since, until=until, **wanted))
     return "".join([line async for line in export(rows, as_)])
 
 
-async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(world: World) -> None:
+async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(world: ServiceUnderTest) -> None:
     await world.grant("pays", 500, "payg")
     await world.grant("pro", 200, "pro")
     for user_id, resolution in (("pays", None), ("free", None), ("pro", "4K")):
@@ -249,7 +251,7 @@ async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(worl
     assert {row["model"] for row in rows} == {"standard"}
 
 
-async def test_the_usage_of_one_user_as_json_lines(world: World) -> None:
+async def test_the_usage_of_one_user_as_json_lines(world: ServiceUnderTest) -> None:
     await world.with_samples("free")
     await world.with_samples("other")
     (line,) = (await used(world, UsageFormat.JSONL, user_id="other")).splitlines()
@@ -267,7 +269,7 @@ async def test_a_rejected_prompt_that_is_charged_is_in_the_log_and_one_that_is_n
     await charging.check()
 
 
-async def test_more_rows_than_fit_a_page_come_in_order_and_whole(world: World) -> None:
+async def test_more_rows_than_fit_a_page_come_in_order_and_whole(world: ServiceUnderTest) -> None:
     await world.database.execute(
         """INSERT INTO usage_log (request_id, user_id, stage, round, action, paid_by, amount, plan, at)
            SELECT gen_random_uuid(), '=cmd', 'samples', 1, 'sample_generation', 'plan', 0, 'pro',
@@ -304,7 +306,7 @@ async def desk(database_url: str, faithful_billing: int) -> AsyncIterator[Desk]:
 
 
 async def test_the_whole_way_on_the_billing_adapter_costs_what_it_should(desk: Desk, make_world) -> None:
-    world: World = make_world(desk.credits)
+    world: ServiceUnderTest = make_world(desk.credits)
     request = await world.with_samples()
     await world.select(request)
     done = await world.deliver(await world.next_job())
@@ -315,7 +317,7 @@ async def test_the_whole_way_on_the_billing_adapter_costs_what_it_should(desk: D
 
 
 async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_made_it(desk: Desk, make_world) -> None:
-    world: World = make_world(desk.credits)
+    world: ServiceUnderTest = make_world(desk.credits)
     request = await world.submitted()
     await world.cancel(request)
     for _ in range(3):
@@ -345,7 +347,7 @@ async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_m
 async def test_a_deduction_without_an_answer_is_parked_and_goes_on_when_a_person_has_looked(
     desk: Desk, make_world
 ) -> None:
-    world: World = make_world(desk.credits)
+    world: ServiceUnderTest = make_world(desk.credits)
     await desk.control(faults=["error_after"])
     request = await world.submitted()
     assert request.state is State.VALIDATING_CREDITS
@@ -370,7 +372,7 @@ async def test_a_deduction_without_an_answer_is_parked_and_goes_on_when_a_person
 async def test_an_adapter_that_answers_after_our_deadline_charges_once_and_the_request_goes_on(
     desk: Desk, make_world
 ) -> None:
-    world: World = make_world(desk.credits, hold_timeout=0.2)
+    world: ServiceUnderTest = make_world(desk.credits, hold_timeout=0.2)
     await desk.control(faults=["slow"])
     request = await world.submitted()
     assert request.state is State.VALIDATING_CREDITS
@@ -388,7 +390,7 @@ async def test_an_adapter_that_answers_after_our_deadline_charges_once_and_the_r
 
 
 async def test_deciding_about_an_unknown_key_is_not_found_and_about_a_settled_one_changes_nothing(
-    world: World,
+    world: ServiceUnderTest,
 ) -> None:
     with pytest.raises(errors.NotFoundError):
         await world.orchestrator.decide_hold("nothing", charged=True, by="operator")

@@ -24,17 +24,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from creativeflow.services.aigeneration.application.generations import Caller, Reply
+from creativeflow.services.aigeneration.application.generations import ActionResult, Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, Stage, State
 from creativeflow.services.aigeneration.domain.pricing import PLANS
-from creativeflow.services.aigeneration.domain.request import Request
-from creativeflow.services.aigeneration.domain.transitions import KeyClaim
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
+from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
 from creativeflow.services.aigeneration.ports import PublicationOutcome
 from creativeflow.services.aigeneration.settings import Settings
-from creativeflow.services.aigeneration.storage.account_flags import Flags
+from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
 from creativeflow.services.aigeneration.workers.dispatcher import LANES
-from tests.support.app import World, four_samples
+from tests.support.app import ServiceUnderTest, four_samples
 from tests.support.databases import a_database_outside
 from tests.support.invariants import violations
 from tests.support.simulators import Clock
@@ -68,8 +68,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world: World | None = None
-        self.jobs: list[Request] = []
+        self.world: ServiceUnderTest | None = None
+        self.jobs: list[GenerationRequest] = []
         self.started = False
         self.keys: dict[str, Any] = {}
         self.ended: dict[Any, tuple[str, int]] = {}
@@ -81,7 +81,7 @@ class AnyOrder(RuleBasedStateMachine):
         return None
 
     @property
-    def at(self) -> World:
+    def at(self) -> ServiceUnderTest:
         """The world as it is now."""
         assert self.world is not None
         return self.world
@@ -100,7 +100,7 @@ class AnyOrder(RuleBasedStateMachine):
             data_dir=self.folder, callback_secret="test-secret-of-enough-length", free_generations=4, max_rounds=3,
             in_flight_limits=dict.fromkeys(PLANS, 1000),
         )  # fmt: skip
-        self.world = World(self.url, configured, clock, ledger_here=ledger_here)
+        self.world = ServiceUnderTest(self.url, configured, clock, ledger_here=ledger_here)
 
     async def _clear(self) -> None:
         connection = await asyncpg.connect(self.url)
@@ -111,14 +111,14 @@ class AnyOrder(RuleBasedStateMachine):
         finally:
             await connection.close()
 
-    def request(self, number: int, state: str = "%") -> Request | None:
+    def request(self, number: int, state: str = "%") -> GenerationRequest | None:
         """One of the requests that are there, in this state."""
         ids = self.loop.run_until_complete(
             self.at.database.fetch("SELECT id FROM generation_requests WHERE state LIKE $1 ORDER BY id", state)
         )
         if not ids:
             return None
-        found: Request | None = self.do(self.at.service.queries.request(ids[-1 - number % len(ids)]["id"]))
+        found: GenerationRequest | None = self.do(self.at.service.queries.request(ids[-1 - number % len(ids)]["id"]))
         return found
 
     # What users do
@@ -129,11 +129,11 @@ class AnyOrder(RuleBasedStateMachine):
     )  # fmt: skip
     def submit(self, user: str, key: str, quoted: bool, large: bool, faults: list[str]) -> None:
         """Start something, with a key perhaps, and with a quote."""
-        claim = KeyClaim(principal=user, key=key, fingerprint="same") if key else None
+        claim = IdempotencyClaim(principal=user, key=key, fingerprint="same") if key else None
         quote = self.do(self.at.quoted(user)) if quoted else None
         self.at.credits.faults.extend(faults)
         brief = {"output_format": "YouTubeThumbnail_16x9"} if large else {}
-        reply: Reply | None = self.do(
+        reply: ActionResult | None = self.do(
             self.at.submit(user, claim=claim, quote_id=quote["quote_id"] if quote else None, **brief)
         )
         self.at.credits.faults.clear()
@@ -200,7 +200,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(faults=credit_faults, told=st.lists(st.sampled_from(["away", "refused", "away_after"]), max_size=2))
     def relay(self, faults: list[str], told: list[str]) -> None:
-        """Debts are paid, or not."""
+        """Messages are paid, or not."""
         self.at.credits.faults.extend(fault for fault in faults if fault != "conflict")
         self.at.notifier.faults.extend(told)
         self.do(self.at.service.relay.step())
@@ -258,7 +258,7 @@ class AnyOrder(RuleBasedStateMachine):
         if self.jobs:
             self.do(self.at.deliver(self.jobs[-1]))
 
-    def report(self, job: Request, work: Awaitable[Any]) -> None:
+    def report(self, job: GenerationRequest, work: Awaitable[Any]) -> None:
         """What a worker says of a job; said of one that is not the current one it moves nothing."""
         before = self.do(self.at.look(job))
         self.do(work)
@@ -327,18 +327,18 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.started)
     @rule()
     def replay(self) -> None:
-        """Parked debts are tried again."""
+        """Parked messages are tried again."""
         self.loop.run_until_complete(self._replay())
 
     @rule(user=users)
     def clear_flags(self, user: str) -> None:
         """A restriction is lifted."""
-        self.do(Flags(self.at.database).clear(user, by="operator", note="looked into", now=self.at.clock()))
+        self.do(AccountFlags(self.at.database).clear(user, by="operator", note="looked into", now=self.at.clock()))
         self.at.service.entitlements.forget(user)
 
     async def _replay(self) -> None:
-        for debt in await self.at.service.outbox.list_open(parked_only=True, most=100):
-            await self.at.service.outbox.replay(debt["id"], by="operator", now=self.at.clock())
+        for message in await self.at.service.outbox.list_open(parked_only=True, most=100):
+            await self.at.service.outbox.replay(message["id"], by="operator", now=self.at.clock())
 
     # What must be true
 
@@ -396,7 +396,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert await self.at.balance(user) == GIVEN - spent.get(user, 0), user
 
 
-def _comparable(request: Request) -> Request:
+def _comparable(request: GenerationRequest) -> GenerationRequest:
     """Without the place in the queue, which the store gives, and with its holds in one order."""
     return replace(request, fair_at=None, holds=tuple(sorted(request.holds, key=lambda hold: hold.key)))
 

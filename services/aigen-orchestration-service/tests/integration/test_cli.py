@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from creativeflow.services.aigeneration.storage.embedded import EmbeddedPostgresMissingError, start_embedded
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 from tests.support.services import RABBITMQ
 
 
@@ -50,7 +50,7 @@ async def test_credits_are_granted_and_shown(aigen) -> None:
         assert "Traceback" not in refused.out
 
 
-async def test_requests_are_listed_and_shown_with_their_timeline(aigen, world: World) -> None:
+async def test_requests_are_listed_and_shown_with_their_timeline(aigen, world: ServiceUnderTest) -> None:
     request = await world.with_samples()
     listed = await aigen("requests", "list")
     assert str(request.id) in listed.out
@@ -60,7 +60,7 @@ async def test_requests_are_listed_and_shown_with_their_timeline(aigen, world: W
     assert (await aigen("requests", "show", "0195940d-0000-7000-8000-000000000001")).code == 1
 
 
-async def test_parked_debts_are_listed_replayed_and_dropped(aigen, world: World) -> None:
+async def test_parked_messages_are_listed_replayed_and_dropped(aigen, world: ServiceUnderTest) -> None:
     world.notifier.faults.extend(["refused", "refused"])
     await world.with_samples("a")
     await world.with_samples("b")
@@ -75,7 +75,7 @@ async def test_parked_debts_are_listed_replayed_and_dropped(aigen, world: World)
     assert world.notifier.types() == ["samples_ready"]
 
 
-async def test_the_books_agree_and_a_difference_ends_with_1_until_it_is_mended(aigen, world: World) -> None:
+async def test_the_books_agree_and_a_difference_ends_with_1_until_it_is_mended(aigen, world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     await world.with_samples()
     await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
@@ -93,7 +93,7 @@ async def test_the_books_agree_and_a_difference_ends_with_1_until_it_is_mended(a
     assert (agreed.code, "The books agree." in agreed.out) == (0, True)
 
 
-async def test_usage_is_exported(aigen, world: World) -> None:
+async def test_usage_is_exported(aigen, world: ServiceUnderTest) -> None:
     await world.with_samples("free")
     said = await aigen("usage", "export", f"{world.clock():%Y-%m}", "--format", "jsonl", "--user", "free")
     assert '"paid_by":"allowance"' in said.out

@@ -10,15 +10,15 @@ from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.request import HoldState
-from creativeflow.services.aigeneration.domain.transitions import KeyClaim
-from tests.support.app import World
+from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
+from tests.support.app import ServiceUnderTest
 
 
 def states(request):
     return {hold.key.partition(":")[2]: hold.state for hold in request.holds}
 
 
-async def test_samples_are_held_then_captured_when_they_come(world: World) -> None:
+async def test_samples_are_held_then_captured_when_they_come(world: ServiceUnderTest) -> None:
     await world.grant("user", 100, "payg")
     request = await world.submitted()
     assert states(request) == {"samples:1:1": HoldState.HELD}
@@ -29,7 +29,7 @@ async def test_samples_are_held_then_captured_when_they_come(world: World) -> No
     assert await world.balance() == 75
 
 
-async def test_what_one_user_gets_back_from_several_holds_at_once_is_their_sum(world: World) -> None:
+async def test_what_one_user_gets_back_from_several_holds_at_once_is_their_sum(world: ServiceUnderTest) -> None:
     await world.grant("user", 100, "payg")
     ledger = world.service.ledger
     assert all([await ledger.hold(f"hold-{n}", user_id="user", amount=25, action="final") for n in range(4)])
@@ -44,7 +44,7 @@ async def test_what_one_user_gets_back_from_several_holds_at_once_is_their_sum(w
     assert await world.balance() == 75
 
 
-async def test_holds_of_many_users_at_once_are_each_their_own(world: World) -> None:
+async def test_holds_of_many_users_at_once_are_each_their_own(world: ServiceUnderTest) -> None:
     for number in range(40):
         await world.grant(f"user-{number}", 25 if number % 2 else 24, "payg")
     ledger = world.service.ledger
@@ -60,7 +60,7 @@ async def test_holds_of_many_users_at_once_are_each_their_own(world: World) -> N
     assert [await world.balance(f"user-{n}") for n in range(4)] == [24, 25, 24, 25]
 
 
-async def test_the_whole_way_costs_what_was_quoted(world: World) -> None:
+async def test_the_whole_way_costs_what_was_quoted(world: ServiceUnderTest) -> None:
     await world.grant("user", 1000, "payg")
     quoted = await world.orchestrator.quote("user", {"input_prompt": "x", "output_format": "InstagramPost_1x1"})
     assert quoted["total"] == "1.25"
@@ -72,7 +72,7 @@ async def test_the_whole_way_costs_what_was_quoted(world: World) -> None:
     assert await world.balance() == 1000 - 125
 
 
-async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(world: World) -> None:
+async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(world: ServiceUnderTest) -> None:
     await world.grant("user", 200, "pro")
     request = await world.with_samples()
     assert request.holds == ()
@@ -84,7 +84,7 @@ async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(
     assert await world.balance() == 0
 
 
-async def test_without_enough_credits_nothing_starts_and_nothing_is_kept(world: World) -> None:
+async def test_without_enough_credits_nothing_starts_and_nothing_is_kept(world: ServiceUnderTest) -> None:
     await world.grant("user", 24, "payg")
     with pytest.raises(errors.InsufficientCreditsError, match=r"0\.25"):
         await world.submit()
@@ -95,13 +95,15 @@ async def test_without_enough_credits_nothing_starts_and_nothing_is_kept(world: 
     assert world.notifier.types() == ["generation_failed"]
 
 
-async def test_exactly_enough_is_enough(world: World) -> None:
+async def test_exactly_enough_is_enough(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     assert (await world.submitted()).state is State.PENDING
     assert await world.balance() == 0
 
 
-async def test_a_refused_final_keeps_the_samples_and_can_be_chosen_again_after_a_top_up(world: World) -> None:
+async def test_a_refused_final_keeps_the_samples_and_can_be_chosen_again_after_a_top_up(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 199, "pro")
     request = await world.with_samples()
     with pytest.raises(errors.InsufficientCreditsError):
@@ -116,7 +118,7 @@ async def test_a_refused_final_keeps_the_samples_and_can_be_chosen_again_after_a
 
 
 @pytest.mark.parametrize("code", ["provider_error", "unsafe_output", "workflow_error", "something_new"])
-async def test_a_failure_on_our_side_never_costs_credits(world: World, code: str) -> None:
+async def test_a_failure_on_our_side_never_costs_credits(world: ServiceUnderTest, code: str) -> None:
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     for _ in range(3):
@@ -142,10 +144,10 @@ async def test_a_rejected_prompt_costs_its_sample_set_unless_a_setting_says_othe
     await world.check()
 
 
-async def test_cancelling_at_any_point_gives_back_what_was_not_delivered(world: World) -> None:
+async def test_cancelling_at_any_point_gives_back_what_was_not_delivered(world: ServiceUnderTest) -> None:
     await world.grant("user", 1000, "payg")
     waiting = await world.submitted()
-    assert (await world.cancel(waiting)).answer.body["outcome"] == "canceled"
+    assert (await world.cancel(waiting)).answer.body["outcome"] == "cancelled"
     working = await world.submitted()
     await world.next_job()
     assert (await world.cancel(working)).answer.body["outcome"] == "cancellation_requested"
@@ -158,10 +160,10 @@ async def test_cancelling_at_any_point_gives_back_what_was_not_delivered(world: 
     assert await world.balance() == 1000 - 25
 
 
-async def test_a_timeout_is_unknown_and_the_sweeper_finds_out_that_it_was_held(world: World) -> None:
+async def test_a_timeout_is_unknown_and_the_sweeper_finds_out_that_it_was_held(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.append("after")
-    reply = await world.submit(claim=KeyClaim(principal="p", key="k", fingerprint="f"))
+    reply = await world.submit(claim=IdempotencyClaim(principal="p", key="k", fingerprint="f"))
     assert reply.answer.body["status"] == "VALIDATING_CREDITS"
     assert reply.answer.status == 202
     world.clock.advance(minutes=1)
@@ -170,12 +172,12 @@ async def test_a_timeout_is_unknown_and_the_sweeper_finds_out_that_it_was_held(w
     settled = await world.look(reply.request)
     assert settled.state is State.PENDING
     assert await world.balance() == 0
-    again = await world.submit(claim=KeyClaim(principal="p", key="k", fingerprint="f"))
+    again = await world.submit(claim=IdempotencyClaim(principal="p", key="k", fingerprint="f"))
     assert again.stored is not None
     assert '"VALIDATING_CREDITS"' in (again.stored.body or "")
 
 
-async def test_a_hold_that_never_reached_the_credit_service_is_placed_by_the_sweeper(world: World) -> None:
+async def test_a_hold_that_never_reached_the_credit_service_is_placed_by_the_sweeper(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.append("before")
     request = await world.submitted()
@@ -189,7 +191,7 @@ async def test_a_hold_that_never_reached_the_credit_service_is_placed_by_the_swe
     assert await world.balance() == 0
 
 
-async def test_a_request_cancelled_while_its_hold_is_unknown_gives_the_credits_back(world: World) -> None:
+async def test_a_request_cancelled_while_its_hold_is_unknown_gives_the_credits_back(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.append("after")
     request = await world.submitted()
@@ -202,7 +204,7 @@ async def test_a_request_cancelled_while_its_hold_is_unknown_gives_the_credits_b
     assert "credits_released_late" in await world.events(request)
 
 
-async def test_a_cancel_that_overtakes_the_hold_gives_it_back(world: World) -> None:
+async def test_a_cancel_that_overtakes_the_hold_gives_it_back(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     world.credits.gate = asyncio.Event()
     submitting = asyncio.create_task(world.submit())
@@ -217,7 +219,7 @@ async def test_a_cancel_that_overtakes_the_hold_gives_it_back(world: World) -> N
     assert await world.balance() == 25
 
 
-async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(world: World) -> None:
+async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.extend(["conflict", "conflict"])
     request = await world.submitted()
@@ -239,7 +241,7 @@ async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(world: W
     assert "credits_problem" in world.notifier.types()
 
 
-async def test_captures_and_releases_are_paid_however_often_the_credit_service_fails(world: World) -> None:
+async def test_captures_and_releases_are_paid_however_often_the_credit_service_fails(world: ServiceUnderTest) -> None:
     await world.grant("user", 50, "payg")
     kept, given_back = await world.submitted(), await world.submitted()
     await world.deliver(await world.next_job())
@@ -250,7 +252,7 @@ async def test_captures_and_releases_are_paid_however_often_the_credit_service_f
     assert {hold.state for hold in (await world.look(kept)).holds} == {HoldState.CAPTURED}
 
 
-async def test_a_late_success_after_the_end_is_not_applied_and_not_paid(world: World) -> None:
+async def test_a_late_success_after_the_end_is_not_applied_and_not_paid(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     last = None
@@ -268,7 +270,7 @@ async def test_a_late_success_after_the_end_is_not_applied_and_not_paid(world: W
     assert await world.balance() == 25
 
 
-async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples(world: World) -> None:
+async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples(world: ServiceUnderTest) -> None:
     await world.grant("user", 50, "payg")
     request = await world.with_samples()
     old = request.samples[0]["asset_id"]
@@ -293,7 +295,7 @@ async def test_rounds_are_bounded(make_world) -> None:
     await world.check()
 
 
-async def test_fifty_double_clicks_on_two_samples_select_one_and_charge_once(world: World) -> None:
+async def test_fifty_double_clicks_on_two_samples_select_one_and_charge_once(world: ServiceUnderTest) -> None:
     await world.grant("user", 1000, "pro")
     request = await world.with_samples()
     clicks = [world.select(request, click % 2, resolution="4K") for click in range(50)]
@@ -310,7 +312,7 @@ async def test_fifty_double_clicks_on_two_samples_select_one_and_charge_once(wor
     assert not world.engine.jobs
 
 
-async def test_regenerate_and_cancel_at_once_end_in_one_of_both(world: World) -> None:
+async def test_regenerate_and_cancel_at_once_end_in_one_of_both(world: ServiceUnderTest) -> None:
     await world.grant("user", 1000, "payg")
     for _ in range(10):
         request = await world.with_samples()
@@ -324,9 +326,11 @@ async def test_regenerate_and_cancel_at_once_end_in_one_of_both(world: World) ->
     await world.check()
 
 
-async def test_a_thousand_identical_creates_are_one_request_one_hold_one_job_and_equal_answers(world: World) -> None:
+async def test_a_thousand_identical_creates_are_one_request_one_hold_one_job_and_equal_answers(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 10_000, "payg")
-    claim = KeyClaim(principal="p", key="k", fingerprint="f")
+    claim = IdempotencyClaim(principal="p", key="k", fingerprint="f")
 
     async def create():
         while True:
@@ -345,18 +349,18 @@ async def test_a_thousand_identical_creates_are_one_request_one_hold_one_job_and
     assert len(world.engine.published) == 1
 
 
-async def test_a_key_with_another_body_is_refused(world: World) -> None:
+async def test_a_key_with_another_body_is_refused(world: ServiceUnderTest) -> None:
     await world.grant("user", 0, "pro")
-    claim = KeyClaim(principal="p", key="k", fingerprint="f")
+    claim = IdempotencyClaim(principal="p", key="k", fingerprint="f")
     await world.submit(claim=claim)
     with pytest.raises(errors.IdempotencyKeyReusedError):
         await world.submit(claim=replace(claim, fingerprint="other"))
     await world.submit(claim=replace(claim, principal="somebody else"))
 
 
-async def test_a_refusal_is_replayed_as_a_refusal(world: World) -> None:
+async def test_a_refusal_is_replayed_as_a_refusal(world: ServiceUnderTest) -> None:
     await world.grant("user", 0, "payg")
-    claim = KeyClaim(principal="p", key="k", fingerprint="f")
+    claim = IdempotencyClaim(principal="p", key="k", fingerprint="f")
     with pytest.raises(errors.InsufficientCreditsError):
         await world.submit(claim=claim)
     replayed = await world.submit(claim=claim)
@@ -402,7 +406,7 @@ async def test_at_the_turn_of_the_month_exactly_the_last_free_generation_passes(
     await worlds[0].check(drained=False)
 
 
-async def test_an_advanced_model_costs_its_surcharge_on_every_plan(world: World) -> None:
+async def test_an_advanced_model_costs_its_surcharge_on_every_plan(world: ServiceUnderTest) -> None:
     await world.grant("user", 200, "pro")
     request = await world.with_samples(model="advanced")
     assert await world.balance() == 100
@@ -411,7 +415,7 @@ async def test_an_advanced_model_costs_its_surcharge_on_every_plan(world: World)
     assert await world.balance() == 0
 
 
-async def test_when_the_plan_cannot_be_known_nothing_starts(world: World) -> None:
+async def test_when_the_plan_cannot_be_known_nothing_starts(world: ServiceUnderTest) -> None:
     world.credits.faults.append("entitlements")
     with pytest.raises(errors.CreditsUnavailableError):
         await world.submit("somebody")

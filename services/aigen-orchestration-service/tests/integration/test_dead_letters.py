@@ -7,22 +7,28 @@ from uuid import UUID
 import orjson
 import pytest
 
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Delivery, Message, Outcome, Publication, Verdict
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    AckDecision,
+    Delivery,
+    Message,
+    PublishOutcome,
+    PublishResult,
+)
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.kit.json_input import parse_json
 from creativeflow.services.aigeneration.workers.results_consumer import (
     UNPROVEN_KEPT,
     DeadLetterConsumer,
     ResultsConsumer,
 )
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 DIED = [{"queue": "jobs", "reason": "delivery_limit"}]
 
 
 @pytest.fixture(autouse=True)
-async def _given_up(world: World):
+async def _given_up(world: ServiceUnderTest):
     """What a test parked on purpose is no broken invariant."""
     yield
     await world.database.execute("DELETE FROM outbox WHERE topic = 'dead_letter'")
@@ -34,9 +40,9 @@ class Buried:
     def __init__(self) -> None:
         self.messages: list[Message] = []
 
-    async def publish(self, messages: list[Message]) -> list[Publication]:
+    async def publish(self, messages: list[Message]) -> list[PublishResult]:
         self.messages += messages
-        return [Publication(Outcome.CONFIRMED)] * len(messages)
+        return [PublishResult(PublishOutcome.CONFIRMED)] * len(messages)
 
 
 def delivery(body: bytes, headers: Any = None, **fields: Any) -> Delivery:
@@ -44,31 +50,33 @@ def delivery(body: bytes, headers: Any = None, **fields: Any) -> Delivery:
     return Delivery(**{"body": body, "message_id": None, "correlation_id": None, "type": None, **known, **fields})
 
 
-def dead_letters(world: World) -> DeadLetterConsumer:
+def dead_letters(world: ServiceUnderTest) -> DeadLetterConsumer:
     return DeadLetterConsumer(
         world.jobs, world.service.outbox, job_queues={"jobs"}, proves=world.service.secrets.opens, now=world.clock
     )
 
 
-def job_body(job: Request, token: str | None) -> bytes:
+def job_body(job: GenerationRequest, token: str | None) -> bytes:
     return orjson.dumps({"generation_request_id": job.id, "job_id": job.job_id, "callback_token": token})
 
 
-async def parked(world: World) -> int:
+async def parked(world: ServiceUnderTest) -> int:
     return await world.database.fetchval("SELECT count(*) FROM outbox WHERE topic = 'dead_letter'")
 
 
-async def test_dead_job_with_its_token_is_a_failed_attempt(world: World) -> None:
+async def test_dead_job_with_its_token_is_a_failed_attempt(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
     assert job.job_id is not None
     body = job_body(job, world.service.secrets.token(job.job_id))
-    assert await dead_letters(world).handle(delivery(body, {"x-death": DIED})) is Verdict.ACK
+    assert await dead_letters(world).handle(delivery(body, {"x-death": DIED})) is AckDecision.ACK
     assert (await world.look(job)).attempt == 2
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong"])
-async def test_dead_job_without_its_token_changes_nothing_and_is_parked(world: World, token: str | None) -> None:
+async def test_dead_job_without_its_token_changes_nothing_and_is_parked(
+    world: ServiceUnderTest, token: str | None
+) -> None:
     await world.submitted()
     job = await world.next_job()
     other = world.service.secrets.token(UUID(int=7))
@@ -89,26 +97,28 @@ async def test_dead_job_without_its_token_changes_nothing_and_is_parked(world: W
         {"body": b"\x00\xff" * 50_000}, {"body": b"[" * 100_000},
     ],
 )  # fmt: skip
-async def test_poison_dead_letter_is_parked_and_the_next_one_is_handled(world: World, fields: dict[str, Any]) -> None:
+async def test_poison_dead_letter_is_parked_and_the_next_one_is_handled(
+    world: ServiceUnderTest, fields: dict[str, Any]
+) -> None:
     consumer = dead_letters(world)
-    assert await consumer.handle(delivery(**({"body": b"{}"} | fields))) is Verdict.ACK
+    assert await consumer.handle(delivery(**({"body": b"{}"} | fields))) is AckDecision.ACK
     assert await parked(world) == 1
-    assert await consumer.handle(delivery(b"{}")) is Verdict.ACK
+    assert await consumer.handle(delivery(b"{}")) is AckDecision.ACK
 
 
-async def test_unproven_dead_letters_are_kept_up_to_a_bound(world: World) -> None:
+async def test_unproven_dead_letters_are_kept_up_to_a_bound(world: ServiceUnderTest) -> None:
     consumer = dead_letters(world)
     for _ in range(UNPROVEN_KEPT + 5):
         await consumer.handle(delivery(b"garbage"))
     assert await parked(world) == UNPROVEN_KEPT
 
 
-async def test_message_of_30_megabytes_is_buried_without_being_parsed(world: World) -> None:
+async def test_message_of_30_megabytes_is_buried_without_being_parsed(world: ServiceUnderTest) -> None:
     buried = Buried()
     consumer = ResultsConsumer(world.service.reports, buried, dead_letter_exchange="dead")  # type: ignore[arg-type]
     body = b"[" * (30 * 1024 * 1024)
     began = time.process_time()
-    assert await consumer.handle(delivery(body)) is Verdict.ACK
+    assert await consumer.handle(delivery(body)) is AckDecision.ACK
     await dead_letters(world).handle(delivery(body))
     assert time.process_time() - began < 0.5
     assert "too_large" in buried.messages[0].headers["x-aigen-reason"]

@@ -13,10 +13,10 @@ from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.ports import Reservation
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.requests import MONTHS_AHEAD
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 
-async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(world: World) -> None:
+async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     world.clock.advance(hours=1, seconds=1)
@@ -29,7 +29,9 @@ async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(wo
     assert await world.balance() == 25
 
 
-async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_attempt_is_left(world: World) -> None:
+async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_attempt_is_left(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     for attempt in (1, 2, 3):
@@ -46,7 +48,7 @@ async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_atte
     assert await world.balance() == 25
 
 
-async def test_a_silent_final_is_given_up_after_its_own_deadline(world: World) -> None:
+async def test_a_silent_final_is_given_up_after_its_own_deadline(world: ServiceUnderTest) -> None:
     await world.select(await world.with_samples())
     job = await world.next_job()
     world.clock.advance(minutes=9)
@@ -58,7 +60,7 @@ async def test_a_silent_final_is_given_up_after_its_own_deadline(world: World) -
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
-async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(world: World) -> None:
+async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     request = await world.with_samples()
     world.clock.advance(days=27, minutes=1)
@@ -84,12 +86,12 @@ async def test_sweepers_in_any_number_let_each_thing_happen_once(make_world) -> 
     await worlds[0].check()
 
 
-async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(world: World) -> None:
-    from creativeflow.services.aigeneration.domain.transitions import KeyClaim  # noqa: PLC0415
+async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(world: ServiceUnderTest) -> None:
+    from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim  # noqa: PLC0415
 
-    await world.submit(claim=KeyClaim(principal="p", key="old", fingerprint="f"))
+    await world.submit(claim=IdempotencyClaim(principal="p", key="old", fingerprint="f"))
     world.clock.advance(hours=95)
-    await world.submit("b", claim=KeyClaim(principal="p", key="young", fingerprint="f"))
+    await world.submit("b", claim=IdempotencyClaim(principal="p", key="young", fingerprint="f"))
     world.clock.advance(hours=2)
     await world.sweep()
     assert await world.service.store.answer("p", "old") is None
@@ -98,7 +100,7 @@ async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(world: W
     await world.sweep()
 
 
-async def test_the_timeline_is_partitioned_by_month(world: World) -> None:
+async def test_the_timeline_is_partitioned_by_month(world: ServiceUnderTest) -> None:
     await world.service.store.prepare_months(world.clock())
     await world.service.store.prepare_months(world.clock() + timedelta(days=40))
     await world.submitted()
@@ -106,7 +108,7 @@ async def test_the_timeline_is_partitioned_by_month(world: World) -> None:
     assert [row["name"] for row in partitions] == [f"generation_events_{world.clock():%Y_%m}"]
 
 
-async def test_months_beside_a_backup_delay_no_write(world: World, database_url: str) -> None:
+async def test_months_beside_a_backup_delay_no_write(world: ServiceUnderTest, database_url: str) -> None:
     """A backup locks every table for hours; creating a partition must neither wait long nor be waited for."""
     await world.grant("user", plan="pro")
     backup = await asyncpg.connect(database_url)
@@ -139,7 +141,7 @@ async def test_service_under_a_role_that_may_not_create_works(
         )
         address = urlsplit(database_url)
         host = address.netloc.rpartition("@")[2]
-        plain = World(urlunsplit(address._replace(netloc=f"{role}:plain@{host}")), settings)
+        plain = ServiceUnderTest(urlunsplit(address._replace(netloc=f"{role}:plain@{host}")), settings)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await plain.database.execute("CREATE TABLE mine ()")
         plain.clock.advance(days=800)
@@ -157,7 +159,7 @@ async def test_service_under_a_role_that_may_not_create_works(
         await admin.close()
 
 
-async def test_sweep_with_one_failing_hold_settles_the_others(world: World) -> None:
+async def test_sweep_with_one_failing_hold_settles_the_others(world: ServiceUnderTest) -> None:
     await world.grant("user", 1000, plan="payg")
     world.credits.faults.extend(["after"] * 3)
     requests = [await world.submitted() for _ in range(3)]
@@ -179,7 +181,9 @@ async def test_sweep_with_one_failing_hold_settles_the_others(world: World) -> N
     await world.check(drained=False)
 
 
-async def test_sweep_asks_a_hanging_credit_service_for_many_holds_at_once(make_world: Callable[..., World]) -> None:
+async def test_sweep_asks_a_hanging_credit_service_for_many_holds_at_once(
+    make_world: Callable[..., ServiceUnderTest],
+) -> None:
     world = make_world(hold_timeout=0.5)
     await world.grant("user", 1000, plan="payg")
     world.credits.faults.extend(["after"] * 12)

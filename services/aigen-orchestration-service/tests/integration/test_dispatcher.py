@@ -8,7 +8,7 @@ import pytest
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.ports import PublicationOutcome
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 
 async def test_one_users_many_jobs_never_stand_before_anothers_one(make_world) -> None:
@@ -57,7 +57,7 @@ async def test_the_window_is_never_exceeded_by_any_number_of_dispatchers(make_wo
     await worlds[0].check(drained=False)
 
 
-async def test_finals_go_before_samples(world: World) -> None:
+async def test_finals_go_before_samples(world: ServiceUnderTest) -> None:
     chosen = await world.with_samples("a")
     await world.submit("b")
     await world.select(chosen)
@@ -80,7 +80,7 @@ async def test_the_queue_position_is_shown_and_cancelling_frees_the_place(make_w
 
 @pytest.mark.parametrize("outcome", [PublicationOutcome.REFUSED, PublicationOutcome.UNKNOWN])
 async def test_a_job_the_broker_did_not_confirm_is_published_again_as_the_same_job(
-    world: World, outcome: PublicationOutcome
+    world: ServiceUnderTest, outcome: PublicationOutcome
 ) -> None:
     request = await world.submitted()
     world.engine.next_outcomes.append(outcome)
@@ -94,7 +94,7 @@ async def test_a_job_the_broker_did_not_confirm_is_published_again_as_the_same_j
     await world.deliver(first)
 
 
-async def test_while_the_engine_is_away_jobs_wait_without_being_touched(world: World) -> None:
+async def test_while_the_engine_is_away_jobs_wait_without_being_touched(world: ServiceUnderTest) -> None:
     request = await world.submitted()
     world.engine.ready = False
     await world.dispatch()
@@ -102,7 +102,7 @@ async def test_while_the_engine_is_away_jobs_wait_without_being_touched(world: W
     assert (waiting.state, waiting.version) == (State.PENDING, 1)
 
 
-async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(world: World) -> None:
+async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(world: ServiceUnderTest) -> None:
     request = await world.submitted()
     leased = (await world.jobs.lease(Stage.SAMPLES, window=10, most=10)).jobs
     assert (await world.look(request)).state is State.PUBLISHING_TO_QUEUE
@@ -116,7 +116,7 @@ async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(world: Wor
     await world.deliver(job)
 
 
-async def test_a_worker_that_got_a_job_whose_lease_expired_may_still_answer(world: World) -> None:
+async def test_a_worker_that_got_a_job_whose_lease_expired_may_still_answer(world: ServiceUnderTest) -> None:
     await world.submitted()
     leased = (await world.jobs.lease(Stage.SAMPLES, window=10, most=10)).jobs
     world.clock.advance(minutes=2)
@@ -126,7 +126,7 @@ async def test_a_worker_that_got_a_job_whose_lease_expired_may_still_answer(worl
     assert not world.engine.published
 
 
-async def test_a_cancelled_job_that_was_leased_is_not_brought_back_by_its_confirm(world: World) -> None:
+async def test_a_cancelled_job_that_was_leased_is_not_brought_back_by_its_confirm(world: ServiceUnderTest) -> None:
     from creativeflow.services.aigeneration.ports import Publication  # noqa: PLC0415
 
     request = await world.submitted()

@@ -10,7 +10,7 @@ import pytest
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 from tests.support.servers import OwnPostgres, StandbyPostgres, primary_and_standby
 
 BACK_SECONDS = 15.0
@@ -23,16 +23,18 @@ async def servers() -> AsyncIterator[tuple[OwnPostgres, StandbyPostgres]]:
 
 
 @pytest.fixture
-async def world(servers: tuple[OwnPostgres, StandbyPostgres], settings: Settings) -> AsyncIterator[World]:
+async def world(servers: tuple[OwnPostgres, StandbyPostgres], settings: Settings) -> AsyncIterator[ServiceUnderTest]:
     primary, standby = servers
     url = f"postgresql://postgres@{primary.address},{standby.address}/postgres"
     await migrate(url)
-    made = World(url, settings, ledger_here=True)
+    made = ServiceUnderTest(url, settings, ledger_here=True)
     yield made
     await made.close()
 
 
-async def accepted_over(world: World, accepted: list[UUID], stop: asyncio.Event, unexpected: list[Exception]) -> None:
+async def accepted_over(
+    world: ServiceUnderTest, accepted: list[UUID], stop: asyncio.Event, unexpected: list[Exception]
+) -> None:
     """Submit until told to stop; remember what was accepted, and every error that is not a 503."""
     while not stop.is_set():
         try:
@@ -59,7 +61,7 @@ async def has_come_back(accepted: list[UUID]) -> float:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["killed", "demoted"])
 async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
-    servers: tuple[OwnPostgres, StandbyPostgres], world: World, how: str
+    servers: tuple[OwnPostgres, StandbyPostgres], world: ServiceUnderTest, how: str
 ) -> None:
     primary, standby = servers
     await world.grant("user", 10_000_000, plan="payg")
@@ -87,7 +89,7 @@ async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
     await world.check(drained=False)
 
 
-async def test_ready_on_a_server_that_takes_no_writes_says_so(world: World) -> None:
+async def test_ready_on_a_server_that_takes_no_writes_says_so(world: ServiceUnderTest) -> None:
     await world.database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
     await world.database.execute("SELECT pg_reload_conf()")
     async with asyncio.timeout(10):

@@ -6,29 +6,29 @@ from typing import Any
 
 import pytest
 
-from creativeflow.services.aigeneration.application.transitions import Caller, Reply
+from creativeflow.services.aigeneration.application.transitions import ActionResult, Caller
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.transitions import Change, KeyClaim
-from creativeflow.services.aigeneration.storage.group_commit import Batcher
-from creativeflow.services.aigeneration.storage.requests import Written
-from tests.support.app import World
+from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim, StateChange
+from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
+from creativeflow.services.aigeneration.storage.requests import WriteResult
+from tests.support.app import ServiceUnderTest
 
 
-def claim(key: str) -> KeyClaim:
-    return KeyClaim(principal="service", key=key, fingerprint=f"body of {key}")
+def claim(key: str) -> IdempotencyClaim:
+    return IdempotencyClaim(principal="service", key=key, fingerprint=f"body of {key}")
 
 
 class Gate:
     """Holds a batcher's writer until everything that is to be written together waits; records the batches."""
 
-    def __init__(self, batcher: "Batcher[Change, Written]") -> None:
+    def __init__(self, batcher: "GroupCommit[StateChange, WriteResult]") -> None:
         self.batches: list[int] = []
         self.opened = asyncio.Event()
         self._batcher = batcher
         self._write = batcher._write  # noqa: SLF001 - the moment of a batch is not visible from outside
         batcher._write = self.write  # noqa: SLF001
 
-    async def write(self, changes: Sequence[Change]) -> Sequence[Written]:
+    async def write(self, changes: Sequence[StateChange]) -> Sequence[WriteResult]:
         await self.opened.wait()
         self.batches.append(len(changes))
         return await self._write(changes)
@@ -39,7 +39,7 @@ class Gate:
             await asyncio.sleep(0)
 
 
-async def submit_in_one_batch(world: World, *calls: Any) -> list[Reply | BaseException]:
+async def submit_in_one_batch(world: ServiceUnderTest, *calls: Any) -> list[ActionResult | BaseException]:
     """The outcome of calls whose changes are written by one statement."""
     await world.grant("filler", plan="enterprise")
     gate = Gate(world.service.store._intakes)  # noqa: SLF001
@@ -55,13 +55,13 @@ async def submit_in_one_batch(world: World, *calls: Any) -> list[Reply | BaseExc
     return found
 
 
-def statuses(found: Sequence[Reply | BaseException]) -> list[int | type]:
-    return [reply.answer.status if isinstance(reply, Reply) else type(reply) for reply in found]
+def statuses(found: Sequence[ActionResult | BaseException]) -> list[int | type]:
+    return [reply.answer.status if isinstance(reply, ActionResult) else type(reply) for reply in found]
 
 
 @pytest.mark.parametrize("ledger_here", [True, False])
 async def test_create_beside_a_used_key_and_a_used_up_allowance_is_accepted_once(
-    make_world: Callable[..., World], ledger_here: bool
+    make_world: Callable[..., ServiceUnderTest], ledger_here: bool
 ) -> None:
     world = make_world(ledger_here=ledger_here, free_generations=2)
     await world.grant("payer", 10_000, plan="payg")
@@ -82,7 +82,7 @@ async def test_create_beside_a_used_key_and_a_used_up_allowance_is_accepted_once
     await world.check()
 
 
-async def test_used_keys_do_not_break_a_batch_apart(make_world: Callable[..., World]) -> None:
+async def test_used_keys_do_not_break_a_batch_apart(make_world: Callable[..., ServiceUnderTest]) -> None:
     world = make_world(ledger_here=True)
     await world.grant("pro", plan="pro")
     await world.submit("pro", claim=claim("used"))
@@ -98,20 +98,20 @@ async def test_used_keys_do_not_break_a_batch_apart(make_world: Callable[..., Wo
     calls = [world.submit("pro", claim=claim(f"key {n}")) for n in range(20)]
     found = await submit_in_one_batch(world, *calls, world.submit("pro", claim=claim("used")))
     assert statuses(found) == [202] * 21
-    assert sum(reply.stored is not None for reply in found if isinstance(reply, Reply)) == 1
+    assert sum(reply.stored is not None for reply in found if isinstance(reply, ActionResult)) == 1
     assert statements == 2  # the writer's own and one for all the others
     await world.check()
 
 
 async def test_move_with_a_key_of_another_request_is_refused_and_charges_nothing(
-    make_world: Callable[..., World],
+    make_world: Callable[..., ServiceUnderTest],
 ) -> None:
     world = make_world(ledger_here=True)
     await world.grant("user", 10_000, plan="payg")
     await world.submit("user", claim=claim("used"))
     request = await world.with_samples("user")
     before = await world.balance()
-    other = KeyClaim(principal="service", key="used", fingerprint="another body")
+    other = IdempotencyClaim(principal="service", key="used", fingerprint="another body")
     with pytest.raises(errors.IdempotencyKeyReusedError):
         await world.select(request, caller=Caller(name="service", claim=other))
     assert await world.balance() == before
@@ -120,7 +120,7 @@ async def test_move_with_a_key_of_another_request_is_refused_and_charges_nothing
 
 
 async def test_credit_service_that_raises_the_unexpected_leaves_the_create_accepted(
-    make_world: Callable[..., World],
+    make_world: Callable[..., ServiceUnderTest],
 ) -> None:
     world = make_world()
     await world.grant("user", 10_000, plan="payg")
@@ -143,11 +143,11 @@ async def test_credit_service_that_raises_the_unexpected_leaves_the_create_accep
     await world.check()
 
 
-async def test_fault_after_the_commit_is_not_the_callers(world: World) -> None:
+async def test_fault_after_the_commit_is_not_the_callers(world: ServiceUnderTest) -> None:
     await world.grant("user", plan="pro")
     mover = world.orchestrator._mover  # noqa: SLF001
 
-    def broken(change: Change) -> None:
+    def broken(change: StateChange) -> None:
         raise RuntimeError("a counter broke")
 
     mover._on_written = broken  # noqa: SLF001
@@ -162,7 +162,7 @@ async def test_batcher_with_more_busy_keys_than_a_batch_holds_serves_every_key_i
         await asyncio.sleep(0)
         return [None] * len(items)
 
-    batcher: Batcher[str, None] = Batcher(write, key=lambda item: item[0], max_size=2, max_concurrent=1)
+    batcher: GroupCommit[str, None] = GroupCommit(write, key=lambda item: item[0], max_size=2, max_concurrent=1)
     busy = [f"{key}{n}" for n in range(50) for key in "ab"]
     await asyncio.gather(*map(batcher.submit, [*busy, "c"]))
     assert written.index("c") < 6

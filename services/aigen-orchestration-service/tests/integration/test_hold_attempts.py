@@ -8,21 +8,21 @@ import pytest
 
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from creativeflow.services.aigeneration.domain.request import HoldState, Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState
 from creativeflow.services.aigeneration.ports import CreditsRefusedError
 from creativeflow.services.aigeneration.storage.ledger import Ledger
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
-async def _exact(world: World):
+async def _exact(world: ServiceUnderTest):
     yield
     await world.check()
 
 
-async def refused_once(world: World) -> Request:
+async def refused_once(world: ServiceUnderTest) -> GenerationRequest:
     """A request whose final has been asked for and refused for lack of credits, half a minute ago."""
     await world.grant("user", 25, plan="payg")
     request = await world.with_samples("user")
@@ -32,14 +32,14 @@ async def refused_once(world: World) -> Request:
     return await world.look(request)
 
 
-def finals(request: Request) -> list[tuple[str, HoldState]]:
+def finals(request: GenerationRequest) -> list[tuple[str, HoldState]]:
     return [(hold.key.rpartition(":")[2], hold.state) for hold in request.holds if hold.stage == "final"]
 
 
 class Answers:
     """A credit service whose answers travel as long as the test wants; `asked` are the keys in their order."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: ServiceUnderTest) -> None:
         self.asked: list[str] = []
         self.gates: list[asyncio.Event] = []
         self.refuse: set[int] = set()
@@ -60,7 +60,7 @@ class Answers:
             await asyncio.sleep(0)
 
 
-async def test_select_again_after_a_refusal_asks_under_a_new_key(world: World) -> None:
+async def test_select_again_after_a_refusal_asks_under_a_new_key(world: ServiceUnderTest) -> None:
     request = await refused_once(world)
     await world.grant("user", 500)
     await world.select(request)
@@ -71,7 +71,7 @@ async def test_select_again_after_a_refusal_asks_under_a_new_key(world: World) -
     assert await world.balance() == 400
 
 
-async def test_sweeper_leaves_a_second_asking_its_own_grace_period(world: World) -> None:
+async def test_sweeper_leaves_a_second_asking_its_own_grace_period(world: ServiceUnderTest) -> None:
     request = await refused_once(world)
     await world.grant("user", 500)
     answers = Answers(world)
@@ -83,7 +83,7 @@ async def test_sweeper_leaves_a_second_asking_its_own_grace_period(world: World)
     assert (await again).answer.status == 202
 
 
-async def test_late_refusal_of_the_first_asking_leaves_the_second_untouched(world: World) -> None:
+async def test_late_refusal_of_the_first_asking_leaves_the_second_untouched(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, plan="payg")
     request = await world.with_samples("user")
     answers = Answers(world)
@@ -109,7 +109,7 @@ async def test_late_refusal_of_the_first_asking_leaves_the_second_untouched(worl
     assert len(set(answers.asked)) == 2
 
 
-async def test_late_acceptance_of_a_refused_asking_is_given_back(world: World) -> None:
+async def test_late_acceptance_of_a_refused_asking_is_given_back(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, plan="payg")
     request = await world.with_samples("user")
     answers = Answers(world)
@@ -132,7 +132,7 @@ async def test_late_acceptance_of_a_refused_asking_is_given_back(world: World) -
     assert "credits_released_late" in await world.events(request)
 
 
-async def test_reconciliation_posts_nothing_for_a_hold_that_has_changed_since(world: World) -> None:
+async def test_reconciliation_posts_nothing_for_a_hold_that_has_changed_since(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, plan="payg")
     request = await world.submitted("user")
     comparison = world.service.reconciliation._comparison  # noqa: SLF001
@@ -141,7 +141,7 @@ async def test_reconciliation_posts_nothing_for_a_hold_that_has_changed_since(wo
     assert not await comparison.post("credits.capture", booked.reservation(), booked, by="test", now=world.clock())
 
 
-async def test_reconcile_apply_beside_a_new_asking_charges_it_once(world: World) -> None:
+async def test_reconcile_apply_beside_a_new_asking_charges_it_once(world: ServiceUnderTest) -> None:
     request = await refused_once(world)
     await world.grant("user", 1000)
     key = request.holds[-1].key

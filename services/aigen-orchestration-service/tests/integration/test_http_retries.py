@@ -3,10 +3,10 @@
 import asyncio
 
 from creativeflow.services.aigeneration.bootstrap.container import CONNECTIONS
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 
-async def test_a_connection_is_kept_between_calls_but_not_for_long(world: World) -> None:
+async def test_a_connection_is_kept_between_calls_but_not_for_long(world: ServiceUnderTest) -> None:
     came = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,36 +10,36 @@ import pytest
 
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Event, State
-from creativeflow.services.aigeneration.domain.ordering import held
-from creativeflow.services.aigeneration.domain.request import HoldState, Request
-from creativeflow.services.aigeneration.domain.transitions import Change, KeyClaim
+from creativeflow.services.aigeneration.domain.ordering import as_held
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState
+from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim, StateChange
 from creativeflow.services.aigeneration.storage.ledger import Ledger
-from creativeflow.services.aigeneration.storage.requests import Written
-from tests.support.app import World, four_samples
+from creativeflow.services.aigeneration.storage.requests import WriteResult
+from tests.support.app import ServiceUnderTest, four_samples
 from tests.support.locks import both_held_up, deadlocks
 
 OWED = "SELECT topic FROM outbox ORDER BY id"
 
 
 @pytest.fixture
-def world(make_world: Callable[..., World]) -> World:
+def world(make_world: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
     return make_world(ledger_here=True)
 
 
 @pytest.fixture(autouse=True)
-async def _exact(world: World):
+async def _exact(world: ServiceUnderTest):
     yield
     await world.check()
 
 
-async def chosen(world: World, *requests: Request) -> list[Change]:
+async def chosen(world: ServiceUnderTest, *requests: GenerationRequest) -> list[StateChange]:
     """Choices of the first sample, made but not written."""
     mover = world.orchestrator._mover  # noqa: SLF001 - the changes of another process at one moment
     write, kept = mover.store.write, []
 
-    async def keep(change: Change) -> Written:
+    async def keep(change: StateChange) -> WriteResult:
         kept.append(change)
-        return Written.YES
+        return WriteResult.YES
 
     mover.store.write = keep
     try:
@@ -52,11 +52,11 @@ async def chosen(world: World, *requests: Request) -> list[Change]:
     return kept
 
 
-async def owed(world: World) -> list[str]:
+async def owed(world: ServiceUnderTest) -> list[str]:
     return [row["topic"] for row in await world.database.fetch(OWED)]
 
 
-async def test_a_request_takes_its_credits_with_its_first_write(world: World) -> None:
+async def test_a_request_takes_its_credits_with_its_first_write(world: ServiceUnderTest) -> None:
     await world.grant("user", 100, "payg")
     request = await world.submitted()
     assert (request.state, request.version) == (State.PENDING, 1)
@@ -66,7 +66,7 @@ async def test_a_request_takes_its_credits_with_its_first_write(world: World) ->
     assert (await world.timeline(request))[1]["data"] == {"hold": f"{request.id}:samples:1:1", "credits": "0.25"}
 
 
-async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(world: World) -> None:
+async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(world: ServiceUnderTest) -> None:
     await world.grant("user", 125, "payg")
     request = await world.with_samples()
     assert (await world.events(request))[-2:] == ["samples_delivered", "credits_captured"]
@@ -80,7 +80,7 @@ async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(world: W
     assert await world.database.fetchval("SELECT sum(amount) FROM credit_entries WHERE account = 'revenue'") == 125
 
 
-async def test_a_choice_is_one_move_that_takes_its_credits(world: World) -> None:
+async def test_a_choice_is_one_move_that_takes_its_credits(world: ServiceUnderTest) -> None:
     await world.grant("user", 125, "payg")
     request = await world.with_samples()
     after = (await world.select(request)).request
@@ -90,9 +90,9 @@ async def test_a_choice_is_one_move_that_takes_its_credits(world: World) -> None
     assert told[told.index("credits_captured") + 1 :][-2:] == ["sample_selected", "credits_held"]
 
 
-async def test_without_enough_credits_it_is_refused_as_everywhere(world: World) -> None:
+async def test_without_enough_credits_it_is_refused_as_everywhere(world: ServiceUnderTest) -> None:
     await world.grant("user", 24, "payg")
-    claim = KeyClaim(principal="user", key="key", fingerprint="same")
+    claim = IdempotencyClaim(principal="user", key="key", fingerprint="same")
     with pytest.raises(errors.InsufficientCreditsError, match=r"0\.25"):
         await world.submit(claim=claim)
     assert (await world.submit(claim=claim)).answer.status == 402
@@ -101,7 +101,7 @@ async def test_without_enough_credits_it_is_refused_as_everywhere(world: World) 
     assert world.notifier.types() == ["generation_failed"]
 
 
-async def test_a_refused_choice_can_be_made_again_after_a_top_up(world: World) -> None:
+async def test_a_refused_choice_can_be_made_again_after_a_top_up(world: ServiceUnderTest) -> None:
     await world.grant("user", 124, "payg")
     request = await world.with_samples()
     with pytest.raises(errors.InsufficientCreditsError):
@@ -113,7 +113,7 @@ async def test_a_refused_choice_can_be_made_again_after_a_top_up(world: World) -
     assert (done.state, await world.balance()) == (State.COMPLETED, 0)
 
 
-async def test_what_is_cancelled_is_given_back(world: World) -> None:
+async def test_what_is_cancelled_is_given_back(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     await world.cancel(await world.submitted())
     assert await owed(world) == ["credits.release", "notification.send"]
@@ -121,7 +121,7 @@ async def test_what_is_cancelled_is_given_back(world: World) -> None:
     assert await world.balance() == 25
 
 
-async def test_of_many_at_once_as_many_begin_as_there_are_credits_for(world: World) -> None:
+async def test_of_many_at_once_as_many_begin_as_there_are_credits_for(world: ServiceUnderTest) -> None:
     await world.grant("user", 25 * 7, "payg")
     found = await asyncio.gather(*(world.submit() for _ in range(30)), return_exceptions=True)
     assert sum(isinstance(one, errors.InsufficientCreditsError) for one in found) == 23
@@ -129,7 +129,7 @@ async def test_of_many_at_once_as_many_begin_as_there_are_credits_for(world: Wor
     assert await world.balance() == 0
 
 
-async def test_one_user_takes_several_in_one_statement_or_none(world: World) -> None:
+async def test_one_user_takes_several_in_one_statement_or_none(world: ServiceUnderTest) -> None:
     await world.grant("user", 2 * 25 + 150, "payg")
     requests = [await world.with_samples(), await world.with_samples()]
     changes = await chosen(world, *requests)
@@ -140,37 +140,39 @@ async def test_one_user_takes_several_in_one_statement_or_none(world: World) -> 
     assert await world.balance() == 0
 
 
-async def test_a_choice_that_somebody_else_was_faster_with_takes_nothing(world: World) -> None:
+async def test_a_choice_that_somebody_else_was_faster_with_takes_nothing(world: ServiceUnderTest) -> None:
     await world.grant("user", 225, "payg")
     request = await world.with_samples()
     [change] = await chosen(world, request)
     await world.cancel(request)
-    assert await world.service.store.write(change) is Written.SUPERSEDED
+    assert await world.service.store.write(change) is WriteResult.SUPERSEDED
     assert await world.balance() == 200
 
 
-async def test_a_taking_beside_other_moves_of_one_statement(world: World) -> None:
+async def test_a_taking_beside_other_moves_of_one_statement(world: ServiceUnderTest) -> None:
     await world.grant("user", 25 + 25 + 100, "payg")
     request, other = await world.with_samples(), await world.submitted()
     [change] = await chosen(world, request)
     job = await world.next_job()
     other = await world.look(other)
     mover = world.orchestrator._mover  # noqa: SLF001 - changes of one moment
-    delivered = mover.happen(other, Event.SAMPLES_DELIVERED, samples=tuple(four_samples(job)))
+    delivered = mover.apply_event(other, Event.SAMPLES_DELIVERED, samples=tuple(four_samples(job)))
     assert await world.service.store.write_moves([change, delivered]) == [True, True]
     assert await world.balance() == 0
     assert (await world.look(other)).holds[0].state is HoldState.CAPTURED
     assert await world.database.fetchval("SELECT sum(amount) FROM credit_entries WHERE account = 'revenue'") == 50
 
 
-async def test_takings_and_other_moves_lock_requests_in_one_order(world: World, database_url: str) -> None:
+async def test_takings_and_other_moves_lock_requests_in_one_order(world: ServiceUnderTest, database_url: str) -> None:
     requests = []
     for number in range(3):  # the users' order is not the requests'
         await world.grant(f"user-{9 - number}", 125, "payg")
         requests.append(await world.with_samples(f"user-{9 - number}"))
     mover = world.orchestrator._mover  # noqa: SLF001 - the changes of two processes at one moment
     first, _, last = await chosen(world, *requests)
-    ended = [mover.happen(one, Event.CANCEL_REQUESTED, data={"by": "test"}, pending_action=None) for one in requests]
+    ended = [
+        mover.apply_event(one, Event.CANCEL_REQUESTED, data={"by": "test"}, pending_action=None) for one in requests
+    ]
     ending, mixed = await both_held_up(
         world, database_url, requests[1], mover.store.write_moves(ended[1:]),
         mover.store.write_moves([last, ended[1], first]),
@@ -180,7 +182,7 @@ async def test_takings_and_other_moves_lock_requests_in_one_order(world: World, 
     assert await deadlocks(world) == 0
 
 
-async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(world: World) -> None:
+async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(world: ServiceUnderTest) -> None:
     """A hold that another credit service gave, before the setting was changed."""
     await world.grant("user", 25, "payg")
     request = await world.submitted()
@@ -193,27 +195,27 @@ async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(world
     assert (await world.look(request)).holds[0].state is HoldState.CAPTURED
     assert "credits.capture" in await owed(world)
     await world.service.relay.step()
-    [debt] = await world.service.outbox.list_open(parked_only=True, most=10)
-    assert debt["topic"] == "credits.capture"
+    [message] = await world.service.outbox.list_open(parked_only=True, most=10)
+    assert message["topic"] == "credits.capture"
     await Ledger(world.database).hold(
         f"{request.id}:samples:1:1", user_id="user", amount=25, action="sample_generation"
     )
-    await world.service.outbox.replay(debt["id"], by="test", now=world.clock())
+    await world.service.outbox.replay(message["id"], by="test", now=world.clock())
 
 
-async def test_a_key_that_the_ledger_knows_is_not_taken_again(world: World) -> None:
+async def test_a_key_that_the_ledger_knows_is_not_taken_again(world: ServiceUnderTest) -> None:
     await world.grant("user", 225, "payg")
     request = await world.with_samples()
     key = f"{request.id}:final:1:1"
     await Ledger(world.database).hold(key, user_id="user", amount=100, action="standard_generation")
     [change] = await chosen(world, request)
-    assert await world.service.store.write(change) is Written.NOT_TAKEN
+    assert await world.service.store.write(change) is WriteResult.NOT_TAKEN
     await world.select(request)
     assert await world.balance() == 100
     await world.deliver(await world.next_job())
 
 
-async def test_what_somebody_else_captured_at_this_moment_is_captured_once(world: World) -> None:
+async def test_what_somebody_else_captured_at_this_moment_is_captured_once(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     job = await world.next_job()
@@ -224,7 +226,7 @@ async def test_what_somebody_else_captured_at_this_moment_is_captured_once(world
     assert (await world.events(request)).count("credits_captured") == 1
 
 
-async def test_who_pays_by_plan_or_allowance_takes_nothing(world: World) -> None:
+async def test_who_pays_by_plan_or_allowance_takes_nothing(world: ServiceUnderTest) -> None:
     await world.grant("member", 100, "pro")
     for user in ("member", "free"):
         request = await world.with_samples(user)
@@ -234,15 +236,15 @@ async def test_who_pays_by_plan_or_allowance_takes_nothing(world: World) -> None
     assert await world.balance("member") == 100
 
 
-async def test_only_what_was_not_asked_for_before_is_taken(world: World) -> None:
+async def test_only_what_was_not_asked_for_before_is_taken(world: ServiceUnderTest) -> None:
     await world.grant("user", 125, "payg")
     request = await world.with_samples()
     [change] = await chosen(world, request)
     assert change.taking is not None
     placing = replace(change.taking, state=HoldState.PLACING)
     asked = replace(request, holds=(*request.holds, placing))
-    answered = world.orchestrator._mover.happen(  # noqa: SLF001
-        asked, Event.SAMPLE_SELECTED, hold=held(placing), selected_sample_id="x"
+    answered = world.orchestrator._mover.apply_event(  # noqa: SLF001
+        asked, Event.SAMPLE_SELECTED, hold=as_held(placing), selected_sample_id="x"
     )
     assert answered.taking is None
     assert [entry.event for entry in answered.entries] == ["sample_selected"]

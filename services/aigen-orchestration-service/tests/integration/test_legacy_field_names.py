@@ -7,18 +7,18 @@ import pytest
 
 from creativeflow.services.aigeneration.adapters.engine.rabbitmq import RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Delivery
-from creativeflow.services.aigeneration.application.worker_reports import Kind
+from creativeflow.services.aigeneration.application.worker_reports import ReportKind
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.kit.legacy_field_names import JOB, RESULT, STATUS, current_result, older_job
 from creativeflow.services.aigeneration.workers.results_consumer import DeadLetterConsumer
-from tests.support.app import World, a_final, four_samples
+from tests.support.app import ServiceUnderTest, a_final, four_samples
 
 OLDER = {"field_names": "older"}
 
 
-def job_message(world: World, request: Request, *, older: bool) -> dict[str, Any]:
+def job_message(world: ServiceUnderTest, request: GenerationRequest, *, older: bool) -> dict[str, Any]:
     """The message of a job as it would be published."""
     engine = RabbitMQEngine(
         None,  # type: ignore[arg-type] - nothing is published
@@ -29,12 +29,12 @@ def job_message(world: World, request: Request, *, older: bool) -> dict[str, Any
     return found
 
 
-async def report(world: World, kind: Kind, **said: Any) -> Request:
+async def report(world: ServiceUnderTest, kind: ReportKind, **said: Any) -> GenerationRequest:
     """What an older workflow sends, with the job's token in the body."""
     return await world.service.reports.receive(kind, orjson.dumps(said))
 
 
-def named(job: Request, world: World) -> dict[str, Any]:
+def named(job: GenerationRequest, world: ServiceUnderTest) -> dict[str, Any]:
     """The older names of what every result carries."""
     assert job.job_id is not None
     token = world.service.secrets.token(job.job_id)
@@ -45,7 +45,7 @@ def named(job: Request, world: World) -> dict[str, Any]:
 
 
 async def test_a_job_has_the_same_values_under_its_older_names(make_world) -> None:
-    world: World = make_world()
+    world: ServiceUnderTest = make_world()
     await world.submitted(brand_kit_id=None, emotional_tone="calm")
     job = await world.next_job()
     current, older = job_message(world, job, older=False), job_message(world, job, older=True)
@@ -58,7 +58,7 @@ async def test_a_job_has_the_same_values_under_its_older_names(make_world) -> No
 
 
 async def test_the_sample_a_final_is_made_of_has_its_older_name_too(make_world) -> None:
-    world: World = make_world()
+    world: ServiceUnderTest = make_world()
     request = await world.with_samples()
     await world.select(request)
     job = await world.next_job()
@@ -107,43 +107,43 @@ def test_renaming_a_job_leaves_everything_else_as_it_is() -> None:
 
 
 async def test_an_older_workflow_takes_a_request_to_its_final(make_world) -> None:
-    world: World = make_world(**OLDER)
+    world: ServiceUnderTest = make_world(**OLDER)
     await world.grant("user", 125, "payg")
     request = await world.submitted()
     job = await world.next_job()
-    await report(world, Kind.STARTED, **named(job, world))
+    await report(world, ReportKind.STARTED, **named(job, world))
     assets = [
         {"assetId": s["asset_id"], "assetUrl": s["url"], "resolution": s["resolution"], "format": "png", "index": n}
         for n, s in enumerate(four_samples(job))
     ]
     shown = await report(
-        world, Kind.SAMPLES, **named(job, world), status="Completed", sampleAssets=assets, aiModelUsed="old/1"
+        world, ReportKind.SAMPLES, **named(job, world), status="Completed", sampleAssets=assets, aiModelUsed="old/1"
     )
     assert (shown.state, shown.ai_model_used) == (State.AWAITING_SELECTION, "old/1")
     await world.select(await world.look(request))
     job = await world.next_job()
     final = a_final(job)
     asset = {"assetId": final["asset_id"], "url": final["url"], "resolution": final["resolution"], "format": "png"}
-    done = await report(world, Kind.SAMPLES, **named(job, world), status="Completed", finalAsset=asset)
+    done = await report(world, ReportKind.SAMPLES, **named(job, world), status="Completed", finalAsset=asset)
     assert done.state is State.COMPLETED
     await world.drain()
     assert await world.balance() == 0
 
 
 async def test_older_failures_and_rejections_go_by_the_same_table(make_world) -> None:
-    world: World = make_world(**OLDER)
+    world: ServiceUnderTest = make_world(**OLDER)
     await world.submitted()
     job = await world.next_job()
-    failed = await report(world, Kind.SAMPLES, **named(job, world), status="Failed", errorCode="model_timeout")
+    failed = await report(world, ReportKind.SAMPLES, **named(job, world), status="Failed", errorCode="model_timeout")
     assert (failed.state, failed.attempt) == (State.PENDING, 2)
     world.clock.advance(minutes=1)
     job = await world.next_job()
-    rejected = await report(world, Kind.ERROR, **named(job, world), status="ContentRejected")
+    rejected = await report(world, ReportKind.ERROR, **named(job, world), status="ContentRejected")
     assert rejected.state is State.CONTENT_REJECTED
 
 
 async def test_workers_with_current_names_report_at_the_same_time(make_world) -> None:
-    world: World = make_world(**OLDER)
+    world: ServiceUnderTest = make_world(**OLDER)
     await world.submitted()
     job = await world.next_job()
     assert job.job_id is not None
@@ -151,29 +151,29 @@ async def test_workers_with_current_names_report_at_the_same_time(make_world) ->
         "generation_request_id": str(job.id), "job_id": str(job.job_id), "samples": four_samples(job),
         "callback_token": world.service.secrets.token(job.job_id),
     }  # fmt: skip
-    assert (await report(world, Kind.SAMPLES, **body)).state is State.AWAITING_SELECTION
+    assert (await report(world, ReportKind.SAMPLES, **body)).state is State.AWAITING_SELECTION
 
 
-async def test_without_the_setting_older_names_are_refused_in_words(world: World) -> None:
+async def test_without_the_setting_older_names_are_refused_in_words(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
     with pytest.raises(errors.InvalidRequestError) as refused:
-        await report(world, Kind.STARTED, **named(job, world))
+        await report(world, ReportKind.STARTED, **named(job, world))
     assert "/generation_request_id" in {fault["pointer"] for fault in refused.value.errors}
     await world.deliver(job)
 
 
 async def test_a_wrong_token_opens_nothing_under_any_name(make_world) -> None:
-    world: World = make_world(**OLDER)
+    world: ServiceUnderTest = make_world(**OLDER)
     await world.submitted()
     job = await world.next_job()
     with pytest.raises(errors.InvalidCredentialsError):
-        await report(world, Kind.STARTED, **named(job, world) | {"callbackToken": "wrong"})
+        await report(world, ReportKind.STARTED, **named(job, world) | {"callbackToken": "wrong"})
     await world.deliver(job)
 
 
 async def test_an_older_job_that_died_in_the_broker_is_a_failed_attempt(make_world) -> None:
-    world: World = make_world(**OLDER)
+    world: ServiceUnderTest = make_world(**OLDER)
     request = await world.submitted()
     job = await world.next_job()
     consumer = DeadLetterConsumer(

@@ -3,9 +3,9 @@
 import pytest
 
 from creativeflow.services.aigeneration.domain.lifecycle import Event
-from creativeflow.services.aigeneration.domain.request import Request
-from creativeflow.services.aigeneration.domain.transitions import Change
-from tests.support.app import World
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
+from creativeflow.services.aigeneration.domain.transitions import StateChange
+from tests.support.app import ServiceUnderTest
 from tests.support.locks import both_held_up, deadlocks
 
 TOGETHER = 9
@@ -13,7 +13,7 @@ TOGETHER = 9
 
 @pytest.mark.parametrize("kind", [Event.CANCEL_REQUESTED, Event.PROGRESS_REPORTED])
 async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
-    world: World, database_url: str, kind: Event
+    world: ServiceUnderTest, database_url: str, kind: Event
 ) -> None:
     mover = world.orchestrator._mover  # noqa: SLF001 - the changes of two processes at one moment
     for number in range(TOGETHER):  # the users' order is not the requests'
@@ -21,13 +21,13 @@ async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
     await world.dispatch()
     requests = [await world.look(world.engine.jobs.popleft()) for _ in range(TOGETHER)]
 
-    def progress(request: Request) -> Change:
-        return mover.happen(request, Event.PROGRESS_REPORTED, progress={"percent": 50}, data={"percent": 50})
+    def progress(request: GenerationRequest) -> StateChange:
+        return mover.apply_event(request, Event.PROGRESS_REPORTED, progress={"percent": 50}, data={"percent": 50})
 
-    def other(request: Request) -> Change:
+    def other(request: GenerationRequest) -> StateChange:
         if kind is Event.PROGRESS_REPORTED:
             return progress(request)
-        return mover.happen(request, kind, data={"by": "test"}, pending_action=None)
+        return mover.apply_event(request, kind, data={"by": "test"}, pending_action=None)
 
     first, second = await both_held_up(
         world, database_url, requests[TOGETHER // 2],

@@ -8,7 +8,7 @@ import pytest
 from creativeflow.services.aigeneration.adapters.model_routing_file import RoutingFileError, RoutingSource, read_routing
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 EXAMPLE = Path(__file__).parents[2] / "routing.example.toml"
 RULES = """
@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_told_with_its_place(tmp_path: Path, text: str, tol
 
 async def test_the_choice_and_its_reason_stand_in_the_timeline_and_in_the_job(make_world, file: Path) -> None:
     change(file, RULES + '[[rules]]\nname = "half"\nuse = { spare = 1 }\nstages = ["final"]\n')
-    world: World = make_world(routing_file=file)
+    world: ServiceUnderTest = make_world(routing_file=file)
     request = await world.submitted()
     route = {"chosen": "house", "reason": "default", "provider": "openai_images", "strategy": "quality"}
     assert (await world.timeline(request))[0]["data"]["route"] == route
@@ -105,7 +105,7 @@ async def test_the_choice_and_its_reason_stand_in_the_timeline_and_in_the_job(ma
 
 
 async def test_a_surcharge_of_the_file_is_quoted_and_charged_and_survives_a_reload(make_world, file: Path) -> None:
-    world: World = make_world(routing_file=file)
+    world: ServiceUnderTest = make_world(routing_file=file)
     await world.grant("user", 500, "pro")
     quoted = await world.quoted(model="atelier")
     assert [(item["model"], item["credits"]) for item in quoted["items"][:2]] == [
@@ -129,7 +129,7 @@ async def test_a_surcharge_of_the_file_is_quoted_and_charged_and_survives_a_relo
 async def test_a_model_that_left_the_file_is_replaced_by_the_default_and_nothing_is_lost(
     make_world, file: Path
 ) -> None:
-    world: World = make_world(routing_file=file)
+    world: ServiceUnderTest = make_world(routing_file=file)
     request = await world.submitted(model="spare")
     change(file, RULES.replace('fallbacks = ["spare"]', "").replace("[models.spare]", "[models.other]"))
     world.service.routing.reload()
@@ -140,7 +140,7 @@ async def test_a_model_that_left_the_file_is_replaced_by_the_default_and_nothing
 
 
 async def test_the_fallback_of_the_last_attempt_brings_its_own_provider(make_world, file: Path) -> None:
-    world: World = make_world(routing_file=file)
+    world: ServiceUnderTest = make_world(routing_file=file)
     await world.submitted()
     for _ in range(2):
         await world.fail(await world.next_job())

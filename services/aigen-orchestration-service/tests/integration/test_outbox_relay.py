@@ -1,12 +1,12 @@
-"""Debts are paid at least once and in order, put off when somebody is away, parked when a person must look."""
+"""Messages are paid at least once and in order, put off when somebody is away, parked when a person must look."""
 
 import asyncio
 
 from creativeflow.services.aigeneration.storage.outbox import backoff
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 
-async def test_what_is_owed_is_paid_when_the_receiver_comes_back(world: World) -> None:
+async def test_what_is_owed_is_paid_when_the_receiver_comes_back(world: ServiceUnderTest) -> None:
     await world.with_samples()
     world.notifier.faults.extend(["away", "away", "away_after"])
     await world.drain()
@@ -14,7 +14,7 @@ async def test_what_is_owed_is_paid_when_the_receiver_comes_back(world: World) -
     assert len({sent["event_id"] for sent in world.notifier.sent}) == 1
 
 
-async def test_notifications_of_one_request_keep_their_order(world: World) -> None:
+async def test_notifications_of_one_request_keep_their_order(world: ServiceUnderTest) -> None:
     request = await world.with_samples()
     world.notifier.faults.append("away")
     await world.service.relay.step()
@@ -26,30 +26,30 @@ async def test_notifications_of_one_request_keep_their_order(world: World) -> No
     assert world.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
-async def test_a_refused_notification_is_parked_and_replayed_by_an_operator(world: World) -> None:
+async def test_a_refused_notification_is_parked_and_replayed_by_an_operator(world: ServiceUnderTest) -> None:
     request = await world.with_samples()
     world.notifier.faults.append("refused")
     await world.drain()
     parked = await world.service.outbox.list_open(parked_only=True, most=10)
-    assert [debt["parked_reason"] for debt in parked] == ["simulated"]
+    assert [message["parked_reason"] for message in parked] == ["simulated"]
     assert await world.service.outbox.replay(parked[0]["id"], by="op", now=world.clock())
     assert not await world.service.outbox.replay(parked[0]["id"], by="op", now=world.clock())
     await world.drain()
     assert world.notifier.types() == ["samples_ready"]
-    assert {"debt_parked", "debt_replayed", "notification_sent"} <= set(await world.events(request))
+    assert {"message_parked", "message_replayed", "notification_sent"} <= set(await world.events(request))
 
 
-async def test_a_parked_debt_can_be_dropped_and_that_stands_in_the_timeline(world: World) -> None:
+async def test_a_parked_message_can_be_dropped_and_that_stands_in_the_timeline(world: ServiceUnderTest) -> None:
     request = await world.with_samples()
     world.notifier.faults.append("refused")
     await world.drain()
     parked = await world.service.outbox.list_open(parked_only=True, most=10)
     assert await world.service.outbox.drop(parked[0]["id"], by="op", now=world.clock())
     assert not await world.service.outbox.drop(parked[0]["id"], by="op", now=world.clock())
-    assert "debt_dropped" in await world.events(request)
+    assert "message_dropped" in await world.events(request)
 
 
-async def test_relays_in_any_number_pay_each_debt_once(make_world) -> None:
+async def test_relays_in_any_number_pay_each_message_once(make_world) -> None:
     worlds = [make_world() for _ in range(3)]
     for n in range(30):
         await worlds[0].with_samples(f"user{n}")
@@ -60,7 +60,7 @@ async def test_relays_in_any_number_pay_each_debt_once(make_world) -> None:
     await worlds[0].check()
 
 
-async def test_a_relay_that_dies_with_a_lease_leaves_the_debt_to_the_next(world: World) -> None:
+async def test_a_relay_that_dies_with_a_lease_leaves_the_message_to_the_next(world: ServiceUnderTest) -> None:
     from datetime import timedelta  # noqa: PLC0415
 
     await world.with_samples()

@@ -12,11 +12,11 @@ from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices, SubscriptionStatus
 from creativeflow.services.aigeneration.domain.request import HoldState
-from creativeflow.services.aigeneration.domain.transitions import KeyClaim
-from tests.support.app import World
+from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
+from tests.support.app import ServiceUnderTest
 
 
-def at_prices(world: World, **prices: int) -> None:
+def at_prices(world: ServiceUnderTest, **prices: int) -> None:
     """An operator changes the price list while the service runs."""
     world.orchestrator._policy = Policy(prices=Prices(**prices))  # noqa: SLF001 - as after a restart with other settings
 
@@ -25,13 +25,13 @@ def at_prices(world: World, **prices: int) -> None:
 
 
 @pytest.mark.parametrize("status", [SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIAL])
-async def test_a_running_subscription_gives_its_plan(world: World, status: SubscriptionStatus) -> None:
+async def test_a_running_subscription_gives_its_plan(world: ServiceUnderTest, status: SubscriptionStatus) -> None:
     await world.grant("user", 0, "pro", status)
     assert (await world.submitted(brand_kit_id="kit")).terms is PLANS["pro"]
 
 
 @pytest.mark.parametrize("status", [SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED])
-async def test_an_ended_subscription_gives_the_free_plan(world: World, status: SubscriptionStatus) -> None:
+async def test_an_ended_subscription_gives_the_free_plan(world: ServiceUnderTest, status: SubscriptionStatus) -> None:
     await world.grant("user", 500, "pro", status)
     request = await world.submitted()
     assert request.terms is PLANS["free"]
@@ -40,7 +40,7 @@ async def test_an_ended_subscription_gives_the_free_plan(world: World, status: S
         await world.submit(brand_kit_id="kit")
 
 
-async def test_a_suspended_subscription_gives_nothing_until_it_runs_again(world: World) -> None:
+async def test_a_suspended_subscription_gives_nothing_until_it_runs_again(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "pro", SubscriptionStatus.SUSPENDED)
     with pytest.raises(errors.AccountRestrictedError):
         await world.submit()
@@ -51,7 +51,7 @@ async def test_a_suspended_subscription_gives_nothing_until_it_runs_again(world:
 # The plan changes between samples and final
 
 
-async def test_after_an_upgrade_the_final_is_free_of_charge(world: World) -> None:
+async def test_after_an_upgrade_the_final_is_free_of_charge(world: ServiceUnderTest) -> None:
     await world.grant("user", 25, "payg")
     request = await world.with_samples()
     await world.grant("user", 0, "pro")
@@ -62,7 +62,7 @@ async def test_after_an_upgrade_the_final_is_free_of_charge(world: World) -> Non
     assert await world.balance() == 0
 
 
-async def test_after_a_downgrade_the_final_costs_what_the_new_plan_says(world: World) -> None:
+async def test_after_a_downgrade_the_final_costs_what_the_new_plan_says(world: ServiceUnderTest) -> None:
     await world.grant("user", 100, "pro")
     request = await world.with_samples()
     await world.grant("user", 0, "payg")
@@ -72,7 +72,9 @@ async def test_after_a_downgrade_the_final_costs_what_the_new_plan_says(world: W
     assert await world.balance() == 0
 
 
-async def test_after_a_downgrade_high_resolution_is_refused_and_the_standard_final_is_not(world: World) -> None:
+async def test_after_a_downgrade_high_resolution_is_refused_and_the_standard_final_is_not(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, "pro")
     request = await world.with_samples()
     await world.grant("user", 0, status=SubscriptionStatus.EXPIRED)
@@ -85,7 +87,7 @@ async def test_after_a_downgrade_high_resolution_is_refused_and_the_standard_fin
     assert await world.balance() == 500
 
 
-async def test_a_downgrade_while_the_final_is_made_changes_nothing(world: World) -> None:
+async def test_a_downgrade_while_the_final_is_made_changes_nothing(world: ServiceUnderTest) -> None:
     await world.grant("user", 200, "pro")
     request = await world.with_samples()
     await world.select(request, resolution="4K")
@@ -101,7 +103,7 @@ async def test_a_downgrade_while_the_final_is_made_changes_nothing(world: World)
 
 @pytest.mark.parametrize(("balance", "passes"), [(125, True), (124, False)])
 async def test_one_cent_short_is_too_little_and_zero_is_left_of_enough(
-    world: World, balance: int, passes: bool
+    world: ServiceUnderTest, balance: int, passes: bool
 ) -> None:
     await world.grant("user", balance, "payg")
     request = await world.with_samples()
@@ -121,7 +123,7 @@ async def test_one_cent_short_is_too_little_and_zero_is_left_of_enough(
 # Quotes bind
 
 
-async def test_what_was_quoted_is_charged(world: World) -> None:
+async def test_what_was_quoted_is_charged(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     quoted = await world.quoted()
     prices = {(item["stage"], item["resolution"]): item["credits"] for item in quoted["items"]}
@@ -135,7 +137,7 @@ async def test_what_was_quoted_is_charged(world: World) -> None:
     await world.cancel(chosen)
 
 
-async def test_a_price_that_rose_or_fell_since_the_quote_is_never_charged(world: World) -> None:
+async def test_a_price_that_rose_or_fell_since_the_quote_is_never_charged(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     quoted = await world.quoted()
     for price in (26, 24, 0):
@@ -147,7 +149,9 @@ async def test_a_price_that_rose_or_fell_since_the_quote_is_never_charged(world:
     assert (await world.submit(quote_id=quoted["quote_id"])).request is not None
 
 
-async def test_a_price_that_changes_between_samples_and_final_is_a_conflict_with_the_quote(world: World) -> None:
+async def test_a_price_that_changes_between_samples_and_final_is_a_conflict_with_the_quote(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, "payg")
     quoted = await world.quoted()
     await world.submit(quote_id=quoted["quote_id"])
@@ -164,7 +168,7 @@ async def test_a_price_that_changes_between_samples_and_final_is_a_conflict_with
     await world.cancel(chosen)
 
 
-async def test_a_price_that_changes_while_the_work_is_done_changes_nothing(world: World) -> None:
+async def test_a_price_that_changes_while_the_work_is_done_changes_nothing(world: ServiceUnderTest) -> None:
     await world.grant("user", 125, "payg")
     await world.submitted()
     job = await world.next_job()
@@ -178,7 +182,7 @@ async def test_a_price_that_changes_while_the_work_is_done_changes_nothing(world
     assert await world.balance() == 0
 
 
-async def test_a_downgrade_since_the_quote_is_a_conflict_too(world: World) -> None:
+async def test_a_downgrade_since_the_quote_is_a_conflict_too(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "pro")
     quoted = await world.quoted()
     await world.grant("user", 0, "payg")
@@ -186,7 +190,7 @@ async def test_a_downgrade_since_the_quote_is_a_conflict_too(world: World) -> No
         await world.submit(quote_id=quoted["quote_id"])
 
 
-async def test_a_quote_is_too_old_after_its_time_and_nobody_elses(world: World) -> None:
+async def test_a_quote_is_too_old_after_its_time_and_nobody_elses(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     await world.grant("other", 500, "payg")
     quoted = await world.quoted()
@@ -197,9 +201,9 @@ async def test_a_quote_is_too_old_after_its_time_and_nobody_elses(world: World) 
         await world.submit(quote_id=quoted["quote_id"])
 
 
-async def test_an_answer_is_replayed_though_its_quote_is_too_old_by_now(world: World) -> None:
+async def test_an_answer_is_replayed_though_its_quote_is_too_old_by_now(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
-    claim, quote_id = KeyClaim(principal="p", key="k", fingerprint="f"), (await world.quoted())["quote_id"]
+    claim, quote_id = IdempotencyClaim(principal="p", key="k", fingerprint="f"), (await world.quoted())["quote_id"]
     first = await world.submit(claim=claim, quote_id=quote_id)
     world.clock.advance(minutes=16)
     again = await world.submit(claim=claim, quote_id=quote_id)
@@ -211,7 +215,7 @@ async def test_an_answer_is_replayed_though_its_quote_is_too_old_by_now(world: W
 # The credit service is away
 
 
-async def test_what_is_free_goes_on_for_five_minutes_and_says_so_in_the_timeline(world: World) -> None:
+async def test_what_is_free_goes_on_for_five_minutes_and_says_so_in_the_timeline(world: ServiceUnderTest) -> None:
     await world.submitted("free")
     world.clock.advance(minutes=4)
     world.credits.faults.append("entitlements")
@@ -226,7 +230,7 @@ async def test_what_is_free_goes_on_for_five_minutes_and_says_so_in_the_timeline
         await world.submit("free")
 
 
-async def test_what_costs_waits_until_the_credit_service_is_back(world: World) -> None:
+async def test_what_costs_waits_until_the_credit_service_is_back(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     await world.submitted()
     world.clock.advance(seconds=31)
@@ -237,7 +241,7 @@ async def test_what_costs_waits_until_the_credit_service_is_back(world: World) -
     assert (await world.submitted()).state is State.PENDING
 
 
-async def test_within_thirty_seconds_nobody_is_asked_again(world: World) -> None:
+async def test_within_thirty_seconds_nobody_is_asked_again(world: ServiceUnderTest) -> None:
     await world.submitted("free")
     world.credits.faults.append("entitlements")
     world.clock.advance(seconds=29)
@@ -250,7 +254,7 @@ async def test_within_thirty_seconds_nobody_is_asked_again(world: World) -> None
 
 
 async def test_a_plan_limits_what_one_user_has_in_a_lane_and_nobody_else_waits_for_it(make_world) -> None:
-    world: World = make_world(in_flight_limits={"free": 3, "pro": 5})
+    world: ServiceUnderTest = make_world(in_flight_limits={"free": 3, "pro": 5})
     await world.grant("pro", 0, "pro")
     for user_id in ("free", "pro"):
         for _ in range(8):
@@ -277,7 +281,7 @@ async def test_any_number_of_dispatchers_keeps_the_limit(make_world) -> None:
 
 
 async def test_a_crowd_of_users_at_their_limit_does_not_hide_the_others(make_world) -> None:
-    world: World = make_world(in_flight_limits={"free": 1})
+    world: ServiceUnderTest = make_world(in_flight_limits={"free": 1})
     for user in range(30):
         for _ in range(3):
             await world.submit(f"user-{user}")
@@ -314,7 +318,7 @@ async def test_fifty_clicks_on_two_samples_in_two_processes_with_a_quote_charge_
 
 
 async def test_the_quote_says_how_long_it_binds(make_world) -> None:
-    world: World = make_world(quote_validity=60.0)
+    world: ServiceUnderTest = make_world(quote_validity=60.0)
     before = world.clock()
     quoted = await world.quoted("free")
     assert quoted["expires_at"] == (before + timedelta(seconds=60)).replace(microsecond=0).isoformat().replace(

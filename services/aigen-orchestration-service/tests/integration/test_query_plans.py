@@ -7,7 +7,7 @@ from datetime import timedelta
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.kit.clock import uuid7
 from creativeflow.services.aigeneration.storage.queries import Filters
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 STORED = 200
 TABLES = ("generation_requests", "holds", "credit_accounts", "credit_entries", "idempotency_keys", "usage_log")
@@ -16,26 +16,26 @@ _READ = """SELECT relname, seq_tup_read FROM pg_stat_user_tables
            WHERE relname = ANY($1) OR relname LIKE 'generation\\_events%'"""
 
 
-async def counted(world: World) -> None:
+async def counted(world: ServiceUnderTest) -> None:
     """Until the server has counted what was read; it does so with a second's delay."""
     await asyncio.sleep(1.2)
     for _ in range(12):  # each session tells what it has read after its next statement
         await asyncio.gather(*(world.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6)))
 
 
-async def walked(world: World, table: str) -> int:
+async def walked(world: ServiceUnderTest, table: str) -> int:
     """How many rows of a table indexes have led to."""
     await counted(world)
     return int(await world.database.fetchval(_WALKED, table))
 
 
-async def rows_read_whole(world: World) -> dict[str, int]:
+async def rows_read_whole(world: ServiceUnderTest) -> dict[str, int]:
     """How many rows each table has given to sequential scans."""
     await counted(world)
     return {row["relname"]: row["seq_tup_read"] for row in await world.service.database.fetch(_READ, list(TABLES))}
 
 
-async def test_a_lifecycle_reads_no_table_whole(world: World) -> None:
+async def test_a_lifecycle_reads_no_table_whole(world: ServiceUnderTest) -> None:
     for number in range(STORED):
         await world.grant(f"user-{number}", 125, "payg")
     for number in range(STORED - 1):
@@ -56,7 +56,9 @@ async def test_a_lifecycle_reads_no_table_whole(world: World) -> None:
     assert all(count < 10 * STORED for count in read.values()), read
 
 
-async def test_a_list_that_begins_in_the_middle_does_not_walk_there(make_world: Callable[..., World]) -> None:
+async def test_a_list_that_begins_in_the_middle_does_not_walk_there(
+    make_world: Callable[..., ServiceUnderTest],
+) -> None:
     world = make_world()
     for number in range(STORED):
         await world.submit(f"user-{number}")
@@ -69,7 +71,7 @@ async def test_a_list_that_begins_in_the_middle_does_not_walk_there(make_world: 
     assert await walked(world, "generation_requests") - before <= len(page) + 1
 
 
-async def test_a_lease_of_debts_costs_the_same_in_any_backlog(world: World) -> None:
+async def test_a_lease_of_messages_costs_the_same_in_any_backlog(world: ServiceUnderTest) -> None:
     await world.database.execute(
         """INSERT INTO outbox (request_id, topic, body, due_at, created_at)
            SELECT gen_random_uuid(), 'notification.send', '{}', now(), now() FROM generate_series(1, $1)""",
@@ -85,8 +87,8 @@ async def test_a_lease_of_debts_costs_the_same_in_any_backlog(world: World) -> N
     await world.database.execute("DELETE FROM outbox")
 
 
-async def test_a_report_may_read_whole_tables(world: World) -> None:
+async def test_a_report_may_read_whole_tables(world: ServiceUnderTest) -> None:
     await world.submit()
-    row = (await world.service.database.look_over("SELECT current_setting('enable_hashjoin') AS hash"))[0]
+    row = (await world.service.database.fetch_report("SELECT current_setting('enable_hashjoin') AS hash"))[0]
     assert row["hash"] == "on"
     assert await world.service.database.fetchval("SELECT current_setting('enable_hashjoin')") == "off"

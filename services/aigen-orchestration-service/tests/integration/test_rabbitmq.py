@@ -28,18 +28,18 @@ from structlog.testing import capture_logs
 from creativeflow.services.aigeneration.adapters.rabbitmq import broker as broker_module
 from creativeflow.services.aigeneration.adapters.rabbitmq import channels
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    AckDecision,
     Binding,
     Broker,
     Delivery,
     Exchange,
     Handler,
     Message,
-    Outcome,
-    Publication,
+    PublishOutcome,
+    PublishResult,
     Queue,
     Topology,
     TryAgainError,
-    Verdict,
 )
 from tests.support.tcp_proxy import TcpProxy
 
@@ -47,7 +47,7 @@ URL = os.environ.get("AIGEN_TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:56
 PARAMETERS = pika.URLParameters(URL)
 PASSWORD = "a-pass-word"
 QUICK = (0.05, 0.2)
-NOT_CONNECTED = Publication(Outcome.LOST, "not connected")
+NOT_CONNECTED = PublishResult(PublishOutcome.LOST, "not connected")
 
 Connect = Callable[..., Awaitable[Broker]]
 
@@ -170,7 +170,7 @@ def message(routing_key: str, message_id: str = "m", *, exchange: str = "", **op
     return Message(exchange=exchange, routing_key=routing_key, body=body, message_id=message_id, **options)
 
 
-def outcomes(publications: list[Publication]) -> list[Outcome]:
+def outcomes(publications: list[PublishResult]) -> list[PublishOutcome]:
     return [publication.outcome for publication in publications]
 
 
@@ -185,8 +185,8 @@ async def arrived(got: list[Delivery], message_id: str) -> None:
     await eventually(lambda: message_id in {delivery.message_id for delivery in got})
 
 
-def collector(into: list[Delivery], verdict: Verdict = Verdict.ACK) -> Handler:
-    async def handle(delivery: Delivery) -> Verdict:
+def collector(into: list[Delivery], verdict: AckDecision = AckDecision.ACK) -> Handler:
+    async def handle(delivery: Delivery) -> AckDecision:
         into.append(delivery)
         return verdict
 
@@ -206,7 +206,7 @@ async def test_missing_topology_is_made_and_bound(connect: Connect, admin: _Admi
     for _ in range(2):  # what the first made, the second finds as expected
         broker = await connect(topology=topology)
         assert broker.mismatches == []
-        assert outcomes(await broker.publish([message("job.a", exchange=exchange)])) == [Outcome.CONFIRMED]
+        assert outcomes(await broker.publish([message("job.a", exchange=exchange)])) == [PublishOutcome.CONFIRMED]
     assert admin.depth(queue) == 2
 
 
@@ -229,7 +229,7 @@ async def test_other_arguments_are_told_in_a_sentence_and_used_as_they_are(conne
         mismatch("Queue", limited, "x-max-length", "'7'", "not set"),
     ]
     assert [log["mismatch"] for log in logs if log["event"] == "topology_mismatch"] == broker.mismatches
-    assert outcomes(await broker.publish([message("k.1", exchange=exchange)])) == [Outcome.CONFIRMED]
+    assert outcomes(await broker.publish([message("k.1", exchange=exchange)])) == [PublishOutcome.CONFIRMED]
     assert admin.depth(classic) == 2
 
 
@@ -254,17 +254,17 @@ async def test_topology_steps_are_bounded_in_time(
     connect: Connect, admin: _Admin, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channels, "STEP_SECONDS", 0.2)
-    monkeypatch.setattr(channels.Link, "close", cut_at_once(channels.Link.close))
+    monkeypatch.setattr(channels.Connection, "close", cut_at_once(channels.Connection.close))
     stalled = asyncio.Event()
-    opened = channels.Link.open_channel
+    opened = channels.Connection.open_channel
 
-    async def stall_then_open(link: channels.Link) -> channels.Channel:
+    async def stall_then_open(link: channels.Connection) -> channels.Channel:
         if not stalled.is_set():
             proxy.stall()
             stalled.set()
         return await opened(link)
 
-    monkeypatch.setattr(channels.Link, "open_channel", stall_then_open)
+    monkeypatch.setattr(channels.Connection, "open_channel", stall_then_open)
     broker = await connect(proxy, wait=False, topology=Topology(queues=(Queue(admin.name_queue()),)))
     await eventually(lambda: broker.last_error)
     assert broker.last_error == "opening a channel took longer than 0.2 s"
@@ -273,9 +273,9 @@ async def test_topology_steps_are_bounded_in_time(
 
 
 def cut_at_once(
-    close: Callable[[channels.Link, float], Awaitable[None]],
-) -> Callable[[channels.Link, float], Awaitable[None]]:
-    async def close_within(link: channels.Link, timeout_seconds: float) -> None:
+    close: Callable[[channels.Connection, float], Awaitable[None]],
+) -> Callable[[channels.Connection, float], Awaitable[None]]:
+    async def close_within(link: channels.Connection, timeout_seconds: float) -> None:
         await close(link, min(timeout_seconds, 0.2))
 
     return close_within
@@ -303,7 +303,7 @@ async def test_a_message_arrives_as_it_was_given(connect: Connect, admin: _Admin
     broker = await connect()
     headers = {"attempt": 3, "nested": {"list": ["a", None, True]}}
     sent = message(queue, "id-1", correlation_id="c-1", type="job.made", headers=headers, timestamp=1_700_000_000)
-    assert await broker.publish([sent]) == [Publication(Outcome.CONFIRMED)]
+    assert await broker.publish([sent]) == [PublishResult(PublishOutcome.CONFIRMED)]
     _, properties, body = admin.get(queue)
     assert body == b"id-1"
     assert (properties.message_id, properties.correlation_id, properties.type) == ("id-1", "c-1", "job.made")
@@ -316,7 +316,9 @@ async def test_answers_come_in_the_order_of_the_messages(connect: Connect, admin
     broker = await connect(max_unconfirmed=100)
     batch = [message("nowhere." + queue if i % 3 == 0 else queue, f"m{i}") for i in range(600)]
     publications = await broker.publish(batch)
-    assert outcomes(publications) == [Outcome.CONFIRMED if i % 3 else Outcome.RETURNED for i in range(600)]
+    assert outcomes(publications) == [
+        PublishOutcome.CONFIRMED if i % 3 else PublishOutcome.RETURNED for i in range(600)
+    ]
     assert publications[0].reason == "312 NO_ROUTE"
     assert admin.depth(queue) == 400
 
@@ -326,7 +328,7 @@ async def test_many_publishers_at_once(connect: Connect, admin: _Admin) -> None:
     broker = await connect(max_unconfirmed=20)
     batches = [[message(queue, f"{b}-{i}") for i in range(50)] for b in range(10)]
     answers = await asyncio.gather(*(broker.publish(batch) for batch in batches))
-    assert Counter(outcome for batch in answers for outcome in outcomes(batch)) == {Outcome.CONFIRMED: 500}
+    assert Counter(outcome for batch in answers for outcome in outcomes(batch)) == {PublishOutcome.CONFIRMED: 500}
     assert admin.depth(queue) == 500
     assert await broker.publish([]) == []
 
@@ -336,14 +338,14 @@ async def test_repeated_message_ids_are_told_apart(connect: Connect, admin: _Adm
     broker = await connect()
     keys = [queue, "nowhere." + queue, queue, "nowhere." + queue]
     answers = await broker.publish([message(key, "same") for key in keys])
-    assert outcomes(answers) == [Outcome.CONFIRMED, Outcome.RETURNED] * 2
+    assert outcomes(answers) == [PublishOutcome.CONFIRMED, PublishOutcome.RETURNED] * 2
 
 
 async def test_what_the_broker_refuses_is_refused(connect: Connect, admin: _Admin) -> None:
     queue = admin.queue(x_max_length=1, x_overflow="reject-publish")
     broker = await connect()
-    assert outcomes(await broker.publish([message(queue)])) == [Outcome.CONFIRMED]
-    assert await broker.publish([message(queue)]) == [Publication(Outcome.REFUSED, "refused by the broker")]
+    assert outcomes(await broker.publish([message(queue)])) == [PublishOutcome.CONFIRMED]
+    assert await broker.publish([message(queue)]) == [PublishResult(PublishOutcome.REFUSED, "refused by the broker")]
 
 
 async def test_a_message_that_cannot_be_written_hurts_no_other(connect: Connect, admin: _Admin) -> None:
@@ -356,7 +358,12 @@ async def test_a_message_that_cannot_be_written_hurts_no_other(connect: Connect,
         message(queue, "4"),
     ]
     answers = await broker.publish(batch)
-    assert outcomes(answers) == [Outcome.CONFIRMED, Outcome.REFUSED, Outcome.REFUSED, Outcome.CONFIRMED]
+    assert outcomes(answers) == [
+        PublishOutcome.CONFIRMED,
+        PublishOutcome.REFUSED,
+        PublishOutcome.REFUSED,
+        PublishOutcome.CONFIRMED,
+    ]
     assert answers[1].reason == "the message cannot be written as AMQP (UnsupportedAMQPFieldException)"
     assert admin.depth(queue) == 2
 
@@ -383,11 +390,11 @@ async def test_a_lost_connection_loses_what_is_outstanding(connect: Connect, adm
     await eventually(lambda: admin.depth(queue) == 30)
     proxy.cut()
     answers = [answer for batch in await publishing for answer in batch]
-    assert outcomes(answers) == [Outcome.LOST] * 60
+    assert outcomes(answers) == [PublishOutcome.LOST] * 60
     assert {answer.reason for answer in answers} == {"Transport indicated EOF"}
     proxy.resume()
     assert await broker.wait_connected(5)
-    assert outcomes(await broker.publish([message(queue)])) == [Outcome.CONFIRMED]
+    assert outcomes(await broker.publish([message(queue)])) == [PublishOutcome.CONFIRMED]
 
 
 async def test_a_late_confirm_does_no_harm(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
@@ -395,11 +402,11 @@ async def test_a_late_confirm_does_no_harm(connect: Connect, admin: _Admin, prox
     broker = await connect(proxy, confirm_timeout_seconds=0.3)
     proxy.stall(to_server=False)
     late = await broker.publish([message(queue, "1"), message("nowhere." + queue, "2")])
-    assert late == [Publication(Outcome.LOST, "not confirmed within 0.3 s")] * 2
+    assert late == [PublishResult(PublishOutcome.LOST, "not confirmed within 0.3 s")] * 2
     again = asyncio.create_task(broker.publish([message("nowhere." + queue, "2"), message(queue, "1")]))
     await eventually(lambda: admin.depth(queue) == 2)
     proxy.resume()
-    assert outcomes(await again) == [Outcome.RETURNED, Outcome.CONFIRMED]
+    assert outcomes(await again) == [PublishOutcome.RETURNED, PublishOutcome.CONFIRMED]
 
 
 async def test_no_more_than_the_window_is_in_flight(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
@@ -412,7 +419,7 @@ async def test_no_more_than_the_window_is_in_flight(connect: Connect, admin: _Ad
     assert reasons == ["not confirmed within 0.4 s"] * 10 + ["still waiting for its turn after 0.4 s"] * 6
     assert admin.depth(queue) == 10
     proxy.resume()
-    assert outcomes(await broker.publish([message(queue)] * 30)) == [Outcome.CONFIRMED] * 30
+    assert outcomes(await broker.publish([message(queue)] * 30)) == [PublishOutcome.CONFIRMED] * 30
 
 
 async def test_a_publish_given_up_leaves_its_room_to_others(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
@@ -426,7 +433,7 @@ async def test_a_publish_given_up_leaves_its_room_to_others(connect: Connect, ad
     other = asyncio.create_task(broker.publish([message(queue)] * 5))
     await eventually(lambda: admin.depth(queue) == 15)
     proxy.resume()
-    assert outcomes(await other) == [Outcome.CONFIRMED] * 5
+    assert outcomes(await other) == [PublishOutcome.CONFIRMED] * 5
 
 
 async def test_a_missing_exchange_costs_the_batch_not_the_broker(connect: Connect, admin: _Admin) -> None:
@@ -435,17 +442,17 @@ async def test_a_missing_exchange_costs_the_batch_not_the_broker(connect: Connec
     admin.delete(later)
     with capture_logs() as logs:
         answers = await broker.publish([message("k", exchange=admin.name_exchange()), message(queue)])
-        assert outcomes(answers) == [Outcome.LOST] * 2
+        assert outcomes(answers) == [PublishOutcome.LOST] * 2
         assert answers[0].reason.startswith("404 NOT_FOUND - no exchange")
         assert await broker.wait_connected(5)
-    assert outcomes(await broker.publish([message(queue), message(later)])) == [Outcome.CONFIRMED] * 2
+    assert outcomes(await broker.publish([message(queue), message(later)])) == [PublishOutcome.CONFIRMED] * 2
     assert [log["event"] for log in logs] == ["publisher_channel_lost"]
 
 
 async def test_blocked_publishers_write_nothing(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
     queue = admin.queue()
     broker = await connect(proxy, max_unconfirmed=5)
-    blocked = Publication(Outcome.LOST, "broker is blocking publishers (low on memory)")
+    blocked = PublishResult(PublishOutcome.LOST, "broker is blocking publishers (low on memory)")
     proxy.stall(to_server=False)
     waiting = asyncio.create_task(broker.publish([message(queue, str(i)) for i in range(7)]))
     await eventually(lambda: admin.depth(queue) == 5)
@@ -454,12 +461,12 @@ async def test_blocked_publishers_write_nothing(connect: Connect, admin: _Admin,
     assert await broker.publish([message(queue)] * 2) == [blocked] * 2
     assert await broker.queue_depth(queue) is None
     proxy.resume()
-    assert await waiting == [Publication(Outcome.CONFIRMED)] * 5 + [blocked] * 2
+    assert await waiting == [PublishResult(PublishOutcome.CONFIRMED)] * 5 + [blocked] * 2
     assert admin.depth(queue) == 5
     assert broker.connected
     proxy.inject_to_clients(frame.Method(0, spec.Connection.Unblocked()).marshal())
     await eventually(lambda: not broker.blocked_reason)
-    assert outcomes(await broker.publish([message(queue)])) == [Outcome.CONFIRMED]
+    assert outcomes(await broker.publish([message(queue)])) == [PublishOutcome.CONFIRMED]
 
 
 # Connecting
@@ -488,7 +495,7 @@ async def test_who_waits_for_it_is_told_whenever_it_can_publish(connect: Connect
     proxy.cut()
     await eventually(lambda: told == [True] * 2)
     lost = Message(exchange=f"no.{uuid.uuid4().hex}", routing_key="x", body=b"", message_id="1")  # ends its channel
-    assert [found.outcome for found in await broker.publish([lost])] == [Outcome.LOST]
+    assert [found.outcome for found in await broker.publish([lost])] == [PublishOutcome.LOST]
     await eventually(lambda: told == [True] * 3)
 
 
@@ -502,7 +509,7 @@ async def test_it_reconnects_as_often_as_it_must(connect: Connect, admin: _Admin
             proxy.cut()
             await eventually(lambda: not broker.connected)
             assert await broker.wait_connected(5)
-            assert outcomes(await broker.publish([message(queue, str(round_number))])) == [Outcome.CONFIRMED]
+            assert outcomes(await broker.publish([message(queue, str(round_number))])) == [PublishOutcome.CONFIRMED]
             await arrived(got, str(round_number))  # perhaps twice, when the cut came before its ack
     lost = [log for log in logs if log["event"] == "broker_lost"]
     assert len(lost) == 3
@@ -578,7 +585,7 @@ async def test_tls(admin: _Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         await friend.start()
         assert await friend.wait_connected(5), friend.last_error
         batch = [message(queue, str(i), body=b"x" * 50_000) for i in range(50)]
-        assert outcomes(await friend.publish(batch)) == [Outcome.CONFIRMED] * 50
+        assert outcomes(await friend.publish(batch)) == [PublishOutcome.CONFIRMED] * 50
         got: list[Delivery] = []
         friend.consume(queue, collector(got), prefetch=10)
         await eventually(lambda: len(got) == 50)
@@ -609,7 +616,7 @@ def certify(folder: Path) -> tuple[Path, ssl.SSLContext]:
 async def test_it_runs_on_uvloop(admin: _Admin) -> None:
     queue = admin.queue()
 
-    async def run() -> tuple[list[Outcome], int]:
+    async def run() -> tuple[list[PublishOutcome], int]:
         broker = Broker(URL, topology=Topology(queues=(Queue(queue),)))
         await broker.start()
         assert await broker.wait_connected(5)
@@ -620,7 +627,7 @@ async def test_it_runs_on_uvloop(admin: _Admin) -> None:
         await broker.close()
         return outcomes(answers), len(got)
 
-    assert await asyncio.to_thread(uvloop.run, run()) == ([Outcome.CONFIRMED] * 300, 300)
+    assert await asyncio.to_thread(uvloop.run, run()) == ([PublishOutcome.CONFIRMED] * 300, 300)
     assert admin.depth(queue) == 0
 
 
@@ -657,11 +664,11 @@ async def test_handlers_run_side_by_side_up_to_the_prefetch(connect: Connect, ad
     gate = asyncio.Semaphore(0)
     running: set[bytes] = set()
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> AckDecision:
         running.add(delivery.body)
         await gate.acquire()
         running.discard(delivery.body)
-        return Verdict.ACK
+        return AckDecision.ACK
 
     broker = await connect()
     broker.consume(queue, handle, prefetch=4)
@@ -685,11 +692,11 @@ async def test_verdicts(connect: Connect, admin: _Admin) -> None:
     admin.put(queue, b"ack", b"reject", b"requeue")
     got: list[Delivery] = []
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> AckDecision:
         got.append(delivery)
         if delivery.redelivered:
-            return Verdict.ACK
-        return Verdict(delivery.body.decode())
+            return AckDecision.ACK
+        return AckDecision(delivery.body.decode())
 
     broker = await connect()
     broker.consume(queue, handle, prefetch=10)
@@ -708,7 +715,7 @@ async def test_a_failed_handler_is_tried_again_in_place(
     admin.put(queue, b"poor", b"good")
     tried: list[tuple[float, bytes, bool]] = []
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> AckDecision:
         tried.append((asyncio.get_running_loop().time(), delivery.body, delivery.redelivered))
         match delivery.body, len([body for _, body, _ in tried if body == b"poor"]):
             case b"poor", 1:
@@ -717,7 +724,7 @@ async def test_a_failed_handler_is_tried_again_in_place(
                 raise asyncio.CancelledError
             case b"poor", 3:
                 return None  # type: ignore[return-value]
-        return Verdict.ACK
+        return AckDecision.ACK
 
     broker = await connect()
     with capture_logs() as logs:
@@ -739,11 +746,11 @@ async def test_a_handler_that_waits_for_something_is_tried_again_without_a_trace
     admin.put(queue, b"patient")
     tried: list[bytes] = []
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> AckDecision:
         tried.append(delivery.body)
         if len(tried) == 1:
             raise TryAgainError("storage_unavailable")
-        return Verdict.ACK
+        return AckDecision.ACK
 
     broker = await connect()
     with capture_logs() as logs:
@@ -762,7 +769,7 @@ async def test_when_the_connection_dies_the_old_handler_ends_and_the_message_com
     admin.put(queue, b"1")
     events: list[str] = []
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> AckDecision:
         events.append(f"began {delivery.redelivered}")
         if not delivery.redelivered:
             try:
@@ -770,7 +777,7 @@ async def test_when_the_connection_dies_the_old_handler_ends_and_the_message_com
             finally:
                 await asyncio.sleep(0)
                 events.append("ended")
-        return Verdict.ACK
+        return AckDecision.ACK
 
     broker = await connect(proxy)
     broker.consume(queue, handle, prefetch=1)
@@ -787,12 +794,12 @@ async def test_an_ack_for_a_dead_channel_is_ignored(connect: Connect, admin: _Ad
     admin.put(queue, b"1")
     got: list[Delivery] = []
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> AckDecision:
         got.append(delivery)
         if not delivery.redelivered:
             with suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-        return Verdict.ACK
+        return AckDecision.ACK
 
     broker = await connect(proxy)
     broker.consume(queue, handle, prefetch=1)
@@ -813,11 +820,11 @@ async def test_a_deleted_queue_is_consumed_again_and_its_running_handler_finishe
     release = asyncio.Event()
     events: list[str] = []
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> AckDecision:
         if delivery.body == b"1":
             await release.wait()
         events.append(delivery.body.decode())
-        return Verdict.ACK
+        return AckDecision.ACK
 
     broker = await connect()
     with capture_logs() as logs:
@@ -860,7 +867,7 @@ async def test_a_missing_queue_hurts_no_other_consumer(connect: Connect, admin: 
     broker.consume(queue, collector(got), prefetch=1)
     with capture_logs() as logs:
         await eventually(lambda: sum(log["event"] == "consumer_lost" for log in logs) >= 3)
-        assert outcomes(await broker.publish([message(queue)])) == [Outcome.CONFIRMED]
+        assert outcomes(await broker.publish([message(queue)])) == [PublishOutcome.CONFIRMED]
         await eventually(lambda: got)
         admin.declare(missing)
         admin.put(missing, b"1")
@@ -882,11 +889,11 @@ async def test_a_clean_close_drains_everything_and_complains_of_nothing(
     events: list[str] = []
     broker = await connect()
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> AckDecision:
         events.append("began")
         await release.acquire()
         events.extend(outcomes(await broker.publish([message(other)])))
-        return Verdict.ACK
+        return AckDecision.ACK
 
     broker.consume(queue, handle, prefetch=2)
     await eventually(lambda: len(events) == 2)
@@ -899,7 +906,7 @@ async def test_a_clean_close_drains_everything_and_complains_of_nothing(
         release.release()
         await asyncio.gather(*closing)
         await broker.close()
-    assert events == ["began", "began", Outcome.CONFIRMED, Outcome.CONFIRMED]
+    assert events == ["began", "began", PublishOutcome.CONFIRMED, PublishOutcome.CONFIRMED]
     assert (admin.depth(queue), admin.depth(other)) == (4, 2)
     assert [log["event"] for log in logs] == ["broker_closed"]
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -923,7 +930,7 @@ async def test_close_waits_for_outstanding_confirms(
     assert not publishing.done()
     proxy.resume()
     await closing
-    assert outcomes(await publishing) == [Outcome.CONFIRMED] * 20
+    assert outcomes(await publishing) == [PublishOutcome.CONFIRMED] * 20
 
 
 async def test_a_failing_handler_is_not_tried_again_during_close(connect: Connect, admin: _Admin) -> None:
@@ -931,7 +938,7 @@ async def test_a_failing_handler_is_not_tried_again_during_close(connect: Connec
     admin.put(queue, b"1")
     tried = asyncio.Event()
 
-    async def handle(_delivery: Delivery) -> Verdict:
+    async def handle(_delivery: Delivery) -> AckDecision:
         tried.set()
         raise RuntimeError("no luck")
 
@@ -949,13 +956,13 @@ async def test_close_is_bounded_and_the_message_stays(connect: Connect, admin: _
     running = asyncio.Event()
     cancelled = asyncio.Event()
 
-    async def handle(_delivery: Delivery) -> Verdict:
+    async def handle(_delivery: Delivery) -> AckDecision:
         running.set()
         try:
             await asyncio.Event().wait()
         finally:
             cancelled.set()
-        return Verdict.ACK
+        return AckDecision.ACK
 
     broker = await connect()
     broker.consume(queue, handle, prefetch=1)

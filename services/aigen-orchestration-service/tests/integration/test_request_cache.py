@@ -7,13 +7,13 @@ import pytest
 from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 
 class Looks:
     """Counts how often a request is loaded."""
 
-    def __init__(self, world: World, monkeypatch) -> None:
+    def __init__(self, world: ServiceUnderTest, monkeypatch) -> None:
         self.count = 0
         load = world.service.store.load
 
@@ -24,7 +24,7 @@ class Looks:
         monkeypatch.setattr(world.service.store, "load", counted)
 
 
-async def test_the_reports_of_a_job_need_no_look_at_its_request(world: World, monkeypatch) -> None:
+async def test_the_reports_of_a_job_need_no_look_at_its_request(world: ServiceUnderTest, monkeypatch) -> None:
     await world.submitted()
     job = await world.next_job()
     looks = Looks(world, monkeypatch)
@@ -61,7 +61,7 @@ async def test_a_refusal_rests_on_the_request_as_it_is(make_world) -> None:
     assert chosen.request.round == 2
 
 
-async def test_somebody_elses_request_is_not_found_though_it_is_remembered(world: World) -> None:
+async def test_somebody_elses_request_is_not_found_though_it_is_remembered(world: ServiceUnderTest) -> None:
     request = await world.with_samples("owner")
     with pytest.raises(errors.NotFoundError):
         await world.service.orchestrator.cancel(request.id, Caller(name="thief", user_id="thief"))

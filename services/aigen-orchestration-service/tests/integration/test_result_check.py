@@ -15,13 +15,13 @@ from PIL import Image
 from creativeflow.services.aigeneration.adapters.http.safe_client import SafeHttp
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.application.generations import Caller
-from creativeflow.services.aigeneration.application.worker_reports import Kind
+from creativeflow.services.aigeneration.application.worker_reports import ReportKind
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.settings import Settings
 from tests.integration.test_worker_reports import report
-from tests.support.app import World, a_final, four_samples
+from tests.support.app import ServiceUnderTest, a_final, four_samples
 from tests.support.picture_server import LOOPBACK, PictureServer, animated, picture, plain
 
 FINAL = (1080, 1080)
@@ -35,7 +35,7 @@ async def server() -> AsyncIterator[PictureServer]:
 
 
 @pytest.fixture
-async def world(make_world: Callable[..., World]) -> AsyncIterator[World]:
+async def world(make_world: Callable[..., ServiceUnderTest]) -> AsyncIterator[ServiceUnderTest]:
     """The service with the default check, on workers whose storage is on loopback."""
     made = make_world(result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=5.0)
     await made.grant("user", 1000, plan="payg")
@@ -44,7 +44,7 @@ async def world(make_world: Callable[..., World]) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def calling(world: World) -> AsyncIterator[httpx.AsyncClient]:
+async def calling(world: ServiceUnderTest) -> AsyncIterator[httpx.AsyncClient]:
     """A caller of the service over HTTP."""
     app = create_app(service=world.service)
     transport = httpx.ASGITransport(app)
@@ -55,7 +55,7 @@ async def calling(world: World) -> AsyncIterator[httpx.AsyncClient]:
         yield made
 
 
-async def uploaded(world: World, job: Request, data: bytes) -> dict[str, Any]:
+async def uploaded(world: ServiceUnderTest, job: GenerationRequest, data: bytes) -> dict[str, Any]:
     """What the service answers to a worker that uploads a picture."""
     async with calling(world) as client:
         answer = await client.post(
@@ -72,16 +72,16 @@ async def uploaded(world: World, job: Request, data: bytes) -> dict[str, Any]:
     return found
 
 
-async def final_job(world: World, server: PictureServer) -> Request:
+async def final_job(world: ServiceUnderTest, server: PictureServer) -> GenerationRequest:
     """The job of a final whose samples came from the server."""
     await world.submitted()
     job = await world.next_job()
-    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
     await world.select(shown)
     return await world.next_job()
 
 
-def served(server: PictureServer, job: Request, **changed: Any) -> list[dict[str, Any]]:
+def served(server: PictureServer, job: GenerationRequest, **changed: Any) -> list[dict[str, Any]]:
     """Four good samples that the server has; `changed` says what it serves for one, such as `two=b""`."""
     samples = []
     for index, (name, sample) in enumerate(zip(("zero", "one", "two", "three"), four_samples(job), strict=True)):
@@ -90,7 +90,7 @@ def served(server: PictureServer, job: Request, **changed: Any) -> list[dict[str
     return samples
 
 
-async def evidence(world: World, request: Request) -> list[dict[str, Any]]:
+async def evidence(world: ServiceUnderTest, request: GenerationRequest) -> list[dict[str, Any]]:
     """What was found, as the timeline has it."""
     return [check for entry in await world.timeline(request) for check in (entry["data"] or {}).get("checks", ())]
 
@@ -100,11 +100,11 @@ def test_default_of_the_check_is_to_fetch_every_picture() -> None:
 
 
 async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and_costs_nothing(
-    world: World, server: PictureServer
+    world: ServiceUnderTest, server: PictureServer
 ) -> None:
     await world.submitted()
     job = await world.next_job()
-    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
     await world.select(shown, resolution="4K")
     before = await world.balance()
     for attempt in (1, 2, 3):
@@ -117,7 +117,7 @@ async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and
             "resolution": "4096x4096",
             "format": job.file_format,
         }
-        found = await report(world, Kind.FINAL, job, final_asset=claimed)
+        found = await report(world, ReportKind.FINAL, job, final_asset=claimed)
         world.clock.advance(minutes=1)
     assert found.state is State.FAILED
     assert found.failure is not None
@@ -127,11 +127,11 @@ async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and
     assert found.final_asset is None
 
 
-async def test_uploaded_final_is_delivered_with_what_was_found(world: World, server: PictureServer) -> None:
+async def test_uploaded_final_is_delivered_with_what_was_found(world: ServiceUnderTest, server: PictureServer) -> None:
     job = await final_job(world, server)
     data = picture(*FINAL)
     kept = await uploaded(world, job, data)
-    done = await report(world, Kind.FINAL, job, final_asset=kept)
+    done = await report(world, ReportKind.FINAL, job, final_asset=kept)
     assert done.state is State.COMPLETED
     assert done.final_asset is not None
     assert done.final_asset["checksum"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -139,27 +139,29 @@ async def test_uploaded_final_is_delivered_with_what_was_found(world: World, ser
 
 
 async def test_uploaded_final_that_is_damaged_later_is_decoded_again_and_refused(
-    world: World, server: PictureServer
+    world: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(world, server)
     kept = await uploaded(world, job, picture(*FINAL))
     path = world.service.assets.path(kept["url"].rpartition("/")[2])
     assert path is not None
     path.write_bytes(path.read_bytes()[:5000])
-    again = await report(world, Kind.FINAL, job, final_asset=kept)
+    again = await report(world, ReportKind.FINAL, job, final_asset=kept)
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
-async def test_address_of_ours_without_a_picture_is_a_failed_attempt(world: World, server: PictureServer) -> None:
+async def test_address_of_ours_without_a_picture_is_a_failed_attempt(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     """The directory may be another machine's, so the address is called; nobody answers there in this test."""
     job = await final_job(world, server)
     own = f"{world.service.public_url}/assets/{'0' * 32}.png"
-    again = await report(world, Kind.FINAL, job, final_asset={**a_final(job), "url": own})
+    again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), "url": own})
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
 async def test_address_of_ours_on_another_machine_is_fetched_though_it_is_private(
-    make_world: Callable[..., World], server: PictureServer
+    make_world: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     world = make_world(result_check="fetch", public_url=f"http://127.0.0.1:{server.port}")
     name = f"/assets/{'a' * 32}.png"
@@ -167,7 +169,7 @@ async def test_address_of_ours_on_another_machine_is_fetched_though_it_is_privat
     await world.submitted()
     job = await world.next_job()
     samples = [{**four_samples(job)[0], "url": server.url(name)}]
-    shown = await report(world, Kind.SAMPLES, job, samples=samples)
+    shown = await report(world, ReportKind.SAMPLES, job, samples=samples)
     assert (shown.state, len(shown.samples)) == (State.AWAITING_SELECTION, 1)
     await world.check()
 
@@ -196,43 +198,43 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_final_that_is_broken_is_tried_again_and_not_charged(
-    world: World, server: PictureServer, name: str
+    world: ServiceUnderTest, server: PictureServer, name: str
 ) -> None:
     content, kind, reason = BROKEN[name]
     await world.submitted()
     job = await world.next_job()
-    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
     await world.orchestrator.select_sample(
         shown.id, shown.samples[0]["asset_id"], Caller(name="test"), resolution=None, file_format=kind, quote_id=None
     )
     job = await world.next_job()
     asset = {**a_final(job), "url": server.put("/final", content)}
-    again = await report(world, Kind.FINAL, job, final_asset=asset)
+    again = await report(world, ReportKind.FINAL, job, final_asset=asset)
     assert (again.state, again.attempt, again.final_asset) == (State.PENDING, 2, None)
     assert [hold.state.value for hold in again.holds if hold.stage.value == "final"] == ["held"]
     assert [check["reason"] for check in await evidence(world, again)] == ([reason] if reason else [])
     world.clock.advance(minutes=1)
     job = await world.next_job()
     asset = {**a_final(job), "url": server.put("/good", picture(*FINAL, kind))}
-    assert (await report(world, Kind.FINAL, job, final_asset=asset)).state is State.COMPLETED
+    assert (await report(world, ReportKind.FINAL, job, final_asset=asset)).state is State.COMPLETED
 
 
 @pytest.mark.parametrize(
     "claim", ["sha256:" + "0" * 64, "sha256:00", "0" * 64, "SHA-256:" + "AAAA", "sha256-" + "A" * 43 + "="]
 )
 async def test_checksum_that_is_another_pictures_is_an_invalid_output(
-    world: World, server: PictureServer, claim: str
+    world: ServiceUnderTest, server: PictureServer, claim: str
 ) -> None:
     job = await final_job(world, server)
     asset = {**a_final(job), "url": server.put("/final", WHOLE), "checksum": claim}
-    again = await report(world, Kind.FINAL, job, final_asset=asset)
+    again = await report(world, ReportKind.FINAL, job, final_asset=asset)
     assert (again.state, again.attempt) == (State.PENDING, 2)
     assert [check["reason"] for check in await evidence(world, again)] == ["checksum_mismatch"]
 
 
 @pytest.mark.parametrize("spelt", ["sha256:{hex}", "{hex}", "SHA-256={HEX}", "sha256-{base64}", "md5:123", "etag-1"])
 async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
-    world: World, server: PictureServer, spelt: str
+    world: ServiceUnderTest, server: PictureServer, spelt: str
 ) -> None:
     digest = hashlib.sha256(WHOLE)
     claim = spelt.format(
@@ -240,40 +242,42 @@ async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
     )
     job = await final_job(world, server)
     asset = {**a_final(job), "url": server.put("/final", WHOLE), "checksum": claim}
-    done = await report(world, Kind.FINAL, job, final_asset=asset)
+    done = await report(world, ReportKind.FINAL, job, final_asset=asset)
     assert done.state is State.COMPLETED
     assert done.final_asset is not None
     assert done.final_asset["checksum"] == f"sha256:{digest.hexdigest()}"
 
 
-async def test_trouble_that_passes_is_waited_for(world: World, server: PictureServer) -> None:
+async def test_trouble_that_passes_is_waited_for(world: ServiceUnderTest, server: PictureServer) -> None:
     job = await final_job(world, server)
     asset = {**a_final(job), "url": server.put("/final", [503, WHOLE])}
-    assert (await report(world, Kind.FINAL, job, final_asset=asset)).state is State.COMPLETED
+    assert (await report(world, ReportKind.FINAL, job, final_asset=asset)).state is State.COMPLETED
     assert server.requests["/final"] == 2
 
 
-async def test_trouble_that_stays_is_a_network_error_after_three_tries(world: World, server: PictureServer) -> None:
+async def test_trouble_that_stays_is_a_network_error_after_three_tries(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     job = await final_job(world, server)
     asset = {**a_final(job), "url": server.put("/final", 503)}
-    again = await report(world, Kind.FINAL, job, final_asset=asset)
+    again = await report(world, ReportKind.FINAL, job, final_asset=asset)
     assert (again.state, again.attempt) == (State.PENDING, 2)
     assert server.requests["/final"] == 3
     failed = [entry for entry in await world.timeline(again) if entry["event"] == "attempt_failed"]
     assert failed[0]["data"]["code"] == "network_error"
 
 
-async def test_address_where_nobody_listens_is_a_network_error(world: World, server: PictureServer) -> None:
+async def test_address_where_nobody_listens_is_a_network_error(world: ServiceUnderTest, server: PictureServer) -> None:
     job = await final_job(world, server)
     async with PictureServer() as gone:
         dead = gone.url("/final")
-    again = await report(world, Kind.FINAL, job, final_asset={**a_final(job), "url": dead})
+    again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), "url": dead})
     assert (again.state, again.attempt) == (State.PENDING, 2)
     assert [check["reason"] for check in await evidence(world, again)] == ["unreachable"]
 
 
 async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
-    make_world: Callable[..., World], server: PictureServer
+    make_world: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     world = make_world(result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=0.5)
 
@@ -287,7 +291,7 @@ async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
     await world.submitted()
     job = await world.next_job()
     samples = served(server, job, one=trickle, two=trickle)
-    shown = await asyncio.wait_for(report(world, Kind.SAMPLES, job, samples=samples), 5)
+    shown = await asyncio.wait_for(report(world, ReportKind.SAMPLES, job, samples=samples), 5)
     assert [sample["index"] for sample in shown.samples] == [0, 3]
     assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
         (1, "network_error"), (2, "network_error"),
@@ -296,39 +300,41 @@ async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
 
 
 async def test_file_beyond_the_limit_is_left_in_the_middle(
-    make_world: Callable[..., World], server: PictureServer
+    make_world: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     world = make_world(result_check="fetch", result_allowed_networks=LOOPBACK, asset_limit_bytes=100_000)
     await world.submitted()
     job = await world.next_job()
-    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
     assert shown.state is State.PENDING
     assert {check["reason"] for check in await evidence(world, shown)} == {"too_large"}
     await world.check()
 
 
-async def test_redirect_to_an_address_that_may_be_called_is_followed(world: World, server: PictureServer) -> None:
+async def test_redirect_to_an_address_that_may_be_called_is_followed(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     job = await final_job(world, server)
     server.put("/real", WHOLE)
     asset = {**a_final(job), "url": server.put("/final", (302, "Location: /real"))}
-    assert (await report(world, Kind.FINAL, job, final_asset=asset)).state is State.COMPLETED
+    assert (await report(world, ReportKind.FINAL, job, final_asset=asset)).state is State.COMPLETED
 
 
-async def test_redirect_in_a_circle_is_left(world: World, server: PictureServer) -> None:
+async def test_redirect_in_a_circle_is_left(world: ServiceUnderTest, server: PictureServer) -> None:
     job = await final_job(world, server)
     asset = {**a_final(job), "url": server.put("/final", (302, "Location: /final"))}
-    again = await report(world, Kind.FINAL, job, final_asset=asset)
+    again = await report(world, ReportKind.FINAL, job, final_asset=asset)
     assert (again.state, again.attempt) == (State.PENDING, 2)
     assert server.requests["/final"] == 4
 
 
 async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
-    make_world: Callable[..., World], server: PictureServer
+    make_world: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     world = make_world(result_check="fetch")
     await world.submitted()
     job = await world.next_job()
-    found = await report(world, Kind.SAMPLES, job, samples=served(server, job))
+    found = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
     assert found.state is State.PENDING
     assert {check["reason"] for check in await evidence(world, found)} == {"address_refused"}
     assert not server.requests
@@ -339,7 +345,7 @@ async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
     "location", ["http://127.0.0.1:{port}/inside", "//127.0.0.1:{port}/inside", "file:///etc/passwd"]
 )
 async def test_redirect_to_loopback_is_not_followed(
-    world: World, server: PictureServer, monkeypatch: pytest.MonkeyPatch, location: str
+    world: ServiceUnderTest, server: PictureServer, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     """A public name whose server sends on to a private address; the name leads to the test's server by the resolver."""
     job = await final_job(world, server)
@@ -356,7 +362,7 @@ async def test_redirect_to_loopback_is_not_followed(
         monkeypatch.setattr(world.service.result_check, "_http", guarded)
         listening = await asyncio.start_server(server.serve, "127.0.0.2", server.port)
         asset = {**a_final(job), "url": public.replace("127.0.0.1", "cdn.example")}
-        again = await report(world, Kind.FINAL, job, final_asset=asset)
+        again = await report(world, ReportKind.FINAL, job, final_asset=asset)
         listening.close()
         await guarded.close()
         assert (again.state, again.attempt) == (State.PENDING, 2)
@@ -367,18 +373,20 @@ async def test_redirect_to_loopback_is_not_followed(
 
 @pytest.mark.parametrize("url", ["s3://bucket/final.png", "http://169.254.169.254/latest/meta-data", "http://user@h/x"])
 async def test_address_that_cannot_be_called_is_an_invalid_output(
-    world: World, server: PictureServer, url: str
+    world: ServiceUnderTest, server: PictureServer, url: str
 ) -> None:
     job = await final_job(world, server)
-    again = await report(world, Kind.FINAL, job, final_asset={**a_final(job), "url": url})
+    again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), "url": url})
     assert (again.state, again.attempt) == (State.PENDING, 2)
     assert [check["reason"] for check in await evidence(world, again)] == ["address_refused"]
 
 
-async def test_good_samples_among_broken_ones_are_a_partial_result(world: World, server: PictureServer) -> None:
+async def test_good_samples_among_broken_ones_are_a_partial_result(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     await world.submitted()
     job = await world.next_job()
-    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job, one=404, three=picture(512, 300)))
+    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job, one=404, three=picture(512, 300)))
     assert shown.state is State.AWAITING_SELECTION
     assert [sample["index"] for sample in shown.samples] == [0, 2]
     assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
@@ -387,13 +395,15 @@ async def test_good_samples_among_broken_ones_are_a_partial_result(world: World,
     assert {hold.state.value for hold in shown.holds} <= {"held", "captured"}
 
 
-async def test_broken_sample_without_an_index_fails_under_its_own_place(world: World, server: PictureServer) -> None:
+async def test_broken_sample_without_an_index_fails_under_its_own_place(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     await world.submitted()
     job = await world.next_job()
     samples = [
         {name: value for name, value in sample.items() if name != "index"} for sample in served(server, job, zero=404)
     ]
-    shown = await report(world, Kind.SAMPLES, job, samples=samples)
+    shown = await report(world, ReportKind.SAMPLES, job, samples=samples)
     assert [(sample["index"], sample["asset_id"]) for sample in shown.samples] == [
         (at, samples[at]["asset_id"]) for at in (1, 2, 3)
     ]
@@ -401,14 +411,14 @@ async def test_broken_sample_without_an_index_fails_under_its_own_place(world: W
 
 
 async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at_the_end(
-    world: World, server: PictureServer
+    world: ServiceUnderTest, server: PictureServer
 ) -> None:
     request = await world.submitted()
     before = await world.balance()
     for _ in range(3):
         job = await world.next_job()
         found = await report(
-            world, Kind.SAMPLES, job, samples=served(server, job, zero=404, one=404, two=404, three=404)
+            world, ReportKind.SAMPLES, job, samples=served(server, job, zero=404, one=404, two=404, three=404)
         )
         world.clock.advance(minutes=1)
     assert found.state is State.FAILED
@@ -417,67 +427,74 @@ async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at
     assert (await world.look(request)).samples == ()
 
 
-async def test_fewer_samples_than_ordered_say_which_are_missing(world: World, server: PictureServer) -> None:
+async def test_fewer_samples_than_ordered_say_which_are_missing(world: ServiceUnderTest, server: PictureServer) -> None:
     await world.submitted()
     job = await world.next_job()
-    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job)[:2])
+    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job)[:2])
     assert shown.state is State.AWAITING_SELECTION
     assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
         (2, "invalid_output"), (3, "invalid_output"),
     ]  # fmt: skip
 
 
-async def test_sample_that_repeats_another_ones_bytes_has_failed(world: World, server: PictureServer) -> None:
+async def test_sample_that_repeats_another_ones_bytes_has_failed(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     await world.submitted()
     job = await world.next_job()
-    shown = await report(world, Kind.SAMPLES, job, samples=served(server, job, two=picture(seed=1)))
+    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job, two=picture(seed=1)))
     assert [sample["index"] for sample in shown.samples] == [0, 1, 3]
     assert [failed["index"] for failed in shown.sample_failures] == [2]
     assert await evidence(world, shown) == [{"index": 2, "reason": "repeated"}]
 
 
-async def test_progress_shows_only_samples_that_are_pictures(world: World, server: PictureServer) -> None:
+async def test_progress_shows_only_samples_that_are_pictures(world: ServiceUnderTest, server: PictureServer) -> None:
     await world.submitted()
     job = await world.next_job()
     samples = served(server, job, one=404)
-    half = await report(world, Kind.PROGRESS, job, percent=50, samples=samples[:2])
+    half = await report(world, ReportKind.PROGRESS, job, percent=50, samples=samples[:2])
     assert [sample["index"] for sample in half.samples] == [0]
-    await report(world, Kind.SAMPLES, job, samples=samples)
+    await report(world, ReportKind.SAMPLES, job, samples=samples)
     assert server.requests[samples[0]["url"].partition(str(server.port))[2]] == 1
 
 
-async def test_same_result_again_is_not_fetched_again(world: World, server: PictureServer) -> None:
+async def test_same_result_again_is_not_fetched_again(world: ServiceUnderTest, server: PictureServer) -> None:
     await world.submitted()
     job = await world.next_job()
     samples = served(server, job)
-    first, second = await asyncio.gather(*(report(world, Kind.SAMPLES, job, samples=samples) for _ in range(2)))
-    third = await report(world, Kind.SAMPLES, job, samples=samples)
+    first, second = await asyncio.gather(*(report(world, ReportKind.SAMPLES, job, samples=samples) for _ in range(2)))
+    third = await report(world, ReportKind.SAMPLES, job, samples=samples)
     assert first.version == second.version == third.version
     assert set(server.requests.values()) == {1}
 
 
 async def test_result_that_is_not_awaited_is_refused_before_anything_is_fetched(
-    world: World, server: PictureServer
+    world: ServiceUnderTest, server: PictureServer
 ) -> None:
     request = await world.submitted()
     job = await world.next_job()
     await world.fail(job, "model_timeout")
     with pytest.raises(errors.StaleResultError):
-        await report(world, Kind.SAMPLES, job, samples=served(server, job))
+        await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
     world.clock.advance(minutes=1)
     job = await world.next_job()
     with pytest.raises(errors.InvalidRequestError):
         await report(
-            world, Kind.FINAL, job, final_asset={**a_final(job), "resolution": "1x1", "url": server.put("/f", WHOLE)}
+            world,
+            ReportKind.FINAL,
+            job,
+            final_asset={**a_final(job), "resolution": "1x1", "url": server.put("/f", WHOLE)},
         )
     await world.cancel(request)
     with pytest.raises(errors.StaleResultError):
-        await report(world, Kind.SAMPLES, job, samples=served(server, job))
+        await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
     assert not server.requests
     assert (await world.events(request)).count("stale_result") == 2
 
 
-async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(world: World, server: PictureServer) -> None:
+async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     request = await world.submitted()
     job = await world.next_job()
     asked, go_on = asyncio.Event(), asyncio.Event()
@@ -487,7 +504,7 @@ async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(world:
         await go_on.wait()
         await server._answer(picture(seed=9), writer)  # noqa: SLF001 - later, as it is
 
-    reporting = asyncio.create_task(report(world, Kind.SAMPLES, job, samples=served(server, job, one=slow)))
+    reporting = asyncio.create_task(report(world, ReportKind.SAMPLES, job, samples=served(server, job, one=slow)))
     await asyncio.wait_for(asked.wait(), 5)
     await world.cancel(request)
     go_on.set()
@@ -496,18 +513,20 @@ async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(world:
     assert (await world.look(request)).state is State.CANCELLED
 
 
-async def test_stored_checks_uploads_and_believes_other_addresses(make_world: Callable[..., World]) -> None:
+async def test_stored_checks_uploads_and_believes_other_addresses(make_world: Callable[..., ServiceUnderTest]) -> None:
     world = make_world(result_check="stored")
     await world.submitted()
     job = await world.next_job()
     kept = await uploaded(world, job, picture(300, 100))
     samples = [*four_samples(job)[:3], {**kept, "resolution": "512x512", "index": 3}]
-    shown = await report(world, Kind.SAMPLES, job, samples=samples)
+    shown = await report(world, ReportKind.SAMPLES, job, samples=samples)
     assert [sample["index"] for sample in shown.samples] == [0, 1, 2]
     await world.check()
 
 
-async def test_picture_that_a_camera_turned_counts_as_it_is_shown(world: World, server: PictureServer) -> None:
+async def test_picture_that_a_camera_turned_counts_as_it_is_shown(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     await world.submitted(output_format="TikTok_9x16")
     job = await world.next_job()
     turned = Image.Exif()
@@ -515,5 +534,5 @@ async def test_picture_that_a_camera_turned_counts_as_it_is_shown(world: World, 
     stream = io.BytesIO()
     Image.new("RGB", (512, 288), "teal").save(stream, "JPEG", exif=turned)
     sample = {**four_samples(job)[0], "url": server.put("/turned", stream.getvalue()), "format": "jpg"}
-    shown = await report(world, Kind.SAMPLES, job, samples=[sample])
+    shown = await report(world, ReportKind.SAMPLES, job, samples=[sample])
     assert shown.samples[0]["resolution"] == "288x512"

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 from creativeflow.services.aigeneration.kit.supervision import SupervisedTask
 from creativeflow.services.aigeneration.workers import runner as loop_module
-from creativeflow.services.aigeneration.workers.runner import Loop
+from creativeflow.services.aigeneration.workers.runner import Poller
 
 
 class Steps:
@@ -30,9 +30,9 @@ class Steps:
         return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
 
 
-async def run(steps: Steps, seconds: float, *, interval: float = 0.3) -> Loop:
+async def run(steps: Steps, seconds: float, *, interval: float = 0.3) -> Poller:
     """A loop that has run for so long."""
-    loop = Loop("test", steps, interval_seconds=interval)
+    loop = Poller("test", steps, interval_seconds=interval)
     loop.start()
     await asyncio.sleep(seconds)
     return loop
@@ -76,7 +76,7 @@ async def test_loop_after_1100_failures_in_a_row_works_on(monkeypatch: pytest.Mo
         recovered.set()
         return 0
 
-    loop = Loop("outage", step, interval_seconds=0.01)
+    loop = Poller("outage", step, interval_seconds=0.01)
     loop.start()
     async with asyncio.timeout(20):
         await recovered.wait()
@@ -95,7 +95,7 @@ async def test_loop_whose_steps_keep_failing_reports_it(monkeypatch: pytest.Monk
         failed.set()
         raise StorageUnavailableError
 
-    loop = Loop("failing", step, interval_seconds=0.01)
+    loop = Poller("failing", step, interval_seconds=0.01)
     assert loop.status is None
     loop.start()
     await failed.wait()

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from creativeflow.services.aigeneration.adapters.http.safe_client import SafeHttp
 from creativeflow.services.aigeneration.domain.outbound_urls import Rules, UnfitAddressError
-from creativeflow.services.aigeneration.domain.webhooks import Trouble
+from creativeflow.services.aigeneration.domain.webhooks import DeliveryError
 from tests.support.webhook_receiver import Receiver
 
 LOCAL = Rules(networks=[ip_network("127.0.0.0/8")])
@@ -68,7 +68,7 @@ async def test_a_name_that_leads_elsewhere_at_the_next_try_is_refused(receiver: 
         http = SafeHttp(rules, timeout_seconds=5, resolve=Names(["93.184.216.34"], [private]))
         await http.check("https://hooks.example/")
         attempt = await http.post(f"https://hooks.example:{receiver.port}/", {}, b"{}")
-        assert (attempt.status, attempt.trouble) == (None, Trouble.ADDRESS_REFUSED)
+        assert (attempt.status, attempt.trouble) == (None, DeliveryError.ADDRESS_REFUSED)
     assert receiver.connections == 0
 
 
@@ -79,7 +79,7 @@ async def test_a_name_is_looked_up_once_and_every_one_of_its_addresses_must_be_f
     assert len(rebinding.asked) == 1
     mixed = Names(["127.0.0.1", "10.0.0.1"])
     attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=mixed).post(named(receiver), {}, b"{}")
-    assert attempt.trouble is Trouble.ADDRESS_REFUSED
+    assert attempt.trouble is DeliveryError.ADDRESS_REFUSED
     assert receiver.connections == 1
 
 
@@ -94,7 +94,7 @@ async def test_a_redirect_is_a_failure_and_is_not_followed(receiver: Receiver, s
     async with Receiver() as inside:
         receiver.answers.append((status, f"Location: {inside.url}"))
         attempt = await SafeHttp(LOCAL, timeout_seconds=5).post(receiver.url, {}, b"{}")
-        assert (attempt.status, attempt.trouble) == (status, Trouble.REDIRECTED)
+        assert (attempt.status, attempt.trouble) == (status, DeliveryError.REDIRECTED)
         assert inside.connections == 0
 
 
@@ -108,7 +108,7 @@ async def test_a_receiver_that_trickles_its_answer_is_left_in_time(receiver: Rec
 
     receiver.answers.append(trickle)
     attempt = await asyncio.wait_for(SafeHttp(LOCAL, timeout_seconds=0.5).post(receiver.url, {}, b"{}"), 3)
-    assert (attempt.status, attempt.trouble) == (None, Trouble.TIMEOUT)
+    assert (attempt.status, attempt.trouble) == (None, DeliveryError.TIMEOUT)
     assert 400 < attempt.duration_ms < 2000
 
 
@@ -139,7 +139,7 @@ async def test_a_head_of_an_answer_that_never_ends_is_not_read_to_its_end(receiv
 
     receiver.answers.append(flood)
     attempt = await asyncio.wait_for(SafeHttp(LOCAL, timeout_seconds=5).post(receiver.url, {}, b"{}"), 3)
-    assert (attempt.status, attempt.trouble) == (None, Trouble.BAD_ANSWER)
+    assert (attempt.status, attempt.trouble) == (None, DeliveryError.BAD_ANSWER)
 
 
 async def test_what_answers_in_another_language_or_not_at_all_has_its_name(receiver: Receiver) -> None:
@@ -153,10 +153,10 @@ async def test_what_answers_in_another_language_or_not_at_all_has_its_name(recei
     receiver.answers.extend([smtp, hang_up])
     http = SafeHttp(LOCAL, timeout_seconds=5)
     for _ in range(2):
-        assert (await http.post(receiver.url, {}, b"{}")).trouble is Trouble.BAD_ANSWER
-    assert (await http.post("http://127.0.0.1:1/", {}, b"{}")).trouble is Trouble.UNREACHABLE
+        assert (await http.post(receiver.url, {}, b"{}")).trouble is DeliveryError.BAD_ANSWER
+    assert (await http.post("http://127.0.0.1:1/", {}, b"{}")).trouble is DeliveryError.UNREACHABLE
     unknown = SafeHttp(LOCAL, timeout_seconds=5, resolve=Names([]))
-    assert (await unknown.post("https://hooks.example/", {}, b"{}")).trouble is Trouble.UNKNOWN_HOST
+    assert (await unknown.post("https://hooks.example/", {}, b"{}")).trouble is DeliveryError.UNKNOWN_HOST
     with pytest.raises(UnfitAddressError, match="leads nowhere"):
         await unknown.check("https://hooks.example/")
 
@@ -204,10 +204,10 @@ async def test_the_certificate_must_be_that_of_the_name_though_the_call_goes_to_
         assert (good.status, good.trouble) == (204, None)
         assert receiver.calls[0].headers["host"] == f"hooks.example:{receiver.port}"
         for other in (f"https://other.example:{receiver.port}/", f"https://127.0.0.1:{receiver.port}/"):
-            assert (await http.post(other, {}, b"{}")).trouble is Trouble.TLS_FAILED
+            assert (await http.post(other, {}, b"{}")).trouble is DeliveryError.TLS_FAILED
         unknown_issuer = SafeHttp(LOCAL, timeout_seconds=5, resolve=names)
         bad = await unknown_issuer.post(f"https://hooks.example:{receiver.port}/", {}, b"{}")
-        assert bad.trouble is Trouble.TLS_FAILED
+        assert bad.trouble is DeliveryError.TLS_FAILED
         assert len(receiver.calls) == 1
 
 
@@ -238,4 +238,4 @@ async def test_without_a_listed_network_this_machine_and_its_neighbours_are_not_
     http = SafeHttp(Rules(), timeout_seconds=5)
     with pytest.raises(UnfitAddressError, match="AIGEN_WEBHOOK_ALLOWED_NETWORKS"):
         await http.check(url)
-    assert (await http.post(url, {}, b"{}")).trouble is Trouble.ADDRESS_REFUSED
+    assert (await http.post(url, {}, b"{}")).trouble is DeliveryError.ADDRESS_REFUSED

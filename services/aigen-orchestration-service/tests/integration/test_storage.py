@@ -12,10 +12,10 @@ import pytest
 from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, WITH_JOB, State
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.group_commit import Batcher
+from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
 from creativeflow.services.aigeneration.storage.migrations import head, migrate
 from creativeflow.services.aigeneration.storage.queries import Filters
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 from tests.support.services import on_server
 
 
@@ -28,7 +28,7 @@ async def migrate_in_a_process(url: str) -> None:
     assert await running.wait() == 0
 
 
-async def test_a_terminal_state_never_changes_whoever_tries(world: World) -> None:
+async def test_a_terminal_state_never_changes_whoever_tries(world: ServiceUnderTest) -> None:
     request = await world.submitted()
     await world.cancel(request)
     for state in State:
@@ -36,7 +36,7 @@ async def test_a_terminal_state_never_changes_whoever_tries(world: World) -> Non
             await world.database.execute("UPDATE generation_requests SET state = $2 WHERE id = $1", request.id, state)
 
 
-async def test_a_hold_is_resolved_once_whoever_tries(world: World) -> None:
+async def test_a_hold_is_resolved_once_whoever_tries(world: ServiceUnderTest) -> None:
     await world.grant("user", 100, "payg")
     request = await world.with_samples()
     key = request.holds[0].key
@@ -45,7 +45,7 @@ async def test_a_hold_is_resolved_once_whoever_tries(world: World) -> None:
             await world.database.execute("UPDATE holds SET state = $2 WHERE key = $1", key, state)
 
 
-async def test_the_ledger_is_append_only_and_never_below_its_floor(world: World) -> None:
+async def test_the_ledger_is_append_only_and_never_below_its_floor(world: ServiceUnderTest) -> None:
     await world.grant("user", 100, "payg")
     for statement in ("UPDATE credit_entries SET amount = 1", "DELETE FROM credit_entries"):
         with pytest.raises(asyncpg.CheckViolationError, match="never changed or deleted"):
@@ -54,7 +54,7 @@ async def test_the_ledger_is_append_only_and_never_below_its_floor(world: World)
         await world.database.execute("UPDATE credit_accounts SET balance = -1")
 
 
-async def test_the_constraints_know_the_states_of_the_table(world: World) -> None:
+async def test_the_constraints_know_the_states_of_the_table(world: ServiceUnderTest) -> None:
     definitions = {
         row["conname"]: set(re.findall(r"'([A-Z_]+)'", row["definition"]))
         for row in await world.database.fetch(
@@ -97,7 +97,7 @@ async def test_every_earlier_revision_migrates(admin_url: str) -> None:
             await connection.close()
 
 
-async def test_migrating_while_serving_disturbs_nobody(world: World, database_url: str) -> None:
+async def test_migrating_while_serving_disturbs_nobody(world: ServiceUnderTest, database_url: str) -> None:
     async def serve() -> None:
         for n in range(20):
             await world.with_samples(f"user{n}")
@@ -116,7 +116,7 @@ async def test_a_batch_that_fails_falls_apart_and_harms_only_the_bad_item() -> N
             raise ValueError("13")
         return [item * 2 for item in items]
 
-    batcher = Batcher(write, key=lambda item: item, max_size=50, max_concurrent=1)
+    batcher = GroupCommit(write, key=lambda item: item, max_size=50, max_concurrent=1)
     told = await asyncio.gather(*(batcher.submit(n) for n in range(20)), return_exceptions=True)
     assert [n for n, outcome in enumerate(told) if isinstance(outcome, ValueError)] == [13]
     assert [outcome for outcome in told if isinstance(outcome, int)] == [n * 2 for n in range(20) if n != 13]
@@ -130,7 +130,7 @@ async def test_a_batch_whose_outcome_is_unknown_is_not_written_twice() -> None:
         batches.append(list(items))
         raise StorageUnavailableError
 
-    batcher = Batcher(write, key=lambda item: item, max_size=50, max_concurrent=1)
+    batcher = GroupCommit(write, key=lambda item: item, max_size=50, max_concurrent=1)
     told = await asyncio.gather(*(batcher.submit(n) for n in range(20)), return_exceptions=True)
     assert all(isinstance(outcome, StorageUnavailableError) for outcome in told)
     assert sorted(item for batch in batches for item in batch) == list(range(20))
@@ -142,7 +142,7 @@ async def test_no_batch_holds_two_items_of_one_key_and_none_is_forgotten() -> No
         await asyncio.sleep(0)
         return items
 
-    batcher = Batcher(write, key=lambda item: item[0], max_size=8, max_concurrent=2)
+    batcher = GroupCommit(write, key=lambda item: item[0], max_size=8, max_concurrent=2)
     for _ in range(50):
         items = [(n % 7, n) for n in range(30)]
         assert await asyncio.wait_for(asyncio.gather(*(batcher.submit(item) for item in items)), 5) == items
@@ -155,7 +155,7 @@ async def test_a_database_that_is_away_is_one_clear_error() -> None:
     await database.close()
 
 
-async def test_the_list_pages_through_everything_once(world: World) -> None:
+async def test_the_list_pages_through_everything_once(world: ServiceUnderTest) -> None:
     made = [await world.submitted(f"user{n % 3}") for n in range(10)]
     seen = []
     before = None
@@ -167,7 +167,7 @@ async def test_the_list_pages_through_everything_once(world: World) -> None:
     assert len(mine) == 3
 
 
-async def test_a_statement_that_a_deadlock_ends_is_done_again(world: World, database_url: str) -> None:
+async def test_a_statement_that_a_deadlock_ends_is_done_again(world: ServiceUnderTest, database_url: str) -> None:
     for user in ("a", "b"):
         await world.grant(user, 100, "payg")
     ours = Database(database_url, pool_size=1)

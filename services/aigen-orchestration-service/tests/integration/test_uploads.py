@@ -18,7 +18,7 @@ from creativeflow.services.aigeneration.adapters.images.inspection import Pictur
 from creativeflow.services.aigeneration.adapters.upload_quotas import UploadLog, job_uploader, user_uploader
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.domain import errors
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 from tests.support.picture_server import picture, plain
 
 
@@ -263,7 +263,7 @@ async def test_save_beyond_the_uploads_of_a_job_is_refused(store: AssetStore) ->
         await store.save(picture(64, 64, seed=1), job)
 
 
-async def test_upload_over_http_is_counted_for_its_job_and_ends_with_its_time(world: World) -> None:
+async def test_upload_over_http_is_counted_for_its_job_and_ends_with_its_time(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
     assert job.job_id is not None

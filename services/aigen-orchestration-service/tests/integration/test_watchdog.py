@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.stalled_workers import StallKind
 from creativeflow.services.aigeneration.workers.watchdog import Watchdog
-from tests.support.app import World
+from tests.support.app import ServiceUnderTest
 
 
 def figure(lane: Stage, kind: StallKind) -> float | None:
@@ -16,7 +16,7 @@ def figure(lane: Stage, kind: StallKind) -> float | None:
     return REGISTRY.get_sample_value("ai_generation_stalled_jobs", {"lane": lane.value, "kind": kind.value})
 
 
-async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(world: World) -> None:
+async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(world: ServiceUnderTest) -> None:
     depth: tuple[int, int] | None = (1, 0)
 
     async def seen(queue: str) -> tuple[int, int] | None:
@@ -48,7 +48,7 @@ async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(world:
     assert figure(Stage.SAMPLES, StallKind.NEVER_STARTED) == 0
 
 
-async def test_a_job_that_was_begun_and_a_final_are_told_apart(world: World) -> None:
+async def test_a_job_that_was_begun_and_a_final_are_told_apart(world: ServiceUnderTest) -> None:
     request = await world.with_samples()
     await world.submitted("other")
     working = await world.next_job()

@@ -1,4 +1,4 @@
-"""Webhook events reach their targets: signed, in order, at least once, each target at its own pace, on real sockets."""
+"""Webhook events reach their endpoints: signed, in order, at least once, each endpoint at its own pace, on real sockets."""
 
 import asyncio
 import re
@@ -12,22 +12,22 @@ from uuid import UUID
 import pytest
 import structlog
 
-from creativeflow.services.aigeneration.application.webhook_endpoints import Ownership
-from creativeflow.services.aigeneration.domain.errors import NotFoundError, WebhookTargetDisabledError
-from creativeflow.services.aigeneration.domain.representation import resource
-from creativeflow.services.aigeneration.domain.webhooks import SCHEDULE, DisabledReason, TargetState
-from creativeflow.services.aigeneration.storage.webhook_endpoints import Target
-from tests.support.app import World
+from creativeflow.services.aigeneration.application.webhook_endpoints import EndpointScope
+from creativeflow.services.aigeneration.domain.errors import NotFoundError, WebhookEndpointDisabledError
+from creativeflow.services.aigeneration.domain.representation import to_resource
+from creativeflow.services.aigeneration.domain.webhooks import SCHEDULE, DisabledReason, EndpointState
+from creativeflow.services.aigeneration.storage.webhook_endpoints import WebhookEndpoint
+from tests.support.app import ServiceUnderTest
 from tests.support.webhook_receiver import LOOPBACK, Call, Receiver
 from tools import generate_docs
 
-TEST = Ownership(name="test", sees_all=False)
+TEST = EndpointScope(name="test", sees_all=False)
 """The caller in whose name a world submits."""
-OTHER = Ownership(name="other", sees_all=False)
+OTHER = EndpointScope(name="other", sees_all=False)
 
 
 @pytest.fixture
-async def world(make_world: Callable[..., World], receiver: Receiver) -> AsyncIterator[World]:
+async def world(make_world: Callable[..., ServiceUnderTest], receiver: Receiver) -> AsyncIterator[ServiceUnderTest]:
     """The service, which may call loopback; the invariants are asked while the receiver still listens."""
     made = make_world(webhook_allowed_networks=LOOPBACK)
     yield made
@@ -41,30 +41,32 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield made
 
 
-async def registered(world: World, receiver: Receiver, who: Ownership = TEST, secret: str | None = None) -> Target:
-    """A target at a receiver."""
-    return await world.service.targets.register(who, receiver.url, secret, None)
+async def registered(
+    world: ServiceUnderTest, receiver: Receiver, who: EndpointScope = TEST, secret: str | None = None
+) -> WebhookEndpoint:
+    """A endpoint at a receiver."""
+    return await world.service.endpoints.register(who, receiver.url, secret, None)
 
 
-async def log_of(world: World, target: Target, who: Ownership = TEST) -> list[dict[str, Any]]:
+async def log_of(world: ServiceUnderTest, endpoint: WebhookEndpoint, who: EndpointScope = TEST) -> list[dict[str, Any]]:
     """The delivery log, the newest first."""
-    return await world.service.targets.deliveries(who, target.id, state=None, most=100)
+    return await world.service.endpoints.deliveries(who, endpoint.id, state=None, most=100)
 
 
-async def owed(world: World) -> list[str]:
+async def owed(world: ServiceUnderTest) -> list[str]:
     """The topics of the outbox."""
     return [row["topic"] for row in await world.database.fetch("SELECT topic FROM outbox ORDER BY id")]
 
 
-async def seen(world: World, target: Target) -> Target:
-    """The target as it is now."""
-    return await world.service.targets.one(TEST, target.id)
+async def seen(world: ServiceUnderTest, endpoint: WebhookEndpoint) -> WebhookEndpoint:
+    """The endpoint as it is now."""
+    return await world.service.endpoints.one(TEST, endpoint.id)
 
 
 async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_was(
-    world: World, receiver: Receiver
+    world: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    target = await registered(world, receiver)
+    endpoint = await registered(world, receiver)
     shown = await world.with_samples()
     await world.drain()
     await world.select(shown)
@@ -72,9 +74,9 @@ async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_
     await world.drain()
     assert receiver.types() == ["generation.samples_ready", "generation.completed"]
     for call, request in zip(receiver.calls, (shown, finished), strict=True):
-        assert call.verified(target.secret) == call.told
-        assert call.told["data"] == resource(request)
-        assert list(call.told["data"]) == list(resource(request))
+        assert call.verified(endpoint.secret) == call.told
+        assert call.told["data"] == to_resource(request)
+        assert list(call.told["data"]) == list(to_resource(request))
         assert call.told["timestamp"] == call.told["data"]["updated_at"]
         assert call.headers["content-type"] == "application/json"
         assert call.headers["user-agent"] == "creativeflow-aigen"
@@ -82,14 +84,16 @@ async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_
     assert [call.event_id for call in receiver.calls] == [sent["event_id"] for sent in world.notifier.sent]
     events = await world.events(finished)
     assert events.count("webhook_delivered") == 2
-    assert [(row["state"], row["attempts"], row["last_status"]) for row in await log_of(world, target)] == [
+    assert [(row["state"], row["attempts"], row["last_status"]) for row in await log_of(world, endpoint)] == [
         ("delivered", 1, 204)
     ] * 2
 
 
-async def test_the_example_of_the_documents_verifies_a_real_delivery(world: World, receiver: Receiver) -> None:
-    target = await registered(world, receiver)
-    rotated = await world.service.targets.rotate(TEST, target.id, None)
+async def test_the_example_of_the_documents_verifies_a_real_delivery(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
+    endpoint = await registered(world, receiver)
+    rotated = await world.service.endpoints.rotate(TEST, endpoint.id, None)
     await world.with_samples()
     await world.drain()
     (call,) = receiver.calls
@@ -97,20 +101,20 @@ async def test_the_example_of_the_documents_verifies_a_real_delivery(world: Worl
     (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     said: dict[str, Any] = {}
     exec(example, said)  # noqa: S102 - the example of our own documents
-    for secret in (target.secret, rotated.secret):
+    for secret in (endpoint.secret, rotated.secret):
         assert said["verified"](secret, call.headers, call.body) == call.verified(secret)
     old = call.headers | {"webhook-timestamp": str(int(call.headers["webhook-timestamp"]) - 301)}
     for secret, headers, body in (
         ("whsec_" + "A" * 32, call.headers, call.body),
-        (target.secret, call.headers, call.body + b" "),
-        (target.secret, call.headers | {"webhook-id": "another"}, call.body),
-        (target.secret, old, call.body),
+        (endpoint.secret, call.headers, call.body + b" "),
+        (endpoint.secret, call.headers | {"webhook-id": "another"}, call.body),
+        (endpoint.secret, old, call.body),
     ):
         with pytest.raises(ValueError, match=r"not signed|too old"):
             said["verified"](secret, headers, body)
 
 
-async def test_every_end_of_a_request_is_told(world: World, receiver: Receiver) -> None:
+async def test_every_end_of_a_request_is_told(world: ServiceUnderTest, receiver: Receiver) -> None:
     await registered(world, receiver)
     await world.cancel(await world.submitted())
     await world.submitted()
@@ -127,13 +131,15 @@ async def test_every_end_of_a_request_is_told(world: World, receiver: Receiver) 
     ]  # fmt: skip
 
 
-async def test_without_a_target_of_the_caller_nothing_is_owed_or_kept(world: World, receiver: Receiver) -> None:
+async def test_without_a_endpoint_of_the_caller_nothing_is_owed_or_kept(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
     theirs = await registered(world, receiver, OTHER)
     await world.with_samples()
     assert [topic for topic in await owed(world) if topic.startswith("webhook")] == []
     assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
     mine = await registered(world, receiver)
-    await world.service.targets.disable(TEST, mine.id)
+    await world.service.endpoints.disable(TEST, mine.id)
     await world.cancel(await world.submitted())
     assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
     await world.drain()
@@ -141,13 +147,13 @@ async def test_without_a_target_of_the_caller_nothing_is_owed_or_kept(world: Wor
     assert await log_of(world, theirs, OTHER) == []
 
 
-async def test_with_no_targets_allowed_nothing_is_prepared(make_world: Callable[..., World]) -> None:
-    world = make_world(webhook_targets_max=0)
+async def test_with_no_endpoints_allowed_nothing_is_prepared(make_world: Callable[..., ServiceUnderTest]) -> None:
+    world = make_world(webhook_endpoints_max=0)
     assert not world.service.policy.webhooks
 
 
 async def test_events_of_one_request_keep_their_order_though_the_first_one_fails(
-    world: World, receiver: Receiver
+    world: ServiceUnderTest, receiver: Receiver
 ) -> None:
     await registered(world, receiver)
     receiver.answers.extend([500, 500])
@@ -161,8 +167,10 @@ async def test_events_of_one_request_keep_their_order_though_the_first_one_fails
     assert len({call.event_id for call in receiver.calls[:3]}) == 1
 
 
-async def test_a_failed_try_is_repeated_on_schedule_and_parked_at_its_end(world: World, receiver: Receiver) -> None:
-    target = await registered(world, receiver)
+async def test_a_failed_try_is_repeated_on_schedule_and_parked_at_its_end(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
+    endpoint = await registered(world, receiver)
     receiver.otherwise = 500
     request = await world.with_samples()
     tried: list[datetime] = []
@@ -177,21 +185,21 @@ async def test_a_failed_try_is_repeated_on_schedule_and_parked_at_its_end(world:
     assert {call.event_id for call in receiver.calls} == {receiver.calls[0].event_id}
     assert {call.body for call in receiver.calls} == {receiver.calls[0].body}
     assert len({call.headers["webhook-timestamp"] for call in receiver.calls}) == 10
-    (debt,) = await world.service.outbox.list_open(parked_only=True, most=10)
-    assert debt["parked_reason"] == "given up after 10 tries: bad_status 500"
-    (row,) = await log_of(world, target)
+    (message,) = await world.service.outbox.list_open(parked_only=True, most=10)
+    assert message["parked_reason"] == "given up after 10 tries: bad_status 500"
+    (row,) = await log_of(world, endpoint)
     assert (row["state"], row["attempts"], row["last_error"], row["last_status"]) == ("parked", 10, "bad_status", 500)
     assert (await world.events(request)).count("webhook_parked") == 1
     receiver.otherwise = 200
-    assert await world.service.outbox.replay(debt["id"], by="op", now=world.clock())
-    assert (await log_of(world, target))[0]["state"] == "pending"
+    assert await world.service.outbox.replay(message["id"], by="op", now=world.clock())
+    assert (await log_of(world, endpoint))[0]["state"] == "pending"
     await world.drain()
-    (row,) = await log_of(world, target)
+    (row,) = await log_of(world, endpoint)
     assert (row["state"], row["attempts"], row["last_error"]) == ("delivered", 11, None)
-    assert (await seen(world, target)).failing_since is None
+    assert (await seen(world, endpoint)).failing_since is None
 
 
-async def next_due(world: World) -> datetime:
+async def next_due(world: ServiceUnderTest) -> datetime:
     """When the next webhook is due."""
     due = await world.database.fetchval(
         "SELECT min(due_at) FROM outbox WHERE topic LIKE 'webhook:%' AND parked_reason IS NULL"
@@ -200,19 +208,19 @@ async def next_due(world: World) -> datetime:
     return due
 
 
-async def test_what_an_operator_drops_is_given_up_in_the_log_too(world: World, receiver: Receiver) -> None:
-    target = await registered(world, receiver)
+async def test_what_an_operator_drops_is_given_up_in_the_log_too(world: ServiceUnderTest, receiver: Receiver) -> None:
+    endpoint = await registered(world, receiver)
     await world.with_samples()
     await world.database.execute("UPDATE outbox SET parked_reason = 'test' WHERE topic LIKE 'webhook:%'")
-    (debt,) = await world.service.outbox.list_open(parked_only=True, most=10)
-    assert await world.service.outbox.drop(debt["id"], by="op", now=world.clock())
-    assert [row["state"] for row in await log_of(world, target)] == ["failed"]
+    (message,) = await world.service.outbox.list_open(parked_only=True, most=10)
+    assert await world.service.outbox.drop(message["id"], by="op", now=world.clock())
+    assert [row["state"] for row in await log_of(world, endpoint)] == ["failed"]
     await world.drain()
     assert receiver.calls == []
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_receiver_that_asks_for_time_gets_it(world: World, receiver: Receiver, status: int) -> None:
+async def test_a_receiver_that_asks_for_time_gets_it(world: ServiceUnderTest, receiver: Receiver, status: int) -> None:
     await registered(world, receiver)
     receiver.answers.append((status, "Retry-After: 600"))
     await world.with_samples()
@@ -221,10 +229,10 @@ async def test_a_receiver_that_asks_for_time_gets_it(world: World, receiver: Rec
     assert timedelta(seconds=598) < wait < timedelta(seconds=602)
 
 
-async def test_a_target_that_is_gone_is_disabled_and_nothing_more_is_owed_to_it(
-    world: World, receiver: Receiver
+async def test_a_endpoint_that_is_gone_is_disabled_and_nothing_more_is_owed_to_it(
+    world: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    target = await registered(world, receiver)
+    endpoint = await registered(world, receiver)
     receiver.otherwise = 410
     shown = await world.with_samples()
     await world.select(shown)
@@ -232,47 +240,47 @@ async def test_a_target_that_is_gone_is_disabled_and_nothing_more_is_owed_to_it(
     await world.send_webhooks()
     assert len(receiver.calls) == 1
     assert not [topic for topic in await owed(world) if topic.startswith("webhook")]
-    now = await seen(world, target)
-    assert (now.state, now.disabled_reason) == (TargetState.DISABLED, DisabledReason.GONE)
-    assert [(row["state"], row["last_error"]) for row in await log_of(world, target)] == [
-        ("failed", "target_disabled"), ("failed", "gone"),
+    now = await seen(world, endpoint)
+    assert (now.state, now.disabled_reason) == (EndpointState.DISABLED, DisabledReason.GONE)
+    assert [(row["state"], row["last_error"]) for row in await log_of(world, endpoint)] == [
+        ("failed", "endpoint_disabled"), ("failed", "gone"),
     ]  # fmt: skip
     await world.cancel(await world.submitted())
     await world.drain()
     assert len(receiver.calls) == 1
 
 
-async def test_a_target_that_failed_for_five_days_is_disabled_and_can_be_enabled_again(
-    world: World, receiver: Receiver
+async def test_a_endpoint_that_failed_for_five_days_is_disabled_and_can_be_enabled_again(
+    world: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    target = await registered(world, receiver)
+    endpoint = await registered(world, receiver)
     receiver.otherwise = 500
     await world.with_samples()
     await world.send_webhooks()
-    first = (await seen(world, target)).failing_since
+    first = (await seen(world, endpoint)).failing_since
     assert first is not None
     world.clock.advance(days=4, hours=23)
     await world.cancel(await world.submitted())
     await world.send_webhooks()
-    assert (await seen(world, target)).state is TargetState.ENABLED
-    assert (await seen(world, target)).failing_since == first
+    assert (await seen(world, endpoint)).state is EndpointState.ENABLED
+    assert (await seen(world, endpoint)).failing_since == first
     world.clock.advance(days=1, hours=1)
     await world.send_webhooks()
-    now = await seen(world, target)
-    assert (now.state, now.disabled_reason) == (TargetState.DISABLED, DisabledReason.FAILING)
-    assert {row["state"] for row in await log_of(world, target)} == {"failed"}
-    with pytest.raises(WebhookTargetDisabledError):
-        await world.service.targets.test(TEST, target.id)
+    now = await seen(world, endpoint)
+    assert (now.state, now.disabled_reason) == (EndpointState.DISABLED, DisabledReason.FAILING)
+    assert {row["state"] for row in await log_of(world, endpoint)} == {"failed"}
+    with pytest.raises(WebhookEndpointDisabledError):
+        await world.service.endpoints.test(TEST, endpoint.id)
     receiver.otherwise = 200
-    enabled = await world.service.targets.enable(TEST, target.id)
-    assert (enabled.state, enabled.failing_since) == (TargetState.ENABLED, None)
-    for row in await log_of(world, target):
-        await world.service.targets.redeliver(TEST, target.id, row["event_id"])
+    enabled = await world.service.endpoints.enable(TEST, endpoint.id)
+    assert (enabled.state, enabled.failing_since) == (EndpointState.ENABLED, None)
+    for row in await log_of(world, endpoint):
+        await world.service.endpoints.redeliver(TEST, endpoint.id, row["event_id"])
     await world.drain()
-    assert {row["state"] for row in await log_of(world, target)} == {"delivered"}
+    assert {row["state"] for row in await log_of(world, endpoint)} == {"delivered"}
 
 
-async def test_a_target_that_does_not_answer_delays_nobody_else(make_world: Callable[..., World]) -> None:
+async def test_a_endpoint_that_does_not_answer_delays_nobody_else(make_world: Callable[..., ServiceUnderTest]) -> None:
     world = make_world(webhook_allowed_networks=LOOPBACK, webhook_timeout=30)
     released = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -297,14 +305,16 @@ async def test_a_target_that_does_not_answer_delays_nobody_else(make_world: Call
     await world.check()
 
 
-async def until(world: World, reached: Callable[[], bool]) -> None:
+async def until(world: ServiceUnderTest, reached: Callable[[], bool]) -> None:
     """Let the sender take what there is room for until something is reached."""
     while not reached():
         await world.service.webhooks.step()
         await asyncio.sleep(0.01)
 
 
-async def test_a_target_at_which_the_last_try_failed_is_given_one_at_a_time(world: World, receiver: Receiver) -> None:
+async def test_a_endpoint_at_which_the_last_try_failed_is_given_one_at_a_time(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
     await registered(world, receiver)
     for n in range(3):
         await world.cancel(await world.submitted(f"user{n}"))
@@ -319,13 +329,13 @@ async def test_a_target_at_which_the_last_try_failed_is_given_one_at_a_time(worl
 
 
 async def test_a_sender_that_dies_before_it_settles_leaves_the_event_to_the_next_under_the_same_id(
-    make_world: Callable[..., World], receiver: Receiver
+    make_world: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> None:
     async def silent(_writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
     dying, next_one = (make_world(webhook_allowed_networks=LOOPBACK) for _ in range(2))
-    target = await registered(dying, receiver)
+    endpoint = await registered(dying, receiver)
     receiver.answers.append(silent)
     await dying.with_samples()
     await dying.service.webhooks.step()
@@ -338,13 +348,13 @@ async def test_a_sender_that_dies_before_it_settles_leaves_the_event_to_the_next
     first, second = receiver.calls
     assert (first.event_id, first.body) == (second.event_id, second.body)
     assert first.headers["webhook-timestamp"] != second.headers["webhook-timestamp"]
-    assert first.verified(target.secret) == first.told
-    assert [row["state"] for row in await log_of(next_one, target)] == ["delivered"]
+    assert first.verified(endpoint.secret) == first.told
+    assert [row["state"] for row in await log_of(next_one, endpoint)] == ["delivered"]
     await next_one.check()
 
 
 async def test_what_was_sent_while_the_database_went_away_is_sent_again(
-    world: World, receiver: Receiver, database_url: str
+    world: ServiceUnderTest, receiver: Receiver, database_url: str
 ) -> None:
     async def and_the_database_goes(writer: asyncio.StreamWriter) -> None:
         await world.database.close()
@@ -365,22 +375,26 @@ async def test_what_was_sent_while_the_database_went_away_is_sent_again(
     assert (first.event_id, first.body) == (second.event_id, second.body)
 
 
-async def test_a_fault_of_ours_is_logged_and_the_event_is_sent_again(world: World, receiver: Receiver) -> None:
-    target = await registered(world, receiver)
-    await world.service.targets.test(TEST, target.id)
+async def test_a_fault_of_ours_is_logged_and_the_event_is_sent_again(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
+    endpoint = await registered(world, receiver)
+    await world.service.endpoints.test(TEST, endpoint.id)
     await world.database.execute("UPDATE webhook_targets SET secret = 'whsec_no base64'")
     with structlog.testing.capture_logs() as logged:
         assert await world.send_webhooks() == 1
     assert [line["event"] for line in logged] == ["webhook_failed"]
     assert "no base64" not in str(logged)
-    await world.service.targets.rotate(TEST, target.id, target.secret)
+    await world.service.endpoints.rotate(TEST, endpoint.id, endpoint.secret)
     await world.database.execute("UPDATE webhook_targets SET previous_secrets = '[]'")
     world.clock.advance(minutes=2)
     assert await world.send_webhooks() == 1
-    assert receiver.calls[0].headers["webhook-signature"] == signature_of(receiver.calls[0], target.secret)
+    assert receiver.calls[0].headers["webhook-signature"] == signature_of(receiver.calls[0], endpoint.secret)
 
 
-async def test_senders_in_any_number_send_each_event_once(make_world: Callable[..., World], receiver: Receiver) -> None:
+async def test_senders_in_any_number_send_each_event_once(
+    make_world: Callable[..., ServiceUnderTest], receiver: Receiver
+) -> None:
     worlds = [make_world(webhook_allowed_networks=LOOPBACK) for _ in range(3)]
     await registered(worlds[0], receiver)
     for n in range(20):
@@ -391,38 +405,38 @@ async def test_senders_in_any_number_send_each_event_once(make_world: Callable[.
     await worlds[0].check()
 
 
-async def test_an_event_can_be_sent_again_whatever_became_of_it(world: World, receiver: Receiver) -> None:
-    target = await registered(world, receiver)
+async def test_an_event_can_be_sent_again_whatever_became_of_it(world: ServiceUnderTest, receiver: Receiver) -> None:
+    endpoint = await registered(world, receiver)
     await world.with_samples()
     await world.drain()
-    (row,) = await log_of(world, target)
-    await world.service.targets.redeliver(TEST, target.id, row["event_id"])
-    await world.service.targets.redeliver(TEST, target.id, row["event_id"])
-    assert (await log_of(world, target))[0]["state"] == "pending"
+    (row,) = await log_of(world, endpoint)
+    await world.service.endpoints.redeliver(TEST, endpoint.id, row["event_id"])
+    await world.service.endpoints.redeliver(TEST, endpoint.id, row["event_id"])
+    assert (await log_of(world, endpoint))[0]["state"] == "pending"
     await world.drain()
     first, second = receiver.calls
     assert (first.event_id, first.body) == (second.event_id, second.body)
-    assert [(row["state"], row["attempts"]) for row in await log_of(world, target)] == [("delivered", 2)]
+    assert [(row["state"], row["attempts"]) for row in await log_of(world, endpoint)] == [("delivered", 2)]
     with pytest.raises(NotFoundError):
-        await world.service.targets.redeliver(TEST, target.id, UUID(int=1))
+        await world.service.endpoints.redeliver(TEST, endpoint.id, UUID(int=1))
     with pytest.raises(NotFoundError):
-        await world.service.targets.redeliver(OTHER, target.id, row["event_id"])
+        await world.service.endpoints.redeliver(OTHER, endpoint.id, row["event_id"])
 
 
-async def test_after_a_rotation_both_secrets_sign_for_a_day(world: World, receiver: Receiver) -> None:
-    target = await registered(world, receiver)
-    rotated = await world.service.targets.rotate(TEST, target.id, None)
-    again = await world.service.targets.rotate(TEST, target.id, None)
-    await world.service.targets.test(TEST, target.id)
+async def test_after_a_rotation_both_secrets_sign_for_a_day(world: ServiceUnderTest, receiver: Receiver) -> None:
+    endpoint = await registered(world, receiver)
+    rotated = await world.service.endpoints.rotate(TEST, endpoint.id, None)
+    again = await world.service.endpoints.rotate(TEST, endpoint.id, None)
+    await world.service.endpoints.test(TEST, endpoint.id)
     await world.drain()
     world.clock.advance(hours=23, minutes=59)
-    await world.service.targets.test(TEST, target.id)
+    await world.service.endpoints.test(TEST, endpoint.id)
     await world.drain()
     world.clock.advance(minutes=2)
-    await world.service.targets.test(TEST, target.id)
+    await world.service.endpoints.test(TEST, endpoint.id)
     await world.drain()
     at_once, on_the_day, after = receiver.calls
-    for secret in (target.secret, rotated.secret, again.secret):
+    for secret in (endpoint.secret, rotated.secret, again.secret):
         assert at_once.verified(secret) == at_once.told
     assert [len(call.headers["webhook-signature"].split()) for call in (at_once, on_the_day, after)] == [3, 3, 1]
     assert after.headers["webhook-signature"] == signature_of(after, again.secret)
@@ -436,12 +450,14 @@ def signature_of(call: Call, secret: str) -> str:
     return str(Webhook(secret).sign(call.event_id, moment, call.body.decode()))
 
 
-async def test_a_deleted_target_gets_nothing_more_and_its_log_goes_with_age(world: World, receiver: Receiver) -> None:
-    target = await registered(world, receiver)
+async def test_a_deleted_endpoint_gets_nothing_more_and_its_log_goes_with_age(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
+    endpoint = await registered(world, receiver)
     await world.with_samples()
-    await world.service.targets.delete(TEST, target.id)
+    await world.service.endpoints.delete(TEST, endpoint.id)
     with pytest.raises(NotFoundError):
-        await world.service.targets.one(TEST, target.id)
+        await world.service.endpoints.one(TEST, endpoint.id)
     await world.drain()
     assert receiver.calls == []
     world.clock.advance(days=29)
@@ -454,26 +470,32 @@ async def test_a_deleted_target_gets_nothing_more_and_its_log_goes_with_age(worl
     assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
 
 
-async def test_the_log_keeps_what_is_open_and_forgets_what_ended_long_ago(world: World, receiver: Receiver) -> None:
-    target = await registered(world, receiver)
-    await world.service.targets.test(TEST, target.id)
+async def test_the_log_keeps_what_is_open_and_forgets_what_ended_long_ago(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
+    endpoint = await registered(world, receiver)
+    await world.service.endpoints.test(TEST, endpoint.id)
     await world.drain()
-    await world.service.targets.test(TEST, target.id)
+    await world.service.endpoints.test(TEST, endpoint.id)
     world.clock.advance(days=31)
     await world.housekeep()
-    assert [row["state"] for row in await log_of(world, target)] == ["pending"]
+    assert [row["state"] for row in await log_of(world, endpoint)] == ["pending"]
 
 
-async def test_what_was_owed_in_the_moment_of_a_disable_is_tidied_up(world: World, receiver: Receiver) -> None:
-    target = await registered(world, receiver)
+async def test_what_was_owed_in_the_moment_of_a_disable_is_tidied_up(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
+    endpoint = await registered(world, receiver)
     await world.with_samples()
     await world.database.execute("UPDATE webhook_targets SET state = 'disabled', disabled_reason = 'gone'")
     await world.housekeep()
     assert not [topic for topic in await owed(world) if topic.startswith("webhook")]
-    assert [row["last_error"] for row in await log_of(world, target)] == ["target_disabled"]
+    assert [row["last_error"] for row in await log_of(world, endpoint)] == ["endpoint_disabled"]
 
 
-async def test_a_running_service_sends_within_moments(make_world: Callable[..., World], receiver: Receiver) -> None:
+async def test_a_running_service_sends_within_moments(
+    make_world: Callable[..., ServiceUnderTest], receiver: Receiver
+) -> None:
     world = make_world(webhook_allowed_networks=LOOPBACK, roles=("relay",), poll_interval=60.0)
     await registered(world, receiver)
     await world.service.start()

@@ -8,12 +8,12 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
-from creativeflow.services.aigeneration.application.worker_reports import Kind, Signature
+from creativeflow.services.aigeneration.application.worker_reports import ReportKind, Signature
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.kit.clock import uuid7
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
-from tests.support.app import World, a_final, four_samples
+from tests.support.app import ServiceUnderTest, a_final, four_samples
 
 
 def body_of(job, **more) -> bytes:
@@ -21,100 +21,104 @@ def body_of(job, **more) -> bytes:
     return orjson.dumps({name: value for name, value in said.items() if value is not None})
 
 
-async def report(world: World, kind: Kind, job, token: str | None = None, **more):
+async def report(world: ServiceUnderTest, kind: ReportKind, job, token: str | None = None, **more):
     token = token or world.service.secrets.token(job.job_id)
     return await world.service.reports.receive(kind, body_of(job, **more), token=token)
 
 
-async def test_a_whole_lifecycle_by_reports(world: World) -> None:
+async def test_a_whole_lifecycle_by_reports(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
-    await report(world, Kind.STARTED, job)
-    half = await report(world, Kind.PROGRESS, job, percent=50, step="two of four", samples=four_samples(job)[:2])
+    await report(world, ReportKind.STARTED, job)
+    half = await report(world, ReportKind.PROGRESS, job, percent=50, step="two of four", samples=four_samples(job)[:2])
     assert half.progress == {"percent": 50, "step": "two of four"}
     assert len(half.samples) == 2
-    shown = await report(world, Kind.SAMPLES, job, samples=four_samples(job), ai_model_used="m", processing_time_ms=9)
+    shown = await report(
+        world, ReportKind.SAMPLES, job, samples=four_samples(job), ai_model_used="m", processing_time_ms=9
+    )
     assert (shown.state, shown.ai_model_used, shown.progress) == (State.AWAITING_SELECTION, "m", None)
     await world.select(shown)
     job = await world.next_job()
-    await report(world, Kind.STARTED, job)
-    done = await report(world, Kind.FINAL, job, final_asset=a_final(job))
+    await report(world, ReportKind.STARTED, job)
+    done = await report(world, ReportKind.FINAL, job, final_asset=a_final(job))
     assert done.state is State.COMPLETED
     await world.drain()
     assert world.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
-async def test_the_same_result_twice_changes_nothing(world: World) -> None:
+async def test_the_same_result_twice_changes_nothing(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
     first, second = await asyncio.gather(
-        *(report(world, Kind.SAMPLES, job, samples=four_samples(job)) for _ in range(2))
+        *(report(world, ReportKind.SAMPLES, job, samples=four_samples(job)) for _ in range(2))
     )
     assert first.version == second.version
     await world.select(first)
     job = await world.next_job()
-    done = await report(world, Kind.FINAL, job, final_asset=a_final(job))
-    assert (await report(world, Kind.FINAL, job, final_asset=a_final(job))).version == done.version
+    done = await report(world, ReportKind.FINAL, job, final_asset=a_final(job))
+    assert (await report(world, ReportKind.FINAL, job, final_asset=a_final(job))).version == done.version
 
 
-async def test_started_and_progress_after_the_result_tell_the_worker_to_stop(world: World) -> None:
+async def test_started_and_progress_after_the_result_tell_the_worker_to_stop(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
-    await report(world, Kind.SAMPLES, job, samples=four_samples(job))
-    for kind in (Kind.STARTED, Kind.PROGRESS):
+    await report(world, ReportKind.SAMPLES, job, samples=four_samples(job))
+    for kind in (ReportKind.STARTED, ReportKind.PROGRESS):
         with pytest.raises(errors.StaleResultError):
             await report(world, kind, job)
 
 
-async def test_the_good_samples_are_delivered_and_the_failed_ones_reported(world: World) -> None:
+async def test_the_good_samples_are_delivered_and_the_failed_ones_reported(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
     failures = [{"index": 3, "error_code": "provider_error", "error_message": "secret stack trace"}]
-    shown = await report(world, Kind.SAMPLES, job, samples=four_samples(job)[:3], failures=failures)
+    shown = await report(world, ReportKind.SAMPLES, job, samples=four_samples(job)[:3], failures=failures)
     assert shown.state is State.AWAITING_SELECTION
     assert [sample["index"] for sample in shown.samples] == [0, 1, 2]
     assert shown.sample_failures[0]["index"] == 3
     assert "secret" not in str(shown.sample_failures)
 
 
-async def test_samples_of_the_wrong_size_count_as_failed_and_none_good_is_another_attempt(world: World) -> None:
+async def test_samples_of_the_wrong_size_count_as_failed_and_none_good_is_another_attempt(
+    world: ServiceUnderTest,
+) -> None:
     await world.submitted()
     job = await world.next_job()
     wrong = [{**sample, "resolution": "300x900"} for sample in four_samples(job)]
-    again = await report(world, Kind.SAMPLES, job, samples=wrong)
+    again = await report(world, ReportKind.SAMPLES, job, samples=wrong)
     assert (again.state, again.attempt) == (State.PENDING, 2)
     assert again.job_id != job.job_id
     world.clock.advance(minutes=1)
     job = await world.next_job()
     mixed = [*wrong[:1], *four_samples(job)[1:]]
-    shown = await report(world, Kind.SAMPLES, job, samples=mixed)
+    shown = await report(world, ReportKind.SAMPLES, job, samples=mixed)
     assert [failure["error_code"] for failure in shown.sample_failures] == ["invalid_output"]
 
 
 @pytest.mark.parametrize("change", [{"resolution": "1080x1081"}, {"format": "webp"}])
-async def test_a_final_that_does_not_fit_is_a_failed_attempt(world: World, change: dict[str, str]) -> None:
+async def test_a_final_that_does_not_fit_is_a_failed_attempt(world: ServiceUnderTest, change: dict[str, str]) -> None:
     await world.select(await world.with_samples())
     job = await world.next_job()
-    again = await report(world, Kind.FINAL, job, final_asset={**a_final(job), **change})
+    again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), **change})
     assert (again.state, again.attempt) == (State.PENDING, 2)
     world.clock.advance(minutes=1)
     assert (await world.deliver(await world.next_job())).state is State.COMPLETED
 
 
-async def test_a_result_of_an_earlier_attempt_is_kept_as_evidence_and_not_applied(world: World) -> None:
+async def test_a_result_of_an_earlier_attempt_is_kept_as_evidence_and_not_applied(world: ServiceUnderTest) -> None:
     request = await world.submitted()
     first = await world.next_job()
-    await report(world, Kind.ERROR, first, error_code="model_timeout", error_message="x")
+    await report(world, ReportKind.ERROR, first, error_code="model_timeout", error_message="x")
     world.clock.advance(minutes=1)
     second = await world.next_job()
     with pytest.raises(errors.StaleResultError):
-        await report(world, Kind.SAMPLES, first, samples=four_samples(first))
+        await report(world, ReportKind.SAMPLES, first, samples=four_samples(first))
     assert (await world.look(request)).state is State.PROCESSING_SAMPLES
     assert (await world.events(request)).count("stale_result") == 1
     await world.deliver(second)
 
 
-async def test_a_worker_faster_than_the_confirm_is_believed(world: World) -> None:
+async def test_a_worker_faster_than_the_confirm_is_believed(world: ServiceUnderTest) -> None:
     request = await world.submitted()
     leased = (await world.jobs.lease(request.stage, window=10, most=10)).jobs
     shown = await world.deliver(leased[0])
@@ -125,26 +129,26 @@ async def test_a_worker_faster_than_the_confirm_is_believed(world: World) -> Non
     assert (await world.look(request)).state is State.AWAITING_SELECTION
 
 
-async def test_results_of_the_wrong_kind_are_refused_in_words(world: World) -> None:
+async def test_results_of_the_wrong_kind_are_refused_in_words(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
     with pytest.raises(errors.InvalidRequestError) as refused:
-        await report(world, Kind.FINAL, job, final_asset={**four_samples(job)[0]})
+        await report(world, ReportKind.FINAL, job, final_asset={**four_samples(job)[0]})
     assert refused.value.errors[0]["code"] == "wrong_stage"
 
 
-async def test_only_the_jobs_own_token_opens_its_callbacks(world: World) -> None:
+async def test_only_the_jobs_own_token_opens_its_callbacks(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
     other = world.service.secrets.token(uuid7())
     forged = CallbackSecrets(["another-secret"]).token(job.job_id)
     for token in (other, forged, "", "x" * 500, "ÿ"):
         with pytest.raises(errors.InvalidCredentialsError):
-            await world.service.reports.receive(Kind.STARTED, body_of(job), token=token)
+            await world.service.reports.receive(ReportKind.STARTED, body_of(job), token=token)
     with pytest.raises(errors.InvalidCredentialsError):
-        await world.service.reports.receive(Kind.STARTED, body_of(job))
+        await world.service.reports.receive(ReportKind.STARTED, body_of(job))
     await world.service.reports.receive(
-        Kind.STARTED, body_of(job, callback_token=world.service.secrets.token(job.job_id))
+        ReportKind.STARTED, body_of(job, callback_token=world.service.secrets.token(job.job_id))
     )
 
 
@@ -166,43 +170,45 @@ async def test_a_standard_webhooks_signature_opens_them_too(make_world) -> None:
         Signature(message_id="m1", timestamp="yesterday", signatures=right),
     ):
         with pytest.raises(errors.InvalidCredentialsError):
-            await world.service.reports.receive(Kind.SAMPLES, body, signature=signature)
+            await world.service.reports.receive(ReportKind.SAMPLES, body, signature=signature)
     signature = Signature(message_id="m1", timestamp=str(timestamp), signatures=f"v1,AAAA {right}")
-    shown = await world.service.reports.receive(Kind.SAMPLES, body, signature=signature)
+    shown = await world.service.reports.receive(ReportKind.SAMPLES, body, signature=signature)
     assert shown.state is State.AWAITING_SELECTION
     await world.check()
 
 
-async def test_unknown_requests_and_unreadable_reports_are_refused(world: World) -> None:
+async def test_unknown_requests_and_unreadable_reports_are_refused(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
     token = world.service.secrets.token(job.job_id)
     unknown = orjson.dumps({"generation_request_id": str(uuid4()), "job_id": str(job.job_id)})
     with pytest.raises(errors.NotFoundError):
-        await world.service.reports.receive(Kind.STARTED, unknown, token=token)
+        await world.service.reports.receive(ReportKind.STARTED, unknown, token=token)
     for body in (b"", b"{", b"[]", b"null", b'{"job_id": 7}', body_of(job, samples="none"), body_of(job, samples=[{}])):
         with pytest.raises((errors.InvalidRequestError, errors.InvalidJsonError)):
-            await world.service.reports.receive(Kind.SAMPLES, body, token=token)
+            await world.service.reports.receive(ReportKind.SAMPLES, body, token=token)
     with pytest.raises(errors.InvalidRequestError):
-        await world.service.reports.receive(Kind.STARTED, body_of(job, job_id=None), token=token)
+        await world.service.reports.receive(ReportKind.STARTED, body_of(job, job_id=None), token=token)
 
 
-async def test_an_error_without_the_current_stage_is_tried_again_then_fails_with_friendly_words(world: World) -> None:
+async def test_an_error_without_the_current_stage_is_tried_again_then_fails_with_friendly_words(
+    world: ServiceUnderTest,
+) -> None:
     request = await world.submitted()
     for attempt in (1, 2, 3):
         job = await world.next_job()
         assert job.attempt == attempt
-        await report(world, Kind.ERROR, job, error_code="model_unavailable", error_message="GPU 7 on fire")
+        await report(world, ReportKind.ERROR, job, error_code="model_unavailable", error_message="GPU 7 on fire")
         world.clock.advance(minutes=1)
     failed = await world.look(request)
     assert failed.failure is not None
     assert failed.failure["code"] == "model_unavailable"
     assert failed.failure["fault"] == "provider"
     assert "GPU" not in str(failed.failure)
-    assert "retry" in failed.failure["ways_on"]
+    assert "retry" in failed.failure["next_steps"]
 
 
-async def test_the_last_attempt_goes_to_the_fallback_model(world: World) -> None:
+async def test_the_last_attempt_goes_to_the_fallback_model(world: ServiceUnderTest) -> None:
     await world.submitted()
     used = []
     for _ in range(3):
@@ -213,11 +219,11 @@ async def test_the_last_attempt_goes_to_the_fallback_model(world: World) -> None
     assert used == ["standard", "standard", "fast"]
 
 
-async def test_a_retry_is_a_new_request_that_names_the_old_one(world: World) -> None:
+async def test_a_retry_is_a_new_request_that_names_the_old_one(world: ServiceUnderTest) -> None:
     from creativeflow.services.aigeneration.application.generations import Caller  # noqa: PLC0415
 
     request = await world.submitted()
-    with pytest.raises(errors.ActionNotPossibleError):
+    with pytest.raises(errors.InvalidStateError):
         await world.orchestrator.retry(request.id, Caller(name="t"), {}, correlation_id="c")
     await world.fail(await world.next_job(), "invalid_input")
     reply = await world.orchestrator.retry(

@@ -5,11 +5,11 @@ from typing import Any
 from uuid import uuid4
 
 from creativeflow.services.aigeneration.adapters.credits.local import LocalCredits
-from creativeflow.services.aigeneration.application.generations import Caller, Reply, Submission
-from creativeflow.services.aigeneration.bootstrap.container import Service
+from creativeflow.services.aigeneration.application.generations import ActionResult, Caller, Submission
+from creativeflow.services.aigeneration.bootstrap.container import Container
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.pricing import SubscriptionStatus
-from creativeflow.services.aigeneration.domain.request import Asset, Request
+from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest
 from creativeflow.services.aigeneration.ports import Credits
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
@@ -20,7 +20,7 @@ from tests.support.simulators import Clock, FaultyCredits, RecordingEngine, Reco
 _STEPS_MAX = 1000
 
 
-class World:
+class ServiceUnderTest:
     """One process of the service whose roles run only when the test says so.
 
     `ledger_here`: it knows that the credits lie in its own database; else it asks for them, as it asks anybody else.
@@ -36,7 +36,7 @@ class World:
         self._credits_database = Database(database_url, pool_size=5)
         ledger = LocalCredits(Ledger(self._credits_database))
         self.credits = FaultyCredits(credits_ or ledger)
-        self.service = Service(
+        self.service = Container(
             settings,
             database_url=database_url,
             now=self.clock,
@@ -67,7 +67,7 @@ class World:
 
     async def submit(
         self, user_id: str = "user", *, claim: Any = None, quote_id: str | None = None, **brief: Any
-    ) -> Reply:
+    ) -> ActionResult:
         """Submit a request."""
         order = Submission(
             user_id=user_id,
@@ -80,7 +80,7 @@ class World:
         )
         return await self.orchestrator.submit(order, claim)
 
-    async def submitted(self, user_id: str = "user", **brief: Any) -> Request:
+    async def submitted(self, user_id: str = "user", **brief: Any) -> GenerationRequest:
         """A request that has just been submitted."""
         reply = await self.submit(user_id, **brief)
         assert reply.request is not None
@@ -88,13 +88,13 @@ class World:
 
     async def select(
         self,
-        request: Request,
+        request: GenerationRequest,
         sample: int = 0,
         *,
         resolution: str | None = None,
         caller: Caller | None = None,
         quote_id: str | None = None,
-    ) -> Reply:
+    ) -> ActionResult:
         """Select one of the request's samples."""
         return await self.orchestrator.select_sample(
             request.id,
@@ -110,11 +110,11 @@ class World:
         asked: Any = {"input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1", **brief}
         return await self.orchestrator.quote(user_id, asked)
 
-    async def regenerate(self, request: Request, quote_id: str | None = None) -> Reply:
+    async def regenerate(self, request: GenerationRequest, quote_id: str | None = None) -> ActionResult:
         """Ask for another round."""
         return await self.orchestrator.regenerate(request.id, Caller(name="test"), {}, quote_id)
 
-    async def cancel(self, request: Request) -> Reply:
+    async def cancel(self, request: GenerationRequest) -> ActionResult:
         """Cancel."""
         return await self.orchestrator.cancel(request.id, Caller(name="test"))
 
@@ -126,12 +126,14 @@ class World:
             if not await self.service.dispatcher.step():
                 return
 
-    async def next_job(self) -> Request:
+    async def next_job(self) -> GenerationRequest:
         """Dispatch, and take the oldest job that nobody has taken."""
         await self.dispatch()
         return self.engine.jobs.popleft()
 
-    async def deliver(self, job: Request, samples: Sequence[Asset] | None = None, failures: Any = ()) -> Request:
+    async def deliver(
+        self, job: GenerationRequest, samples: Sequence[Asset] | None = None, failures: Any = ()
+    ) -> GenerationRequest:
         """Report a good result for a job: four samples, or the final."""
         assert job.job_id is not None
         if job.stage is Stage.SAMPLES:
@@ -139,12 +141,12 @@ class World:
             return await self.jobs.samples_delivered(job.id, job.job_id, found, failures)
         return await self.jobs.final_delivered(job.id, job.job_id, a_final(job))
 
-    async def fail(self, job: Request, code: str = "provider_error") -> Request:
+    async def fail(self, job: GenerationRequest, code: str = "provider_error") -> GenerationRequest:
         """Report an error for a job."""
         assert job.job_id is not None
         return await self.jobs.attempt_failed(job.id, job.job_id, code)
 
-    async def with_samples(self, user_id: str = "user", **brief: Any) -> Request:
+    async def with_samples(self, user_id: str = "user", **brief: Any) -> GenerationRequest:
         """A request whose samples have come."""
         await self.submitted(user_id, **brief)
         return await self.deliver(await self.next_job())
@@ -174,17 +176,17 @@ class World:
 
     # What is known
 
-    async def look(self, request: Request) -> Request:
+    async def look(self, request: GenerationRequest) -> GenerationRequest:
         """The request as it is now."""
         found = await self.service.queries.request(request.id)
         assert found is not None
         return found
 
-    async def timeline(self, request: Request) -> list[dict[str, Any]]:
+    async def timeline(self, request: GenerationRequest) -> list[dict[str, Any]]:
         """The timeline with its data."""
         return await self.service.queries.timeline(request.id)
 
-    async def events(self, request: Request) -> list[str]:
+    async def events(self, request: GenerationRequest) -> list[str]:
         """The events of the timeline."""
         return [entry["event"] for entry in await self.service.queries.timeline(request.id)]
 
@@ -203,7 +205,7 @@ class World:
         assert await violations(self.database, self.clock(), drained=drained) == []
 
 
-def four_samples(job: Request) -> list[Asset]:
+def four_samples(job: GenerationRequest) -> list[Asset]:
     """Four good samples for a job."""
     size = job.dimensions.scaled(min(512, job.dimensions.longest))
     return [
@@ -218,7 +220,7 @@ def four_samples(job: Request) -> list[Asset]:
     ]
 
 
-def a_final(job: Request) -> Asset:
+def a_final(job: GenerationRequest) -> Asset:
     """A good final for a job."""
     return Asset(
         asset_id=f"{job.job_id}-final",

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.pricing import Funding
-from creativeflow.services.aigeneration.domain.request import Asset, Brief, Hold, HoldState, Request
+from creativeflow.services.aigeneration.domain.request import Asset, Brief, GenerationRequest, Hold, HoldState
 
 NOW = datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC)
 REQUEST_ID = UUID("0195940d-0000-7000-8000-000000000001")
@@ -61,7 +61,7 @@ def an_allowance(**changes: Any) -> Hold:
     return a_hold(**{"funding": Funding.ALLOWANCE, "amount": 0, "month": "2026-03-01"} | changes)
 
 
-def a_request(**changes: Any) -> Request:
+def a_request(**changes: Any) -> GenerationRequest:
     """A request whose first samples job waits for its turn, with nothing held."""
     fields: dict[str, Any] = {
         "id": REQUEST_ID, "user_id": "user-7", "project_id": "project-3", "created_by": "odoo",
@@ -70,4 +70,4 @@ def a_request(**changes: Any) -> Request:
         "deadline_at": NOW + timedelta(minutes=59), "created_at": NOW - timedelta(minutes=1),
         "updated_at": NOW - timedelta(minutes=1),
     }  # fmt: skip
-    return Request(**fields | changes)
+    return GenerationRequest(**fields | changes)

@@ -30,7 +30,7 @@ from tests.support.fake_billing import KEY
 from tests.support.fake_billing_client import billing_process
 from tests.support.invariants import violations
 from tests.support.processes import free_port, service_environment
-from tests.support.scenarios import LIVES, LifeError, Line, ObedientWorker, User
+from tests.support.scenarios import SCENARIOS, ObedientWorker, RetryingClient, ScenarioError, User
 from tests.support.services import RABBITMQ, database_admin_url, delete_names, own_names
 from tests.support.webhook_receiver import Call, Receiver
 
@@ -77,7 +77,7 @@ class Receivers(Receiver):
         await super()._answer(call, writer)
 
 
-class Yard:
+class Environment:
     """What survives the service; `books`: credits are kept `local`, or in the `billing` adapter's stand-in."""
 
     def __init__(
@@ -125,7 +125,7 @@ class Yard:
                 "current_plan_name": plan.title(), "status": "Active", "features": {},
                 "freemium_generations_remaining": 0,
             }  # fmt: skip
-            faults = list(LIVES[user_id.partition("-")[0]].faults)
+            faults = list(SCENARIOS[user_id.partition("-")[0]].faults)
             account = {"balance": credits_text(amount), "subscription": subscription, "faults": faults}
             await self.control(accounts={user_id: account})
         elif plan != "free":
@@ -142,18 +142,18 @@ class Yard:
     def call_at(self, ports: list[int], patience_seconds: float = 60.0) -> None:
         """Where the service answers."""
         hooks = f"http://127.0.0.1:{self.receiver.port}/hook"
-        self.line = Line(ports, hooks=hooks, patience_seconds=patience_seconds)
+        self.line = RetryingClient(ports, hooks=hooks, patience_seconds=patience_seconds)
 
     async def live(self, kind: str, tag: str) -> bool:
         """One life from its credits to its end; False, with a finding, when it went otherwise than it must."""
-        life = LIVES[kind]
+        life = SCENARIOS[kind]
         user = User(self.line, self.give, f"{kind}-{tag}")
         try:
             await self.give(user.id, life.given, life.plan)
             self.users[user.id] = kind
             await life.lead(user)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            told = str(error)[:400] if isinstance(error, LifeError) else "".join(format_exception(error))[-1500:]
+            told = str(error)[:400] if isinstance(error, ScenarioError) else "".join(format_exception(error))[-1500:]
             self.findings.append(f"{user.id}: {type(error).__name__}: {told}")
             return False
         return True
@@ -196,18 +196,20 @@ class Yard:
         except Exception as error:  # noqa: BLE001 - whatever it is, the next round comes
             self.mishaps[type(error).__name__] += 1
 
-    async def _handle(self, debt: int, topic: str, body: dict[str, Any], truth: dict[str, str]) -> None:
-        """A parked debt: replayed, or given up where nobody is waiting for it; money never.
+    async def _handle(self, message: int, topic: str, body: dict[str, Any], truth: dict[str, str]) -> None:
+        """A parked message: replayed, or given up where nobody is waiting for it; money never.
 
         A letter that nobody can read is read once more by half of the operators, and then given up: one that is
         replayed for ever is work that grows, and lives wait for what comes after it.
         """
-        given_up = topic.startswith("webhook:") or (topic == "dead_letter" and (debt % 2 or debt in self._read_again))
-        self._read_again.add(debt)
+        given_up = topic.startswith("webhook:") or (
+            topic == "dead_letter" and (message % 2 or message in self._read_again)
+        )
+        self._read_again.add(message)
         if topic.startswith("credits."):
             charged = truth.get(body["key"]) == "charged"
             await self.line.call("POST", f"/operations/holds/{body['key']}/decide", told={"charged": charged})
-        await self.line.call("POST", f"/operations/debts/{debt}/{'drop' if given_up else 'replay'}")
+        await self.line.call("POST", f"/operations/outbox/{message}/{'drop' if given_up else 'replay'}")
 
     async def drained(self, *, seconds: float = 30.0) -> None:
         """Wait until nothing is owed and nothing is in doubt; an operator looks after what is parked."""
@@ -269,7 +271,7 @@ class Yard:
         free = await self._sum("SELECT user_id, sum(used) FROM free_usage GROUP BY 1")
         found = []
         for user_id, kind in self.users.items():
-            life = LIVES[kind]
+            life = SCENARIOS[kind]
             told = {
                 "spent": life.given - left.get(user_id, life.given), "captured": taken.get(user_id, 0),
                 "used": used.get(user_id, 0),
@@ -330,7 +332,9 @@ class Yard:
 
 
 @asynccontextmanager
-async def yard(*, books: str = "local", database: str | None = None, broker: str = RABBITMQ) -> AsyncIterator[Yard]:
+async def environment(
+    *, books: str = "local", database: str | None = None, broker: str = RABBITMQ
+) -> AsyncIterator[Environment]:
     """A yard of one's own, removed afterwards; `database` and `broker`: servers other than those of the tests."""
     admin = database or await asyncio.to_thread(database_admin_url)
     names = own_names(f"yard.{uuid4().hex[:8]}")
@@ -345,7 +349,7 @@ async def yard(*, books: str = "local", database: str | None = None, broker: str
                 desk = billing_process(complete=True)
                 port = await asyncio.to_thread(desk.__enter__)
                 stack.callback(desk.__exit__, None, None, None)
-            made = Yard(url, folder, names, books=books, receiver=receiver, billing_port=port, broker=broker)
+            made = Environment(url, folder, names, books=books, receiver=receiver, billing_port=port, broker=broker)
             await asyncio.to_thread(made.declare)
             stack.push_async_callback(made.database.close)
             stack.push_async_callback(made.http.aclose)
@@ -358,4 +362,4 @@ def _notify_queue(names: dict[str, str]) -> str:
     return names["AIGEN_RABBITMQ_DEAD_QUEUE"].replace("dead", "notify")
 
 
-__all__ = ["Yard", "free_port", "yard"]
+__all__ = ["Environment", "environment", "free_port"]

@@ -22,7 +22,17 @@ PRICES = {
     "sample_generation": Decimal("0.25"), "standard_generation": Decimal(1), "hd_export": Decimal(2),
     "advanced_ai_feature": Decimal(1),
 }  # fmt: skip
-FAULTS = ["slow", "error_before", "error_after", "silent_after", "drop_after", "wrong_body", "twice", "turned_away", ""]
+WORKER_ERRORS = [
+    "slow",
+    "error_before",
+    "error_after",
+    "silent_after",
+    "drop_after",
+    "wrong_body",
+    "twice",
+    "turned_away",
+    "",
+]
 SLOW_SECONDS = 0.8
 
 
@@ -159,7 +169,7 @@ class Routes:
             self.adapter = Adapter(complete=self.adapter.complete)
         for user_id, account in told.get("accounts", {}).items():
             self.adapter.accounts[user_id] = account | {"balance": Decimal(account["balance"])}
-        self.adapter.faults.extend(fault for fault in told.get("faults", []) if FAULTS.index(fault) >= 0)
+        self.adapter.faults.extend(fault for fault in told.get("faults", []) if WORKER_ERRORS.index(fault) >= 0)
         self.adapter.down = told.get("down", self.adapter.down)
         return JSONResponse(
             {

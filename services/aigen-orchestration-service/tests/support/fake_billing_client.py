@@ -11,7 +11,7 @@ import httpx
 
 from creativeflow.services.aigeneration.adapters.credits.billing import BillingCredits, BillingRoutes
 from creativeflow.services.aigeneration.kit import clock
-from creativeflow.services.aigeneration.storage.billing_journal import Journal
+from creativeflow.services.aigeneration.storage.billing_journal import BillingJournal
 from creativeflow.services.aigeneration.storage.database import Database
 from tests.support.fake_billing import KEY
 from tests.support.processes import free_port, process, wait_ready_now
@@ -66,7 +66,7 @@ async def billing(database_url: str, port: int, **more: Any) -> AsyncIterator[De
     database = Database(database_url)
     async with httpx.AsyncClient(trust_env=False) as http:
         told = {"api_key": KEY, "now": clock.now, "call_seconds": 1.0, "pause_seconds": 0.01} | more
-        desk = Desk(port, BillingCredits(http, Journal(database), routes, **told), http, database)
+        desk = Desk(port, BillingCredits(http, BillingJournal(database), routes, **told), http, database)
         await desk.control(reset=True)
         yield desk
         await database.close()

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from creativeflow.services.aigeneration.domain.lifecycle import MOVES, TERMINAL, WITH_JOB, Event, State
+from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, TRANSITIONS, WITH_JOB, Event, State
 from creativeflow.services.aigeneration.domain.transitions import SUBMITTED
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.queries import Queries
@@ -23,21 +23,21 @@ async def violations(database: Database, now: datetime, *, drained: bool = True)
         *await _free_usage(database),
     ]
     if drained:
-        found += await _debts(database)
+        found += await _messages(database)
         counts = await Queries(database).invariants(now)
         found += [f"the service counts {count} {name}" for name, count in counts.items() if count]
     return found
 
 
 async def _timelines(database: Database) -> list[str]:
-    """Each timeline begins with `submitted`, is a legal path of MOVES, without gaps, and ends where the request is."""
+    """Each timeline begins with `submitted`, is a legal path of TRANSITIONS, without gaps, and ends where the request is."""
     found = []
     paths: dict[Any, list[Any]] = defaultdict(list)
-    for row in await database.look_over(
+    for row in await database.fetch_report(
         "SELECT request_id, version, event, state FROM generation_events WHERE state IS NOT NULL ORDER BY version, seq"
     ):
         paths[row["request_id"]].append(row)
-    for request in await database.look_over("SELECT id, state, version, deadline_at FROM generation_requests"):
+    for request in await database.fetch_report("SELECT id, state, version, deadline_at FROM generation_requests"):
         path = paths.pop(request["id"], [])
         if not path or path[0]["event"] != SUBMITTED:
             found.append(f"{request['id']}: the timeline does not begin with submitted")
@@ -45,7 +45,7 @@ async def _timelines(database: Database) -> list[str]:
         if [row["version"] for row in path] != list(range(1, request["version"] + 1)):
             found.append(f"{request['id']}: versions in the timeline are {[row['version'] for row in path]}")
         for before, after in pairwise(path):
-            move = MOVES.get((State(before["state"]), Event(after["event"])))
+            move = TRANSITIONS.get((State(before["state"]), Event(after["event"])))
             if move is None or move.to != after["state"]:
                 found.append(f"{request['id']}: {before['state']} -{after['event']}-> {after['state']} is no move")
         if path[-1]["state"] != request["state"]:
@@ -58,7 +58,7 @@ async def _timelines(database: Database) -> list[str]:
 async def _holds(database: Database) -> list[str]:
     """Held = unfinished charged stage; captured = delivered; resolved at most once, in time order."""
     found = []
-    for row in await database.look_over(
+    for row in await database.fetch_report(
         """SELECT h.key, h.state AS hold, h.stage, h.round, r.id, r.state, r.stage AS at_stage, r.round AS at_round,
                   r.final_asset IS NOT NULL AS final,
                   (SELECT count(*) FROM generation_events e WHERE e.request_id = r.id
@@ -81,7 +81,7 @@ async def _holds(database: Database) -> list[str]:
                 found.append(f"{row['key']} is still being placed while the request is {row['state']}")
     return found + [
         f"{row['request_id']}: {row['stage']} of round {row['round']} is paid for by {row['paid']} holds"
-        for row in await database.look_over(
+        for row in await database.fetch_report(
             """SELECT request_id, stage, round, count(*) AS paid FROM holds
                WHERE state IN ('placing', 'held', 'captured')
                GROUP BY request_id, stage, round HAVING count(*) > 1"""
@@ -93,13 +93,13 @@ async def _ledger(database: Database) -> list[str]:
     """Σ = 0 for every operation; balances are the sum of their entries; each hold is resolved at most once."""
     found = [
         f"operation {row['operation']} sums to {row['total']}"
-        for row in await database.look_over(
+        for row in await database.fetch_report(
             "SELECT operation, sum(amount) AS total FROM credit_entries GROUP BY operation HAVING sum(amount) <> 0"
         )
     ]
     found += [
         f"{row['user_id']} has {row['balance']}, the entries say {row['total']}"
-        for row in await database.look_over(
+        for row in await database.fetch_report(
             """SELECT a.user_id, a.balance, COALESCE(sum(e.amount), 0) AS total FROM credit_accounts a
                LEFT JOIN credit_entries e ON e.account = 'user:' || a.user_id
                GROUP BY a.user_id, a.balance HAVING a.balance <> COALESCE(sum(e.amount), 0) OR a.balance < 0"""
@@ -107,7 +107,7 @@ async def _ledger(database: Database) -> list[str]:
     ]
     found += [
         f"{row['account']} keeps {row['total']}, the hold is {row['state']}"
-        for row in await database.look_over(
+        for row in await database.fetch_report(
             """SELECT e.account, sum(e.amount) AS total, max(h.state) AS state FROM credit_entries e
                LEFT JOIN holds h ON e.account = 'held:' || h.key
                WHERE e.account LIKE 'held:%' GROUP BY e.account
@@ -122,7 +122,7 @@ async def _free_usage(database: Database) -> list[str]:
     """The month's count is the number of allowance holds that are kept."""
     return [
         f"{row['user_id']} has used {row['used']} free generations, the holds say {row['kept']}"
-        for row in await database.look_over(
+        for row in await database.fetch_report(
             """SELECT u.user_id, u.used, count(h.key) AS kept FROM free_usage u
                LEFT JOIN holds h ON h.user_id = u.user_id AND h.month = u.month AND h.funding = 'allowance'
                    AND h.state IN ('held', 'captured')
@@ -131,22 +131,22 @@ async def _free_usage(database: Database) -> list[str]:
     ]
 
 
-async def _debts(database: Database) -> list[str]:
+async def _messages(database: Database) -> list[str]:
     """The outbox is empty, every hold is settled, every end was announced, in order and once."""
     found = [
-        f"debt {row['id']} {row['topic']} is still owed: {row['parked_reason'] or row['last_error']}"
-        for row in await database.look_over("SELECT id, topic, parked_reason, last_error FROM outbox")
+        f"message {row['id']} {row['topic']} is still owed: {row['parked_reason'] or row['last_error']}"
+        for row in await database.fetch_report("SELECT id, topic, parked_reason, last_error FROM outbox")
     ]
     found += [
         f"{row['key']} is {row['state']} and was never settled"
-        for row in await database.look_over(
+        for row in await database.fetch_report(
             """SELECT key, state FROM holds WHERE funding = 'credits' AND settled_at IS NULL
                AND state IN ('captured', 'released')"""
         )
     ]
     found += [
         f"{row['id']} ended as {row['state']} and was announced {row['times']} times"
-        for row in await database.look_over(
+        for row in await database.fetch_report(
             """SELECT r.id, r.state, count(e.seq) AS times FROM generation_requests r
                LEFT JOIN generation_events e ON e.request_id = r.id AND e.event = 'notification_sent'
                    AND e.data->>'event_type' IN ('final_asset_ready', 'generation_failed', 'generation_cancelled',

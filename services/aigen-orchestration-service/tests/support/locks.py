@@ -6,14 +6,14 @@ from typing import Any
 
 import asyncpg
 
-from creativeflow.services.aigeneration.domain.request import Request
-from tests.support.app import World
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
+from tests.support.app import ServiceUnderTest
 
 _DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
-async def deadlocks(world: World) -> int:
+async def deadlocks(world: ServiceUnderTest) -> int:
     """How many circles the server has broken so far; each session tells with a second's delay."""
     await asyncio.sleep(1.2)
     for _ in range(12):
@@ -22,7 +22,11 @@ async def deadlocks(world: World) -> int:
 
 
 async def both_held_up(
-    world: World, url: str, middle: Request, first: Coroutine[Any, Any, Any], second: Coroutine[Any, Any, Any]
+    world: ServiceUnderTest,
+    url: str,
+    middle: GenerationRequest,
+    first: Coroutine[Any, Any, Any],
+    second: Coroutine[Any, Any, Any],
 ) -> Any:
     """Let two statements run, one after the other, until a lock on one request in the middle of both stops them, and
     then go on: the first one has the request first.

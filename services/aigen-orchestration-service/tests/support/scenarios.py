@@ -15,8 +15,8 @@ from uuid import uuid4
 import httpx
 import orjson
 
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Delivery, Verdict
-from creativeflow.services.aigeneration.application.worker_reports import Kind
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import AckDecision, Delivery
+from creativeflow.services.aigeneration.application.worker_reports import ReportKind
 from creativeflow.services.aigeneration.cli.fake_worker import StandInWorker
 
 ENDED = {"COMPLETED", "FAILED", "CONTENT_REJECTED", "CANCELLED", "EXPIRED"}
@@ -26,7 +26,7 @@ PRICES = {"samples": 25, "final": 100, "large": 200}
 _OK, _CREATED, _ACCEPTED, _NO_CONTENT = 200, 201, 202, 204
 
 
-class LifeError(AssertionError):
+class ScenarioError(AssertionError):
     """A life did not go as it must."""
 
 
@@ -54,17 +54,17 @@ class ObedientWorker(StandInWorker):
     def _over(self, value: str) -> None:
         self._told = (self._told[0], value)
 
-    async def _take(self, delivery: Delivery) -> Verdict:
+    async def _take(self, delivery: Delivery) -> AckDecision:
         job = orjson.loads(delivery.body)
         how, over = (job.get("target_platform_hints") or self._told)[:2]
         final = job["job_type"] == "final_generation"
         _how.set(("never" if how == "final_never" and final else how, over))  # each delivery has a task of its own
         if how == "progress" and not final:
-            await self._report(job, Kind.PROGRESS, {"percent": 10})
+            await self._report(job, ReportKind.PROGRESS, {"percent": 10})
         return await super()._take(delivery)
 
 
-class Line:
+class RetryingClient:
     """A good client: asks again with the same key while the service is away, and keeps what may never be answered."""
 
     def __init__(self, ports: Sequence[int], *, hooks: str = "", patience_seconds: float = 60.0) -> None:
@@ -91,7 +91,7 @@ class Line:
                 return answer
             if time.monotonic() - began > self.patience_seconds:
                 said = f"{answer.status_code} {answer.text[:200]}" if answer is not None else "nothing"
-                raise LifeError(f"{method} {path} has been answered with {said} for {self.patience_seconds} s")
+                raise ScenarioError(f"{method} {path} has been answered with {said} for {self.patience_seconds} s")
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 1.5)
 
@@ -121,7 +121,7 @@ Give = Callable[[str, int, str], Awaitable[None]]
 class User:
     """One user, who has credits of their own, so that what their life cost can be told exactly."""
 
-    line: Line
+    line: RetryingClient
     give: Give
     id: str
     given: int = 0
@@ -138,7 +138,7 @@ class User:
         """A call that must be accepted."""
         answer = await self.call(method, path, told)
         if answer.status_code not in {_OK, _CREATED, _ACCEPTED, _NO_CONTENT}:
-            raise LifeError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
+            raise ScenarioError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
         found: dict[str, Any] = answer.json() if answer.content else {}
         return found
 
@@ -167,7 +167,7 @@ class User:
             if found.get("status") in {*states, *ENDED}:
                 return found
             if time.monotonic() > ends:
-                raise LifeError(f"{self.id}: {request_id} is still {found.get('status')}")
+                raise ScenarioError(f"{self.id}: {request_id} is still {found.get('status')}")
             await asyncio.sleep(pause)
             pause = min(0.5, 1.3 * pause)  # some dozens of lives that ask all the time would be all there is to do
 
@@ -175,7 +175,7 @@ class User:
         """The request once its samples can be looked at."""
         found = await self.until(request["id"], "AWAITING_SELECTION")
         if found["status"] != "AWAITING_SELECTION":
-            raise LifeError(f"{self.id}: no samples, but {found['status']} {found['failure']}")
+            raise ScenarioError(f"{self.id}: no samples, but {found['status']} {found['failure']}")
         return found
 
     async def select(self, request: dict[str, Any], resolution: str | None = None) -> None:
@@ -190,7 +190,7 @@ class User:
         """The request at its end, which must be one of these."""
         found = await self.until(request["id"])
         if found["status"] not in (states or ("COMPLETED",)):
-            raise LifeError(f"{self.id}: {found['status']} {found['failure']}, not {' or '.join(states)}")
+            raise ScenarioError(f"{self.id}: {found['status']} {found['failure']}, not {' or '.join(states)}")
         return found
 
 
@@ -288,9 +288,9 @@ async def cannot_pay(user: User) -> None:
     if answer.status_code == _ACCEPTED:  # the service was killed before it knew; the refusal stands in the request
         found = await user.until(answer.json()["id"])
         if found["status"] != "FAILED" or found["failure"]["code"] != "insufficient_credits":
-            raise LifeError(f"{user.id}: {found['status']} {found['failure']}")
+            raise ScenarioError(f"{user.id}: {found['status']} {found['failure']}")
     elif answer.status_code != httpx.codes.PAYMENT_REQUIRED:
-        raise LifeError(f"{user.id}: {answer.status_code} {answer.text[:200]}")
+        raise ScenarioError(f"{user.id}: {answer.status_code} {answer.text[:200]}")
 
 
 async def is_accepted_by_a_person(user: User) -> None:
@@ -323,29 +323,29 @@ async def is_restricted_for_its_words(user: User) -> None:
     for _ in range(4):
         answer = await user.start_badly()
         if answer not in {httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.FORBIDDEN}:
-            raise LifeError(f"{user.id}: {answer}")
+            raise ScenarioError(f"{user.id}: {answer}")
     ends = time.monotonic() + user.line.patience_seconds
     while await user.start_badly() != httpx.codes.FORBIDDEN:  # each process remembers for a while what it was told
         await user.accepted("GET", f"{OPERATIONS}/users/{user.id}/statement")  # asks anew
         if time.monotonic() > ends:
-            raise LifeError(f"{user.id} is not restricted")
+            raise ScenarioError(f"{user.id} is not restricted")
     await user.accepted("POST", f"{OPERATIONS}/users/{user.id}/clear", {"note": "the test says so"})
 
 
 async def steers_webhooks(user: User) -> None:
     """An address of one's own is registered, tried, steered and removed; each step may have been done already."""
-    targets = "/webhook-targets"
-    target = await _registered(user, f"{user.line.hooks}/{user.id}")
-    event = (await user.accepted("POST", f"{targets}/{target}/test"))["event_id"]
-    await user.accepted("POST", f"{targets}/{target}/rotate-secret", {})
-    await user.accepted("POST", f"{targets}/{target}/deliveries/{event}/redeliver")
+    endpoints = "/webhook-endpoints"
+    endpoint = await _registered(user, f"{user.line.hooks}/{user.id}")
+    event = (await user.accepted("POST", f"{endpoints}/{endpoint}/test"))["event_id"]
+    await user.accepted("POST", f"{endpoints}/{endpoint}/rotate-secret", {})
+    await user.accepted("POST", f"{endpoints}/{endpoint}/deliveries/{event}/redeliver")
     request = await user.shown(await user.start())
     await user.select(request)
     for step in ("disable", "enable", "disable"):
-        await user.accepted("POST", f"{targets}/{target}/{step}")
-    removed = await user.call("DELETE", f"{targets}/{target}")
+        await user.accepted("POST", f"{endpoints}/{endpoint}/{step}")
+    removed = await user.call("DELETE", f"{endpoints}/{endpoint}")
     if removed.status_code not in {_NO_CONTENT, httpx.codes.NOT_FOUND}:
-        raise LifeError(f"{user.id}: {removed.status_code} {removed.text[:200]}")
+        raise ScenarioError(f"{user.id}: {removed.status_code} {removed.text[:200]}")
     await user.ended(request)
 
 
@@ -353,45 +353,45 @@ def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
     """An address whose receiver answers badly, until the test event to it has come to this."""
 
     async def life(user: User) -> None:
-        targets = "/webhook-targets"
-        target = await _registered(user, f"{user.line.hooks}/{that_is}/{user.id}")
-        await user.call("POST", f"{targets}/{target}/test")  # 409 where another event has had it disabled already
+        endpoints = "/webhook-endpoints"
+        endpoint = await _registered(user, f"{user.line.hooks}/{that_is}/{user.id}")
+        await user.call("POST", f"{endpoints}/{endpoint}/test")  # 409 where another event has had it disabled already
         ends = time.monotonic() + user.line.patience_seconds
-        while not (await user.accepted("GET", f"{targets}/{target}/deliveries?status={then}"))["items"]:
+        while not (await user.accepted("GET", f"{endpoints}/{endpoint}/deliveries?status={then}"))["items"]:
             if time.monotonic() > ends:
-                raise LifeError(f"{user.id}: no delivery is {then}")
+                raise ScenarioError(f"{user.id}: no delivery is {then}")
             await asyncio.sleep(0.3)
-        await user.call("DELETE", f"{targets}/{target}")
+        await user.call("DELETE", f"{endpoints}/{endpoint}")
 
     return life
 
 
 async def _registered(user: User, url: str) -> str:
-    """The target of this address: made now, or before a crash; all lives share the room that a caller has for them."""
+    """The endpoint of this address: made now, or before a crash; all lives share the room that a caller has for them."""
     ends = time.monotonic() + user.line.patience_seconds
     while time.monotonic() < ends:
-        made = await user.call("POST", "/webhook-targets", {"url": url})
+        made = await user.call("POST", "/webhook-endpoints", {"url": url})
         if made.status_code != httpx.codes.CONFLICT:
             return str(made.json()["id"])
-        for found in (await user.accepted("GET", "/webhook-targets"))["items"]:
+        for found in (await user.accepted("GET", "/webhook-endpoints"))["items"]:
             if found["url"] == url:
                 return str(found["id"])
         await asyncio.sleep(0.2)
-    raise LifeError(f"{user.id}: no room for another webhook target")
+    raise ScenarioError(f"{user.id}: no room for another webhook endpoint")
 
 
 async def _wait_for_another_round(user: User, request: dict[str, Any]) -> dict[str, Any]:
     while True:
         found = await user.until(request["id"], "AWAITING_SELECTION")
         if found["status"] in ENDED:
-            raise LifeError(f"{user.id}: {found['status']} instead of another round")
+            raise ScenarioError(f"{user.id}: {found['status']} instead of another round")
         if found["round"] > request["round"]:
             return found
         await asyncio.sleep(0.05)
 
 
 @dataclass(frozen=True)
-class Life:
+class Scenario:
     """One way to live: its plan, what is given, and what it costs in the end (1/100 credit)."""
 
     lead: Callable[[User], Awaitable[None]]
@@ -405,33 +405,33 @@ class Life:
 
 _SET, _FINAL, _LARGE = PRICES["samples"], PRICES["final"], PRICES["large"]
 
-LIVES: dict[str, Life] = {
-    "pays": Life(pays, "payg", 1000, _SET + _LARGE),
-    "free": Life(pays_nothing, "free", 0, 0, free=2),
-    "pro": Life(pays_for_the_large_final, "pro", 1000, _LARGE),
-    "regenerates": Life(regenerates, "payg", 1000, 2 * _SET + _FINAL),
-    "twice": Life(answered("twice", "rabbitmq"), "payg", 1000, _SET + _FINAL),
-    "partially": Life(answered("partially", "http"), "payg", 1000, _SET + _FINAL),
-    "fails": Life(answered("fails", "rabbitmq"), "payg", 1000, _SET + _FINAL),
-    "wrong_size": Life(answered("wrong_size", "http"), "payg", 1000, _SET + _FINAL),
-    "garbled": Life(answered("garbled", "rabbitmq"), "payg", 1000, _SET + _FINAL),
-    "out_of_order": Life(answered("out_of_order", "http"), "payg", 1000, _SET + _FINAL),
-    "wrong_job": Life(answered("for_the_wrong_job", "http"), "payg", 1000, _SET + _FINAL),
-    "cancels_shown": Life(cancels_what_is_shown, "payg", 1000, _SET),
-    "cancels_at_work": Life(cancels_at_work, "payg", 1000, 0),
-    "rejected": Life(is_rejected_by_the_provider, "payg", 1000, _SET),
-    "given_up": Life(is_given_up_by_the_broker, "payg", 1000, 0),
-    "cannot_pay": Life(cannot_pay, "payg", 10, 0),
-    "accepted": Life(is_accepted_by_a_person, "payg", 1000, _SET + _FINAL),
-    "refused": Life(is_refused_by_a_person, "payg", 1000, 0),
-    "ended": Life(is_ended_by_an_operator, "payg", 1000, 0),
-    "webhooks": Life(steers_webhooks, "payg", 1000, _SET + _FINAL),
-    "cancels_final": Life(cancels_the_final, "payg", 1000, _SET),
-    "hook_gone": Life(has_a_hook("gone", "failed"), "payg", 1000, 0),
-    "hook_broken": Life(has_a_hook("broken", "parked"), "payg", 1000, 0),
-    "doubt": Life(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("silent_after",)),
-    "doubt_on_the_final": Life(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("", "error_after")),
-    "doubt_on_giving_back": Life(cancels_at_work, "payg", 1000, 0, faults=("", "drop_after")),
-    "doubt_and_cancelled": Life(cancels_while_it_is_asked_for, "payg", 1000, 0, faults=("silent_after",)),
-    "severe": Life(is_restricted_for_its_words, "payg", 1000, 0),
+SCENARIOS: dict[str, Scenario] = {
+    "pays": Scenario(pays, "payg", 1000, _SET + _LARGE),
+    "free": Scenario(pays_nothing, "free", 0, 0, free=2),
+    "pro": Scenario(pays_for_the_large_final, "pro", 1000, _LARGE),
+    "regenerates": Scenario(regenerates, "payg", 1000, 2 * _SET + _FINAL),
+    "twice": Scenario(answered("twice", "rabbitmq"), "payg", 1000, _SET + _FINAL),
+    "partially": Scenario(answered("partially", "http"), "payg", 1000, _SET + _FINAL),
+    "fails": Scenario(answered("fails", "rabbitmq"), "payg", 1000, _SET + _FINAL),
+    "wrong_size": Scenario(answered("wrong_size", "http"), "payg", 1000, _SET + _FINAL),
+    "garbled": Scenario(answered("garbled", "rabbitmq"), "payg", 1000, _SET + _FINAL),
+    "out_of_order": Scenario(answered("out_of_order", "http"), "payg", 1000, _SET + _FINAL),
+    "wrong_job": Scenario(answered("for_the_wrong_job", "http"), "payg", 1000, _SET + _FINAL),
+    "cancels_shown": Scenario(cancels_what_is_shown, "payg", 1000, _SET),
+    "cancels_at_work": Scenario(cancels_at_work, "payg", 1000, 0),
+    "rejected": Scenario(is_rejected_by_the_provider, "payg", 1000, _SET),
+    "given_up": Scenario(is_given_up_by_the_broker, "payg", 1000, 0),
+    "cannot_pay": Scenario(cannot_pay, "payg", 10, 0),
+    "accepted": Scenario(is_accepted_by_a_person, "payg", 1000, _SET + _FINAL),
+    "refused": Scenario(is_refused_by_a_person, "payg", 1000, 0),
+    "ended": Scenario(is_ended_by_an_operator, "payg", 1000, 0),
+    "webhooks": Scenario(steers_webhooks, "payg", 1000, _SET + _FINAL),
+    "cancels_final": Scenario(cancels_the_final, "payg", 1000, _SET),
+    "hook_gone": Scenario(has_a_hook("gone", "failed"), "payg", 1000, 0),
+    "hook_broken": Scenario(has_a_hook("broken", "parked"), "payg", 1000, 0),
+    "doubt": Scenario(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("silent_after",)),
+    "doubt_on_the_final": Scenario(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("", "error_after")),
+    "doubt_on_giving_back": Scenario(cancels_at_work, "payg", 1000, 0, faults=("", "drop_after")),
+    "doubt_and_cancelled": Scenario(cancels_while_it_is_asked_for, "payg", 1000, 0, faults=("silent_after",)),
+    "severe": Scenario(is_restricted_for_its_words, "payg", 1000, 0),
 }

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.kit.clock import uuid7
 from creativeflow.services.aigeneration.ports import (
     Credits,
@@ -45,24 +45,24 @@ class Clock:
     def new_id(self) -> UUID:
         """An id of this clock's time; of those born in one millisecond, each is greater than the one before."""
         self._born = max(int(self._at.timestamp() * 1000) << 12, self._born + 1)
-        chance = uuid7().int & ((1 << 64) - 1)  # its variant and 62 random bits
-        return UUID(int=self._born >> 12 << 80 | 0x7 << 76 | (self._born & 0xFFF) << 64 | chance)
+        random_bytes = uuid7().int & ((1 << 64) - 1)  # its variant and 62 random bits
+        return UUID(int=self._born >> 12 << 80 | 0x7 << 76 | (self._born & 0xFFF) << 64 | random_bytes)
 
 
 class RecordingEngine:
     """An engine whose jobs the test answers itself; the next publications can be made to fail."""
 
     def __init__(self) -> None:
-        self.jobs: deque[Request] = deque()
-        self.published: list[Request] = []
+        self.jobs: deque[GenerationRequest] = deque()
+        self.published: list[GenerationRequest] = []
         self.next_outcomes: deque[PublicationOutcome] = deque()
         self.ready = True
 
-    async def publish(self, jobs: Sequence[Request]) -> Sequence[Publication]:
+    async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
         """Keep the jobs that are accepted, or that nobody knows of."""
         return [self._publish(job) for job in jobs]
 
-    def _publish(self, job: Request) -> Publication:
+    def _publish(self, job: GenerationRequest) -> Publication:
         outcome = self.next_outcomes.popleft() if self.next_outcomes else PublicationOutcome.ACCEPTED
         self.published.append(job)
         if outcome is not PublicationOutcome.REFUSED:

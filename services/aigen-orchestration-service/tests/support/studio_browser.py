@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright
 
-from creativeflow.services.aigeneration.api.auth import Gate
+from creativeflow.services.aigeneration.api.auth import Authenticator
 from creativeflow.services.aigeneration.kit.clock import now
 from creativeflow.services.aigeneration.web.sessions import Sessions
 from tests.support.processes import MODULE, free_port, process, service_environment, wait_ready_now
@@ -93,7 +93,7 @@ class Visit:
 
     async def begin(self) -> None:
         """Sign in and open a first page."""
-        gate = Gate(keys=[], jwt_secret=None, jwks=None, audience=None, issuer=None)
+        gate = Authenticator(keys=[], jwt_secret=None, jwks=None, audience=None, issuer=None)
         sessions = Sessions([SECRET], gate, now=now, secure=False)
         sealed = sessions.seal(sessions.guest(self.user_id))
         await self.context.add_cookies([{"name": sessions.cookie, "value": sealed, "url": self.address}])

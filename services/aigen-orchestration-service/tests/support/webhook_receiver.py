@@ -20,7 +20,7 @@ LOOPBACK = ("127.0.0.0/8",)
 class Call:
     """One call that came in."""
 
-    target: str
+    endpoint: str
     headers: dict[str, str]
     body: bytes
 

@@ -19,7 +19,13 @@ from pydantic import BaseModel
 from creativeflow.services.aigeneration.adapters.engine.rabbitmq import SCHEMA, RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.notifications.http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import EventPublisher, RabbitMQNotifier
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Message, Outcome, Publication, Topology
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    Broker,
+    Message,
+    PublishOutcome,
+    PublishResult,
+    Topology,
+)
 from creativeflow.services.aigeneration.application import metrics as service_metrics
 from creativeflow.services.aigeneration.application.worker_reports import MODELS, ReportedAsset, ReportedFailure
 from creativeflow.services.aigeneration.bootstrap.container import topology
@@ -27,12 +33,12 @@ from creativeflow.services.aigeneration.cli import api_session, generations, mai
 from creativeflow.services.aigeneration.domain import webhooks
 from creativeflow.services.aigeneration.domain.errors import every_error
 from creativeflow.services.aigeneration.domain.formats import Size
-from creativeflow.services.aigeneration.domain.lifecycle import MOVES, Stage, State
+from creativeflow.services.aigeneration.domain.lifecycle import TRANSITIONS, Stage, State
 from creativeflow.services.aigeneration.domain.policy import Policy
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.domain.runbook import DIFFERENCES, FLAGS, INVARIANTS, STALLS
-from creativeflow.services.aigeneration.domain.transitions import Topic, carry_out
-from creativeflow.services.aigeneration.domain.worker_errors import FAULTS, OWN_FAULTS
+from creativeflow.services.aigeneration.domain.transitions import Topic, apply
+from creativeflow.services.aigeneration.domain.worker_errors import SERVICE_ERRORS, WORKER_ERRORS
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets, webhook_headers
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage import queries
@@ -153,8 +159,8 @@ def test_every_code_has_a_place() -> None:
     problems = page(DOCS / "problems.md")
     assert [error.code for error in every_error() if f"\n## {error.code}\n" not in problems] == []
     lifecycle = page(DOCS / "lifecycle.md")
-    assert [fault for fault in [*FAULTS, *OWN_FAULTS] if f"\n| `{fault}` |" not in lifecycle] == []
-    assert [move for (_, event), move in MOVES.items() if f"| `{event}` | {move.to} |" not in lifecycle] == []
+    assert [fault for fault in [*WORKER_ERRORS, *SERVICE_ERRORS] if f"\n| `{fault}` |" not in lifecycle] == []
+    assert [move for (_, event), move in TRANSITIONS.items() if f"| `{event}` | {move.to} |" not in lifecycle] == []
 
 
 def test_operators_read_the_same_words_in_the_documents_and_at_the_console() -> None:
@@ -341,10 +347,10 @@ class RecordingBroker:
     def __init__(self) -> None:
         self.messages: list[Message] = []
 
-    async def publish(self, messages: Sequence[Message]) -> list[Publication]:
+    async def publish(self, messages: Sequence[Message]) -> list[PublishResult]:
         """Confirm all."""
         self.messages += messages
-        return [Publication(Outcome.CONFIRMED)] * len(messages)
+        return [PublishResult(PublishOutcome.CONFIRMED)] * len(messages)
 
 
 def test_references_in_the_description_lead_somewhere() -> None:
@@ -453,19 +459,19 @@ def test_result_schemas_are_the_models(model: type[BaseModel]) -> None:
 def announced() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Every notification with its lifecycle event, as the moves cause them."""
     found = {}
-    for (state, event), move in MOVES.items():
+    for (state, event), move in TRANSITIONS.items():
         if not any(effect.value.startswith("announce") for effect in move.effects):
             continue
-        change = carry_out(
+        change = apply(
             _in_state(state), event, policy=Policy(publish_events=True), now=NOW, new_id=new_ids(),
             failure={"code": "provider_error"},
         )  # fmt: skip
-        bodies = {debt.topic: dict(debt.body) for debt in change.debts}
+        bodies = {message.topic: dict(message.body) for message in change.messages}
         found[bodies[Topic.NOTIFY]["event_type"]] = (bodies[Topic.NOTIFY], bodies[Topic.EVENT])
     return found
 
 
-def _in_state(state: State) -> Request:
+def _in_state(state: State) -> GenerationRequest:
     return a_request(state=state, samples=four_samples(), final_asset=four_samples()[0])
 
 
@@ -496,7 +502,7 @@ def test_webhooks_are_as_described() -> None:
     events = {f"generation.{event['event_type']}" for _, event in announced().values()}
     assert set(re.findall(r"^\| `(generation\.\w+)` \|", section(text, "What comes"), re.MULTILINE)) == events
     troubles = re.findall(r"^\| (`.+?) \|", section(text, "Look, and send again"), re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", "".join(troubles))) == set(webhooks.Trouble) | {"last_error"}
+    assert set(re.findall(r"`(\w+)`", "".join(troubles))) == set(webhooks.DeliveryError) | {"last_error"}
     waits = re.findall(
         r"(\d+) (seconds?|minutes?|hours?)", text.partition("at once, then after ")[2].partition(", each")[0]
     )

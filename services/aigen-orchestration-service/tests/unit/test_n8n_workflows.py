@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from creativeflow.services.aigeneration.domain.worker_errors import FAULTS
+from creativeflow.services.aigeneration.domain.worker_errors import WORKER_ERRORS
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.workers.results_consumer import ROUTES
 from tools import generate_docs
@@ -165,7 +165,7 @@ def test_every_error_code_is_one_of_ours_and_every_one_of_ours_is_used() -> None
         for each in node["parameters"].get("assignments", {}).get("assignments", []):
             if each["name"] == "error_code":
                 used.add(each["value"])
-    assert used == set(FAULTS)
+    assert used == set(WORKER_ERRORS)
 
 
 def test_routing_keys_and_exchange_are_ours() -> None:

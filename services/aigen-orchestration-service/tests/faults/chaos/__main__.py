@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults.chaos.run import Storm
-from tests.support.environment import Yard, yard
-from tests.support.scenarios import LIVES
+from tests.support.environment import Environment, environment
+from tests.support.scenarios import SCENARIOS
 from tests.support.servers import own_servers
 
 PATIENCE_SECONDS = 120.0
@@ -32,7 +32,7 @@ _DOUBLED = """SELECT count(*) FROM (SELECT data->>'job_id' FROM generation_event
 
 async def soak(
     *, count: int, at_once: int, processes: int, seed: int, books: str, console: Console,
-    kinds: Sequence[str] = tuple(LIVES), servers: bool = False, patience_seconds: float = PATIENCE_SECONDS,
+    kinds: Sequence[str] = tuple(SCENARIOS), servers: bool = False, patience_seconds: float = PATIENCE_SECONDS,
 ) -> dict[str, Any]:  # fmt: skip
     """So many lives, so many of them at once; the figures, with every violation in words.
 
@@ -43,7 +43,7 @@ async def soak(
     async with AsyncExitStack() as stack:
         own = await stack.enter_async_context(own_servers()) if servers else ()
         places = {"database": own[0].url, "broker": own[1].url} if own else {}
-        made = await stack.enter_async_context(yard(books=books, **places))
+        made = await stack.enter_async_context(environment(books=books, **places))
         storm = await stack.enter_async_context(Storm(made, processes=processes, seed=seed, servers=own))
         made.call_at(storm.ports, patience_seconds)
         stop = asyncio.Event()
@@ -80,7 +80,7 @@ async def soak(
         }  # fmt: skip
 
 
-async def _live(made: Yard, kinds: Sequence[str], at_once: int, console: Console) -> list[float]:
+async def _live(made: Environment, kinds: Sequence[str], at_once: int, console: Console) -> list[float]:
     """Lead all lives; how long each took that ended well."""
     room = asyncio.Semaphore(at_once)
     lengths: list[float] = []
@@ -102,7 +102,7 @@ async def _live(made: Yard, kinds: Sequence[str], at_once: int, console: Console
     return lengths
 
 
-async def _operate(made: Yard) -> None:
+async def _operate(made: Environment) -> None:
     while True:
         await asyncio.sleep(1)
         await made.operate_somehow()

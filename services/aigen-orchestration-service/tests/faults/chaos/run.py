@@ -12,7 +12,7 @@ import asyncpg
 import httpx
 
 from tests.faults.crash.launcher import Trigger, start
-from tests.support.environment import Yard
+from tests.support.environment import Environment
 from tests.support.processes import free_port
 from tests.support.servers import Server
 from tests.support.tcp_proxy import TcpProxy
@@ -23,7 +23,7 @@ CALM_SECONDS = (0.2, 1.2)
 class Storm:
     """Several serving processes, each thing between them and the world, and what is done to all of it."""
 
-    def __init__(self, made: Yard, *, processes: int, seed: int, servers: Sequence[Server] = ()) -> None:
+    def __init__(self, made: Environment, *, processes: int, seed: int, servers: Sequence[Server] = ()) -> None:
         self.yard = made
         self.servers = servers
         self.random = random.Random(seed)  # noqa: S311 - a repeatable storm, no secret

@@ -15,9 +15,9 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.crash.campaign import Found, run
-from tests.faults.crash.failpoints import Seam
-from tests.faults.crash.launcher import SEAMS
+from tests.faults.crash.campaign import CampaignResult, run
+from tests.faults.crash.failpoints import Failpoint
+from tests.faults.crash.launcher import FAILPOINTS
 
 UNREACHED = {
     "OdooCredits.": "needs an Odoo: tests/odoo runs the suite of credits on a real one",
@@ -35,13 +35,13 @@ _TIMES = (0.1, 0.4, 0.7)
 
 def planned(
     passed: dict[str, int], starting: dict[str, int], *, elsewhere: set[str], wanted: Sequence[str]
-) -> list[tuple[Seam, str, int]]:
+) -> list[tuple[Failpoint, str, int]]:
     """Where it is killed: in the middle of the mix, on the wire also early and late, at the start where only that is.
 
     `elsewhere`: seams that the other books reach.
     """
     plan = []
-    for seam in SEAMS:
+    for seam in FAILPOINTS:
         if seam.name in elsewhere or excused(seam.name) or (wanted and not any(text in seam.name for text in wanted)):
             continue
         count = passed[seam.name]
@@ -58,17 +58,19 @@ def excused(name: str) -> bool:
     return any(name.startswith(text) for text in UNREACHED)
 
 
-def campaign(*, every: int, offset: int, wanted: Sequence[str], console: Console) -> tuple[list[Found], set[str]]:
+def campaign(
+    *, every: int, offset: int, wanted: Sequence[str], console: Console
+) -> tuple[list[CampaignResult], set[str]]:
     """All kills on both books, or each `every`-th of them from `offset` on; and the names of seams never reached."""
-    results: list[Found] = []
+    results: list[CampaignResult] = []
     reached: set[str] = set()
 
-    def plan(passed: dict[str, int], starting: dict[str, int]) -> list[tuple[Seam, str, int]]:
+    def plan(passed: dict[str, int], starting: dict[str, int]) -> list[tuple[Failpoint, str, int]]:
         chosen = planned(passed, starting, elsewhere=set(reached), wanted=wanted)
         reached.update(name for name in passed if passed[name] or starting[name])
         return chosen[offset::every]
 
-    def report(found: Found) -> None:
+    def report(found: CampaignResult) -> None:
         results.append(found)
         wrong = f"[red]{len(found.violations)} violations[/red]" if found.violations else "holds"
         missed = "" if found.reached else " [yellow](not reached)[/yellow]"
@@ -78,7 +80,7 @@ def campaign(*, every: int, offset: int, wanted: Sequence[str], console: Console
 
     for books in ("local", "billing"):
         results[:0] = asyncio.run(run(plan, books=books, report=report))[:1]  # the rehearsal itself is a result
-    known = {seam.name for seam in SEAMS if not excused(seam.name)}
+    known = {seam.name for seam in FAILPOINTS if not excused(seam.name)}
     return results, known - reached
 
 
@@ -92,7 +94,7 @@ def main() -> None:
     told = parser.parse_args()
     console = Console()
     if told.list:
-        for seam in SEAMS:
+        for seam in FAILPOINTS:
             console.print(f"{seam.name}: {', '.join(seam.moments)}", markup=False)
         return
     began = time.monotonic()

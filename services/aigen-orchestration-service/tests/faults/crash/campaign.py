@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 
-from tests.faults.crash.failpoints import Seam
+from tests.faults.crash.failpoints import Failpoint
 from tests.faults.crash.launcher import Trigger, start
-from tests.support.environment import Yard, yard
+from tests.support.environment import Environment, environment
 from tests.support.processes import free_port
-from tests.support.scenarios import LIVES
+from tests.support.scenarios import SCENARIOS
 
 _START_SECONDS = 30
 _A_MINUTE_LATER = "UPDATE holds SET began_at = began_at - interval '1 minute' WHERE state <> 'placing'"
@@ -21,7 +21,7 @@ _A_MINUTE_LATER = "UPDATE holds SET began_at = began_at - interval '1 minute' WH
 
 
 @dataclass
-class Found:
+class CampaignResult:
     """What came of the kills at one moment of one seam; `reached` says whether the mix ever came there."""
 
     seam: str
@@ -40,7 +40,7 @@ class Found:
 class Campaign:
     """One serving process after another on one yard; whoever dies is followed by the next at once."""
 
-    def __init__(self, made: Yard, kinds: Sequence[str]) -> None:
+    def __init__(self, made: Environment, kinds: Sequence[str]) -> None:
         self.yard = made
         self.kinds = kinds
         self.trigger = Trigger()
@@ -74,16 +74,16 @@ class Campaign:
                 await self.start()
             await asyncio.sleep(0.03)
 
-    async def rehearse(self) -> tuple[dict[str, int], dict[str, int], Found]:
+    async def rehearse(self) -> tuple[dict[str, int], dict[str, int], CampaignResult]:
         """The mix without a kill: how often each seam is passed by it, and while starting; and whether all is well."""
         starting = self.trigger.passes()
-        found = Found("none", "never", self.yard.books)
+        found = CampaignResult("none", "never", self.yard.books)
         await self._lead(found)
         return self.trigger.passes(), starting, found
 
-    async def kill_at(self, seam: Seam, moment: str, nth: int) -> Found:
+    async def kill_at(self, seam: Failpoint, moment: str, nth: int) -> CampaignResult:
         """One kill: the mix is led while the seam is armed. `nth` 0: it is armed in a process that is starting."""
-        found = Found(seam.name, moment, self.yard.books)
+        found = CampaignResult(seam.name, moment, self.yard.books)
         if not nth:
             self.stop()
             await self.yard.time_passes()
@@ -94,7 +94,7 @@ class Campaign:
                 break
         return found
 
-    async def _lead(self, found: Found) -> None:
+    async def _lead(self, found: CampaignResult) -> None:
         self._round += 1
         if self.yard.books == "billing":
             self.yard.receiver.answers.extend([500, 400])
@@ -132,15 +132,19 @@ class Campaign:
             self.process.join()
 
 
-Plan = Callable[[dict[str, int], dict[str, int]], Sequence[tuple[Seam, str, int]]]
+Plan = Callable[[dict[str, int], dict[str, int]], Sequence[tuple[Failpoint, str, int]]]
 """From how often each seam is passed by the mix, and while starting, to where it is killed."""
 
 
 async def run(
-    plan: Plan, *, books: str, kinds: Sequence[str] = tuple(LIVES), report: Callable[[Found], None] = lambda _: None
-) -> list[Found]:
+    plan: Plan,
+    *,
+    books: str,
+    kinds: Sequence[str] = tuple(SCENARIOS),
+    report: Callable[[CampaignResult], None] = lambda _: None,
+) -> list[CampaignResult]:
     """Rehearse, and kill as planned, one kill after the other; `report` is told each result."""
-    async with yard(books=books) as made:
+    async with environment(books=books) as made:
         campaign = Campaign(made, kinds)
         await campaign.start()
         stop = asyncio.Event()

@@ -48,7 +48,7 @@ _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
 @dataclass(frozen=True, slots=True)
-class Seam:
+class Failpoint:
     """One place between two moments; `wire`: there is a moment in the middle. `owner` is None for an HTTP answer."""
 
     name: str
@@ -62,29 +62,29 @@ class Seam:
         return ("before", "during", "after") if self.wire else ("before", "after")
 
 
-def seams() -> list[Seam]:
+def failpoints() -> list[Failpoint]:
     """All of them, each once."""
     found = [*storage_seams(), *port_seams(), *_listed(_FOREIGN, wire=False), *_listed(_WIRE, wire=True)]
-    found += [Seam(f"{method} {path}") for method, path in answers_cached()]
+    found += [Failpoint(f"{method} {path}") for method, path in answers_cached()]
     return list({seam.name: seam for seam in found}.values())
 
 
-def storage_seams() -> Iterator[Seam]:
+def storage_seams() -> Iterator[Failpoint]:
     """Every public coroutine method of the storage whose statements write."""
     for _, owner in classes(storage_package):
         for method in public_coroutines(owner):
             if writes(owner, method):
-                yield Seam(_name(owner, method), owner, method)
+                yield Failpoint(_name(owner, method), owner, method)
 
 
-def port_seams() -> Iterator[Seam]:
+def port_seams() -> Iterator[Failpoint]:
     """Every coroutine method of a port, on every adapter that has all of them."""
     for protocol in _PROTOCOLS:
         wanted = set(public_coroutines(protocol))
         for _, owner in classes(adapters_package):
             if wanted and wanted <= set(public_coroutines(owner)):
                 for method in sorted(wanted):
-                    yield Seam(_name(owner, method), owner, method)
+                    yield Failpoint(_name(owner, method), owner, method)
 
 
 def answers() -> set[tuple[str, str]]:
@@ -218,10 +218,10 @@ def _without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
     return ast.copy_location(copy, node)
 
 
-def _listed(listed: Sequence[tuple[type, str]], *, wire: bool) -> Iterator[Seam]:
+def _listed(listed: Sequence[tuple[type, str]], *, wire: bool) -> Iterator[Failpoint]:
     for owner, method in listed:
         assert inspect.iscoroutinefunction(getattr(owner, method)), f"{owner.__name__}.{method} is gone"
-        yield Seam(_name(owner, method), owner, method, wire)
+        yield Failpoint(_name(owner, method), owner, method, wire)
 
 
 def _name(owner: type, method: str) -> str:

@@ -18,12 +18,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from creativeflow.services.aigeneration.app import App
 from creativeflow.services.aigeneration.cli import main
-from tests.faults.crash.failpoints import Seam, answer_name, seams
+from tests.faults.crash.failpoints import Failpoint, answer_name, failpoints
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.faults.crash.launcher"])
-SEAMS = seams()
-_PLACES = {seam.name: place for place, seam in enumerate(SEAMS)}
+FAILPOINTS = failpoints()
+_PLACES = {seam.name: place for place, seam in enumerate(FAILPOINTS)}
 _DURING_SECONDS = 0.0004
 _NAME_BYTES = 200
 
@@ -38,7 +38,7 @@ class Trigger:
         self.armed: Any = context.Array(c_char, _NAME_BYTES, lock=False)
         self.left: Any = context.Value(c_int, 0, lock=False)
         self.fired: Any = context.Value(c_int, 0, lock=False)
-        self.passed: Any = context.Array(c_int, len(SEAMS), lock=False)
+        self.passed: Any = context.Array(c_int, len(FAILPOINTS), lock=False)
 
     def arm(self, moment: str, seam: str, nth: int) -> None:
         """Die at the n-th time from now."""
@@ -63,8 +63,8 @@ class Trigger:
 
     def passes(self) -> dict[str, int]:
         """How often each seam was passed since the last look."""
-        found = {seam.name: count for seam, count in zip(SEAMS, self.passed, strict=True)}
-        self.passed[:] = [0] * len(SEAMS)
+        found = {seam.name: count for seam, count in zip(FAILPOINTS, self.passed, strict=True)}
+        self.passed[:] = [0] * len(FAILPOINTS)
         return found
 
     def at(self, moment: str, seam: str) -> None:
@@ -93,13 +93,13 @@ def _serve(environment: dict[str, str], trigger: Trigger, log: str) -> None:
 
 def install(trigger: Trigger) -> None:
     """Wrap every seam of this process."""
-    for seam in SEAMS:
+    for seam in FAILPOINTS:
         if seam.owner is not None:
             setattr(seam.owner, seam.method, _wrapped(getattr(seam.owner, seam.method), seam, trigger))
     App.__call__ = _answering(App.__call__, trigger)  # type: ignore[method-assign]
 
 
-def _wrapped(original: Callable[..., Any], seam: Seam, trigger: Trigger) -> Callable[..., Any]:
+def _wrapped(original: Callable[..., Any], seam: Failpoint, trigger: Trigger) -> Callable[..., Any]:
     @functools.wraps(original)
     async def wrapped(*arguments: Any, **named: Any) -> Any:
         trigger.at("before", seam.name)

@@ -5,11 +5,11 @@ from creativeflow.services.aigeneration import storage as storage_package
 from tests.faults.crash.failpoints import (
     answer_name,
     classes,
+    failpoints,
     modules,
     port_seams,
     public_coroutines,
     reach,
-    seams,
     statements,
     storage_seams,
 )
@@ -57,9 +57,9 @@ def test_what_a_new_method_does_is_seen() -> None:
 
 
 def test_every_call_that_may_change_something_is_a_seam() -> None:
-    names = {seam.name for seam in seams()}
+    names = {seam.name for seam in failpoints()}
     assert "POST /api/v1/generation-requests" in names
     assert "POST /api/v1/n8n-callbacks/sample-result" in names
-    assert "DELETE /api/v1/webhook-targets/{target_id}" in names
+    assert "DELETE /api/v1/webhook-endpoints/{target_id}" in names
     assert answer_name("POST", "/api/v1/generation-requests/quote") == "POST /api/v1/generation-requests/quote"
     assert not {name for name in names if name.startswith("GET ")}

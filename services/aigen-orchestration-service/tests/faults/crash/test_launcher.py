@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.faults.crash.launcher import SEAMS, Trigger, context
+from tests.faults.crash.launcher import FAILPOINTS, Trigger, context
 
 KILLS = 5
 
@@ -12,14 +12,14 @@ KILLS = 5
 def pass_on(trigger: Trigger) -> None:
     """Pass a seam again and again, for as long as one lives."""
     while True:
-        trigger.at("before", SEAMS[0].name)
-        trigger.due("after", SEAMS[0].name)
+        trigger.at("before", FAILPOINTS[0].name)
+        trigger.due("after", FAILPOINTS[0].name)
 
 
 @pytest.mark.timeout(60)
 def test_who_is_killed_while_it_passes_a_seam_holds_up_nobody() -> None:
     trigger = Trigger()
-    trigger.arm("during", SEAMS[0].name, 1)
+    trigger.arm("during", FAILPOINTS[0].name, 1)
     for _ in range(KILLS):
         process = context.Process(target=pass_on, args=(trigger,), daemon=True)
         process.start()
@@ -27,13 +27,13 @@ def test_who_is_killed_while_it_passes_a_seam_holds_up_nobody() -> None:
             time.sleep(0.002)
         process.kill()
         process.join()
-        assert trigger.passes()[SEAMS[0].name] > 0
-    assert trigger.due("during", SEAMS[0].name)
+        assert trigger.passes()[FAILPOINTS[0].name] > 0
+    assert trigger.due("during", FAILPOINTS[0].name)
 
 
 def test_who_is_due_dies_and_says_so() -> None:
     trigger = Trigger()
-    trigger.arm("before", SEAMS[0].name, 3)
+    trigger.arm("before", FAILPOINTS[0].name, 3)
     process = context.Process(target=pass_on, args=(trigger,), daemon=True)
     process.start()
     process.join(30)

@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
-from creativeflow.services.aigeneration.adapters.engine.drawing import Picture, draw
+from creativeflow.services.aigeneration.adapters.engine.drawing import Drawing, draw
 from creativeflow.services.aigeneration.domain.formats import Size, sample_size
 
 PROMPT = "Autumn coffee festival in the old town"
@@ -14,12 +14,12 @@ RATIOS = [(256, 256), (320, 180), (180, 320), (205, 256), (256, 134), (64, 64), 
 ROUNDS = [f"request-{number}:1" for number in range(3)]
 
 
-def sample(index: int = 0, seed: str = "request-7:1", size: tuple[int, int] = (128, 128), **rest: object) -> Picture:
+def sample(index: int = 0, seed: str = "request-7:1", size: tuple[int, int] = (128, 128), **rest: object) -> Drawing:
     arguments: dict[str, object] = {"prompt": PROMPT, "seed": seed, "index": index, **rest}
     return draw(**{"width": size[0], "height": size[1], **arguments})
 
 
-def pixels(picture: Picture) -> Image.Image:
+def pixels(picture: Drawing) -> Image.Image:
     return Image.open(io.BytesIO(picture.data)).convert("RGB")
 
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 from creativeflow.services.aigeneration.api.schemas.generations import (
     BriefChanges,
     CreateRequest,
-    ForceFail,
-    Grant,
+    CreditGrantCreate,
+    ForceFailRequest,
     SelectSample,
 )
 from creativeflow.services.aigeneration.domain.formats import FORMATS
@@ -536,30 +536,30 @@ def test_bad_changes_are_refused(body: dict[str, Any], expected: list[tuple[str,
     ("amount", "hundredths"), [("5.00", 500), ("0.25", 25), ("-1", -100), ("1000000", 10**8), (5, 500)]
 )
 def test_a_grant_is_text_or_whole_credits_and_counts_hundredths(amount: object, hundredths: int) -> None:
-    assert Grant.model_validate({"user_id": "user-7", "amount": amount}).amount == hundredths
+    assert CreditGrantCreate.model_validate({"user_id": "user-7", "amount": amount}).amount == hundredths
 
 
 @pytest.mark.parametrize("amount", [5.0, 0.1, True, None, ["5"], "", "1e3", "0.001", "five", "-", "+5", "\u0665"])
 def test_a_grant_of_no_decimal_text_is_refused(amount: object) -> None:
-    assert found(Grant, {"user_id": "user-7", "amount": amount}) == [("invalid_amount", "/amount")]
+    assert found(CreditGrantCreate, {"user_id": "user-7", "amount": amount}) == [("invalid_amount", "/amount")]
 
 
 @pytest.mark.parametrize("plan", ["free", "payg", "pro", "team", "enterprise"])
 def test_a_grant_may_set_the_plan(plan: str) -> None:
-    assert Grant.model_validate({"user_id": "user-7", "amount": "0", "plan": plan}).plan == plan
+    assert CreditGrantCreate.model_validate({"user_id": "user-7", "amount": "0", "plan": plan}).plan == plan
 
 
 @pytest.mark.parametrize("plan", ["", "Pro", "gold", "pro "])
 def test_a_plan_that_is_none_is_refused_at_its_place(plan: str) -> None:
-    ((_, pointer),) = found(Grant, {"user_id": "user-7", "amount": "0", "plan": plan})
+    ((_, pointer),) = found(CreditGrantCreate, {"user_id": "user-7", "amount": "0", "plan": plan})
     assert pointer == "/plan"
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "x" * 501, f"a{NUL}b"])
 def test_an_operator_must_say_why(reason: str) -> None:
-    ((_, pointer),) = found(ForceFail, {"reason": reason})
+    ((_, pointer),) = found(ForceFailRequest, {"reason": reason})
     assert pointer == "/reason"
-    assert ForceFail.model_validate({"reason": " stuck since noon "}).reason == "stuck since noon"
+    assert ForceFailRequest.model_validate({"reason": " stuck since noon "}).reason == "stuck since noon"
 
 
 @given(

@@ -11,7 +11,7 @@ from creativeflow.services.aigeneration.application.quotes import ID_MAX, Quotes
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.model_routing import STANDARD
-from creativeflow.services.aigeneration.domain.ordering import check_quoted, terms_of
+from creativeflow.services.aigeneration.domain.ordering import check_quote, quote_terms
 from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices, price_final, price_samples
 from tests.support.builders import NOW
 
@@ -74,20 +74,20 @@ def test_its_secrets_do_not_show() -> None:
 @pytest.mark.parametrize(("model", "surcharge"), [("standard", 0), ("advanced", 100)])
 def test_terms_are_the_prices_that_are_charged(plan, model, surcharge) -> None:
     prices = Prices()
-    terms = terms_of(plan, prices, dict.fromkeys(Stage, STANDARD.models[model]))
-    check_quoted(terms, price_samples(plan, prices, surcharge))
-    check_quoted(terms, price_final(plan, prices, longest_side=1920, surcharge=surcharge))
+    terms = quote_terms(plan, prices, dict.fromkeys(Stage, STANDARD.models[model]))
+    check_quote(terms, price_samples(plan, prices, surcharge))
+    check_quote(terms, price_final(plan, prices, longest_side=1920, surcharge=surcharge))
     high = price_final(plan, prices, longest_side=1921, surcharge=surcharge)
     if plan.high_resolution:
-        check_quoted(terms, high)
+        check_quote(terms, high)
     else:
         with pytest.raises(errors.QuoteExpiredError):
-            check_quoted(terms, high)
+            check_quote(terms, high)
 
 
 def test_the_same_amount_paid_by_something_else_is_another_price() -> None:
     free, pro = PLANS["free"], PLANS["pro"]
     models = dict.fromkeys(Stage, STANDARD.models["standard"])
     with pytest.raises(errors.QuoteExpiredError):
-        check_quoted(terms_of(pro, Prices(), models), price_samples(free, Prices()))
-    check_quoted(None, price_samples(free, Prices()))
+        check_quote(quote_terms(pro, Prices(), models), price_samples(free, Prices()))
+    check_quote(None, price_samples(free, Prices()))

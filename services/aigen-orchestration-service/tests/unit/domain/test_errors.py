@@ -8,7 +8,7 @@ import pytest
 from creativeflow.services.aigeneration.domain.errors import (
     AigenError,
     ForbiddenError,
-    ImpossibleMoveError,
+    IllegalTransitionError,
     InsufficientCreditsError,
     InternalError,
     InvalidCredentialsError,
@@ -19,7 +19,7 @@ from creativeflow.services.aigeneration.domain.errors import (
     TokenExpiredError,
     every_error,
 )
-from creativeflow.services.aigeneration.domain.lifecycle import Event, State, follow
+from creativeflow.services.aigeneration.domain.lifecycle import Event, State, transition_for
 
 TABLE = {
     "InternalError": (500, "internal_error", True),
@@ -34,8 +34,8 @@ TABLE = {
     "InvalidCredentialsError": (401, "invalid_credentials", False),
     "TokenExpiredError": (401, "token_expired", False),
     "ForbiddenError": (403, "forbidden", False),
-    "UnknownHostError": (403, "unknown_host", False),
-    "FormRefusedError": (403, "form_refused", False),
+    "HostNotAllowedError": (403, "host_not_allowed", False),
+    "CsrfError": (403, "csrf_failed", False),
     "UserMismatchError": (403, "user_mismatch", False),
     "PlanRequiredError": (403, "plan_required", False),
     "PromptReviewRequiredError": (422, "prompt_review_required", False),
@@ -45,8 +45,8 @@ TABLE = {
     "InsufficientCreditsError": (402, "insufficient_credits", False),
     "FreeQuotaExhaustedError": (402, "free_quota_exhausted", False),
     "PromptRejectedError": (422, "prompt_rejected", False),
-    "ActionNotPossibleError": (409, "action_not_possible", False),
-    "ImpossibleMoveError": (409, "action_not_possible", False),
+    "InvalidStateError": (409, "invalid_state", False),
+    "IllegalTransitionError": (409, "invalid_state", False),
     "ActionInProgressError": (409, "action_in_progress", True),
     "AlreadySelectedError": (409, "already_selected", False),
     "TooManyRoundsError": (409, "too_many_rounds", False),
@@ -55,9 +55,9 @@ TABLE = {
     "IdempotencyKeyRequiredError": (400, "idempotency_key_required", False),
     "IdempotencyKeyInFlightError": (409, "idempotency_key_in_flight", True),
     "IdempotencyKeyReusedError": (422, "idempotency_key_reused", False),
-    "WebhookTargetExistsError": (409, "webhook_target_exists", False),
-    "TooManyWebhookTargetsError": (409, "too_many_webhook_targets", False),
-    "WebhookTargetDisabledError": (409, "webhook_target_disabled", False),
+    "WebhookEndpointExistsError": (409, "webhook_endpoint_exists", False),
+    "TooManyWebhookEndpointsError": (409, "too_many_webhook_endpoints", False),
+    "WebhookEndpointDisabledError": (409, "webhook_endpoint_disabled", False),
     "RateLimitedError": (429, "rate_limited", True),
     "UploadQuotaError": (429, "upload_quota", True),
     "JobUploadsError": (413, "job_uploads", False),
@@ -69,15 +69,15 @@ TABLE = {
 FIGURES: dict[str, dict[str, object]] = {
     "InvalidJsonError": {"max_depth": 20},
     "PayloadTooLargeError": {"limit_bytes": 262144},
-    "WebhookTargetExistsError": {"target_id": "0195940d-0000-7000-8000-00000000000c"},
-    "TooManyWebhookTargetsError": {"limit": 10},
+    "WebhookEndpointExistsError": {"endpoint_id": "0195940d-0000-7000-8000-00000000000c"},
+    "TooManyWebhookEndpointsError": {"limit": 10},
     "UnsupportedMediaTypeError": {"expected": "application/json"},
     "ForbiddenError": {"role": "operator"},
     "PlanRequiredError": {"feature": "A brand kit", "plan": "Pro"},
     "InsufficientCreditsError": {"required": "0.25"},
     "FreeQuotaExhaustedError": {"limit": 100},
-    "ActionNotPossibleError": {"state": State.COMPLETED},
-    "ImpossibleMoveError": {"state": State.COMPLETED, "event": Event.CANCEL_REQUESTED},
+    "InvalidStateError": {"state": State.COMPLETED},
+    "IllegalTransitionError": {"state": State.COMPLETED, "event": Event.CANCEL_REQUESTED},
     "AlreadySelectedError": {"sample_id": "sample-2"},
     "TooManyRoundsError": {"limit": 10},
     "RateLimitedError": {"retry_after_seconds": 3},
@@ -143,8 +143,8 @@ def test_the_figures_stand_in_the_sentence() -> None:
 
 
 def test_an_impossible_move_names_the_state_and_the_event() -> None:
-    with pytest.raises(ImpossibleMoveError) as caught:
-        follow(State.COMPLETED, Event.CANCEL_REQUESTED)
+    with pytest.raises(IllegalTransitionError) as caught:
+        transition_for(State.COMPLETED, Event.CANCEL_REQUESTED)
     assert str(caught.value) == (
         "The request is COMPLETED; cancel_requested cannot happen now. `actions` of the request lists what can."
     )

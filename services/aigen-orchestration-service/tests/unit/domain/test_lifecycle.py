@@ -6,24 +6,24 @@ from itertools import product
 
 import pytest
 
-from creativeflow.services.aigeneration.domain.errors import ActionNotPossibleError, ImpossibleMoveError
+from creativeflow.services.aigeneration.domain.errors import IllegalTransitionError, InvalidStateError
 from creativeflow.services.aigeneration.domain.lifecycle import (
     CONFIRMED,
     DELIVERED,
     IN_FLIGHT,
     LIVE,
-    MOVES,
     ON_DEADLINE,
     STARTED,
     TERMINAL,
+    TRANSITIONS,
     USER_ACTIONS,
     WITH_JOB,
     Effect,
     Event,
     Stage,
     State,
-    actions,
-    follow,
+    allowed_actions,
+    transition_for,
 )
 from creativeflow.services.aigeneration.domain.policy import Policy
 
@@ -147,7 +147,7 @@ def reachable(start: State) -> set[State]:
     found, waiting = {start}, deque([start])
     while waiting:
         here = waiting.popleft()
-        following = {move.to for (state, _), move in MOVES.items() if state is here} - found
+        following = {move.to for (state, _), move in TRANSITIONS.items() if state is here} - found
         found |= following
         waiting += following
     return found
@@ -157,18 +157,18 @@ def reachable(start: State) -> set[State]:
 def test_each_event_leads_where_the_design_says_or_is_impossible(state: State, event: Event) -> None:
     expected = LEADS_TO[state].get(event)
     if expected is None:
-        with pytest.raises(ImpossibleMoveError) as caught:
-            follow(state, event)
+        with pytest.raises(IllegalTransitionError) as caught:
+            transition_for(state, event)
         assert caught.value.fields == {"state": state, "event": event}
-        assert isinstance(caught.value, ActionNotPossibleError)
+        assert isinstance(caught.value, InvalidStateError)
     else:
-        assert follow(state, event).to == expected
+        assert transition_for(state, event).to == expected
 
 
 @pytest.mark.parametrize(("state", "event"), [(s, e) for s, events in LEADS_TO.items() for e in events])
 def test_each_move_sets_off_what_the_design_says_in_that_order(state: str, event: str) -> None:
     effects = SETS_OFF_HERE[state, event] if (state, event) in SETS_OFF_HERE else SETS_OFF[event]
-    assert list(follow(State(state), Event(event)).effects) == effects
+    assert list(transition_for(State(state), Event(event)).effects) == effects
 
 
 def test_the_states_are_those_of_the_design() -> None:
@@ -176,14 +176,14 @@ def test_the_states_are_those_of_the_design() -> None:
 
 
 def test_every_event_can_happen_somewhere() -> None:
-    assert {event for _, event in MOVES} == set(Event)
+    assert {event for _, event in TRANSITIONS} == set(Event)
 
 
 def test_every_effect_is_used() -> None:
-    assert {effect for move in MOVES.values() for effect in move.effects} == set(Effect)
+    assert {effect for move in TRANSITIONS.values() for effect in move.effects} == set(Effect)
 
 
-@pytest.mark.parametrize("move", [pytest.param(move, id=f"{s} {e}") for (s, e), move in MOVES.items()])
+@pytest.mark.parametrize("move", [pytest.param(move, id=f"{s} {e}") for (s, e), move in TRANSITIONS.items()])
 def test_every_move_has_a_sentence_for_the_docs(move: object) -> None:
     because = str(getattr(move, "because", ""))
     assert because[:1].isupper()
@@ -198,7 +198,7 @@ def test_the_kinds_of_states_are_those_of_the_design() -> None:
 
 
 def test_a_terminal_state_is_never_left() -> None:
-    assert [state for state, _ in MOVES if state in TERMINAL] == []
+    assert [state for state, _ in TRANSITIONS if state in TERMINAL] == []
 
 
 def test_every_state_can_be_reached_from_the_start() -> None:
@@ -216,24 +216,24 @@ def test_every_live_state_can_end_well_and_badly(state: State) -> None:
 
 @pytest.mark.parametrize("state", sorted(LIVE))
 def test_every_live_state_can_be_cancelled_and_force_failed(state: State) -> None:
-    assert follow(state, Event.CANCEL_REQUESTED).to is State.CANCELLED
-    assert follow(state, Event.OPERATOR_FAILED).to is State.FAILED
+    assert transition_for(state, Event.CANCEL_REQUESTED).to is State.CANCELLED
+    assert transition_for(state, Event.OPERATOR_FAILED).to is State.FAILED
 
 
 @pytest.mark.parametrize("state", sorted(WITH_JOB))
 def test_every_state_with_a_job_takes_its_results_and_its_failures(state: State) -> None:
     stages = {State.PROCESSING_SAMPLES: [Stage.SAMPLES], State.PROCESSING_FINAL: [Stage.FINAL]}.get(state, list(Stage))
     for stage in stages:
-        assert follow(state, STARTED[stage]).to in {State.PROCESSING_SAMPLES, State.PROCESSING_FINAL}
-        assert follow(state, DELIVERED[stage]).to in {State.AWAITING_SELECTION, State.COMPLETED}
+        assert transition_for(state, STARTED[stage]).to in {State.PROCESSING_SAMPLES, State.PROCESSING_FINAL}
+        assert transition_for(state, DELIVERED[stage]).to in {State.AWAITING_SELECTION, State.COMPLETED}
     for event in (Event.ATTEMPT_FAILED, Event.ATTEMPTS_EXHAUSTED, Event.INPUT_REFUSED, Event.PROMPT_REJECTED):
-        assert (state, event) in MOVES
+        assert (state, event) in TRANSITIONS
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - WITH_JOB))
 def test_a_state_without_a_job_takes_no_results(state: State) -> None:
     job_events = {*CONFIRMED.values(), *STARTED.values(), *DELIVERED.values(), Event.ATTEMPT_FAILED, Event.JOB_LEASED}
-    assert [event for event in job_events if (state, event) in MOVES] == []
+    assert [event for event in job_events if (state, event) in TRANSITIONS] == []
 
 
 def test_each_stage_has_its_own_events() -> None:
@@ -256,9 +256,9 @@ def test_a_passed_deadline_fails_the_attempt_of_a_worker_and_ends_every_other_wa
 @pytest.mark.parametrize("state", sorted(LIVE))
 def test_the_event_of_a_deadline_is_legal_also_when_no_attempt_is_left(state: State) -> None:
     event = ON_DEADLINE[state]
-    assert (state, event) in MOVES
+    assert (state, event) in TRANSITIONS
     if event is Event.ATTEMPT_FAILED:
-        assert (state, Event.ATTEMPTS_EXHAUSTED) in MOVES
+        assert (state, Event.ATTEMPTS_EXHAUSTED) in TRANSITIONS
 
 
 def test_the_policy_bounds_the_wait_in_exactly_the_live_states() -> None:
@@ -292,13 +292,13 @@ def test_the_numbers_of_the_policy_are_those_of_the_mission() -> None:
 
 
 def test_whatever_is_delivered_is_captured() -> None:
-    delivered = [move.effects for (_, event), move in MOVES.items() if event in DELIVERED.values()]
+    delivered = [move.effects for (_, event), move in TRANSITIONS.items() if event in DELIVERED.values()]
     assert len(delivered) == 6
     assert all(effects[0] is Effect.CAPTURE for effects in delivered)
 
 
 def test_nothing_is_captured_without_a_delivery() -> None:
-    capturing = {event for (_, event), move in MOVES.items() if Effect.CAPTURE in move.effects}
+    capturing = {event for (_, event), move in TRANSITIONS.items() if Effect.CAPTURE in move.effects}
     assert capturing == set(DELIVERED.values())
 
 
@@ -306,14 +306,14 @@ def test_every_unhappy_end_gives_back_what_is_held() -> None:
     unhappy = {State.FAILED, State.CANCELLED, State.EXPIRED}
     keeping = {
         (state, event)
-        for (state, event), move in MOVES.items()
+        for (state, event), move in TRANSITIONS.items()
         if move.to in unhappy and Effect.RELEASE not in move.effects
     }
     assert keeping == {(State.VALIDATING_CREDITS, Event.CREDITS_REFUSED)}  # nothing was held: it was just refused
 
 
 def test_every_end_is_announced_after_the_money_is_settled() -> None:
-    ends = [move.effects for move in MOVES.values() if move.to in TERMINAL]
+    ends = [move.effects for move in TRANSITIONS.values() if move.to in TERMINAL]
     assert ends
     assert all(effects[-1].startswith("announce ") for effects in ends)
 
@@ -321,7 +321,7 @@ def test_every_end_is_announced_after_the_money_is_settled() -> None:
 def test_a_job_is_queued_for_every_way_into_the_queue_that_is_not_the_way_back_from_the_broker() -> None:
     into_the_queue = {
         event: set(move.effects) & {Effect.QUEUE_JOB, Effect.REQUEUE_JOB}
-        for (_, event), move in MOVES.items()
+        for (_, event), move in TRANSITIONS.items()
         if move.to is State.PENDING
     }
     assert into_the_queue == {
@@ -336,9 +336,9 @@ def test_a_job_is_queued_for_every_way_into_the_queue_that_is_not_the_way_back_f
 
 @pytest.mark.parametrize("state", list(State))
 def test_the_user_is_offered_what_can_be_done_now(state: State) -> None:
-    assert actions(state) == ACTIONS[state]
+    assert allowed_actions(state) == ACTIONS[state]
 
 
 @pytest.mark.parametrize("state", sorted(LIVE))
 def test_an_offered_action_is_a_legal_move(state: State) -> None:
-    assert all((state, USER_ACTIONS[name]) in MOVES for name in actions(state))
+    assert all((state, USER_ACTIONS[name]) in TRANSITIONS for name in allowed_actions(state))

@@ -8,19 +8,19 @@ from creativeflow.services.aigeneration.adapters.moderation.word_lists import ST
 from creativeflow.services.aigeneration.domain.moderation import (
     ALLOWED,
     NEAR_WORDS,
-    Outcome,
+    ModerationOutcome,
+    ModerationResult,
     SafetyRule,
-    Verdict,
     WordLists,
     fold,
 )
 
 STANDARD = WordLists(read_rules(STANDARD_FILE))
-BAD = SafetyRule(category="bad", outcome=Outcome.REJECT, words=("villain", "evil twin", "grob*", "café"))
+BAD = SafetyRule(category="bad", outcome=ModerationOutcome.REJECT, words=("villain", "evil twin", "grob*", "café"))
 LISTS = WordLists([BAD])
 
 
-def says(lists: WordLists, text: str, language: str | None = None) -> Outcome:
+def says(lists: WordLists, text: str, language: str | None = None) -> ModerationOutcome:
     return lists.check([text], language).outcome
 
 
@@ -50,37 +50,44 @@ def says(lists: WordLists, text: str, language: str | None = None) -> Outcome:
     ],
 )
 def test_a_word_is_found_in_its_disguises(text: str) -> None:
-    assert says(LISTS, text) is Outcome.REJECT
+    assert says(LISTS, text) is ModerationOutcome.REJECT
 
 
 @pytest.mark.parametrize("text", ["villains", "a chevillainer", "the evil", "twin evil", "grog", "ill", "v ill ain t"])
 def test_other_words_are_left_alone(text: str) -> None:
-    assert says(LISTS, text) is Outcome.ALLOW
+    assert says(LISTS, text) is ModerationOutcome.ALLOW
 
 
 def test_a_combination_counts_only_near_one_another() -> None:
-    lists = WordLists([SafetyRule(category="c", outcome=Outcome.REVIEW, near=(("cat",), ("dog", "wolf"), ("fight*",)))])
-    assert says(lists, "a cat and a dog fighting") is Outcome.REVIEW
-    assert says(lists, "fights of wolf against cat") is Outcome.REVIEW
-    assert says(lists, "a cat and a dog") is Outcome.ALLOW
+    lists = WordLists(
+        [SafetyRule(category="c", outcome=ModerationOutcome.REVIEW, near=(("cat",), ("dog", "wolf"), ("fight*",)))]
+    )
+    assert says(lists, "a cat and a dog fighting") is ModerationOutcome.REVIEW
+    assert says(lists, "fights of wolf against cat") is ModerationOutcome.REVIEW
+    assert says(lists, "a cat and a dog") is ModerationOutcome.ALLOW
     far = " ".join(["word"] * (NEAR_WORDS + 1))
-    assert says(lists, f"a cat {far} dog fight") is Outcome.ALLOW
+    assert says(lists, f"a cat {far} dog fight") is ModerationOutcome.ALLOW
 
 
 def test_a_rule_for_a_language_counts_there_and_where_the_language_is_unknown() -> None:
-    rule = SafetyRule(category="c", outcome=Outcome.REJECT, words=("die",), languages=frozenset({"en"}))
+    rule = SafetyRule(category="c", outcome=ModerationOutcome.REJECT, words=("die",), languages=frozenset({"en"}))
     lists = WordLists([rule])
     assert [says(lists, "die Sonne", language) for language in ("de", "en", None)] == [
-        Outcome.ALLOW, Outcome.REJECT, Outcome.REJECT,
+        ModerationOutcome.ALLOW, ModerationOutcome.REJECT, ModerationOutcome.REJECT,
     ]  # fmt: skip
 
 
 def test_the_strictest_of_all_texts_decides() -> None:
-    assert LISTS.check(["fine", "a villain"], None) == Verdict(outcome=Outcome.REJECT, category="bad")
-    review = Verdict(outcome=Outcome.REVIEW)
-    reject, severe = Verdict(outcome=Outcome.REJECT), Verdict(outcome=Outcome.REJECT, severe=True)
-    assert Verdict.worst([review, reject, severe, ALLOWED]) == severe
-    assert Verdict.worst([]) == ALLOWED
+    assert LISTS.check(["fine", "a villain"], None) == ModerationResult(
+        outcome=ModerationOutcome.REJECT, category="bad"
+    )
+    review = ModerationResult(outcome=ModerationOutcome.REVIEW)
+    reject, severe = (
+        ModerationResult(outcome=ModerationOutcome.REJECT),
+        ModerationResult(outcome=ModerationOutcome.REJECT, severe=True),
+    )
+    assert ModerationResult.worst([review, reject, severe, ALLOWED]) == severe
+    assert ModerationResult.worst([]) == ALLOWED
 
 
 def test_without_rules_everything_is_allowed() -> None:
@@ -135,14 +142,16 @@ def test_everyday_prompts_pass(prompt: str) -> None:
     ],
 )
 def test_what_nobody_may_ask_for_is_rejected(prompt: str, category: str, severe: bool) -> None:
-    assert STANDARD.check([prompt], None) == Verdict(outcome=Outcome.REJECT, category=category, severe=severe)
+    assert STANDARD.check([prompt], None) == ModerationResult(
+        outcome=ModerationOutcome.REJECT, category=category, severe=severe
+    )
 
 
 @pytest.mark.parametrize(
     "prompt", ["a nude statue in a museum", "anti-suicide campaign", "a swastika in a history book"]
 )
 def test_what_depends_is_left_to_a_person(prompt: str) -> None:
-    assert says(STANDARD, prompt) is Outcome.REVIEW
+    assert says(STANDARD, prompt) is ModerationOutcome.REVIEW
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from creativeflow.services.aigeneration.domain.reconciliation import (
     Compensation,
     Difference,
     HoldStatus,
-    verdict,
+    compare_hold,
 )
 from creativeflow.services.aigeneration.domain.request import HoldState
 
@@ -41,12 +41,12 @@ def test_a_compensation_only_finishes_what_was_decided_and_is_still_set_aside(
 
 
 def test_what_is_still_owed_is_no_difference_but_a_wrong_end_is() -> None:
-    assert verdict(HoldState.CAPTURED, HoldStatus.HELD, owed=True) is None
-    assert verdict(HoldState.RELEASED, HoldStatus.HELD, owed=True) is None
+    assert compare_hold(HoldState.CAPTURED, HoldStatus.HELD, owed=True) is None
+    assert compare_hold(HoldState.RELEASED, HoldStatus.HELD, owed=True) is None
     for ours, theirs, difference in (
         (HoldState.CAPTURED, HoldStatus.RELEASED, Difference.NOT_CHARGED),
         (HoldState.RELEASED, HoldStatus.CAPTURED, Difference.CHARGED_WRONGLY),
     ):
-        found = verdict(ours, theirs, owed=True)
+        found = compare_hold(ours, theirs, owed=True)
         assert found is not None
         assert found.difference is difference

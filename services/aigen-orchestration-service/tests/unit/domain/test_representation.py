@@ -8,11 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from creativeflow.services.aigeneration.api.schemas.generations import GenerationRequest
+from creativeflow.services.aigeneration.api.schemas import generations as schemas
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
-from creativeflow.services.aigeneration.domain.representation import resource
-from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
+from creativeflow.services.aigeneration.domain.representation import to_resource
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, Hold, HoldState
 from creativeflow.services.aigeneration.domain.transitions import failure
 from tests.support.builders import NOW, a_brief, a_final, a_hold, a_request, an_allowance, four_samples
 
@@ -20,12 +20,12 @@ FINAL_HOLD = a_hold(stage=Stage.FINAL, amount=200)
 
 
 def cost(*holds: Hold) -> dict[str, str]:
-    shown: dict[str, str] = resource(a_request(holds=holds))["cost"]
+    shown: dict[str, str] = to_resource(a_request(holds=holds))["cost"]
     return shown
 
 
 def test_a_new_request_shows_every_field() -> None:
-    assert resource(a_request(metadata={"campaign": 4}), queue_position=12) == {
+    assert to_resource(a_request(metadata={"campaign": 4}), queue_position=12) == {
         "id": "0195940d-0000-7000-8000-000000000001",
         "status": "PENDING",
         "stage": "samples",
@@ -62,7 +62,7 @@ def test_a_finished_request_shows_what_became_of_it() -> None:
         final_size=Size(2304, 4096), final_asset=a_final(), ai_model_used="fast", deadline_at=None,
         retry_of=UUID(int=9), holds=(a_hold(state=HoldState.CAPTURED), FINAL_HOLD),
     )  # fmt: skip
-    shown = resource(finished)
+    shown = to_resource(finished)
     expected: dict[str, Any] = {
         "status": "COMPLETED",
         "stage": "final",
@@ -81,18 +81,18 @@ def test_a_finished_request_shows_what_became_of_it() -> None:
 
 
 def test_a_failed_request_says_why_and_offers_a_retry() -> None:
-    shown = resource(a_request(state=State.FAILED, failure=failure("network_error")))
+    shown = to_resource(a_request(state=State.FAILED, failure=failure("network_error")))
     assert shown["failure"]["message"] == "A connection broke while we worked on it. Try again."
     assert shown["actions"] == ["retry"]
 
 
 @pytest.mark.parametrize("state", list(State))
 def test_the_resource_is_what_the_api_description_says(state: State) -> None:
-    shown = resource(
+    shown = to_resource(
         a_request(state=state, samples=four_samples(), final_asset=a_final(), failure=failure("workflow_error"))
     )
-    assert set(shown) == set(GenerationRequest.model_fields)
-    assert GenerationRequest.model_validate_json(json.dumps(shown)).status is state
+    assert set(shown) == set(schemas.GenerationRequest.model_fields)
+    assert schemas.GenerationRequest.model_validate_json(json.dumps(shown)).status is state
 
 
 @pytest.mark.parametrize(
@@ -121,23 +121,23 @@ def test_the_cost_is_what_is_charged_or_set_aside(holds: tuple[Hold, ...], expec
 def test_while_credits_are_being_asked_for_only_cancelling_is_offered() -> None:
     placing = a_hold(stage=Stage.FINAL, state=HoldState.PLACING)
     request = a_request(state=State.AWAITING_SELECTION, holds=(a_hold(state=HoldState.CAPTURED), placing))
-    assert resource(request)["actions"] == ["cancel"]
+    assert to_resource(request)["actions"] == ["cancel"]
 
 
 def test_once_the_credits_were_refused_everything_is_offered_again() -> None:
     refused = a_hold(stage=Stage.FINAL, state=HoldState.REFUSED)
     request = a_request(state=State.AWAITING_SELECTION, holds=(refused,))
-    assert resource(request)["actions"] == ["select-sample", "regenerate-samples", "cancel"]
+    assert to_resource(request)["actions"] == ["select-sample", "regenerate-samples", "cancel"]
 
 
 def test_times_are_in_utc_to_the_microsecond() -> None:
     moment = datetime(2026, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
-    assert resource(a_request(updated_at=moment))["updated_at"] == "2026-12-31T23:59:59.999999Z"
+    assert to_resource(a_request(updated_at=moment))["updated_at"] == "2026-12-31T23:59:59.999999Z"
 
 
 def test_the_resource_is_ready_for_json() -> None:
     request = a_request(brief=a_brief(locale="fr-FR", color_scheme=["#fff"]), samples=four_samples(), updated_at=NOW)
-    assert json.loads(json.dumps(resource(request))) == resource(request)
+    assert json.loads(json.dumps(to_resource(request))) == to_resource(request)
 
 
 def test_what_only_we_need_is_not_shown() -> None:
@@ -145,5 +145,5 @@ def test_what_only_we_need_is_not_shown() -> None:
         "created_by", "correlation_id", "traceparent", "job_id", "file_format", "pending_action", "model", "fair_at",
         "due_at", "lease_until", "remind_at", "holds",
     }  # fmt: skip
-    assert hidden <= {each.name for each in fields(Request)}
-    assert hidden & set(resource(a_request())) == set()
+    assert hidden <= {each.name for each in fields(GenerationRequest)}
+    assert hidden & set(to_resource(a_request())) == set()

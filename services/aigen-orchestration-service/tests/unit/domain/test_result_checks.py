@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from creativeflow.services.aigeneration.domain.formats import Size, sample_size
-from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
+from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest, SampleFailure
 from creativeflow.services.aigeneration.domain.result_checks import (
     distinct_samples,
     failed_sample,
@@ -25,7 +25,7 @@ SQUARE = a_request()
 STORY = a_request(brief=a_brief(output_format="TikTok_9x16"))
 
 
-def custom(width: int, height: int) -> Request:
+def custom(width: int, height: int) -> GenerationRequest:
     return a_request(
         brief=a_brief(output_format="Custom", custom_dimensions={"width": width, "height": height}),
     )

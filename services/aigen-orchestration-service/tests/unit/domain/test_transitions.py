@@ -1,4 +1,4 @@
-"""What one event writes: the request after it, its line, its money and its debts, and what holds on any path."""
+"""What one event writes: the request after it, its line, its money and its messages, and what holds on any path."""
 
 import copy
 from collections.abc import Mapping
@@ -10,13 +10,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativeflow.services.aigeneration.domain.errors import ImpossibleMoveError
+from creativeflow.services.aigeneration.domain.errors import IllegalTransitionError
 from creativeflow.services.aigeneration.domain.formats import Size
-from creativeflow.services.aigeneration.domain.lifecycle import LIVE, MOVES, TERMINAL, WITH_JOB, Event, Stage, State
+from creativeflow.services.aigeneration.domain.lifecycle import (
+    LIVE,
+    TERMINAL,
+    TRANSITIONS,
+    WITH_JOB,
+    Event,
+    Stage,
+    State,
+)
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import Funding
-from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
-from creativeflow.services.aigeneration.domain.transitions import TOPICS, Change, Debt, carry_out, failure, started
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, Hold, HoldState
+from creativeflow.services.aigeneration.domain.transitions import (
+    TOPICS,
+    OutboxMessage,
+    StateChange,
+    apply,
+    failure,
+    started,
+)
 from tests.support.builders import (
     JOB_ID,
     NOW,
@@ -31,7 +46,7 @@ from tests.support.builders import (
     new_ids,
 )
 
-EVERY_MOVE = [pytest.param(state, event, id=f"{state}-{event}") for state, event in MOVES]
+EVERY_MOVE = [pytest.param(state, event, id=f"{state}-{event}") for state, event in TRANSITIONS]
 FINAL_HOLD = a_hold(stage=Stage.FINAL, action="standard_generation", amount=100)
 HELD_SAMPLES = {
     "key": f"{REQUEST_ID}:samples:1:1", "user_id": "user-7", "amount": 25, "action": "sample_generation"
@@ -43,11 +58,11 @@ PLAIN, WITH_EVENTS = Policy(), Policy(publish_events=True)
 GENEROUS = Policy(charge_rejected=False)
 
 
-def happen(request: Request, event: Event, policy: Policy = PLAIN, **fields: Any) -> Change:
-    return carry_out(request, event, policy=policy, now=NOW, new_id=new_ids(), **fields)
+def apply_event(request: GenerationRequest, event: Event, policy: Policy = PLAIN, **fields: Any) -> StateChange:
+    return apply(request, event, policy=policy, now=NOW, new_id=new_ids(), **fields)
 
 
-def awaiting(**changes: Any) -> Request:
+def awaiting(**changes: Any) -> GenerationRequest:
     """A request whose delivered and paid samples wait for the user."""
     return a_request(
         **{
@@ -61,7 +76,7 @@ def awaiting(**changes: Any) -> Request:
     )
 
 
-def making_final(**changes: Any) -> Request:
+def making_final(**changes: Any) -> GenerationRequest:
     """A request whose held final is being made."""
     return awaiting(
         **{
@@ -77,13 +92,13 @@ def making_final(**changes: Any) -> Request:
     )
 
 
-def topics(change: Change) -> list[str]:
-    return [debt.topic for debt in change.debts]
+def topics(change: StateChange) -> list[str]:
+    return [message.topic for message in change.messages]
 
 
-def announced(change: Change) -> Mapping[str, Any]:
+def announced(change: StateChange) -> Mapping[str, Any]:
     """The one notification of a change."""
-    (body,) = [debt.body for debt in change.debts if debt.topic == "notification.send"]
+    (body,) = [message.body for message in change.messages if message.topic == "notification.send"]
     return body
 
 
@@ -93,10 +108,10 @@ def announced(change: Change) -> Mapping[str, Any]:
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
 def test_every_move_counts_one_version_and_writes_one_line(state: State, event: Event) -> None:
     request = a_request(state=state, version=41)
-    change = happen(request, event, data={"by": "somebody"})
+    change = apply_event(request, event, data={"by": "somebody"})
     assert change.after.version == 42
     assert change.after.updated_at == NOW
-    assert change.after.state is MOVES[state, event].to
+    assert change.after.state is TRANSITIONS[state, event].to
     assert [(line.event, line.state, line.data) for line in change.entries] == [
         (event.value, change.after.state, {"by": "somebody"})
     ]
@@ -106,7 +121,7 @@ def test_every_move_counts_one_version_and_writes_one_line(state: State, event: 
 def test_every_move_leaves_the_request_before_it_untouched(state: State, event: Event) -> None:
     request = a_request(state=state, holds=(a_hold(),), samples=four_samples())
     unchanged = copy.deepcopy(request)
-    change = happen(request, event, progress={"percent": 7}, hold=FINAL_HOLD)
+    change = apply_event(request, event, progress={"percent": 7}, hold=FINAL_HOLD)
     assert request == unchanged
     assert change.before is request
     assert change.after is not request
@@ -115,26 +130,26 @@ def test_every_move_leaves_the_request_before_it_untouched(state: State, event: 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
 def test_every_move_ends_the_lease_of_the_one_before(state: State, event: Event) -> None:
     leased = a_request(state=state, lease_until=NOW + timedelta(seconds=30))
-    assert happen(leased, event).after.lease_until is None
+    assert apply_event(leased, event).after.lease_until is None
 
 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
 def test_every_move_is_the_same_when_it_is_carried_out_again(state: State, event: Event) -> None:
     request = a_request(state=state, holds=(a_hold(),))
-    assert happen(request, event, WITH_EVENTS) == happen(request, event, WITH_EVENTS)
+    assert apply_event(request, event, WITH_EVENTS) == apply_event(request, event, WITH_EVENTS)
 
 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
 def test_every_live_state_that_follows_has_a_deadline_and_no_ended_one_has(state: State, event: Event) -> None:
-    after = happen(a_request(state=state), event).after
+    after = apply_event(a_request(state=state), event).after
     assert (after.deadline_at is not None) is (after.state in LIVE)
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 @pytest.mark.parametrize("event", list(Event))
 def test_nothing_happens_to_an_ended_request(state: State, event: Event) -> None:
-    with pytest.raises(ImpossibleMoveError):
-        happen(a_request(state=state), event)
+    with pytest.raises(IllegalTransitionError):
+        apply_event(a_request(state=state), event)
 
 
 def test_a_request_is_never_changed_in_place() -> None:
@@ -145,23 +160,23 @@ def test_a_request_is_never_changed_in_place() -> None:
 def test_every_topic_is_owed_by_some_move_and_every_move_owes_only_topics() -> None:
     owed = {
         topic
-        for state, event in MOVES
+        for state, event in TRANSITIONS
         for policy in (WITH_EVENTS, GENEROUS)
-        for topic in topics(happen(a_request(state=state, holds=(a_hold(),)), event, policy))
+        for topic in topics(apply_event(a_request(state=state, holds=(a_hold(),)), event, policy))
     }
     assert owed == set(TOPICS)
     assert set(TOPICS) == {"notification.send", "event.publish", "credits.capture", "credits.release"}
 
 
 def test_the_fields_of_an_event_are_set_on_the_way() -> None:
-    after = happen(
+    after = apply_event(
         a_request(), Event.JOB_LEASED, lease_until=NOW + timedelta(seconds=60), model="fast", progress=None
     ).after
     assert (after.lease_until, after.model) == (NOW + timedelta(seconds=60), "fast")
 
 
 def test_an_event_without_data_writes_an_empty_line() -> None:
-    assert happen(a_request(), Event.JOB_LEASED).entries[0].data == {}
+    assert apply_event(a_request(), Event.JOB_LEASED).entries[0].data == {}
 
 
 # Deadlines
@@ -186,7 +201,7 @@ def test_an_event_without_data_writes_an_empty_line() -> None:
     ],
 )
 def test_a_new_wait_gets_the_deadline_of_its_state(state: State, event: Event, wait: timedelta) -> None:
-    assert happen(a_request(state=state), event).after.deadline_at == NOW + wait
+    assert apply_event(a_request(state=state), event).after.deadline_at == NOW + wait
 
 
 @pytest.mark.parametrize(
@@ -205,29 +220,29 @@ def test_a_new_wait_gets_the_deadline_of_its_state(state: State, event: Event, w
 )
 def test_a_wait_that_goes_on_keeps_its_deadline(state: State, event: Event) -> None:
     deadline = NOW + timedelta(seconds=17)
-    assert happen(a_request(state=state, deadline_at=deadline), event).after.deadline_at == deadline
+    assert apply_event(a_request(state=state, deadline_at=deadline), event).after.deadline_at == deadline
 
 
 def test_the_user_is_to_be_reminded_three_days_before_the_samples_expire() -> None:
-    after = happen(a_request(state=State.PROCESSING_SAMPLES), Event.SAMPLES_DELIVERED).after
+    after = apply_event(a_request(state=State.PROCESSING_SAMPLES), Event.SAMPLES_DELIVERED).after
     assert (after.remind_at, after.deadline_at) == (NOW + timedelta(days=27), NOW + timedelta(days=30))
 
 
 def test_a_short_selection_time_has_no_reminder() -> None:
     hasty = Policy(selection_deadline=timedelta(days=3))
-    assert happen(a_request(), Event.SAMPLES_DELIVERED, hasty).after.remind_at is None
+    assert apply_event(a_request(), Event.SAMPLES_DELIVERED, hasty).after.remind_at is None
 
 
 def test_the_reminder_goes_with_the_wait() -> None:
-    assert happen(awaiting(), Event.SAMPLE_SELECTED).after.remind_at is None
-    assert happen(awaiting(), Event.CREDITS_ASKED).after.remind_at == NOW + timedelta(days=9)
+    assert apply_event(awaiting(), Event.SAMPLE_SELECTED).after.remind_at is None
+    assert apply_event(awaiting(), Event.CREDITS_ASKED).after.remind_at == NOW + timedelta(days=9)
 
 
 def test_what_was_pending_is_no_longer_when_the_wait_is_over() -> None:
     pending = {"event": "sample_selected", "fields": {}}
-    assert happen(awaiting(pending_action=pending), Event.SAMPLE_SELECTED).after.pending_action is None
-    assert happen(awaiting(pending_action=pending), Event.CANCEL_REQUESTED).after.pending_action is None
-    assert happen(awaiting(pending_action=pending), Event.EXPIRY_NEARED).after.pending_action == pending
+    assert apply_event(awaiting(pending_action=pending), Event.SAMPLE_SELECTED).after.pending_action is None
+    assert apply_event(awaiting(pending_action=pending), Event.CANCEL_REQUESTED).after.pending_action is None
+    assert apply_event(awaiting(pending_action=pending), Event.EXPIRY_NEARED).after.pending_action == pending
 
 
 # Jobs
@@ -249,7 +264,7 @@ def test_a_queued_job_is_new_and_its_first_attempt(state: State, event: Event) -
         progress={"percent": 90},
         failure=failure("workflow_error"),
     )
-    change = happen(request, event)
+    change = apply_event(request, event)
     assert change.queues is True
     assert change.after.job_id not in {None, JOB_ID}
     assert (change.after.attempt, change.after.due_at) == (1, NOW)
@@ -259,7 +274,7 @@ def test_a_queued_job_is_new_and_its_first_attempt(state: State, event: Event) -
 @pytest.mark.parametrize(("attempt", "delay_seconds"), [(1, 2), (2, 4), (3, 8), (9, 512)])
 def test_each_attempt_waits_twice_as_long_as_the_one_before(attempt: int, delay_seconds: int) -> None:
     request = a_request(state=State.PROCESSING_SAMPLES, attempt=attempt, fair_at=12.5, progress={"percent": 50})
-    change = happen(request, Event.ATTEMPT_FAILED)
+    change = apply_event(request, Event.ATTEMPT_FAILED)
     after = change.after
     assert after.due_at == NOW + timedelta(seconds=delay_seconds)
     assert after.attempt == attempt + 1
@@ -270,15 +285,15 @@ def test_each_attempt_waits_twice_as_long_as_the_one_before(attempt: int, delay_
 
 def test_the_delay_between_attempts_is_a_setting() -> None:
     slow = Policy(retry_delay=timedelta(seconds=30))
-    assert happen(a_request(attempt=2), Event.ATTEMPT_FAILED, slow).after.due_at == NOW + timedelta(minutes=1)
+    assert apply_event(a_request(attempt=2), Event.ATTEMPT_FAILED, slow).after.due_at == NOW + timedelta(minutes=1)
 
 
 def test_a_new_attempt_begins_without_the_samples_of_the_last() -> None:
-    assert happen(a_request(samples=(a_sample(),)), Event.ATTEMPT_FAILED).after.samples == ()
+    assert apply_event(a_request(samples=(a_sample(),)), Event.ATTEMPT_FAILED).after.samples == ()
 
 
 def test_a_new_attempt_at_the_final_keeps_the_samples() -> None:
-    assert happen(making_final(), Event.ATTEMPT_FAILED).after.samples == four_samples()
+    assert apply_event(making_final(), Event.ATTEMPT_FAILED).after.samples == four_samples()
 
 
 @pytest.mark.parametrize(
@@ -294,7 +309,7 @@ def test_a_new_attempt_at_the_final_keeps_the_samples() -> None:
     ],
 )
 def test_every_other_move_keeps_the_job_so_that_its_results_are_known_again(state: State, event: Event) -> None:
-    change = happen(a_request(state=state, attempt=2), event)
+    change = apply_event(a_request(state=state, attempt=2), event)
     assert (change.after.job_id, change.after.attempt, change.queues) == (JOB_ID, 2, False)
 
 
@@ -302,18 +317,18 @@ def test_every_other_move_keeps_the_job_so_that_its_results_are_known_again(stat
 
 
 def test_the_samples_that_came_are_paid_for() -> None:
-    change = happen(a_request(state=State.PROCESSING_SAMPLES, holds=(a_hold(),)), Event.SAMPLES_DELIVERED)
+    change = apply_event(a_request(state=State.PROCESSING_SAMPLES, holds=(a_hold(),)), Event.SAMPLES_DELIVERED)
     assert change.holds == (CAPTURED_SAMPLES,)
     assert change.after.holds == (CAPTURED_SAMPLES,)
-    assert change.debts[0] == Debt("credits.capture", HELD_SAMPLES)
+    assert change.messages[0] == OutboxMessage("credits.capture", HELD_SAMPLES)
     assert topics(change) == ["credits.capture", "notification.send"]
 
 
 def test_the_final_that_came_is_paid_for_and_the_samples_are_not_paid_for_again() -> None:
-    change = happen(making_final(), Event.FINAL_DELIVERED)
+    change = apply_event(making_final(), Event.FINAL_DELIVERED)
     assert change.holds == (replace(FINAL_HOLD, state=HoldState.CAPTURED),)
     assert set(change.after.holds) == {CAPTURED_SAMPLES, *change.holds}
-    assert change.debts[0] == Debt("credits.capture", HELD_FINAL)
+    assert change.messages[0] == OutboxMessage("credits.capture", HELD_FINAL)
     assert topics(change) == ["credits.capture", "notification.send"]
 
 
@@ -321,21 +336,21 @@ def test_the_final_that_came_is_paid_for_and_the_samples_are_not_paid_for_again(
     "event", [Event.ATTEMPTS_EXHAUSTED, Event.INPUT_REFUSED, Event.CANCEL_REQUESTED, Event.OPERATOR_FAILED]
 )
 def test_what_was_not_delivered_is_given_back_and_what_was_stays_charged(event: Event) -> None:
-    change = happen(making_final(), event)
+    change = apply_event(making_final(), event)
     assert change.holds == (replace(FINAL_HOLD, state=HoldState.RELEASED),)
     assert CAPTURED_SAMPLES in change.after.holds
-    assert change.debts[0] == Debt("credits.release", HELD_FINAL)
+    assert change.messages[0] == OutboxMessage("credits.release", HELD_FINAL)
     assert topics(change) == ["credits.release", "notification.send"]
 
 
 def test_the_hold_of_a_job_that_waited_too_long_is_given_back() -> None:
-    change = happen(a_request(holds=(a_hold(),)), Event.DEADLINE_PASSED)
+    change = apply_event(a_request(holds=(a_hold(),)), Event.DEADLINE_PASSED)
     assert change.holds == (a_hold(state=HoldState.RELEASED),)
     assert topics(change) == ["credits.release", "notification.send"]
 
 
 def test_expired_samples_stay_charged() -> None:
-    change = happen(awaiting(), Event.DEADLINE_PASSED)
+    change = apply_event(awaiting(), Event.DEADLINE_PASSED)
     assert (change.holds, change.after.holds) == ((), (CAPTURED_SAMPLES,))
     assert topics(change) == ["notification.send"]
 
@@ -351,7 +366,7 @@ def test_expired_samples_stay_charged() -> None:
 )
 def test_an_allowance_is_resolved_without_owing_the_credit_service_anything(event: Event, state: HoldState) -> None:
     request = a_request(state=State.PROCESSING_SAMPLES, plan="free", holds=(an_allowance(),))
-    change = happen(request, event)
+    change = apply_event(request, event)
     assert change.holds == (an_allowance(state=state),)
     assert topics(change) == ["notification.send"]
 
@@ -360,7 +375,7 @@ def test_an_allowance_is_resolved_without_owing_the_credit_service_anything(even
 @pytest.mark.parametrize("event", [Event.SAMPLES_DELIVERED, Event.CANCEL_REQUESTED, Event.PROMPT_REJECTED])
 def test_only_a_held_hold_is_resolved(state: HoldState, event: Event) -> None:
     request = a_request(holds=(a_hold(state=state),))
-    change = happen(request, event)
+    change = apply_event(request, event)
     assert (change.holds, change.after.holds) == ((), request.holds)
     assert topics(change) == ["notification.send"]
 
@@ -368,8 +383,8 @@ def test_only_a_held_hold_is_resolved(state: HoldState, event: Event) -> None:
 @pytest.mark.parametrize("event", [Event.ATTEMPT_FAILED, Event.JOB_LEASED, Event.SAMPLES_STARTED])
 def test_the_same_hold_pays_for_every_attempt(event: Event) -> None:
     request = a_request(holds=(a_hold(),))
-    change = happen(request, event)
-    assert (change.after.holds, change.holds, change.debts) == (request.holds, (), ())
+    change = apply_event(request, event)
+    assert (change.after.holds, change.holds, change.messages) == (request.holds, (), ())
 
 
 @pytest.mark.parametrize(
@@ -385,38 +400,38 @@ def test_a_rejected_prompt_costs_its_samples_by_default_and_a_final_never(
     policy: Policy, stage: Stage, outcome: HoldState
 ) -> None:
     held = a_hold(stage=stage)
-    change = happen(a_request(stage=stage, holds=(held,)), Event.PROMPT_REJECTED, policy)
+    change = apply_event(a_request(stage=stage, holds=(held,)), Event.PROMPT_REJECTED, policy)
     assert change.holds == (replace(held, state=outcome),)
     topic = "credits.capture" if outcome is HoldState.CAPTURED else "credits.release"
-    assert change.debts[0] == Debt(topic, held.reservation("user-7"))
+    assert change.messages[0] == OutboxMessage(topic, held.reservation("user-7"))
     assert topics(change) == [topic, "notification.send"]
 
 
 def test_a_hold_given_with_an_event_joins_the_request() -> None:
     placing = replace(FINAL_HOLD, state=HoldState.PLACING)
-    change = happen(awaiting(), Event.CREDITS_ASKED, hold=placing)
+    change = apply_event(awaiting(), Event.CREDITS_ASKED, hold=placing)
     assert change.holds == (placing,)
     assert change.after.holds == (CAPTURED_SAMPLES, placing)
-    assert change.debts == ()
+    assert change.messages == ()
 
 
 def test_a_hold_given_with_an_event_replaces_itself_by_its_key() -> None:
     request = a_request(state=State.VALIDATING_CREDITS, holds=(a_hold(state=HoldState.PLACING),))
-    change = happen(request, Event.CREDITS_HELD, hold=a_hold())
+    change = apply_event(request, Event.CREDITS_HELD, hold=a_hold())
     assert (change.after.holds, change.holds) == ((a_hold(),), (a_hold(),))
 
 
 def test_a_refused_hold_owes_nothing_but_the_news() -> None:
     request = a_request(state=State.VALIDATING_CREDITS, holds=(a_hold(state=HoldState.PLACING),))
     refused = a_hold(state=HoldState.REFUSED)
-    change = happen(request, Event.CREDITS_REFUSED, hold=refused)
+    change = apply_event(request, Event.CREDITS_REFUSED, hold=refused)
     assert change.after.holds == (refused,)
     assert topics(change) == ["notification.send"]
 
 
 def test_a_hold_still_being_placed_when_the_user_cancels_is_left_to_be_settled() -> None:
     request = a_request(state=State.VALIDATING_CREDITS, holds=(a_hold(state=HoldState.PLACING),))
-    change = happen(request, Event.CANCEL_REQUESTED)
+    change = apply_event(request, Event.CANCEL_REQUESTED)
     assert change.after.placing == a_hold(state=HoldState.PLACING)
     assert topics(change) == ["notification.send"]
 
@@ -431,13 +446,13 @@ def test_a_hold_still_being_placed_when_the_user_cancels_is_left_to_be_settled()
     ],
 )
 def test_a_change_says_whether_it_uses_up_a_generation_of_the_month(hold: Hold | None, uses_one: bool) -> None:
-    change = happen(awaiting(), Event.REGENERATION_REQUESTED, hold=hold)
+    change = apply_event(awaiting(), Event.REGENERATION_REQUESTED, hold=hold)
     assert change.allowance == (hold if uses_one else None)
 
 
 # Announcements
 
-SAYS: list[tuple[Request, Event, str, str]] = [
+SAYS: list[tuple[GenerationRequest, Event, str, str]] = [
     (a_request(state=State.PROCESSING_SAMPLES), Event.SAMPLES_DELIVERED, "samples_ready", "samples_ready"),
     (making_final(), Event.FINAL_DELIVERED, "final_asset_ready", "completed"),
     (making_final(), Event.ATTEMPTS_EXHAUSTED, "generation_failed", "failed"),
@@ -454,36 +469,38 @@ SAYINGS = [pytest.param(*row, id=f"{row[0].state}-{row[1]}") for row in SAYS]
 
 
 @pytest.mark.parametrize(("request_", "event", "event_type", "published_as"), SAYINGS)
-def test_each_announcement_has_its_type_and_one_debt(
-    request_: Request, event: Event, event_type: str, published_as: str
+def test_each_announcement_has_its_type_and_one_message(
+    request_: GenerationRequest, event: Event, event_type: str, published_as: str
 ) -> None:
-    change = happen(replace(request_, holds=()), event)
+    change = apply_event(replace(request_, holds=()), event)
     assert topics(change) == ["notification.send"]
     assert announced(change)["event_type"] == event_type
 
 
 @pytest.mark.parametrize(("request_", "event", "event_type", "published_as"), SAYINGS)
 def test_each_announcement_is_also_published_where_there_is_a_broker(
-    request_: Request, event: Event, event_type: str, published_as: str
+    request_: GenerationRequest, event: Event, event_type: str, published_as: str
 ) -> None:
-    change = happen(replace(request_, holds=()), event, WITH_EVENTS)
+    change = apply_event(replace(request_, holds=()), event, WITH_EVENTS)
     assert topics(change) == ["notification.send", "event.publish"]
-    told, published = (debt.body for debt in change.debts)
+    told, published = (message.body for message in change.messages)
     assert (told["event_type"], published["event_type"]) == (event_type, published_as)
     assert {**published, "event_type": ""} == {**told, "event_type": ""}, "the same event in both"
 
 
 def test_only_the_moves_that_announce_owe_a_notification() -> None:
     speaking = {
-        (state, event) for state, event in MOVES if "notification.send" in topics(happen(a_request(state=state), event))
+        (state, event)
+        for state, event in TRANSITIONS
+        if "notification.send" in topics(apply_event(a_request(state=state), event))
     }
     staying_silent = {
         "credits_held", "credits_asked", "job_leased", "job_returned", "samples_job_confirmed", "final_job_confirmed",
         "samples_started", "final_started", "progress_reported", "attempt_failed", "sample_selected",
         "regeneration_requested", "review_passed",
     }  # fmt: skip
-    silent = {(state, event) for state, event in MOVES if event in staying_silent}
-    assert set(MOVES) - speaking == silent | {(State.AWAITING_SELECTION, Event.CREDITS_REFUSED)}
+    silent = {(state, event) for state, event in TRANSITIONS if event in staying_silent}
+    assert set(TRANSITIONS) - speaking == silent | {(State.AWAITING_SELECTION, Event.CREDITS_REFUSED)}
 
 
 def test_ready_samples_are_announced_with_all_that_a_listener_needs() -> None:
@@ -491,7 +508,7 @@ def test_ready_samples_are_announced_with_all_that_a_listener_needs() -> None:
         state=State.PROCESSING_SAMPLES, holds=(a_hold(),), round=2, version=7, brief=a_brief(locale="de-DE")
     )
     failures = ({"index": 3, "error_code": "unsafe_output", "message": "It did not pass."},)
-    change = happen(request, Event.SAMPLES_DELIVERED, samples=four_samples()[:3], sample_failures=failures)
+    change = apply_event(request, Event.SAMPLES_DELIVERED, samples=four_samples()[:3], sample_failures=failures)
     assert announced(change) == {
         "event_id": "00000000-0000-0000-0000-000000000001",
         "event_type": "samples_ready",
@@ -514,7 +531,7 @@ def test_ready_samples_are_announced_with_all_that_a_listener_needs() -> None:
 
 def test_a_final_is_announced_with_its_picture_and_all_that_was_charged() -> None:
     rounds = (CAPTURED_SAMPLES, a_hold(round=2, state=HoldState.CAPTURED), FINAL_HOLD)
-    data = announced(happen(making_final(holds=rounds), Event.FINAL_DELIVERED, final_asset=a_final()))["data"]
+    data = announced(apply_event(making_final(holds=rounds), Event.FINAL_DELIVERED, final_asset=a_final()))["data"]
     assert data["final_asset"] == a_final()
     assert data["credits_charged"] == "1.50"
     assert (data["status"], data["stage"]) == ("COMPLETED", "final")
@@ -522,43 +539,48 @@ def test_a_final_is_announced_with_its_picture_and_all_that_was_charged() -> Non
 
 def test_a_failure_is_announced_in_its_users_words_and_charges_nothing_for_the_stage() -> None:
     words = failure("model_timeout")
-    data = announced(happen(making_final(), Event.ATTEMPTS_EXHAUSTED, failure=words))["data"]
+    data = announced(apply_event(making_final(), Event.ATTEMPTS_EXHAUSTED, failure=words))["data"]
     assert data["failure"] == words
     assert data["credits_charged"] == "0.25"
 
 
 @pytest.mark.parametrize(("policy", "charged"), [(PLAIN, "0.25"), (GENEROUS, "0.00")])
 def test_a_rejection_says_whether_it_was_charged(policy: Policy, charged: str) -> None:
-    change = happen(a_request(holds=(a_hold(),)), Event.PROMPT_REJECTED, policy, failure=failure("prompt_rejected"))
+    change = apply_event(
+        a_request(holds=(a_hold(),)), Event.PROMPT_REJECTED, policy, failure=failure("prompt_rejected")
+    )
     assert announced(change)["data"]["credits_charged"] == charged
-    assert announced(change)["data"]["failure"]["ways_on"] == ["adjust_prompt"]
+    assert announced(change)["data"]["failure"]["next_steps"] == ["adjust_prompt"]
 
 
 def test_a_cancellation_charges_nothing_for_what_did_not_come() -> None:
-    assert announced(happen(a_request(holds=(a_hold(),)), Event.CANCEL_REQUESTED))["data"]["credits_charged"] == "0.00"
+    assert (
+        announced(apply_event(a_request(holds=(a_hold(),)), Event.CANCEL_REQUESTED))["data"]["credits_charged"]
+        == "0.00"
+    )
 
 
 def test_a_reminder_says_when_the_samples_expire() -> None:
-    change = happen(awaiting(), Event.EXPIRY_NEARED, remind_at=None)
+    change = apply_event(awaiting(), Event.EXPIRY_NEARED, remind_at=None)
     expires_at = datetime.fromisoformat(announced(change)["data"]["expires_at"])
     assert expires_at == datetime(2026, 3, 26, 9, 26, 53, tzinfo=UTC)
     assert change.after.remind_at is None
 
 
 def test_a_brief_without_a_locale_leaves_the_language_open() -> None:
-    assert announced(happen(a_request(), Event.CANCEL_REQUESTED))["locale"] is None
+    assert announced(apply_event(a_request(), Event.CANCEL_REQUESTED))["locale"] is None
 
 
 # The beginning
 
 
-def begin(request: Request) -> Change:
+def begin(request: GenerationRequest) -> StateChange:
     return started(request, data={"by": "odoo"})
 
 
 def test_a_request_that_needs_no_credits_starts_with_its_job_queued() -> None:
     change = begin(a_request(version=1, holds=(an_allowance(),)))
-    assert (change.before, change.queues, change.debts) == (None, True, ())
+    assert (change.before, change.queues, change.messages) == (None, True, ())
     assert (change.holds, change.allowance) == ((an_allowance(),), an_allowance())
     assert [(line.event, line.state, line.data) for line in change.entries] == [
         ("submitted", State.PENDING, {"by": "odoo"})
@@ -597,9 +619,9 @@ class Journey:
 
     policy: Policy
     draw: st.DataObject
-    request: Request
+    request: GenerationRequest
     new_id: Any = field(default_factory=new_ids)
-    changes: list[Change] = field(default_factory=list)
+    changes: list[StateChange] = field(default_factory=list)
 
     def begin(self) -> None:
         """Submit it: paid by credits, by an allowance, or by the plan, or with words a person has to look at first."""
@@ -633,7 +655,7 @@ class Journey:
     def legal(self) -> list[Event]:
         """What the table allows and the orchestrator lets through."""
         request = self.request
-        found = [event for state, event in MOVES if state is request.state]
+        found = [event for state, event in TRANSITIONS if state is request.state]
         other = JOB_EVENTS[Stage.FINAL if request.stage is Stage.SAMPLES else Stage.SAMPLES]
         found = [event for event in found if event not in other]
         if request.state is State.VALIDATING_CREDITS:
@@ -643,14 +665,14 @@ class Journey:
             pending = request.pending_action
             waiting = {Event.CREDITS_REFUSED, Event(pending["event"])} if pending else {Event.CREDITS_ASKED, *ORDERS}
             found = [event for event in found if event in waiting or event not in {*ORDERS, *ABOUT_CREDITS}]
-        staying = [event for event in found if MOVES[request.state, event].to not in TERMINAL]
+        staying = [event for event in found if TRANSITIONS[request.state, event].to not in TERMINAL]
         return staying * 4 + found
 
     def step(self) -> None:
         """Let one legal event happen."""
         event = self.draw.draw(st.sampled_from(self.legal()), label=str(self.request.state))
         fields = self.fields_of(event)
-        self.take(carry_out(self.request, event, policy=self.policy, now=NOW, new_id=self.new_id, **fields))
+        self.take(apply(self.request, event, policy=self.policy, now=NOW, new_id=self.new_id, **fields))
 
     def fields_of(self, event: Event) -> dict[str, Any]:
         """What the orchestrator sets beside the event."""
@@ -699,7 +721,7 @@ class Journey:
             return Stage.FINAL, self.request.round
         return Stage.SAMPLES, self.request.round + 1
 
-    def take(self, change: Change) -> None:
+    def take(self, change: StateChange) -> None:
         """Write the change down and go on from there."""
         self.changes.append(change)
         self.request = change.after
@@ -716,7 +738,7 @@ def walked(data: st.DataObject) -> Journey:
     return journey
 
 
-def check_step(change: Change) -> None:
+def check_step(change: StateChange) -> None:
     """What must hold of every single change."""
     before, after = change.before, change.after
     (line,) = change.entries
@@ -729,12 +751,12 @@ def check_step(change: Change) -> None:
     assert (after.deadline_at is not None) is (after.state in LIVE)
     if before is not None:
         assert after.version == before.version + 1
-        assert MOVES[before.state, Event(line.event)].to is after.state
+        assert TRANSITIONS[before.state, Event(line.event)].to is after.state
         assert {hold.key for hold in before.holds} <= {hold.key for hold in after.holds}, "a hold is never forgotten"
 
 
 def check_money(journey: Journey) -> None:
-    """Each hold is resolved at most once, its debt written once, and captured means delivered."""
+    """Each hold is resolved at most once, its message written once, and captured means delivered."""
     settled: dict[str, HoldState] = {}
     owed: dict[str, str] = {}
     for change in journey.changes:
@@ -746,10 +768,10 @@ def check_money(journey: Journey) -> None:
             if hold.state is HoldState.CAPTURED:
                 assert event in {"samples_delivered", "final_delivered", "prompt_rejected"}
                 assert event != "prompt_rejected" or (journey.policy.charge_rejected and hold.stage is Stage.SAMPLES)
-        for debt in change.debts:
-            if debt.topic.startswith("credits."):
-                assert debt.body["key"] not in owed, "one debt for each hold"
-                owed[debt.body["key"]] = debt.topic
+        for message in change.messages:
+            if message.topic.startswith("credits."):
+                assert message.body["key"] not in owed, "one message for each hold"
+                owed[message.body["key"]] = message.topic
     by_key = {hold.key: hold for hold in journey.request.holds}
     assert owed == {
         key: "credits.capture" if hold.state is HoldState.CAPTURED else "credits.release"
@@ -787,5 +809,5 @@ def test_on_any_path_an_end_is_announced_once_and_for_ever(data: st.DataObject) 
     assert ended == [last]
     assert topics(last).count("notification.send") == 1
     for event in Event:
-        with pytest.raises(ImpossibleMoveError):
-            happen(last.after, event)
+        with pytest.raises(IllegalTransitionError):
+            apply_event(last.after, event)

@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creativeflow.services.aigeneration.domain.lifecycle import MOVES, WITH_JOB, Event, State
+from creativeflow.services.aigeneration.domain.lifecycle import TRANSITIONS, WITH_JOB, Event, State
 from creativeflow.services.aigeneration.domain.transitions import failure
-from creativeflow.services.aigeneration.domain.worker_errors import FAULTS, OWN_FAULTS, Fault, fault_of, reported_code
+from creativeflow.services.aigeneration.domain.worker_errors import (
+    SERVICE_ERRORS,
+    WORKER_ERRORS,
+    WorkerError,
+    reported_code,
+    worker_error_for,
+)
 
 WORKERS_CODES = {
     "model_unavailable": ("provider", "attempt_failed"),
@@ -29,49 +35,49 @@ OUR_CODES = {
     "operator_ended": ("system", "operator_failed"),
     "prompt_refused": ("user", "review_rejected"),
 }
-EVERY_FAULT = [pytest.param(fault, id=code) for code, fault in (FAULTS | OWN_FAULTS).items()]
+EVERY_FAULT = [pytest.param(fault, id=code) for code, fault in (WORKER_ERRORS | SERVICE_ERRORS).items()]
 
 
 def test_the_codes_of_workers_are_those_of_the_contract() -> None:
-    assert {code: (fault.party, fault.event) for code, fault in FAULTS.items()} == WORKERS_CODES
+    assert {code: (fault.party, fault.event) for code, fault in WORKER_ERRORS.items()} == WORKERS_CODES
 
 
 def test_the_failures_we_find_ourselves_have_lines_of_their_own() -> None:
-    assert {code: (fault.party, fault.event) for code, fault in OWN_FAULTS.items()} == OUR_CODES
+    assert {code: (fault.party, fault.event) for code, fault in SERVICE_ERRORS.items()} == OUR_CODES
 
 
 def test_no_code_has_two_meanings() -> None:
-    assert set(FAULTS) & set(OWN_FAULTS) == set()
+    assert set(WORKER_ERRORS) & set(SERVICE_ERRORS) == set()
 
 
 @pytest.mark.parametrize("code", sorted(WORKERS_CODES | OUR_CODES))
 def test_each_code_is_found(code: str) -> None:
     party, event = (WORKERS_CODES | OUR_CODES)[code]
-    assert (fault_of(code).party, fault_of(code).event) == (party, event)
+    assert (worker_error_for(code).party, worker_error_for(code).event) == (party, event)
 
 
 @pytest.mark.parametrize("code", sorted(WORKERS_CODES))
 def test_only_what_the_user_caused_is_not_tried_again(code: str) -> None:
     party, _ = WORKERS_CODES[code]
-    assert fault_of(code).transient is (party != "user")
+    assert worker_error_for(code).transient is (party != "user")
 
 
 @pytest.mark.parametrize("code", ["", "quota_exceeded", "PROMPT_REJECTED", "prompt_rejected ", "dispatch-timeout"])
 def test_an_unknown_code_counts_as_ours_and_is_tried_again(code: str) -> None:
-    fault = fault_of(reported_code(code))
+    fault = worker_error_for(reported_code(code))
     assert (fault.party, fault.event, fault.transient) == ("system", "attempt_failed", True)
 
 
 @given(st.text(max_size=40).filter(lambda code: code not in WORKERS_CODES))
 @settings(max_examples=100, deadline=None)
 def test_whatever_a_worker_invents_never_blames_the_user(code: str) -> None:
-    assert fault_of(reported_code(code)).party == "system"
+    assert worker_error_for(reported_code(code)).party == "system"
 
 
 @pytest.mark.parametrize("state", sorted(WITH_JOB))
 @pytest.mark.parametrize("code", sorted(WORKERS_CODES))
 def test_what_a_code_leads_to_is_legal_wherever_a_job_exists(state: State, code: str) -> None:
-    assert (state, fault_of(code).event) in MOVES
+    assert (state, worker_error_for(code).event) in TRANSITIONS
 
 
 @pytest.mark.parametrize(
@@ -83,23 +89,23 @@ def test_what_a_code_leads_to_is_legal_wherever_a_job_exists(state: State, code:
     ],
 )
 def test_what_our_own_codes_lead_to_ends_the_request(code: str, state: State) -> None:
-    event = fault_of(code).event
+    event = worker_error_for(code).event
     assert event in {Event.DEADLINE_PASSED, Event.CREDITS_REFUSED, Event.OPERATOR_FAILED}
-    assert MOVES[state, event].to is State.FAILED
+    assert TRANSITIONS[state, event].to is State.FAILED
 
 
 @pytest.mark.parametrize("fault", EVERY_FAULT)
-def test_each_message_is_friendly_and_leaves_a_way_on(fault: Fault) -> None:
+def test_each_message_is_friendly_and_leaves_a_way_on(fault: WorkerError) -> None:
     assert re.fullmatch(r"[A-Z].*\.", fault.message)
     assert not re.search(r"error|exception|null|n8n|queue|broker|http|\d", fault.message, re.IGNORECASE)
-    assert fault.ways_on
-    assert set(fault.ways_on) <= {"retry", "adjust_prompt", "other_model", "top_up"}
+    assert fault.next_steps
+    assert set(fault.next_steps) <= {"retry", "adjust_prompt", "other_model", "top_up"}
 
 
 @pytest.mark.parametrize("fault", EVERY_FAULT)
-def test_a_message_that_says_try_again_belongs_to_a_failure_with_a_way_on_of_that_kind(fault: Fault) -> None:
+def test_a_message_that_says_try_again_belongs_to_a_failure_with_a_way_on_of_that_kind(fault: WorkerError) -> None:
     if fault.transient:
-        assert {"retry", "adjust_prompt", "other_model"} <= set(fault.ways_on)
+        assert {"retry", "adjust_prompt", "other_model"} <= set(fault.next_steps)
 
 
 def test_a_failure_is_told_in_the_users_words() -> None:
@@ -108,18 +114,18 @@ def test_a_failure_is_told_in_the_users_words() -> None:
         "fault": "provider",
         "message": "The AI model took too long. Try again, or choose another model.",
         "retryable": True,
-        "ways_on": ["retry", "adjust_prompt", "other_model"],
+        "next_steps": ["retry", "adjust_prompt", "other_model"],
     }
 
 
 def test_a_rejected_prompt_is_not_retryable_as_it_is() -> None:
     rejected = failure("prompt_rejected")
-    assert (rejected["fault"], rejected["retryable"], rejected["ways_on"]) == ("user", False, ["adjust_prompt"])
+    assert (rejected["fault"], rejected["retryable"], rejected["next_steps"]) == ("user", False, ["adjust_prompt"])
 
 
 def test_missing_credits_can_be_topped_up() -> None:
     refused = failure("insufficient_credits")
-    assert (refused["fault"], refused["retryable"], refused["ways_on"]) == ("user", True, ["top_up", "retry"])
+    assert (refused["fault"], refused["retryable"], refused["next_steps"]) == ("user", True, ["top_up", "retry"])
 
 
 def test_an_unknown_code_never_reaches_the_user() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from creativeflow.services.aigeneration.domain import lifecycle
 from creativeflow.services.aigeneration.domain.reconciliation import Difference
-from creativeflow.services.aigeneration.domain.runbook import DEBTS, DIFFERENCES, INVARIANTS, STALLS
+from creativeflow.services.aigeneration.domain.runbook import DIFFERENCES, INVARIANTS, OUTBOX_MESSAGES, STALLS
 from creativeflow.services.aigeneration.domain.stalled_workers import StallKind
-from creativeflow.services.aigeneration.storage.statistics import Minute
+from creativeflow.services.aigeneration.storage.statistics import MinuteCounts
 from creativeflow.services.aigeneration.web.console import charts
-from creativeflow.services.aigeneration.web.console.cached import Kept
+from creativeflow.services.aigeneration.web.console.cached import TimedCache
 from creativeflow.services.aigeneration.web.console.labels import STATES, credits_words, linked, since, span, wording
 from creativeflow.services.aigeneration.web.console.last_hour import Hour, waits
 from creativeflow.services.aigeneration.web.console.timeline import kinds, lines
@@ -59,15 +59,15 @@ def test_an_amount_has_its_unit() -> None:
 
 
 def test_links_into_the_docs_lead_to_what_needs_attention() -> None:
-    assert linked("see [a <b>](#parked-debts); 1 < 2") == (
-        'see <a href="/console/attention#parked-debts">a &lt;b&gt;</a>; 1 &lt; 2'
+    assert linked("see [a <b>](#parked-messages); 1 < 2") == (
+        'see <a href="/console/attention#parked-messages">a &lt;b&gt;</a>; 1 &lt; 2'
     )
 
 
 def test_everything_that_can_be_wrong_has_a_meaning() -> None:
     assert set(STALLS) == set(StallKind)
     assert set(DIFFERENCES) == set(Difference)
-    assert all(meaning.means and meaning.then for meaning in [*INVARIANTS.values(), *DEBTS.values()])
+    assert all(meaning.means and meaning.then for meaning in [*INVARIANTS.values(), *OUTBOX_MESSAGES.values()])
 
 
 # Charts
@@ -111,10 +111,10 @@ async def test_finished_minutes_are_asked_for_once() -> None:
     now = NOON
     asked: list[tuple[datetime, datetime]] = []
 
-    async def ask(since_: datetime, until: datetime) -> Sequence[Minute]:
+    async def ask(since_: datetime, until: datetime) -> Sequence[MinuteCounts]:
         asked.append((since_, until))
         first = int((since_ - NOON).total_seconds() // 60)
-        return [Minute(at=NOON + timedelta(minutes=n), accepted=1) for n in range(first, first + 70)
+        return [MinuteCounts(at=NOON + timedelta(minutes=n), accepted=1) for n in range(first, first + 70)
                 if NOON + timedelta(minutes=n) < until]  # fmt: skip
 
     hour = Hour(ask, lambda: now)
@@ -145,7 +145,7 @@ async def test_many_askers_cost_one_question_and_errors_are_not_kept() -> None:
             raise ValueError
         return len(asked)
 
-    kept = Kept(ask, seconds=10, monotonic=lambda: time)
+    kept = TimedCache(ask, seconds=10, monotonic=lambda: time)
     assert await kept.soon(0) is None
     waiting = [asyncio.ensure_future(kept()) for _ in range(3)]
     await asyncio.sleep(0)

@@ -14,16 +14,16 @@ from starlette.types import Receive, Scope, Send
 
 from creativeflow.services.aigeneration import __version__
 from creativeflow.services.aigeneration.api import errors, routes
-from creativeflow.services.aigeneration.api.middleware import Context
-from creativeflow.services.aigeneration.api.rate_limit import Limiter
+from creativeflow.services.aigeneration.api.middleware import RequestContext
+from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
 from creativeflow.services.aigeneration.api.routes import callbacks
 from creativeflow.services.aigeneration.api.routing import ShortWay
-from creativeflow.services.aigeneration.bootstrap.container import Service, broker_queues, database_url
-from creativeflow.services.aigeneration.kit.translations import Catalogue
+from creativeflow.services.aigeneration.bootstrap.container import Container, broker_queues, database_url
+from creativeflow.services.aigeneration.kit.translations import Translations
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from creativeflow.services.aigeneration.web import console, error_pages, sign_in, static_files, studio
-from creativeflow.services.aigeneration.web.console.snapshot import Overview
+from creativeflow.services.aigeneration.web.console.snapshot import SnapshotCache
 from creativeflow.services.aigeneration.web.sessions import Sessions
 from creativeflow.services.aigeneration.web.studio import reference_images
 from creativeflow.services.aigeneration.web.templating import Pages
@@ -54,7 +54,7 @@ class App(FastAPI):
         await self.short_way.lead(found, scope, receive, send)
 
 
-def create_app(settings: Settings | None = None, *, migrates: bool = True, service: Service | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, *, migrates: bool = True, service: Container | None = None) -> FastAPI:
     """The application; its lifespan starts and stops the roles of this process.
 
     A `service` that is given is used as it is, and neither started nor stopped.
@@ -86,10 +86,10 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
         redoc_url=None,
     )
     uploads = {callbacks.UPLOADS: settings.asset_limit_bytes, reference_images.UPLOADS: settings.web_upload_bytes}
-    around = partial(Context, body_limit=settings.body_limit_bytes, upload_limits=uploads)
+    around = partial(RequestContext, body_limit=settings.body_limit_bytes, upload_limits=uploads)
     app.add_middleware(around)
     errors.install(app)
-    app.state.catalogue, app.state.statics = Catalogue.load(), static_files.Statics()
+    app.state.catalogue, app.state.statics = Translations.load(), static_files.StaticFiles()
     app.state.pages, app.state.present_error = Pages(settings, app.state.statics), error_pages.present
     pages = (static_files.router, sign_in.router, *studio.ROUTERS, *console.ROUTERS)
     for router in (*routes.ROUTERS, *pages):
@@ -99,12 +99,12 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
     return app
 
 
-async def start_service(settings: Settings, *, migrates: bool = True) -> Service:
+async def start_service(settings: Settings, *, migrates: bool = True) -> Container:
     """The parts of one process, with the schema brought up to date first; started."""
     url = await asyncio.to_thread(database_url, settings)
     if migrates:
         await migrate(url)
-    service = Service(settings, database_url=url)
+    service = Container(settings, database_url=url)
     await service.start()
     return service
 
@@ -116,7 +116,7 @@ def _calm_the_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def _provide(app: FastAPI, service: Service) -> None:
+def _provide(app: FastAPI, service: Container) -> None:
     """What endpoints find on `app.state`."""
     provided: dict[str, Any] = {
         "settings": service.settings, "orchestrator": service.orchestrator, "queries": service.queries,
@@ -128,15 +128,15 @@ def _provide(app: FastAPI, service: Service) -> None:
         "entitlements": service.entitlements, "gate": service.gate,
         "policy": service.policy, "broker": service.broker, "broker_queues": broker_queues(service.settings),
         "checks": service.checks, "refresh_gauges": service.refresh_gauges, "now": service.now,
-        "new_id": service.new_id, "targets": service.targets,
+        "new_id": service.new_id, "endpoints": service.endpoints,
         "sessions": Sessions(
             service.secrets.keys, service.gate, now=service.now, secure=service.public_url.startswith("https:")
         ),
-        "limiter": Limiter(service.settings.rate_limit_per_minute),
+        "limiter": RateLimiter(service.settings.rate_limit_per_minute),
     }  # fmt: skip
     for name, value in provided.items():
         setattr(app.state, name, value)
-    app.state.overview = Overview(app.state)
+    app.state.overview = SnapshotCache(app.state)
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
-from creativeflow.services.aigeneration.domain.moderation import Verdict
+from creativeflow.services.aigeneration.domain.moderation import ModerationResult
 from creativeflow.services.aigeneration.domain.pricing import ACTIONS, Plan
 from creativeflow.services.aigeneration.domain.reconciliation import HoldStatus
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 
 __all__ = [
     "Credits", "CreditsConflictError", "CreditsRefusedError", "CreditsUndecidableError", "CreditsUnknownError",
@@ -130,7 +130,7 @@ class PromptCheckUnavailableError(Exception):
 class PromptCheck(Protocol):
     """Whatever says whether words may be made into pictures."""
 
-    async def check(self, texts: Sequence[str], locale: str | None) -> Verdict:
+    async def check(self, texts: Sequence[str], locale: str | None) -> ModerationResult:
         """The strictest verdict on all texts; `locale` such as `en-US` is the request's, if it has one.
 
         Raises:
@@ -166,7 +166,7 @@ class Engine(Protocol):
         """Whether it is worth handing jobs over now; they wait in the fair queue meanwhile."""
         ...
 
-    async def publish(self, jobs: Sequence[Request]) -> Sequence[Publication]:
+    async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
         """Hand over the current job of each request; one publication for each, in order.
 
         Never raises for a broker that is away. The same job may be published again.

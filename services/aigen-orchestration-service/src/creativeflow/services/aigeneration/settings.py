@@ -187,8 +187,8 @@ class Settings(BaseSettings):
     )  # fmt: skip
     jwt_audience: str | None = Field(None, description="Audience that end-user tokens must name.")
     jwt_issuer: str | None = Field(None, description="Issuer that end-user tokens must name.")
-    webhook_targets_max: Annotated[int, Field(ge=0, le=1000)] = Field(
-        10, description="Webhook targets of each API key; 0 turns webhooks off."
+    webhook_endpoints_max: Annotated[int, Field(ge=0, le=1000)] = Field(
+        10, description="Webhook endpoints of each API key; 0 turns webhooks off."
     )
     webhook_allowed_networks: Words = Field(
         (), description="Private networks that webhooks may call, such as 10.1.0.0/16; else only the internet."
@@ -447,7 +447,7 @@ class Settings(BaseSettings):
             in_flight={plan.name: plan.in_flight for plan in PLANS.values()} | self.in_flight_limits,
             quote_validity=timedelta(seconds=self.quote_validity),
             charge_rejected=self.charge_rejected, publish_events=scheme(self.engine_url).startswith("amqp"),
-            webhooks=self.webhook_targets_max > 0,
+            webhooks=self.webhook_endpoints_max > 0,
         )  # fmt: skip
 
     def webhook_rules(self) -> Rules:

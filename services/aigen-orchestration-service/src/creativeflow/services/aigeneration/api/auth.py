@@ -59,7 +59,7 @@ class Principal:
         return named
 
 
-class Gate:
+class Authenticator:
     """Tells callers apart by what they send; open where nothing is configured, which only the laptop allows."""
 
     def __init__(
@@ -89,14 +89,14 @@ class Gate:
 
         Raises:
             AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError.
-            FormRefusedError, UnknownHostError: nothing is configured, and another site's page makes this call, as the
+            CsrfError, HostNotAllowedError: nothing is configured, and another site's page makes this call, as the
                 browser says or the name does under which we are called.
         """
         self.check_name(request)
         acting_for = _user_header(request)
         if self.open:
             if request.method not in _READS and request.headers.get("sec-fetch-site") in _ELSEWHERE:
-                raise errors.FormRefusedError
+                raise errors.CsrfError
             return Principal(name="open", role="operator", user_id=acting_for)
         if key := request.headers.get("x-internal-api-key"):
             found = self.key(key)
@@ -110,12 +110,12 @@ class Gate:
         """An open service trusts whoever reaches it: a page whose own name was made to lead here must not.
 
         Raises:
-            UnknownHostError: it is open, and called by a name of the internet that the settings do not know.
+            HostNotAllowedError: it is open, and called by a name of the internet that the settings do not know.
         """
         if self.open:
             name = _hostname(request.headers.get("host", ""))
             if name != self._own_name and _may_be_a_site(name):
-                raise errors.UnknownHostError
+                raise errors.HostNotAllowedError
             origin = request.headers.get("origin")
             if origin is not None and request.method not in _READS:
                 self._check_origin(origin, request.headers.get("host", ""))
@@ -130,10 +130,10 @@ class Gate:
             parts = urlsplit(origin)
             name = (parts.hostname or "").rstrip(".")
         except ValueError:
-            raise errors.FormRefusedError from None
+            raise errors.CsrfError from None
         own_address = self._own_name is not None and name == self._own_name
         if not (own_address or (parts.netloc == host and (name in self._own_names or _is_loopback(name)))):
-            raise errors.FormRefusedError
+            raise errors.CsrfError
 
     def key(self, text: str) -> ApiKey:
         """The configured key which this is.
@@ -252,7 +252,7 @@ def _user_header(request: Request) -> str | None:
 
 
 async def _caller(request: Request) -> Principal:
-    gate: Gate = request.app.state.gate
+    gate: Authenticator = request.app.state.gate
     principal: Principal = request.scope.get("aigen.admitted") or await gate.admit(request)
     count(request, principal)
     return principal

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from starlette.datastructures import State
 
 from creativeflow.services.aigeneration.api.auth import Principal
-from creativeflow.services.aigeneration.application.accounts import Accounts
-from creativeflow.services.aigeneration.application.generations import Caller, Orchestrator
+from creativeflow.services.aigeneration.application.accounts import AccountService
+from creativeflow.services.aigeneration.application.generations import Caller, GenerationService
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
-from creativeflow.services.aigeneration.domain.transitions import KeyClaim
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
+from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
 from creativeflow.services.aigeneration.storage.queries import Queries
 
 PAGE_MAX = 100
@@ -37,9 +37,9 @@ KEYED_AND_MATCHED = {"parameters": [_KEY, _MATCH]}
 """Headers that are read by hand: the framework's way costs every call a tenth of its time."""
 
 
-def orchestrator(request: Request) -> Orchestrator:
+def orchestrator(request: Request) -> GenerationService:
     """The orchestrator of this process."""
-    found: Orchestrator = request.app.state.orchestrator
+    found: GenerationService = request.app.state.orchestrator
     return found
 
 
@@ -49,7 +49,7 @@ def queries(request: Request) -> Queries:
     return found
 
 
-def key_claim(request: Request, principal: Principal, body: BaseModel | None) -> KeyClaim | None:
+def key_claim(request: Request, principal: Principal, body: BaseModel | None) -> IdempotencyClaim | None:
     """The caller's claim on an idempotency key; another address or body gives another fingerprint.
 
     Raises:
@@ -62,10 +62,10 @@ def key_claim(request: Request, principal: Principal, body: BaseModel | None) ->
         raise errors.IdempotencyKeyRequiredError
     said = body.model_dump(mode="json", exclude_unset=True) if body else None
     text = orjson.dumps([request.method, request.url.path, said], option=orjson.OPT_SORT_KEYS)
-    return KeyClaim(principal=principal.owner, key=key, fingerprint=hashlib.sha256(text).hexdigest())
+    return IdempotencyClaim(principal=principal.owner, key=key, fingerprint=hashlib.sha256(text).hexdigest())
 
 
-def acting(request: Request, principal: Principal, body: BaseModel | None = None) -> Caller:
+def build_caller(request: Request, principal: Principal, body: BaseModel | None = None) -> Caller:
     """The caller of an action on an existing request."""
     return Caller(
         name=principal.name,
@@ -75,7 +75,7 @@ def acting(request: Request, principal: Principal, body: BaseModel | None = None
     )
 
 
-async def own(reading: Queries, request_id: UUID, principal: Principal) -> GenerationRequest:
+async def get_owned_request(reading: Queries, request_id: UUID, principal: Principal) -> GenerationRequest:
     """A request that the caller may see.
 
     Raises:
@@ -113,14 +113,14 @@ HoldKey = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}:(samples|final):[0-9]{1,4
 """A hold's key; those of the first releases have no number of the asking."""
 
 
-def accounts(request: Request) -> Accounts:
+def accounts(request: Request) -> AccountService:
     """The accounts as this process sees them."""
-    found: Accounts = request.app.state.accounts
+    found: AccountService = request.app.state.accounts
     return found
 
 
 async def queues_now(state: State) -> dict[str, Any]:
-    """The fair queue by lane, the broker's queues (None: not known), the debts, and lanes whose workers are silent."""
+    """The fair queue by lane, the broker's queues (None: not known), the messages, and lanes whose workers are silent."""
     depths: dict[str, Any] = {}
     if (broker := state.broker) is not None:
         for name in state.broker_queues:
@@ -128,6 +128,6 @@ async def queues_now(state: State) -> dict[str, Any]:
             depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
     reads: Queries = state.queries
     return {
-        "lanes": await reads.lanes(), "debts": await reads.debts(), "broker": depths,
+        "lanes": await reads.lanes(), "messages": await reads.messages(), "broker": depths,
         "stalled": await state.watchdog.look(),
     }  # fmt: skip

@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 from creativeflow.services.aigeneration.api.responses import json_bytes
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.kit.json_input import DEPTH_MAX, describe
-from creativeflow.services.aigeneration.kit.translations import Catalogue
+from creativeflow.services.aigeneration.kit.translations import Translations
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ def problem(request: Request, error: errors.AigenError) -> Response:
 
 
 def _document(request: Request, error: errors.AigenError) -> Response:
-    catalogue: Catalogue = request.app.state.catalogue
+    catalogue: Translations = request.app.state.catalogue
     language = catalogue.choose(request.headers.get("accept-language"))
     code = error.code
     document = {

@@ -9,8 +9,8 @@ from uuid import UUID
 import structlog
 
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
-from creativeflow.services.aigeneration.domain.transitions import Change
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
+from creativeflow.services.aigeneration.domain.transitions import StateChange
 from creativeflow.services.aigeneration.kit.supervision import SupervisedTask
 from creativeflow.services.aigeneration.storage.queries import Queries
 
@@ -24,7 +24,7 @@ _DIGITS_MAX = 9
 """Of an event's id: no request has so many versions."""
 
 
-class Listener:
+class Subscription:
     """One open stream: the newest state it has not sent yet."""
 
     def __init__(self, request: GenerationRequest) -> None:
@@ -48,13 +48,13 @@ class Listener:
         return found
 
 
-class Hub:
+class UpdateBroadcaster:
     """Knows who listens to what. Writes of this process arrive at once, those of others by one poll for all."""
 
     def __init__(self, queries: Queries, *, poll_seconds: float = 0.25) -> None:
         self._queries = queries
         self._poll_seconds = poll_seconds
-        self._listeners: dict[UUID, set[Listener]] = {}
+        self._listeners: dict[UUID, set[Subscription]] = {}
         self._count = 0
         self._of_user: Counter[str] = Counter()
         self._task = SupervisedTask("stream-poll", self._poll, may_return=True)
@@ -64,7 +64,7 @@ class Hub:
         """How many streams are open."""
         return self._count
 
-    def written(self, change: Change) -> None:
+    def written(self, change: StateChange) -> None:
         """A change of this process has been committed."""
         for listener in self._listeners.get(change.after.id, ()):
             listener.offer(change.after)
@@ -80,16 +80,16 @@ class Hub:
         if self._count >= LISTENERS_MAX:
             raise errors.ServiceUnavailableError(retry_after_seconds=10)
 
-    def listen(self, request: GenerationRequest) -> Listener:
+    def listen(self, request: GenerationRequest) -> Subscription:
         """Begin to listen for what comes after this state."""
-        listener = Listener(request)
+        listener = Subscription(request)
         self._listeners.setdefault(request.id, set()).add(listener)
         self._count += 1
         self._of_user[request.user_id] += 1
         self._task.start()
         return listener
 
-    def leave(self, listener: Listener) -> None:
+    def leave(self, listener: Subscription) -> None:
         """Stop listening."""
         group = self._listeners.get(listener.request_id, set())
         group.discard(listener)
@@ -135,7 +135,7 @@ def version_of(event_id: str | None) -> int:
 
 
 async def updates(
-    hub: Hub, found: GenerationRequest, *, say: Callable[[GenerationRequest], bytes], send_first: bool
+    hub: UpdateBroadcaster, found: GenerationRequest, *, say: Callable[[GenerationRequest], bytes], send_first: bool
 ) -> AsyncIterator[bytes]:
     """A stream of what `say` makes of each newer state, until the request has ended.
 

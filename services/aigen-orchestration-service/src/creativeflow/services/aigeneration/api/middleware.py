@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creativeflow.services.aigeneration.api.errors import JsonFault, problem
-from creativeflow.services.aigeneration.api.rate_limit import Patience
+from creativeflow.services.aigeneration.api.rate_limit import BodyTimeout
 from creativeflow.services.aigeneration.application.metrics import HTTP_SECONDS
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.kit.clock import chance
+from creativeflow.services.aigeneration.kit.clock import random_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -36,15 +36,15 @@ def _too_large(limit: int) -> JsonFault:
     return JsonFault(errors.PayloadTooLargeError(limit_bytes=limit))
 
 
-class Context:
+class RequestContext:
     """One middleware for all of it: every layer costs each call."""
 
     def __init__(
-        self, app: ASGIApp, *, body_limit: int, upload_limits: Mapping[str, int], patience: Patience | None = None
+        self, app: ASGIApp, *, body_limit: int, upload_limits: Mapping[str, int], patience: BodyTimeout | None = None
     ) -> None:
         """`upload_limits` are those of single addresses, which take more than the others."""
         self._app = app
-        self._patience = patience or Patience()
+        self._patience = patience or BodyTimeout()
         self._body_limit = body_limit
         self._upload_limits = upload_limits
 
@@ -134,7 +134,7 @@ def _told(found: BaseException, path: str) -> errors.AigenError:
             return found
         case asyncio.CancelledError():
             task = asyncio.current_task()
-            if found.args != (Patience.ENDED,) or task is None:
+            if found.args != (BodyTimeout.ENDED,) or task is None:
                 raise found
             task.uncancel()
             return errors.BodyTooSlowError()
@@ -150,14 +150,14 @@ def _seconds_of(method: str, path: str, kind: int) -> Histogram:
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else chance().hex()
+    return given.decode() if _REQUEST_ID.fullmatch(given) else random_bytes().hex()
 
 
 def _trace(headers: dict[bytes, bytes]) -> str:
     """The trace goes on under a span of our own; without one a new trace begins (W3C Trace Context)."""
     match = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-    trace_id, flags = (match[1].decode(), match[2].decode()) if match else (chance().hex(), "01")
-    return f"00-{trace_id}-{chance()[:8].hex()}-{flags}"
+    trace_id, flags = (match[1].decode(), match[2].decode()) if match else (random_bytes().hex(), "01")
+    return f"00-{trace_id}-{random_bytes()[:8].hex()}-{flags}"
 
 
 def _extra_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
@@ -176,7 +176,7 @@ def _check_announced(length: bytes, limit: int) -> None:
         raise _too_large(limit)
 
 
-def _limited(receive: Receive, limit: int, patience: Patience, task: "asyncio.Task[Any] | None") -> Receive:
+def _limited(receive: Receive, limit: int, patience: BodyTimeout, task: "asyncio.Task[Any] | None") -> Receive:
     """Counts the body as it comes, and does not wait for ever: what was announced need not be true."""
     taken, whole = 0, task is None
 

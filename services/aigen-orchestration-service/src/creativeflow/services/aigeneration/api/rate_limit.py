@@ -12,7 +12,7 @@ _CALLERS_MAX = 50_000
 _WINDOW_SECONDS = 60
 
 
-class Limiter:
+class RateLimiter:
     """A fixed window of one minute per caller, in this process; 0 allows any number."""
 
     def __init__(self, per_minute: int) -> None:
@@ -43,7 +43,7 @@ class Limiter:
             raise RateLimitedError(retry_after_seconds=remaining_seconds)
 
 
-class Patience:
+class BodyTimeout:
     """Ends calls whose body does not come. One timer looks after all of them: a timer for each would cost every call.
 
     A body may take `seconds`, and one more for every `bytes_per_second` of it: so a slow line is no fault, and a

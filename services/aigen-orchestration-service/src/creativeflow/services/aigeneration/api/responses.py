@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.application.generations import Reply
+from creativeflow.services.aigeneration.application.generations import ActionResult
 from creativeflow.services.aigeneration.domain import errors
 
 
@@ -25,7 +25,7 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def reply_response(reply: Reply) -> Response:
+def reply_response(reply: ActionResult) -> Response:
     """What an action came to; an answer given before is repeated to the letter.
 
     Raises:

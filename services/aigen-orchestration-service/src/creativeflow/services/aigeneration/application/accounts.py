@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from creativeflow.services.aigeneration.application.generations import Orchestrator
+from creativeflow.services.aigeneration.application.generations import GenerationService
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.pricing import SubscriptionStatus, credits_text
 from creativeflow.services.aigeneration.ports import CreditsUnknownError, Entitlements
-from creativeflow.services.aigeneration.storage.account_flags import Flags
-from creativeflow.services.aigeneration.storage.accounting import Books
+from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
+from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.ledger import Ledger, OperationReusedError
 from creativeflow.services.aigeneration.storage.outbox import Outbox
 
@@ -31,7 +31,7 @@ class Remembered(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gift:
+class CreditGrant:
     """Credits for a user, in 1/100 credit; a negative amount takes some back."""
 
     user_id: str
@@ -41,11 +41,11 @@ class Gift:
     status: SubscriptionStatus | None = None
 
 
-class Accounts:
+class AccountService:
     """Reads and steers accounts. `ledger` is None where credits are not kept here."""
 
     def __init__(
-        self, books: Books, flags: Flags, ledger: Ledger | None, outbox: Outbox, orchestrator: Orchestrator, *,
+        self, books: Accounting, flags: AccountFlags, ledger: Ledger | None, outbox: Outbox, orchestrator: GenerationService, *,
         entitlements: Remembered, now: Callable[[], datetime], new_id: Callable[[], UUID],
     ) -> None:  # fmt: skip
         self._books = books
@@ -83,7 +83,7 @@ class Accounts:
             "entries": [entry | {"amount": credits_text(entry["amount"])} for entry in movements],
         }
 
-    async def grant(self, gift: Gift, operation: str | None) -> bool:
+    async def grant(self, gift: CreditGrant, operation: str | None) -> bool:
         """Give credits; idempotent on `operation`, and False where it was given before.
 
         Raises:
@@ -111,7 +111,7 @@ class Accounts:
         return cleared
 
     async def decide(self, key: str, *, charged: bool, by: str) -> int:
-        """Say what became of a hold in doubt; how many debts of the same key are tried again because of it.
+        """Say what became of a hold in doubt; how many messages of the same key are tried again because of it.
 
         Raises:
             NotFoundError: no hold has this key. CreditsUnavailableError: it could not be kept now.

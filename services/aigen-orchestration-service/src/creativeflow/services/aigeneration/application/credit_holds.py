@@ -11,13 +11,13 @@ from uuid import UUID
 
 import structlog
 
-from creativeflow.services.aigeneration.application.transitions import Mover, Reply, accepted
+from creativeflow.services.aigeneration.application.transitions import ActionResult, TransitionRunner, accepted
 from creativeflow.services.aigeneration.domain import errors, worker_errors
 from creativeflow.services.aigeneration.domain.lifecycle import Event, State
-from creativeflow.services.aigeneration.domain.ordering import ordered, waits_for
+from creativeflow.services.aigeneration.domain.ordering import is_waiting_for, order_fields
 from creativeflow.services.aigeneration.domain.pricing import credits_text
-from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
-from creativeflow.services.aigeneration.domain.transitions import Answer, Change, failure
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, Hold, HoldState
+from creativeflow.services.aigeneration.domain.transitions import ApiResponse, StateChange, failure
 from creativeflow.services.aigeneration.ports import (
     Credits,
     CreditsConflictError,
@@ -30,15 +30,15 @@ from creativeflow.services.aigeneration.ports import (
 log = structlog.get_logger(__name__)
 
 
-class Holds:
+class CreditHolds:
     """Places holds, for a caller who waits or for nobody any more; all of it is idempotent on the hold's key."""
 
-    def __init__(self, mover: Mover, credits_: Credits, *, timeout_seconds: float) -> None:
+    def __init__(self, mover: TransitionRunner, credits_: Credits, *, timeout_seconds: float) -> None:
         self._mover = mover
         self._credits = credits_
         self._timeout_seconds = timeout_seconds
 
-    async def place_for_caller(self, request: Request) -> Reply:
+    async def place_for_caller(self, request: GenerationRequest) -> ActionResult:
         """Ask while the caller waits; without an answer in time the caller is told where the request stands.
 
         Raises:
@@ -46,7 +46,7 @@ class Holds:
         """
         hold = request.placing
         if hold is None:
-            return Reply(answer=accepted(request), request=request)
+            return ActionResult(answer=accepted(request), request=request)
         try:
             after = await self._place(request, hold)
         except errors.InsufficientCreditsError:
@@ -58,9 +58,9 @@ class Holds:
             # The request is committed and the sweeper will settle its hold: an error here must not deny that it exists.
             log.exception("hold_failed", generation_request_id=str(request.id))
             after = await self._accept_in_doubt(request)
-        return Reply(answer=accepted(after), request=after)
+        return ActionResult(answer=accepted(after), request=after)
 
-    async def _accept_in_doubt(self, request: Request) -> Request:
+    async def _accept_in_doubt(self, request: GenerationRequest) -> GenerationRequest:
         """Store the answer under the request's key; if the database cannot, the settled hold stores it later."""
         with suppress(errors.StorageUnavailableError):
             await self._mover.store.complete_key(request.id, accepted(request))
@@ -78,7 +78,7 @@ class Holds:
         if request is None or (hold := request.placing) is None or hold.key != key:
             return
         try:
-            if waits_for(request, hold):
+            if is_waiting_for(request, hold):
                 await self._place(request, hold)
             else:
                 await self._mover.store.give_back_late(hold, request, held=True, now=self._mover.now())
@@ -110,7 +110,7 @@ class Holds:
             await self.settle(request.id, key)
         return True
 
-    async def _place(self, request: Request, hold: Hold) -> Request:
+    async def _place(self, request: GenerationRequest, hold: Hold) -> GenerationRequest:
         """Ask the credit service for one hold and write its answer.
 
         Raises:
@@ -128,11 +128,11 @@ class Holds:
             raise errors.InsufficientCreditsError(required=credits_text(hold.amount)) from None
         return await self._write_answer(request, hold, held=True)
 
-    async def _write_answer(self, request: Request, hold: Hold, *, held: bool) -> Request:
+    async def _write_answer(self, request: GenerationRequest, hold: Hold, *, held: bool) -> GenerationRequest:
         answered = replace(hold, state=HoldState.HELD if held else HoldState.REFUSED)
 
-        def decide(current: Request) -> Change | None:
-            return self._change(current, answered) if waits_for(current, hold) else None
+        def decide(current: GenerationRequest) -> StateChange | None:
+            return self._change(current, answered) if is_waiting_for(current, hold) else None
 
         after = await self._mover.move(request.id, decide, known=request)
         if after.placing is not None and after.placing.key == hold.key:
@@ -141,23 +141,25 @@ class Holds:
             await self._mover.store.give_back_refused(hold, after, now=self._mover.now())
         return after
 
-    def _change(self, current: Request, hold: Hold) -> Change:
+    def _change(self, current: GenerationRequest, hold: Hold) -> StateChange:
         data = {"hold": hold.key, "credits": credits_text(hold.amount)}
         if hold.state is HoldState.REFUSED:
             failed = failure(worker_errors.INSUFFICIENT_CREDITS) if current.state is State.VALIDATING_CREDITS else None
-            change = self._mover.happen(
+            change = self._mover.apply_event(
                 current, Event.CREDITS_REFUSED, hold=hold, data=data, failure=failed, pending_action=None,
                 selected_sample_id=None,
             )  # fmt: skip
             refusal = {"code": errors.InsufficientCreditsError.code, "fields": {"required": credits_text(hold.amount)}}
-            return replace(change, answer=Answer(status=402, body=refusal))
+            return replace(change, answer=ApiResponse(status=402, body=refusal))
         if current.pending_action is None:
-            change = self._mover.happen(current, Event.CREDITS_HELD, hold=hold, data=data)
+            change = self._mover.apply_event(current, Event.CREDITS_HELD, hold=hold, data=data)
         else:
             event, fields = Event(current.pending_action["event"]), current.pending_action["fields"]
-            change = self._mover.happen(current, event, hold=hold, data=data, **ordered(current, event, fields))
+            change = self._mover.apply_event(
+                current, event, hold=hold, data=data, **order_fields(current, event, fields)
+            )
         return replace(change, answer=accepted(change.after))
 
 
-def _reservation(request: Request, hold: Hold) -> Reservation:
+def _reservation(request: GenerationRequest, hold: Hold) -> Reservation:
     return Reservation(**hold.reservation(request.user_id))

@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
-from creativeflow.services.aigeneration.application.credit_holds import Holds
-from creativeflow.services.aigeneration.application.moderation import Prompts
+from creativeflow.services.aigeneration.application.credit_holds import CreditHolds
+from creativeflow.services.aigeneration.application.moderation import PromptModeration
 from creativeflow.services.aigeneration.application.quotes import Quotes
 from creativeflow.services.aigeneration.application.transitions import (
+    ActionResult,
     Caller,
     CreditsNotTakenError,
-    Mover,
-    Reply,
+    TransitionRunner,
     accepted,
     check_version,
 )
@@ -32,22 +32,22 @@ from creativeflow.services.aigeneration.domain.lifecycle import (
     Stage,
     State,
 )
-from creativeflow.services.aigeneration.domain.model_routing import Asked, Choice, Routing
-from creativeflow.services.aigeneration.domain.moderation import Outcome, Verdict
+from creativeflow.services.aigeneration.domain.model_routing import Asked, ModelChoice, Routing
+from creativeflow.services.aigeneration.domain.moderation import ModerationOutcome, ModerationResult
 from creativeflow.services.aigeneration.domain.ordering import (
+    as_held,
+    build_quote,
     charge_data,
-    check_choosing,
     check_model,
     check_plan,
-    check_quoted,
-    held,
+    check_quote,
+    check_selectable,
     hold_for,
-    ordered,
-    quote,
-    repeats,
-    routed,
-    shown,
-    terms_of,
+    is_repeat,
+    order_fields,
+    quote_terms,
+    timeline_data,
+    to_route,
 )
 from creativeflow.services.aigeneration.domain.pricing import (
     Charge,
@@ -57,16 +57,22 @@ from creativeflow.services.aigeneration.domain.pricing import (
     price_final,
     price_samples,
 )
-from creativeflow.services.aigeneration.domain.representation import resource
-from creativeflow.services.aigeneration.domain.request import Brief, HoldState, Request, Route, iso
-from creativeflow.services.aigeneration.domain.transitions import Answer, Change, KeyClaim, failure, started
+from creativeflow.services.aigeneration.domain.representation import to_resource
+from creativeflow.services.aigeneration.domain.request import Brief, GenerationRequest, HoldState, Route, iso
+from creativeflow.services.aigeneration.domain.transitions import (
+    ApiResponse,
+    IdempotencyClaim,
+    StateChange,
+    failure,
+    started,
+)
 from creativeflow.services.aigeneration.ports import (
     Credits,
     CreditsUnknownError,
     Entitlements,
 )
 
-__all__ = ["Caller", "Orchestrator", "Reply", "Submission"]
+__all__ = ["ActionResult", "Caller", "GenerationService", "Submission"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,21 +93,21 @@ class Submission:
 class DecideToPay(Protocol):
     """What is to happen to a request as it stands; `at_once`: its credits are taken by the change itself."""
 
-    def __call__(self, request: Request, *, at_once: bool) -> Change | None: ...
+    def __call__(self, request: GenerationRequest, *, at_once: bool) -> StateChange | None: ...
 
 
-class Orchestrator:
+class GenerationService:
     """Decides what users and operators ask for; its state is in the store, so any number of processes may run it."""
 
     def __init__(
         self,
-        mover: Mover,
+        mover: TransitionRunner,
         credits_: Credits,
         *,
         entitlements: Callable[[str], Awaitable[Entitlements]],
         quotes: Quotes,
         routing: Callable[[], Routing],
-        prompts: Prompts,
+        prompts: PromptModeration,
         hold_seconds: float = 5.0,
         ledger_here: bool = False,
     ) -> None:
@@ -111,12 +117,12 @@ class Orchestrator:
         self._prompts = prompts
         self._policy, self._now, self._new_id = mover.policy, mover.now, mover.new_id
         self._mover = mover
-        self._holds = Holds(self._mover, credits_, timeout_seconds=hold_seconds)
+        self._holds = CreditHolds(self._mover, credits_, timeout_seconds=hold_seconds)
         self._ledger_here = ledger_here
 
     # What a user does
 
-    async def submit(self, order: Submission, claim: KeyClaim | None = None) -> Reply:
+    async def submit(self, order: Submission, claim: IdempotencyClaim | None = None) -> ActionResult:
         """Take a new request: priced, its credits being held or none needed, its job queued.
 
         Idempotent on the claim: the same key gives the same answer and starts nothing twice.
@@ -128,7 +134,7 @@ class Orchestrator:
             QuoteExpiredError: it no longer costs what was quoted; nothing was charged.
             CreditsUnavailableError: the plan cannot be known right now.
         """
-        return await self._mover.once(claim, lambda: self._submit(order, claim))
+        return await self._mover.run_idempotent(claim, lambda: self._submit(order, claim))
 
     async def quote(self, user_id: str, brief: Brief) -> dict[str, Any]:
         """What a request would cost, item by item, and what it would leave; starts nothing.
@@ -139,8 +145,8 @@ class Orchestrator:
         prices = self._policy.prices
         models = {stage: self._choose(stage, entitled.plan, brief, user_id).model for stage in Stage}
         check_plan(entitled.plan, brief, prices, models[Stage.SAMPLES])
-        terms, expires_at = terms_of(entitled.plan, prices, models), self._now() + self._policy.quote_validity
-        return quote(entitled.plan, brief, prices, models, balance=entitled.balance) | {
+        terms, expires_at = quote_terms(entitled.plan, prices, models), self._now() + self._policy.quote_validity
+        return build_quote(entitled.plan, brief, prices, models, balance=entitled.balance) | {
             "quote_id": self._quotes.seal(user_id, terms, expires_at),
             "expires_at": iso(expires_at.replace(microsecond=0)),
         }
@@ -148,25 +154,25 @@ class Orchestrator:
     async def select_sample(
         self, request_id: UUID, sample_id: str, caller: Caller, *, resolution: str | None, file_format: str | None,
         quote_id: str | None = None,
-    ) -> Reply:  # fmt: skip
+    ) -> ActionResult:  # fmt: skip
         """Pick exactly one sample and order the final; the same sample again gives the same answer.
 
         Raises:
             AlreadySelectedError: another sample was picked before.
             InvalidRequestError: the sample is not one of this round, or the resolution does not fit.
             QuoteExpiredError: it no longer costs what was quoted; nothing was charged.
-            PlanRequiredError, InsufficientCreditsError, ActionInProgressError, ActionNotPossibleError.
+            PlanRequiredError, InsufficientCreditsError, ActionInProgressError, InvalidStateError.
         """
 
-        async def act() -> Reply:
+        async def act() -> ActionResult:
             entitled = await self._entitled(await self._mover.owner(request_id, caller))
 
-            def decide(request: Request, *, at_once: bool) -> Change | None:
+            def decide(request: GenerationRequest, *, at_once: bool) -> StateChange | None:
                 if request.selected_sample_id is not None:
-                    if not repeats(request, sample_id, resolution, file_format):
+                    if not is_repeat(request, sample_id, resolution, file_format):
                         raise errors.AlreadySelectedError(sample_id=request.selected_sample_id)
                     return None
-                check_choosing(request, Event.SAMPLE_SELECTED)
+                check_selectable(request, Event.SAMPLE_SELECTED)
                 if sample_id not in {sample["asset_id"] for sample in request.samples}:
                     raise errors.InvalidRequestError.at(
                         "/selected_sample_id", "unknown_sample", "Pick one of the request's current `samples`."
@@ -184,38 +190,38 @@ class Orchestrator:
                     "final_resolution": str(size),
                     "file_format": file_format or request.file_format,
                     "plan": entitled.plan.name,
-                    "route": routed(choice),
+                    "route": to_route(choice),
                 }
-                check_quoted(self._quotes.open(quote_id, request.user_id, self._now()), charge)
+                check_quote(self._quotes.open(quote_id, request.user_id, self._now()), charge)
                 return self._order(
                     request, Event.SAMPLE_SELECTED, charge, chosen, caller=caller, entitled=entitled, at_once=at_once
                 )
 
             return await self._act_and_pay(request_id, caller, decide)
 
-        return await self._mover.once(caller.claim, act)
+        return await self._mover.run_idempotent(caller.claim, act)
 
     async def regenerate(
         self, request_id: UUID, caller: Caller, brief_changes: Mapping[str, str], quote_id: str | None = None
-    ) -> Reply:
+    ) -> ActionResult:
         """Ask for another round of samples, at the price of a sample set (REQ-008).
 
         Raises:
             PromptRejectedError, PromptReviewRequiredError, SafetyUnavailableError: because of the changed words.
-            TooManyRoundsError, ActionInProgressError, ActionNotPossibleError, FreeQuotaExhaustedError,
+            TooManyRoundsError, ActionInProgressError, InvalidStateError, FreeQuotaExhaustedError,
             InsufficientCreditsError, QuoteExpiredError.
         """
 
-        async def act() -> Reply:
+        async def act() -> ActionResult:
             self._routing().check_named(brief_changes.get("model"))
-            before = await self._mover.owned(request_id, caller)
+            before = await self._mover.load_owned(request_id, caller)
             entitled = await self._entitled(before.user_id)
             if brief_changes.keys() & {"input_prompt", "style_guidance"}:
                 changed = Brief(**{**before.brief, **brief_changes})  # type: ignore[typeddict-item]
                 await self._prompts.judge_change(before.user_id, changed)
 
-            def decide(request: Request, *, at_once: bool) -> Change:
-                check_choosing(request, Event.REGENERATION_REQUESTED)
+            def decide(request: GenerationRequest, *, at_once: bool) -> StateChange:
+                check_selectable(request, Event.REGENERATION_REQUESTED)
                 if request.selected_sample_id is not None:
                     raise errors.AlreadySelectedError(sample_id=request.selected_sample_id)
                 if request.round >= request.max_rounds:
@@ -224,8 +230,8 @@ class Orchestrator:
                 choice = self._choose(Stage.SAMPLES, entitled.plan, brief, request.user_id)
                 check_model(entitled.plan, choice.model)
                 charge = price_samples(entitled.plan, self._policy.prices, choice.model.surcharge)
-                check_quoted(self._quotes.open(quote_id, request.user_id, self._now()), charge)
-                fields = {"brief": dict(brief_changes), "plan": entitled.plan.name, "route": routed(choice)}
+                check_quote(self._quotes.open(quote_id, request.user_id, self._now()), charge)
+                fields = {"brief": dict(brief_changes), "plan": entitled.plan.name, "route": to_route(choice)}
                 return self._order(
                     request, Event.REGENERATION_REQUESTED, charge, fields, caller=caller, entitled=entitled,
                     at_once=at_once,
@@ -233,24 +239,24 @@ class Orchestrator:
 
             return await self._act_and_pay(request_id, caller, decide)
 
-        return await self._mover.once(caller.claim, act)
+        return await self._mover.run_idempotent(caller.claim, act)
 
     async def retry(
         self, request_id: UUID, caller: Caller, changes: Mapping[str, Any], *, correlation_id: str,
         traceparent: str | None = None, quote_id: str | None = None,
-    ) -> Reply:  # fmt: skip
+    ) -> ActionResult:  # fmt: skip
         """Start a request that ended without its result again, as a new request with `retry_of`.
 
         Raises:
-            ActionNotPossibleError: it has not ended, or it ended well.
+            InvalidStateError: it has not ended, or it ended well.
         """
 
-        async def act() -> Reply:
+        async def act() -> ActionResult:
             self._routing().check_named(changes.get("model"))
-            request = await self._mover.owned(request_id, caller)
+            request = await self._mover.load_owned(request_id, caller)
             check_version(request, caller)
             if not request.terminal or request.state is State.COMPLETED:
-                raise errors.ActionNotPossibleError(state=request.state)
+                raise errors.InvalidStateError(state=request.state)
             brief = Brief(**{**request.brief, **changes})  # type: ignore[typeddict-item]
             if request.state is State.CONTENT_REJECTED and brief["input_prompt"] == request.brief["input_prompt"]:
                 raise errors.InvalidRequestError.at(
@@ -263,60 +269,60 @@ class Orchestrator:
             )  # fmt: skip
             return await self._submit(order, caller.claim)
 
-        return await self._mover.once(caller.claim, act)
+        return await self._mover.run_idempotent(caller.claim, act)
 
-    async def cancel(self, request_id: UUID, caller: Caller) -> Reply:
+    async def cancel(self, request_id: UUID, caller: Caller) -> ActionResult:
         """End a request early; what is held is given back. On an ended request nothing happens.
 
         `outcome` is `cancellation_requested` where a worker may still be busy: its results will be refused.
         """
 
-        async def act() -> Reply:
+        async def act() -> ActionResult:
             outcome = "already_terminal"
 
-            def decide(request: Request) -> Change | None:
+            def decide(request: GenerationRequest) -> StateChange | None:
                 nonlocal outcome
                 if request.terminal:
                     outcome = "already_terminal"
                     return None
-                outcome = "cancellation_requested" if request.state in IN_FLIGHT else "canceled"
-                change = self._mover.happen(
+                outcome = "cancellation_requested" if request.state in IN_FLIGHT else "cancelled"
+                change = self._mover.apply_event(
                     request, Event.CANCEL_REQUESTED, data={"by": caller.name}, pending_action=None
                 )
-                return replace(change, claim=caller.claim, answer=Answer(status=200, body=body(change.after)))
+                return replace(change, claim=caller.claim, answer=ApiResponse(status=200, body=body(change.after)))
 
-            def body(request: Request) -> dict[str, Any]:
-                return resource(request) | {"outcome": outcome}
+            def body(request: GenerationRequest) -> dict[str, Any]:
+                return to_resource(request) | {"outcome": outcome}
 
             request = await self._mover.move(request_id, decide, caller)
             acted = outcome != "already_terminal"
-            return Reply(answer=Answer(status=200, body=body(request)), request=request, acted=acted)
+            return ActionResult(answer=ApiResponse(status=200, body=body(request)), request=request, acted=acted)
 
-        return await self._mover.once(caller.claim, act)
+        return await self._mover.run_idempotent(caller.claim, act)
 
-    async def force_fail(self, request_id: UUID, caller: Caller, reason: str) -> Reply:
+    async def force_fail(self, request_id: UUID, caller: Caller, reason: str) -> ActionResult:
         """An operator ends a live request; what is held is given back and who did it stands in the timeline."""
 
-        def decide(request: Request) -> Change:
-            change = self._mover.happen(
+        def decide(request: GenerationRequest) -> StateChange:
+            change = self._mover.apply_event(
                 request, Event.OPERATOR_FAILED, data={"by": caller.name, "reason": reason},
                 failure=failure(worker_errors.OPERATOR_ENDED), pending_action=None,
             )  # fmt: skip
-            return replace(change, claim=caller.claim, answer=Answer(status=200, body=resource(change.after)))
+            return replace(change, claim=caller.claim, answer=ApiResponse(status=200, body=to_resource(change.after)))
 
-        async def act() -> Reply:
+        async def act() -> ActionResult:
             request = await self._mover.move(request_id, decide, caller)
-            return Reply(answer=Answer(status=200, body=resource(request)), request=request)
+            return ActionResult(answer=ApiResponse(status=200, body=to_resource(request)), request=request)
 
-        return await self._mover.once(caller.claim, act)
+        return await self._mover.run_idempotent(caller.claim, act)
 
-    async def review(self, request_id: UUID, caller: Caller, *, accepted_: bool) -> Request:
+    async def review(self, request_id: UUID, caller: Caller, *, accepted_: bool) -> GenerationRequest:
         """An operator has looked at a prompt: the request goes on, or is rejected. Again: nothing happens.
 
         Raises:
             NotFoundError: no such request. CreditsUnavailableError: the plan cannot be known right now.
         """
-        before = await self._mover.owned(request_id, caller)
+        before = await self._mover.load_owned(request_id, caller)
         if not before.in_review:
             return before
         if not accepted_:
@@ -349,19 +355,19 @@ class Orchestrator:
 
     # How it is done
 
-    async def _submit(self, order: Submission, claim: KeyClaim | None) -> Reply:
+    async def _submit(self, order: Submission, claim: IdempotencyClaim | None) -> ActionResult:
         entitled = await self._entitled(order.user_id)
         verdict = await self._prompts.judge(order.user_id, order.brief)
         choice = self._choose(Stage.SAMPLES, entitled.plan, order.brief, order.user_id)
         check_plan(entitled.plan, order.brief, self._policy.prices, choice.model)
         charge = price_samples(entitled.plan, self._policy.prices, choice.model.surcharge)
-        check_quoted(self._quotes.open(order.quote_id, order.user_id, self._now()), charge)
-        request = self._new_request(order, entitled.plan, charge, routed(choice))
+        check_quote(self._quotes.open(order.quote_id, order.user_id, self._now()), charge)
+        request = self._new_request(order, entitled.plan, charge, to_route(choice))
         data = {
             "by": order.created_by, "charge": _payable(charge, entitled), "retry_of": order.retry_of,
             "route": request.route,
         }  # fmt: skip
-        if verdict.outcome is Outcome.REVIEW:
+        if verdict.outcome is ModerationOutcome.REVIEW:
             request = self._for_review(request, verdict)
             return await self._start(request, data | {"review": verdict.category}, claim)
         if charge.funding is not Funding.CREDITS:
@@ -372,25 +378,27 @@ class Orchestrator:
         await self._mover.write_new(started(request, data=data, claim=claim))
         return await self._holds.place_for_caller(request)
 
-    async def _start(self, request: Request, data: Mapping[str, Any], claim: KeyClaim | None) -> Reply:
+    async def _start(
+        self, request: GenerationRequest, data: Mapping[str, Any], claim: IdempotencyClaim | None
+    ) -> ActionResult:
         """Write a new request, and what its caller is told with it."""
         answer = accepted(request)
         await self._mover.write_new(started(request, data=data, claim=claim, answer=answer if claim else None))
-        return Reply(answer=answer, request=request)
+        return ActionResult(answer=answer, request=request)
 
-    def _held(self, request: Request) -> Request:
+    def _held(self, request: GenerationRequest) -> GenerationRequest:
         """A new request whose hold is taken in the statement that writes it, so that it waits for its turn at once."""
         return replace(
             request, state=State.PENDING, attempt=1, job_id=self._new_id(), due_at=request.created_at,
-            holds=tuple(map(held, request.holds)),
+            holds=tuple(map(as_held, request.holds)),
         )  # fmt: skip
 
-    def _new_request(self, order: Submission, plan: Plan, charge: Charge, route: Route) -> Request:
+    def _new_request(self, order: Submission, plan: Plan, charge: Charge, route: Route) -> GenerationRequest:
         """The request in its first state: waiting for its hold, or for its turn where nothing is to be paid."""
         now, request_id = self._now(), self._new_id()
         hold = hold_for(charge, request_id, Stage.SAMPLES, 1, now)
         waits = charge.funding is not Funding.CREDITS
-        return Request(
+        return GenerationRequest(
             id=request_id, user_id=order.user_id, project_id=order.project_id, created_by=order.created_by,
             correlation_id=order.correlation_id, traceparent=order.traceparent,
             state=State.PENDING if waits else State.VALIDATING_CREDITS, stage=Stage.SAMPLES, round=1,
@@ -401,7 +409,7 @@ class Orchestrator:
             holds=(hold,) if hold else (),
         )  # fmt: skip
 
-    def _for_review(self, request: Request, verdict: Verdict) -> Request:
+    def _for_review(self, request: GenerationRequest, verdict: ModerationResult) -> GenerationRequest:
         """The request as it waits for a person: nothing is held, and no job is queued."""
         return replace(
             request, state=State.VALIDATING_CREDITS, attempt=0, job_id=None, due_at=None, holds=(),
@@ -409,55 +417,61 @@ class Orchestrator:
             pending_action={"event": Event.REVIEW_PASSED.value, "fields": {"category": verdict.category}},
         )  # fmt: skip
 
-    def _accept(self, request: Request, charge: Charge, entitled: Entitlements, caller: Caller) -> Change | None:
+    def _accept(
+        self, request: GenerationRequest, charge: Charge, entitled: Entitlements, caller: Caller
+    ) -> StateChange | None:
         if not request.in_review:
             return None
         hold = hold_for(charge, request.id, Stage.SAMPLES, request.round, self._now(), earlier=request.holds)
         event = Event.CREDITS_ASKED if charge.funding is Funding.CREDITS else Event.REVIEW_PASSED
         data = {"by": caller.name, "review": "passed", "charge": _payable(charge, entitled)}
-        return self._mover.happen(request, event, hold=hold, data=data, pending_action=None, plan=entitled.plan.name)
+        return self._mover.apply_event(
+            request, event, hold=hold, data=data, pending_action=None, plan=entitled.plan.name
+        )
 
-    def _reject(self, request: Request, caller: Caller) -> Change | None:
+    def _reject(self, request: GenerationRequest, caller: Caller) -> StateChange | None:
         if not request.in_review:
             return None
-        return self._mover.happen(
+        return self._mover.apply_event(
             request, Event.REVIEW_REJECTED, data={"by": caller.name}, failure=failure(worker_errors.PROMPT_REFUSED),
             pending_action=None,
         )  # fmt: skip
 
-    def _cannot_pay(self, request: Request) -> Change | None:
+    def _cannot_pay(self, request: GenerationRequest) -> StateChange | None:
         """The allowance is used up by now; credits that were refused have been written so already."""
         if not request.in_review:
             return None
-        return self._mover.happen(
+        return self._mover.apply_event(
             request, Event.CREDITS_REFUSED, failure=failure(worker_errors.INSUFFICIENT_CREDITS), pending_action=None
         )
 
     def _order(
-        self, request: Request, event: Event, charge: Charge, fields: dict[str, Any], *, caller: Caller,
+        self, request: GenerationRequest, event: Event, charge: Charge, fields: dict[str, Any], *, caller: Caller,
         entitled: Entitlements, at_once: bool,
-    ) -> Change:  # fmt: skip
+    ) -> StateChange:  # fmt: skip
         """Queue the next job, or first ask for the credits it costs; `at_once`: they are taken along instead."""
         stage = Stage.FINAL if event is Event.SAMPLE_SELECTED else Stage.SAMPLES
         round_number = request.round + (stage is Stage.SAMPLES)
         hold = hold_for(charge, request.id, stage, round_number, self._now(), earlier=request.holds)
-        data = {"by": caller.name, "charge": _payable(charge, entitled), **shown(fields)}
+        data = {"by": caller.name, "charge": _payable(charge, entitled), **timeline_data(fields)}
         if at_once and hold is not None:
-            hold = held(hold)
+            hold = as_held(hold)
         if hold is None or hold.state is HoldState.HELD:
-            change = self._mover.happen(request, event, hold=hold, data=data, **ordered(request, event, fields))
+            change = self._mover.apply_event(
+                request, event, hold=hold, data=data, **order_fields(request, event, fields)
+            )
             return replace(change, claim=caller.claim, answer=accepted(change.after) if caller.claim else None)
         chosen = {"selected_sample_id": fields["selected_sample_id"]} if stage is Stage.FINAL else {}
         pending = {"event": event.value, "fields": fields}
-        change = self._mover.happen(
+        change = self._mover.apply_event(
             request, Event.CREDITS_ASKED, hold=hold, data=data, pending_action=pending, **chosen
         )
         return replace(change, claim=caller.claim)
 
-    async def _act_and_pay(self, request_id: UUID, caller: Caller, decide: DecideToPay) -> Reply:
+    async def _act_and_pay(self, request_id: UUID, caller: Caller, decide: DecideToPay) -> ActionResult:
         acted = False
 
-        def watched(request: Request, *, at_once: bool) -> Change | None:
+        def watched(request: GenerationRequest, *, at_once: bool) -> StateChange | None:
             nonlocal acted
             change = decide(request, at_once=at_once)
             acted = change is not None
@@ -469,9 +483,9 @@ class Orchestrator:
             request = await self._mover.move(request_id, partial(watched, at_once=False), caller)
         if request.placing is not None and request.pending_action is not None:
             return replace(await self._holds.place_for_caller(request), acted=acted)
-        return Reply(answer=accepted(request), request=request, acted=acted)
+        return ActionResult(answer=accepted(request), request=request, acted=acted)
 
-    def _choose(self, stage: Stage, plan: Plan, brief: Brief, user_id: str) -> Choice:
+    def _choose(self, stage: Stage, plan: Plan, brief: Brief, user_id: str) -> ModelChoice:
         """The model for a stage, by the rules in force now."""
         return self._routing().choose(
             Asked(

@@ -2,11 +2,11 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from creativeflow.services.aigeneration.application.reconciliation import Report
+from creativeflow.services.aigeneration.application.reconciliation import ReconciliationReport
 from creativeflow.services.aigeneration.domain.lifecycle import Event, Stage, State
 from creativeflow.services.aigeneration.domain.reconciliation import Difference
 from creativeflow.services.aigeneration.domain.request import HoldState
-from creativeflow.services.aigeneration.domain.transitions import Change
+from creativeflow.services.aigeneration.domain.transitions import StateChange
 
 HTTP_SECONDS = Histogram(
     "aigen_http_request_duration_seconds",
@@ -27,7 +27,7 @@ FAILED_ATTEMPTS = Counter("ai_generation_failed_attempts_total", "Attempts that 
 STATES = Counter("ai_generation_moves_total", "Moves by event.", ("event",))
 QUEUED = Gauge("ai_generation_queued_jobs", "Jobs that wait in the fair queue.", ("lane",))
 IN_FLIGHT = Gauge("ai_generation_in_flight_jobs", "Jobs leased, in the broker or with a worker.", ("lane",))
-DEBTS = Gauge("ai_generation_debts", "Debts in the outbox.", ("kind",))
+OUTBOX_MESSAGES = Gauge("ai_generation_outbox_messages", "Messages in the outbox.", ("kind",))
 STALLED = Gauge("ai_generation_stalled_jobs", "Jobs that wait because workers have gone silent.", ("lane", "kind"))
 DIFFERENCES = Gauge("ai_generation_book_differences", "Differences the last reconciliation found.", ("difference",))
 WEBHOOK_DELIVERIES = Counter("aigen_webhook_deliveries_total", "Tries to deliver webhook events.", ("outcome",))
@@ -42,7 +42,7 @@ _STATUS = {
 }
 
 
-def count(change: Change) -> None:
+def count(change: StateChange) -> None:
     """Count one committed change."""
     before, after = change.before, change.after
     if before is None:
@@ -64,7 +64,7 @@ def count(change: Change) -> None:
             CREDITS.labels(hold.action, after.plan).inc(hold.amount / 100)
 
 
-def count_differences(report: Report) -> None:
+def count_differences(report: ReconciliationReport) -> None:
     """Show what a reconciliation found; a kind it did not find is back at 0."""
     for kind in Difference:
         DIFFERENCES.labels(kind).set(sum(finding.difference is kind for finding in report.findings))

@@ -6,22 +6,22 @@ from datetime import datetime, timedelta
 import structlog
 
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.moderation import ALLOWED, Outcome, Verdict, WhenAway
+from creativeflow.services.aigeneration.domain.moderation import ALLOWED, ModerationOutcome, ModerationResult, WhenAway
 from creativeflow.services.aigeneration.domain.request import Brief
 from creativeflow.services.aigeneration.ports import PromptCheck, PromptCheckUnavailableError
-from creativeflow.services.aigeneration.storage.account_flags import CONTENT_ABUSE, Flags
-from creativeflow.services.aigeneration.storage.prompt_rejections import Rejections
+from creativeflow.services.aigeneration.storage.account_flags import CONTENT_ABUSE, AccountFlags
+from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
 
 log = structlog.get_logger(__name__)
 
 ABUSE_WINDOW = timedelta(days=1)
 
 
-class Prompts:
+class PromptModeration:
     """Asks the check, remembers rejections, and flags accounts that keep asking for the worst."""
 
     def __init__(
-        self, check: PromptCheck, rejections: Rejections, flags: Flags, *, now: Callable[[], datetime],
+        self, check: PromptCheck, rejections: PromptRejections, flags: AccountFlags, *, now: Callable[[], datetime],
         when_away: WhenAway, abuse_after: int,
     ) -> None:  # fmt: skip
         self._check = check
@@ -31,7 +31,7 @@ class Prompts:
         self._when_away = when_away
         self._abuse_after = abuse_after
 
-    async def judge(self, user_id: str, brief: Brief) -> Verdict:
+    async def judge(self, user_id: str, brief: Brief) -> ModerationResult:
         """Whether the words may be used at once, or after a person has looked.
 
         Raises:
@@ -43,7 +43,7 @@ class Prompts:
             verdict = await self._check.check(texts, brief.get("locale"))
         except PromptCheckUnavailableError as error:
             return self._away(error)
-        if verdict.outcome is Outcome.REJECT:
+        if verdict.outcome is ModerationOutcome.REJECT:
             await self._rejected(user_id, verdict)
             raise errors.PromptRejectedError
         return verdict
@@ -55,20 +55,20 @@ class Prompts:
             PromptRejectedError, SafetyUnavailableError: as above.
             PromptReviewRequiredError: a person would have to look first.
         """
-        if (await self.judge(user_id, brief)).outcome is Outcome.REVIEW:
+        if (await self.judge(user_id, brief)).outcome is ModerationOutcome.REVIEW:
             raise errors.PromptReviewRequiredError
 
-    def _away(self, error: PromptCheckUnavailableError) -> Verdict:
+    def _away(self, error: PromptCheckUnavailableError) -> ModerationResult:
         log.error("prompt_check_unavailable", reason=str(error), instead=self._when_away)
         match self._when_away:
             case WhenAway.ALLOW:
                 return ALLOWED
             case WhenAway.REVIEW:
-                return Verdict(outcome=Outcome.REVIEW, category="unchecked")
+                return ModerationResult(outcome=ModerationOutcome.REVIEW, category="unchecked")
             case WhenAway.REFUSE:
                 raise errors.SafetyUnavailableError(retry_after_seconds=5) from error
 
-    async def _rejected(self, user_id: str, verdict: Verdict) -> None:
+    async def _rejected(self, user_id: str, verdict: ModerationResult) -> None:
         now, category = self._now(), verdict.category or "unknown"
         log.info("prompt_rejected", category=category, severe=verdict.severe)
         severe = await self._rejections.note(

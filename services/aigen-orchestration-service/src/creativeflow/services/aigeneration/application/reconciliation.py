@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 
 from creativeflow.services.aigeneration.domain.pricing import credits_text
-from creativeflow.services.aigeneration.domain.reconciliation import Difference, Verdict, verdict
+from creativeflow.services.aigeneration.domain.reconciliation import Difference, HoldComparison, compare_hold
 from creativeflow.services.aigeneration.domain.request import HoldState
 from creativeflow.services.aigeneration.ports import Credits, CreditsUnknownError, Reservation
-from creativeflow.services.aigeneration.storage.reconciliation import BookedHold, Comparison
+from creativeflow.services.aigeneration.storage.reconciliation import BookedHold, ReconciliationStore
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ _FINDINGS_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Discrepancy:
     """One difference; `ours` and `theirs` are what the two books say, `mends` what would be posted."""
 
     difference: Difference
@@ -41,7 +41,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Report:
+class ReconciliationReport:
     """What one run found; `unanswered` holds could not be asked about, `posted` compensations are on their way.
 
     `complete` is False where there were more holds than were to be compared.
@@ -51,25 +51,25 @@ class Report:
     unanswered: int = 0
     posted: int = 0
     complete: bool = True
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Discrepancy] = field(default_factory=list)
 
 
 class Reconciliation:
     """One run at a time is enough, several do no harm."""
 
-    def __init__(self, comparison: Comparison, credits_: Credits, *, now: Callable[[], datetime]) -> None:
+    def __init__(self, comparison: ReconciliationStore, credits_: Credits, *, now: Callable[[], datetime]) -> None:
         self._comparison = comparison
         self._credits = credits_
         self._now = now
 
     async def run(
         self, since: datetime, *, apply: bool = False, by: str = "reconciliation", most: int | None = None
-    ) -> Report:
+    ) -> ReconciliationReport:
         """Compare the holds that began since then, all that are open, and what the credit service still keeps.
 
         `most` bounds how many holds are compared.
         """
-        report, until = Report(), self._now() - SETTLED_FOR
+        report, until = ReconciliationReport(), self._now() - SETTLED_FOR
         async for holds in self._comparison.holds(since, until):
             if most is not None and report.compared >= most:
                 report.complete = False
@@ -78,7 +78,7 @@ class Reconciliation:
         await self._compare_outstanding(until, since, report, apply=apply, by=by)
         for wrong in await self._comparison.free_counts_off(since, apply=apply):
             report.findings.append(
-                Finding(
+                Discrepancy(
                     difference=Difference.FREE_COUNT, key=f"{wrong['month']:%Y-%m}", user_id=wrong["user_id"],
                     credits="0.00", ours=str(wrong["used"]), theirs=str(wrong["kept"]), mends="count",
                 )
@@ -92,7 +92,7 @@ class Reconciliation:
         return await self._comparison.last_report()
 
     async def _compare_outstanding(
-        self, until: datetime, since: datetime, report: Report, *, apply: bool, by: str
+        self, until: datetime, since: datetime, report: ReconciliationReport, *, apply: bool, by: str
     ) -> None:
         """What the credit service has set aside for longer than the holds compared above can tell."""
         try:
@@ -105,13 +105,15 @@ class Reconciliation:
         await self._compare(ours, report, apply=apply, by=by)
         for reservation in (kept[key] for key in kept.keys() - {hold.key for hold in ours}):
             report.findings.append(
-                Finding(
+                Discrepancy(
                     difference=Difference.UNKNOWN_HERE, key=reservation.key, user_id=reservation.user_id,
                     credits=credits_text(reservation.amount), ours="absent", theirs="held",
                 )
             )  # fmt: skip
 
-    async def _compare(self, holds: Sequence[BookedHold], report: Report, *, apply: bool, by: str) -> None:
+    async def _compare(
+        self, holds: Sequence[BookedHold], report: ReconciliationReport, *, apply: bool, by: str
+    ) -> None:
         room = asyncio.Semaphore(_PARALLEL)
 
         async def judge(hold: BookedHold) -> None:
@@ -120,7 +122,7 @@ class Reconciliation:
 
         await asyncio.gather(*(judge(hold) for hold in holds))
 
-    async def _judge(self, hold: BookedHold, report: Report, *, apply: bool, by: str) -> None:
+    async def _judge(self, hold: BookedHold, report: ReconciliationReport, *, apply: bool, by: str) -> None:
         report.compared += 1
         try:
             found = await self._verdict(hold)
@@ -135,7 +137,7 @@ class Reconciliation:
             report.unanswered += 1
             return
         report.findings.append(
-            Finding(
+            Discrepancy(
                 difference=found.difference, key=hold.key, user_id=hold.user_id, credits=credits_text(hold.amount),
                 ours=hold.state, theirs=theirs, mends=found.compensation,
             )
@@ -144,12 +146,12 @@ class Reconciliation:
             body = hold.reservation()
             report.posted += await self._comparison.post(found.compensation, body, hold, by=by, now=self._now())
 
-    async def _verdict(self, hold: BookedHold) -> Verdict | None:
+    async def _verdict(self, hold: BookedHold) -> HoldComparison | None:
         theirs = await self._credits.find(_reservation(hold))
-        return verdict(HoldState(hold.state), theirs, owed=hold.owed)
+        return compare_hold(HoldState(hold.state), theirs, owed=hold.owed)
 
 
-def _summary(report: Report, since: datetime, *, apply: bool, by: str) -> dict[str, Any]:
+def _summary(report: ReconciliationReport, since: datetime, *, apply: bool, by: str) -> dict[str, Any]:
     return {
         "by": by, "since": since, "applied": apply, "compared": report.compared, "unanswered": report.unanswered,
         "posted": report.posted, "complete": report.complete, "differences": len(report.findings),

@@ -12,10 +12,10 @@ import structlog
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Event
 from creativeflow.services.aigeneration.domain.policy import Policy
-from creativeflow.services.aigeneration.domain.representation import resource
-from creativeflow.services.aigeneration.domain.request import Request
-from creativeflow.services.aigeneration.domain.transitions import Answer, Change, KeyClaim, carry_out
-from creativeflow.services.aigeneration.storage.requests import KeyTakenError, Store, StoredAnswer, Written
+from creativeflow.services.aigeneration.domain.representation import to_resource
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
+from creativeflow.services.aigeneration.domain.transitions import ApiResponse, IdempotencyClaim, StateChange, apply
+from creativeflow.services.aigeneration.storage.requests import KeyTakenError, RequestStore, StoredResponse, WriteResult
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ _LOOKS = 8
 _REMEMBERED_MAX = 2_000
 """Of how many live requests this process remembers what it wrote last."""
 
-Decide = Callable[[Request], Change | None]
+Decide = Callable[[GenerationRequest], StateChange | None]
 """What is to happen to a request as it stands; None: nothing any more."""
 
 
@@ -39,42 +39,42 @@ class Caller:
     name: str
     user_id: str | None = None
     expected_versions: frozenset[int] | None = None
-    claim: KeyClaim | None = None
+    claim: IdempotencyClaim | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class ActionResult:
     """What a caller is told; `stored` is the exact text of an earlier answer to the same idempotency key.
 
     `acted` is False where there was nothing to do any more.
     """
 
-    answer: Answer
+    answer: ApiResponse
     acted: bool = True
-    request: Request | None = None
-    stored: StoredAnswer | None = None
+    request: GenerationRequest | None = None
+    stored: StoredResponse | None = None
 
 
-class Mover:
+class TransitionRunner:
     """Moves requests, and answers each idempotency key once."""
 
     def __init__(
         self,
-        store: Store,
+        store: RequestStore,
         *,
         policy: Policy,
         now: Callable[[], datetime],
         new_id: Callable[[], UUID],
-        on_written: Callable[[Change], None],
+        on_written: Callable[[StateChange], None],
     ) -> None:
         self.store = store
         self.policy = policy
         self.now = now
         self.new_id = new_id
         self._on_written = on_written
-        self._remembered: OrderedDict[UUID, Request] = OrderedDict()
+        self._remembered: OrderedDict[UUID, GenerationRequest] = OrderedDict()
 
-    def wrote(self, change: Change) -> None:
+    def on_committed(self, change: StateChange) -> None:
         """A change has been committed: tell whoever waits for it, and remember it for the next one.
 
         What comes after a submission, a lease, reads the request anyway.
@@ -86,7 +86,7 @@ class Mover:
         except Exception:  # the change is committed: a fault in counting or waking must not be its caller's
             log.exception("on_written_failed", generation_request_id=str(change.after.id))
 
-    def remember(self, request: Request) -> None:
+    def remember(self, request: GenerationRequest) -> None:
         """What this process knows last of a live request; others may know better, and every write finds that out.
 
         Not while a hold is being placed: that is the one thing of a request which changes without a new version.
@@ -97,11 +97,11 @@ class Mover:
             if len(self._remembered) > _REMEMBERED_MAX:
                 self._remembered.popitem(last=False)
 
-    def happen(self, request: Request, event: Event, **fields: Any) -> Change:
+    def apply_event(self, request: GenerationRequest, event: Event, **fields: Any) -> StateChange:
         """The change which an event makes now; see `carry_out`."""
-        return carry_out(request, event, policy=self.policy, now=self.now(), new_id=self.new_id, **fields)
+        return apply(request, event, policy=self.policy, now=self.now(), new_id=self.new_id, **fields)
 
-    async def write_new(self, change: Change) -> None:
+    async def write_new(self, change: StateChange) -> None:
         """Write a new request.
 
         Raises:
@@ -109,11 +109,11 @@ class Mover:
             KeyTakenError: the key it claims is there already.
         """
         self._check_paid(await self.store.write(change))
-        self.wrote(change)
+        self.on_committed(change)
 
     async def move(
-        self, request_id: UUID, decide: Decide, caller: Caller | None = None, known: Request | None = None
-    ) -> Request:
+        self, request_id: UUID, decide: Decide, caller: Caller | None = None, known: GenerationRequest | None = None
+    ) -> GenerationRequest:
         """Let happen what `decide` says; the request as it is afterwards.
 
         It is tried first on what is `known`, or remembered from the last write of this process. That may be out of
@@ -129,25 +129,27 @@ class Mover:
         if remembered is not None and (moved := await self._move_remembered(remembered, decide, caller)):
             return moved
         for _ in range(_LOOKS):
-            request = await self.owned(request_id, caller)
+            request = await self.load_owned(request_id, caller)
             check_version(request, caller)
             change = decide(request)
             if change is None:
                 return request
             written = await self.store.write(change)
             self._check_paid(written)
-            if written is Written.YES:
-                self.wrote(change)
+            if written is WriteResult.YES:
+                self.on_committed(change)
                 return change.after
         raise errors.ServiceUnavailableError
 
-    def _check_paid(self, written: Written) -> None:
-        if written is Written.NO_ALLOWANCE:
+    def _check_paid(self, written: WriteResult) -> None:
+        if written is WriteResult.NO_ALLOWANCE:
             raise errors.FreeQuotaExhaustedError(limit=self.policy.free_generations)
-        if written is Written.NOT_TAKEN:
+        if written is WriteResult.NOT_TAKEN:
             raise CreditsNotTakenError
 
-    async def _move_remembered(self, request: Request, decide: Decide, caller: Caller | None) -> Request | None:
+    async def _move_remembered(
+        self, request: GenerationRequest, decide: Decide, caller: Caller | None
+    ) -> GenerationRequest | None:
         if caller and caller.user_id not in {None, request.user_id}:
             return None
         try:
@@ -155,13 +157,13 @@ class Mover:
             change = decide(request)
         except errors.AigenError:
             change = None
-        if change is not None and await self.store.write(change) is Written.YES:
-            self.wrote(change)
+        if change is not None and await self.store.write(change) is WriteResult.YES:
+            self.on_committed(change)
             return change.after
         self._remembered.pop(request.id, None)
         return None
 
-    async def owned(self, request_id: UUID, caller: Caller | None) -> Request:
+    async def load_owned(self, request_id: UUID, caller: Caller | None) -> GenerationRequest:
         """A request that the caller may see.
 
         Raises:
@@ -181,9 +183,11 @@ class Mover:
         remembered = self._remembered.get(request_id)
         if remembered is not None and caller.user_id in {None, remembered.user_id}:
             return remembered.user_id
-        return (await self.owned(request_id, caller)).user_id
+        return (await self.load_owned(request_id, caller)).user_id
 
-    async def once(self, claim: KeyClaim | None, act: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def run_idempotent(
+        self, claim: IdempotencyClaim | None, act: Callable[[], Awaitable[ActionResult]]
+    ) -> ActionResult:
         """Act, or give the answer that an earlier call with the same key got.
 
         Raises:
@@ -202,12 +206,12 @@ class Mover:
             return _replay(claim, stored)
 
 
-def accepted(request: Request) -> Answer:
+def accepted(request: GenerationRequest) -> ApiResponse:
     """The answer to an action that was taken."""
-    return Answer(status=202, body=resource(request), location=f"/api/v1/generation-requests/{request.id}")
+    return ApiResponse(status=202, body=to_resource(request), location=f"/api/v1/generation-requests/{request.id}")
 
 
-def check_version(request: Request, caller: Caller | None) -> None:
+def check_version(request: GenerationRequest, caller: Caller | None) -> None:
     """Whether the caller has seen this version, where that matters to them.
 
     Raises:
@@ -217,14 +221,14 @@ def check_version(request: Request, caller: Caller | None) -> None:
         raise errors.PreconditionFailedError
 
 
-def _is_own_refusal(error: Exception, stored: StoredAnswer) -> bool:
+def _is_own_refusal(error: Exception, stored: StoredResponse) -> bool:
     """Whether the stored answer is the refusal that was written just now: then the first answer is the error."""
     return isinstance(error, errors.InsufficientCreditsError) and stored.status == error.status
 
 
-def _replay(claim: KeyClaim, stored: StoredAnswer) -> Reply:
+def _replay(claim: IdempotencyClaim, stored: StoredResponse) -> ActionResult:
     if stored.fingerprint != claim.fingerprint:
         raise errors.IdempotencyKeyReusedError
     if stored.status is None:
         raise errors.IdempotencyKeyInFlightError(retry_after_seconds=1)
-    return Reply(answer=Answer(status=stored.status, body={}, location=stored.location), stored=stored)
+    return ActionResult(answer=ApiResponse(status=stored.status, body={}, location=stored.location), stored=stored)

@@ -13,10 +13,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from creativeflow.services.aigeneration.application.jobs import Jobs
+from creativeflow.services.aigeneration.application.jobs import JobService
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
+from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest, SampleFailure
 from creativeflow.services.aigeneration.domain.result_checks import (
     INVALID_OUTPUT,
     PictureFault,
@@ -24,7 +24,7 @@ from creativeflow.services.aigeneration.domain.result_checks import (
     final_fits,
     sample_fits,
 )
-from creativeflow.services.aigeneration.kit.clock import born_at
+from creativeflow.services.aigeneration.kit.clock import uuid7_time
 from creativeflow.services.aigeneration.kit.json_input import parse_json, plain_texts, to_invalid_request
 from creativeflow.services.aigeneration.kit.legacy_field_names import current_result
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
@@ -33,7 +33,7 @@ Short = Annotated[str, Field(min_length=1, max_length=200)]
 Url = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(https?|s3)://[^\s]+$")]
 
 
-class Kind(StrEnum):
+class ReportKind(StrEnum):
     """The five things a worker can say; the value is the last part of the callback's address."""
 
     STARTED = "started"
@@ -43,7 +43,7 @@ class Kind(StrEnum):
     ERROR = "error"
 
 
-class Report(BaseModel):
+class WorkerReport(BaseModel):
     """What every report carries; fields that are not known here are ignored, workers may say more."""
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
@@ -87,7 +87,7 @@ class ReportedFailure(BaseModel):
     error_message: Annotated[str, Field(max_length=4000)] | None = None
 
 
-class ProgressReport(Report):
+class ProgressReport(WorkerReport):
     """How far the work is; samples that are ready may come along."""
 
     percent: Annotated[int, Field(ge=0, le=100)] | None = None
@@ -95,7 +95,7 @@ class ProgressReport(Report):
     samples: Annotated[list[ReportedAsset], Field(max_length=8)] = []
 
 
-class SamplesReport(Report):
+class SamplesReport(WorkerReport):
     """The samples that came, and the ones that did not."""
 
     samples: Annotated[list[ReportedAsset], Field(max_length=8)]
@@ -105,7 +105,7 @@ class SamplesReport(Report):
     processing_time_ms: Annotated[int, Field(ge=0, le=86_400_000)] | None = None
 
 
-class FinalReport(Report):
+class FinalReport(WorkerReport):
     """The final picture."""
 
     final_asset: ReportedAsset
@@ -114,7 +114,7 @@ class FinalReport(Report):
     processing_time_ms: Annotated[int, Field(ge=0, le=86_400_000)] | None = None
 
 
-class ErrorReport(Report):
+class ErrorReport(WorkerReport):
     """Why the job could not be done; the codes and what they lead to stand in docs/lifecycle.md."""
 
     error_code: Short
@@ -124,12 +124,12 @@ class ErrorReport(Report):
     is_system_error: bool | None = None
 
 
-MODELS: Mapping[Kind, type[Report]] = {
-    Kind.STARTED: Report,
-    Kind.PROGRESS: ProgressReport,
-    Kind.SAMPLES: SamplesReport,
-    Kind.FINAL: FinalReport,
-    Kind.ERROR: ErrorReport,
+MODELS: Mapping[ReportKind, type[WorkerReport]] = {
+    ReportKind.STARTED: WorkerReport,
+    ReportKind.PROGRESS: ProgressReport,
+    ReportKind.SAMPLES: SamplesReport,
+    ReportKind.FINAL: FinalReport,
+    ReportKind.ERROR: ErrorReport,
 }
 
 
@@ -153,12 +153,12 @@ class PictureCheck(Protocol):
         ...
 
 
-class Reports:
+class WorkerReports:
     """Reads reports, checks their proof, and lets them happen."""
 
     def __init__(
         self,
-        jobs: Jobs,
+        jobs: JobService,
         secrets: CallbackSecrets,
         *,
         now: Callable[[], datetime],
@@ -177,8 +177,8 @@ class Reports:
         self._older_names = older_names
 
     async def receive(
-        self, kind: Kind, body: bytes, *, token: str | None = None, signature: Signature | None = None
-    ) -> Request:
+        self, kind: ReportKind, body: bytes, *, token: str | None = None, signature: Signature | None = None
+    ) -> GenerationRequest:
         """Take one report as it came. The same report again changes nothing.
 
         The token of the job may come beside the body or in it as `callback_token`.
@@ -207,10 +207,10 @@ class Reports:
         """
         if not self._secrets.opens(token or "", job_id):
             raise errors.InvalidCredentialsError
-        if self._uploads_for is not None and born_at(job_id) + self._uploads_for < self._now():
+        if self._uploads_for is not None and uuid7_time(job_id) + self._uploads_for < self._now():
             raise errors.StaleResultError
 
-    async def apply(self, report: Report, job_id: UUID) -> Request:
+    async def apply(self, report: WorkerReport, job_id: UUID) -> GenerationRequest:
         """Let a report happen whose sender is known."""
         request_id, told = report.generation_request_id, self._jobs
         match report:
@@ -226,13 +226,13 @@ class Reports:
             case _:
                 return await told.work_started(request_id, job_id)
 
-    async def _progress(self, report: ProgressReport, job_id: UUID) -> Request:
+    async def _progress(self, report: ProgressReport, job_id: UUID) -> GenerationRequest:
         """Pictures that are none are left out; the result will say so."""
         samples, _, _ = await self._looked_at(report.generation_request_id, job_id, report.samples)
         progress = report.model_dump(include={"percent", "step"}, exclude_none=True)
         return await self._jobs.progress_reported(report.generation_request_id, job_id, progress, samples)
 
-    async def _samples(self, report: SamplesReport, job_id: UUID) -> Request:
+    async def _samples(self, report: SamplesReport, job_id: UUID) -> GenerationRequest:
         samples, found, data = await self._looked_at(report.generation_request_id, job_id, report.samples)
         reported = [
             SampleFailure(index=failed.index, error_code=failed.error_code, message="") for failed in report.failures
@@ -242,7 +242,7 @@ class Reports:
             data=_work(report) | data,
         )  # fmt: skip
 
-    async def _final(self, report: FinalReport, job_id: UUID) -> Request:
+    async def _final(self, report: FinalReport, job_id: UUID) -> GenerationRequest:
         request_id, asset = report.generation_request_id, report.final_asset.asset()
         if self._check is not None and self._check.covers(asset):
             request = await self._jobs.awaiting_result(request_id, job_id, Stage.FINAL)
@@ -285,7 +285,7 @@ class Reports:
         checks = [{"index": index, "reason": fault.reason} for index, fault in sorted(bad.items())]
         return good, failures, {"checks": checks} if checks else {}
 
-    async def _current_job(self, report: Report, *, signed: bool) -> UUID:
+    async def _current_job(self, report: WorkerReport, *, signed: bool) -> UUID:
         """The current job for a worker that does not send its id: only where a setting allows it, and only signed."""
         if not self._allow_missing_job_id:
             raise errors.InvalidRequestError.at("/job_id", "missing", "Send the `job_id` of the job message back.")
@@ -294,7 +294,7 @@ class Reports:
         return await self._jobs.current_job(report.generation_request_id)
 
 
-def read(kind: Kind, body: bytes, *, older_names: bool = False) -> Report:
+def read(kind: ReportKind, body: bytes, *, older_names: bool = False) -> WorkerReport:
     """A report from its JSON text; by older names, too, where those are spoken.
 
     Raises:
@@ -303,7 +303,7 @@ def read(kind: Kind, body: bytes, *, older_names: bool = False) -> Report:
     value = parse_json(body)
     if older_names:
         told, value = current_result(kind, value)
-        kind = Kind(told)
+        kind = ReportKind(told)
     try:
         return MODELS[kind].model_validate(value)
     except ValidationError as error:

@@ -35,51 +35,51 @@ from creativeflow.services.aigeneration.adapters.notifications.log import LogNot
 from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import EventPublisher, RabbitMQNotifier
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Binding, Broker, Exchange, Queue, Topology
 from creativeflow.services.aigeneration.adapters.upload_quotas import job_uploader, user_uploader
-from creativeflow.services.aigeneration.api.auth import Gate
-from creativeflow.services.aigeneration.api.live_updates import Hub
+from creativeflow.services.aigeneration.api.auth import Authenticator
+from creativeflow.services.aigeneration.api.live_updates import UpdateBroadcaster
 from creativeflow.services.aigeneration.application import metrics
-from creativeflow.services.aigeneration.application.accounts import Accounts
-from creativeflow.services.aigeneration.application.generations import Orchestrator
-from creativeflow.services.aigeneration.application.jobs import Jobs
-from creativeflow.services.aigeneration.application.moderation import Prompts
+from creativeflow.services.aigeneration.application.accounts import AccountService
+from creativeflow.services.aigeneration.application.generations import GenerationService
+from creativeflow.services.aigeneration.application.jobs import JobService
+from creativeflow.services.aigeneration.application.moderation import PromptModeration
 from creativeflow.services.aigeneration.application.quotes import Quotes
 from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
-from creativeflow.services.aigeneration.application.transitions import Mover
-from creativeflow.services.aigeneration.application.webhook_endpoints import Targets
-from creativeflow.services.aigeneration.application.worker_reports import MODELS, Kind, Reports
+from creativeflow.services.aigeneration.application.transitions import TransitionRunner
+from creativeflow.services.aigeneration.application.webhook_endpoints import WebhookEndpointService
+from creativeflow.services.aigeneration.application.worker_reports import MODELS, ReportKind, WorkerReports
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Stage, State
 from creativeflow.services.aigeneration.domain.request import Asset
-from creativeflow.services.aigeneration.domain.transitions import Change, Topic
+from creativeflow.services.aigeneration.domain.transitions import StateChange, Topic
 from creativeflow.services.aigeneration.kit import clock
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 from creativeflow.services.aigeneration.kit.supervision import TaskStatus
 from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, PromptCheck, Reservation
 from creativeflow.services.aigeneration.settings import Settings, odoo_address, scheme
-from creativeflow.services.aigeneration.storage.account_flags import Flags
-from creativeflow.services.aigeneration.storage.accounting import Books
-from creativeflow.services.aigeneration.storage.billing_journal import Journal
+from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
+from creativeflow.services.aigeneration.storage.accounting import Accounting
+from creativeflow.services.aigeneration.storage.billing_journal import BillingJournal
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.embedded import start_embedded
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.migrations import head
 from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
-from creativeflow.services.aigeneration.storage.prompt_rejections import Rejections
+from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
 from creativeflow.services.aigeneration.storage.queries import Queries
-from creativeflow.services.aigeneration.storage.reconciliation import Comparison
-from creativeflow.services.aigeneration.storage.requests import Store
-from creativeflow.services.aigeneration.storage.statistics import Figures
+from creativeflow.services.aigeneration.storage.reconciliation import ReconciliationStore
+from creativeflow.services.aigeneration.storage.requests import RequestStore
+from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
-from creativeflow.services.aigeneration.storage.webhook_endpoints import TargetStore
+from creativeflow.services.aigeneration.storage.webhook_endpoints import WebhookEndpointStore
 from creativeflow.services.aigeneration.workers.dispatcher import Dispatcher
 from creativeflow.services.aigeneration.workers.outbox_relay import Handler, Relay
-from creativeflow.services.aigeneration.workers.periodic import Chore, Chores
+from creativeflow.services.aigeneration.workers.periodic import PeriodicTask, PeriodicTasks
 from creativeflow.services.aigeneration.workers.results_consumer import (
     DeadLetterConsumer,
     ResultsConsumer,
     replay_dead_letter,
 )
-from creativeflow.services.aigeneration.workers.runner import Loop
+from creativeflow.services.aigeneration.workers.runner import Poller
 from creativeflow.services.aigeneration.workers.sweeper import Sweeper
 from creativeflow.services.aigeneration.workers.watchdog import Watchdog
 from creativeflow.services.aigeneration.workers.webhook_sender import WebhookSender
@@ -151,7 +151,7 @@ def topology(settings: Settings) -> Topology:
     )
 
 
-class Service:
+class Container:
     """All parts of one process, put together; `start` runs the roles, `stop` ends them cleanly.
 
     An adapter that is given is used in place of the one which the settings name.
@@ -176,10 +176,10 @@ class Service:
         self.public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
         self.database = Database(database_url, pool_size=settings.database_pool_size)
         self.queries = Queries(self.database)
-        self.figures = Figures(self.database)
+        self.figures = Statistics(self.database)
         self.outbox = Outbox(self.database)
-        self.books = Books(self.database)
-        self.hub = Hub(self.queries)
+        self.books = Accounting(self.database)
+        self.hub = UpdateBroadcaster(self.queries)
         self.decoder = PictureDecoder()
         self.assets = AssetStore(asset_directory(settings), public_url=self.public_url, decoder=self.decoder)
         self.secrets = callback_secrets(settings)
@@ -187,26 +187,26 @@ class Service:
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
         self.credits = credits_ or self._credits()
         ledger_here = isinstance(self.credits, LocalCredits)
-        self.store = Store(self.database, free_generations=settings.free_generations, ledger_here=ledger_here)
+        self.store = RequestStore(self.database, free_generations=settings.free_generations, ledger_here=ledger_here)
         self.routing = RoutingSource(settings.routing_file)
-        self.flags = Flags(self.database)
+        self.flags = AccountFlags(self.database)
         self.entitlements = CachedEntitlements(self.credits, flagged=self.flags.flagged, monotonic=monotonic)
-        self.rejections = Rejections(self.database)
-        self.prompts = Prompts(
+        self.rejections = PromptRejections(self.database)
+        self.prompts = PromptModeration(
             prompt_check or self._prompt_check(), self.rejections, self.flags, now=now,
             when_away=settings.safety_when_away, abuse_after=settings.safety_abuse_after,
         )  # fmt: skip
-        comparison = Comparison(self.database)
+        comparison = ReconciliationStore(self.database)
         self.reconciliation = Reconciliation(comparison, self.credits, now=now)
         self.broker = self._broker(settings.engine_url, topology(settings))
-        mover = Mover(self.store, policy=self.policy, now=now, new_id=new_id, on_written=self._on_written)
-        self.jobs = Jobs(mover, routing=self.routing)
-        self.orchestrator = Orchestrator(
+        mover = TransitionRunner(self.store, policy=self.policy, now=now, new_id=new_id, on_written=self._on_written)
+        self.jobs = JobService(mover, routing=self.routing)
+        self.orchestrator = GenerationService(
             mover, self.credits, entitlements=self.entitlements,
             quotes=Quotes(self.secrets.keys), routing=self.routing, prompts=self.prompts,
             hold_seconds=settings.hold_timeout, ledger_here=ledger_here,
         )  # fmt: skip
-        self.accounts = Accounts(
+        self.accounts = AccountService(
             self.books, self.flags, self.ledger, self.outbox, self.orchestrator, entitlements=self.entitlements,
             now=now, new_id=new_id,
         )  # fmt: skip
@@ -215,7 +215,7 @@ class Service:
             self.assets, self.decoder, self.result_http, fetches=settings.result_check == "fetch",
             bytes_max=settings.asset_limit_bytes, timeout_seconds=settings.result_timeout,
         )  # fmt: skip
-        self.reports = Reports(
+        self.reports = WorkerReports(
             self.jobs,
             self.secrets,
             now=now,
@@ -234,13 +234,13 @@ class Service:
             keep_keys=timedelta(hours=settings.idempotency_hours),
         )  # fmt: skip
         self.safe_http = SafeHttp(settings.webhook_rules(), timeout_seconds=settings.webhook_timeout)
-        self.webhooks, self.targets = self._webhooks(self.safe_http)
-        self.chores = Chores(
+        self.webhooks, self.endpoints = self._webhooks(self.safe_http)
+        self.chores = PeriodicTasks(
             (
-                Chore("usage_log", timedelta(hours=1), self._forget_usage),
-                Chore("webhook_log", timedelta(hours=1), self._tidy_webhooks),
-                Chore("uploads", timedelta(hours=1), self.assets.tidy),
-                Chore("reconciliation", timedelta(seconds=settings.reconcile_interval), self._reconcile),
+                PeriodicTask("usage_log", timedelta(hours=1), self._forget_usage),
+                PeriodicTask("webhook_log", timedelta(hours=1), self._tidy_webhooks),
+                PeriodicTask("uploads", timedelta(hours=1), self.assets.tidy),
+                PeriodicTask("reconciliation", timedelta(seconds=settings.reconcile_interval), self._reconcile),
             ),
             take_turn=comparison.take_turn, now=now,
         )  # fmt: skip
@@ -248,16 +248,16 @@ class Service:
             self.queries.lane_work, self._depth, self._job_queues(), now=now,
             quiet_for=timedelta(seconds=settings.worker_quiet),
         )  # fmt: skip
-        self.loops: dict[str, Loop] = {
-            "chores": Loop("chores", self.chores.step, interval_seconds=CHORES_SECONDS),
-            "watchdog": Loop("watchdog", self.watchdog.step, interval_seconds=WATCH_SECONDS),
-            "routing": Loop("routing", self._reload_routing, interval_seconds=ROUTING_SECONDS),
-            "dispatcher": Loop("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
-            "relay": Loop("relay", self.relay.step, interval_seconds=settings.poll_interval),
-            "webhooks": Loop("webhooks", self.webhooks.step, interval_seconds=settings.poll_interval),
-            "sweeper": Loop("sweeper", self.sweeper.step, interval_seconds=settings.sweep_interval),
+        self.loops: dict[str, Poller] = {
+            "chores": Poller("chores", self.chores.step, interval_seconds=CHORES_SECONDS),
+            "watchdog": Poller("watchdog", self.watchdog.step, interval_seconds=WATCH_SECONDS),
+            "routing": Poller("routing", self._reload_routing, interval_seconds=ROUTING_SECONDS),
+            "dispatcher": Poller("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
+            "relay": Poller("relay", self.relay.step, interval_seconds=settings.poll_interval),
+            "webhooks": Poller("webhooks", self.webhooks.step, interval_seconds=settings.poll_interval),
+            "sweeper": Poller("sweeper", self.sweeper.step, interval_seconds=settings.sweep_interval),
         }
-        self.gate = Gate(
+        self.gate = Authenticator(
             keys=settings.keys(),
             jwt_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
             jwks=KeySet(self.http, settings.jwks_url).key if settings.jwks_url else None, host=settings.host,
@@ -340,8 +340,8 @@ class Service:
             for lane in await self.queries.lanes():
                 metrics.QUEUED.labels(lane["lane"]).set(lane["waiting"])
                 metrics.IN_FLIGHT.labels(lane["lane"]).set(lane["in_flight"])
-            for kind, count in (await self.queries.debts()).items():
-                metrics.DEBTS.labels(kind).set(count)
+            for kind, count in (await self.queries.messages()).items():
+                metrics.OUTBOX_MESSAGES.labels(kind).set(count)
 
     async def save_upload(self, job_id: UUID, data: AsyncIterable[bytes]) -> Asset:
         """Keep a picture of a worker, counted for its job."""
@@ -358,7 +358,7 @@ class Service:
         )  # fmt: skip
         return await self.assets.save_reference(data, user)
 
-    def _on_written(self, change: Change) -> None:
+    def _on_written(self, change: StateChange) -> None:
         """A change was committed in this process: those who wait for it are told at once."""
         metrics.count(change)
         self.hub.written(change)
@@ -366,7 +366,7 @@ class Service:
         done = before is not None and before.state in IN_FLIGHT and after.state not in IN_FLIGHT
         if after.state is State.PENDING or (done and self.dispatcher.window_full):
             self.loops["dispatcher"].wake()
-        if change.debts:
+        if change.messages:
             self.loops["relay"].wake()
             if after.created_by in self.webhooks.owners:
                 self.loops["webhooks"].wake()
@@ -411,7 +411,7 @@ class Service:
             )  # fmt: skip
             key = settings.credits_api_key.get_secret_value() if settings.credits_api_key else ""
             return BillingCredits(
-                self.http, Journal(self.database), routes, api_key=key, now=self.now,
+                self.http, BillingJournal(self.database), routes, api_key=key, now=self.now,
                 call_seconds=settings.credits_call_timeout,
             )  # fmt: skip
         base_url, database = odoo_address(settings.credits_url)
@@ -453,7 +453,7 @@ class Service:
         raise AssertionError("settings let only known schemes pass")
 
     async def _report_locally(self, kind: str, body: dict[str, Any], job_id: UUID) -> None:
-        await self.reports.apply(MODELS[Kind(kind)].model_validate(body), job_id)
+        await self.reports.apply(MODELS[ReportKind(kind)].model_validate(body), job_id)
 
     def _broker(self, url: SecretStr, declared: Topology) -> Broker | None:
         if scheme(url) not in {"amqp", "amqps"}:
@@ -500,19 +500,19 @@ class Service:
             handlers[Topic.EVENT] = EventPublisher(self.broker, exchange=self.settings.rabbitmq_topic_exchange).publish
         return handlers
 
-    def _webhooks(self, http: SafeHttp) -> tuple[WebhookSender, Targets]:
-        targets, deliveries = TargetStore(self.database), DeliveryStore(self.database)
+    def _webhooks(self, http: SafeHttp) -> tuple[WebhookSender, WebhookEndpointService]:
+        endpoints, deliveries = WebhookEndpointStore(self.database), DeliveryStore(self.database)
 
         def look() -> None:
             self.loops["webhooks"].wake()
 
         sender = WebhookSender(
-            deliveries, targets, http.post, now=self.now, new_id=self.new_id,
+            deliveries, endpoints, http.post, now=self.now, new_id=self.new_id,
             timeout_seconds=self.settings.webhook_timeout, on_room=look,
         )  # fmt: skip
-        return sender, Targets(
-            targets, deliveries, http.check, now=self.now, new_id=self.new_id,
-            most=self.settings.webhook_targets_max, on_change=look,
+        return sender, WebhookEndpointService(
+            endpoints, deliveries, http.check, now=self.now, new_id=self.new_id,
+            most=self.settings.webhook_endpoints_max, on_change=look,
         )  # fmt: skip
 
     def _consume(self, broker: Broker) -> None:

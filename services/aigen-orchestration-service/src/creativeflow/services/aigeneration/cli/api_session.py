@@ -33,12 +33,12 @@ NEXT = {
     "invalid_request": "Correct it and ask again.",
     "insufficient_credits": "`aigen quote` says what everything costs; an operator gives credits.",
     "not_found": "Check the id, and with --user for whom you ask.",
-    "action_not_possible": "`aigen show` with its id says how it stands and what can be done.",
+    "invalid_state": "`aigen show` with its id says how it stands and what can be done.",
     "already_selected": "`aigen watch` with its id follows what was picked.",
     "quote_expired": "`aigen quote` makes one.",
 }
 """What to do next at a terminal, by the code of a problem."""
-_TITLE_ONLY = {"authentication_required", "invalid_request", "action_not_possible"}
+_TITLE_ONLY = {"authentication_required", "invalid_request", "invalid_state"}
 """Their sentences speak of headers and fields, which nobody sees at a terminal."""
 _OPTIONS = {
     "/input_prompt": "PROMPT", "/updated_prompt": "--prompt", "/output_format": "--format", "/user_id": "--user",
@@ -48,7 +48,7 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class CliFailure:
     """A failure as it is told: what happened, what to do next, and the exit code."""
 
     code: str
@@ -58,7 +58,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Calling:
+class ApiSession:
     """Who calls which service, and whether a program reads what comes back."""
 
     url: str
@@ -88,10 +88,10 @@ class Calling:
         try:
             asyncio.run(calling())
         except GenerationServiceError as error:
-            self._fail(told(error, self.url), getattr(error, "generation", None))
+            self._fail(describe_failure(error, self.url), getattr(error, "generation", None))
         except OSError as error:
             further = "Whatever was asked for goes on; `aigen watch` with its id and --download fetches it."
-            self._fail(Told(code="file_not_written", sentence=str(error), next=further, exits=REFUSED), None)
+            self._fail(CliFailure(code="file_not_written", sentence=str(error), next=further, exits=REFUSED), None)
         except KeyboardInterrupt:
             self.say("Stopped watching; what was asked for goes on. `aigen watch` with its id takes it up again.")
             raise typer.Exit(INTERRUPTED) from None
@@ -129,7 +129,7 @@ class Calling:
             self.say(f"  sample {number}  {sample.resolution:>9}  {sample.url}")
         self.say(f"`aigen select {shown.id} 1 --download final.png` picks the first and orders the final.")
 
-    def _fail(self, failure: Told, generation: Generation | None) -> None:
+    def _fail(self, failure: CliFailure, generation: Generation | None) -> None:
         if self.as_json:
             named = {"id": generation.id, "status": generation.status} if generation else {}
             said: dict[str, Any] = {"code": failure.code, "message": failure.sentence, "next": failure.next}
@@ -142,7 +142,7 @@ class Calling:
         raise typer.Exit(failure.exits)
 
 
-def told(error: GenerationServiceError, url: str) -> Told:
+def describe_failure(error: GenerationServiceError, url: str) -> CliFailure:
     """What a person is told of a failure."""
     match error:
         case ProblemError():
@@ -150,17 +150,19 @@ def told(error: GenerationServiceError, url: str) -> Told:
             title_only = error.code in _TITLE_ONLY and error.title
             lines = [f"{error.title}." if title_only else str(error), *map(_fault, error.errors)]
             exits = NOT_NOW if error.retryable else REFUSED
-            return Told(code=error.code, sentence="\n".join(lines), next=NEXT.get(error.code, passing), exits=exits)
+            return CliFailure(
+                code=error.code, sentence="\n".join(lines), next=NEXT.get(error.code, passing), exits=exits
+            )
         case GenerationEndedError(generation=ended):
             again = f"`aigen retry {ended.id}` asks again; with --prompt in other words."
             further = again if "retry" in ended.actions else f"`aigen show {ended.id}` says how it ended."
-            return Told(code=ended.failure_code or ended.status, sentence=str(error), next=further, exits=ENDED)
+            return CliFailure(code=ended.failure_code or ended.status, sentence=str(error), next=further, exits=ENDED)
         case WaitedTooLongError(generation=going):
             further = f"It goes on; `aigen watch {going.id}` takes it up again."
-            return Told(code="still_going", sentence=str(error), next=further, exits=STILL_GOING)
+            return CliFailure(code="still_going", sentence=str(error), next=further, exits=STILL_GOING)
         case NoAnswerError():
             further = "Start it with `aigen serve`, or say where it is with --url or AIGEN_URL."
-            return Told(code="no_answer", sentence=f"{error} ({url})", next=further, exits=NOT_NOW)
+            return CliFailure(code="no_answer", sentence=f"{error} ({url})", next=further, exits=NOT_NOW)
         case _:
             raise error
 

@@ -14,8 +14,8 @@ import orjson
 import structlog
 
 from creativeflow.services.aigeneration.adapters.engine.drawing import draw
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Delivery, Message, Topology, Verdict
-from creativeflow.services.aigeneration.application.worker_reports import Kind
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import AckDecision, Broker, Delivery, Message, Topology
+from creativeflow.services.aigeneration.application.worker_reports import ReportKind
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.workers.results_consumer import ROUTES
@@ -65,21 +65,21 @@ class StandInWorker:
         await self._broker.close()
         await self._http.aclose()
 
-    async def _take(self, delivery: Delivery) -> Verdict:
+    async def _take(self, delivery: Delivery) -> AckDecision:
         """One job. Acknowledged when the work is done, however it ended: attempts are the service's business."""
         job = orjson.loads(delivery.body)
         behaviour = self._behaviour
         if behaviour == "mixed":
             behaviour = self._random.choice([b for b in BEHAVIOURS if b not in {"late", "never", "crashes"}])
         if behaviour == "crashes":
-            return Verdict.REQUEUE if delivery.headers.get("x-delivery-count", 0) < 100 else Verdict.ACK  # noqa: PLR2004
+            return AckDecision.REQUEUE if delivery.headers.get("x-delivery-count", 0) < 100 else AckDecision.ACK  # noqa: PLR2004
         if behaviour == "never":
-            return Verdict.ACK
-        if not await self._report(job, Kind.STARTED, {}):
-            return Verdict.ACK
+            return AckDecision.ACK
+        if not await self._report(job, ReportKind.STARTED, {}):
+            return AckDecision.ACK
         await asyncio.sleep(_LATE_SECONDS if behaviour == "late" else self._work_seconds)
         await _ANSWERS.get(behaviour, StandInWorker.answer_well)(self, job)
-        return Verdict.ACK
+        return AckDecision.ACK
 
     async def answer_well(self, job: dict[str, Any]) -> None:
         """The result that was asked for."""
@@ -93,7 +93,7 @@ class StandInWorker:
     async def answer_partially(self, job: dict[str, Any]) -> None:
         """Two of four samples; a final is whole or nothing."""
         kind, body = await self._result(job)
-        if kind is Kind.SAMPLES:
+        if kind is ReportKind.SAMPLES:
             body["samples"] = body["samples"][:2]
             body["failures"] = [{"index": index, "error_code": "provider_error"} for index in (2, 3)]
         await self._report(job, kind, body)
@@ -101,12 +101,12 @@ class StandInWorker:
     async def answer_out_of_order(self, job: dict[str, Any]) -> None:
         """The result first, then progress and started again."""
         await self.answer_well(job)
-        await self._report(job, Kind.PROGRESS, {"percent": 50})
-        await self._report(job, Kind.STARTED, {})
+        await self._report(job, ReportKind.PROGRESS, {"percent": 50})
+        await self._report(job, ReportKind.STARTED, {})
 
     async def answer_garbled(self, job: dict[str, Any]) -> None:
         """Something unreadable, then the right result."""
-        await self._send(Kind.SAMPLES, b'{"samples": [', job["callback_token"])
+        await self._send(ReportKind.SAMPLES, b'{"samples": [', job["callback_token"])
         await self.answer_well(job)
 
     async def answer_wrong_size(self, job: dict[str, Any]) -> None:
@@ -126,23 +126,23 @@ class StandInWorker:
     async def answer_failing(self, job: dict[str, Any]) -> None:
         """A passing provider error on the first attempt."""
         if job["attempt"] == 1:
-            await self._report(job, Kind.ERROR, {"error_code": "provider_error", "error_message": "stand-in"})
+            await self._report(job, ReportKind.ERROR, {"error_code": "provider_error", "error_message": "stand-in"})
         else:
             await self.answer_well(job)
 
     async def answer_rejecting(self, job: dict[str, Any]) -> None:
         """The prompt is refused."""
-        await self._report(job, Kind.ERROR, {"error_code": "prompt_rejected", "error_message": "stand-in"})
+        await self._report(job, ReportKind.ERROR, {"error_code": "prompt_rejected", "error_message": "stand-in"})
 
-    async def _result(self, job: dict[str, Any]) -> tuple[Kind, dict[str, Any]]:
+    async def _result(self, job: dict[str, Any]) -> tuple[ReportKind, dict[str, Any]]:
         used = {"ai_model_used": f"stand-in/{job['model']['name']}", "provider": "stand-in"}
         if job["job_type"] == "final_generation":
             index = (job["selected_sample"] or {}).get("index", 0)
             size = Size.parse(job["final_resolution"])
-            return Kind.FINAL, used | {"final_asset": await self._picture(job, size, index, job["file_format"])}
+            return ReportKind.FINAL, used | {"final_asset": await self._picture(job, size, index, job["file_format"])}
         size = Size.parse(job["sample_resolution"])
         samples = [await self._picture(job, size, index, "png") for index in range(job["sample_count"])]
-        return Kind.SAMPLES, used | {"samples": samples, "failures": []}
+        return ReportKind.SAMPLES, used | {"samples": samples, "failures": []}
 
     async def _picture(self, job: dict[str, Any], size: Size, index: int, file_format: str) -> dict[str, Any]:
         if not self._pictures:
@@ -164,14 +164,14 @@ class StandInWorker:
         answer.raise_for_status()
         return {**answer.json(), "index": index}
 
-    async def _report(self, job: dict[str, Any], kind: Kind, body: dict[str, Any]) -> bool:
+    async def _report(self, job: dict[str, Any], kind: ReportKind, body: dict[str, Any]) -> bool:
         """Send one report; False when the service says that the job is no longer wanted."""
         said = {"generation_request_id": job["generation_request_id"], "job_id": job["job_id"], **body}
         if self._over == "rabbitmq":
             said["callback_token"] = job["callback_token"]
         return await self._send(kind, orjson.dumps(said), job["callback_token"], job)
 
-    async def _send(self, kind: Kind, body: bytes, token: str, job: dict[str, Any] | None = None) -> bool:
+    async def _send(self, kind: ReportKind, body: bytes, token: str, job: dict[str, Any] | None = None) -> bool:
         if self._over == "rabbitmq":
             message = Message(
                 exchange=self._settings.rabbitmq_topic_exchange, routing_key=_KEYS[kind], body=body,

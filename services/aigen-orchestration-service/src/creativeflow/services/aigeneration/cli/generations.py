@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from creativeflow.clients.aigeneration import AsyncClient, Generation, NoAnswerError
-from creativeflow.services.aigeneration.cli.api_session import Calling
+from creativeflow.services.aigeneration.cli.api_session import ApiSession
 from creativeflow.services.aigeneration.cli.options import (
     HERE,
     Download,
@@ -49,7 +49,7 @@ def quote(
     token: Token = None, user: User = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Say what it would cost; nothing is started."""
-    calling = Calling(url=url, key=key, token=token, user=user, as_json=as_json)
+    calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def ask(client: AsyncClient) -> None:
         found = await client.quote(prompt, output_format, **_brief(size, style, tone, model))
@@ -77,7 +77,7 @@ def create(
     """Ask for a creative; its id stands on standard output. --wait, --select and --download go all the way."""
     if download is not None and number is None:
         raise typer.BadParameter("Only a final can be downloaded; say with --select which sample it is made of.")
-    calling = Calling(url=url, key=key, token=token, user=user, as_json=as_json)
+    calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
     brief = _brief(size, style, tone, model) | ({"quote_id": quote_id} if quote_id else {})
 
     async def ask(client: AsyncClient) -> None:
@@ -100,7 +100,7 @@ def watch(
     token: Token = None, user: User = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Watch it live until samples wait to be picked or the final is there; --json writes a line for every version."""
-    calling = Calling(url=url, key=key, token=token, user=user, as_json=as_json)
+    calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def look(client: AsyncClient) -> None:
         until = {COMPLETED} if download else {COMPLETED, SAMPLES_READY}
@@ -117,7 +117,7 @@ def show(
     generation: Id, url: Url = HERE, key: Key = None, token: Token = None, user: User = None, as_json: Json = False
 ) -> None:
     """How it stands, where its pictures are, what it costs, and what can be done."""
-    calling = Calling(url=url, key=key, token=token, user=user, as_json=as_json)
+    calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def look(client: AsyncClient) -> None:
         found = await client.get(str(generation))
@@ -138,7 +138,7 @@ def select(
     user: User = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Pick a sample and order the final."""
-    calling = Calling(url=url, key=key, token=token, user=user, as_json=as_json)
+    calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def pick(client: AsyncClient) -> None:
         shown = await client.get(str(generation))
@@ -155,7 +155,7 @@ def regenerate(
     key: Key = None, token: Token = None, user: User = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Ask for another round of samples, which costs what samples cost."""
-    calling = Calling(url=url, key=key, token=token, user=user, as_json=as_json)
+    calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def ask(client: AsyncClient) -> None:
         found = await client.regenerate(str(generation), updated_prompt=words)
@@ -172,7 +172,7 @@ def retry(
     key: Key = None, token: Token = None, user: User = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Ask again for one that has ended without its picture: a new one, whose id stands on standard output."""
-    calling = Calling(url=url, key=key, token=token, user=user, as_json=as_json)
+    calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def ask(client: AsyncClient) -> None:
         found = await client.retry(str(generation), updated_prompt=words)
@@ -190,7 +190,7 @@ def cancel(
     generation: Id, url: Url = HERE, key: Key = None, token: Token = None, user: User = None, as_json: Json = False
 ) -> None:
     """End it early; what is only held is given back. On one that has ended nothing happens."""
-    calling = Calling(url=url, key=key, token=token, user=user, as_json=as_json)
+    calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def end(client: AsyncClient) -> None:
         _conclude(calling, await client.cancel(str(generation)))
@@ -234,7 +234,13 @@ async def _pick(
 
 
 async def _finish(
-    calling: Calling, client: AsyncClient, found: Generation, *, wait: bool, download: Path | None, wait_seconds: float
+    calling: ApiSession,
+    client: AsyncClient,
+    found: Generation,
+    *,
+    wait: bool,
+    download: Path | None,
+    wait_seconds: float,
 ) -> Generation:
     if wait or download is not None:
         found = await calling.follow(client, found.id, {COMPLETED}, wait_seconds)
@@ -242,7 +248,7 @@ async def _finish(
     return found
 
 
-def _conclude(calling: Calling, found: Generation) -> None:
+def _conclude(calling: ApiSession, found: Generation) -> None:
     """The last words: the whole of it for a program, how it stands and what comes next for a person."""
     if calling.as_json:
         calling.write(found.raw)

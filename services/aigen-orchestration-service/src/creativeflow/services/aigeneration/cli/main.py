@@ -22,9 +22,9 @@ from creativeflow.services.aigeneration import __version__
 from creativeflow.services.aigeneration.adapters.model_routing_file import RoutingFileError, RoutingSource
 from creativeflow.services.aigeneration.api.http_protocol import BoundedHttpProtocol
 from creativeflow.services.aigeneration.app import create_app, start_service
-from creativeflow.services.aigeneration.application.reconciliation import Report
+from creativeflow.services.aigeneration.application.reconciliation import ReconciliationReport
 from creativeflow.services.aigeneration.application.usage_export import UsageFormat, export, month_of
-from creativeflow.services.aigeneration.bootstrap.container import Service, database_url
+from creativeflow.services.aigeneration.bootstrap.container import Container, database_url
 from creativeflow.services.aigeneration.cli import generations
 from creativeflow.services.aigeneration.cli.demo import run_demo
 from creativeflow.services.aigeneration.cli.doctor import examine
@@ -36,8 +36,8 @@ from creativeflow.services.aigeneration.domain.pricing import PLANS, Subscriptio
 from creativeflow.services.aigeneration.kit import clock
 from creativeflow.services.aigeneration.kit.logging import configure_logging
 from creativeflow.services.aigeneration.settings import ROLES, Settings
-from creativeflow.services.aigeneration.storage.account_flags import Flags
-from creativeflow.services.aigeneration.storage.accounting import Books, UsageFilter
+from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
+from creativeflow.services.aigeneration.storage.accounting import Accounting, UsageFilter
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.migrations import head, migrate
@@ -204,17 +204,17 @@ def show_request(request_id: Annotated[UUID, typer.Argument(help="The request's 
 
 
 @outbox_app.command("list")
-def list_debts(
+def list_messages(
     every: Annotated[bool, typer.Option("--all", help="Also those that are only waiting.")] = False, limit: Limit = 50
 ) -> None:
-    """Parked debts with their reason."""
+    """Parked messages with their reason."""
 
     async def show(database: Database) -> None:
         table = Table("id", "topic", "request", "attempts", "parked because", "last error")
-        for debt in await Outbox(database).list_open(parked_only=not every, most=limit):
+        for message in await Outbox(database).list_open(parked_only=not every, most=limit):
             table.add_row(
-                str(debt["id"]), debt["topic"], str(debt["request_id"] or ""), str(debt["attempts"]),
-                debt["parked_reason"] or "", debt["last_error"] or "",
+                str(message["id"]), message["topic"], str(message["request_id"] or ""), str(message["attempts"]),
+                message["parked_reason"] or "", message["last_error"] or "",
             )  # fmt: skip
         out.print(table)
 
@@ -222,16 +222,16 @@ def list_debts(
 
 
 @outbox_app.command("replay")
-def replay_debt(debt_id: int) -> None:
-    """Make a parked debt due again; the running service pays it."""
-    _resolve_debt(debt_id, Outbox.replay, "It is due again.")
+def replay_message(message_id: int) -> None:
+    """Make a parked message due again; the running service pays it."""
+    _resolve_message(message_id, Outbox.replay, "It is due again.")
 
 
 @outbox_app.command("drop")
-def drop_debt(debt_id: int) -> None:
-    """Give a parked debt up for good."""
+def drop_message(message_id: int) -> None:
+    """Give a parked message up for good."""
     typer.confirm("It will never be paid. Drop it?", abort=True)
-    _resolve_debt(debt_id, Outbox.drop, "It is gone.")
+    _resolve_message(message_id, Outbox.drop, "It is gone.")
 
 
 @credits_app.command("grant")
@@ -263,10 +263,10 @@ def show_credits(user: Annotated[str, typer.Argument(help="The user's id.")]) ->
     """Plan, balance and movements of a user of the local ledger."""
 
     async def show(database: Database) -> None:
-        account, books = await Ledger(database).account(user), Books(database)
+        account, books = await Ledger(database).account(user), Accounting(database)
         held = credits_text(await books.held(user))
         out.print(f"{account.plan} plan ({account.status}), {credits_text(account.balance)} credits, {held} held")
-        for flag in await Flags(database).open_flags(100, user):
+        for flag in await AccountFlags(database).open_flags(100, user):
             out.print(f"[bold]restricted[/] since {flag['raised_at']:%Y-%m-%d %H:%M}: {flag['reason']}")
         table = Table("at", "kind", "amount", Column("operation", overflow="fold"), "reason")
         for entry in await books.movements(user):
@@ -286,9 +286,9 @@ def reconcile(
 ) -> None:
     """Compare our holds, the free count and the credit service, and print every difference (then it ends with 1)."""
 
-    async def compare() -> Report:
+    async def compare() -> ReconciliationReport:
         await migrate(url)
-        service = Service(settings, database_url=url)
+        service = Container(settings, database_url=url)
         try:
             return await service.reconciliation.run(
                 clock.now() - timedelta(hours=hours), apply=apply, by="command line"
@@ -329,7 +329,7 @@ def export_usage(
 
     async def write(database: Database) -> None:
         wanted = UsageFilter(since=since, until=until, user_id=user, project_id=project)
-        async for line in export(Books(database).usage(wanted), as_):
+        async for line in export(Accounting(database).usage(wanted), as_):
             sys.stdout.write(line)
 
     _with_database(write)
@@ -378,10 +378,10 @@ def _routing() -> Routing:
         _fail(str(error))
 
 
-def _resolve_debt(debt_id: int, how: Callable[..., Awaitable[bool]], done: str) -> None:
+def _resolve_message(message_id: int, how: Callable[..., Awaitable[bool]], done: str) -> None:
     async def resolve(database: Database) -> None:
-        if not await how(Outbox(database), debt_id, by="command line", now=clock.now()):
-            _fail("There is no parked debt with this id.")
+        if not await how(Outbox(database), message_id, by="command line", now=clock.now()):
+            _fail("There is no parked message with this id.")
         out.print(done)
 
     _with_database(resolve)

@@ -143,20 +143,20 @@ class ForbiddenError(AigenError):
     sentence = "This caller may not do that. Use an account with the role {role}."
 
 
-class UnknownHostError(AigenError):
+class HostNotAllowedError(AigenError):
     """An open service was called by a name that is not its own: a foreign page may have made that name lead here."""
 
     status = 403
-    code = "unknown_host"
+    code = "host_not_allowed"
     title = "Not under this name"
     sentence = "Without keys this service answers to its machine's name alone. Use localhost, or set AIGEN_PUBLIC_URL."
 
 
-class FormRefusedError(AigenError):
+class CsrfError(AigenError):
     """A form that changes something did not come from a page of ours in this session."""
 
     status = 403
-    code = "form_refused"
+    code = "csrf_failed"
     title = "This form cannot be taken"
     sentence = "It did not come from a page of this session, or that page is too old. Start again from the page."
 
@@ -243,17 +243,17 @@ class QuoteExpiredError(AigenError):
     sentence = "The quote has expired or the price has changed since. Nothing was charged. Get a new quote."
 
 
-class ActionNotPossibleError(AigenError):
+class InvalidStateError(AigenError):
     """The request is not in a state in which this can be done."""
 
     status = 409
-    code = "action_not_possible"
+    code = "invalid_state"
     title = "Not possible now"
     sentence = "The request is {state}; that cannot be done now. `actions` of the request lists what can."
 
 
-class ImpossibleMoveError(ActionNotPossibleError):
-    """An event met a state for which MOVES has no line."""
+class IllegalTransitionError(InvalidStateError):
+    """An event met a state for which TRANSITIONS has no line."""
 
     sentence = "The request is {state}; {event} cannot happen now. `actions` of the request lists what can."
 
@@ -334,31 +334,31 @@ class IdempotencyKeyReusedError(AigenError):
     sentence = "This Idempotency-Key was used with another body. Use a new key for a new action."
 
 
-class WebhookTargetExistsError(AigenError):
-    """An address is registered once for each caller, so a registration that is repeated makes no second target."""
+class WebhookEndpointExistsError(AigenError):
+    """An address is registered once for each caller, so a registration that is repeated makes no second endpoint."""
 
     status = 409
-    code = "webhook_target_exists"
+    code = "webhook_endpoint_exists"
     title = "This address is registered already"
-    sentence = "This address is your target {target_id}. Use that one; if its secret is lost, rotate it."
+    sentence = "This address is your endpoint {endpoint_id}. Use that one; if its secret is lost, rotate it."
 
 
-class TooManyWebhookTargetsError(AigenError):
-    """The number of targets of each caller is bounded."""
-
-    status = 409
-    code = "too_many_webhook_targets"
-    title = "No more webhook targets"
-    sentence = "A caller can have {limit} webhook targets. Use one of them for more than one purpose, or delete one."
-
-
-class WebhookTargetDisabledError(AigenError):
-    """Nothing is sent to a disabled target."""
+class TooManyWebhookEndpointsError(AigenError):
+    """The number of endpoints of each caller is bounded."""
 
     status = 409
-    code = "webhook_target_disabled"
-    title = "The webhook target is disabled"
-    sentence = "Nothing is sent to this target while it is disabled. Check why, enable it and try again."
+    code = "too_many_webhook_endpoints"
+    title = "No more webhook endpoints"
+    sentence = "A caller can have {limit} webhook endpoints. Use one of them for more than one purpose, or delete one."
+
+
+class WebhookEndpointDisabledError(AigenError):
+    """Nothing is sent to a disabled endpoint."""
+
+    status = 409
+    code = "webhook_endpoint_disabled"
+    title = "The webhook endpoint is disabled"
+    sentence = "Nothing is sent to this endpoint while it is disabled. Check why, enable it and try again."
 
 
 class RateLimitedError(AigenError):

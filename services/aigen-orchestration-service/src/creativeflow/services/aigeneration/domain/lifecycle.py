@@ -1,4 +1,4 @@
-"""The state machine: MOVES says for every state and event where a request goes and what that sets off.
+"""The state machine: TRANSITIONS says for every state and event where a request goes and what that sets off.
 
 Policy is read off a line here and nowhere else. The diagram in docs/lifecycle.md and the actions which the API
 offers are made from this table; the constraints of the database are compared with it by a test.
@@ -7,7 +7,7 @@ offers are made from this table; the constraints of the database are compared wi
 from dataclasses import dataclass
 from enum import StrEnum
 
-from creativeflow.services.aigeneration.domain.errors import ImpossibleMoveError
+from creativeflow.services.aigeneration.domain.errors import IllegalTransitionError
 
 
 class State(StrEnum):
@@ -79,7 +79,7 @@ class Effect(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Transition:
     """One line of the table: the state that follows, what that sets off, and the sentence for the docs."""
 
     to: State
@@ -89,50 +89,56 @@ class Move:
 
 _S, _E, _F = State, Event, Effect
 
-_CANCEL = Move(
+_CANCEL = Transition(
     _S.CANCELLED,
     (_F.RELEASE, _F.ANNOUNCE_CANCELLATION),
     "The user no longer wants it; what is held is given back.",
 )
-_EXHAUST = Move(
+_EXHAUST = Transition(
     _S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "No attempt is left; a failure on our side costs nothing."
 )
-_AGAIN = Move(_S.PENDING, (_F.REQUEUE_JOB,), "The attempt failed for a passing reason; the same hold pays the next.")
-_REFUSE_INPUT = Move(
+_AGAIN = Transition(
+    _S.PENDING, (_F.REQUEUE_JOB,), "The attempt failed for a passing reason; the same hold pays the next."
+)
+_REFUSE_INPUT = Transition(
     _S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "The provider cannot use the input; nothing was delivered."
 )
-_REJECT = Move(
+_REJECT = Transition(
     _S.CONTENT_REJECTED,
     (_F.SETTLE_REJECTED, _F.ANNOUNCE_FAILURE),
     "The provider refuses the prompt; a sample set is charged unless a setting says otherwise.",
 )
-_SHOW = Move(_S.AWAITING_SELECTION, (_F.CAPTURE, _F.ANNOUNCE_SAMPLES), "At least one good sample came.")
-_FINISH = Move(_S.COMPLETED, (_F.CAPTURE, _F.ANNOUNCE_FINAL), "The final came in the size and format asked for.")
-_FAIL = Move(_S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "An operator ended it; what is held is given back.")
-_WAITED = Move(_S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "It waited too long for its turn; nothing is charged.")
-_SAMPLES_BEGUN = Move(_S.PROCESSING_SAMPLES, (), "A worker reports that it has begun, before or after the confirm.")
-_FINAL_BEGUN = Move(_S.PROCESSING_FINAL, (), "A worker reports that it has begun, before or after the confirm.")
+_SHOW = Transition(_S.AWAITING_SELECTION, (_F.CAPTURE, _F.ANNOUNCE_SAMPLES), "At least one good sample came.")
+_FINISH = Transition(_S.COMPLETED, (_F.CAPTURE, _F.ANNOUNCE_FINAL), "The final came in the size and format asked for.")
+_FAIL = Transition(_S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "An operator ended it; what is held is given back.")
+_WAITED = Transition(
+    _S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "It waited too long for its turn; nothing is charged."
+)
+_SAMPLES_BEGUN = Transition(
+    _S.PROCESSING_SAMPLES, (), "A worker reports that it has begun, before or after the confirm."
+)
+_FINAL_BEGUN = Transition(_S.PROCESSING_FINAL, (), "A worker reports that it has begun, before or after the confirm.")
 
-MOVES: dict[tuple[State, Event], Move] = {
+TRANSITIONS: dict[tuple[State, Event], Transition] = {
     # A person looks at the prompt, or the hold for the first samples is being placed.
-    (_S.VALIDATING_CREDITS, _E.REVIEW_PASSED): Move(
+    (_S.VALIDATING_CREDITS, _E.REVIEW_PASSED): Transition(
         _S.PENDING, (_F.QUEUE_JOB,), "A person accepts the prompt, and nothing is to be held."
     ),
-    (_S.VALIDATING_CREDITS, _E.REVIEW_REJECTED): Move(
+    (_S.VALIDATING_CREDITS, _E.REVIEW_REJECTED): Transition(
         _S.CONTENT_REJECTED, (_F.ANNOUNCE_FAILURE,), "A person does not accept the prompt; nothing was charged."
     ),
-    (_S.VALIDATING_CREDITS, _E.CREDITS_ASKED): Move(
+    (_S.VALIDATING_CREDITS, _E.CREDITS_ASKED): Transition(
         _S.VALIDATING_CREDITS, (), "A person accepts the prompt; the credit service is being asked."
     ),
-    (_S.VALIDATING_CREDITS, _E.CREDITS_HELD): Move(_S.PENDING, (_F.QUEUE_JOB,), "The credits are held."),
-    (_S.VALIDATING_CREDITS, _E.CREDITS_REFUSED): Move(
+    (_S.VALIDATING_CREDITS, _E.CREDITS_HELD): Transition(_S.PENDING, (_F.QUEUE_JOB,), "The credits are held."),
+    (_S.VALIDATING_CREDITS, _E.CREDITS_REFUSED): Transition(
         _S.FAILED, (_F.ANNOUNCE_FAILURE,), "The credit service says no; there is nothing to give back."
     ),
     (_S.VALIDATING_CREDITS, _E.CANCEL_REQUESTED): _CANCEL,
     (_S.VALIDATING_CREDITS, _E.DEADLINE_PASSED): _WAITED,
     (_S.VALIDATING_CREDITS, _E.OPERATOR_FAILED): _FAIL,
     # The job waits for its turn. Results are legal: the lease of a job that did reach a worker may have expired.
-    (_S.PENDING, _E.JOB_LEASED): Move(_S.PUBLISHING_TO_QUEUE, (), "A dispatcher took the job."),
+    (_S.PENDING, _E.JOB_LEASED): Transition(_S.PUBLISHING_TO_QUEUE, (), "A dispatcher took the job."),
     (_S.PENDING, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
     (_S.PENDING, _E.FINAL_STARTED): _FINAL_BEGUN,
     (_S.PENDING, _E.SAMPLES_DELIVERED): _SHOW,
@@ -145,13 +151,13 @@ MOVES: dict[tuple[State, Event], Move] = {
     (_S.PENDING, _E.DEADLINE_PASSED): _WAITED,
     (_S.PENDING, _E.OPERATOR_FAILED): _FAIL,
     # The job is on its way to the broker. The worker may be faster than the broker's confirm.
-    (_S.PUBLISHING_TO_QUEUE, _E.SAMPLES_JOB_CONFIRMED): Move(
+    (_S.PUBLISHING_TO_QUEUE, _E.SAMPLES_JOB_CONFIRMED): Transition(
         _S.PROCESSING_SAMPLES, (), "The broker has stored the samples job."
     ),
-    (_S.PUBLISHING_TO_QUEUE, _E.FINAL_JOB_CONFIRMED): Move(
+    (_S.PUBLISHING_TO_QUEUE, _E.FINAL_JOB_CONFIRMED): Transition(
         _S.PROCESSING_FINAL, (), "The broker has stored the final job."
     ),
-    (_S.PUBLISHING_TO_QUEUE, _E.JOB_RETURNED): Move(
+    (_S.PUBLISHING_TO_QUEUE, _E.JOB_RETURNED): Transition(
         _S.PENDING, (), "The broker did not take it, or nobody knows: the same job is published again."
     ),
     (_S.PUBLISHING_TO_QUEUE, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
@@ -167,7 +173,9 @@ MOVES: dict[tuple[State, Event], Move] = {
     (_S.PUBLISHING_TO_QUEUE, _E.OPERATOR_FAILED): _FAIL,
     # A worker makes samples.
     (_S.PROCESSING_SAMPLES, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
-    (_S.PROCESSING_SAMPLES, _E.PROGRESS_REPORTED): Move(_S.PROCESSING_SAMPLES, (), "The worker says how far it is."),
+    (_S.PROCESSING_SAMPLES, _E.PROGRESS_REPORTED): Transition(
+        _S.PROCESSING_SAMPLES, (), "The worker says how far it is."
+    ),
     (_S.PROCESSING_SAMPLES, _E.SAMPLES_DELIVERED): _SHOW,
     (_S.PROCESSING_SAMPLES, _E.ATTEMPT_FAILED): _AGAIN,
     (_S.PROCESSING_SAMPLES, _E.ATTEMPTS_EXHAUSTED): _EXHAUST,
@@ -176,33 +184,33 @@ MOVES: dict[tuple[State, Event], Move] = {
     (_S.PROCESSING_SAMPLES, _E.CANCEL_REQUESTED): _CANCEL,
     (_S.PROCESSING_SAMPLES, _E.OPERATOR_FAILED): _FAIL,
     # The user looks at the samples. While a hold for the next step is being placed the state stays.
-    (_S.AWAITING_SELECTION, _E.CREDITS_ASKED): Move(
+    (_S.AWAITING_SELECTION, _E.CREDITS_ASKED): Transition(
         _S.AWAITING_SELECTION, (), "The next step costs credits; the credit service is being asked."
     ),
-    (_S.AWAITING_SELECTION, _E.CREDITS_REFUSED): Move(
+    (_S.AWAITING_SELECTION, _E.CREDITS_REFUSED): Transition(
         _S.AWAITING_SELECTION,
         (),
         "The credit service says no; the samples stay and the user may choose again.",
     ),
-    (_S.AWAITING_SELECTION, _E.SAMPLE_SELECTED): Move(
+    (_S.AWAITING_SELECTION, _E.SAMPLE_SELECTED): Transition(
         _S.PENDING, (_F.QUEUE_JOB,), "One sample is chosen and paid for, if it costs anything."
     ),
-    (_S.AWAITING_SELECTION, _E.REGENERATION_REQUESTED): Move(
+    (_S.AWAITING_SELECTION, _E.REGENERATION_REQUESTED): Transition(
         _S.PENDING, (_F.QUEUE_JOB,), "Another round of samples is wanted, at the price of a sample set."
     ),
     (_S.AWAITING_SELECTION, _E.CANCEL_REQUESTED): _CANCEL,
-    (_S.AWAITING_SELECTION, _E.EXPIRY_NEARED): Move(
+    (_S.AWAITING_SELECTION, _E.EXPIRY_NEARED): Transition(
         _S.AWAITING_SELECTION,
         (_F.ANNOUNCE_EXPIRING,),
         "The samples will soon expire; the user is reminded once.",
     ),
-    (_S.AWAITING_SELECTION, _E.DEADLINE_PASSED): Move(
+    (_S.AWAITING_SELECTION, _E.DEADLINE_PASSED): Transition(
         _S.EXPIRED, (_F.RELEASE, _F.ANNOUNCE_EXPIRY), "Nobody chose in time; delivered samples stay charged."
     ),
     (_S.AWAITING_SELECTION, _E.OPERATOR_FAILED): _FAIL,
     # A worker makes the final.
     (_S.PROCESSING_FINAL, _E.FINAL_STARTED): _FINAL_BEGUN,
-    (_S.PROCESSING_FINAL, _E.PROGRESS_REPORTED): Move(_S.PROCESSING_FINAL, (), "The worker says how far it is."),
+    (_S.PROCESSING_FINAL, _E.PROGRESS_REPORTED): Transition(_S.PROCESSING_FINAL, (), "The worker says how far it is."),
     (_S.PROCESSING_FINAL, _E.FINAL_DELIVERED): _FINISH,
     (_S.PROCESSING_FINAL, _E.ATTEMPT_FAILED): _AGAIN,
     (_S.PROCESSING_FINAL, _E.ATTEMPTS_EXHAUSTED): _EXHAUST,
@@ -212,7 +220,7 @@ MOVES: dict[tuple[State, Event], Move] = {
     (_S.PROCESSING_FINAL, _E.OPERATOR_FAILED): _FAIL,
 }
 
-LIVE = frozenset(state for state, _ in MOVES)
+LIVE = frozenset(state for state, _ in TRANSITIONS)
 TERMINAL = frozenset(State) - LIVE
 WITH_JOB = frozenset({_S.PENDING, _S.PUBLISHING_TO_QUEUE, _S.PROCESSING_SAMPLES, _S.PROCESSING_FINAL})
 """States in which a job exists and is not finished."""
@@ -241,19 +249,19 @@ USER_ACTIONS: dict[str, Event] = {
 """The path segment of each call a user can make on a live request, and the event it causes."""
 
 
-def follow(state: State, event: Event) -> Move:
+def transition_for(state: State, event: Event) -> Transition:
     """The move which `event` causes in `state`.
 
     Raises:
-        ImpossibleMoveError: the event cannot happen in that state; every event on a terminal state.
+        IllegalTransitionError: the event cannot happen in that state; every event on a terminal state.
     """
     try:
-        return MOVES[state, event]
+        return TRANSITIONS[state, event]
     except KeyError:
-        raise ImpossibleMoveError(state=state, event=event) from None
+        raise IllegalTransitionError(state=state, event=event) from None
 
 
-def actions(state: State) -> list[str]:
+def allowed_actions(state: State) -> list[str]:
     """What a user may do now, as the path segments of the API."""
-    live = [name for name, event in USER_ACTIONS.items() if (state, event) in MOVES]
+    live = [name for name, event in USER_ACTIONS.items() if (state, event) in TRANSITIONS]
     return live or (["retry"] if state is not State.COMPLETED else [])

@@ -83,7 +83,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ModelChoice:
     """The model of a stage and the reason for it, as the timeline shows it; `passed` are the rules that did not fit."""
 
     model: Model
@@ -109,23 +109,23 @@ class Routing:
         if wrong:
             raise ValueError("; ".join(wrong))
 
-    def choose(self, asked: Asked) -> Choice:
+    def choose(self, asked: Asked) -> ModelChoice:
         """The model for one stage of one request; the same question always has the same answer.
 
         Raises:
             InvalidRequestError: no such model, or not one for this stage and plan.
         """
         if asked.named is not None and asked.strategy is None:
-            return Choice(model=self._named(asked.named, asked), reason="named")
+            return ModelChoice(model=self._named(asked.named, asked), reason="named")
         passed: list[str] = []
         for rule in self.rules:
             if (why := _unfit(rule, asked)) is None and (use := self._usable(rule, asked)):
                 model = self.models[_pick(rule.name, asked.user_id, use)]
-                return Choice(model=model, reason=f"rule {rule.name}", passed=tuple(passed))
+                return ModelChoice(model=model, reason=f"rule {rule.name}", passed=tuple(passed))
             passed.append(f"{rule.name}: {why or 'none of its models can be used here'}")
         if asked.strategy is not None:
-            return Choice(model=self._best(asked.strategy, asked), reason=asked.strategy, passed=tuple(passed))
-        return Choice(model=self.models[self.default], reason="default", passed=tuple(passed))
+            return ModelChoice(model=self._best(asked.strategy, asked), reason=asked.strategy, passed=tuple(passed))
+        return ModelChoice(model=self.models[self.default], reason="default", passed=tuple(passed))
 
     def attempt(self, chosen: str | None, *, attempt: int, max_attempts: int) -> Model:
         """The model of one attempt: the last attempts go down the chain of fallbacks, the very last to its end."""

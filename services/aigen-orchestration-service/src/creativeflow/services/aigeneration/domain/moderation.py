@@ -16,7 +16,7 @@ NEAR_WORDS = 8
 """How many words may stand between the words of a combination."""
 
 
-class Outcome(StrEnum):
+class ModerationOutcome(StrEnum):
     """What is to happen with a prompt."""
 
     ALLOW = "allow"
@@ -25,24 +25,24 @@ class Outcome(StrEnum):
     REJECT = "reject"
 
 
-_SEVERITY = {Outcome.ALLOW: 0, Outcome.REVIEW: 1, Outcome.REJECT: 2}
+_SEVERITY = {ModerationOutcome.ALLOW: 0, ModerationOutcome.REVIEW: 1, ModerationOutcome.REJECT: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ModerationResult:
     """What a check says, and of which category; `severe` counts towards the account's restriction."""
 
-    outcome: Outcome
+    outcome: ModerationOutcome
     category: str | None = None
     severe: bool = False
 
     @classmethod
-    def worst(cls, verdicts: Iterable["Verdict"]) -> "Verdict":
+    def worst(cls, verdicts: Iterable["ModerationResult"]) -> "ModerationResult":
         """The strictest of several."""
         return max(verdicts, key=lambda verdict: (_SEVERITY[verdict.outcome], verdict.severe), default=ALLOWED)
 
 
-ALLOWED = Verdict(outcome=Outcome.ALLOW)
+ALLOWED = ModerationResult(outcome=ModerationOutcome.ALLOW)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class SafetyRule:
     """
 
     category: str
-    outcome: Outcome
+    outcome: ModerationOutcome
     severe: bool = False
     languages: frozenset[str] = frozenset()
     words: tuple[str, ...] = ()
@@ -68,18 +68,18 @@ class WordLists:
         every = [word for rule in rules for word in (*rule.words, *(rule.near[0] if rule.near else ()))]
         self._any = _any_of(every)
 
-    def check(self, texts: Iterable[str], language: str | None) -> Verdict:
+    def check(self, texts: Iterable[str], language: str | None) -> ModerationResult:
         """The strictest verdict of all rules on all texts; `language` is the request's, None if it is not known."""
         found = []
         for text in texts:
             for folded in fold(text):
                 if self._any and self._any.search(folded):
                     found += [
-                        Verdict(outcome=rule.outcome, category=rule.category, severe=rule.severe)
+                        ModerationResult(outcome=rule.outcome, category=rule.category, severe=rule.severe)
                         for rule, words, near in self._rules
                         if _counts(rule, language) and (_occurs(words, folded) or _occur_near(near, folded))
                     ]
-        return Verdict.worst(found)
+        return ModerationResult.worst(found)
 
 
 def fold(text: str) -> list[str]:

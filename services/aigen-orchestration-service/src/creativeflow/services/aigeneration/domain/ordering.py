@@ -8,13 +8,13 @@ from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.errors import (
     ActionInProgressError,
-    ImpossibleMoveError,
+    IllegalTransitionError,
     PlanRequiredError,
     QuoteExpiredError,
 )
 from creativeflow.services.aigeneration.domain.formats import SIDE_MAX, Size, final_size
 from creativeflow.services.aigeneration.domain.lifecycle import Event, Stage, State
-from creativeflow.services.aigeneration.domain.model_routing import Choice, Model
+from creativeflow.services.aigeneration.domain.model_routing import Model, ModelChoice
 from creativeflow.services.aigeneration.domain.pricing import (
     PLANS,
     PRO,
@@ -28,7 +28,14 @@ from creativeflow.services.aigeneration.domain.pricing import (
     price_final,
     price_samples,
 )
-from creativeflow.services.aigeneration.domain.request import Brief, Hold, HoldState, Request, Route, dimensions_of
+from creativeflow.services.aigeneration.domain.request import (
+    Brief,
+    GenerationRequest,
+    Hold,
+    HoldState,
+    Route,
+    dimensions_of,
+)
 
 
 def check_plan(plan: Plan, brief: Brief, prices: Prices, model: Model) -> None:
@@ -56,7 +63,7 @@ def check_model(plan: Plan, model: Model) -> None:
         raise PlanRequiredError(feature=feature, plan="Pro" if PRO.title in having else having[0])
 
 
-def routed(choice: Choice) -> Route:
+def to_route(choice: ModelChoice) -> Route:
     """A choice as the request keeps it."""
     return Route(
         chosen=choice.model.name, reason=choice.reason, provider=choice.model.provider,
@@ -64,29 +71,29 @@ def routed(choice: Choice) -> Route:
     )  # fmt: skip
 
 
-def provided(route: Route | None, model: Model) -> Route:
+def route_for_attempt(route: Route | None, model: Model) -> Route:
     """The route of an attempt; the same one where its model is the one that was chosen."""
     if route is None:
-        return routed(Choice(model=model, reason="named before"))
+        return to_route(ModelChoice(model=model, reason="named before"))
     if route["provider"] == model.provider and route["strategy"] == model.strategy.value:
         return route
     return {**route, "provider": model.provider, "strategy": model.strategy.value}
 
 
-def check_choosing(request: Request, event: Event) -> None:
+def check_selectable(request: GenerationRequest, event: Event) -> None:
     """Whether the user may choose now.
 
     Raises:
         ActionInProgressError: an earlier choice waits for the credit service.
-        ImpossibleMoveError: there is nothing to choose from.
+        IllegalTransitionError: there is nothing to choose from.
     """
     if request.placing is not None and not request.terminal:
         raise ActionInProgressError
     if request.state is not State.AWAITING_SELECTION:
-        raise ImpossibleMoveError(state=request.state, event=event)
+        raise IllegalTransitionError(state=request.state, event=event)
 
 
-def quote(
+def build_quote(
     plan: Plan, brief: Brief, prices: Prices, models: Mapping[Stage, Model], *, balance: int | None
 ) -> dict[str, Any]:
     """Every price of a brief: the total is one set of samples and the final in the format's own size."""
@@ -115,7 +122,7 @@ def quote(
     }
 
 
-def terms_of(plan: Plan, prices: Prices, models: Mapping[Stage, Model]) -> dict[str, str | None]:
+def quote_terms(plan: Plan, prices: Prices, models: Mapping[Stage, Model]) -> dict[str, str | None]:
     """What a quote binds: the price of a set of samples, of a standard and of a high-resolution final.
 
     None where the plan does not include it at all.
@@ -129,7 +136,7 @@ def terms_of(plan: Plan, prices: Prices, models: Mapping[Stage, Model]) -> dict[
     }
 
 
-def check_quoted(quoted: Mapping[str, str | None] | None, charge: Charge) -> None:
+def check_quote(quoted: Mapping[str, str | None] | None, charge: Charge) -> None:
     """Whether an action costs what its quote says, and is paid by the same; without a quote it costs what it costs.
 
     Raises:
@@ -167,12 +174,12 @@ def hold_for(
     )  # fmt: skip
 
 
-def held(hold: Hold) -> Hold:
+def as_held(hold: Hold) -> Hold:
     """The hold as it stands where the change that begins it takes its credits."""
     return replace(hold, state=HoldState.HELD)
 
 
-def ordered(request: Request, event: Event, fields: Mapping[str, Any]) -> dict[str, Any]:
+def order_fields(request: GenerationRequest, event: Event, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The request's fields once an order stands: which stage and round the next job is for."""
     if event is Event.SAMPLE_SELECTED:
         return {
@@ -193,12 +200,12 @@ def ordered(request: Request, event: Event, fields: Mapping[str, Any]) -> dict[s
     }
 
 
-def shown(fields: Mapping[str, Any]) -> dict[str, Any]:
+def timeline_data(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What of an order may stand in the timeline: never the words of the prompt."""
     return {name: value for name, value in fields.items() if name != "brief"}
 
 
-def repeats(request: Request, sample_id: str, resolution: str | None, file_format: str | None) -> bool:
+def is_repeat(request: GenerationRequest, sample_id: str, resolution: str | None, file_format: str | None) -> bool:
     """Whether a selection is the one that was made before; what it leaves out it does not contradict."""
     made = request.pending_action["fields"] if request.pending_action else {}
     size = made.get("final_resolution") or str(request.final_size)
@@ -209,7 +216,7 @@ def repeats(request: Request, sample_id: str, resolution: str | None, file_forma
     )
 
 
-def waits_for(request: Request, hold: Hold) -> bool:
+def is_waiting_for(request: GenerationRequest, hold: Hold) -> bool:
     """Whether the request still stands where this hold was asked for."""
     if request.placing is None or request.placing.key != hold.key:
         return False

@@ -32,7 +32,7 @@ class Policy:
     publish_events: bool = False
     """Whether lifecycle events go to the broker; there is none with the local engine."""
     webhooks: bool = False
-    """Whether callers may have webhook targets; else nothing is prepared for them."""
+    """Whether callers may have webhook endpoints; else nothing is prepared for them."""
 
     def work(self, stage: Stage) -> timedelta:
         """How long a worker has for a job of this stage."""

@@ -44,20 +44,20 @@ class Compensation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HoldComparison:
     """A difference, and what mends it; without a compensation a person decides."""
 
     difference: Difference
     compensation: Compensation | None = None
 
 
-_NOT_CHARGED = Verdict(Difference.NOT_CHARGED)
-_CHARGED_WRONGLY = Verdict(Difference.CHARGED_WRONGLY)
-_VANISHED = Verdict(Difference.HOLD_VANISHED)
-_RELEASE = Verdict(Difference.RELEASE_MISSING, Compensation.RELEASE)
+_NOT_CHARGED = HoldComparison(Difference.NOT_CHARGED)
+_CHARGED_WRONGLY = HoldComparison(Difference.CHARGED_WRONGLY)
+_VANISHED = HoldComparison(Difference.HOLD_VANISHED)
+_RELEASE = HoldComparison(Difference.RELEASE_MISSING, Compensation.RELEASE)
 _OURS, _THEIRS = HoldState, HoldStatus
 
-VERDICTS: Mapping[tuple[HoldState, HoldStatus], Verdict | None] = MappingProxyType(
+VERDICTS: Mapping[tuple[HoldState, HoldStatus], HoldComparison | None] = MappingProxyType(
     {
         (_OURS.PLACING, _THEIRS.ABSENT): None,
         (_OURS.PLACING, _THEIRS.HELD): None,
@@ -68,7 +68,7 @@ VERDICTS: Mapping[tuple[HoldState, HoldStatus], Verdict | None] = MappingProxyTy
         (_OURS.HELD, _THEIRS.CAPTURED): _CHARGED_WRONGLY,
         (_OURS.HELD, _THEIRS.RELEASED): _VANISHED,
         (_OURS.CAPTURED, _THEIRS.ABSENT): _NOT_CHARGED,
-        (_OURS.CAPTURED, _THEIRS.HELD): Verdict(Difference.CAPTURE_MISSING, Compensation.CAPTURE),
+        (_OURS.CAPTURED, _THEIRS.HELD): HoldComparison(Difference.CAPTURE_MISSING, Compensation.CAPTURE),
         (_OURS.CAPTURED, _THEIRS.CAPTURED): None,
         (_OURS.CAPTURED, _THEIRS.RELEASED): _NOT_CHARGED,
         (_OURS.RELEASED, _THEIRS.ABSENT): None,
@@ -83,7 +83,7 @@ VERDICTS: Mapping[tuple[HoldState, HoldStatus], Verdict | None] = MappingProxyTy
 )  # fmt: skip
 
 
-def verdict(ours: HoldState, theirs: HoldStatus, *, owed: bool) -> Verdict | None:
+def compare_hold(ours: HoldState, theirs: HoldStatus, *, owed: bool) -> HoldComparison | None:
     """What to think of one hold in two books; None where they agree.
 
     `owed`: the credit service has not been told yet and will be, so what only awaits the telling is no difference.

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from creativeflow.services.aigeneration.domain.lifecycle import Stage, State, actions
+from creativeflow.services.aigeneration.domain.lifecycle import Stage, State, allowed_actions
 from creativeflow.services.aigeneration.domain.pricing import credits_text
-from creativeflow.services.aigeneration.domain.request import HoldState, Request, iso
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState, iso
 
 _KEPT = (HoldState.HELD, HoldState.CAPTURED)
 
 
-def resource(request: Request, *, queue_position: int | None = None) -> dict[str, Any]:
+def to_resource(request: GenerationRequest, *, queue_position: int | None = None) -> dict[str, Any]:
     """The request as JSON-ready values; amounts are decimal strings of credits, times are ISO 8601 in UTC.
 
     `cost` counts what is charged or set aside; `held` is the part of it that may still be given back.
@@ -55,10 +55,10 @@ def resource(request: Request, *, queue_position: int | None = None) -> dict[str
     }
 
 
-def _actions(request: Request) -> list[str]:
+def _actions(request: GenerationRequest) -> list[str]:
     possible = [
         action
-        for action in actions(request.state)
+        for action in allowed_actions(request.state)
         if action != "regenerate-samples" or request.round < request.max_rounds
     ]
     if request.state is State.AWAITING_SELECTION and request.placing:

@@ -58,7 +58,7 @@ class Failure(TypedDict):
     fault: str
     message: str
     retryable: bool
-    ways_on: list[str]
+    next_steps: list[str]
 
 
 class Route(TypedDict):
@@ -114,7 +114,7 @@ class PendingAction(TypedDict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class GenerationRequest:
     """One row of `generation_requests` and its holds; replaced as a whole, never changed in place.
 
     `version` counts moves and guards every write. `job_id` names the current attempt: it is the fencing token

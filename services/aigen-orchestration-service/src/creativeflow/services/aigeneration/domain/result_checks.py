@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from creativeflow.services.aigeneration.domain.formats import SAMPLE_BOX, Size, sample_size
-from creativeflow.services.aigeneration.domain.request import Asset, Request, SampleFailure
-from creativeflow.services.aigeneration.domain.worker_errors import fault_of, reported_code
+from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest, SampleFailure
+from creativeflow.services.aigeneration.domain.worker_errors import reported_code, worker_error_for
 
 INVALID_OUTPUT = "invalid_output"
 NETWORK_ERROR = "network_error"
@@ -31,7 +31,7 @@ class PictureFault:
 
 
 def judge_samples(
-    request: Request, samples: Sequence[Asset], failures: Sequence[SampleFailure], *, ordered: int = 0
+    request: GenerationRequest, samples: Sequence[Asset], failures: Sequence[SampleFailure], *, ordered: int = 0
 ) -> JudgedSamples:
     """Keep the samples that fit the 512 x 512 box and the asked ratio; report every other one as failed.
 
@@ -75,7 +75,7 @@ def distinct_samples(samples: Sequence[Asset]) -> tuple[list[Asset], list[Asset]
     return first, again
 
 
-def sample_fits(request: Request, sample: Asset) -> bool:
+def sample_fits(request: GenerationRequest, sample: Asset) -> bool:
     """Inside the box, in the asked ratio, not a mere thumbnail; providers round sides, so a small error is allowed."""
     try:
         size = Size.parse(sample["resolution"])
@@ -85,7 +85,7 @@ def sample_fits(request: Request, sample: Asset) -> bool:
     return smallest <= size.longest <= SAMPLE_BOX and size.like(request.dimensions)
 
 
-def final_fits(request: Request, asset: Asset) -> bool:
+def final_fits(request: GenerationRequest, asset: Asset) -> bool:
     """Exactly the asked size, in the asked file format."""
     try:
         size = Size.parse(asset["resolution"])
@@ -98,4 +98,4 @@ def final_fits(request: Request, asset: Asset) -> bool:
 def failed_sample(index: int, code: str) -> SampleFailure:
     """One missing sample in words for the user; what the provider said stays out of it."""
     known = reported_code(code)
-    return SampleFailure(index=index, error_code=known, message=fault_of(known).message)
+    return SampleFailure(index=index, error_code=known, message=worker_error_for(known).message)

@@ -1,4 +1,4 @@
-"""What one event writes: the request after it, its line in the timeline, holds resolved, debts owed.
+"""What one event writes: the request after it, its line in the timeline, holds resolved, messages owed.
 
 `carry_out` is the only place where a state changes. It is pure: the same arguments give the same change.
 """
@@ -9,34 +9,34 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from creativeflow.services.aigeneration.domain.lifecycle import Effect, Event, Stage, State, follow
+from creativeflow.services.aigeneration.domain.lifecycle import Effect, Event, Stage, State, transition_for
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import Funding, credits_text
-from creativeflow.services.aigeneration.domain.representation import resource
-from creativeflow.services.aigeneration.domain.request import Failure, Hold, HoldState, Request, iso
+from creativeflow.services.aigeneration.domain.representation import to_resource
+from creativeflow.services.aigeneration.domain.request import Failure, GenerationRequest, Hold, HoldState, iso
 from creativeflow.services.aigeneration.domain.webhooks import event_type as webhook_type
-from creativeflow.services.aigeneration.domain.worker_errors import fault_of
+from creativeflow.services.aigeneration.domain.worker_errors import worker_error_for
 
 SUBMITTED = "submitted"
 """The first line of every timeline; not an event, because nothing was there before."""
 
 
 class Topic:
-    """What a debt is about; each has one handler in the relay."""
+    """What a message is about; each has one handler in the relay."""
 
     NOTIFY = "notification.send"
     EVENT = "event.publish"
     CAPTURE = "credits.capture"
     RELEASE = "credits.release"
     WEBHOOK = "webhook"
-    """For every target of the request's caller; the store makes one debt for each, none where there is no target."""
+    """For every endpoint of the request's caller; the store makes one message for each, none where there is no endpoint."""
 
 
 TOPICS = (Topic.NOTIFY, Topic.EVENT, Topic.CAPTURE, Topic.RELEASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TimelineEntry:
     """One line of the timeline; `state` is set when the request moved."""
 
     event: str
@@ -45,7 +45,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Debt:
+class OutboxMessage:
     """Something owed to somebody else, paid by the relay after the commit."""
 
     topic: str
@@ -53,7 +53,7 @@ class Debt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class UsageRecord:
     """One chargeable action that took place, whatever paid for it; `amount` in 1/100 credit (REQ-016)."""
 
     stage: Stage
@@ -65,7 +65,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyClaim:
+class IdempotencyClaim:
     """An idempotency key of this caller and the fingerprint of the body it came with."""
 
     principal: str
@@ -74,7 +74,7 @@ class KeyClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ApiResponse:
     """What the caller with the key was, or will be, told."""
 
     status: int
@@ -83,22 +83,22 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class StateChange:
     """All that one statement writes, together or not at all.
 
     `queues` asks the store for a place in the fair queue. `claim` takes an idempotency key; an `answer` without
     a claim completes the key that was claimed when the action began.
     """
 
-    before: Request | None
-    after: Request
-    entries: tuple[Entry, ...]
-    debts: tuple[Debt, ...] = ()
+    before: GenerationRequest | None
+    after: GenerationRequest
+    entries: tuple[TimelineEntry, ...]
+    messages: tuple[OutboxMessage, ...] = ()
     holds: tuple[Hold, ...] = ()
-    usage: tuple[Usage, ...] = ()
+    usage: tuple[UsageRecord, ...] = ()
     queues: bool = False
-    claim: KeyClaim | None = None
-    answer: Answer | None = None
+    claim: IdempotencyClaim | None = None
+    answer: ApiResponse | None = None
 
     @property
     def allowance(self) -> Hold | None:
@@ -117,29 +117,29 @@ class Change:
 class _Draft:
     """The change while its effects are being carried out."""
 
-    request: Request
+    request: GenerationRequest
     policy: Policy
     now: datetime
     new_id: Callable[[], UUID]
-    debts: list[Debt] = field(default_factory=list)
+    messages: list[OutboxMessage] = field(default_factory=list)
     changed: dict[str, Hold] = field(default_factory=dict)
-    usage: list[Usage] = field(default_factory=list)
+    usage: list[UsageRecord] = field(default_factory=list)
     queues: bool = False
 
     def resolve(self, hold: Hold, state: HoldState) -> None:
-        """Resolve one open hold; the debt to the credit service, and what was used, are written along."""
+        """Resolve one open hold; the message to the credit service, and what was used, are written along."""
         self.put(replace(hold, state=state))
         if state is HoldState.CAPTURED:
             self.use(hold.action, hold.funding, hold.amount)
         if hold.funding is Funding.CREDITS:
             topic = Topic.CAPTURE if state is HoldState.CAPTURED else Topic.RELEASE
-            self.debts.append(Debt(topic, hold.reservation(self.request.user_id)))
+            self.messages.append(OutboxMessage(topic, hold.reservation(self.request.user_id)))
 
     def use(self, action: str, paid_by: Funding, amount: int = 0) -> None:
         """Log the action that has just been delivered."""
         request = self.request
         self.usage.append(
-            Usage(
+            UsageRecord(
                 stage=request.stage, round=request.round, action=action, paid_by=paid_by, amount=amount,
                 model=request.ai_model_used or request.model,
             )
@@ -151,8 +151,8 @@ class _Draft:
         self.request = replace(self.request, holds=(*others, hold))
 
 
-def carry_out(
-    request: Request,
+def apply(
+    request: GenerationRequest,
     event: Event,
     *,
     policy: Policy,
@@ -161,15 +161,15 @@ def carry_out(
     data: Mapping[str, Any] | None = None,
     hold: Hold | None = None,
     **fields: Any,
-) -> Change:
+) -> StateChange:
     """Let `event` happen to `request`: the move, its effects, and `fields` set on the way.
 
     `hold` is a hold which this event creates or changes beside the effects. `data` goes into the timeline.
 
     Raises:
-        ImpossibleMoveError: MOVES has no line for it.
+        IllegalTransitionError: TRANSITIONS has no line for it.
     """
-    move = follow(request.state, event)
+    move = transition_for(request.state, event)
     set_by_move: dict[str, Any] = {
         "state": move.to, "version": request.version + 1, "updated_at": now, "lease_until": None,
     }  # fmt: skip
@@ -179,11 +179,11 @@ def carry_out(
         draft.put(hold)
     for effect in move.effects:
         _EFFECTS[effect](draft)
-    change = Change(
+    change = StateChange(
         before=request,
         after=draft.request,
-        entries=(Entry(event.value, move.to, data or {}),),
-        debts=tuple(draft.debts),
+        entries=(TimelineEntry(event.value, move.to, data or {}),),
+        messages=tuple(draft.messages),
         holds=tuple(draft.changed.values()),
         usage=tuple(draft.usage),
         queues=draft.queues,
@@ -192,13 +192,17 @@ def carry_out(
 
 
 def started(
-    request: Request, *, data: Mapping[str, Any], claim: KeyClaim | None = None, answer: Answer | None = None
-) -> Change:
+    request: GenerationRequest,
+    *,
+    data: Mapping[str, Any],
+    claim: IdempotencyClaim | None = None,
+    answer: ApiResponse | None = None,
+) -> StateChange:
     """The change that brings a new request into being, with its hold and, when it waits already, its first job."""
-    change = Change(
+    change = StateChange(
         before=None,
         after=request,
-        entries=(Entry(SUBMITTED, request.state, data),),
+        entries=(TimelineEntry(SUBMITTED, request.state, data),),
         holds=request.holds,
         queues=request.state is State.PENDING,
         claim=claim,
@@ -207,24 +211,24 @@ def started(
     return _with_money_line(change)
 
 
-def _with_money_line(change: Change) -> Change:
+def _with_money_line(change: StateChange) -> StateChange:
     """Credits that are taken at once have their line in the timeline, as those which were asked for have."""
     if (hold := change.taking) is None:
         return change
-    line = Entry(Event.CREDITS_HELD.value, None, {"hold": hold.key, "credits": credits_text(hold.amount)})
+    line = TimelineEntry(Event.CREDITS_HELD.value, None, {"hold": hold.key, "credits": credits_text(hold.amount)})
     return replace(change, entries=(*change.entries, line))
 
 
 def failure(code: str) -> Failure:
     """A failure as its user sees it: friendly words, who caused it, and the ways on (REQ-007.1)."""
-    fault = fault_of(code)
+    fault = worker_error_for(code)
     return Failure(
-        code=code, fault=fault.party.value, message=fault.message, retryable="retry" in fault.ways_on,
-        ways_on=list(fault.ways_on),
+        code=code, fault=fault.party.value, message=fault.message, retryable="retry" in fault.next_steps,
+        next_steps=list(fault.next_steps),
     )  # fmt: skip
 
 
-def _times(request: Request, to: State, policy: Policy, now: datetime) -> dict[str, Any]:
+def _times(request: GenerationRequest, to: State, policy: Policy, now: datetime) -> dict[str, Any]:
     """The deadline of the state that follows; a state kept keeps its own, and so does a job's way to the broker."""
     waiting = (State.PENDING, State.PUBLISHING_TO_QUEUE)
     if to is request.state or (to in waiting and request.state in waiting):
@@ -305,12 +309,12 @@ def _announce(event_type: str, topic_event: str) -> Callable[[_Draft], None]:
             "correlation_id": request.correlation_id, "locale": request.brief.get("locale"),
             "at": iso(draft.now), "data": data,
         }  # fmt: skip
-        draft.debts.append(Debt(Topic.NOTIFY, envelope))
+        draft.messages.append(OutboxMessage(Topic.NOTIFY, envelope))
         if draft.policy.publish_events:
-            draft.debts.append(Debt(Topic.EVENT, envelope | {"event_type": topic_event}))
+            draft.messages.append(OutboxMessage(Topic.EVENT, envelope | {"event_type": topic_event}))
         if draft.policy.webhooks:
-            told = {"type": webhook_type(topic_event), "timestamp": envelope["at"], "data": resource(request)}
-            draft.debts.append(Debt(Topic.WEBHOOK, {"event_id": envelope["event_id"], "told": told}))
+            told = {"type": webhook_type(topic_event), "timestamp": envelope["at"], "data": to_resource(request)}
+            draft.messages.append(OutboxMessage(Topic.WEBHOOK, {"event_id": envelope["event_id"], "told": told}))
 
     return announce
 

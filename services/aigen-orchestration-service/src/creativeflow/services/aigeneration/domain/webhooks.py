@@ -9,7 +9,7 @@ SCHEDULE = tuple(timedelta(seconds=seconds) for seconds in (5, 300, 1800, 7200, 
 JITTER = 0.1
 """Waits differ by up to a tenth, so that what failed together is not tried together."""
 FAILING_MAX = timedelta(days=5)
-"""A target at which every try failed for so long is disabled."""
+"""A endpoint at which every try failed for so long is disabled."""
 RETRY_AFTER_MAX = timedelta(days=1)
 SECRET_OVERLAP = timedelta(hours=24)
 """How long the secret before a rotation signs beside the new one."""
@@ -21,15 +21,15 @@ def event_type(topic_event: str) -> str:
     return f"generation.{topic_event}"
 
 
-class TargetState(StrEnum):
-    """Whether events are sent to a target."""
+class EndpointState(StrEnum):
+    """Whether events are sent to a endpoint."""
 
     ENABLED = "enabled"
     DISABLED = "disabled"
 
 
 class DeliveryState(StrEnum):
-    """What has become of one event at one target; `failed`: given up, because its target was disabled or gone."""
+    """What has become of one event at one endpoint; `failed`: given up, because its endpoint was disabled or gone."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -37,23 +37,23 @@ class DeliveryState(StrEnum):
     PARKED = "parked"
 
 
-class Trouble(StrEnum):
+class DeliveryError(StrEnum):
     """Why a try failed, without anything that the receiver said."""
 
     TIMEOUT = "timeout"
     UNREACHABLE = "unreachable"
-    UNKNOWN_HOST = "unknown_host"
+    UNKNOWN_HOST = "host_not_allowed"
     TLS_FAILED = "tls_failed"
     ADDRESS_REFUSED = "address_refused"
     REDIRECTED = "redirected"
     BAD_STATUS = "bad_status"
     BAD_ANSWER = "bad_answer"
     GONE = "gone"
-    TARGET_DISABLED = "target_disabled"
+    ENDPOINT_DISABLED = "endpoint_disabled"
 
 
 class DisabledReason(StrEnum):
-    """Why a target is disabled."""
+    """Why a endpoint is disabled."""
 
     CALLER = "by_caller"
     GONE = "gone"
@@ -65,7 +65,7 @@ class Attempt:
     """One try: the status where there was an answer, and what was wrong; None: it was taken."""
 
     status: int | None
-    trouble: Trouble | None
+    trouble: DeliveryError | None
     duration_ms: int
     retry_after: timedelta | None = None
 
@@ -76,7 +76,7 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetryLater:
     """To be tried again after `delay`."""
 
     delay: timedelta
@@ -91,15 +91,15 @@ class Exhausted:
 
 @dataclass(frozen=True, slots=True)
 class Disable:
-    """The target is to be disabled, and everything that is owed to it given up."""
+    """The endpoint is to be disabled, and everything that is owed to it given up."""
 
     reason: DisabledReason
 
 
-Verdict = Delivered | Again | Exhausted | Disable
+Verdict = Delivered | RetryLater | Exhausted | Disable
 
 
-def judge(
+def classify_attempt(
     attempt: Attempt, *, tries: int, failing_since: datetime | None, now: datetime, jitter: float = 1.0
 ) -> Verdict:
     """What a try comes to; `tries` counts this one, `jitter` stretches the wait.
@@ -108,7 +108,7 @@ def judge(
     """
     if attempt.trouble is None:
         return Delivered()
-    if attempt.trouble is Trouble.GONE:
+    if attempt.trouble is DeliveryError.GONE:
         return Disable(DisabledReason.GONE)
     if failing_since is not None and now - failing_since >= FAILING_MAX:
         return Disable(DisabledReason.FAILING)
@@ -116,4 +116,4 @@ def judge(
         answered = f" {attempt.status}" if attempt.status else ""
         return Exhausted(f"given up after {tries} tries: {attempt.trouble}{answered}")
     wait = SCHEDULE[tries - 1] * jitter
-    return Again(max(wait, min(attempt.retry_after or wait, RETRY_AFTER_MAX)))
+    return RetryLater(max(wait, min(attempt.retry_after or wait, RETRY_AFTER_MAX)))

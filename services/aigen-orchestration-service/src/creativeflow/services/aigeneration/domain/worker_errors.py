@@ -6,7 +6,7 @@ from enum import StrEnum
 from creativeflow.services.aigeneration.domain.lifecycle import Event
 
 
-class Party(StrEnum):
+class Responsibility(StrEnum):
     """Who caused a failure (REQ-007.1: identified and logged)."""
 
     SYSTEM = "system"
@@ -15,13 +15,13 @@ class Party(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class WorkerError:
     """What one error code means; the message is for the end user and names a way on."""
 
-    party: Party
+    party: Responsibility
     event: Event
     message: str
-    ways_on: tuple[str, ...]
+    next_steps: tuple[str, ...]
 
     @property
     def transient(self) -> bool:
@@ -32,32 +32,32 @@ class Fault:
 _RETRY = ("retry", "adjust_prompt", "other_model")
 _AGAIN = Event.ATTEMPT_FAILED
 
-FAULTS: dict[str, Fault] = {
-    "model_unavailable": Fault(
-        Party.PROVIDER, _AGAIN, "The AI model is not available right now. Try again, or choose another model.", _RETRY
+WORKER_ERRORS: dict[str, WorkerError] = {
+    "model_unavailable": WorkerError(
+        Responsibility.PROVIDER, _AGAIN, "The AI model is not available right now. Try again, or choose another model.", _RETRY
     ),
-    "model_timeout": Fault(
-        Party.PROVIDER, _AGAIN, "The AI model took too long. Try again, or choose another model.", _RETRY
+    "model_timeout": WorkerError(
+        Responsibility.PROVIDER, _AGAIN, "The AI model took too long. Try again, or choose another model.", _RETRY
     ),
-    "provider_error": Fault(Party.PROVIDER, _AGAIN, "The AI provider had a problem. Try again in a moment.", _RETRY),
-    "provider_rate_limited": Fault(
-        Party.PROVIDER, _AGAIN, "The AI provider is very busy. Try again in a few minutes.", _RETRY
+    "provider_error": WorkerError(Responsibility.PROVIDER, _AGAIN, "The AI provider had a problem. Try again in a moment.", _RETRY),
+    "provider_rate_limited": WorkerError(
+        Responsibility.PROVIDER, _AGAIN, "The AI provider is very busy. Try again in a few minutes.", _RETRY
     ),
-    "invalid_output": Fault(
-        Party.PROVIDER, _AGAIN, "The AI model did not deliver usable pictures. Try again or change the prompt.", _RETRY
+    "invalid_output": WorkerError(
+        Responsibility.PROVIDER, _AGAIN, "The AI model did not deliver usable pictures. Try again or change the prompt.", _RETRY
     ),
-    "unsafe_output": Fault(
-        Party.PROVIDER, _AGAIN, "The pictures did not pass our safety check. Try again or change the prompt.", _RETRY
+    "unsafe_output": WorkerError(
+        Responsibility.PROVIDER, _AGAIN, "The pictures did not pass our safety check. Try again or change the prompt.", _RETRY
     ),
-    "network_error": Fault(Party.SYSTEM, _AGAIN, "A connection broke while we worked on it. Try again.", _RETRY),
-    "workflow_error": Fault(Party.SYSTEM, _AGAIN, "Something went wrong on our side. Try again.", _RETRY),
-    "storage_error": Fault(Party.SYSTEM, _AGAIN, "The pictures could not be stored. Try again.", _RETRY),
-    "prompt_rejected": Fault(
-        Party.USER, Event.PROMPT_REJECTED, "The AI provider does not accept this prompt. Change the words.",
+    "network_error": WorkerError(Responsibility.SYSTEM, _AGAIN, "A connection broke while we worked on it. Try again.", _RETRY),
+    "workflow_error": WorkerError(Responsibility.SYSTEM, _AGAIN, "Something went wrong on our side. Try again.", _RETRY),
+    "storage_error": WorkerError(Responsibility.SYSTEM, _AGAIN, "The pictures could not be stored. Try again.", _RETRY),
+    "prompt_rejected": WorkerError(
+        Responsibility.USER, Event.PROMPT_REJECTED, "The AI provider does not accept this prompt. Change the words.",
         ("adjust_prompt",),
     ),
-    "invalid_input": Fault(
-        Party.USER, Event.INPUT_REFUSED, "The AI provider cannot use these inputs. Change them and try again.",
+    "invalid_input": WorkerError(
+        Responsibility.USER, Event.INPUT_REFUSED, "The AI provider cannot use these inputs. Change them and try again.",
         ("adjust_prompt", "other_model"),
     ),
 }  # fmt: skip
@@ -67,23 +67,23 @@ INSUFFICIENT_CREDITS = "insufficient_credits"
 OPERATOR_ENDED = "operator_ended"
 PROMPT_REFUSED = "prompt_refused"
 
-OWN_FAULTS: dict[str, Fault] = {
-    DISPATCH_TIMEOUT: Fault(
-        Party.SYSTEM, Event.DEADLINE_PASSED,
+SERVICE_ERRORS: dict[str, WorkerError] = {
+    DISPATCH_TIMEOUT: WorkerError(
+        Responsibility.SYSTEM, Event.DEADLINE_PASSED,
         "We could not start the work in time. Try again; what was not delivered costs nothing.",
         ("retry",),
     ),
-    INSUFFICIENT_CREDITS: Fault(
-        Party.USER, Event.CREDITS_REFUSED, "There are not enough credits for this. Top up and try again.",
+    INSUFFICIENT_CREDITS: WorkerError(
+        Responsibility.USER, Event.CREDITS_REFUSED, "There are not enough credits for this. Top up and try again.",
         ("top_up", "retry"),
     ),
-    PROMPT_REFUSED: Fault(
-        Party.USER, Event.REVIEW_REJECTED,
+    PROMPT_REFUSED: WorkerError(
+        Responsibility.USER, Event.REVIEW_REJECTED,
         "We cannot make pictures of this. Change the words and try again; nothing was charged.",
         ("adjust_prompt",),
     ),
-    OPERATOR_ENDED: Fault(
-        Party.SYSTEM, Event.OPERATOR_FAILED,
+    OPERATOR_ENDED: WorkerError(
+        Responsibility.SYSTEM, Event.OPERATOR_FAILED,
         "Our support team ended this request. Try again; what was not delivered costs nothing.",
         ("retry",),
     ),
@@ -93,9 +93,9 @@ OWN_FAULTS: dict[str, Fault] = {
 
 def reported_code(code: str) -> str:
     """A worker's code if it is one of the table; any other counts as our own workflow's fault and costs nothing."""
-    return code if code in FAULTS else "workflow_error"
+    return code if code in WORKER_ERRORS else "workflow_error"
 
 
-def fault_of(code: str) -> Fault:
+def worker_error_for(code: str) -> WorkerError:
     """The meaning of a code of either table."""
-    return FAULTS.get(code) or OWN_FAULTS[code]
+    return WORKER_ERRORS.get(code) or SERVICE_ERRORS[code]

@@ -17,7 +17,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def chance() -> bytes:
+def random_bytes() -> bytes:
     """16 unpredictable bytes. The system is asked for many at a time: each question costs more than an id."""
     try:
         return _pieces.popleft()  # one step, so that two threads never draw the same
@@ -29,7 +29,7 @@ def chance() -> bytes:
 
 def uuid7() -> UUID:
     """A new time-ordered id (RFC 9562, version 7): ids sort by their millisecond of birth."""
-    random = int.from_bytes(chance(), "big")
+    random = int.from_bytes(random_bytes(), "big")
     return UUID(
         int=(time.time_ns() // 1_000_000) << 80
         | 0x7 << 76
@@ -39,7 +39,7 @@ def uuid7() -> UUID:
     )
 
 
-def born_at(made: UUID) -> datetime:
+def uuid7_time(made: UUID) -> datetime:
     """When an id of version 7 was made, to the millisecond."""
     return datetime.fromtimestamp((made.int >> 80) / 1000, UTC)
 

@@ -12,7 +12,7 @@ LANGUAGES = ("en-US", "en-GB", "es-ES", "es-MX", "fr-FR", "de-DE")
 """The languages of the product; one without a file answers in English."""
 
 
-class Catalogue:
+class Translations:
     """Titles and sentences by language and error code."""
 
     def __init__(self, texts: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.group_commit import Batcher
+from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
 
 HOLD_UNDECIDED = "hold_undecided"
 """The credit service may or may not have taken the money, and cannot be asked."""
@@ -17,7 +17,7 @@ REFUND_FAILED = "refund_failed"
 CONTENT_ABUSE = "content_abuse"
 """Severely refused prompts came again and again."""
 
-# The user is told in the same statement, by a debt of its own; `flag` selects user_id, reason, hold_key, request_id.
+# The user is told in the same statement, by a message of its own; `flag` selects user_id, reason, hold_key, request_id.
 RAISE = """
 raised AS (
     INSERT INTO account_flags (user_id, reason, hold_key, request_id, raised_at)
@@ -35,12 +35,12 @@ raised AS (
 )"""
 
 
-class Flags:
+class AccountFlags:
     """The open flags of accounts; raising the same one twice is one flag."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._flagged = Batcher(self._load_flagged, key=lambda user_id: user_id)
+        self._flagged = GroupCommit(self._load_flagged, key=lambda user_id: user_id)
 
     async def flagged(self, user_id: str) -> bool:
         """Whether the account is restricted; asked together with others that wait at the same moment."""

@@ -36,7 +36,7 @@ class UsageFilter:
     project_id: str | None = None
 
 
-class Books:
+class Accounting:
     """Reads of money; each row is written by the change that caused it."""
 
     def __init__(self, database: Database) -> None:

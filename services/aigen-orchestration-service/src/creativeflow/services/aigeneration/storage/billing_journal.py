@@ -35,7 +35,7 @@ class JournalEntry:
     since: datetime
 
 
-class Journal:
+class BillingJournal:
     """Keys and their states; every change names the state it comes from, so that only one caller makes it."""
 
     def __init__(self, database: Database) -> None:

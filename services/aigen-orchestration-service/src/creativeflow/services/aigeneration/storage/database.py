@@ -139,7 +139,7 @@ class Database:
         """All rows of one statement."""
         return list(await self._run("fetch", statement, arguments))
 
-    async def look_over(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def fetch_report(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """All rows of a report, which reads whole tables and is planned for that."""
         async with self.transaction() as connection:
             for setting in _BY_INDEX:

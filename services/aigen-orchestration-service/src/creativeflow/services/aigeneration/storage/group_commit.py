@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 
 Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
+BatchOutcome = TypeVar("BatchOutcome")
 
 
-class Batcher(Generic[Item, Outcome]):
+class GroupCommit(Generic[Item, BatchOutcome]):
     """Collects items while earlier ones are being written, and writes them together.
 
     An idle batcher writes at once, so nothing waits for company. No batch holds two items of one key, and keys take
@@ -22,7 +22,7 @@ class Batcher(Generic[Item, Outcome]):
 
     def __init__(
         self,
-        write: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[BatchOutcome]]],
         *,
         key: Callable[[Item], Hashable],
         max_size: int = 64,
@@ -32,16 +32,16 @@ class Batcher(Generic[Item, Outcome]):
         self._key = key
         self._max_size = max_size
         self._max_concurrent = max_concurrent
-        self._waiting: OrderedDict[Hashable, deque[tuple[Item, asyncio.Future[Outcome]]]] = OrderedDict()
+        self._waiting: OrderedDict[Hashable, deque[tuple[Item, asyncio.Future[BatchOutcome]]]] = OrderedDict()
         self._writing = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def submit(self, item: Item) -> Outcome:
+    async def submit(self, item: Item) -> BatchOutcome:
         """Write one item and return its outcome; raises what its own write raised.
 
         A caller that is cancelled does not take its item back: it may already be on its way.
         """
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[BatchOutcome] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(self._key(item), deque()).append((item, future))
         if self._writing < self._max_concurrent:
             self._writing += 1
@@ -59,7 +59,7 @@ class Batcher(Generic[Item, Outcome]):
         finally:
             self._writing -= 1
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+    def _take(self) -> list[tuple[Item, asyncio.Future[BatchOutcome]]]:
         batch = []
         for key in list(self._waiting)[: self._max_size]:
             queue = self._waiting[key]
@@ -70,7 +70,7 @@ class Batcher(Generic[Item, Outcome]):
                 del self._waiting[key]
         return batch
 
-    async def _write_batch(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+    async def _write_batch(self, batch: list[tuple[Item, asyncio.Future[BatchOutcome]]]) -> None:
         try:
             outcomes = await self._write([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 - handed to the callers, each its own
@@ -86,6 +86,6 @@ class Batcher(Generic[Item, Outcome]):
                 future.set_result(outcome)
 
 
-def _fail(future: asyncio.Future[Outcome], error: Exception) -> None:
+def _fail(future: asyncio.Future[BatchOutcome], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)

@@ -16,7 +16,7 @@ import asyncpg
 
 from creativeflow.services.aigeneration.domain.pricing import FREE, PLANS, SubscriptionStatus
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.group_commit import Batcher
+from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
 
 # No batch has two holds of one user, and they come in the order of their users, as every batch's do.
 _HOLD = """
@@ -87,7 +87,7 @@ set_aside AS (
 SETTLING = """
 settling AS MATERIALIZED (
     SELECT c.id, c.at, h.amount, d->'body'->>'key' AS key
-    FROM written c, jsonb_array_elements(c.debts) d
+    FROM written c, jsonb_array_elements(c.messages) d
     JOIN credit_entries h ON h.operation = 'hold:' || (d->'body'->>'key')
         AND h.account = 'held:' || (d->'body'->>'key')
     WHERE d->>'topic' = 'credits.capture'
@@ -96,7 +96,7 @@ settling AS MATERIALIZED (
     SELECT 'resolve:' || s.key, e.account, e.amount, 'capture'
     FROM settling s, LATERAL (VALUES ('held:' || s.key, -s.amount), ('revenue', s.amount)) AS e(account, amount)
 )"""
-"""Captures what was held here; anything else stays a debt, and the relay finds out what is wrong with it."""
+"""Captures what was held here; anything else stays a message, and the relay finds out what is wrong with it."""
 
 # A hold of nothing that is released already: the entry's key is the hold's own, so only one of the two can be there.
 _CLOSE = """
@@ -106,7 +106,7 @@ WHERE NOT EXISTS (SELECT FROM credit_entries WHERE operation = 'hold:' || $1)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class LedgerAccount:
     """An account as it stands; users without one are on the Free plan with nothing."""
 
     plan: str = FREE.name
@@ -132,23 +132,24 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._accounts = Batcher(self._load_accounts, key=lambda user_id: user_id)
-        self._holds = Batcher(self._write_holds, key=lambda hold: hold[1])
-        self._resolutions = Batcher(self._write_resolutions, key=lambda resolution: resolution[0])
+        self._accounts = GroupCommit(self._load_accounts, key=lambda user_id: user_id)
+        self._holds = GroupCommit(self._write_holds, key=lambda hold: hold[1])
+        self._resolutions = GroupCommit(self._write_resolutions, key=lambda resolution: resolution[0])
 
-    async def account(self, user_id: str) -> Account:
+    async def account(self, user_id: str) -> LedgerAccount:
         """The account of a user; asked together with others that wait at the same moment."""
         return await self._accounts.submit(user_id)
 
-    async def _load_accounts(self, user_ids: Sequence[str]) -> list[Account]:
+    async def _load_accounts(self, user_ids: Sequence[str]) -> list[LedgerAccount]:
         found = await self._database.fetch(
             "SELECT user_id, plan, balance, status FROM credit_accounts WHERE user_id = ANY($1::text[])",
             list(user_ids),
         )
         known = {
-            row["user_id"]: Account(plan=row["plan"], balance=row["balance"], status=row["status"]) for row in found
+            row["user_id"]: LedgerAccount(plan=row["plan"], balance=row["balance"], status=row["status"])
+            for row in found
         }
-        return [known.get(user_id, Account()) for user_id in user_ids]
+        return [known.get(user_id, LedgerAccount()) for user_id in user_ids]
 
     async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> bool:
         """Move the amount to `held:<key>`; False when the balance is too low or the key is known already."""

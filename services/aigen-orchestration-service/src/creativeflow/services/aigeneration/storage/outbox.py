@@ -1,4 +1,4 @@
-"""The debts: what is owed to somebody else, leased one at a time, paid, put off or parked.
+"""The messages: what is owed to somebody else, leased one at a time, paid, put off or parked.
 
 An empty table means that nothing is owed. Rows are never polled by `id > last`, because ids become visible out
 of order.
@@ -16,8 +16,8 @@ from creativeflow.services.aigeneration.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeasedDebt:
-    """A debt somebody is paying right now; `token` proves the lease when the outcome is written."""
+class LeasedMessage:
+    """A message somebody is paying right now; `token` proves the lease when the outcome is written."""
 
     id: int
     token: UUID
@@ -29,12 +29,12 @@ class LeasedDebt:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class Delivered:
     """Paid."""
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
+class RetryLater:
     """Not now: try again after `delay`, or after the usual back-off."""
 
     reason: str
@@ -48,12 +48,12 @@ class Parked:
     reason: str
 
 
-Outcome = Sent | Later | Parked
+Outcome = Delivered | RetryLater | Parked
 
 IN_ITS_TURN = """(o.request_id IS NULL OR o.id = (
     SELECT e.id FROM outbox e WHERE e.request_id = o.request_id AND e.topic = o.topic AND e.parked_reason IS NULL
     ORDER BY e.id LIMIT 1))"""
-"""Debts of one request and topic are paid in their order; those of no request have none.
+"""Messages of one request and topic are paid in their order; those of no request have none.
 
 Asked as a look for the first: asked whether there is an earlier one, the planner compares all with all.
 """
@@ -71,17 +71,17 @@ _PAID = {
 
 
 class Outbox:
-    """Leases debts to the relay and writes what came of them."""
+    """Leases messages to the relay and writes what came of them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def lease(
         self, token: UUID, *, most: int, now: datetime, lease_for: timedelta, topics: Sequence[str]
-    ) -> list[LeasedDebt]:
-        """Take up to `most` due debts of these topics.
+    ) -> list[LeasedMessage]:
+        """Take up to `most` due messages of these topics.
 
-        Debts of one request and topic are taken in their order: the next only when the one before it is gone.
+        Messages of one request and topic are taken in their order: the next only when the one before it is gone.
         """
         found = await self._database.fetch(
             f"""UPDATE outbox SET lease_token = $1, leased_until = $4, attempts = attempts + 1 WHERE id IN (
@@ -94,24 +94,24 @@ class Outbox:
                RETURNING id, lease_token AS token, request_id, topic, body, attempts, created_at""",  # noqa: S608 - a constant
             token, most, now, now + lease_for, list(topics),
         )  # fmt: skip
-        return sorted((LeasedDebt(**row) for row in found), key=lambda debt: debt.id)
+        return sorted((LeasedMessage(**row) for row in found), key=lambda message: message.id)
 
-    async def settle(self, outcomes: Sequence[tuple[LeasedDebt, Outcome]], *, now: datetime) -> None:
-        """Write what came of leased debts; a lease that was lost meanwhile writes nothing."""
-        paid = [debt for debt, outcome in outcomes if isinstance(outcome, Sent)]
-        paid.sort(key=lambda debt: str(debt.request_id))  # as every statement locks what belongs to requests
+    async def settle(self, outcomes: Sequence[tuple[LeasedMessage, Outcome]], *, now: datetime) -> None:
+        """Write what came of leased messages; a lease that was lost meanwhile writes nothing."""
+        paid = [message for message, outcome in outcomes if isinstance(outcome, Delivered)]
+        paid.sort(key=lambda message: str(message.request_id))  # as every statement locks what belongs to requests
         if paid:
             await self._pay(paid, now)
-        for debt, outcome in outcomes:
+        for message, outcome in outcomes:
             match outcome:
-                case Later():
-                    await self._put_off(debt, outcome, now)
+                case RetryLater():
+                    await self._put_off(message, outcome, now)
                 case Parked():
-                    await self._park(debt, outcome, now)
-                case Sent():
+                    await self._park(message, outcome, now)
+                case Delivered():
                     pass
 
-    async def _pay(self, paid: Sequence[LeasedDebt], now: datetime) -> None:
+    async def _pay(self, paid: Sequence[LeasedMessage], now: datetime) -> None:
         await self._database.execute(
             """WITH paid AS (
                    DELETE FROM outbox o USING unnest($1::bigint[], $2::uuid[], $3::text[])
@@ -126,19 +126,19 @@ class Outbox:
                SELECT request_id, event, jsonb_strip_nulls(jsonb_build_object(
                           'event_type', body->'event_type', 'event_id', body->'event_id', 'hold', body->'key')), $4
                FROM paid WHERE request_id IS NOT NULL ORDER BY id""",
-            [debt.id for debt in paid], [debt.token for debt in paid], [_PAID[debt.topic] for debt in paid], now,
+            [message.id for message in paid], [message.token for message in paid], [_PAID[message.topic] for message in paid], now,
         )  # fmt: skip
 
-    async def _put_off(self, debt: LeasedDebt, later: Later, now: datetime) -> None:
-        delay = later.delay or backoff(debt.attempts)
+    async def _put_off(self, message: LeasedMessage, later: RetryLater, now: datetime) -> None:
+        delay = later.delay or backoff(message.attempts)
         await self._database.execute(
             """UPDATE outbox SET due_at = $3, lease_token = NULL, leased_until = NULL, last_error = $4
                WHERE id = $1 AND lease_token = $2""",
-            debt.id, debt.token, now + delay, later.reason[:500],
+            message.id, message.token, now + delay, later.reason[:500],
         )  # fmt: skip
 
-    async def _park(self, debt: LeasedDebt, parked: Parked, now: datetime) -> None:
-        """Leave a debt to a person; one to the credit service flags the account in the same statement (REQ-016)."""
+    async def _park(self, message: LeasedMessage, parked: Parked, now: datetime) -> None:
+        """Leave a message to a person; one to the credit service flags the account in the same statement (REQ-016)."""
         await self._database.execute(
             f"""WITH parked AS (
                     UPDATE outbox SET parked_reason = $3, lease_token = NULL, leased_until = NULL, last_error = $3
@@ -149,9 +149,9 @@ class Outbox:
                                              ('{Topic.RELEASE}', '{REFUND_FAILED}')) AS f(topic, reason) USING (topic)
                 ), {RAISE.format(now="$4")}
                 INSERT INTO generation_events (request_id, event, data, at)
-                SELECT request_id, 'debt_parked', jsonb_build_object('topic', topic, 'reason', $3::text), $4
+                SELECT request_id, 'message_parked', jsonb_build_object('topic', topic, 'reason', $3::text), $4
                 FROM parked WHERE request_id IS NOT NULL""",  # noqa: S608 - joined from constants
-            debt.id, debt.token, parked.reason[:500], now,
+            message.id, message.token, parked.reason[:500], now,
         )  # fmt: skip
 
     async def park_foreign(
@@ -170,26 +170,26 @@ class Outbox:
         )  # fmt: skip
         return bool(written)
 
-    async def replay(self, debt_id: int, *, by: str, now: datetime) -> bool:
-        """Make a parked debt due again; False when there is no such parked debt."""
+    async def replay(self, message_id: int, *, by: str, now: datetime) -> bool:
+        """Make a parked message due again; False when there is no such parked message."""
         return await self._resolve_parked(
             """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
                WHERE id = $1 AND parked_reason IS NOT NULL RETURNING request_id, topic, body, 'pending' AS delivery""",
-            "debt_replayed", debt_id, by, now,
+            "message_replayed", message_id, by, now,
         )  # fmt: skip
 
-    async def drop(self, debt_id: int, *, by: str, now: datetime) -> bool:
-        """Give a parked debt up for good; False when there is no such parked debt.
+    async def drop(self, message_id: int, *, by: str, now: datetime) -> bool:
+        """Give a parked message up for good; False when there is no such parked message.
 
         A hold that nobody will be told of is settled with that: the comparison of the books names what it left.
         """
         return await self._resolve_parked(
             """DELETE FROM outbox WHERE id = $1 AND parked_reason IS NOT NULL AND $2::timestamptz IS NOT NULL
                RETURNING request_id, topic, body, 'failed' AS delivery""",
-            "debt_dropped", debt_id, by, now,
+            "message_dropped", message_id, by, now,
         )  # fmt: skip
 
-    async def _resolve_parked(self, statement: str, event: str, debt_id: int, by: str, now: datetime) -> bool:
+    async def _resolve_parked(self, statement: str, event: str, message_id: int, by: str, now: datetime) -> bool:
         return bool(
             await self._database.fetchval(
                 f"""WITH resolved AS ({statement}), entry AS (
@@ -204,12 +204,12 @@ class Outbox:
                         UPDATE holds h SET settled_at = $2 FROM resolved r
                         WHERE r.delivery = 'failed' AND r.topic LIKE 'credits.%' AND h.key = r.body->>'key')
                     SELECT count(*) FROM resolved""",  # noqa: S608 - joined from the two statements above
-                debt_id, now, event, by,
+                message_id, now, event, by,
             )
         )  # fmt: skip
 
     async def replay_for(self, key: str, *, now: datetime) -> int:
-        """Make the parked debts of one hold due again, after a person has said what became of it."""
+        """Make the parked messages of one hold due again, after a person has said what became of it."""
         return await self._database.execute_counted(
             """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
                WHERE topic LIKE 'credits.%' AND body->>'key' = $1 AND parked_reason IS NOT NULL""",
@@ -217,7 +217,7 @@ class Outbox:
         )  # fmt: skip
 
     async def list_open(self, *, parked_only: bool, most: int) -> list[dict[str, Any]]:
-        """Open debts for an operator, the oldest first."""
+        """Open messages for an operator, the oldest first."""
         found = await self._database.fetch(
             """SELECT id, request_id, topic, attempts, due_at, last_error, parked_reason, created_at
                FROM outbox WHERE NOT $1 OR parked_reason IS NOT NULL ORDER BY id LIMIT $2""",
@@ -228,7 +228,7 @@ class Outbox:
     async def owed(self, most: int, request_id: UUID | None = None) -> list[dict[str, Any]]:
         """What is owed as a person reads it, the oldest first: all that is parked, or everything of one request.
 
-        `about` is the topic without the target of a webhook, whose address is `target`.
+        `about` is the topic without the endpoint of a webhook, whose address is `endpoint`.
         """
         condition = "o.parked_reason IS NOT NULL"
         if request_id is not None:
@@ -239,7 +239,7 @@ class Outbox:
             f"""SELECT o.id, o.request_id, o.topic, split_part(o.topic, ':', 1) AS about, o.attempts, o.due_at,
                        o.last_error, o.parked_reason, o.created_at, o.body->>'key' AS key,
                        (o.body->>'amount')::int AS amount, o.body->>'user_id' AS user_id,
-                       o.body->>'event_type' AS event_type, t.url AS target
+                       o.body->>'event_type' AS event_type, t.url AS endpoint
                 FROM outbox o LEFT JOIN webhook_targets t
                      ON o.topic LIKE 'webhook:%' AND t.id::text = substr(o.topic, 9)
                 WHERE {condition} ORDER BY o.id LIMIT $1""",  # noqa: S608 - one of the two conditions above

@@ -5,7 +5,7 @@ from datetime import datetime
 from creativeflow.services.aigeneration.storage.database import Database
 
 
-class Rejections:
+class PromptRejections:
     """Counts what each user was refused for."""
 
     def __init__(self, database: Database) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.domain.stalled_workers import LaneWork
 from creativeflow.services.aigeneration.kit.clock import first_id
 from creativeflow.services.aigeneration.storage import request_rows
@@ -38,17 +38,17 @@ class Queries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def request(self, request_id: UUID) -> Request | None:
+    async def request(self, request_id: UUID) -> GenerationRequest | None:
         """One request with its holds."""
         row = await self._database.fetchrow(f"{SELECT_REQUEST} WHERE r.id = $1", request_id)
         return request_rows.to_request(row) if row else None
 
-    async def requests(self, ids: Sequence[UUID]) -> list[Request]:
+    async def requests(self, ids: Sequence[UUID]) -> list[GenerationRequest]:
         """Several requests with their holds, in no order."""
         found = await self._database.fetch(f"{SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
         return [request_rows.to_request(row) for row in found]
 
-    async def queue_position(self, request: Request) -> int | None:
+    async def queue_position(self, request: GenerationRequest) -> int | None:
         """How many jobs of its lane go first, plus one; None when it does not wait."""
         if request.state is not State.PENDING or request.fair_at is None:
             return None
@@ -59,7 +59,7 @@ class Queries:
         )  # fmt: skip
         return int(ahead) + 1
 
-    async def page(self, filters: Filters, most: int) -> list[Request]:
+    async def page(self, filters: Filters, most: int) -> list[GenerationRequest]:
         """The newest requests that fit, newest first; ids are time-ordered, so they are the order.
 
         A time is looked for by the ids born around it: the walk begins there and not at the newest of all.
@@ -111,7 +111,7 @@ class Queries:
         )
         return {UUID(int=row["id"].int): row["version"] for row in found}
 
-    async def stuck(self, now: datetime, most: int) -> list[Request]:
+    async def stuck(self, now: datetime, most: int) -> list[GenerationRequest]:
         """Requests whose deadline or lease passed more than a minute ago and that nobody has moved on."""
         late = now - timedelta(minutes=1)
         found = await self._database.fetch(
@@ -121,7 +121,7 @@ class Queries:
         )  # fmt: skip
         return [request_rows.to_request(row) for row in found]
 
-    async def in_review(self, most: int) -> list[Request]:
+    async def in_review(self, most: int) -> list[GenerationRequest]:
         """Requests whose prompt waits for a person, the oldest first."""
         found = await self._database.fetch(
             f"""{SELECT_REQUEST} WHERE r.state = 'VALIDATING_CREDITS' AND r.pending_action IS NOT NULL
@@ -161,13 +161,13 @@ class Queries:
             for row in found
         ]  # fmt: skip
 
-    async def debts(self) -> dict[str, int]:
-        """How many debts are open, and how many of them are parked; events for callers' own receivers apart."""
+    async def messages(self) -> dict[str, int]:
+        """How many messages are open, and how many of them are parked; events for callers' own receivers apart."""
         row = await self._database.fetchrow(
             """SELECT count(*) FILTER (WHERE NOT hook) AS open, count(*) FILTER (WHERE NOT hook AND parked) AS parked,
                       count(*) FILTER (WHERE hook) AS webhooks,
                       count(*) FILTER (WHERE hook AND parked) AS webhooks_parked
-               FROM (SELECT topic LIKE 'webhook:%' AS hook, parked_reason IS NOT NULL AS parked FROM outbox) debts"""
+               FROM (SELECT topic LIKE 'webhook:%' AS hook, parked_reason IS NOT NULL AS parked FROM outbox) messages"""
         )
         return dict(row) if row else {}
 
@@ -197,7 +197,7 @@ class Queries:
         each day misses nothing. What is still open is always looked at.
         """
         since = since or datetime(1970, 1, 1, tzinfo=UTC)
-        found = await self._database.look_over(_INVARIANTS, now, since, _first_id(since))
+        found = await self._database.fetch_report(_INVARIANTS, now, since, _first_id(since))
         return {name: int(count) for name, count in found[0].items()}
 
 
@@ -227,7 +227,7 @@ SELECT
         AND h.funding = 'credits'
         AND h.settled_at IS NULL AND NOT EXISTS (
             SELECT FROM outbox o WHERE o.request_id = h.request_id AND o.topic LIKE 'credits.%'
-            AND o.body->>'key' = h.key)) AS resolved_without_debt,
+            AND o.body->>'key' = h.key)) AS resolved_without_message,
     (SELECT count(*) FROM (SELECT operation FROM credit_entries WHERE at >= $2
         GROUP BY operation HAVING sum(amount) <> 0) t)
         AS ledger_not_zero_sum,
@@ -237,13 +237,13 @@ SELECT
     (SELECT count(*) FROM free_usage u WHERE u.used <> (
         SELECT count(*) FROM holds h WHERE h.user_id = u.user_id AND h.month = u.month
         AND h.funding = 'allowance' AND h.state IN ('held', 'captured'))) AS free_usage_off_holds,
-    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL AND topic NOT LIKE 'webhook:%') AS debts_parked,
+    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL AND topic NOT LIKE 'webhook:%') AS messages_parked,
     (SELECT count(*) FROM generation_requests r WHERE r.deadline_at < $1::timestamptz - interval '5 minutes'
         AND {NEXT_LOOK} < $1::timestamptz - interval '5 minutes') AS deadlines_missed,
     (SELECT count(*) FROM generation_requests r WHERE r.id >= $3 AND r.deadline_at IS NULL
         AND NOT EXISTS (SELECT FROM outbox o WHERE o.request_id = r.id AND o.topic = 'notification.send')
         AND NOT EXISTS (SELECT FROM generation_events e WHERE e.request_id = r.id
-                        AND (e.event = 'debt_dropped' OR (e.event = 'notification_sent' AND e.data->>'event_type' IN (
+                        AND (e.event = 'message_dropped' OR (e.event = 'notification_sent' AND e.data->>'event_type' IN (
                             'final_asset_ready', 'generation_failed', 'generation_cancelled', 'generation_expired')))))
         AS ended_unannounced
 """  # noqa: S608 - a constant of the store

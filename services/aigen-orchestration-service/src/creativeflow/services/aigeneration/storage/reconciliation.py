@@ -1,4 +1,4 @@
-"""Our side of a reconciliation: the holds as they are booked, and the debts that mend a difference."""
+"""Our side of a reconciliation: the holds as they are booked, and the messages that mend a difference."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class BookedHold:
         return {"key": self.key, "user_id": self.user_id, "amount": self.amount, "action": self.action}
 
 
-class Comparison:
+class ReconciliationStore:
     """Reads holds in pages, and posts compensations."""
 
     def __init__(self, database: Database) -> None:

@@ -10,8 +10,8 @@ import orjson
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.pricing import Funding
-from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
-from creativeflow.services.aigeneration.domain.transitions import Change, Debt, Topic
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, Hold, HoldState
+from creativeflow.services.aigeneration.domain.transitions import OutboxMessage, StateChange, Topic
 
 _NOT_OF_THE_JOB = (
     "stage", "round", "plan", "brief", "samples", "sample_failures", "selected_sample_id", "final_size", "file_format",
@@ -19,7 +19,7 @@ _NOT_OF_THE_JOB = (
 )  # fmt: skip
 
 
-def from_change(change: Change) -> dict[str, Any]:
+def from_change(change: StateChange) -> dict[str, Any]:
     """One element of the batch that the write statements take; see `statements.py`.
 
     What is not there is left out: the server reads an absent key as NULL, and neither side pays for it.
@@ -53,14 +53,14 @@ def from_change(change: Change) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None and value not in ((), [])}
 
 
-def is_plain(change: Change) -> bool:
-    """Whether nothing but the request and its timeline is written: no money, no debt, no key, no place in a queue."""
+def is_plain(change: StateChange) -> bool:
+    """Whether nothing but the request and its timeline is written: no money, no message, no key, no place in a queue."""
     return not (
-        change.debts or change.holds or change.usage or change.queues or change.claim or change.answer
+        change.messages or change.holds or change.usage or change.queues or change.claim or change.answer
     )  # fmt: skip
 
 
-def moves_job_alone(change: Change) -> bool:
+def moves_job_alone(change: StateChange) -> bool:
     """Whether a plain change is about the job and nothing else of the request: `from_job_move` says all of it."""
     before, after = change.before, change.after
     return before is not None and is_plain(change) and all(
@@ -68,7 +68,7 @@ def moves_job_alone(change: Change) -> bool:
     )  # fmt: skip
 
 
-def from_job_move(change: Change) -> dict[str, Any]:
+def from_job_move(change: StateChange) -> dict[str, Any]:
     """One element of the batch for the statement that writes jobs alone."""
     before, after = change.before, change.after
     assert before is not None  # noqa: S101 - see moves_job_alone
@@ -81,17 +81,17 @@ def from_job_move(change: Change) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _entries(change: Change) -> list[dict[str, Any]]:
+def _entries(change: StateChange) -> list[dict[str, Any]]:
     return [{"event": e.event, "state": e.state, "data": e.data} for e in change.entries]
 
 
-def _beside_the_request(change: Change) -> dict[str, Any]:
+def _beside_the_request(change: StateChange) -> dict[str, Any]:
     """What a change writes into other tables."""
     row: dict[str, Any] = {
         "weight": change.after.terms.weight, "queues": change.queues,
-        "debts": [{"topic": d.topic, "body": d.body} for d in change.debts if d.topic != Topic.WEBHOOK],
+        "messages": [{"topic": d.topic, "body": d.body} for d in change.messages if d.topic != Topic.WEBHOOK],
         "holds": [_from_hold(hold) for hold in change.holds],
-        "webhook": _from_webhook(change.debts),
+        "webhook": _from_webhook(change.messages),
         "usage": [
             {
                 "stage": used.stage, "round": used.round, "action": used.action, "paid_by": used.paid_by,
@@ -116,12 +116,12 @@ def _beside_the_request(change: Change) -> dict[str, Any]:
     return row
 
 
-def _from_webhook(debts: Sequence[Debt]) -> dict[str, str] | None:
+def _from_webhook(messages: Sequence[OutboxMessage]) -> dict[str, str] | None:
     """What targets are told, as the text whose bytes are signed: jsonb would not keep its order."""
-    for debt in debts:
-        if debt.topic == Topic.WEBHOOK:
-            told = debt.body["told"]
-            return {"event_id": debt.body["event_id"], "type": told["type"], "body": orjson.dumps(told).decode()}
+    for message in messages:
+        if message.topic == Topic.WEBHOOK:
+            told = message.body["told"]
+            return {"event_id": message.body["event_id"], "type": told["type"], "body": orjson.dumps(told).decode()}
     return None
 
 
@@ -132,9 +132,9 @@ def _from_hold(hold: Hold) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def to_request(row: Any) -> Request:
+def to_request(row: Any) -> GenerationRequest:
     """A request from `SELECT r.*` with its holds as `holds`."""
-    return Request(
+    return GenerationRequest(
         id=_uuid(row["id"]), user_id=row["user_id"], project_id=row["project_id"], created_by=row["created_by"],
         correlation_id=row["correlation_id"], traceparent=row["traceparent"], state=State(row["state"]),
         stage=Stage(row["stage"]), round=row["round"], attempt=row["attempt"],

@@ -17,7 +17,7 @@ jsonb_to_recordset($1::jsonb) AS c(
         final_asset jsonb, failure jsonb, progress jsonb, pending_action jsonb, route jsonb,
         model text, ai_model_used text, retry_of uuid, max_rounds int,
         due_at timestamptz, lease_until timestamptz, deadline_at timestamptz, remind_at timestamptz,
-        allowance_month date, entries jsonb, debts jsonb, holds jsonb, usage jsonb,
+        allowance_month date, entries jsonb, messages jsonb, holds jsonb, usage jsonb,
         principal text, key text, fingerprint text, status int, location text, body text,
         take_key text, take_amount bigint, take_action text, webhook jsonb)"""
 
@@ -76,10 +76,10 @@ def _tail(*, take: bool = False, settle: bool = False) -> str:
     owed = "d->>'topic' <> 'credits.capture' OR d->'body'->>'key' NOT IN (SELECT key FROM settling)"
     settled = ", settled_at = CASE WHEN h.key IN (SELECT key FROM settling) THEN excluded.began_at END"
     return f"""
-{f"{SETTLING}, {_ENTRIES}" if settle else _ENTRY}, {f"{SET_ASIDE}, " if take else ""}debt AS (
+{f"{SETTLING}, {_ENTRIES}" if settle else _ENTRY}, {f"{SET_ASIDE}, " if take else ""}message AS (
     INSERT INTO outbox (request_id, topic, body, due_at, created_at)
     SELECT c.id, d->>'topic', d->'body', c.at, c.at
-    FROM written c, jsonb_array_elements(c.debts) d {f"WHERE {owed}" if settle else ""}
+    FROM written c, jsonb_array_elements(c.messages) d {f"WHERE {owed}" if settle else ""}
 ), hold AS (
     INSERT INTO holds AS h (key, request_id, user_id, stage, round, action, funding, amount, month, state, began_at)
     SELECT n.key, c.id, c.user_id, n.stage, n.round, n.action, n.funding, n.amount, n.month, n.state, c.at
@@ -171,7 +171,7 @@ WITH {_CHANGE}, {f"{_LOCKED}, {TAKING.format(rows='locked')}, " if take else ""}
 )"""  # noqa: S608 - joined from constants of this module
 
 
-# What a move announces goes to every enabled target of the caller that made the request, each with a debt of its own.
+# What a move announces goes to every enabled target of the caller that made the request, each with a message of its own.
 _TELLING = """
 delivery AS (
     INSERT INTO webhook_deliveries (target_id, event_id, request_id, type, body, created_at, updated_at)

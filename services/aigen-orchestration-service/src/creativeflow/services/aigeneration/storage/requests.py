@@ -1,6 +1,6 @@
 """Writes changes and reads requests: the one door to state and money, one statement for each thing that happens.
 
-A change is written whole or not at all: request, timeline, holds, debts, idempotency key. Who owns a row is
+A change is written whole or not at all: request, timeline, holds, messages, idempotency key. Who owns a row is
 decided by its version: a write that expects another version writes nothing and says so.
 """
 
@@ -15,12 +15,18 @@ import asyncpg
 import structlog
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.request import Hold, HoldState, Request
-from creativeflow.services.aigeneration.domain.transitions import Answer, Change, Debt, Entry, Topic
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, Hold, HoldState
+from creativeflow.services.aigeneration.domain.transitions import (
+    ApiResponse,
+    OutboxMessage,
+    StateChange,
+    TimelineEntry,
+    Topic,
+)
 from creativeflow.services.aigeneration.storage import request_rows, request_sql
 from creativeflow.services.aigeneration.storage.account_flags import HOLD_UNDECIDED, RAISE
 from creativeflow.services.aigeneration.storage.database import Database, to_json
-from creativeflow.services.aigeneration.storage.group_commit import Batcher
+from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +37,7 @@ _TURNS = 3
 """How often a dispatcher looks at a lane again when others have just taken from it."""
 
 
-class Written(Enum):
+class WriteResult(Enum):
     """What a write came to."""
 
     YES = auto()
@@ -52,7 +58,7 @@ class KeyTakenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredAnswer:
+class StoredResponse:
     """What is known under an idempotency key; `status` is None while its action has no answer yet."""
 
     fingerprint: str
@@ -67,14 +73,14 @@ class StoredAnswer:
 class LeasedJobs:
     """Jobs that are ours to publish; `window_full`: others wait until a job of the lane is finished."""
 
-    jobs: list[Request]
+    jobs: list[GenerationRequest]
     window_full: bool = False
 
 
-class Store:
-    """State, timeline, holds and debts in one database.
+class RequestStore:
+    """State, timeline, holds and messages in one database.
 
-    `ledger_here`: so are the credits, and a capture is no debt but done in the statement that delivers.
+    `ledger_here`: so are the credits, and a capture is no message but done in the statement that delivers.
     """
 
     def __init__(
@@ -84,11 +90,11 @@ class Store:
         self._free_generations = free_generations
         self._ledger_here = ledger_here
         # One writer: two at once would read the same last job of a user and give its next ones the same virtual time.
-        self._intakes = Batcher(self._write_intakes, key=_intake_key, max_size=batch_size, max_concurrent=1)
-        self._moves = Batcher(self._write_moves, key=lambda change: change.after.id, max_size=batch_size)
-        self._loads = Batcher(self._load_many, key=lambda request_id: request_id, max_size=batch_size)
+        self._intakes = GroupCommit(self._write_intakes, key=_intake_key, max_size=batch_size, max_concurrent=1)
+        self._moves = GroupCommit(self._write_moves, key=lambda change: change.after.id, max_size=batch_size)
+        self._loads = GroupCommit(self._load_many, key=lambda request_id: request_id, max_size=batch_size)
 
-    async def write(self, change: Change) -> Written:
+    async def write(self, change: StateChange) -> WriteResult:
         """Write one change, together with others that wait at the same moment.
 
         Raises:
@@ -101,37 +107,37 @@ class Store:
             if error.constraint_name == "idempotency_keys_pkey":
                 raise KeyTakenError from None
             raise
-        if written is Written.KEY_USED:
+        if written is WriteResult.KEY_USED:
             raise KeyTakenError
         return written
 
-    async def _write(self, change: Change) -> Written:
+    async def _write(self, change: StateChange) -> WriteResult:
         if change.before is None:
             written = await self._intakes.submit(change)
             # Not in the batch, whose other changes are committed by now: what fails here concerns this caller alone.
-            return (await self._write_intakes([change]))[0] if written is Written.CROWDED else written
+            return (await self._write_intakes([change]))[0] if written is WriteResult.CROWDED else written
         if change.allowance is not None:
             return await self._write_with_allowance(change)
         return await self._moves.submit(change)
 
-    async def write_moves(self, changes: Sequence[Change]) -> list[bool]:
+    async def write_moves(self, changes: Sequence[StateChange]) -> list[bool]:
         """Write many changes of different requests as one statement; for each, whether it was written."""
-        return [outcome is Written.YES for outcome in await self._write_moves(changes)] if changes else []
+        return [outcome is WriteResult.YES for outcome in await self._write_moves(changes)] if changes else []
 
-    async def load(self, request_id: UUID) -> Request | None:
+    async def load(self, request_id: UUID) -> GenerationRequest | None:
         """The request with its holds, as last committed."""
         return await self._loads.submit(request_id)
 
-    async def answer(self, principal: str, key: str) -> StoredAnswer | None:
+    async def answer(self, principal: str, key: str) -> StoredResponse | None:
         """What is stored under an idempotency key."""
         row = await self._database.fetchrow(
             """SELECT fingerprint, request_id, status, body, location, created_at
                FROM idempotency_keys WHERE principal = $1 AND key = $2""",
             principal, key,
         )  # fmt: skip
-        return StoredAnswer(**row) if row else None
+        return StoredResponse(**row) if row else None
 
-    async def complete_key(self, request_id: UUID, answer: Answer) -> None:
+    async def complete_key(self, request_id: UUID, answer: ApiResponse) -> None:
         """Store the answer under the key that was claimed for this request, if it has none yet."""
         await self._database.execute(
             """UPDATE idempotency_keys SET status = $2, location = $3, body = $4
@@ -141,7 +147,7 @@ class Store:
 
     async def lease_jobs(
         self, lane: Stage, *, window: int, most: int, per_user: Mapping[str, int], now: datetime,
-        lease: Callable[[Request], Change],
+        lease: Callable[[GenerationRequest], StateChange],
     ) -> LeasedJobs:  # fmt: skip
         """Take the next jobs of a lane in fair order, at most `most` and never more than the window allows.
 
@@ -176,7 +182,7 @@ class Store:
             )
         )  # fmt: skip
 
-    async def due(self, now: datetime, most: int) -> list[Request]:
+    async def due(self, now: datetime, most: int) -> list[GenerationRequest]:
         """Requests whose deadline, lease or reminder has passed, the longest overdue first."""
         found = await self._database.fetch(
             f"""{request_sql.SELECT_REQUEST} WHERE r.deadline_at IS NOT NULL AND {request_sql.NEXT_LOOK} <= $1
@@ -194,13 +200,13 @@ class Store:
         )  # fmt: skip
         return [(row["request_id"], row["key"]) for row in found]
 
-    async def give_back_late(self, hold: Hold, request: Request, *, held: bool, now: datetime) -> bool:
+    async def give_back_late(self, hold: Hold, request: GenerationRequest, *, held: bool, now: datetime) -> bool:
         """Resolve a `placing` hold whose request ended meanwhile: what turned out held is released again.
 
         Returns False when somebody else has resolved it already.
         """
-        entry = Entry("credits_released_late" if held else "credits_not_held", None, {"hold": hold.key})
-        debts = [Debt(Topic.RELEASE, hold.reservation(request.user_id))] if held else []
+        entry = TimelineEntry("credits_released_late" if held else "credits_not_held", None, {"hold": hold.key})
+        messages = [OutboxMessage(Topic.RELEASE, hold.reservation(request.user_id))] if held else []
         return bool(
             await self._database.fetchval(
                 """WITH hold AS (
@@ -208,17 +214,17 @@ class Store:
                    ), entry AS (
                        INSERT INTO generation_events (request_id, event, data, at)
                        SELECT $4, $5, $6::jsonb, $2 FROM hold
-                   ), debt AS (
+                   ), message AS (
                        INSERT INTO outbox (request_id, topic, body, due_at, created_at)
                        SELECT $4, d->>'topic', d->'body', $2, $2 FROM hold, jsonb_array_elements($7::jsonb) d
                    )
                    SELECT count(*) FROM hold""",
                 hold.key, now, HoldState.RELEASED if held else HoldState.REFUSED, request.id,
-                entry.event, entry.data, [{"topic": d.topic, "body": d.body} for d in debts],
+                entry.event, entry.data, [{"topic": d.topic, "body": d.body} for d in messages],
             )
         )  # fmt: skip
 
-    async def give_back_refused(self, hold: Hold, request: Request, *, now: datetime) -> bool:
+    async def give_back_refused(self, hold: Hold, request: GenerationRequest, *, now: datetime) -> bool:
         """Release a hold that was accepted after it had been written as refused: two askers of one key can meet so.
 
         The state is checked in the statement. Returns False where the hold is not refused or its release is queued.
@@ -227,16 +233,16 @@ class Store:
             await self._database.fetchval(
                 """WITH hold AS (
                        SELECT key FROM holds WHERE key = $1 AND state = 'refused' FOR UPDATE
-                   ), debt AS (
+                   ), message AS (
                        INSERT INTO outbox (request_id, topic, body, due_at, created_at)
                        SELECT $2, $3, $4::jsonb, $5, $5 FROM hold WHERE NOT EXISTS (
                            SELECT FROM outbox WHERE request_id = $2 AND topic = $3 AND body->>'key' = $1)
                        RETURNING id
                    ), entry AS (
                        INSERT INTO generation_events (request_id, event, data, at)
-                       SELECT $2, 'credits_released_late', jsonb_build_object('hold', $1::text), $5 FROM debt
+                       SELECT $2, 'credits_released_late', jsonb_build_object('hold', $1::text), $5 FROM message
                    )
-                   SELECT count(*) FROM debt""",
+                   SELECT count(*) FROM message""",
                 hold.key, request.id, Topic.RELEASE, hold.reservation(request.user_id), now,
             )
         )  # fmt: skip
@@ -285,7 +291,7 @@ class Store:
         row = await self._database.fetchrow("SELECT * FROM holds WHERE key = $1", key)
         return (UUID(int=row["request_id"].int), request_rows.to_hold(dict(row))) if row else None
 
-    async def note(self, request_id: UUID, entry: Entry, now: datetime) -> None:
+    async def note(self, request_id: UUID, entry: TimelineEntry, now: datetime) -> None:
         """Add a line to the timeline without a move: evidence, such as a result that came too late.
 
         Of one kind only so many are kept: whoever repeats himself does not fill the timeline.
@@ -324,18 +330,18 @@ class Store:
             month = following
         return MONTHS_AHEAD + 1
 
-    async def _write_intakes(self, changes: Sequence[Change]) -> list[Written]:
+    async def _write_intakes(self, changes: Sequence[StateChange]) -> list[WriteResult]:
         """One statement and nothing after it: whatever fails here has written nothing, so it may be written again."""
         payload = _payload(changes)
         statement = request_sql.INTAKE_AND_TAKE if any("take_key" in row for row in payload) else request_sql.INTAKE
         written = _outcomes(await self._database.fetch(statement, payload, self._free_generations))
-        without_allowance = Written.CROWDED if len(changes) > 1 else Written.NO_ALLOWANCE
+        without_allowance = WriteResult.CROWDED if len(changes) > 1 else WriteResult.NO_ALLOWANCE
         return [
-            written.get(change.after.id, Written.NOT_TAKEN if change.taking else without_allowance)
+            written.get(change.after.id, WriteResult.NOT_TAKEN if change.taking else without_allowance)
             for change in changes
         ]
 
-    async def _write_moves(self, changes: Sequence[Change]) -> list[Written]:
+    async def _write_moves(self, changes: Sequence[StateChange]) -> list[WriteResult]:
         """As with intakes, nothing follows the statement that commits."""
         try:
             return await self._move_all(changes, settle=self._ledger_here)
@@ -343,13 +349,13 @@ class Store:
             if error.table_name != "credit_entries" or len(changes) > 1:
                 raise
             # Somebody used the key in the ledger at this moment; the long way finds out what became of it.
-            return [Written.NOT_TAKEN] if changes[0].taking else await self._move_all(changes, settle=False)
+            return [WriteResult.NOT_TAKEN] if changes[0].taking else await self._move_all(changes, settle=False)
 
-    async def _move_all(self, changes: Sequence[Change], *, settle: bool) -> list[Written]:
+    async def _move_all(self, changes: Sequence[StateChange], *, settle: bool) -> list[WriteResult]:
         written = _outcomes(await self._database.fetch(*_moved_by(changes, settle=settle)))
-        return [written.get(change.after.id, Written.SUPERSEDED) for change in changes]
+        return [written.get(change.after.id, WriteResult.SUPERSEDED) for change in changes]
 
-    async def _write_with_allowance(self, change: Change) -> Written:
+    async def _write_with_allowance(self, change: StateChange) -> WriteResult:
         """A regeneration on the Free plan: the month's count and the move in one transaction."""
         statement, payload = _moved_by([change], settle=self._ledger_here)
         async with self._database.connection() as connection:
@@ -358,32 +364,32 @@ class Store:
             try:
                 # First the request, then the month: as a move that gives a generation back locks them.
                 written = _outcomes(await connection.fetch(statement, payload))
-                outcome = written.get(change.after.id, Written.SUPERSEDED)
-                if outcome is Written.YES:
+                outcome = written.get(change.after.id, WriteResult.SUPERSEDED)
+                if outcome is WriteResult.YES:
                     used = await connection.fetch(request_sql.USE_ALLOWANCE, payload, self._free_generations)
-                    outcome = Written.YES if used else Written.NO_ALLOWANCE
+                    outcome = WriteResult.YES if used else WriteResult.NO_ALLOWANCE
             except BaseException:
                 await transaction.rollback()
                 raise
-            await (transaction.commit() if outcome is Written.YES else transaction.rollback())
+            await (transaction.commit() if outcome is WriteResult.YES else transaction.rollback())
         return outcome
 
-    async def _load_many(self, ids: Sequence[UUID]) -> list[Request | None]:
+    async def _load_many(self, ids: Sequence[UUID]) -> list[GenerationRequest | None]:
         found = await self._database.fetch(f"{request_sql.SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
         by_id = {row["id"]: request_rows.to_request(row) for row in found}
         return [by_id.get(request_id) for request_id in ids]
 
 
-_OUTCOMES = {True: Written.YES, False: Written.NOT_TAKEN, None: Written.KEY_USED}
+_OUTCOMES = {True: WriteResult.YES, False: WriteResult.NOT_TAKEN, None: WriteResult.KEY_USED}
 
 
-def _outcomes(found: Sequence[asyncpg.Record]) -> dict[UUID, Written]:
+def _outcomes(found: Sequence[asyncpg.Record]) -> dict[UUID, WriteResult]:
     """What a writing statement reports of its changes by request id; it says nothing of those it did not find."""
     return {row["id"]: _OUTCOMES[row["written"]] for row in found}
 
 
 def _payload(
-    changes: Sequence[Change], row: Callable[[Change], dict[str, Any]] = request_rows.from_change
+    changes: Sequence[StateChange], row: Callable[[StateChange], dict[str, Any]] = request_rows.from_change
 ) -> list[dict[str, Any]]:
     """What a statement is given, in the order of the ids: two statements that lock some of the same requests do so in
     one order, and never wait for each other in a circle.
@@ -391,15 +397,15 @@ def _payload(
     return [row(change) for change in sorted(changes, key=lambda change: change.after.id)]
 
 
-def _moved_by(changes: Sequence[Change], *, settle: bool) -> tuple[str, list[dict[str, Any]]]:
+def _moved_by(changes: Sequence[StateChange], *, settle: bool) -> tuple[str, list[dict[str, Any]]]:
     """The statement that writes these moves, and what it is given."""
     if all(map(request_rows.moves_job_alone, changes)):
         return request_sql.MOVE_ALONE, _payload(changes, request_rows.from_job_move)
     payload = _payload(changes)
-    captures = settle and any(debt.topic == Topic.CAPTURE for change in changes for debt in change.debts)
+    captures = settle and any(message.topic == Topic.CAPTURE for change in changes for message in change.messages)
     takes, tells = (any(name in row for row in payload) for name in ("take_key", "webhook"))
     return request_sql.move(take=takes, settle=captures, tell=tells), payload
 
 
-def _intake_key(change: Change) -> Any:
+def _intake_key(change: StateChange) -> Any:
     return (change.claim.principal, change.claim.key) if change.claim else change.after.id

@@ -17,7 +17,7 @@ _WAITED_MAX = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Minute:
+class MinuteCounts:
     """What happened in one minute, in all processes together; the waits are seconds from the order to the delivery."""
 
     at: datetime
@@ -91,7 +91,7 @@ GROUP BY r.stage, r.user_id, l.virtual_time
 ORDER BY r.stage DESC, starts_in NULLS LAST, in_flight DESC, r.user_id LIMIT $1"""
 
 _OPEN = f"""
-SELECT (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL) AS debts,
+SELECT (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL) AS messages,
        (SELECT count(*) FROM holds WHERE state = 'placing' AND parked_at IS NOT NULL) AS holds,
        (SELECT count(*) FROM generation_requests WHERE state = 'VALIDATING_CREDITS' AND pending_action IS NOT NULL)
            AS reviews,
@@ -100,13 +100,13 @@ SELECT (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL) AS debts,
             AND LEAST(r.deadline_at, r.lease_until) < $1) AS stuck"""  # noqa: S608 - a constant of the store
 
 
-class Figures:
+class Statistics:
     """Reads of what happened and of what is open; each is one statement."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime) -> list[MinuteCounts]:
         """The minutes in which something happened, oldest first; `since` is the beginning of a minute."""
         counted = await self._database.fetch(_COUNTED, since, until)
         waited = await self._database.fetch(_WAITED, since, until, WAITS_MAX, _WAITED_MAX)
@@ -114,7 +114,7 @@ class Figures:
             (row["minute"], row["event"]): tuple(row["seconds"]) for row in waited
         }
         return [
-            Minute(
+            MinuteCounts(
                 at=row["minute"], samples_waits=waits.get((row["minute"], "samples_delivered"), ()),
                 final_waits=waits.get((row["minute"], "final_delivered"), ()),
                 **{name: count for name, count in row.items() if name != "minute"},
@@ -151,10 +151,10 @@ class Figures:
         return (row["last"], row["parked"]) if row else (0, 0)
 
     async def given_up(self, since: datetime, most: int) -> list[dict[str, Any]]:
-        """Webhook deliveries that were given up since then, the newest first, with their target."""
+        """Webhook deliveries that were given up since then, the newest first, with their endpoint."""
         found = await self._database.fetch(
-            """SELECT d.target_id, d.event_id, d.request_id, d.type, d.state, d.attempts, d.last_status, d.last_error,
-                      d.updated_at, t.url, t.owner, t.state AS target_state
+            """SELECT d.target_id AS endpoint_id, d.event_id, d.request_id, d.type, d.state, d.attempts, d.last_status, d.last_error,
+                      d.updated_at, t.url, t.owner, t.state AS endpoint_state
                FROM webhook_deliveries d LEFT JOIN webhook_targets t ON t.id = d.target_id
                WHERE d.state = 'failed' AND d.updated_at >= $1 ORDER BY d.updated_at DESC LIMIT $2""",
             since, most,
@@ -167,8 +167,8 @@ class Figures:
         A delivery is made in the same statement as the line of the timeline that it tells of, so their times agree.
         """
         found = await self._database.fetch(
-            """SELECT d.target_id, d.event_id, d.request_id, d.type, d.state, d.attempts, d.last_status, d.last_error,
-                      d.next_attempt_at, d.created_at, d.updated_at, t.url, t.owner, t.state AS target_state
+            """SELECT d.target_id AS endpoint_id, d.event_id, d.request_id, d.type, d.state, d.attempts, d.last_status, d.last_error,
+                      d.next_attempt_at, d.created_at, d.updated_at, t.url, t.owner, t.state AS endpoint_state
                FROM webhook_deliveries d LEFT JOIN webhook_targets t ON t.id = d.target_id
                WHERE d.created_at IN (SELECT at FROM generation_events WHERE request_id = $1 AND version IS NOT NULL)
                  AND d.request_id = $1

@@ -1,4 +1,4 @@
-"""The log of webhook deliveries, and their debts: leased by target in the order of each request, settled one by one."""
+"""The log of webhook deliveries, and their messages: leased by endpoint in the order of each request, settled one by one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from creativeflow.services.aigeneration.storage.webhook_endpoints import live_se
 _BATCH = 5000
 _BATCHES = 20
 
-# A target at which the last try failed is given one at a time: what is away costs one slot, not all of them.
+# An endpoint at which the last try failed is given one at a time: what is away costs one slot, not all of them.
 _LEASE = f"""
 WITH room AS (
     SELECT t.id, LEAST($6, CASE WHEN t.failing_since IS NULL THEN $7 ELSE 1 END - COALESCE(busy.count, 0)) AS room
@@ -42,17 +42,17 @@ _LOGGED = """
     UPDATE webhook_deliveries d SET state = $5::text, attempts = d.attempts + 1, last_status = $6, last_error = $7,
         duration_ms = $8, updated_at = $9, next_attempt_at = $10::timestamptz,
         delivered_at = CASE WHEN $5 = 'delivered' THEN $9 ELSE d.delivered_at END
-    FROM debt WHERE d.target_id = $3 AND d.event_id = $4 RETURNING d.request_id, d.target_id, d.event_id, d.type"""
+    FROM message WHERE d.target_id = $3 AND d.event_id = $4 RETURNING d.request_id, d.target_id, d.event_id, d.type"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueDelivery:
-    """One event that is being sent to one target; `token` proves the lease, `tries` counts this one."""
+    """One event that is being sent to one endpoint; `token` proves the lease, `tries` counts this one."""
 
-    debt_id: int
+    message_id: int
     token: UUID
     tries: int
-    target_id: UUID
+    endpoint_id: UUID
     event_id: UUID
     request_id: UUID | None
     type: str
@@ -63,24 +63,31 @@ class DueDelivery:
 
 
 class DeliveryStore:
-    """The log and the debts of all targets."""
+    """The log and the messages of all endpoints."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def lease(
-        self, token: UUID, *, most: int, per_target: int, busy: Mapping[UUID, int], now: datetime, lease_for: timedelta
+        self,
+        token: UUID,
+        *,
+        most: int,
+        per_endpoint: int,
+        busy: Mapping[UUID, int],
+        now: datetime,
+        lease_for: timedelta,
     ) -> list[DueDelivery]:
-        """Take up to `most` due deliveries, up to `per_target` of each target less what is `busy` there already.
+        """Take up to `most` due deliveries, up to `per_endpoint` of each endpoint less what is `busy` there already.
 
-        Events of one request are taken in their order at each target: the next only when the one before is gone.
+        Events of one request are taken in their order at each endpoint: the next only when the one before is gone.
         """
         found = await self._database.fetch(
-            _LEASE, token, now, now + lease_for, list(busy), list(busy.values()), most, per_target
+            _LEASE, token, now, now + lease_for, list(busy), list(busy.values()), most, per_endpoint
         )
         return [
             DueDelivery(
-                debt_id=row["id"], token=token, tries=row["attempts"], target_id=UUID(int=row["target_id"].int),
+                message_id=row["id"], token=token, tries=row["attempts"], endpoint_id=UUID(int=row["target_id"].int),
                 event_id=row["event_id"], request_id=row["request_id"], type=row["type"], body=row["body"],
                 url=row["url"], secrets=live_secrets(row["secret"], row["previous_secrets"], now),
                 failing_since=row["failing_since"],
@@ -92,7 +99,7 @@ class DeliveryStore:
         """It was taken; False when the lease was lost meanwhile, then nothing is written."""
         return await self._settle(
             "DELETE FROM outbox WHERE id = $1 AND lease_token = $2 RETURNING id",
-            due, attempt, now, DeliveryState.DELIVERED, target="failing_since = NULL", event="webhook_delivered",
+            due, attempt, now, DeliveryState.DELIVERED, endpoint="failing_since = NULL", event="webhook_delivered",
         )  # fmt: skip
 
     async def put_off(self, due: DueDelivery, attempt: Attempt, now: datetime, delay: timedelta) -> bool:
@@ -119,29 +126,29 @@ class DeliveryStore:
         )  # fmt: skip
 
     async def _settle(
-        self, debt: str, due: DueDelivery, attempt: Attempt, now: datetime, state: DeliveryState, *,
-        target: str = "failing_since = $9", event: str | None = None,
+        self, message: str, due: DueDelivery, attempt: Attempt, now: datetime, state: DeliveryState, *,
+        endpoint: str = "failing_since = $9", event: str | None = None,
         next_at: datetime | None = None, reason: str | None = None,
     ) -> bool:  # fmt: skip
-        """Debt, log, target and timeline in one statement; the debt's lease decides whether anything is written."""
+        """Message, log, endpoint and timeline in one statement; the message's lease decides whether anything is written."""
         written = await self._database.fetchval(
-            f"""WITH debt AS ({debt}), logged AS ({_LOGGED}), target AS (
-                    UPDATE webhook_targets SET {target} FROM debt WHERE webhook_targets.id = $3
+            f"""WITH message AS ({message}), logged AS ({_LOGGED}), target AS (
+                    UPDATE webhook_targets SET {endpoint} FROM message WHERE webhook_targets.id = $3
                         AND (failing_since IS NULL) <> ($7::text IS NULL)
                 ), entry AS (
                     INSERT INTO generation_events (request_id, event, data, at)
-                    SELECT request_id, $12, jsonb_strip_nulls(jsonb_build_object('target_id', target_id,
+                    SELECT request_id, $12, jsonb_strip_nulls(jsonb_build_object('endpoint_id', target_id,
                                'event_id', event_id, 'event_type', type, 'reason', $11::text)), $9
                     FROM logged WHERE request_id IS NOT NULL AND $12::text IS NOT NULL
                 )
-                SELECT count(*) FROM debt""",  # noqa: S608 - constants of this module
-            due.debt_id, due.token, due.target_id, due.event_id, state, attempt.status, attempt.trouble,
+                SELECT count(*) FROM message""",  # noqa: S608 - constants of this module
+            due.message_id, due.token, due.endpoint_id, due.event_id, state, attempt.status, attempt.trouble,
             attempt.duration_ms, now, next_at, reason, event,
         )  # fmt: skip
         return bool(written)
 
-    async def announce(self, target_id: UUID, event_id: UUID, *, event_type: str, body: str, now: datetime) -> None:
-        """Owe one target an event that belongs to no request."""
+    async def announce(self, endpoint_id: UUID, event_id: UUID, *, event_type: str, body: str, now: datetime) -> None:
+        """Owe one endpoint an event that belongs to no request."""
         await self._database.execute(
             """WITH logged AS (
                    INSERT INTO webhook_deliveries (target_id, event_id, type, body, created_at, updated_at)
@@ -150,10 +157,10 @@ class DeliveryStore:
                INSERT INTO outbox (topic, body, due_at, created_at)
                SELECT 'webhook:' || target_id, jsonb_build_object('event_id', event_id, 'event_type', type), $5, $5
                FROM logged""",
-            target_id, event_id, event_type, body, now,
+            endpoint_id, event_id, event_type, body, now,
         )  # fmt: skip
 
-    async def redeliver(self, target_id: UUID, event_id: UUID, *, by: str, now: datetime) -> bool:
+    async def redeliver(self, endpoint_id: UUID, event_id: UUID, *, by: str, now: datetime) -> bool:
         """Owe a delivery again, with the stored body under the same id; False when it is not in the log.
 
         One that is still owed or parked becomes due at once with its tries counted anew; one that is not stands
@@ -167,43 +174,43 @@ class DeliveryStore:
                    ), owed AS (
                        UPDATE outbox SET parked_reason = NULL, due_at = $3, attempts = 0
                        WHERE topic = 'webhook:' || $1::uuid::text AND body->>'event_id' = $2::uuid::text RETURNING id
-                   ), debt AS (
+                   ), message AS (
                        INSERT INTO outbox (topic, body, due_at, created_at)
                        SELECT 'webhook:' || target_id,
                               jsonb_build_object('event_id', event_id, 'event_type', type), $3, $3
                        FROM logged WHERE NOT EXISTS (SELECT FROM owed)
                    ), entry AS (
                        INSERT INTO generation_events (request_id, event, data, at)
-                       SELECT request_id, 'webhook_redelivered', jsonb_build_object('target_id', target_id,
+                       SELECT request_id, 'webhook_redelivered', jsonb_build_object('endpoint_id', target_id,
                                   'event_id', event_id, 'event_type', type, 'by', $4::text), $3
                        FROM logged WHERE request_id IS NOT NULL
                    )
                    SELECT count(*) FROM logged""",
-                target_id, event_id, now, by,
+                endpoint_id, event_id, now, by,
             )
         )  # fmt: skip
 
-    async def page(self, target_id: UUID, *, state: str | None, most: int) -> list[dict[str, Any]]:
-        """What became of the events of one target, the newest first."""
+    async def page(self, endpoint_id: UUID, *, state: str | None, most: int) -> list[dict[str, Any]]:
+        """What became of the events of one endpoint, the newest first."""
         found = await self._database.fetch(
             """SELECT event_id, request_id, type, state, attempts, last_status, last_error, duration_ms,
                       next_attempt_at, created_at, updated_at, delivered_at
                FROM webhook_deliveries WHERE target_id = $1 AND ($2::text IS NULL OR state = $2)
                ORDER BY created_at DESC, event_id DESC LIMIT $3""",
-            target_id, state, most,
+            endpoint_id, state, most,
         )  # fmt: skip
         return [dict(row) for row in found]
 
     async def tidy(self, before: datetime, now: datetime) -> int:
-        """Delete what ended before, a bounded number; give up what is owed to targets that are not there any more."""
+        """Delete what ended before, a bounded number; give up what is owed to endpoints that are not there any more."""
         await self._database.execute(
-            """WITH debt AS (
+            """WITH message AS (
                    DELETE FROM outbox o WHERE o.topic LIKE 'webhook:%' AND o.parked_reason IS NULL AND NOT EXISTS (
                        SELECT FROM webhook_targets t WHERE t.state = 'enabled' AND t.id = substr(o.topic, 9)::uuid)
                    RETURNING substr(topic, 9)::uuid AS target_id, (body->>'event_id')::uuid AS event_id
                )
-               UPDATE webhook_deliveries d SET state = 'failed', last_error = 'target_disabled', updated_at = $1
-               FROM debt WHERE d.target_id = debt.target_id AND d.event_id = debt.event_id""",
+               UPDATE webhook_deliveries d SET state = 'failed', last_error = 'endpoint_disabled', updated_at = $1
+               FROM message WHERE d.target_id = message.target_id AND d.event_id = message.event_id""",
             now,
         )
         forgotten = 0

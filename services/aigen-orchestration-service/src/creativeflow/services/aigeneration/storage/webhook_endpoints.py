@@ -1,4 +1,4 @@
-"""Webhook targets: where a caller wants to be told, with the secrets that sign."""
+"""Webhook endpoints: where a caller wants to be told, with the secrets that sign."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from creativeflow.services.aigeneration.domain.webhooks import SECRET_OVERLAP, DisabledReason, TargetState
+from creativeflow.services.aigeneration.domain.webhooks import SECRET_OVERLAP, DisabledReason, EndpointState
 from creativeflow.services.aigeneration.storage.database import Database
 
 _PREVIOUS_KEPT = 3
@@ -14,14 +14,14 @@ _PREVIOUS_KEPT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class WebhookEndpoint:
     """One row of `webhook_targets`; the secrets never show in its `repr`."""
 
     id: UUID
     owner: str
     url: str
     description: str | None
-    state: TargetState
+    state: EndpointState
     disabled_reason: DisabledReason | None
     failing_since: datetime | None
     created_at: datetime
@@ -36,14 +36,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class AddressTaken:
-    """The owner has a target with this URL already."""
+    """The owner has an endpoint with this URL already."""
 
-    target_id: UUID
+    endpoint_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class TooMany:
-    """The owner has as many targets as are allowed."""
+    """The owner has as many endpoints as are allowed."""
 
 
 def live_secrets(secret: str, previous: Sequence[dict[str, str]], now: datetime) -> list[str]:
@@ -51,90 +51,90 @@ def live_secrets(secret: str, previous: Sequence[dict[str, str]], now: datetime)
     return [secret, *(old["secret"] for old in previous if datetime.fromisoformat(old["until"]) > now)]
 
 
-class TargetStore:
-    """Reads and writes targets. `owner` narrows to one caller's; None sees all."""
+class WebhookEndpointStore:
+    """Reads and writes endpoints. `owner` narrows to one caller's; None sees all."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, target: Target, *, most: int) -> Target | AddressTaken | TooMany:
-        """Write a new target, unless the owner has this URL or `most` targets already; one at a time per owner."""
+    async def create(self, endpoint: WebhookEndpoint, *, most: int) -> WebhookEndpoint | AddressTaken | TooMany:
+        """Write a new endpoint, unless the owner has this URL or `most` endpoints already; one at a time per owner."""
         async with self._database.transaction() as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('webhook_targets:' || $1))", target.owner)
-            known = await connection.fetch("SELECT id, url FROM webhook_targets WHERE owner = $1", target.owner)
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('webhook_targets:' || $1))", endpoint.owner)
+            known = await connection.fetch("SELECT id, url FROM webhook_targets WHERE owner = $1", endpoint.owner)
             for row in known:
-                if row["url"] == target.url:
+                if row["url"] == endpoint.url:
                     return AddressTaken(row["id"])
             if len(known) >= most:
                 return TooMany()
             await connection.execute(
                 """INSERT INTO webhook_targets (id, owner, url, description, secret, created_at, updated_at)
                    VALUES ($1, $2, $3, $4, $5, $6, $6)""",
-                target.id, target.owner, target.url, target.description, target.secret, target.created_at,
+                endpoint.id, endpoint.owner, endpoint.url, endpoint.description, endpoint.secret, endpoint.created_at,
             )  # fmt: skip
-        return target
+        return endpoint
 
-    async def page(self, owner: str | None, most: int) -> list[Target]:
-        """The targets, the oldest first."""
+    async def page(self, owner: str | None, most: int) -> list[WebhookEndpoint]:
+        """The endpoints, the oldest first."""
         found = await self._database.fetch(
             "SELECT * FROM webhook_targets WHERE $1::text IS NULL OR owner = $1 ORDER BY created_at, id LIMIT $2",
             owner, most,
         )  # fmt: skip
-        return [_target(row) for row in found]
+        return [_endpoint(row) for row in found]
 
-    async def find(self, target_id: UUID, owner: str | None) -> Target | None:
-        """One target."""
+    async def find(self, endpoint_id: UUID, owner: str | None) -> WebhookEndpoint | None:
+        """One endpoint."""
         row = await self._database.fetchrow(
-            "SELECT * FROM webhook_targets WHERE id = $1 AND ($2::text IS NULL OR owner = $2)", target_id, owner
+            "SELECT * FROM webhook_targets WHERE id = $1 AND ($2::text IS NULL OR owner = $2)", endpoint_id, owner
         )
-        return _target(row) if row else None
+        return _endpoint(row) if row else None
 
     async def owners(self) -> frozenset[str]:
-        """Who has a target that is sent to."""
+        """Who has an endpoint that is sent to."""
         found = await self._database.fetch("SELECT DISTINCT owner FROM webhook_targets WHERE state = 'enabled'")
         return frozenset(row["owner"] for row in found)
 
-    async def enable(self, target_id: UUID, now: datetime) -> Target | None:
+    async def enable(self, endpoint_id: UUID, now: datetime) -> WebhookEndpoint | None:
         """Send to it again; failures of before are forgotten."""
         row = await self._database.fetchrow(
             """UPDATE webhook_targets SET state = 'enabled', disabled_reason = NULL, failing_since = NULL,
                       updated_at = CASE WHEN state = 'enabled' THEN updated_at ELSE $2 END
                WHERE id = $1 RETURNING *""",
-            target_id, now,
+            endpoint_id, now,
         )  # fmt: skip
-        return _target(row) if row else None
+        return _endpoint(row) if row else None
 
-    async def disable(self, target_id: UUID, reason: DisabledReason, now: datetime) -> int:
+    async def disable(self, endpoint_id: UUID, reason: DisabledReason, now: datetime) -> int:
         """Send nothing to it any more; what is owed to it is given up, and stays in its log to be sent again.
 
-        How many deliveries were given up; an attempt under way writes nothing, because its debt is gone.
+        How many deliveries were given up; an attempt under way writes nothing, because its message is gone.
         """
         given_up = await self._database.fetchval(
             """WITH target AS (
                    UPDATE webhook_targets SET state = 'disabled', disabled_reason = $2, updated_at = $3
                    WHERE id = $1 AND state = 'enabled'
-               ), debt AS (
+               ), message AS (
                    DELETE FROM outbox WHERE topic = 'webhook:' || $1::uuid::text
                    RETURNING (body->>'event_id')::uuid AS event_id
                ), delivery AS (
                    UPDATE webhook_deliveries d SET state = 'failed', next_attempt_at = NULL, updated_at = $3,
-                          last_error = CASE WHEN d.state = 'parked' THEN d.last_error ELSE 'target_disabled' END
-                   FROM debt WHERE d.target_id = $1 AND d.event_id = debt.event_id
+                          last_error = CASE WHEN d.state = 'parked' THEN d.last_error ELSE 'endpoint_disabled' END
+                   FROM message WHERE d.target_id = $1 AND d.event_id = message.event_id
                )
-               SELECT count(*) FROM debt""",
-            target_id, reason, now,
+               SELECT count(*) FROM message""",
+            endpoint_id, reason, now,
         )  # fmt: skip
         return int(given_up)
 
-    async def delete(self, target_id: UUID) -> None:
+    async def delete(self, endpoint_id: UUID) -> None:
         """Forget it and what is owed to it; its log, which nobody can see any more, goes with age."""
         await self._database.execute(
             """WITH target AS (DELETE FROM webhook_targets WHERE id = $1)
                DELETE FROM outbox WHERE topic = 'webhook:' || $1::uuid::text""",
-            target_id,
+            endpoint_id,
         )
 
-    async def rotate(self, target_id: UUID, secret: str, now: datetime) -> Target | None:
+    async def rotate(self, endpoint_id: UUID, secret: str, now: datetime) -> WebhookEndpoint | None:
         """Sign with another secret from now on; what signed until now goes on beside it for a day."""
         row = await self._database.fetchrow(
             """UPDATE webhook_targets SET secret = $2, updated_at = $3, previous_secrets = (
@@ -144,16 +144,16 @@ class TargetStore:
                            || previous_secrets) WITH ORDINALITY AS all_of(old, place)
                        WHERE (old->>'until')::timestamptz > $3 ORDER BY place LIMIT $5) kept)
                WHERE id = $1 RETURNING *""",
-            target_id, secret, now, (now + SECRET_OVERLAP).isoformat(), _PREVIOUS_KEPT,
+            endpoint_id, secret, now, (now + SECRET_OVERLAP).isoformat(), _PREVIOUS_KEPT,
         )  # fmt: skip
-        return _target(row) if row else None
+        return _endpoint(row) if row else None
 
 
-def _target(row: Any) -> Target:
+def _endpoint(row: Any) -> WebhookEndpoint:
     reason = row["disabled_reason"]
-    return Target(
+    return WebhookEndpoint(
         id=UUID(int=row["id"].int), owner=row["owner"], url=row["url"], description=row["description"],
-        state=TargetState(row["state"]), disabled_reason=DisabledReason(reason) if reason else None,
+        state=EndpointState(row["state"]), disabled_reason=DisabledReason(reason) if reason else None,
         failing_since=row["failing_since"], created_at=row["created_at"], updated_at=row["updated_at"],
         secret=row["secret"], previous_secrets=row["previous_secrets"],
     )  # fmt: skip

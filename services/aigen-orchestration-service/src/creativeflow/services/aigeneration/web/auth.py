@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from creativeflow.services.aigeneration.api.auth import Gate, Principal, count
+from creativeflow.services.aigeneration.api.auth import Authenticator, Principal, count
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.web.forms import FormFields, from_own_page, read_form
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
@@ -24,14 +24,14 @@ class Visitor:
 
 
 async def _visit(request: Request) -> Visitor:
-    gate: Gate = request.app.state.gate
+    gate: Authenticator = request.app.state.gate
     sessions: Sessions = request.app.state.sessions
     gate.check_name(request)
     session, begun = sessions.open(request.cookies.get(sessions.cookie)), False
     if session is None and gate.open and request.method in _READS:
         session, begun = sessions.guest(), True
     if session is None:
-        raise errors.FormRefusedError if gate.open else errors.AuthenticationRequiredError
+        raise errors.CsrfError if gate.open else errors.AuthenticationRequiredError
     visitor = Visitor(session=session, principal=session.principal(), csrf=sessions.csrf(session), begun=begun)
     request.scope["aigen.visitor"] = visitor
     count(request, visitor.principal)
@@ -46,7 +46,7 @@ async def _check_ours(request: Request, sessions: Sessions, session: Session) ->
     if token is None:
         token = (await read_form(request)).get("csrf")
     if not from_own_page(request) or not sessions.csrf_fits(session, token):
-        raise errors.FormRefusedError
+        raise errors.CsrfError
 
 
 async def _operate(visitor: Annotated[Visitor, Depends(_visit)]) -> Visitor:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from creativeflow.services.aigeneration.api.auth import Principal
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.transitions import KeyClaim
+from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
 from creativeflow.services.aigeneration.kit.json_input import to_invalid_request
 from creativeflow.services.aigeneration.settings import Settings
 
@@ -66,14 +66,14 @@ def checked(model: type[Model], said: Mapping[str, Any]) -> Model:
         raise to_invalid_request(error) from None
 
 
-def claim(request: Request, principal: Principal, key: str, said: Mapping[str, Any]) -> KeyClaim:
+def claim(request: Request, principal: Principal, key: str, said: Mapping[str, Any]) -> IdempotencyClaim:
     """The idempotency key of a form: the same page with the same words is one action, however often it is sent.
 
     Other words from the same page are another action, so going back and changing them works.
     """
     text = orjson.dumps([request.url.path, key, said], option=orjson.OPT_SORT_KEYS)
     fingerprint = hashlib.sha256(text).hexdigest()
-    return KeyClaim(principal=principal.owner, key=f"page:{fingerprint}", fingerprint=fingerprint)
+    return IdempotencyClaim(principal=principal.owner, key=f"page:{fingerprint}", fingerprint=fingerprint)
 
 
 def as_seen(error: errors.AigenError) -> errors.AigenError:

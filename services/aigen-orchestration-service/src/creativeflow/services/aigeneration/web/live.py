@@ -6,8 +6,8 @@ from contextlib import aclosing
 from fastapi import Request
 from starlette.responses import StreamingResponse
 
-from creativeflow.services.aigeneration.api.live_updates import Hub, updates, version_of
-from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
+from creativeflow.services.aigeneration.api.live_updates import UpdateBroadcaster, updates, version_of
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 
 
@@ -17,7 +17,7 @@ def changes(request: Request, session: Session, found: GenerationRequest) -> Str
     The first comes at once where the request moved on between the page and its stream: `Last-Event-ID` of a stream
     that broke off, or the version which the page shows.
     """
-    hub: Hub = request.app.state.hub
+    hub: UpdateBroadcaster = request.app.state.hub
     hub.check_room(found.user_id)
     known = version_of(request.headers.get("last-event-id") or request.query_params.get("seen"))
     told = updates(hub, found, say=_changed, send_first=known != found.version)

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from creativeflow.services.aigeneration.api.auth import Gate, Principal
+from creativeflow.services.aigeneration.api.auth import Authenticator, Principal
 from creativeflow.services.aigeneration.settings import ApiKey
 
 LIFETIME = timedelta(hours=8)
@@ -21,7 +21,7 @@ GUEST = "demo"
 _VERSION = "s1"
 
 
-class Kind(StrEnum):
+class SessionKind(StrEnum):
     """What a session rests on."""
 
     OPEN = "open"
@@ -33,7 +33,7 @@ class Kind(StrEnum):
 class Session:
     """One sign-in. `user_id` is the user for whom the studio acts; `nonce` makes its CSRF token its own."""
 
-    kind: Kind
+    kind: SessionKind
     name: str
     role: str
     user_id: str
@@ -62,7 +62,9 @@ class Session:
 class Sessions:
     """Makes sessions, seals them into cookies and opens them again."""
 
-    def __init__(self, secret_keys: Sequence[bytes], gate: Gate, *, now: Callable[[], datetime], secure: bool) -> None:
+    def __init__(
+        self, secret_keys: Sequence[bytes], gate: Authenticator, *, now: Callable[[], datetime], secure: bool
+    ) -> None:
         """Seals with the first secret and opens with any, so that a secret can be rotated."""
         self._keys = [hmac.digest(secret, b"aigen-session", hashlib.sha256) for secret in secret_keys]
         self._gate = gate
@@ -75,16 +77,16 @@ class Sessions:
 
     def guest(self, user_id: str = GUEST) -> Session:
         """A session of an open service, where everybody is an operator."""
-        return self._begin(Kind.OPEN, Principal(name="open", role="operator"), user_id)
+        return self._begin(SessionKind.OPEN, Principal(name="open", role="operator"), user_id)
 
     def of_key(self, key: ApiKey, user_id: str) -> Session:
         """A session of a service or operator; it ends when the key is removed from the settings."""
         who = Principal(name=key.name, role=key.role)
-        return self._begin(Kind.KEY, who, user_id, fingerprint=key.fingerprint(self._keys[0]))
+        return self._begin(SessionKind.KEY, who, user_id, fingerprint=key.fingerprint(self._keys[0]))
 
     def of_token(self, who: Principal, expires: float) -> Session:
         """A session of a token's holder, which ends with the token (unix seconds) if that is earlier."""
-        return self._begin(Kind.TOKEN, who, who.name, until=datetime.fromtimestamp(expires, UTC))
+        return self._begin(SessionKind.TOKEN, who, who.name, until=datetime.fromtimestamp(expires, UTC))
 
     def seal(self, session: Session) -> str:
         """The cookie's text."""
@@ -125,7 +127,7 @@ class Sessions:
         return max(0, int((session.expires_at - self._now()).total_seconds()))
 
     def _begin(
-        self, kind: Kind, who: Principal, user_id: str, *, until: datetime | None = None, fingerprint: str = ""
+        self, kind: SessionKind, who: Principal, user_id: str, *, until: datetime | None = None, fingerprint: str = ""
     ) -> Session:
         ends = self._now() + LIFETIME
         return Session(
@@ -135,18 +137,18 @@ class Sessions:
 
     def _stands(self, session: Session, seal_key: bytes) -> bool:
         match session.kind:
-            case Kind.OPEN:
+            case SessionKind.OPEN:
                 return self._gate.open
-            case Kind.KEY:
+            case SessionKind.KEY:
                 return self._gate.key_with(session.fingerprint, seal_key) is not None
-            case Kind.TOKEN:
+            case SessionKind.TOKEN:
                 return self._gate.takes_tokens
 
 
 def _read(said: list[Any]) -> Session:
     kind, name, role, user_id, expires, nonce, fingerprint = said
     return Session(
-        kind=Kind(kind), name=name, role=role, user_id=user_id, expires_at=datetime.fromtimestamp(expires, UTC),
+        kind=SessionKind(kind), name=name, role=role, user_id=user_id, expires_at=datetime.fromtimestamp(expires, UTC),
         nonce=nonce, fingerprint=fingerprint,
     )  # fmt: skip
 

@@ -6,12 +6,12 @@ from urllib.parse import urlsplit
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.auth import Gate, is_user_id
-from creativeflow.services.aigeneration.api.rate_limit import Limiter
+from creativeflow.services.aigeneration.api.auth import Authenticator, is_user_id
+from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor
-from creativeflow.services.aigeneration.web.error_pages import Words, words_for
+from creativeflow.services.aigeneration.web.error_pages import ErrorText, error_text
 from creativeflow.services.aigeneration.web.forms import FormFields, from_own_page
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 from creativeflow.services.aigeneration.web.templating import drop_session, keep_session, page, pages_router, see_other
@@ -33,7 +33,7 @@ async def sign_in_page(
     request: Request, following: Annotated[str, Query(alias="next", max_length=500)] = HOME
 ) -> Response:
     """How one signs in here; an open service asks for nothing."""
-    gate: Gate = request.app.state.gate
+    gate: Authenticator = request.app.state.gate
     return see_other(_inside(following)) if gate.open else _ask(request, _inside(following))
 
 
@@ -45,7 +45,7 @@ async def sign_in(request: Request, form: Form) -> Response:
     try:
         session = await _session(request, form)
     except (errors.InvalidCredentialsError, errors.InvalidRequestError) as error:
-        limiter: Limiter = request.app.state.limiter
+        limiter: RateLimiter = request.app.state.limiter
         limiter.check(request, f"sign-in/{request.client.host if request.client else ''}")
         return _ask(request, following, error)
     answer = see_other(following)
@@ -75,7 +75,7 @@ async def switch_user(request: Request, visitor: StudioVisitor, form: Form) -> R
 
 
 async def _session(request: Request, form: FormFields) -> Session:
-    gate: Gate = request.app.state.gate
+    gate: Authenticator = request.app.state.gate
     sessions: Sessions = request.app.state.sessions
     if token := form.get("token"):
         if len(token) > TOKEN_MAX or not gate.takes_tokens:
@@ -95,17 +95,17 @@ def _check_origin(request: Request) -> None:
     A stranger's page could otherwise sign a visitor in to the stranger's account and read what they ask for there.
 
     Raises:
-        FormRefusedError: the form comes from somewhere else, or the browser does not say.
+        CsrfError: the form comes from somewhere else, or the browser does not say.
     """
     settings: Settings = request.app.state.settings
     origin = request.headers.get("origin")
     if origin is None or (origin not in settings.web_origins and not from_own_page(request)):
-        raise errors.FormRefusedError
+        raise errors.CsrfError
 
 
 def _ask(request: Request, following: str, error: errors.AigenError | None = None) -> Response:
-    gate: Gate = request.app.state.gate
-    refusal: Words | None = words_for(request, error) if error else None
+    gate: Authenticator = request.app.state.gate
+    refusal: ErrorText | None = error_text(request, error) if error else None
     faults = error.errors if isinstance(error, errors.InvalidRequestError) else ()
     return page(
         request, "sign_in.html", error.status if error else 200, following=following, refusal=refusal,

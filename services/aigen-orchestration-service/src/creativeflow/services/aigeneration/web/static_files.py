@@ -35,7 +35,7 @@ class Static:
     packed: bytes
 
 
-class Statics:
+class StaticFiles:
     """All files of the folder `static`, read once."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ async def static(
     digest: Annotated[str, Path(max_length=64)], name: Annotated[str, Path(max_length=200)], request: Request
 ) -> Response:
     """A file; other content has another address, so it is kept for ever."""
-    statics: Statics = request.app.state.statics
+    statics: StaticFiles = request.app.state.statics
     found = statics.find(digest, name)
     if found is None:
         raise NotFoundError

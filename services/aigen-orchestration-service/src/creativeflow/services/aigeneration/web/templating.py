@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.web.auth import Visitor
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
-from creativeflow.services.aigeneration.web.static_files import Statics
+from creativeflow.services.aigeneration.web.static_files import StaticFiles
 
 PART = "x-part"
 """The header by which a script asks for one block of a page."""
@@ -43,7 +43,7 @@ def pages_router(prefix: str = "") -> APIRouter:
 class Pages:
     """Makes pages; one for each application."""
 
-    def __init__(self, settings: Settings, statics: Statics) -> None:
+    def __init__(self, settings: Settings, statics: StaticFiles) -> None:
         self._policy = _content_policy(settings.web_picture_origins)
         self._own_pictures = (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/")
         self._templates = Environment(

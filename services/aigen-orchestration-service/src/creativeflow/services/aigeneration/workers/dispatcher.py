@@ -2,9 +2,9 @@
 
 import asyncio
 
-from creativeflow.services.aigeneration.application.jobs import Jobs
+from creativeflow.services.aigeneration.application.jobs import JobService
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.ports import Engine
 
 LANES = (Stage.FINAL, Stage.SAMPLES)
@@ -16,7 +16,7 @@ BATCHES_MAX = 5
 class Dispatcher:
     """Any number may run; each lane is taken from by one at a time, and every job is leased to one."""
 
-    def __init__(self, jobs: Jobs, engine: Engine, *, window: int, batch: int = 200) -> None:
+    def __init__(self, jobs: JobService, engine: Engine, *, window: int, batch: int = 200) -> None:
         self._jobs = jobs
         self._engine = engine
         self._window = window
@@ -51,6 +51,6 @@ class Dispatcher:
                 await on_its_way
         return count
 
-    async def _hand_over(self, jobs: list[Request]) -> None:
+    async def _hand_over(self, jobs: list[GenerationRequest]) -> None:
         publications = await self._engine.publish(jobs)
         await self._jobs.published(list(zip(jobs, publications, strict=True)))

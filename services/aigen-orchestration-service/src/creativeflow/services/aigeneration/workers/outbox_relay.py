@@ -15,19 +15,26 @@ from creativeflow.services.aigeneration.ports import (
     NotifierRefusedError,
     NotifierUnavailableError,
 )
-from creativeflow.services.aigeneration.storage.outbox import Later, LeasedDebt, Outbox, Outcome, Parked, Sent
+from creativeflow.services.aigeneration.storage.outbox import (
+    Delivered,
+    LeasedMessage,
+    Outbox,
+    Outcome,
+    Parked,
+    RetryLater,
+)
 
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[dict[str, Any]], Awaitable[None]]
-"""Pays one debt, or raises one of the errors of the port it speaks to."""
+"""Pays one message, or raises one of the errors of the port it speaks to."""
 
 PATIENCE = timedelta(days=3)
-"""How long a debt is tried before a person must look."""
+"""How long a message is tried before a person must look."""
 
 
 class Relay:
-    """Any number may run: a debt is leased to one, and only the lease's token may write what came of it."""
+    """Any number may run: a message is leased to one, and only the lease's token may write what came of it."""
 
     def __init__(
         self,
@@ -38,7 +45,7 @@ class Relay:
         new_id: Callable[[], UUID],
         batch: int = 100,
         lease_seconds: float = 60.0,
-        debt_seconds: float = 30.0,
+        message_seconds: float = 30.0,
     ) -> None:
         self._outbox = outbox
         self._handlers = handlers
@@ -46,36 +53,36 @@ class Relay:
         self._new_id = new_id
         self._batch = batch
         self._lease = timedelta(seconds=lease_seconds)
-        self._debt_seconds = debt_seconds
+        self._message_seconds = message_seconds
 
     async def step(self) -> int:
-        """Pay one batch; how many debts were tried."""
-        debts = await self._outbox.lease(
+        """Pay one batch; how many messages were tried."""
+        messages = await self._outbox.lease(
             self._new_id(), most=self._batch, now=self._now(), lease_for=self._lease, topics=list(self._handlers)
         )
-        if debts:
-            outcomes = await asyncio.gather(*(self._pay(debt) for debt in debts))
-            await self._outbox.settle(list(zip(debts, outcomes, strict=True)), now=self._now())
-        return len(debts)
+        if messages:
+            outcomes = await asyncio.gather(*(self._pay(message) for message in messages))
+            await self._outbox.settle(list(zip(messages, outcomes, strict=True)), now=self._now())
+        return len(messages)
 
-    async def _pay(self, debt: LeasedDebt) -> Outcome:
+    async def _pay(self, message: LeasedMessage) -> Outcome:
         try:
-            async with asyncio.timeout(self._debt_seconds):
-                await self._handlers[debt.topic](debt.body)
+            async with asyncio.timeout(self._message_seconds):
+                await self._handlers[message.topic](message.body)
         except (NotifierRefusedError, CreditsConflictError, CreditsUndecidableError) as error:
-            log.error("debt_parked", topic=debt.topic, debt=debt.id, reason=str(error))  # noqa: TRY400 - no fault of ours
+            log.error("message_parked", topic=message.topic, message=message.id, reason=str(error))  # noqa: TRY400 - no fault of ours
             return Parked(str(error) or type(error).__name__)
         except NotifierUnavailableError as error:
-            return self._later(debt, str(error), error.retry_after)
+            return self._later(message, str(error), error.retry_after)
         except (CreditsUnknownError, TimeoutError) as error:
-            return self._later(debt, str(error) or "no answer in time")
+            return self._later(message, str(error) or "no answer in time")
         except Exception as error:
-            log.exception("debt_failed", topic=debt.topic, debt=debt.id)
-            return self._later(debt, type(error).__name__)
-        return Sent()
+            log.exception("message_failed", topic=message.topic, message=message.id)
+            return self._later(message, type(error).__name__)
+        return Delivered()
 
-    def _later(self, debt: LeasedDebt, reason: str, delay: timedelta | None = None) -> Outcome:
-        if self._now() - debt.created_at > PATIENCE:
-            log.error("debt_parked", topic=debt.topic, debt=debt.id, reason=reason)
-            return Parked(f"given up after {debt.attempts} tries: {reason}")
-        return Later(reason, delay)
+    def _later(self, message: LeasedMessage, reason: str, delay: timedelta | None = None) -> Outcome:
+        if self._now() - message.created_at > PATIENCE:
+            log.error("message_parked", topic=message.topic, message=message.id, reason=reason)
+            return Parked(f"given up after {message.attempts} tries: {reason}")
+        return RetryLater(reason, delay)

@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Chore:
+class PeriodicTask:
     """Something to be done once in a while."""
 
     name: str
@@ -27,10 +27,10 @@ class TakeTurn(Protocol):
         ...
 
 
-class Chores:
+class PeriodicTasks:
     """Does what is due; a chore that fails has had its turn, and does not keep the others from theirs."""
 
-    def __init__(self, chores: Sequence[Chore], *, take_turn: TakeTurn, now: Callable[[], datetime]) -> None:
+    def __init__(self, chores: Sequence[PeriodicTask], *, take_turn: TakeTurn, now: Callable[[], datetime]) -> None:
         self._chores = chores
         self._take_turn = take_turn
         self._now = now

@@ -10,15 +10,15 @@ import structlog
 from prometheus_client import Counter
 
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    AckDecision,
     Broker,
     Delivery,
     Message,
-    Outcome,
+    PublishOutcome,
     TryAgainError,
-    Verdict,
 )
-from creativeflow.services.aigeneration.application.jobs import Jobs
-from creativeflow.services.aigeneration.application.worker_reports import Kind, Reports
+from creativeflow.services.aigeneration.application.jobs import JobService
+from creativeflow.services.aigeneration.application.worker_reports import ReportKind, WorkerReports
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.kit.json_input import parse_json
 from creativeflow.services.aigeneration.kit.legacy_field_names import current_result
@@ -27,12 +27,12 @@ from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbo
 
 log = structlog.get_logger(__name__)
 
-ROUTES: Mapping[str, Kind] = {
-    "ai.event.started": Kind.STARTED,
-    "ai.event.progress": Kind.PROGRESS,
-    "ai.event.samples.ready": Kind.SAMPLES,
-    "ai.event.completed": Kind.FINAL,
-    "ai.event.failed": Kind.ERROR,
+ROUTES: Mapping[str, ReportKind] = {
+    "ai.event.started": ReportKind.STARTED,
+    "ai.event.progress": ReportKind.PROGRESS,
+    "ai.event.samples.ready": ReportKind.SAMPLES,
+    "ai.event.completed": ReportKind.FINAL,
+    "ai.event.failed": ReportKind.ERROR,
 }
 REASON_HEADER = "x-aigen-reason"
 BODY_MAX_BYTES = 256 * 1024
@@ -50,12 +50,12 @@ UNPROVEN_DROPPED = Counter(
 class ResultsConsumer:
     """Acknowledges after the commit; our own trouble keeps the message, unreadable ones become dead letters."""
 
-    def __init__(self, reports: Reports, broker: Broker, *, dead_letter_exchange: str) -> None:
+    def __init__(self, reports: WorkerReports, broker: Broker, *, dead_letter_exchange: str) -> None:
         self._reports = reports
         self._broker = broker
         self._dead_letter_exchange = dead_letter_exchange
 
-    async def handle(self, delivery: Delivery) -> Verdict:
+    async def handle(self, delivery: Delivery) -> AckDecision:
         """Take one message; raising means that it is tried again."""
         kind = ROUTES.get(delivery.routing_key)
         try:
@@ -70,7 +70,7 @@ class ResultsConsumer:
             raise TryAgainError(error.code) from None
         except errors.AigenError as error:
             await self._bury(delivery, error)
-        return Verdict.ACK
+        return AckDecision.ACK
 
     async def _bury(self, delivery: Delivery, error: errors.AigenError) -> None:
         """Publish to the dead letters with the reason; `basic.reject` could not carry one."""
@@ -85,7 +85,7 @@ class ResultsConsumer:
             headers={REASON_HEADER: _reason(error)},
         )
         publication = (await self._broker.publish([message]))[0]
-        if publication.outcome is not Outcome.CONFIRMED:
+        if publication.outcome is not PublishOutcome.CONFIRMED:
             raise TryAgainError(publication.reason)
 
 
@@ -97,7 +97,7 @@ class DeadLetterConsumer:
     """
 
     def __init__(
-        self, jobs: Jobs, outbox: Outbox, *, job_queues: set[str], proves: Callable[[str, UUID], bool],
+        self, jobs: JobService, outbox: Outbox, *, job_queues: set[str], proves: Callable[[str, UUID], bool],
         now: Callable[[], datetime],
     ) -> None:  # fmt: skip
         self._jobs = jobs
@@ -106,13 +106,13 @@ class DeadLetterConsumer:
         self._proves = proves
         self._now = now
 
-    async def handle(self, delivery: Delivery) -> Verdict:
+    async def handle(self, delivery: Delivery) -> AckDecision:
         """Take one dead letter; raising means that it is tried again."""
         try:
             await self._take(delivery)
         except errors.ServiceUnavailableError as error:
             raise TryAgainError(error.code) from None
-        return Verdict.ACK
+        return AckDecision.ACK
 
     async def _take(self, delivery: Delivery) -> None:
         death = self._death(delivery.headers)
@@ -149,7 +149,7 @@ class DeadLetterConsumer:
             log.info("dead_letter_ignored", reason=error.code, generation_request_id=str(request_id))
 
 
-def replay_dead_letter(reports: Reports) -> Callable[[dict[str, Any]], Any]:
+def replay_dead_letter(reports: WorkerReports) -> Callable[[dict[str, Any]], Any]:
     """The relay's handler for a dead letter that an operator replays: it is read once more."""
 
     async def handle(body: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ _DEGRADED_AFTER_SECONDS = 30.0
 """A loop whose steps have failed for this long reports a problem."""
 
 
-class Loop:
+class Poller:
     """Calls `step` repeatedly; `step` returns the number of items it handled, and 0 means that nothing is left.
 
     After work the interval is short and then doubles up to `interval_seconds`: what other processes write is found

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import structlog
 
-from creativeflow.services.aigeneration.application.jobs import Jobs
+from creativeflow.services.aigeneration.application.jobs import JobService
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
-from creativeflow.services.aigeneration.storage.requests import Store
+from creativeflow.services.aigeneration.storage.requests import RequestStore
 
 log = structlog.get_logger(__name__)
 
@@ -23,8 +23,8 @@ class Sweeper:
 
     def __init__(
         self,
-        store: Store,
-        jobs: Jobs,
+        store: RequestStore,
+        jobs: JobService,
         *,
         now: Callable[[], datetime],
         settle_hold: Callable[[UUID, str], Awaitable[None]],

@@ -1,4 +1,4 @@
-"""Sends webhook events to their targets: signed, at least once, each target at its own pace."""
+"""Sends webhook events to their endpoints: signed, at least once, each endpoint at its own pace."""
 
 import asyncio
 import random
@@ -13,16 +13,16 @@ from creativeflow.services.aigeneration.application.metrics import WEBHOOK_DELIV
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.domain.webhooks import (
     JITTER,
-    Again,
     Attempt,
     Delivered,
     Disable,
     Exhausted,
-    judge,
+    RetryLater,
+    classify_attempt,
 )
 from creativeflow.services.aigeneration.kit.signing import webhook_headers
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore, DueDelivery
-from creativeflow.services.aigeneration.storage.webhook_endpoints import TargetStore
+from creativeflow.services.aigeneration.storage.webhook_endpoints import WebhookEndpointStore
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class WebhookSender:
     def __init__(
         self,
         deliveries: DeliveryStore,
-        targets: TargetStore,
+        endpoints: WebhookEndpointStore,
         post: Post,
         *,
         now: Callable[[], datetime],
@@ -47,21 +47,21 @@ class WebhookSender:
         timeout_seconds: float,
         on_room: Callable[[], None] = lambda: None,
         at_once: int = 128,
-        per_target: int = 8,
+        per_endpoint: int = 8,
     ) -> None:
         self._deliveries = deliveries
-        self._targets = targets
+        self._endpoints = endpoints
         self._post = post
         self._now = now
         self._new_id = new_id
         self._lease = timedelta(seconds=2 * timeout_seconds + 30)
         self._on_room = on_room
         self._at_once = at_once
-        self._per_target = per_target
+        self._per_endpoint = per_endpoint
         self._busy: Counter[UUID] = Counter()
         self._running: set[asyncio.Task[None]] = set()
         self.owners: frozenset[str] = frozenset()
-        """Who had a target at the last look: changes of theirs are worth another one at once."""
+        """Who had a endpoint at the last look: changes of theirs are worth another one at once."""
         self._idle = True
 
     async def step(self) -> int:
@@ -69,15 +69,15 @@ class WebhookSender:
         room = self._at_once - len(self._running)
         if room <= 0:
             return 0
-        if self._idle:  # before the look for debts: what is written from here on wakes us, what was before is found
-            self.owners = await self._targets.owners()
+        if self._idle:  # before the look for messages: what is written from here on wakes us, what was before is found
+            self.owners = await self._endpoints.owners()
         taken = await self._deliveries.lease(
-            self._new_id(), most=room, per_target=self._per_target, busy=self._busy,
+            self._new_id(), most=room, per_endpoint=self._per_endpoint, busy=self._busy,
             now=self._now(), lease_for=self._lease,
         )  # fmt: skip
         self._idle = not taken
         for due in taken:
-            self._busy[due.target_id] += 1
+            self._busy[due.endpoint_id] += 1
             task = asyncio.create_task(self._deliver(due), name="webhook")
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -96,32 +96,36 @@ class WebhookSender:
             headers = webhook_headers(due.secrets, str(due.event_id), int(sent_at.timestamp()), body)
             await self._settle(due, await self._post(due.url, headers, body))
         except ServiceUnavailableError as error:
-            log.warning("webhook_unsettled", target=str(due.target_id), event_id=str(due.event_id), reason=error.code)
+            log.warning(
+                "webhook_unsettled", endpoint=str(due.endpoint_id), event_id=str(due.event_id), reason=error.code
+            )
         except Exception:
-            log.exception("webhook_failed", target=str(due.target_id), event_id=str(due.event_id))
+            log.exception("webhook_failed", endpoint=str(due.endpoint_id), event_id=str(due.event_id))
         finally:
-            self._busy[due.target_id] -= 1
-            if not self._busy[due.target_id]:
-                del self._busy[due.target_id]
+            self._busy[due.endpoint_id] -= 1
+            if not self._busy[due.endpoint_id]:
+                del self._busy[due.endpoint_id]
             self._on_room()
 
     async def _settle(self, due: DueDelivery, attempt: Attempt) -> None:
         now = self._now()
         jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - nothing secret
-        verdict = judge(attempt, tries=due.tries, failing_since=due.failing_since, now=now, jitter=jitter)
+        verdict = classify_attempt(attempt, tries=due.tries, failing_since=due.failing_since, now=now, jitter=jitter)
         match verdict:
             case Delivered():
                 written, outcome = await self._deliveries.delivered(due, attempt, now), "delivered"
-            case Again(delay):
+            case RetryLater(delay):
                 written, outcome = await self._deliveries.put_off(due, attempt, now, delay), "put_off"
             case Exhausted(reason):
                 written, outcome = await self._deliveries.park(due, attempt, now, reason), "parked"
             case Disable(why):
                 written, outcome = await self._deliveries.fail(due, attempt, now), "failed"
                 if written:
-                    given_up = await self._targets.disable(due.target_id, why, now)
-                    log.warning("webhook_target_disabled", target=str(due.target_id), reason=why, given_up=given_up)
+                    given_up = await self._endpoints.disable(due.endpoint_id, why, now)
+                    log.warning(
+                        "webhook_endpoint_disabled", endpoint=str(due.endpoint_id), reason=why, given_up=given_up
+                    )
         if written:
             WEBHOOK_DELIVERIES.labels(outcome).inc()
             if outcome == "parked":
-                log.error("debt_parked", topic="webhook", debt=due.debt_id, reason=attempt.trouble)
+                log.error("message_parked", topic="webhook", message=due.message_id, reason=attempt.trouble)

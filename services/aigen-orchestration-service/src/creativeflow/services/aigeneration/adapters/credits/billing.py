@@ -15,7 +15,12 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from creativeflow.services.aigeneration.adapters.http.retries import TRIES, CircuitBreaker, CircuitOpenError, tried
+from creativeflow.services.aigeneration.adapters.http.retries import (
+    TRIES,
+    CircuitBreaker,
+    CircuitOpenError,
+    call_with_retry,
+)
 from creativeflow.services.aigeneration.domain.errors import StorageUnavailableError
 from creativeflow.services.aigeneration.domain.pricing import (
     FREE,
@@ -35,7 +40,7 @@ from creativeflow.services.aigeneration.ports import (
     HoldStatus,
     Reservation,
 )
-from creativeflow.services.aigeneration.storage.billing_journal import Journal, JournalEntry, JournalState
+from creativeflow.services.aigeneration.storage.billing_journal import BillingJournal, JournalEntry, JournalState
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +96,7 @@ class BillingCredits:
     def __init__(
         self,
         http: httpx.AsyncClient,
-        journal: Journal,
+        journal: BillingJournal,
         routes: BillingRoutes,
         *,
         api_key: str,
@@ -306,7 +311,7 @@ class BillingCredits:
             return await self._send("GET", path, parts, None)
 
         try:
-            answer = await tried(ask, again_after=_FailedCallError, first_pause_seconds=self._pause_seconds)
+            answer = await call_with_retry(ask, again_after=_FailedCallError, first_pause_seconds=self._pause_seconds)
         except (_FailedCallError, _TurnedAwayError) as error:
             raise CreditsUnknownError(f"the billing adapter does not answer: {error}") from error
         if answer.status_code == httpx.codes.NOT_FOUND:
@@ -324,7 +329,7 @@ class BillingCredits:
         async def ask() -> httpx.Response:
             return await self._send("POST", path, {"user_id": asked.user_id, "key": asked.key}, body)
 
-        return await tried(ask, again_after=_NotSentError, first_pause_seconds=self._pause_seconds)
+        return await call_with_retry(ask, again_after=_NotSentError, first_pause_seconds=self._pause_seconds)
 
     async def _send(self, method: str, path: str, parts: Mapping[str, str], body: Any) -> httpx.Response:
         url = self._routes.base_url.rstrip("/") + path.format(**{n: quote(v, safe="") for n, v in parts.items()})

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import httpx
 import structlog
 
-from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, tried
+from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, call_with_retry
 from creativeflow.services.aigeneration.ports import CreditsUnknownError
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class OdooCalls:
     async def _in_time(self, method: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                return await tried(
+                return await call_with_retry(
                     lambda: self._once(method, arguments), again_after=_PassingError,
                     first_pause_seconds=self._pause_seconds,
                 )  # fmt: skip

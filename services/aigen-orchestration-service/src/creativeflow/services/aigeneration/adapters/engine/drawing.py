@@ -45,7 +45,7 @@ _MOODS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class Drawing:
     """An encoded picture; sides in pixels, format "png", "jpg" or "webp"."""
 
     data: bytes
@@ -67,7 +67,7 @@ def draw(
     height: int,
     file_format: str = "png",
     watermark: bool = False,
-) -> Picture:
+) -> Drawing:
     """Draws picture `index` of round `seed`: equal arguments give equal bytes, another size the same scene.
 
     ValueError for an unknown format and for sides outside 1..4096 px.
@@ -84,7 +84,7 @@ def draw(
     stream = io.BytesIO()
     # Each encoder takes what concerns it; the speed of a 4096 px picture decided the values.
     image.save(stream, _ENCODERS[file_format], compress_level=1, quality=90, subsampling=0, method=1)
-    return Picture(data=stream.getvalue(), width=width, height=height, format=file_format)
+    return Drawing(data=stream.getvalue(), width=width, height=height, format=file_format)
 
 
 def _mix(first: RGB, second: RGB, share: float) -> RGB:

@@ -12,17 +12,17 @@ from uuid import UUID
 import structlog
 
 from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
-from creativeflow.services.aigeneration.adapters.engine.drawing import Picture, draw
+from creativeflow.services.aigeneration.adapters.engine.drawing import Drawing, draw
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.formats import Size, sample_size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.request import Asset, Request
+from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest
 from creativeflow.services.aigeneration.kit.supervision import SupervisedTask, TaskStatus
 from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome
 
 log = structlog.get_logger(__name__)
 
-FAULTS = ("slow", "partial", "transient", "down", "unsafe", "rejected", "invalid", "garbage", "silence")
+WORKER_ERRORS = ("slow", "partial", "transient", "down", "unsafe", "rejected", "invalid", "garbage", "silence")
 """Slow: 2 s a picture. Partial: two of four samples fail. Transient: the first attempt fails. Down: every attempt
 fails. Unsafe: the output does not pass moderation. Rejected, invalid: the prompt or the input is refused.
 Garbage: pictures of the wrong size. Silence: no report at all, until the deadline."""
@@ -47,7 +47,7 @@ class LocalEngine:
         self._report = report
         self._fault = fault
         self._samples = samples
-        self._jobs: asyncio.Queue[Request] = asyncio.Queue(_QUEUE_MAX)
+        self._jobs: asyncio.Queue[GenerationRequest] = asyncio.Queue(_QUEUE_MAX)
         self._workers = [SupervisedTask(f"local-worker-{n}", self._work) for n in range(1, workers + 1)]
 
     async def start(self) -> None:
@@ -69,11 +69,11 @@ class LocalEngine:
         """Whether the line is short enough to take more."""
         return self._jobs.qsize() < _QUEUE_MAX // 2
 
-    async def publish(self, jobs: Sequence[Request]) -> Sequence[Publication]:
+    async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
         """Put jobs into the line; refused when it is full."""
         return [self._publish(job) for job in jobs]
 
-    def _publish(self, job: Request) -> Publication:
+    def _publish(self, job: GenerationRequest) -> Publication:
         try:
             self._jobs.put_nowait(job)
         except asyncio.QueueFull:
@@ -90,7 +90,7 @@ class LocalEngine:
             except Exception:
                 log.exception("local_job_failed", generation_request_id=str(request.id))
 
-    async def _do(self, request: Request) -> None:
+    async def _do(self, request: GenerationRequest) -> None:
         fault = self._fault_of(request)
         if fault == "silence":
             return
@@ -103,7 +103,7 @@ class LocalEngine:
         else:
             await self._make_final(request, fault)
 
-    async def _make_samples(self, request: Request, fault: str) -> None:
+    async def _make_samples(self, request: GenerationRequest, fault: str) -> None:
         size = Size(999, 333) if fault == "garbage" else sample_size(request.dimensions)
         good: list[Asset] = []
         failures: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ class LocalEngine:
             provider="local",
         )  # fmt: skip
 
-    async def _make_final(self, request: Request, fault: str) -> None:
+    async def _make_final(self, request: GenerationRequest, fault: str) -> None:
         size = Size(333, 999) if fault == "garbage" else request.final_size or request.dimensions
         chosen = next((s for s in request.samples if s["asset_id"] == request.selected_sample_id), None)
         index = chosen.get("index", 0) if chosen else 0
@@ -130,23 +130,23 @@ class LocalEngine:
             request, "final-result", final_asset=asset, ai_model_used=f"local/{request.model}", provider="local"
         )
 
-    async def _draw(self, request: Request, size: Size, index: int, file_format: str, fault: str) -> Asset:
+    async def _draw(self, request: GenerationRequest, size: Size, index: int, file_format: str, fault: str) -> Asset:
         if fault == "slow":
             await asyncio.sleep(_SLOW_SECONDS)
         picture = await asyncio.to_thread(_draw_now, request, size, index, file_format)
         return await self._assets.save(picture.data)
 
-    async def _say(self, request: Request, kind: str, **body: Any) -> None:
-        assert request.job_id is not None  # noqa: S101 - MOVES gives a job to every request that is leased
+    async def _say(self, request: GenerationRequest, kind: str, **body: Any) -> None:
+        assert request.job_id is not None  # noqa: S101 - TRANSITIONS gives a job to every request that is leased
         body |= {"generation_request_id": str(request.id), "job_id": str(request.job_id)}
         await self._report(kind, body, request.job_id)
 
-    def _fault_of(self, request: Request) -> str:
+    def _fault_of(self, request: GenerationRequest) -> str:
         prompt = request.brief["input_prompt"].lower()
-        return next((fault for fault in FAULTS if f"[[{fault}]]" in prompt), self._fault)
+        return next((fault for fault in WORKER_ERRORS if f"[[{fault}]]" in prompt), self._fault)
 
 
-def _draw_now(request: Request, size: Size, index: int, file_format: str) -> Picture:
+def _draw_now(request: GenerationRequest, size: Size, index: int, file_format: str) -> Drawing:
     brief = request.brief
     return draw(
         prompt=brief["input_prompt"], style=brief.get("style_guidance", ""), tone=brief.get("emotional_tone", ""),

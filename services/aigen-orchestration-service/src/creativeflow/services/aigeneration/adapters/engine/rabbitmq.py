@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Message, Outcome
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Message, PublishOutcome
 from creativeflow.services.aigeneration.domain.formats import sample_size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
-from creativeflow.services.aigeneration.domain.request import Request, iso
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, iso
 from creativeflow.services.aigeneration.kit.legacy_field_names import older_job
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome
@@ -18,10 +18,10 @@ from creativeflow.services.aigeneration.ports import Publication, PublicationOut
 SCHEMA = "creativeflow.generation.job/1"
 
 _OUTCOMES = {
-    Outcome.CONFIRMED: PublicationOutcome.ACCEPTED,
-    Outcome.RETURNED: PublicationOutcome.REFUSED,
-    Outcome.REFUSED: PublicationOutcome.REFUSED,
-    Outcome.LOST: PublicationOutcome.UNKNOWN,
+    PublishOutcome.CONFIRMED: PublicationOutcome.ACCEPTED,
+    PublishOutcome.RETURNED: PublicationOutcome.REFUSED,
+    PublishOutcome.REFUSED: PublicationOutcome.REFUSED,
+    PublishOutcome.LOST: PublicationOutcome.UNKNOWN,
 }
 
 
@@ -54,12 +54,12 @@ class RabbitMQEngine:
         """Whether the broker is connected."""
         return self._broker.connected
 
-    async def publish(self, jobs: Sequence[Request]) -> Sequence[Publication]:
+    async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
         """Publish all at once; the confirms are awaited together."""
         publications = await self._broker.publish([self._message(request) for request in jobs])
         return [Publication(_OUTCOMES[found.outcome], found.reason) for found in publications]
 
-    def _message(self, request: Request) -> Message:
+    def _message(self, request: GenerationRequest) -> Message:
         headers = {"traceparent": request.traceparent} if request.traceparent else {}
         return Message(
             exchange=self._exchange,
@@ -71,14 +71,14 @@ class RabbitMQEngine:
             headers=headers,
         )
 
-    def encode(self, request: Request) -> bytes:
+    def encode(self, request: GenerationRequest) -> bytes:
         """The job message as it is published."""
         job = self.job(request)
         return orjson.dumps(older_job(job) if self._older_names else job)
 
-    def job(self, request: Request) -> dict[str, Any]:
+    def job(self, request: GenerationRequest) -> dict[str, Any]:
         """The job message (docs/asyncapi.yaml): all that a worker needs, nothing to look up."""
-        assert request.job_id is not None  # noqa: S101 - MOVES gives a job to every request that is leased
+        assert request.job_id is not None  # noqa: S101 - TRANSITIONS gives a job to every request that is leased
         route = request.route or {"provider": "default", "strategy": "quality"}
         callbacks = f"{self._public_url}/api/v1/n8n-callbacks"
         return {
@@ -105,7 +105,7 @@ class RabbitMQEngine:
             **(self._samples(request) if request.stage is Stage.SAMPLES else _final(request)),
         }
 
-    def _samples(self, request: Request) -> dict[str, Any]:
+    def _samples(self, request: GenerationRequest) -> dict[str, Any]:
         return {
             "job_type": "sample_generation" if request.round == 1 else "sample_regeneration",
             "sample_count": self._policy.sample_count,
@@ -116,7 +116,7 @@ class RabbitMQEngine:
         }
 
 
-def _brief(request: Request) -> dict[str, Any]:
+def _brief(request: GenerationRequest) -> dict[str, Any]:
     brief = request.brief
     return {
         "input_prompt": brief["input_prompt"],
@@ -132,7 +132,7 @@ def _brief(request: Request) -> dict[str, Any]:
     }
 
 
-def _final(request: Request) -> dict[str, Any]:
+def _final(request: GenerationRequest) -> dict[str, Any]:
     selected = next((s for s in request.samples if s["asset_id"] == request.selected_sample_id), None)
     return {
         "job_type": "final_generation",

@@ -82,7 +82,7 @@ class CircuitBreaker:
         self._open_until, self._probing = None, False
 
 
-async def tried(
+async def call_with_retry(
     ask: Callable[[], Awaitable[Answer]], *, again_after: type[Exception] | tuple[type[Exception], ...],
     first_pause_seconds: float = 0.5, longest_pause_seconds: float = 5.0,
 ) -> Answer:  # fmt: skip

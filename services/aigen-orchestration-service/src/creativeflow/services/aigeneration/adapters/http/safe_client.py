@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 import httpx
 
 from creativeflow.services.aigeneration.domain.outbound_urls import Address, Place, Rules, UnfitAddressError, read_url
-from creativeflow.services.aigeneration.domain.webhooks import RETRY_AFTER_MAX, Attempt, Trouble
+from creativeflow.services.aigeneration.domain.webhooks import RETRY_AFTER_MAX, Attempt, DeliveryError
 from creativeflow.services.aigeneration.kit.disk import write
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -44,7 +44,7 @@ class Download:
     """What a download came to; without `trouble` and `too_large` the file is there."""
 
     status: int | None = None
-    trouble: Trouble | None = None
+    trouble: DeliveryError | None = None
     too_large: bool = False
 
 
@@ -84,7 +84,7 @@ class SafeHttp:
                 await self._fit(read_url(url))
         except (OSError, TimeoutError, UnicodeError):
             raise UnfitAddressError(
-                "unknown_host", "This host name leads nowhere. Check its spelling; if it is new, try again later."
+                "host_not_allowed", "This host name leads nowhere. Check its spelling; if it is new, try again later."
             ) from None
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
@@ -134,21 +134,21 @@ class SafeHttp:
                 except OSError as error:  # those of the connection come as httpx's
                     raise DiskError(type(error).__name__) from error
                 return Download(status=answer.status_code)
-        return Download(trouble=Trouble.REDIRECTED)
+        return Download(trouble=DeliveryError.REDIRECTED)
 
-    async def _tried(self, call: Callable[[], Awaitable[None]]) -> Trouble | None:
+    async def _tried(self, call: Callable[[], Awaitable[None]]) -> DeliveryError | None:
         """Why a call came to nothing; None: it did not fail."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await call()
         except TimeoutError:
-            return Trouble.TIMEOUT
+            return DeliveryError.TIMEOUT
         except (UnfitAddressError, httpx.InvalidURL):
-            return Trouble.ADDRESS_REFUSED
+            return DeliveryError.ADDRESS_REFUSED
         except httpx.TransportError as error:
             return _transport_trouble(error)
         except (OSError, UnicodeError):
-            return Trouble.UNKNOWN_HOST
+            return DeliveryError.UNKNOWN_HOST
         return None
 
     @asynccontextmanager
@@ -206,26 +206,26 @@ async def _bounded(answer: httpx.Response, bytes_max: int) -> AsyncIterator[byte
         yield piece
 
 
-def _trouble(status: int) -> Trouble | None:
+def _trouble(status: int) -> DeliveryError | None:
     match status // 100:
         case 2:
             return None
         case 3:
-            return Trouble.REDIRECTED
-    return Trouble.GONE if status == httpx.codes.GONE else Trouble.BAD_STATUS
+            return DeliveryError.REDIRECTED
+    return DeliveryError.GONE if status == httpx.codes.GONE else DeliveryError.BAD_STATUS
 
 
-def _transport_trouble(error: httpx.TransportError) -> Trouble:
+def _transport_trouble(error: httpx.TransportError) -> DeliveryError:
     if isinstance(error, httpx.TimeoutException):
-        return Trouble.TIMEOUT
+        return DeliveryError.TIMEOUT
     if isinstance(error, httpx.ConnectError):
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLError):
-                return Trouble.TLS_FAILED
+                return DeliveryError.TLS_FAILED
             cause = cause.__cause__ or cause.__context__
-        return Trouble.UNREACHABLE
-    return Trouble.BAD_ANSWER
+        return DeliveryError.UNREACHABLE
+    return DeliveryError.BAD_ANSWER
 
 
 def _retry_after(answer: httpx.Response) -> timedelta | None:

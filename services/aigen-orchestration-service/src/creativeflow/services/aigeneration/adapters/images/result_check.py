@@ -24,7 +24,7 @@ from creativeflow.services.aigeneration.domain.result_checks import (
     STORAGE_ERROR,
     PictureFault,
 )
-from creativeflow.services.aigeneration.domain.webhooks import Trouble
+from creativeflow.services.aigeneration.domain.webhooks import DeliveryError
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,13 @@ _PAUSES = (0.5, 1.5)
 _FETCHES = 16
 _REMEMBERED_MAX = 1_000
 _PASSING = frozenset(
-    {Trouble.TIMEOUT, Trouble.UNREACHABLE, Trouble.UNKNOWN_HOST, Trouble.TLS_FAILED, Trouble.BAD_ANSWER}
+    {
+        DeliveryError.TIMEOUT,
+        DeliveryError.UNREACHABLE,
+        DeliveryError.UNKNOWN_HOST,
+        DeliveryError.TLS_FAILED,
+        DeliveryError.BAD_ANSWER,
+    }
 )
 _PASSING_STATUSES = frozenset({408, 425, 429})
 _SHA256 = re.compile(r"sha-?256[:=-](?P<named>.+)|(?P<plain>[0-9a-fA-F]{64})", re.IGNORECASE)
@@ -112,7 +118,7 @@ class ResultCheck:
     async def _fetch(self, url: str, *, own: bool) -> Looked:
         """Download and decode; troubles that may pass are tried again within the time there is."""
         async with self._assets.scratch() as target:
-            fault = PictureFault(NETWORK_ERROR, Trouble.TIMEOUT)
+            fault = PictureFault(NETWORK_ERROR, DeliveryError.TIMEOUT)
             try:
                 async with asyncio.timeout(self._timeout_seconds):
                     for pause in (*_PAUSES, None):

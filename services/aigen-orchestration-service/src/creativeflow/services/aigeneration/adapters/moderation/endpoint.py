@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, tried
-from creativeflow.services.aigeneration.domain.moderation import Outcome, Verdict
+from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, call_with_retry
+from creativeflow.services.aigeneration.domain.moderation import ModerationOutcome, ModerationResult
 from creativeflow.services.aigeneration.ports import PromptCheck, PromptCheckUnavailableError
 
 SEVERE = {"sexual/minors", "hate/threatening", "harassment/threatening", "violence/graphic"}
@@ -53,23 +53,23 @@ class ModerationCheck:
         self._pause_seconds = pause_seconds
         self._breaker = breaker or CircuitBreaker()
 
-    async def check(self, texts: Sequence[str], locale: str | None) -> Verdict:
+    async def check(self, texts: Sequence[str], locale: str | None) -> ModerationResult:
         """The strictest of both checks.
 
         Raises:
             PromptCheckUnavailableError: the endpoint does not answer.
         """
         first = await self._first.check(texts, locale)
-        if first.outcome is Outcome.REJECT:
+        if first.outcome is ModerationOutcome.REJECT:
             return first
         try:
-            answer = await tried(
+            answer = await call_with_retry(
                 lambda: self._breaker.call(lambda: self._ask(texts), failure=_NoAnswerError),
                 again_after=_NoAnswerError, first_pause_seconds=self._pause_seconds, longest_pause_seconds=1.0,
             )  # fmt: skip
         except (_NoAnswerError, CircuitOpenError) as error:
             raise PromptCheckUnavailableError(str(error) or "left alone after failures") from error
-        return Verdict.worst([first, *(self._verdict(result) for result in answer.results)])
+        return ModerationResult.worst([first, *(self._verdict(result) for result in answer.results)])
 
     async def _ask(self, texts: Sequence[str]) -> _Answer:
         body: Mapping[str, Any] = {"input": list(texts), **self._more}
@@ -85,12 +85,12 @@ class ModerationCheck:
         except ValidationError as error:
             raise _NoAnswerError("an answer in other words") from error
 
-    def _verdict(self, result: _Result) -> Verdict:
+    def _verdict(self, result: _Result) -> ModerationResult:
         named = [category for category, there in result.categories.items() if there]
         if result.flagged:
             severe = SEVERE & set(named)
             category = min(severe) if severe else min(named, default="flagged")
-            return Verdict(outcome=Outcome.REJECT, category=category, severe=bool(severe))
+            return ModerationResult(outcome=ModerationOutcome.REJECT, category=category, severe=bool(severe))
         category, score = max(result.category_scores.items(), key=lambda each: each[1], default=("", 0.0))
-        outcome = Outcome.REVIEW if score > self._review_above else Outcome.ALLOW
-        return Verdict(outcome=outcome, category=category if outcome is Outcome.REVIEW else None)
+        outcome = ModerationOutcome.REVIEW if score > self._review_above else ModerationOutcome.ALLOW
+        return ModerationResult(outcome=outcome, category=category if outcome is ModerationOutcome.REVIEW else None)

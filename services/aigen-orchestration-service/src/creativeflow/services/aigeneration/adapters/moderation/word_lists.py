@@ -7,7 +7,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from creativeflow.services.aigeneration.domain.moderation import Outcome, SafetyRule, Verdict, WordLists
+from creativeflow.services.aigeneration.domain.moderation import (
+    ModerationOutcome,
+    ModerationResult,
+    SafetyRule,
+    WordLists,
+)
 
 STANDARD_FILE = Path(__file__).with_suffix(".toml")
 
@@ -18,7 +23,7 @@ class _Rule(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     category: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
-    outcome: Outcome
+    outcome: ModerationOutcome
     severe: bool = False
     languages: list[Annotated[str, Field(pattern=r"^[a-z]{2}$")]] = []
     words: list[Word] = []
@@ -47,7 +52,7 @@ class WordCheck:
     def __init__(self, rules: Sequence[SafetyRule]) -> None:
         self._lists = WordLists(rules)
 
-    async def check(self, texts: Sequence[str], locale: str | None) -> Verdict:
+    async def check(self, texts: Sequence[str], locale: str | None) -> ModerationResult:
         """The strictest verdict on all texts."""
         return self._lists.check(texts, locale.partition("-")[0] if locale else None)
 

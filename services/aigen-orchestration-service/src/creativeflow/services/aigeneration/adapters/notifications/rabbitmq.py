@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from creativeflow.services.aigeneration.adapters.notifications.payload import told
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Message, Outcome, Publication
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Message, PublishOutcome, PublishResult
 from creativeflow.services.aigeneration.ports import NotifierRefusedError, NotifierUnavailableError
 
 SOURCE = "aigen-orchestration-service"
@@ -70,16 +70,16 @@ class EventPublisher:
             type=envelope["eventType"],
         )
         publication = (await self._broker.publish([message]))[0]
-        if publication.outcome is not Outcome.RETURNED:
+        if publication.outcome is not PublishOutcome.RETURNED:
             confirmed_or_raise(publication)
 
 
-def confirmed_or_raise(publication: Publication) -> None:
+def confirmed_or_raise(publication: PublishResult) -> None:
     """Turn what the broker said into the Notifier port's errors."""
     match publication.outcome:
-        case Outcome.CONFIRMED:
+        case PublishOutcome.CONFIRMED:
             return
-        case Outcome.RETURNED:
+        case PublishOutcome.RETURNED:
             raise NotifierRefusedError("no queue takes this message; declare it, then replay")
         case _:
             raise NotifierUnavailableError(publication.reason, retry_after=timedelta(seconds=1))

@@ -13,36 +13,36 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.channels import (
     CANCEL_SECONDS,
     CLOSE_SECONDS,
     NOT_FOUND,
+    AckDecision,
     Backoff,
+    BrokerCommandError,
+    Connection,
     Consumer,
     Delivery,
     Handler,
-    Link,
     Message,
-    Outcome,
-    Publication,
     Publisher,
-    StepError,
+    PublishOutcome,
+    PublishResult,
     Subscription,
     TryAgainError,
-    Verdict,
     first_of,
 )
 from creativeflow.services.aigeneration.kit.supervision import SupervisedTask, TaskStatus
 
 __all__ = [
+    "AckDecision",
     "Binding",
     "Broker",
     "Delivery",
     "Exchange",
     "Handler",
     "Message",
-    "Outcome",
-    "Publication",
+    "PublishOutcome",
+    "PublishResult",
     "Queue",
     "Topology",
     "TryAgainError",
-    "Verdict",
 ]
 
 _LOG = structlog.get_logger(__name__)
@@ -90,7 +90,7 @@ class Topology:
     bindings: tuple[Binding, ...] = ()
 
 
-async def _declare(link: Link, topology: Topology) -> list[str]:
+async def _declare(link: Connection, topology: Topology) -> list[str]:
     """Creates what is missing, touches nothing that exists, and names in sentences what exists otherwise."""
     found = []
     for exchange in topology.exchanges:
@@ -106,20 +106,20 @@ async def _declare(link: Link, topology: Topology) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-async def _ensure(link: Link, kind: str, name: str, expected: Mapping[str, Any]) -> str:
+async def _ensure(link: Connection, kind: str, name: str, expected: Mapping[str, Any]) -> str:
     command = f"{kind}_declare"
     exists = True
     try:
         async with link.channel() as channel:
             await channel.call(command, **{kind: name}, passive=True)
-    except StepError as error:
+    except BrokerCommandError as error:
         if error.code != NOT_FOUND:
             raise
         exists = False
     try:
         async with link.channel() as channel:
             await channel.call(command, **{kind: name}, **expected)
-    except StepError as error:
+    except BrokerCommandError as error:
         if exists and error.code == _PRECONDITION_FAILED:
             return _mismatch(kind, name, error.reason)
         if not (exists and error.code == _ACCESS_REFUSED):  # may use it but not compare it: that is enough
@@ -165,7 +165,7 @@ class Broker:
         self._reconnect_seconds = reconnect_seconds
         self._consumers: list[Consumer] = []
         self._on_connected: list[Callable[[], None]] = []
-        self._link: Link | None = None
+        self._link: Connection | None = None
         self._publisher: Publisher | None = None
         self._ready = asyncio.Event()
         self._closing: asyncio.Future[None] | None = None
@@ -223,13 +223,13 @@ class Broker:
         """Has this done each time that messages can be published again: what waited for it need not look itself."""
         self._on_connected.append(act)
 
-    async def publish(self, messages: Sequence[Message]) -> list[Publication]:
+    async def publish(self, messages: Sequence[Message]) -> list[PublishResult]:
         """Publishes persistently and waits at most confirm_timeout_seconds in all for the answers, in order.
 
         A message that AMQP cannot carry (a float header, a key beyond 255 bytes) is REFUSED by itself.
         """
         if self._publisher is None or not self._publisher.is_open:
-            return [Publication(Outcome.LOST, "not connected")] * len(messages)
+            return [PublishResult(PublishOutcome.LOST, "not connected")] * len(messages)
         if not messages:
             return []
         return await self._publisher.publish(messages, self._confirm_timeout_seconds)
@@ -253,7 +253,7 @@ class Broker:
         try:
             async with self._link.channel() as channel:
                 method = (await channel.call("queue_declare", queue=queue, passive=True)).method
-        except StepError:
+        except BrokerCommandError:
             return None
         return method.message_count, method.consumer_count
 
@@ -280,10 +280,10 @@ class Broker:
             began = clock()
             was_up = False
             try:
-                link = await Link.open(self._parameters, closing)
+                link = await Connection.open(self._parameters, closing)
                 was_up = True
                 await self._use(link, closing)
-            except StepError as error:
+            except BrokerCommandError as error:
                 reason = error.reason
             except Exception as error:  # noqa: BLE001 - logged, and the loop must not end
                 _LOG.exception("broker_connection_failed")
@@ -297,8 +297,8 @@ class Broker:
             await first_of(closing, timeout_seconds=wait)
         _LOG.info("broker_closed")
 
-    async def _use(self, link: Link, closing: "asyncio.Future[None]") -> None:
-        """Returns after a clean close; raises StepError when the connection is lost."""
+    async def _use(self, link: Connection, closing: "asyncio.Future[None]") -> None:
+        """Returns after a clean close; raises BrokerCommandError when the connection is lost."""
         polite_seconds = CANCEL_SECONDS
         try:
             self._server_version = link.server_version
@@ -319,7 +319,7 @@ class Broker:
                 await asyncio.wait(self._subscribing)
             await link.close(polite_seconds)
 
-    async def _prepare(self, link: Link) -> Publisher:
+    async def _prepare(self, link: Connection) -> Publisher:
         self._mismatches = await _declare(link, self._topology)
         for sentence in self._mismatches:
             _LOG.warning("topology_mismatch", mismatch=sentence)
@@ -329,14 +329,14 @@ class Broker:
             act()
         return self._publisher
 
-    async def _keep(self, link: Link, publisher: Publisher, closing: "asyncio.Future[None]") -> None:
+    async def _keep(self, link: Connection, publisher: Publisher, closing: "asyncio.Future[None]") -> None:
         backoff = Backoff(*self._reconnect_seconds)
         clock = asyncio.get_running_loop().time
         while True:
             began = clock()
             await first_of(link.closed, publisher.closed, closing)
             if link.closed.done():
-                raise StepError(link.closed.result())
+                raise BrokerCommandError(link.closed.result())
             if closing.done():
                 break
             _LOG.warning("publisher_channel_lost", reason=publisher.closed.result().reason)
@@ -353,25 +353,25 @@ class Broker:
         self._subscribing.add(task)
         task.add_done_callback(self._subscribing.discard)
 
-    async def _subscribe(self, link: Link, consumer: Consumer, closing: "asyncio.Future[None]") -> None:
+    async def _subscribe(self, link: Connection, consumer: Consumer, closing: "asyncio.Future[None]") -> None:
         """Keeps one consumer subscribed for as long as the connection lives."""
         backoff = Backoff(*self._reconnect_seconds)
         clock = asyncio.get_running_loop().time
         is_ours = any(queue.name == consumer.queue for queue in self._topology.queues)
-        failure: StepError | None = None
+        failure: BrokerCommandError | None = None
         while not (closing.done() or link.closed.done()):
             began = clock()
             try:
                 if failure is not None and failure.code == NOT_FOUND and is_ours:
                     self._mismatches = await _declare(link, self._topology)
                 failure = await self._consume_until_ended(link, consumer, closing)
-            except StepError as error:
+            except BrokerCommandError as error:
                 failure = error
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and asyncio.current_task().cancelling():  # type: ignore[union-attr]
                     raise  # this task is cancelled; otherwise something that it awaited was
                 _LOG.exception("consumer_failed", queue=consumer.queue)
-                failure = StepError(f"unexpected {type(error).__name__}")
+                failure = BrokerCommandError(f"unexpected {type(error).__name__}")
             if failure is None or link.closed.done():
                 return
             wait = backoff.next(clock() - began)
@@ -380,9 +380,9 @@ class Broker:
             await first_of(closing, link.closed, timeout_seconds=wait)
 
     async def _consume_until_ended(
-        self, link: Link, consumer: Consumer, closing: "asyncio.Future[None]"
-    ) -> StepError | None:
-        """Returns None when it ends because of close(); raises StepError when it could not begin."""
+        self, link: Connection, consumer: Consumer, closing: "asyncio.Future[None]"
+    ) -> BrokerCommandError | None:
+        """Returns None when it ends because of close(); raises BrokerCommandError when it could not begin."""
         subscription = await Subscription.open(link, consumer)
         _LOG.info("consumer_started", queue=consumer.queue, prefetch=consumer.prefetch)
         try:

@@ -42,7 +42,7 @@ class Message:
     timestamp: int | None = field(default_factory=lambda: int(time.time()))  # unix seconds
 
 
-class Outcome(StrEnum):
+class PublishOutcome(StrEnum):
     """What became of a published message; after LOST it may or may not be in its queues."""
 
     CONFIRMED = "confirmed"
@@ -52,10 +52,10 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class PublishResult:
     """The answer to one published message; the reason is empty when it is confirmed."""
 
-    outcome: Outcome
+    outcome: PublishOutcome
     reason: str = ""
 
 
@@ -77,7 +77,7 @@ class TryAgainError(Exception):
     """What a handler raises when something it needs is away for the moment: no fault, so no traceback."""
 
 
-class Verdict(Enum):
+class AckDecision(Enum):
     """A handler's answer: done, dead-letter or drop it, or put it back at once (without any pause)."""
 
     ACK = "ack"
@@ -85,7 +85,7 @@ class Verdict(Enum):
     REQUEUE = "requeue"
 
 
-Handler = Callable[[Delivery], Awaitable[Verdict]]
+Handler = Callable[[Delivery], Awaitable[AckDecision]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Consumer:
     prefetch: int
 
 
-class StepError(Exception):
+class BrokerCommandError(Exception):
     """The broker refused a command (then with its reply code), did not answer in time or is gone (code 0)."""
 
     def __init__(self, reason: str, code: int = 0) -> None:
@@ -170,7 +170,7 @@ class _Together(AsyncioConnection):  # type: ignore[misc]  # pika ships no type 
             super()._adapter_emit_data(held)
 
 
-class Link:
+class Connection:
     """One connection to the broker; `closed` resolves with the reason in words."""
 
     def __init__(self, parameters: Any) -> None:
@@ -190,8 +190,8 @@ class Link:
         self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
 
     @classmethod
-    async def open(cls, parameters: Any, interrupt: "asyncio.Future[None]") -> "Link":
-        """Connects once; raises StepError when that fails, takes too long or is interrupted."""
+    async def open(cls, parameters: Any, interrupt: "asyncio.Future[None]") -> "Connection":
+        """Connects once; raises BrokerCommandError when that fails, takes too long or is interrupted."""
         link = cls(parameters)
         # pika bounds everything but the name's resolution; a name may stand for two addresses.
         bound = parameters.connection_attempts * (2 * parameters.stack_timeout + parameters.retry_delay)
@@ -203,7 +203,7 @@ class Link:
                 await link.close(CANCEL_SECONDS)
         if link.is_open:
             return link
-        raise StepError("closing" if interrupt.done() else failure)
+        raise BrokerCommandError("closing" if interrupt.done() else failure)
 
     @property
     def is_open(self) -> bool:
@@ -226,11 +226,11 @@ class Link:
             channel.close()
 
     async def open_channel(self) -> "Channel":
-        """Opens a channel that lives until it is closed; raises StepError."""
+        """Opens a channel that lives until it is closed; raises BrokerCommandError."""
         try:
             channel = Channel(self._connection)
         except pika_errors.AMQPError as error:
-            raise StepError(in_words(error)) from error
+            raise BrokerCommandError(in_words(error)) from error
         try:
             await channel.answer(channel.opened, "opening a channel")
         except BaseException:
@@ -271,18 +271,18 @@ class Channel:
 
     def __init__(self, connection: Any) -> None:
         loop = asyncio.get_running_loop()
-        self.closed: asyncio.Future[StepError] = loop.create_future()
+        self.closed: asyncio.Future[BrokerCommandError] = loop.create_future()
         self.opened: asyncio.Future[Any] = loop.create_future()
         self.amqp = connection.channel(on_open_callback=self.opened.set_result)
         self.amqp.add_on_close_callback(self._on_closed)
 
     async def call(self, command: str, **arguments: Any) -> Any:
-        """Sends a command of pika's channel and returns the answer's frame; raises StepError."""
+        """Sends a command of pika's channel and returns the answer's frame; raises BrokerCommandError."""
         answer = asyncio.get_running_loop().create_future()
         try:
             getattr(self.amqp, command)(**arguments, callback=answer.set_result)
         except pika_errors.AMQPError as error:
-            raise StepError(in_words(error)) from error
+            raise BrokerCommandError(in_words(error)) from error
         return await self.answer(answer, command.replace("_", " "))
 
     async def answer(self, answer: "asyncio.Future[Any]", step: str) -> Any:
@@ -292,7 +292,7 @@ class Channel:
             return answer.result()
         if self.closed.done():
             raise self.closed.result()
-        raise StepError(f"{step} took longer than {STEP_SECONDS:g} s")
+        raise BrokerCommandError(f"{step} took longer than {STEP_SECONDS:g} s")
 
     def close(self) -> None:
         """Asks for the channel's end without waiting for it. Idempotent."""
@@ -301,7 +301,7 @@ class Channel:
 
     def _on_closed(self, _channel: Any, error: BaseException) -> None:
         code = error.reply_code if isinstance(error, pika_errors.ChannelClosedByBroker) else 0
-        self.closed.set_result(StepError(in_words(error), code))
+        self.closed.set_result(BrokerCommandError(in_words(error), code))
 
 
 class _Batch:
@@ -310,12 +310,12 @@ class _Batch:
     __slots__ = ("answers", "done", "missing", "written")
 
     def __init__(self, size: int) -> None:
-        self.answers: list[Publication | None] = [None] * size
+        self.answers: list[PublishResult | None] = [None] * size
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.missing = size
         self.written = 0
 
-    def settle(self, index: int, publication: Publication) -> bool:
+    def settle(self, index: int, publication: PublishResult) -> bool:
         """Takes the first answer for a message and says whether it was the first."""
         if self.answers[index] is not None:
             return False
@@ -337,14 +337,14 @@ class _Unconfirmed:
         self.key = (message.message_id, message.exchange, message.routing_key)
 
 
-_CONFIRMED = Publication(Outcome.CONFIRMED)
-_NACKED = Publication(Outcome.REFUSED, "refused by the broker")
+_CONFIRMED = PublishResult(PublishOutcome.CONFIRMED)
+_NACKED = PublishResult(PublishOutcome.REFUSED, "refused by the broker")
 
 
 class Publisher:
     """The channel for publishing: in confirm mode, pipelined, with a window of unconfirmed messages."""
 
-    def __init__(self, link: Link, channel: Channel, max_unconfirmed: int) -> None:
+    def __init__(self, link: Connection, channel: Channel, max_unconfirmed: int) -> None:
         self._link = link
         self._channel = channel
         self._max_unconfirmed = max_unconfirmed
@@ -360,8 +360,8 @@ class Publisher:
         link.on_blocked = self._room.set
 
     @classmethod
-    async def open(cls, link: Link, max_unconfirmed: int) -> "Publisher":
-        """Opens the channel; raises StepError."""
+    async def open(cls, link: Connection, max_unconfirmed: int) -> "Publisher":
+        """Opens the channel; raises BrokerCommandError."""
         channel = await link.open_channel()
         publisher = cls(link, channel, max_unconfirmed)
         try:
@@ -377,11 +377,11 @@ class Publisher:
         return self._channel.amqp.is_open is True
 
     @property
-    def closed(self) -> "asyncio.Future[StepError]":
+    def closed(self) -> "asyncio.Future[BrokerCommandError]":
         """Resolves with the reason when the channel has closed."""
         return self._channel.closed
 
-    async def publish(self, messages: Sequence[Message], timeout_seconds: float) -> list[Publication]:
+    async def publish(self, messages: Sequence[Message], timeout_seconds: float) -> list[PublishResult]:
         """Writes all messages and waits for their answers, the wait for room in the window included."""
         batch = _Batch(len(messages))
         self._batches.add(batch.done)
@@ -405,7 +405,7 @@ class Publisher:
             while batch.written < len(messages):
                 if refusal := self._refusal():
                     for index in range(batch.written, len(messages)):
-                        batch.settle(index, Publication(Outcome.LOST, refusal))
+                        batch.settle(index, PublishResult(PublishOutcome.LOST, refusal))
                     return
                 room = min(self._max_unconfirmed - self._in_flight, _WRITTEN_AT_ONCE)
                 if room <= 0:
@@ -437,10 +437,10 @@ class Publisher:
                 message.exchange, message.routing_key, message.body, properties, mandatory=True
             )
         except (pika_errors.ChannelWrongStateError, pika_errors.ConnectionWrongStateError):
-            batch.settle(index, Publication(Outcome.LOST, self._refusal() or "not connected"))
+            batch.settle(index, PublishResult(PublishOutcome.LOST, self._refusal() or "not connected"))
         except Exception as error:  # noqa: BLE001 - pika's encoder raises whatever it meets; nothing is written then
             reason = f"the message cannot be written as AMQP ({type(error).__name__})"
-            batch.settle(index, Publication(Outcome.REFUSED, reason))
+            batch.settle(index, PublishResult(PublishOutcome.REFUSED, reason))
         else:
             self._last_tag += 1
             self._in_flight += 1
@@ -452,10 +452,10 @@ class Publisher:
         for index, answer in enumerate(batch.answers):
             if answer is None:
                 words = "not confirmed within" if index < batch.written else "still waiting for its turn after"
-                batch.settle(index, Publication(Outcome.LOST, f"{words} {seconds:g} s"))
+                batch.settle(index, PublishResult(PublishOutcome.LOST, f"{words} {seconds:g} s"))
                 self._leave(index < batch.written)
 
-    def _settle(self, message: _Unconfirmed, publication: Publication) -> None:
+    def _settle(self, message: _Unconfirmed, publication: PublishResult) -> None:
         self._leave(message.batch.settle(message.index, publication))
 
     def _leave(self, was_in_flight: bool) -> None:
@@ -479,13 +479,13 @@ class Publisher:
             if message is not None and message.key == key:
                 self._last_returned_tag = tag
                 reason = f"{method.reply_code} {_text(method.reply_text)}"
-                self._settle(message, Publication(Outcome.RETURNED, reason))
+                self._settle(message, PublishResult(PublishOutcome.RETURNED, reason))
                 return
 
-    def _on_closed(self, closed: "asyncio.Future[StepError]") -> None:
+    def _on_closed(self, closed: "asyncio.Future[BrokerCommandError]") -> None:
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         for message in unconfirmed.values():
-            self._settle(message, Publication(Outcome.LOST, closed.result().reason))
+            self._settle(message, PublishResult(PublishOutcome.LOST, closed.result().reason))
         self._room.set()
 
 
@@ -494,7 +494,7 @@ class Subscription:
 
     def __init__(self, channel: Channel, consumer: Consumer) -> None:
         self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[StepError] = self._loop.create_future()
+        self.ended: asyncio.Future[BrokerCommandError] = self._loop.create_future()
         self._channel = channel
         self._consumer = consumer
         self._tag = ""
@@ -504,8 +504,8 @@ class Subscription:
         channel.amqp.add_on_cancel_callback(self._on_cancelled)
 
     @classmethod
-    async def open(cls, link: Link, consumer: Consumer) -> "Subscription":
-        """Begins to consume; raises StepError, with NOT_FOUND when there is no such queue."""
+    async def open(cls, link: Connection, consumer: Consumer) -> "Subscription":
+        """Begins to consume; raises BrokerCommandError, with NOT_FOUND when there is no such queue."""
         channel = await link.open_channel()
         subscription = cls(channel, consumer)
         try:
@@ -531,7 +531,7 @@ class Subscription:
         self._stopping.set_result(None)
         try:
             if not self.ended.done():
-                with suppress(StepError):
+                with suppress(BrokerCommandError):
                     await self._channel.call("basic_cancel", consumer_tag=self._tag)
             closed = self._channel.closed
             while self._handling and not closed.done():
@@ -568,7 +568,7 @@ class Subscription:
         backoff = Backoff(*RETRY_SECONDS)
         for attempt in count(1):
             try:
-                verdict = Verdict(await self._consumer.handler(delivery))
+                verdict = AckDecision(await self._consumer.handler(delivery))
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
@@ -589,18 +589,18 @@ class Subscription:
         queue, message_id = self._consumer.queue, delivery.message_id
         _LOG.error("handler_failed", queue=queue, message_id=message_id, attempt=attempt, exc_info=error)
 
-    def _answer(self, delivery_tag: int, verdict: Verdict) -> None:
+    def _answer(self, delivery_tag: int, verdict: AckDecision) -> None:
         with suppress(pika_errors.AMQPError):  # a dead channel has given the message back already
-            if verdict is Verdict.ACK:
+            if verdict is AckDecision.ACK:
                 self._channel.amqp.basic_ack(delivery_tag)
             else:
-                self._channel.amqp.basic_reject(delivery_tag, requeue=verdict is Verdict.REQUEUE)
+                self._channel.amqp.basic_reject(delivery_tag, requeue=verdict is AckDecision.REQUEUE)
 
     def _on_cancelled(self, _frame: Any) -> None:
         if not self.ended.done():
-            self.ended.set_result(StepError("the broker cancelled the consumer; its queue is gone", NOT_FOUND))
+            self.ended.set_result(BrokerCommandError("the broker cancelled the consumer; its queue is gone", NOT_FOUND))
 
-    def _on_closed(self, closed: "asyncio.Future[StepError]") -> None:
+    def _on_closed(self, closed: "asyncio.Future[BrokerCommandError]") -> None:
         if not self.ended.done():
             self.ended.set_result(closed.result())
 

@@ -11,12 +11,12 @@ from creativeflow.services.aigeneration.api.dependencies import KEYED, HoldKey, 
 from creativeflow.services.aigeneration.api.responses import json_response
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
-from creativeflow.services.aigeneration.application.accounts import Gift
+from creativeflow.services.aigeneration.application.accounts import CreditGrant
 from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
 from creativeflow.services.aigeneration.application.usage_export import UsageFormat, export, month_of
 from creativeflow.services.aigeneration.domain.pricing import credits_text
-from creativeflow.services.aigeneration.storage.account_flags import Flags
-from creativeflow.services.aigeneration.storage.accounting import Books, UsageFilter
+from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
+from creativeflow.services.aigeneration.storage.accounting import Accounting, UsageFilter
 
 router = APIRouter(
     prefix="/api/v1/operations",
@@ -36,10 +36,10 @@ Most = Annotated[int, Query(ge=1, le=500)]
     openapi_extra=KEYED,
     summary="Give credits (local ledger)",
 )
-async def grant(body: schemas.Grant, request: Request, operator: Operator) -> Response:
+async def grant(body: schemas.CreditGrantCreate, request: Request, operator: Operator) -> Response:
     """Idempotent on Idempotency-Key. Only where credits are kept here."""
     claim = key_claim(request, operator, body)
-    gift = Gift(
+    gift = CreditGrant(
         user_id=body.user_id, amount=body.amount, reason=body.reason, plan=body.plan, status=body.status
     )  # fmt: skip
     given = await accounts(request).grant(gift, f"{claim.principal}:{claim.key}" if claim else None)
@@ -54,7 +54,9 @@ async def statement(user_id: schemas.Identifier, request: Request) -> Response:
 
 
 @router.post("/users/{user_id}/clear", responses=problems(422), summary="Lift a restriction")
-async def clear(user_id: schemas.Identifier, body: schemas.Clearance, request: Request, operator: Operator) -> Response:
+async def clear(
+    user_id: schemas.Identifier, body: schemas.ClearFlagsRequest, request: Request, operator: Operator
+) -> Response:
     """Every open flag of the account is cleared; who did it and why stays with each. Again: nothing happens."""
     return json_response({"cleared": await accounts(request).clear(user_id, by=operator.name, note=body.note)})
 
@@ -62,25 +64,25 @@ async def clear(user_id: schemas.Identifier, body: schemas.Clearance, request: R
 @router.get("/flags", summary="Flagged accounts")
 async def flagged(request: Request, limit: Most = 100) -> Response:
     """Accounts that are restricted because of a money fault nobody could undo, the oldest first (REQ-016)."""
-    flags: Flags = request.app.state.flags
+    flags: AccountFlags = request.app.state.flags
     return json_response({"items": await flags.open_flags(limit)})
 
 
 @router.get("/holds/parked", summary="Holds in doubt")
 async def parked_holds(request: Request, limit: Most = 100) -> Response:
     """Holds of which the credit service cannot say whether they were charged; a person looks and decides."""
-    books: Books = request.app.state.books
+    books: Accounting = request.app.state.books
     found = await books.parked_holds(limit)
     return json_response({"items": [hold | {"amount": credits_text(hold["amount"])} for hold in found]})
 
 
 @router.post("/holds/{key}/decide", responses=problems(404, 422, 503), summary="Say what became of a hold")
-async def decide(key: HoldKey, body: schemas.Decision, request: Request, operator: Operator) -> Response:
+async def decide(key: HoldKey, body: schemas.HoldDecision, request: Request, operator: Operator) -> Response:
     """`charged` is what the credit service's books show. Everything goes on from there; a hold that is not in
-    doubt stays as it is, and debts that were parked for this key are tried again.
+    doubt stays as it is, and messages that were parked for this key are tried again.
     """
     replayed = await accounts(request).decide(key, charged=body.charged, by=operator.name)
-    return json_response({"status": "decided", "debts_replayed": replayed})
+    return json_response({"status": "decided", "messages_replayed": replayed})
 
 
 @router.get("/usage", responses=problems(422), summary="The usage log", response_class=StreamingResponse)
@@ -92,7 +94,7 @@ async def usage(
     project_id: schemas.Identifier | None = None,
 ) -> Response:
     """One row for each chargeable action that took place in a month (UTC), whatever paid for it."""
-    books: Books = request.app.state.books
+    books: Accounting = request.app.state.books
     since, until = month_of(month)
     rows = books.usage(UsageFilter(since=since, until=until, user_id=user_id, project_id=project_id))
     headers = {"Content-Disposition": f'attachment; filename="usage-{month}.{as_}"'}
@@ -100,7 +102,7 @@ async def usage(
 
 
 @router.post("/reconcile", responses=problems(422), summary="Compare our books with the credit service's")
-async def reconcile(body: schemas.Reconcile, request: Request, operator: Operator) -> Response:
+async def reconcile(body: schemas.ReconcileRequest, request: Request, operator: Operator) -> Response:
     """Reports every difference; with `apply` posts what was decided and never arrived, and nothing else."""
     reconciliation: Reconciliation = request.app.state.reconciliation
     since = request.app.state.now() - timedelta(hours=body.hours)

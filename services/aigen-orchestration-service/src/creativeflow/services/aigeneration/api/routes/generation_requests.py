@@ -11,11 +11,11 @@ from creativeflow.services.aigeneration.api.dependencies import (
     KEYED,
     KEYED_AND_MATCHED,
     PAGE_MAX,
-    acting,
+    build_caller,
+    get_owned_request,
     header_versions,
     key_claim,
     orchestrator,
-    own,
     queries,
     to_utc,
 )
@@ -25,7 +25,7 @@ from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
 from creativeflow.services.aigeneration.application.generations import Submission
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from creativeflow.services.aigeneration.domain.representation import resource
+from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.storage.queries import Filters
 
 router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation requests"], route_class=JsonRoute)
@@ -81,7 +81,7 @@ async def list_requests(
     found = await queries(request).page(filters, limit + 1)
     items, following = found[:limit], write_cursor(found[limit - 1].id) if len(found) > limit else None
     headers = {"Link": f'<{request.url.include_query_params(cursor=following)}>; rel="next"'} if following else None
-    return json_response({"items": [resource(item) for item in items], "next": following}, headers=headers)
+    return json_response({"items": [to_resource(item) for item in items], "next": following}, headers=headers)
 
 
 @router.get(
@@ -92,14 +92,14 @@ async def list_requests(
 )
 async def get_request(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
     """Where it stands, what it cost, and what can be done now."""
-    found = await own(queries(request), request_id, principal)
+    found = await get_owned_request(queries(request), request_id, principal)
     position = await queries(request).queue_position(found)
     tag = etag(found.version)
     seen = request.headers.get("if-none-match")
     known = header_versions(seen)
     if position is None and seen is not None and (known is None or found.version in known):
         return Response(status_code=304, headers={"ETag": tag})
-    return json_response(resource(found, queue_position=position), headers={"ETag": tag})
+    return json_response(to_resource(found, queue_position=position), headers={"ETag": tag})
 
 
 @router.get(
@@ -107,7 +107,7 @@ async def get_request(request_id: UUID, request: Request, principal: AnyCaller) 
 )
 async def get_events(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
     """State, money, broker, callbacks and notifications in one list, oldest first."""
-    await own(queries(request), request_id, principal)
+    await get_owned_request(queries(request), request_id, principal)
     entries = await queries(request).timeline(request_id)
     return json_response({"items": [_entry(entry) for entry in entries]})
 
@@ -127,7 +127,7 @@ async def select_sample(
     principal: AnyCaller,
 ) -> Response:
     """Exactly one can be picked: the same again gives the same answer, another is a conflict."""
-    caller = acting(request, principal, body)
+    caller = build_caller(request, principal, body)
     reply = await orchestrator(request).select_sample(
         request_id, body.selected_sample_id, caller, resolution=body.desired_resolution,
         file_format=body.output_format, quote_id=body.quote_id,
@@ -150,7 +150,7 @@ async def regenerate_samples(
     body: schemas.BriefChanges | None = None,
 ) -> Response:
     """The price of a sample set again; the words and the model may be changed."""
-    caller = acting(request, principal, body)
+    caller = build_caller(request, principal, body)
     changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
     return reply_response(await orchestrator(request).regenerate(request_id, caller, changes, quote_id))
 
@@ -170,7 +170,7 @@ async def retry(
     body: schemas.BriefChanges | None = None,
 ) -> Response:
     """A new request with `retry_of`; an ended request itself never changes."""
-    caller = acting(request, principal, body)
+    caller = build_caller(request, principal, body)
     changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
     reply = await orchestrator(request).retry(
         request_id, caller, changes, correlation_id=request.scope["aigen.request_id"],
@@ -192,7 +192,7 @@ async def cancel(
     principal: AnyCaller,
 ) -> Response:
     """What is held is given back; what was delivered stays charged. On an ended request nothing happens."""
-    return reply_response(await orchestrator(request).cancel(request_id, acting(request, principal)))
+    return reply_response(await orchestrator(request).cancel(request_id, build_caller(request, principal)))
 
 
 def _submission(body: schemas.CreateRequest, request: Request, principal: Principal) -> Submission:

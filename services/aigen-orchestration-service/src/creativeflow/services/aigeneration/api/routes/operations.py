@@ -10,7 +10,7 @@ from starlette.responses import Response
 from creativeflow.services.aigeneration.api.auth import OPERATORS_ONLY, Operator
 from creativeflow.services.aigeneration.api.dependencies import (
     KEYED_AND_MATCHED,
-    acting,
+    build_caller,
     orchestrator,
     queries,
     queues_now,
@@ -20,7 +20,7 @@ from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
 from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.representation import resource
+from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.storage.outbox import Outbox
 
 router = APIRouter(
@@ -31,7 +31,7 @@ router = APIRouter(
     dependencies=[OPERATORS_ONLY],
 )
 
-DebtId = Annotated[int, Path(ge=1, le=2**62)]
+MessageId = Annotated[int, Path(ge=1, le=2**62)]
 Most = Annotated[int, Query(ge=1, le=500)]
 
 
@@ -39,30 +39,30 @@ Most = Annotated[int, Query(ge=1, le=500)]
 async def stuck(request: Request, limit: Most = 100) -> Response:
     """Deadline or lease passed more than a minute ago: normally none."""
     found = await queries(request).stuck(request.app.state.now(), limit)
-    return json_response({"items": [resource(item) for item in found]})
+    return json_response({"items": [to_resource(item) for item in found]})
 
 
-@router.get("/debts", summary="What is owed")
-async def debts(request: Request, parked: bool = True, limit: Most = 100) -> Response:
-    """Parked debts with their reason, or all open ones."""
+@router.get("/outbox", summary="What is owed")
+async def messages(request: Request, parked: bool = True, limit: Most = 100) -> Response:
+    """Parked messages with their reason, or all open ones."""
     outbox: Outbox = request.app.state.outbox
     return json_response({"items": await outbox.list_open(parked_only=parked, most=limit)})
 
 
-@router.post("/debts/{debt_id}/replay", responses=problems(404), summary="Try a parked debt again")
-async def replay(debt_id: DebtId, request: Request, operator: Operator) -> Response:
+@router.post("/outbox/{message_id}/replay", responses=problems(404), summary="Try a parked message again")
+async def replay(message_id: MessageId, request: Request, operator: Operator) -> Response:
     """It becomes due at once; who did it stands in the timeline."""
     outbox: Outbox = request.app.state.outbox
-    if not await outbox.replay(debt_id, by=operator.name, now=request.app.state.now()):
+    if not await outbox.replay(message_id, by=operator.name, now=request.app.state.now()):
         raise errors.NotFoundError
     return json_response({"status": "due"})
 
 
-@router.post("/debts/{debt_id}/drop", responses=problems(404), summary="Give a parked debt up")
-async def drop(debt_id: DebtId, request: Request, operator: Operator) -> Response:
+@router.post("/outbox/{message_id}/drop", responses=problems(404), summary="Give a parked message up")
+async def drop(message_id: MessageId, request: Request, operator: Operator) -> Response:
     """It is deleted for good; who did it stands in the timeline."""
     outbox: Outbox = request.app.state.outbox
-    if not await outbox.drop(debt_id, by=operator.name, now=request.app.state.now()):
+    if not await outbox.drop(message_id, by=operator.name, now=request.app.state.now()):
         raise errors.NotFoundError
     return json_response({"status": "dropped"})
 
@@ -76,12 +76,12 @@ async def drop(debt_id: DebtId, request: Request, operator: Operator) -> Respons
 )
 async def fail(
     request_id: UUID,
-    body: schemas.ForceFail,
+    body: schemas.ForceFailRequest,
     request: Request,
     operator: Operator,
 ) -> Response:
     """FAILED, what is held is given back, the user is told; who did it stands in the timeline."""
-    caller = acting(request, operator, body)
+    caller = build_caller(request, operator, body)
     return reply_response(await orchestrator(request).force_fail(request_id, caller, body.reason))
 
 
@@ -89,7 +89,7 @@ async def fail(
 async def reviews(request: Request, limit: Most = 100) -> Response:
     """Requests whose words the content check left to a person, the oldest first. Nothing is charged yet."""
     found = await queries(request).in_review(limit)
-    return json_response({"items": [resource(item) for item in found]})
+    return json_response({"items": [to_resource(item) for item in found]})
 
 
 @router.post(
@@ -98,18 +98,18 @@ async def reviews(request: Request, limit: Most = 100) -> Response:
     responses=problems(404, 422, 503),
     summary="Accept or reject a prompt",
 )
-async def review(request_id: UUID, body: schemas.Review, request: Request, operator: Operator) -> Response:
+async def review(request_id: UUID, body: schemas.ReviewDecision, request: Request, operator: Operator) -> Response:
     """Accepted: it goes on and is charged as ever. Rejected: CONTENT_REJECTED, nothing is charged. Again: nothing
     happens.
     """
     caller = Caller(name=operator.name)
     reviewed = await orchestrator(request).review(request_id, caller, accepted_=body.decision == "accept")
-    return json_response(resource(reviewed))
+    return json_response(to_resource(reviewed))
 
 
 @router.get("/queues", summary="How much waits, and where")
 async def queues(request: Request) -> Response:
-    """The fair queue by lane, the broker's queues, the debts, and where workers have gone silent."""
+    """The fair queue by lane, the broker's queues, the messages, and where workers have gone silent."""
     return json_response(await queues_now(request.app.state))
 
 

@@ -185,7 +185,7 @@ class BriefChanges(Body):
         return {name: value for name, value in named.items() if value is not None}
 
 
-class Grant(Body):
+class CreditGrantCreate(Body):
     """Credits for a user, as an operator gives them; a negative amount takes some back."""
 
     user_id: Identifier
@@ -197,32 +197,32 @@ class Grant(Body):
     reason: Annotated[str, Clean, Field(max_length=200)] = "granted by an operator"
 
 
-class Clearance(Body):
+class ClearFlagsRequest(Body):
     """Why a restriction is lifted."""
 
     note: Annotated[str, Clean, Field(min_length=1, max_length=500)]
 
 
-class Decision(Body):
+class HoldDecision(Body):
     """What the credit service's books show of a hold in doubt."""
 
     charged: StrictBool
 
 
-class Review(Body):
+class ReviewDecision(Body):
     """What a person says of a prompt."""
 
     decision: Literal["accept", "reject"]
 
 
-class Reconcile(Body):
+class ReconcileRequest(Body):
     """Which holds to compare, and whether to post what is missing."""
 
     hours: Annotated[int, Field(ge=1, le=24 * 366)] = 24
     apply: StrictBool = False
 
 
-class ForceFail(Body):
+class ForceFailRequest(Body):
     """Why an operator ends a request."""
 
     reason: Annotated[str, Clean, Field(min_length=1, max_length=500)]
@@ -255,7 +255,7 @@ class FailureOut(BaseModel):
     fault: Literal["system", "provider", "user"]
     message: str
     retryable: bool
-    ways_on: list[str]
+    next_steps: list[str]
 
 
 class Cost(BaseModel):
@@ -301,7 +301,7 @@ class GenerationRequest(BaseModel):
 class Cancelled(GenerationRequest):
     """A request after a cancel; `cancellation_requested`: a worker may still be busy, its results are refused."""
 
-    outcome: Literal["canceled", "cancellation_requested", "already_terminal"]
+    outcome: Literal["cancelled", "cancellation_requested", "already_terminal"]
 
 
 class Page(BaseModel):

@@ -1,4 +1,4 @@
-"""What callers send and get about their webhook targets."""
+"""What callers send and get about their webhook endpoints."""
 
 import base64
 import binascii
@@ -10,7 +10,12 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from creativeflow.services.aigeneration.api.schemas.generations import Body, Clean
 from creativeflow.services.aigeneration.domain.outbound_urls import URL_MAX
-from creativeflow.services.aigeneration.domain.webhooks import DeliveryState, DisabledReason, TargetState, Trouble
+from creativeflow.services.aigeneration.domain.webhooks import (
+    DeliveryError,
+    DeliveryState,
+    DisabledReason,
+    EndpointState,
+)
 
 _KEY_MIN, _KEY_MAX = 24, 64
 
@@ -30,7 +35,7 @@ def _secret(text: str) -> str:
 Secret = Annotated[str, Field(max_length=200), AfterValidator(_secret)]
 
 
-class NewTarget(Body):
+class WebhookEndpointCreate(Body):
     """Where to send events; without a `secret` one is made."""
 
     url: Annotated[str, Field(min_length=1, max_length=URL_MAX, examples=["https://hooks.example.com/creatives"])]
@@ -38,36 +43,36 @@ class NewTarget(Body):
     description: Annotated[str, Field(min_length=1, max_length=200), Clean] | None = None
 
 
-class NewSecret(Body):
+class SecretRotate(Body):
     """The secret to sign with from now on; without one it is made."""
 
     secret: Secret | None = None
 
 
-class TargetOut(BaseModel):
-    """A target; `failing_since` is the first of the tries that have failed in a row."""
+class WebhookEndpointOut(BaseModel):
+    """A endpoint; `failing_since` is the first of the tries that have failed in a row."""
 
     id: UUID
     owner: str
     url: str
     description: str | None
-    state: TargetState
+    state: EndpointState
     disabled_reason: DisabledReason | None
     failing_since: datetime | None
     created_at: datetime
     updated_at: datetime
 
 
-class TargetWithSecret(TargetOut):
-    """A target with its secret, which is shown at no other time."""
+class WebhookEndpointWithSecret(WebhookEndpointOut):
+    """A endpoint with its secret, which is shown at no other time."""
 
     secret: str
 
 
-class TargetList(BaseModel):
-    """Targets, the oldest first."""
+class WebhookEndpointList(BaseModel):
+    """Endpoints, the oldest first."""
 
-    items: list[TargetOut]
+    items: list[WebhookEndpointOut]
 
 
 class DeliveryOut(BaseModel):
@@ -79,7 +84,7 @@ class DeliveryOut(BaseModel):
     status: DeliveryState
     attempts: int
     last_status: int | None
-    last_error: Trouble | None
+    last_error: DeliveryError | None
     duration_ms: int | None
     next_attempt_at: datetime | None
     created_at: datetime
@@ -93,7 +98,7 @@ class DeliveryList(BaseModel):
     items: list[DeliveryOut]
 
 
-class EventOwed(BaseModel):
+class DeliveryScheduled(BaseModel):
     """An event is on its way; its id is the `webhook-id` of every try."""
 
     event_id: UUID

@@ -9,19 +9,24 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api.dependencies import accounts, queries
-from creativeflow.services.aigeneration.api.schemas.generations import Clearance, Grant, Identifier, Reconcile
-from creativeflow.services.aigeneration.application.accounts import Gift
+from creativeflow.services.aigeneration.api.schemas.generations import (
+    ClearFlagsRequest,
+    CreditGrantCreate,
+    Identifier,
+    ReconcileRequest,
+)
+from creativeflow.services.aigeneration.application.accounts import CreditGrant
 from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.pricing import PLANS, SubscriptionStatus
 from creativeflow.services.aigeneration.domain.runbook import DIFFERENCES, FLAGS
-from creativeflow.services.aigeneration.storage.account_flags import Flags
-from creativeflow.services.aigeneration.storage.accounting import Books
+from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
+from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import Form, OperatorVisitor, Visitor
-from creativeflow.services.aigeneration.web.console.page import console_page, deed
+from creativeflow.services.aigeneration.web.console.page import console_page, run_action
 from creativeflow.services.aigeneration.web.console.requests import cost
-from creativeflow.services.aigeneration.web.error_pages import Words, words_for
+from creativeflow.services.aigeneration.web.error_pages import ErrorText, error_text
 from creativeflow.services.aigeneration.web.forms import FormFields, checked, claim
 from creativeflow.services.aigeneration.web.templating import pages_router, see_other
 
@@ -51,14 +56,14 @@ async def reconcile(request: Request, visitor: OperatorVisitor, form: Form) -> R
     async def act() -> object:
         hours = form.get("hours")
         said = {"hours": int(hours) if hours.isascii() and hours.isdigit() else hours, "apply": bool(form.get("apply"))}
-        body = checked(Reconcile, said)
+        body = checked(ReconcileRequest, said)
         since = request.app.state.now() - timedelta(hours=body.hours)
         return await reconciliation.run(since, apply=body.apply, by=visitor.principal.name)
 
-    async def show(status: int, words: Words) -> Response:
+    async def show(status: int, words: ErrorText) -> Response:
         return await _show_all(request, visitor, status, words)
 
-    return await deed(request, form, show, act, done="compared", fallback=PATH)
+    return await run_action(request, form, show, act, done="compared", fallback=PATH)
 
 
 @router.post("/{user_id:path}/grant")
@@ -67,8 +72,8 @@ async def grant(user_id: Identifier, request: Request, visitor: OperatorVisitor,
 
     async def act() -> object:
         said = {"amount": form.get("amount"), "reason": form.get("reason") or None, "plan": form.get("plan") or None}
-        body = checked(Grant, {"user_id": user_id, "status": form.get("status") or None, **said})
-        gift = Gift(user_id=user_id, amount=body.amount, reason=body.reason, plan=body.plan, status=body.status)
+        body = checked(CreditGrantCreate, {"user_id": user_id, "status": form.get("status") or None, **said})
+        gift = CreditGrant(user_id=user_id, amount=body.amount, reason=body.reason, plan=body.plan, status=body.status)
         claimed = claim(request, visitor.principal, form.get("key"), {})
         await accounts(request).grant(gift, f"{claimed.principal}:{claimed.key}")
         return None
@@ -81,7 +86,7 @@ async def clear(user_id: Identifier, request: Request, visitor: OperatorVisitor,
     """Lift the restriction."""
 
     async def act() -> bool:
-        note = checked(Clearance, {"note": form.get("note")}).note
+        note = checked(ClearFlagsRequest, {"note": form.get("note")}).note
         return bool(await accounts(request).clear(user_id, by=visitor.principal.name, note=note))
 
     return await _do(request, visitor, form, user_id, act, "cleared")
@@ -98,14 +103,16 @@ async def account(
 async def _do(
     request: Request, visitor: Visitor, form: FormFields, user_id: str, act: Callable[[], Awaitable[Any]], done: str
 ) -> Response:
-    async def show(status: int, words: Words) -> Response:
+    async def show(status: int, words: ErrorText) -> Response:
         return await _show(request, visitor, user_id, status, words)
 
-    return await deed(request, form, show, act, done=done, fallback=_path(user_id))
+    return await run_action(request, form, show, act, done=done, fallback=_path(user_id))
 
 
-async def _show_all(request: Request, visitor: Visitor, status: int = 200, refusal: Words | None = None) -> Response:
-    flags: Flags = request.app.state.flags
+async def _show_all(
+    request: Request, visitor: Visitor, status: int = 200, refusal: ErrorText | None = None
+) -> Response:
+    flags: AccountFlags = request.app.state.flags
     reconciliation: Reconciliation = request.app.state.reconciliation
     return await console_page(
         request, visitor, "console/accounts.html", status, refusal=refusal, flags=await flags.open_flags(_MOST),
@@ -114,9 +121,9 @@ async def _show_all(request: Request, visitor: Visitor, status: int = 200, refus
 
 
 async def _show(
-    request: Request, visitor: Visitor, user_id: str, status: int = 200, refusal: Words | None = None, page: int = 1
+    request: Request, visitor: Visitor, user_id: str, status: int = 200, refusal: ErrorText | None = None, page: int = 1
 ) -> Response:
-    books: Books = request.app.state.books
+    books: Accounting = request.app.state.books
     now = request.app.state.now()
     month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     statement, unknown = await _statement(request, user_id, page)
@@ -131,14 +138,14 @@ async def _show(
     )  # fmt: skip
 
 
-async def _statement(request: Request, user_id: str, page: int) -> tuple[dict[str, Any], Words | None]:
+async def _statement(request: Request, user_id: str, page: int) -> tuple[dict[str, Any], ErrorText | None]:
     """The statement; while the credit service is away, what is known here."""
     try:
         return await accounts(request).statement(user_id, PER_PAGE + 1, (page - 1) * PER_PAGE), None
     except errors.CreditsUnavailableError as error:
-        flags: Flags = request.app.state.flags
+        flags: AccountFlags = request.app.state.flags
         known: dict[str, Any] = {"plan": None, "balance": None, "held": None, "restricted": False, "entries": []}
-        return known | {"flags": await flags.open_flags(_MOST, user_id)}, words_for(request, error)
+        return known | {"flags": await flags.open_flags(_MOST, user_id)}, error_text(request, error)
 
 
 def _path(user_id: str) -> str:

@@ -1,4 +1,4 @@
-"""What needs a person: parked debts, holds in doubt, words to review, stuck requests, flagged accounts."""
+"""What needs a person: parked messages, holds in doubt, words to review, stuck requests, flagged accounts."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -10,14 +10,14 @@ from starlette.responses import Response
 from creativeflow.services.aigeneration.api.dependencies import HoldKey, accounts, queries
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.runbook import FLAGS
-from creativeflow.services.aigeneration.storage.account_flags import Flags
-from creativeflow.services.aigeneration.storage.accounting import Books
+from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
+from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.outbox import Outbox
-from creativeflow.services.aigeneration.storage.statistics import Figures
+from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.web.auth import Form, OperatorVisitor, Visitor
-from creativeflow.services.aigeneration.web.console.page import console_page, deed, overview
+from creativeflow.services.aigeneration.web.console.page import console_page, overview, run_action
 from creativeflow.services.aigeneration.web.console.requests import cost
-from creativeflow.services.aigeneration.web.error_pages import Words
+from creativeflow.services.aigeneration.web.error_pages import ErrorText
 from creativeflow.services.aigeneration.web.forms import FormFields
 from creativeflow.services.aigeneration.web.templating import pages_router
 
@@ -25,7 +25,7 @@ PATH = "/console/attention"
 MOST = 50
 GIVEN_UP_SINCE = timedelta(days=1)
 
-DebtId = Annotated[int, Path(ge=1, le=2**62)]
+MessageId = Annotated[int, Path(ge=1, le=2**62)]
 
 router = pages_router("/console")
 
@@ -36,24 +36,24 @@ async def attention(request: Request, visitor: OperatorVisitor) -> Response:
     return await _show(request, visitor)
 
 
-@router.post("/debts/{debt_id}/replay")
-async def replay(debt_id: DebtId, request: Request, visitor: OperatorVisitor, form: Form) -> Response:
-    """Try a parked debt again."""
+@router.post("/outbox/{message_id}/replay")
+async def replay(message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form) -> Response:
+    """Try a parked message again."""
     outbox: Outbox = request.app.state.outbox
 
     async def act() -> bool:
-        return await outbox.replay(debt_id, by=visitor.principal.name, now=request.app.state.now())
+        return await outbox.replay(message_id, by=visitor.principal.name, now=request.app.state.now())
 
     return await _do(request, visitor, form, act, "replayed")
 
 
-@router.post("/debts/{debt_id}/drop")
-async def drop(debt_id: DebtId, request: Request, visitor: OperatorVisitor, form: Form) -> Response:
-    """Give a parked debt up."""
+@router.post("/outbox/{message_id}/drop")
+async def drop(message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form) -> Response:
+    """Give a parked message up."""
     outbox: Outbox = request.app.state.outbox
 
     async def act() -> bool:
-        return await outbox.drop(debt_id, by=visitor.principal.name, now=request.app.state.now())
+        return await outbox.drop(message_id, by=visitor.principal.name, now=request.app.state.now())
 
     return await _do(request, visitor, form, act, "dropped")
 
@@ -75,22 +75,22 @@ async def decide(key: HoldKey, request: Request, visitor: OperatorVisitor, form:
 async def _do(
     request: Request, visitor: Visitor, form: FormFields, act: Callable[[], Awaitable[Any]], done: str
 ) -> Response:
-    async def show(status: int, words: Words) -> Response:
+    async def show(status: int, words: ErrorText) -> Response:
         return await _show(request, visitor, status, words)
 
-    return await deed(request, form, show, act, done=done, fallback=PATH)
+    return await run_action(request, form, show, act, done=done, fallback=PATH)
 
 
-async def _show(request: Request, visitor: Visitor, status: int = 200, refusal: Words | None = None) -> Response:
+async def _show(request: Request, visitor: Visitor, status: int = 200, refusal: ErrorText | None = None) -> Response:
     state = request.app.state
     outbox: Outbox = state.outbox
-    books: Books = state.books
-    flags: Flags = state.flags
-    figures: Figures = state.figures
+    books: Accounting = state.books
+    flags: AccountFlags = state.flags
+    figures: Statistics = state.figures
     now = state.now()
     glance = await overview(request).glance()
     return await console_page(
-        request, visitor, "console/attention.html", status, refusal=refusal, debts=await outbox.owed(MOST),
+        request, visitor, "console/attention.html", status, refusal=refusal, messages=await outbox.owed(MOST),
         holds=await books.parked_holds(MOST), stuck=await queries(request).stuck(now, MOST),
         reviews=await queries(request).in_review(MOST), flags=await flags.open_flags(MOST), flag_words=FLAGS,
         stalled=glance.queues["stalled"], given_up=await figures.given_up(now - GIVEN_UP_SINCE, MOST), cost=cost,

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Value]):
+class TimedCache(Generic[Value]):
     """Asks at most once in so many seconds, and once at a time; whoever comes meanwhile gets the same answer."""
 
     def __init__(

@@ -16,7 +16,7 @@ VIEWERS_MAX = 200
 LOOK_SECONDS = 2.0
 
 
-class Pulse:
+class ChangeFeed:
     """Looks at the mark while somebody views, and tells all of them when it differs: never what, only that."""
 
     def __init__(self, mark: Callable[[], Awaitable[object]], *, look_seconds: float = LOOK_SECONDS) -> None:

@@ -11,33 +11,33 @@ from markupsafe import Markup
 
 from creativeflow.services.aigeneration.domain.lifecycle import Event, State
 from creativeflow.services.aigeneration.domain.pricing import credits_text
-from creativeflow.services.aigeneration.domain.request import Request
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class StateLabel:
     """A state in words; `tone` is one of busy, good, warn, bad, quiet."""
 
     words: str
     tone: str
 
 
-STATES: Mapping[State, Said] = MappingProxyType(
+STATES: Mapping[State, StateLabel] = MappingProxyType(
     {
-        State.VALIDATING_CREDITS: Said("Credits are being asked for", "busy"),
-        State.PENDING: Said("Waits for its turn", "busy"),
-        State.PUBLISHING_TO_QUEUE: Said("On its way to the broker", "busy"),
-        State.PROCESSING_SAMPLES: Said("Samples are being made", "busy"),
-        State.AWAITING_SELECTION: Said("The user picks", "warn"),
-        State.PROCESSING_FINAL: Said("The final is being made", "busy"),
-        State.COMPLETED: Said("Completed", "good"),
-        State.FAILED: Said("Failed", "bad"),
-        State.CONTENT_REJECTED: Said("Words rejected", "bad"),
-        State.CANCELLED: Said("Cancelled", "quiet"),
-        State.EXPIRED: Said("Expired", "quiet"),
+        State.VALIDATING_CREDITS: StateLabel("Credits are being asked for", "busy"),
+        State.PENDING: StateLabel("Waits for its turn", "busy"),
+        State.PUBLISHING_TO_QUEUE: StateLabel("On its way to the broker", "busy"),
+        State.PROCESSING_SAMPLES: StateLabel("Samples are being made", "busy"),
+        State.AWAITING_SELECTION: StateLabel("The user picks", "warn"),
+        State.PROCESSING_FINAL: StateLabel("The final is being made", "busy"),
+        State.COMPLETED: StateLabel("Completed", "good"),
+        State.FAILED: StateLabel("Failed", "bad"),
+        State.CONTENT_REJECTED: StateLabel("Words rejected", "bad"),
+        State.CANCELLED: StateLabel("Cancelled", "quiet"),
+        State.EXPIRED: StateLabel("Expired", "quiet"),
     }
 )
-IN_REVIEW = Said("A person looks at the words", "warn")
+IN_REVIEW = StateLabel("A person looks at the words", "warn")
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -96,9 +96,9 @@ _WORDINGS: Mapping[str, Wording] = MappingProxyType(
         "webhook_delivered": Wording("told", "The caller's receiver took {event_type}"),
         "webhook_parked": Wording("told", "The caller's receiver does not take {event_type}: {reason}"),
         "webhook_redelivered": Wording("person", "{by} has {event_type} sent again"),
-        "debt_parked": Wording("told", "A debt is parked ({topic}): {reason}"),
-        "debt_replayed": Wording("person", "{by} replays the parked debt {topic}"),
-        "debt_dropped": Wording("person", "{by} gave up the parked debt {topic}"),
+        "message_parked": Wording("told", "A message is parked ({topic}): {reason}"),
+        "message_replayed": Wording("person", "{by} replays the parked message {topic}"),
+        "message_dropped": Wording("person", "{by} gave up the parked message {topic}"),
         "dead_letter_handled": Wording("broker", "A dead letter was read once more"),
     }
 )  # fmt: skip
@@ -122,11 +122,11 @@ def wording(event: str, data: Mapping[str, Any]) -> Wording:
     said = _Data(data)
     if "charged" in data:
         said["charged"] = "charged" if data["charged"] else "not charged"
-    kind = "money" if event == "debt_parked" and str(data.get("topic", "")).startswith("credits.") else known.kind
+    kind = "money" if event == "message_parked" and str(data.get("topic", "")).startswith("credits.") else known.kind
     return Wording(kind, known.title.format_map(said))
 
 
-def state_words(request: Request) -> Said:
+def state_label(request: GenerationRequest) -> StateLabel:
     """Where a request stands."""
     return IN_REVIEW if request.in_review else STATES[request.state]
 
@@ -180,8 +180,8 @@ DONE: Mapping[str, str] = MappingProxyType(
         "retried": "This is the new request.",
         "accepted": "The words are accepted; the request goes on.",
         "rejected": "The words are rejected; nothing was charged.",
-        "replayed": "The debt is due now and will be tried at once.",
-        "dropped": "The debt is given up for good.",
+        "replayed": "The message is due now and will be tried at once.",
+        "dropped": "The message is given up for good.",
         "decided": "The hold is decided; everything goes on from there. Look whether the account can be cleared.",
         "redelivered": "The event is sent again.",
         "granted": "The credits are booked.",

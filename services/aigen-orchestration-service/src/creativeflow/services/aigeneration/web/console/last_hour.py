@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from creativeflow.services.aigeneration.storage.statistics import Minute
+from creativeflow.services.aigeneration.storage.statistics import MinuteCounts
 
 MINUTES = 60
 LATELY = 5
@@ -28,7 +28,7 @@ class Waits:
 class LastHour:
     """Sixty minutes, the oldest first; the last one has only begun."""
 
-    minutes: Sequence[Minute]
+    minutes: Sequence[MinuteCounts]
 
     def total(self, name: str) -> int:
         """How often something happened."""
@@ -54,11 +54,11 @@ class Hour:
     """Asks for minutes, and remembers those that will not change any more."""
 
     def __init__(
-        self, ask: Callable[[datetime, datetime], Awaitable[Sequence[Minute]]], now: Callable[[], datetime]
+        self, ask: Callable[[datetime, datetime], Awaitable[Sequence[MinuteCounts]]], now: Callable[[], datetime]
     ) -> None:
         self._ask = ask
         self._now = now
-        self._known: dict[datetime, Minute] = {}
+        self._known: dict[datetime, MinuteCounts] = {}
         self._settled_until: datetime | None = None
 
     async def __call__(self) -> LastHour:
@@ -73,7 +73,7 @@ class Hour:
         self._known = kept | fresh
         self._settled_until = (now - _SETTLED_AFTER).replace(second=0, microsecond=0)
         every = (first + number * _MINUTE for number in range(MINUTES))
-        return LastHour(minutes=[self._known.get(at, Minute(at=at)) for at in every])
+        return LastHour(minutes=[self._known.get(at, MinuteCounts(at=at)) for at in every])
 
 
 def waits(seconds: Sequence[float]) -> Waits:

@@ -8,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 from creativeflow.services.aigeneration.api.dependencies import queries
 from creativeflow.services.aigeneration.domain.pricing import PLANS
 from creativeflow.services.aigeneration.domain.runbook import INVARIANTS
-from creativeflow.services.aigeneration.storage.statistics import Figures
+from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.web.auth import OperatorVisitor
 from creativeflow.services.aigeneration.web.console.charts import bars, lines
 from creativeflow.services.aigeneration.web.console.last_hour import LastHour, waits
@@ -44,7 +44,7 @@ async def stream(request: Request, visitor: OperatorVisitor) -> Response:
 @router.get("/queue")
 async def queue(request: Request, visitor: OperatorVisitor) -> Response:
     """Who waits, in which order, and what the broker has."""
-    figures: Figures = request.app.state.figures
+    figures: Statistics = request.app.state.figures
     glance = await overview(request).glance()
     return await console_page(
         request, visitor, "console/queue.html", glance=glance, users=await figures.queue_by_user(USERS_SHOWN),

@@ -1,4 +1,4 @@
-"""One request for an operator: its one timeline, live, its money and debts, and what can be done about it now."""
+"""One request for an operator: its one timeline, live, its money and messages, and what can be done about it now."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,30 +9,29 @@ from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api.dependencies import orchestrator, queries
 from creativeflow.services.aigeneration.api.responses import reply_response
-from creativeflow.services.aigeneration.api.schemas.generations import ForceFail
-from creativeflow.services.aigeneration.api.schemas.generations import Review as ReviewBody
-from creativeflow.services.aigeneration.application.webhook_endpoints import Ownership, Targets
+from creativeflow.services.aigeneration.api.schemas.generations import ForceFailRequest
+from creativeflow.services.aigeneration.api.schemas.generations import ReviewDecision as ReviewBody
+from creativeflow.services.aigeneration.application.webhook_endpoints import EndpointScope, WebhookEndpointService
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.lifecycle import MOVES, Event, Stage, State
-from creativeflow.services.aigeneration.domain.representation import resource
-from creativeflow.services.aigeneration.domain.request import HoldState
-from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
-from creativeflow.services.aigeneration.storage.accounting import Books
+from creativeflow.services.aigeneration.domain.lifecycle import TRANSITIONS, Event, Stage, State
+from creativeflow.services.aigeneration.domain.representation import to_resource
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState
+from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.outbox import Outbox
-from creativeflow.services.aigeneration.storage.statistics import Figures
+from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.web.auth import Form, OperatorVisitor, Visitor
 from creativeflow.services.aigeneration.web.console.labels import credits_words
-from creativeflow.services.aigeneration.web.console.page import caller, console_page, deed
+from creativeflow.services.aigeneration.web.console.page import caller, console_page, run_action
 from creativeflow.services.aigeneration.web.console.requests import cost
 from creativeflow.services.aigeneration.web.console.timeline import kinds, lines
-from creativeflow.services.aigeneration.web.error_pages import Words
+from creativeflow.services.aigeneration.web.error_pages import ErrorText
 from creativeflow.services.aigeneration.web.forms import FormFields, checked, claim
 from creativeflow.services.aigeneration.web.live import changes
 from creativeflow.services.aigeneration.web.studio.presenter import price, slots
 from creativeflow.services.aigeneration.web.templating import pages_router
 
 LINES_MAX = 1000
-_DEBTS_MAX = 50
+_OUTBOX_MESSAGES_MAX = 50
 
 router = pages_router("/console/requests/{request_id}")
 
@@ -64,7 +63,7 @@ async def fail(request_id: UUID, request: Request, visitor: OperatorVisitor, for
     """End it as failed, for a reason that stands in the timeline."""
 
     async def act() -> object:
-        body = checked(ForceFail, {"reason": form.get("reason")})
+        body = checked(ForceFailRequest, {"reason": form.get("reason")})
         return await orchestrator(request).force_fail(request_id, caller(visitor), body.reason)
 
     return await _do(request, visitor, form, request_id, act, "failed")
@@ -101,15 +100,15 @@ async def review(request_id: UUID, request: Request, visitor: OperatorVisitor, f
     return await _do(request, visitor, form, request_id, act, f"{decision}ed")
 
 
-@router.post("/deliveries/{target_id}/{event_id}/redeliver")
+@router.post("/deliveries/{endpoint_id}/{event_id}/redeliver")
 async def redeliver(
-    request_id: UUID, target_id: UUID, event_id: UUID, request: Request, visitor: OperatorVisitor, form: Form
+    request_id: UUID, endpoint_id: UUID, event_id: UUID, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
     """Send a webhook event again."""
 
     async def act() -> None:
-        targets: Targets = request.app.state.targets
-        await targets.redeliver(Ownership(name=visitor.principal.name, sees_all=True), target_id, event_id)
+        endpoints: WebhookEndpointService = request.app.state.endpoints
+        await endpoints.redeliver(EndpointScope(name=visitor.principal.name, sees_all=True), endpoint_id, event_id)
 
     return await _do(request, visitor, form, request_id, act, "redelivered")
 
@@ -117,10 +116,10 @@ async def redeliver(
 async def _do(
     request: Request, visitor: Visitor, form: FormFields, request_id: UUID, act: Callable[[], Awaitable[Any]], done: str
 ) -> Response:
-    async def show(status: int, words: Words) -> Response:
+    async def show(status: int, words: ErrorText) -> Response:
         return await _show(request, visitor, request_id, status, words)
 
-    return await deed(request, form, show, act, done=done, fallback=f"/console/requests/{request_id}")
+    return await run_action(request, form, show, act, done=done, fallback=f"/console/requests/{request_id}")
 
 
 async def _found(request: Request, request_id: UUID) -> GenerationRequest:
@@ -131,23 +130,23 @@ async def _found(request: Request, request_id: UUID) -> GenerationRequest:
 
 
 async def _show(
-    request: Request, visitor: Visitor, request_id: UUID, status: int = 200, refusal: Words | None = None
+    request: Request, visitor: Visitor, request_id: UUID, status: int = 200, refusal: ErrorText | None = None
 ) -> Response:
     found = await _found(request, request_id)
-    books: Books = request.app.state.books
+    books: Accounting = request.app.state.books
     outbox: Outbox = request.app.state.outbox
-    figures: Figures = request.app.state.figures
+    figures: Statistics = request.app.state.figures
     reads = queries(request)
-    # Before the timeline: a debt paid in between is shown as owed and the page looks again. The other way round it
+    # Before the timeline: a message paid in between is shown as owed and the page looks again. The other way round it
     # would be in neither, and the page of a request that has ended would rest.
-    debts = await outbox.owed(_DEBTS_MAX, request_id)
+    messages = await outbox.owed(_OUTBOX_MESSAGES_MAX, request_id)
     holds = await books.holds_of(request_id)
     told = lines(await reads.timeline(request_id, LINES_MAX), holds)
     position = await reads.queue_position(found)
     return await console_page(
         request, visitor, "console/request.html", status, refusal=refusal,
-        it=found, seen=resource(found, queue_position=position), lines=told, kinds=kinds(told), holds=holds,
-        debts=debts, deliveries=await figures.deliveries_of(request_id),
+        it=found, seen=to_resource(found, queue_position=position), lines=told, kinds=kinds(told), holds=holds,
+        messages=messages, deliveries=await figures.deliveries_of(request_id),
         slots=slots(found), cost=cost(found), can=possible(found), money=released(found),
         again=await _again(request, found), lines_max=LINES_MAX,
     )  # fmt: skip
@@ -167,7 +166,7 @@ async def _again(request: Request, found: GenerationRequest) -> dict[str, str]:
 def possible(found: GenerationRequest) -> set[str]:
     """What an operator can do with a request now; it comes from the table of moves."""
     live = {"cancel": Event.CANCEL_REQUESTED, "fail": Event.OPERATOR_FAILED}
-    can = {name for name, event in live.items() if (found.state, event) in MOVES}
+    can = {name for name, event in live.items() if (found.state, event) in TRANSITIONS}
     if found.terminal and found.state not in {State.COMPLETED, State.CONTENT_REJECTED}:
         can.add("retry")
     if found.in_review:

@@ -11,8 +11,7 @@ from starlette.responses import Response
 from creativeflow.services.aigeneration.api.dependencies import queries
 from creativeflow.services.aigeneration.api.pagination import read_cursor, write_cursor
 from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, WITH_JOB, Stage, State
-from creativeflow.services.aigeneration.domain.request import HoldState
-from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
+from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import OperatorVisitor
 from creativeflow.services.aigeneration.web.console.labels import credits_words

@@ -40,7 +40,7 @@ router = pages_router("/console")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knob:
+class SettingRow:
     """One setting as it is in force."""
 
     name: str
@@ -55,16 +55,16 @@ async def settings(request: Request, visitor: OperatorVisitor) -> Response:
     """What this process runs with."""
     found: Settings = request.app.state.settings
     return await console_page(
-        request, visitor, "console/settings.html", knobs=knobs(found), adapters=adapters(found),
+        request, visitor, "console/settings.html", knobs=setting_rows(found), adapters=adapters(found),
         version=request.app.version, revision=await queries(request).revision(),
         database="set" if found.database_url else "embedded", checks=await request.app.state.checks(),
     )  # fmt: skip
 
 
-def knobs(found: Settings) -> list[Knob]:
+def setting_rows(found: Settings) -> list[SettingRow]:
     """Every setting, by name."""
     return [
-        Knob(
+        SettingRow(
             name=f"AIGEN_{name.upper()}", value=_shown(name, getattr(found, name)), sentence=field.description or "",
             default=getattr(found, name) == field.get_default(), secret=_secret(getattr(found, name), field.annotation),
         )

@@ -10,9 +10,9 @@ from starlette.datastructures import State as AppState
 
 from creativeflow.services.aigeneration.api.dependencies import queues_now
 from creativeflow.services.aigeneration.storage.queries import Queries
-from creativeflow.services.aigeneration.storage.statistics import Figures
-from creativeflow.services.aigeneration.web.console.cached import Kept
-from creativeflow.services.aigeneration.web.console.change_feed import Pulse
+from creativeflow.services.aigeneration.storage.statistics import Statistics
+from creativeflow.services.aigeneration.web.console.cached import TimedCache
+from creativeflow.services.aigeneration.web.console.change_feed import ChangeFeed
 from creativeflow.services.aigeneration.web.console.last_hour import Hour, LastHour
 
 GLANCE_SECONDS = 1.5
@@ -42,7 +42,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
+class Snapshot:
     """Everything on the first page but the invariants."""
 
     at: datetime
@@ -53,17 +53,17 @@ class Glance:
     needs: Mapping[str, int]
 
 
-class Overview:
+class SnapshotCache:
     """Keeps what was asked a moment ago; one for each application."""
 
     def __init__(self, state: AppState) -> None:
         self._state = state
-        figures: Figures = state.figures
+        figures: Statistics = state.figures
         self.hour = Hour(figures.minutes, state.now)
-        self.pulse = Pulse(figures.mark)
-        self.glance = Kept(self._glance, seconds=GLANCE_SECONDS)
-        self.needs = Kept(self._needs, seconds=GLANCE_SECONDS)
-        self._counts = Kept(lambda: self.count(COUNT_DAYS), seconds=COUNT_SECONDS)
+        self.pulse = ChangeFeed(figures.mark)
+        self.glance = TimedCache(self._glance, seconds=GLANCE_SECONDS)
+        self.needs = TimedCache(self._needs, seconds=GLANCE_SECONDS)
+        self._counts = TimedCache(lambda: self.count(COUNT_DAYS), seconds=COUNT_SECONDS)
 
     async def counts(self) -> Counts | None:
         """The invariants of a minute ago at most; None while they are being counted for the first time."""
@@ -88,14 +88,14 @@ class Overview:
             await kept.close()
 
     async def _needs(self) -> dict[str, int]:
-        figures: Figures = self._state.figures
+        figures: Statistics = self._state.figures
         return await figures.needs(self._state.now())
 
-    async def _glance(self) -> Glance:
-        figures: Figures = self._state.figures
+    async def _glance(self) -> Snapshot:
+        figures: Statistics = self._state.figures
         hour, queues, checks, set_aside, needs = await asyncio.gather(
             self.hour(), queues_now(self._state), self._state.checks(), figures.set_aside(), self.needs()
         )
-        return Glance(
+        return Snapshot(
             at=self._state.now(), hour=hour, queues=queues, checks=checks, set_aside=set_aside, needs=needs
         )  # fmt: skip

@@ -13,7 +13,7 @@ from creativeflow.services.aigeneration.domain.pricing import Funding
 from creativeflow.services.aigeneration.web.console.labels import (
     KINDS,
     STATES,
-    Said,
+    StateLabel,
     credits_words,
     span,
     wording,
@@ -32,7 +32,7 @@ class Line:
     title: str
     at: datetime
     data: str = ""
-    moved: Said | None = None
+    moved: StateLabel | None = None
     gap: str = ""
     long: bool = False
     order: tuple[datetime, int, int] = field(repr=False)

@@ -10,7 +10,7 @@ from creativeflow.services.aigeneration.ports import CreditsUnknownError, Entitl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class UserAccount:
     """`balance` and `free_left` are None where they say nothing; `plan` is None while the credit service is away."""
 
     plan: Plan | None = None
@@ -20,7 +20,7 @@ class Account:
     top_up_url: str | None = None
 
 
-async def account_of(request: Request, user_id: str) -> Account:
+async def account_of(request: Request, user_id: str) -> UserAccount:
     """The account of a user as it is known now."""
     state = request.app.state
     policy: Policy = state.policy
@@ -28,9 +28,9 @@ async def account_of(request: Request, user_id: str) -> Account:
     try:
         entitled: Entitlements = await state.entitlements(user_id)
     except CreditsUnknownError:
-        return Account(top_up_url=top_up_url)
+        return UserAccount(top_up_url=top_up_url)
     used = await state.queries.free_used(user_id, state.now()) if entitled.plan.monthly_generations else 0
-    return Account(
+    return UserAccount(
         plan=entitled.plan, restricted=entitled.restricted, top_up_url=top_up_url,
         balance=None if entitled.balance is None or entitled.plan.monthly_generations
         else credits_text(entitled.balance),

@@ -12,7 +12,7 @@ from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import StudioVisitor
 from creativeflow.services.aigeneration.web.studio.account import account_of
 from creativeflow.services.aigeneration.web.studio.choices import format_title
-from creativeflow.services.aigeneration.web.studio.presenter import thumbnail, told
+from creativeflow.services.aigeneration.web.studio.presenter import status_text, thumbnail
 from creativeflow.services.aigeneration.web.templating import page, pages_router
 
 PER_PAGE = 24
@@ -43,6 +43,6 @@ async def history(
     items = found[:PER_PAGE]
     return page(
         request, "studio/history.html", items=items, show=show, shown=SHOWN, first=cursor is None,
-        older=write_cursor(items[-1].id) if len(found) > PER_PAGE else None, told=told, thumbnail=thumbnail,
+        older=write_cursor(items[-1].id) if len(found) > PER_PAGE else None, told=status_text, thumbnail=thumbnail,
         format_title=format_title, account=await account_of(request, user_id),
     )  # fmt: skip

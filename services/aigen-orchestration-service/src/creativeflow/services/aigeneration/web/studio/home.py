@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import orchestrator, own, queries
+from creativeflow.services.aigeneration.api.dependencies import get_owned_request, orchestrator, queries
 from creativeflow.services.aigeneration.api.responses import reply_response
 from creativeflow.services.aigeneration.api.schemas.generations import PROMPT_MAX, CreateRequest
 from creativeflow.services.aigeneration.application.generations import Submission
@@ -18,12 +18,12 @@ from creativeflow.services.aigeneration.domain.model_routing import Model, Routi
 from creativeflow.services.aigeneration.domain.pricing import FREE, credits_text
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor, Visitor
-from creativeflow.services.aigeneration.web.error_pages import words_for
+from creativeflow.services.aigeneration.web.error_pages import error_text
 from creativeflow.services.aigeneration.web.forms import as_seen, claim
-from creativeflow.services.aigeneration.web.studio.account import Account, account_of, forget
+from creativeflow.services.aigeneration.web.studio.account import UserAccount, account_of, forget
 from creativeflow.services.aigeneration.web.studio.choices import FORMATS_SHOWN, INDUSTRIES, TONES
 from creativeflow.services.aigeneration.web.studio.drafts import DETAILS, TEXTS, Draft, by_field
-from creativeflow.services.aigeneration.web.studio.presenter import price, thumbnail, told
+from creativeflow.services.aigeneration.web.studio.presenter import price, status_text, thumbnail
 from creativeflow.services.aigeneration.web.studio.reference_images import previews
 from creativeflow.services.aigeneration.web.templating import PART, page, pages_router, see_other
 
@@ -39,7 +39,7 @@ async def studio(
     """An empty form, one that a link has begun, or one with what an earlier request asked for."""
     draft = Draft.of_link(request.query_params)
     if origin is not None:
-        found = await own(queries(request), origin, visitor.principal)
+        found = await get_owned_request(queries(request), origin, visitor.principal)
         draft = Draft.of_brief(found.brief, found.project_id)
     return await _ask(request, visitor, draft)
 
@@ -79,12 +79,12 @@ async def _ask(
         request, "studio/new.html", refused.status if refused else 200,
         draft=draft, account=account, faults=faults, unfolded=draft.elaborate or not faults.keys().isdisjoint(DETAILS),
         elsewhere=[message for name, message in faults.items() if name not in TEXTS],
-        refusal=words_for(request, refused) if refused else None,
+        refusal=error_text(request, refused) if refused else None,
         refused=refused.code if refused else "", key=secrets.token_urlsafe(18),
         formats=FORMATS_SHOWN, custom=CUSTOM, side_min=SIDE_MIN, side_max=SIDE_MAX, prompt_max=PROMPT_MAX,
         tones=TONES, industries=INDUSTRIES, models=_models(request, account), credits_text=credits_text,
         references=previews(request, draft.references), upload_limit=request.app.state.settings.web_upload_bytes,
-        recent=recent, told=told, thumbnail=thumbnail,
+        recent=recent, told=status_text, thumbnail=thumbnail,
         **await _priced(request, visitor, draft),
     )  # fmt: skip
 
@@ -96,12 +96,12 @@ async def _priced(request: Request, visitor: Visitor, draft: Draft) -> dict[str,
     except errors.InvalidRequestError as error:
         return {"quote": None, "unpriced": " ".join(by_field(error).values()), "price": price}
     except errors.AigenError as error:
-        words = words_for(request, error)
+        words = error_text(request, error)
         return {"quote": None, "unpriced": f"{words.title}. {words.sentence}", "price": price}
     return {"quote": found, "unpriced": "", "price": price}
 
 
-def _models(request: Request, account: Account) -> list[Model]:
+def _models(request: Request, account: UserAccount) -> list[Model]:
     """What can be chosen where there is a choice; on the Free plan until the plan is known."""
     routing: Routing = request.app.state.routing()
     offered = routing.offered(Stage.SAMPLES, account.plan or FREE)

@@ -7,14 +7,14 @@ from typing import Any
 from creativeflow.services.aigeneration.domain.formats import SIDE_MAX, Size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.pricing import Funding, Prices, credits_text, is_high_resolution
-from creativeflow.services.aigeneration.domain.request import Asset, HoldState, Request
+from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest, HoldState
 
 SAMPLES = 4
 _LARGER = (("Full HD", 1920), ("2K", 2048), ("4K", SIDE_MAX))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class StatusText:
     """A headline and a sentence; `tone` is one of busy, good, warn, bad, quiet."""
 
     title: str
@@ -23,67 +23,69 @@ class Told:
     tone: str = "busy"
 
 
-_TOLD: Mapping[State, Told] = {
-    State.VALIDATING_CREDITS: Told(
+_TOLD: Mapping[State, StatusText] = {
+    State.VALIDATING_CREDITS: StatusText(
         title="Checking your credits", sentence="A moment: nothing starts before the price is set aside.",
         badge="Checking credits",
     ),
-    State.PENDING: Told(
+    State.PENDING: StatusText(
         title="Waiting for its turn", sentence="It starts by itself. Cancelling now costs nothing.", badge="Waiting"
     ),
-    State.PUBLISHING_TO_QUEUE: Told(
+    State.PUBLISHING_TO_QUEUE: StatusText(
         title="On its way to the AI", sentence="It is its turn now.", badge="Starting"
     ),
-    State.PROCESSING_SAMPLES: Told(
+    State.PROCESSING_SAMPLES: StatusText(
         title="Your samples are being made", sentence="They appear here one by one, usually within half a minute.",
         badge="Making samples",
     ),
-    State.AWAITING_SELECTION: Told(
+    State.AWAITING_SELECTION: StatusText(
         title="Pick the one you like", sentence="It becomes your final picture in full size.",
         badge="Your turn", tone="warn",
     ),
-    State.PROCESSING_FINAL: Told(
+    State.PROCESSING_FINAL: StatusText(
         title="Your final picture is being made", sentence="The one you picked, in full size. This takes up to two "
         "minutes; you may leave and come back.", badge="Making the final",
     ),
-    State.COMPLETED: Told(title="Your picture is ready", sentence="", badge="Ready", tone="good"),
-    State.FAILED: Told(title="This did not work out", sentence="", badge="Failed", tone="bad"),
-    State.CONTENT_REJECTED: Told(title="These words were not accepted", sentence="", badge="Rejected", tone="bad"),
-    State.CANCELLED: Told(
+    State.COMPLETED: StatusText(title="Your picture is ready", sentence="", badge="Ready", tone="good"),
+    State.FAILED: StatusText(title="This did not work out", sentence="", badge="Failed", tone="bad"),
+    State.CONTENT_REJECTED: StatusText(title="These words were not accepted", sentence="", badge="Rejected", tone="bad"),
+    State.CANCELLED: StatusText(
         title="You cancelled this", sentence="Nothing more happens to it. You can start it again at any time.",
         badge="Cancelled", tone="quiet",
     ),
-    State.EXPIRED: Told(
+    State.EXPIRED: StatusText(
         title="The time to pick is over", sentence="Nobody picked a sample in time, so this request has ended. You "
         "can start it again; it makes new samples.", badge="Expired", tone="quiet",
     ),
 }  # fmt: skip
 
 
-def told(request: Request, position: int | None = None) -> Told:
+def status_text(request: GenerationRequest, position: int | None = None) -> StatusText:
     """Where a request stands."""
     known = _TOLD[request.state]
     if request.in_review:
-        return Told(
+        return StatusText(
             title="A person looks at your words first", badge="In review", tone="warn",
             sentence="It goes on by itself when they are accepted. Nothing is charged until then.",
         )  # fmt: skip
     if request.state is State.AWAITING_SELECTION and request.placing is not None:
         return _TOLD[State.VALIDATING_CREDITS]
     if request.state is State.PENDING and request.attempt > 1:
-        return Told(
+        return StatusText(
             title="Trying again", sentence="The first try did not work. The next begins by itself, at no extra cost.",
             badge="Trying again",
         )  # fmt: skip
     if request.state is State.PENDING and position is not None and position > 1:
         ahead = "One job is" if position == 2 else f"{position - 1:,} jobs are"  # noqa: PLR2004
-        return Told(title=known.title, sentence=f"{ahead} ahead of yours. {known.sentence}", badge=f"No. {position:,}")
+        return StatusText(
+            title=known.title, sentence=f"{ahead} ahead of yours. {known.sentence}", badge=f"No. {position:,}"
+        )
     if request.failure is not None:
-        return Told(title=known.title, sentence=request.failure["message"], badge=known.badge, tone=known.tone)
+        return StatusText(title=known.title, sentence=request.failure["message"], badge=known.badge, tone=known.tone)
     return known
 
 
-def money(request: Request) -> list[str]:
+def money(request: GenerationRequest) -> list[str]:
     """What was charged, set aside and given back, one sentence for each."""
     paid = _sum(request, HoldState.CAPTURED)
     held = _sum(request, HoldState.HELD)
@@ -102,7 +104,7 @@ def money(request: Request) -> list[str]:
     return said
 
 
-def _allowance(request: Request) -> list[str]:
+def _allowance(request: GenerationRequest) -> list[str]:
     free = [hold for hold in request.holds if hold.funding is Funding.ALLOWANCE]
     used = sum(hold.state in {HoldState.HELD, HoldState.CAPTURED} for hold in free)
     back = sum(hold.state is HoldState.RELEASED for hold in free)
@@ -110,7 +112,7 @@ def _allowance(request: Request) -> list[str]:
     return [*said, f"{back} free generation{'s' if back > 1 else ''} given back."] if back else said
 
 
-def _sum(request: Request, state: HoldState) -> int:
+def _sum(request: GenerationRequest, state: HoldState) -> int:
     return sum(request.cost(stage, state) for stage in Stage)
 
 
@@ -132,7 +134,7 @@ def price(item: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class SizeChoice:
     """A size in which the final can be had; without a price the plan does not include it."""
 
     name: str
@@ -140,7 +142,7 @@ class Choice:
     price: str
 
 
-def sizes(asked: Size, quote: Mapping[str, Any], prices: Prices) -> list[Choice]:
+def sizes(asked: Size, quote: Mapping[str, Any], prices: Prices) -> list[SizeChoice]:
     """Standard size, and the larger ones in its ratio, each with its price."""
     finals = [item for item in quote["items"] if item["stage"] == Stage.FINAL]
     high = next((item for item in finals if is_high_resolution(prices, Size.parse(item["resolution"]).longest)), None)
@@ -149,12 +151,12 @@ def sizes(asked: Size, quote: Mapping[str, Any], prices: Prices) -> list[Choice]
     found = []
     for name, size in offered:
         item = high if is_high_resolution(prices, size.longest) else finals[0]
-        found.append(Choice(name=name, size=size, price=price(item) if item else ""))
+        found.append(SizeChoice(name=name, size=size, price=price(item) if item else ""))
     return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
+class SampleSlot:
     """A place for a sample: with its picture, failed, or still being waited for."""
 
     number: int
@@ -162,7 +164,7 @@ class Slot:
     failed: bool = False
 
 
-def slots(request: Request) -> list[Slot]:
+def slots(request: GenerationRequest) -> list[SampleSlot]:
     """The samples in their places; empty places only while somebody works on them."""
     placed = {sample.get("index", number): sample for number, sample in enumerate(request.samples)}
     if len(placed) < len(request.samples):
@@ -171,12 +173,12 @@ def slots(request: Request) -> list[Slot]:
     working = request.stage is Stage.SAMPLES and not request.terminal and request.state is not State.AWAITING_SELECTION
     numbers = placed.keys() | failed | (set(range(SAMPLES)) if working else set())
     return [
-        Slot(number=number + 1, sample=placed.get(number), failed=number in failed and number not in placed)
+        SampleSlot(number=number + 1, sample=placed.get(number), failed=number in failed and number not in placed)
         for number in sorted(numbers)
     ]
 
 
-def thumbnail(request: Request) -> Asset | None:
+def thumbnail(request: GenerationRequest) -> Asset | None:
     """The picture that stands for a request, if it has one yet."""
     picked = [sample for sample in request.samples if sample["asset_id"] == request.selected_sample_id]
     return next(iter([*filter(None, [request.final_asset]), *picked, *request.samples]), None)

@@ -8,25 +8,25 @@ from uuid import UUID
 from fastapi import Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import orchestrator, own, queries
+from creativeflow.services.aigeneration.api.dependencies import get_owned_request, orchestrator, queries
 from creativeflow.services.aigeneration.api.responses import reply_response
 from creativeflow.services.aigeneration.api.schemas.generations import PROMPT_MAX, BriefChanges, SelectSample
-from creativeflow.services.aigeneration.application.generations import Caller, Reply
+from creativeflow.services.aigeneration.application.generations import ActionResult, Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.formats import FILE_FORMATS
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import FREE
-from creativeflow.services.aigeneration.domain.representation import resource
-from creativeflow.services.aigeneration.domain.request import Request as GenerationRequest
+from creativeflow.services.aigeneration.domain.representation import to_resource
+from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor, Visitor
-from creativeflow.services.aigeneration.web.error_pages import words_for
+from creativeflow.services.aigeneration.web.error_pages import error_text
 from creativeflow.services.aigeneration.web.forms import FormFields, as_seen, checked, claim
 from creativeflow.services.aigeneration.web.live import changes
 from creativeflow.services.aigeneration.web.studio.account import account_of, forget
 from creativeflow.services.aigeneration.web.studio.choices import format_title
 from creativeflow.services.aigeneration.web.studio.drafts import by_field
-from creativeflow.services.aigeneration.web.studio.presenter import money, price, sizes, slots, told
+from creativeflow.services.aigeneration.web.studio.presenter import money, price, sizes, slots, status_text
 from creativeflow.services.aigeneration.web.studio.reference_images import previews
 from creativeflow.services.aigeneration.web.templating import page, pages_router, see_other
 
@@ -41,13 +41,13 @@ router = pages_router("/studio/requests/{request_id}")
 @router.get("")
 async def look(request_id: UUID, request: Request, visitor: StudioVisitor) -> Response:
     """Where it stands, and what can be done."""
-    return await _show(request, visitor, await own(queries(request), request_id, visitor.principal))
+    return await _show(request, visitor, await get_owned_request(queries(request), request_id, visitor.principal))
 
 
 @router.get("/stream")
 async def stream(request_id: UUID, request: Request, visitor: StudioVisitor) -> Response:
     """That it has changed, as it changes."""
-    found = await own(queries(request), request_id, visitor.principal)
+    found = await get_owned_request(queries(request), request_id, visitor.principal)
     return changes(request, visitor.session, found)
 
 
@@ -57,7 +57,7 @@ async def select_sample(request_id: UUID, request: Request, visitor: StudioVisit
     if form.get("look"):
         return see_other(f"/studio/requests/{request_id}")
 
-    async def act() -> Reply:
+    async def act() -> ActionResult:
         said = {"selected_sample_id": form.get("sample"), "desired_resolution": form.get("size") or None,
                 "output_format": form.get("file_format") or None, "quote_id": form.get("quote_id") or None}  # fmt: skip
         body = checked(SelectSample, said)
@@ -74,8 +74,8 @@ async def select_sample(request_id: UUID, request: Request, visitor: StudioVisit
 async def regenerate_samples(request_id: UUID, request: Request, visitor: StudioVisitor, form: Form) -> Response:
     """Another round of samples, with other words where they were changed."""
 
-    async def act() -> Reply:
-        found = await own(queries(request), request_id, visitor.principal)
+    async def act() -> ActionResult:
+        found = await get_owned_request(queries(request), request_id, visitor.principal)
         body = _changes(found, form)
         caller = _caller(request, visitor, form, key=f"{request_id}:{form.get('version')}")
         return await orchestrator(request).regenerate(request_id, caller, body.changes(), body.quote_id)
@@ -87,8 +87,8 @@ async def regenerate_samples(request_id: UUID, request: Request, visitor: Studio
 async def retry(request_id: UUID, request: Request, visitor: StudioVisitor, form: Form) -> Response:
     """The same again, or with other words, as a new request."""
 
-    async def act() -> Reply:
-        found = await own(queries(request), request_id, visitor.principal)
+    async def act() -> ActionResult:
+        found = await get_owned_request(queries(request), request_id, visitor.principal)
         body = _changes(found, form)
         caller = _caller(request, visitor, form, key=form.get("key"), at_version=False)
         return await orchestrator(request).retry(
@@ -103,7 +103,7 @@ async def retry(request_id: UUID, request: Request, visitor: StudioVisitor, form
 async def cancel(request_id: UUID, request: Request, visitor: StudioVisitor, form: Form) -> Response:
     """End it; on a request that has ended nothing happens, and the page says how it ended."""
 
-    async def act() -> Reply:
+    async def act() -> ActionResult:
         caller = _caller(request, visitor, form, key=str(request_id), at_version=False)
         return await orchestrator(request).cancel(request_id, caller)
 
@@ -111,7 +111,7 @@ async def cancel(request_id: UUID, request: Request, visitor: StudioVisitor, for
 
 
 async def _do(
-    request: Request, visitor: Visitor, request_id: UUID, act: Callable[[], Awaitable[Reply]]
+    request: Request, visitor: Visitor, request_id: UUID, act: Callable[[], Awaitable[ActionResult]]
 ) -> Response:  # fmt: skip
     """Act, and go on to the request as it is then; what is refused is told there, above the state that holds now."""
     try:
@@ -119,7 +119,9 @@ async def _do(
     except errors.NotFoundError:
         raise
     except errors.AigenError as error:
-        return await _show(request, visitor, await own(queries(request), request_id, visitor.principal), as_seen(error))
+        return await _show(
+            request, visitor, await get_owned_request(queries(request), request_id, visitor.principal), as_seen(error)
+        )
     finally:
         forget(request, visitor.session.user_id)
     return see_other(f"/studio/requests/{location.rpartition('/')[2]}")
@@ -148,17 +150,17 @@ async def _show(
 ) -> Response:
     account = await account_of(request, visitor.session.user_id)
     position = await queries(request).queue_position(found)
-    seen = resource(found, queue_position=position)
+    seen = to_resource(found, queue_position=position)
     faults = by_field(refused) if isinstance(refused, errors.InvalidRequestError) else {}
     policy: Policy = request.app.state.policy
     quote, unpriced = await _quote(request, found, seen["actions"])
     return page(
         request, "studio/request.html", refused.status if refused else 200,
-        it=found, seen=seen, told=told(found, position), money=money(found), slots=slots(found), account=account,
+        it=found, seen=seen, told=status_text(found, position), money=money(found), slots=slots(found), account=account,
         actions=seen["actions"], quote=quote, unpriced=unpriced, price=price,
         sizes=sizes(found.dimensions, quote, policy.prices) if quote else [], file_formats=FILE_FORMATS,
         models=request.app.state.routing().offered(Stage.SAMPLES, account.plan or FREE), prompt_max=PROMPT_MAX,
-        refusal=words_for(request, refused) if refused else None, refused=refused.code if refused else "",
+        refusal=error_text(request, refused) if refused else None, refused=refused.code if refused else "",
         faults=list(faults.values()), key=secrets.token_urlsafe(18), format_title=format_title,
         references=previews(request, found.brief.get("uploaded_image_references", ())),
     )  # fmt: skip
@@ -171,5 +173,5 @@ async def _quote(request: Request, found: GenerationRequest, actions: list[str])
     try:
         return await orchestrator(request).quote(found.user_id, found.brief), ""
     except errors.AigenError as error:
-        words = words_for(request, error)
+        words = error_text(request, error)
         return None, f"{words.title}. {words.sentence}"
