@@ -1,4 +1,6 @@
-"""`make bench`: measure, print a table with the bars, write JSON to bench/results/; exit 1 when a bar is missed."""
+"""`make bench`: measure, print a table with the bars, write JSON to bench/results/; exit 1 when a
+bar is missed.
+"""
 
 import argparse
 import sys
@@ -17,21 +19,27 @@ from bench import accept, fairness, growth, lifecycles, memory, processes, publi
 Figures = dict[str, dict[str, Any]]
 
 MEASUREMENTS: Mapping[str, Callable[[bool], Awaitable[dict[str, object]]]] = {
-    "accept": lambda quick: accept.measure(rounds=2 if quick else 5, seconds=2 if quick else 4, connections=32),
-    "publish": lambda quick: publish.measure(rounds=2 if quick else 5, jobs=1000 if quick else 3000),
+    "accept": lambda quick: accept.measure(
+        rounds=2 if quick else 5, seconds=2 if quick else 4, connections=32
+    ),
+    "publish": lambda quick: publish.measure(
+        rounds=2 if quick else 5, jobs=1000 if quick else 3000
+    ),
     "lifecycles": lambda quick: lifecycles.measure(
         count=100 if quick else 600, concurrent=32, idle=20 if quick else 100
     ),
     "steady": lambda quick: steady.measure(seconds=10 if quick else 60),
     "fairness": lambda quick: fairness.measure(jobs=1000 if quick else 10_000),
-    "memory": lambda quick: memory.measure(requests=1000 if quick else 10_000, streams=100 if quick else 1000),
+    "memory": lambda quick: memory.measure(
+        requests=1000 if quick else 10_000, streams=100 if quick else 1000
+    ),
     "processes": lambda quick: processes.measure(
         counts=(1, 2) if quick else (1, 2, 4), lifecycles=200 if quick else 1500, concurrent=64
     ),
     "growth": lambda quick: growth.measure(
         stored=20_000 if quick else 1_000_000, rounds=3 if quick else 6, seconds=2 if quick else 4
     ),
-}  # fmt: skip
+}
 
 BARS: Mapping[tuple[str, str], tuple[str, float]] = {
     ("accept", "ratio"): (">=", 0.5),
@@ -66,7 +74,9 @@ def report(found: Figures, console: Console) -> bool:
             good = not sign or (float(value) >= bar if sign == ">=" else float(value) <= bar)
             reached = reached and good
             table.add_row(
-                f"{part}.{name}", str(value), f"{sign} {bar} {'reached' if good else 'MISSED'}" if sign else ""
+                f"{part}.{name}",
+                str(value),
+                f"{sign} {bar} {'reached' if good else 'MISSED'}" if sign else "",
             )
     console.print(table)
     return reached
@@ -85,7 +95,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short runs: does it work at all?")
-    parser.add_argument("only", nargs="*", choices=[*MEASUREMENTS, []], help="which measurements; all without")
+    parser.add_argument(
+        "only", nargs="*", choices=[*MEASUREMENTS, []], help="which measurements; all without"
+    )
     chosen = parser.parse_args()
     found = uvloop.run(run(quick=chosen.quick, only=chosen.only or list(MEASUREMENTS)))
     keep(found, "bench")

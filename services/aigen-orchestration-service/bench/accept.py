@@ -1,4 +1,6 @@
-"""Durable accepts per second against the bare FastAPI endpoint with the same model, one process each."""
+"""Durable accepts per second against the bare FastAPI endpoint with the same model, one process
+each.
+"""
 
 import statistics
 
@@ -14,10 +16,14 @@ USERS = 10_000
 def order(number: int) -> bytes:
     """One of many users' requests."""
     body = {
-        "user_id": f"user-{number % USERS}", "input_prompt": "A lighthouse at dawn, calm sea, first light on the rocks",
-        "output_format": "InstagramPost_1x1", "emotional_tone": "calm", "color_scheme": ["#0b3954", "#ff6663"],
-        "style_guidance": "minimal, geometric, generous space", "industry_template": "luxury",
-    }  # fmt: skip
+        "user_id": f"user-{number % USERS}",
+        "input_prompt": "A lighthouse at dawn, calm sea, first light on the rocks",
+        "output_format": "InstagramPost_1x1",
+        "emotional_tone": "calm",
+        "color_scheme": ["#0b3954", "#ff6663"],
+        "style_guidance": "minimal, geometric, generous space",
+        "industry_template": "luxury",
+    }
     return post(PATH, orjson.dumps(body))
 
 

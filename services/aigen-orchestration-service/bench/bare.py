@@ -14,7 +14,12 @@ app = FastAPI()
 @app.post("/api/v1/generation-requests", status_code=202)
 async def create(body: CreateRequest) -> dict[str, object]:
     """Validate and answer."""
-    return {"id": uuid4(), "status": "PENDING", "user_id": body.user_id, "brief": body.model_dump(exclude_none=True)}
+    return {
+        "id": uuid4(),
+        "status": "PENDING",
+        "user_id": body.user_id,
+        "brief": body.model_dump(exclude_none=True),
+    }
 
 
 if __name__ == "__main__":

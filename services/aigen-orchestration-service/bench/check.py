@@ -1,7 +1,9 @@
-"""`make bench-check`: the ratios of this machine now against those of the last good state; exit 1 at a real loss.
+"""`make bench-check`: the ratios of this machine now against those of the last good state; exit 1
+at a real loss.
 
-Only ratios are compared, because both halves of one are measured in the same run on the same machine. The whole
-lifecycle is set against the bare endpoint. A loss must show twice to count: a busy machine loses now and then.
+Only ratios are compared, because both halves of one are measured in the same run on the same
+machine. The whole lifecycle is set against the bare endpoint. A loss must show twice to count: a
+busy machine loses now and then.
 """
 
 import argparse
@@ -26,7 +28,9 @@ def ratios(found: Figures) -> dict[str, float]:
         "accept": found["accept"]["ratio"],
         "publish_engine": found["publish"]["engine_ratio"],
         "publish": found["publish"]["ratio"],
-        "lifecycles": round(found["lifecycles"]["lifecycles_per_second"] / found["accept"]["bare_per_second"], 4),
+        "lifecycles": round(
+            found["lifecycles"]["lifecycles_per_second"] / found["accept"]["bare_per_second"], 4
+        ),
     }
 
 
@@ -38,7 +42,9 @@ def lost(now: dict[str, float], before: dict[str, float]) -> list[str]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make bench-check ARGS=", description=__doc__)
-    parser.add_argument("--accept", action="store_true", help="make what is measured now the new baseline")
+    parser.add_argument(
+        "--accept", action="store_true", help="make what is measured now the new baseline"
+    )
     accepted = parser.parse_args().accept
     console, before = Console(), orjson.loads(BASELINE.read_bytes())
     now = ratios(uvloop.run(run(quick=False, only=MEASURED)))

@@ -28,16 +28,22 @@ class _Worker:
 
 
 async def measure(*, jobs: int) -> dict[str, object]:
-    """The heavy user's queue is full and a window of it is with the workers when the other user comes."""
+    """The heavy user's queue is full and a window of it is with the workers when the other user
+    comes.
+    """
     worker = _Worker()
     async with database() as url:
         settings = Settings(_env_file=None, lane_window=WINDOW, callback_secret="bench" * 8)  # type: ignore[call-arg]
         service = Container(settings, database_url=url, engine=worker)
         await service.store.prepare_months(now())
         # The plan that lets one user have the most jobs with workers at once.
-        await service.database.execute("INSERT INTO credit_accounts (user_id, plan) VALUES ('heavy', 'enterprise')")
+        await service.database.execute(
+            "INSERT INTO credit_accounts (user_id, plan) VALUES ('heavy', 'enterprise')"
+        )
         for start in range(0, jobs, 500):
-            await asyncio.gather(*(submit(service, "heavy") for _ in range(start, min(jobs, start + 500))))
+            await asyncio.gather(
+                *(submit(service, "heavy") for _ in range(start, min(jobs, start + 500)))
+            )
         await service.dispatcher.step()
         before = len(worker.taken)
         light = await submit(service, "light")

@@ -1,4 +1,6 @@
-"""Whole lifecycles through RabbitMQ with a stub worker, and the idle time from commit to the broker's confirm."""
+"""Whole lifecycles through RabbitMQ with a stub worker, and the idle time from commit to the
+broker's confirm.
+"""
 
 import asyncio
 import statistics
@@ -13,7 +15,15 @@ import orjson
 
 from bench.accept import PATH, order
 from bench.load import post, read_json
-from bench.parts import RABBITMQ, bench_settings, database, delete_names, own_names, process, service_process
+from bench.parts import (
+    RABBITMQ,
+    bench_settings,
+    database,
+    delete_names,
+    own_names,
+    process,
+    service_process,
+)
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     AckDecision,
     Binding,
@@ -27,7 +37,9 @@ ROLES = "api,dispatcher,results,relay,sweeper"
 
 
 async def measure(*, count: int, concurrent: int, idle: int) -> dict[str, object]:
-    """`count` lifecycles, so many at once; then `idle` single requests with nothing else going on."""
+    """`count` lifecycles, so many at once; then `idle` single requests with nothing else going
+    on.
+    """
     async with serving(1) as (url, ports, topic):
         seconds = await run(ports, topic, count=count, concurrent=concurrent)
         await asyncio.sleep(1)
@@ -38,13 +50,17 @@ async def measure(*, count: int, concurrent: int, idle: int) -> dict[str, object
         "lifecycles": count,
         "concurrent": concurrent,
         "idle_commit_to_confirm_p50_ms": round(statistics.median(latencies), 1),
-        "idle_commit_to_confirm_p99_ms": round(sorted(latencies)[int(0.99 * len(latencies)) - 1], 1),
+        "idle_commit_to_confirm_p99_ms": round(
+            sorted(latencies)[int(0.99 * len(latencies)) - 1], 1
+        ),
     }
 
 
 @asynccontextmanager
 async def serving(processes: int) -> AsyncIterator[tuple[str, list[int], str]]:
-    """So many processes with every role and one stub worker, warmed up; database, ports, and where events are told."""
+    """So many processes with every role and one stub worker, warmed up; database, ports, and where
+    events are told.
+    """
     names = own_names(f"bench.{uuid4().hex[:8]}")
     try:
         async with AsyncExitStack() as stack:
@@ -56,7 +72,9 @@ async def serving(processes: int) -> AsyncIterator[tuple[str, list[int], str]]:
                 )
                 ports.append(port)
             told = ",".join(str(port) for port in ports)
-            stack.enter_context(process(["-m", "bench.stub_worker", told, *queues(names)], environment))
+            stack.enter_context(
+                process(["-m", "bench.stub_worker", told, *queues(names)], environment)
+            )
             topic = bench_settings(environment).rabbitmq_topic_exchange
             await run(ports, topic, count=20, concurrent=5)
             yield url, ports, topic
@@ -70,20 +88,24 @@ def queues(names: dict[str, str]) -> list[str]:
 
 
 async def run(ports: Sequence[int], topic: str, *, count: int, concurrent: int) -> float:
-    """Create, wait for samples, select, wait for the final; told by the lifecycle events as a caller would be.
+    """Create, wait for samples, select, wait for the final; told by the lifecycle events as a
+    caller would be.
 
     The callers share themselves out over the ports; the time all of it took, in seconds.
     """
     name = f"bench.events.{time.time_ns()}"
     topology = Topology(
-        exchanges=(), queues=(Queue(name, {"x-expires": 60_000}, durable=True),),
+        exchanges=(),
+        queues=(Queue(name, {"x-expires": 60_000}, durable=True),),
         bindings=(Binding(topic, name, "generation.#"),),
-    )  # fmt: skip
+    )
     waiting: dict[tuple[str, str], asyncio.Event] = {}
 
     async def on_event(delivery: Delivery) -> AckDecision:
         event: dict[str, Any] = orjson.loads(delivery.body)
-        waiting.setdefault((event["data"]["generation_request_id"], event["eventType"]), asyncio.Event()).set()
+        waiting.setdefault(
+            (event["data"]["generation_request_id"], event["eventType"]), asyncio.Event()
+        ).set()
         shown[event["data"]["generation_request_id"]] = event["data"].get("samples", [])
         return AckDecision.ACK
 
@@ -101,27 +123,36 @@ async def run(ports: Sequence[int], topic: str, *, count: int, concurrent: int) 
         for number in numbers:
             writer.write(order(number * 7))
             request = await read_json(reader)
-            await waiting.setdefault((request["id"], "generation.samples_ready"), asyncio.Event()).wait()
+            await waiting.setdefault(
+                (request["id"], "generation.samples_ready"), asyncio.Event()
+            ).wait()
             chosen = orjson.dumps({"selected_sample_id": shown[request["id"]][0]["asset_id"]})
             writer.write(post(f"{PATH}/{request['id']}/select-sample", chosen))
             await read_json(reader)
-            await waiting.setdefault((request["id"], "generation.completed"), asyncio.Event()).wait()
+            await waiting.setdefault(
+                (request["id"], "generation.completed"), asyncio.Event()
+            ).wait()
         writer.close()
 
     began = time.perf_counter()
-    await asyncio.wait_for(asyncio.gather(*(one_after_another(ports[n % len(ports)]) for n in range(concurrent))), 300)
+    await asyncio.wait_for(
+        asyncio.gather(*(one_after_another(ports[n % len(ports)]) for n in range(concurrent))), 300
+    )
     seconds = time.perf_counter() - began
     await broker.close()
     return seconds
 
 
 async def _commit_to_confirm(url: str, newest: int) -> list[float]:
-    """From the timeline: submitted (before its commit) to confirmed (after the confirm), in milliseconds."""
+    """From the timeline: submitted (before its commit) to confirmed (after the confirm), in
+    milliseconds.
+    """
     connection = await asyncpg.connect(url)
     rows = await connection.fetch(
         """SELECT extract(epoch FROM c.at - s.at) * 1000 AS ms FROM generation_events s
            JOIN generation_events c USING (request_id)
-           WHERE s.event = 'submitted' AND c.event = 'samples_job_confirmed' ORDER BY s.seq DESC LIMIT $1""",
+           WHERE s.event = 'submitted' AND c.event = 'samples_job_confirmed' ORDER BY s.seq DESC
+               LIMIT $1""",
         newest,
     )
     await connection.close()

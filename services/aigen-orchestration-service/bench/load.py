@@ -39,7 +39,12 @@ def post(path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes
 
 
 async def send(
-    port: int, make: Callable[[int], bytes], *, connections: int, seconds: float, expected: int = 202
+    port: int,
+    make: Callable[[int], bytes],
+    *,
+    connections: int,
+    seconds: float,
+    expected: int = 202,
 ) -> Load:
     """Send for so long and count."""
     load = Load()

@@ -16,7 +16,10 @@ async def measure(*, requests: int, streams: int) -> dict[str, object]:
     """All roles in one process; no worker takes the jobs, so that nothing finishes."""
     names = own_names(f"bench.{uuid4().hex[:8]}")
     try:
-        async with database() as url, service_process(url, engine=RABBITMQ, roles=ROLES, **names) as (port, told):
+        async with (
+            database() as url,
+            service_process(url, engine=RABBITMQ, roles=ROLES, **names) as (port, told),
+        ):
             pid = int(told["PID"])
             empty = _resident_mb(pid)
             await _create(port, requests)
@@ -24,8 +27,11 @@ async def measure(*, requests: int, streams: int) -> dict[str, object]:
             writers = [await _listen(port, request_id) for request_id in ids]
             await asyncio.sleep(3)
             found = {
-                "requests": requests, "streams": len(writers), "at_start_mb": empty, "resident_mb": _resident_mb(pid),
-            }  # fmt: skip
+                "requests": requests,
+                "streams": len(writers),
+                "at_start_mb": empty,
+                "resident_mb": _resident_mb(pid),
+            }
             for writer in writers:
                 writer.close()
             return found
@@ -48,7 +54,9 @@ async def _create(port: int, count: int) -> None:
 
 async def _some(url: str, count: int) -> list[str]:
     connection = await asyncpg.connect(url)
-    rows = await connection.fetch("SELECT id FROM generation_requests WHERE deadline_at IS NOT NULL LIMIT $1", count)
+    rows = await connection.fetch(
+        "SELECT id FROM generation_requests WHERE deadline_at IS NOT NULL LIMIT $1", count
+    )
     await connection.close()
     return [str(row["id"]) for row in rows]
 

@@ -3,7 +3,9 @@
 from bench.lifecycles import run, serving
 
 
-async def measure(*, counts: tuple[int, ...], lifecycles: int, concurrent: int) -> dict[str, object]:
+async def measure(
+    *, counts: tuple[int, ...], lifecycles: int, concurrent: int
+) -> dict[str, object]:
     """For each number of processes its own database, queues and worker."""
     found = {}
     for count in counts:

@@ -12,7 +12,13 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 
 from bench.parts import RABBITMQ, database
 from creativeflow.services.aigeneration.adapters.engine.rabbitmq import RabbitMQEngine
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Binding, Broker, Exchange, Queue, Topology
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    Binding,
+    Broker,
+    Exchange,
+    Queue,
+    Topology,
+)
 from creativeflow.services.aigeneration.application.generations import Submission
 from creativeflow.services.aigeneration.bootstrap.container import Container
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
@@ -37,9 +43,14 @@ async def measure(*, rounds: int, jobs: int) -> dict[str, object]:
     await broker.start()
     await broker.wait_connected(10)
     engine = RabbitMQEngine(
-        broker, exchange=name, routing_keys={stage: stage.value for stage in Stage},
-        secrets=CallbackSecrets(["bench"]), public_url="http://127.0.0.1:1", policy=Policy(), now=now,
-    )  # fmt: skip
+        broker,
+        exchange=name,
+        routing_keys={stage: stage.value for stage in Stage},
+        secrets=CallbackSecrets(["bench"]),
+        public_url="http://127.0.0.1:1",
+        policy=Policy(),
+        now=now,
+    )
     try:
         async with database() as url:
             settings = Settings(_env_file=None, lane_window=100_000, callback_secret="bench" * 8)  # type: ignore[call-arg]
@@ -60,14 +71,18 @@ async def measure(*, rounds: int, jobs: int) -> dict[str, object]:
         await broker.close()
     return {
         "body_bytes": body,
-        **{f"{part}_per_second": round(statistics.median(found)) for part, found in figures.items()},
+        **{
+            f"{part}_per_second": round(statistics.median(found)) for part, found in figures.items()
+        },
         "engine_ratio": _ratio(figures["engine"], figures["raw"]),
         "ratio": _ratio(figures["dispatcher"], figures["raw"]),
     }
 
 
 def _ratio(ours: list[float], raw: list[float]) -> float:
-    return round(statistics.median(mine / theirs for mine, theirs in zip(ours, raw, strict=True)), 3)
+    return round(
+        statistics.median(mine / theirs for mine, theirs in zip(ours, raw, strict=True)), 3
+    )
 
 
 async def _rate(jobs: int, work: Callable[[], Coroutine[Any, Any, None]]) -> float:
@@ -88,7 +103,9 @@ async def _dispatch(service: Container, jobs: int) -> None:
 
 
 async def _forget(service: Container) -> None:
-    """No job of this round is with a worker in the next one: a window of thousands is no part of what is measured."""
+    """No job of this round is with a worker in the next one: a window of thousands is no part of
+    what is measured.
+    """
     await service.database.execute(
         "UPDATE generation_requests SET state = 'CANCELLED', deadline_at = NULL, lease_until = NULL"
         " WHERE deadline_at IS NOT NULL"
@@ -112,9 +129,16 @@ async def _submit(service: Container, number: int) -> None:
 def submission(user_id: str) -> Submission:
     """A small order."""
     return Submission(
-        user_id=user_id, project_id=None, metadata={}, created_by="bench", correlation_id="bench",
-        brief={"input_prompt": "A lighthouse at dawn, calm sea", "output_format": "InstagramPost_1x1"},
-    )  # fmt: skip
+        user_id=user_id,
+        project_id=None,
+        metadata={},
+        created_by="bench",
+        correlation_id="bench",
+        brief={
+            "input_prompt": "A lighthouse at dawn, calm sea",
+            "output_format": "InstagramPost_1x1",
+        },
+    )
 
 
 async def _raw(queue: str, count: int, size: int) -> float:
@@ -142,9 +166,10 @@ async def _raw(queue: str, count: int, size: int) -> float:
             state["sent"] += 1
 
     connection = AsyncioConnection(
-        pika.URLParameters(RABBITMQ), on_open_callback=lambda opened: opened.channel(on_open_callback=on_channel),
+        pika.URLParameters(RABBITMQ),
+        on_open_callback=lambda opened: opened.channel(on_open_callback=on_channel),
         custom_ioloop=loop,
-    )  # fmt: skip
+    )
     channel = await ready
     began = time.perf_counter()
     push()

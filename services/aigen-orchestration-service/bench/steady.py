@@ -1,4 +1,6 @@
-"""A thousand creates a minute by 10,000 known users: how long each waits for its answer (the load of the SRS)."""
+"""A thousand creates a minute by 10,000 known users: how long each waits for its answer (the load
+of the SRS).
+"""
 
 import asyncio
 import time
@@ -15,10 +17,15 @@ PER_MINUTE = 1000
 
 
 async def measure(*, seconds: float) -> dict[str, object]:
-    """One create every 60 ms, whether the last is answered or not, while a worker takes the jobs."""
+    """One create every 60 ms, whether the last is answered or not, while a worker takes the
+    jobs.
+    """
     names = own_names(f"bench.{uuid4().hex[:8]}")
     try:
-        async with database() as url, service_process(url, engine=RABBITMQ, roles=ROLES, **names) as (port, told):
+        async with (
+            database() as url,
+            service_process(url, engine=RABBITMQ, roles=ROLES, **names) as (port, told),
+        ):
             await _make_users(url)
             with process(["-m", "bench.stub_worker", str(port), *queues(names)], told):
                 await asyncio.sleep(2)
@@ -60,6 +67,8 @@ async def _one(port: int, number: int, load: Load) -> None:
 async def _make_users(url: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute(
-        "INSERT INTO credit_accounts (user_id) SELECT 'user-' || n FROM generate_series(0, $1 - 1) n", USERS
+        "INSERT INTO credit_accounts (user_id) SELECT 'user-' || n FROM generate_series(0, $1 -"
+        " 1) n",
+        USERS,
     )
     await connection.close()

@@ -1,4 +1,6 @@
-"""A worker that costs next to nothing: answers every job at once over plain keep-alive connections."""
+"""A worker that costs next to nothing: answers every job at once over plain keep-alive
+connections.
+"""
 
 import asyncio
 import os
@@ -10,7 +12,12 @@ import uvloop
 
 from bench.load import answer, post
 from bench.parts import RABBITMQ
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import AckDecision, Broker, Delivery, Topology
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    AckDecision,
+    Broker,
+    Delivery,
+    Topology,
+)
 
 CONNECTIONS = 16
 SECONDS = float(os.environ.get("BENCH_STUB_SECONDS", "0"))
@@ -23,7 +30,9 @@ class StubWorker:
     def __init__(self, ports: list[int], queues: list[str]) -> None:
         self._ports = ports
         self._queues = queues
-        self._idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        self._idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
+            asyncio.Queue()
+        )
 
     async def run(self) -> None:
         """Work until killed."""
@@ -50,7 +59,11 @@ class StubWorker:
         return AckDecision.ACK
 
     async def _report(self, job: dict[str, Any], kind: str, body: dict[str, Any]) -> None:
-        said = {"generation_request_id": job["generation_request_id"], "job_id": job["job_id"], **body}
+        said = {
+            "generation_request_id": job["generation_request_id"],
+            "job_id": job["job_id"],
+            **body,
+        }
         reader, writer = await self._idle.get()
         token = {"Authorization": f"Bearer {job['callback_token']}"}
         writer.write(post(f"/api/v1/n8n-callbacks/{kind}", orjson.dumps(said), token))

@@ -1,4 +1,6 @@
-"""Fixtures of all tests: a database of one's own, cloned from a migrated template, and the world on top of it."""
+"""Fixtures of all tests: a database of one's own, cloned from a migrated template, and the world on
+top of it.
+"""
 
 import asyncio
 import os
@@ -16,8 +18,12 @@ from tests.support.databases import Copies, a_database_outside
 from tests.support.fake_billing_client import billing_process
 from tests.support.services import database_admin_url
 
-for _name in [name for name in os.environ if name.startswith("AIGEN_") and not name.startswith("AIGEN_TEST_")]:
-    del os.environ[_name]  # what a developer has set for a service of their own must not reach the tests
+for _name in [
+    name for name in os.environ if name.startswith("AIGEN_") and not name.startswith("AIGEN_TEST_")
+]:
+    del os.environ[
+        _name
+    ]  # what a developer has set for a service of their own must not reach the tests
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +56,9 @@ def database_url(copies: Copies) -> Iterator[str]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """The defaults, away from the environment; the invented addresses of pictures are not fetched."""
+    """The defaults, away from the environment; the invented addresses of pictures are not
+    fetched.
+    """
     return Settings(
         _env_file=None,  # type: ignore[call-arg]
         data_dir=tmp_path,
@@ -75,14 +83,24 @@ def faithful_billing() -> Iterator[int]:
 
 
 @pytest.fixture
-async def make_world(database_url: str, settings: Settings) -> AsyncIterator[Callable[..., ServiceUnderTest]]:
-    """Makes worlds on the test's database; several are several processes. All are checked and closed at the end."""
+async def make_world(
+    database_url: str, settings: Settings
+) -> AsyncIterator[Callable[..., ServiceUnderTest]]:
+    """Makes worlds on the test's database; several are several processes. All are checked and
+    closed at the end.
+    """
     worlds: list[ServiceUnderTest] = []
 
-    def make(credits_: Credits | None = None, *, ledger_here: bool = False, **changes: object) -> ServiceUnderTest:
+    def make(
+        credits_: Credits | None = None, *, ledger_here: bool = False, **changes: object
+    ) -> ServiceUnderTest:
         clock = worlds[0].clock if worlds else None
         world = ServiceUnderTest(
-            database_url, settings.model_copy(update=changes), clock, credits_, ledger_here=ledger_here
+            database_url,
+            settings.model_copy(update=changes),
+            clock,
+            credits_,
+            ledger_here=ledger_here,
         )
         worlds.append(world)
         return world

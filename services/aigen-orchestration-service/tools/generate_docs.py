@@ -23,7 +23,11 @@ from creativeflow.services.aigeneration.domain.lifecycle import (
 )
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import credits_text
-from creativeflow.services.aigeneration.domain.worker_errors import SERVICE_ERRORS, WORKER_ERRORS, WorkerError
+from creativeflow.services.aigeneration.domain.worker_errors import (
+    SERVICE_ERRORS,
+    WORKER_ERRORS,
+    WorkerError,
+)
 from creativeflow.services.aigeneration.settings import Credits, Seconds, Settings, Words
 
 ROOT = Path(__file__).parents[3]
@@ -99,21 +103,36 @@ names work too; the first name wins. `{SERVICE}/.env.example` has all of them as
 """
 
 _ENV = """# Made from the code by `make docs`: change the code, not this file.
-# Copy it to `.env` in the directory where you start the service, and uncomment what you want to change.
-# Every value below is the default; one without a value is not set. docs/settings.md has the types and bounds.
+# Copy it to `.env` in the directory where you start the service, and uncomment what you want to
+# change. Every value below is the default; one without a value is not set. docs/settings.md has the
+# types and bounds.
 """
 
 
 def lifecycle() -> str:
     """States, moves, deadlines and faults."""
-    parts = [_LIFECYCLE, "```mermaid", *_diagram(), "```\n", "## Moves\n", _table(
-        ("state", "event", "next state", "effects", "because"),
-        [
-            (state, f"`{event}`", move.to, ", ".join(move.effects), move.because)
-            for (state, event), move in TRANSITIONS.items()
-        ],
-    ), _EFFECTS, _DEADLINES, _deadlines(), _LEASES, _FAULTS, _faults(WORKER_ERRORS),
-        "What we find ourselves:\n", _faults(SERVICE_ERRORS)]  # fmt: skip
+    parts = [
+        _LIFECYCLE,
+        "```mermaid",
+        *_diagram(),
+        "```\n",
+        "## Moves\n",
+        _table(
+            ("state", "event", "next state", "effects", "because"),
+            [
+                (state, f"`{event}`", move.to, ", ".join(move.effects), move.because)
+                for (state, event), move in TRANSITIONS.items()
+            ],
+        ),
+        _EFFECTS,
+        _DEADLINES,
+        _deadlines(),
+        _LEASES,
+        _FAULTS,
+        _faults(WORKER_ERRORS),
+        "What we find ourselves:\n",
+        _faults(SERVICE_ERRORS),
+    ]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -130,13 +149,23 @@ def problems() -> str:
             for code, (first, *_) in by_code.items()
         ],
     )
-    return "\n".join([_PROBLEMS, overview, *(_problem(code, found) for code, found in by_code.items())]).rstrip() + "\n"
+    return (
+        "\n".join(
+            [_PROBLEMS, overview, *(_problem(code, found) for code, found in by_code.items())]
+        ).rstrip()
+        + "\n"
+    )
 
 
 def settings() -> str:
     """Every setting in a table."""
     lines = [
-        (_names(name), _type(name), f"`{default}`" if (default := _default(name)) else "not set", _sentence(name))
+        (
+            _names(name),
+            _type(name),
+            f"`{default}`" if (default := _default(name)) else "not set",
+            _sentence(name),
+        )
         for name in Settings.model_fields
     ]
     return f"{_SETTINGS}\n{_table(('variable', 'type', 'default', 'meaning'), lines)}"
@@ -144,7 +173,10 @@ def settings() -> str:
 
 def env_example() -> str:
     """Every setting as a comment with its sentence and default."""
-    lines = [f"# {_sentence(name)}\n# {_variable(name)}={_default(name)}\n" for name in Settings.model_fields]
+    lines = [
+        f"# {_sentence(name)}\n# {_variable(name)}={_default(name)}\n"
+        for name in Settings.model_fields
+    ]
     return "\n".join([_ENV, *lines])
 
 
@@ -158,7 +190,9 @@ def module_map() -> str:
     """One line for each module: its path and the first sentence of its docstring."""
     listed = list(_modules(PACKAGE))
     width = max(len(path) for path, _ in listed) + 2
-    return "\n".join(["```", *(f"{path:<{width}}{sentence}".rstrip() for path, sentence in listed), "```"])
+    return "\n".join(
+        ["```", *(f"{path:<{width}}{sentence}".rstrip() for path, sentence in listed), "```"]
+    )
 
 
 def architecture(text: str) -> str:
@@ -189,7 +223,11 @@ def stale(root: Path = ROOT) -> dict[Path, str]:
     wanted = {root / name: make() for name, make in GENERATED.items()}
     overview = root / ARCHITECTURE
     wanted[overview] = architecture(overview.read_text(encoding="utf-8"))
-    return {path: text for path, text in wanted.items() if not path.is_file() or path.read_text("utf-8") != text}
+    return {
+        path: text
+        for path, text in wanted.items()
+        if not path.is_file() or path.read_text("utf-8") != text
+    }
 
 
 def first_sentence(docstring: str) -> str:
@@ -229,7 +267,9 @@ def _follow(state: State, event: Event) -> str:
 
 
 def _deadline_of(policy: Policy, state: State) -> tuple[str, timedelta]:
-    """The field of the policy that bounds a state: the one whose change changes the state's deadline."""
+    """The field of the policy that bounds a state: the one whose change changes the state's
+    deadline.
+    """
     probe = timedelta(microseconds=1)
     for field in fields(Policy):
         wait = getattr(policy, field.name)
@@ -242,7 +282,9 @@ def _deadline_of(policy: Policy, state: State) -> tuple[str, timedelta]:
 
 def _duration(wait: timedelta) -> str:
     seconds = int(wait.total_seconds())
-    unit, size = next((u, s) for u, s in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)) if seconds % s == 0)
+    unit, size = next(
+        (u, s) for u, s in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)) if seconds % s == 0
+    )
     return f"{seconds // size} {unit}"
 
 
@@ -250,7 +292,14 @@ def _faults(faults: Mapping[str, WorkerError]) -> str:
     return _table(
         ("code", "caused by", "what happens next", "money", "what the user reads", "ways on"),
         [
-            (f"`{code}`", fault.party.value, _next(fault), _money(fault), fault.message, ", ".join(fault.next_steps))
+            (
+                f"`{code}`",
+                fault.party.value,
+                _next(fault),
+                _money(fault),
+                fault.message,
+                ", ".join(fault.next_steps),
+            )
             for code, fault in faults.items()
         ],
     )
@@ -265,7 +314,9 @@ def _next(fault: WorkerError) -> str:
 def _ends(event: Event) -> str:
     """Where a request with a failure ends; one that merely expires has none."""
     return " or ".join(
-        dict.fromkeys(move.to.value for move in _moves_of(event) if Effect.ANNOUNCE_FAILURE in move.effects)
+        dict.fromkeys(
+            move.to.value for move in _moves_of(event) if Effect.ANNOUNCE_FAILURE in move.effects
+        )
     )
 
 
@@ -306,7 +357,9 @@ def _yes(truth: bool) -> str:
 
 
 def _aliases(name: str) -> list[str]:
-    """The names in the environment, the best first; the last choice of an alias is the field's own name."""
+    """The names in the environment, the best first; the last choice of an alias is the field's own
+    name.
+    """
     choices = getattr(Settings.model_fields[name].validation_alias, "choices", None)
     return [str(choice) for choice in choices[:-1]] if choices else [f"AIGEN_{name.upper()}"]
 
@@ -317,7 +370,9 @@ def _variable(name: str) -> str:
 
 def _names(name: str) -> str:
     first, *older = _aliases(name)
-    return f"`{first}`" + (f" (older: {', '.join(f'`{other}`' for other in older)})" if older else "")
+    return f"`{first}`" + (
+        f" (older: {', '.join(f'`{other}`' for other in older)})" if older else ""
+    )
 
 
 def _sentence(name: str) -> str:
@@ -383,7 +438,12 @@ def _docstring(path: Path) -> str:
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+    return (
+        "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
+        )
+        + "\n"
+    )
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,1 +1,3 @@
-"""The same lifecycle as its users would write it on DBOS, on Celery and on procrastinate, beside our own service."""
+"""The same lifecycle as its users would write it on DBOS, on Celery and on procrastinate, beside
+our own service.
+"""

@@ -1,4 +1,6 @@
-"""Who runs: how each contestant is started on a database and queues of its own, and how its books are checked."""
+"""Who runs: how each contestant is started on a database and queues of its own, and how its books
+are checked.
+"""
 
 import os
 import subprocess
@@ -13,7 +15,15 @@ import asyncpg
 import pika
 import psutil
 
-from bench.parts import RABBITMQ, database, delete_names, empty_database, free_port, own_names, wait_ready
+from bench.parts import (
+    RABBITMQ,
+    database,
+    delete_names,
+    empty_database,
+    free_port,
+    own_names,
+    wait_ready,
+)
 from bench.peers import books, order
 from creativeflow.services.aigeneration.kit.clock import now
 from creativeflow.services.aigeneration.storage.database import Database
@@ -28,7 +38,9 @@ _STOP_SECONDS = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A started contestant; `settled`: nothing is owed any more; `wrong`: what its books have wrong, in words."""
+    """A started contestant; `settled`: nothing is owed any more; `wrong`: what its books have
+    wrong, in words.
+    """
 
     port: int
     topic: str
@@ -40,32 +52,49 @@ class Running:
 
 @asynccontextmanager
 async def ours(log: Path, stub_seconds: float, parts: Sequence[str]) -> AsyncIterator[Running]:
-    """Our service, one process for each of `parts`, and the stub worker that reports to it over HTTP."""
+    """Our service, one process for each of `parts`, and the stub worker that reports to it over
+    HTTP.
+    """
     names = own_names(f"bench.{uuid4().hex[:8]}")
     try:
         async with database() as url, _connection(url) as connection:
-            await connection.execute(_FUND_OURS, [order.user(number) for number in range(order.USERS)], order.FUNDS)
+            await connection.execute(
+                _FUND_OURS, [order.user(number) for number in range(order.USERS)], order.FUNDS
+            )
             told = {"AIGEN_ENGINE_URL": RABBITMQ, "BENCH_STUB_SECONDS": str(stub_seconds), **names}
             with _service(url, log, parts, told) as (port, environment, served):
                 await wait_ready(port, served[0])
-                queues = [names["AIGEN_RABBITMQ_SAMPLES_QUEUE"], names["AIGEN_RABBITMQ_FINAL_QUEUE"]]
-                with process([sys.executable, "-m", "bench.stub_worker", str(port), *queues], environment, log) as stub:
+                queues = [
+                    names["AIGEN_RABBITMQ_SAMPLES_QUEUE"],
+                    names["AIGEN_RABBITMQ_FINAL_QUEUE"],
+                ]
+                with process(
+                    [sys.executable, "-m", "bench.stub_worker", str(port), *queues],
+                    environment,
+                    log,
+                ) as stub:
                     yield Running(
-                        port=port, topic=names["AIGEN_RABBITMQ_TOPIC_EXCHANGE"],
-                        processes=[running.pid for running in served], stub=[stub.pid],
-                        settled=lambda: connection.fetchval("SELECT NOT EXISTS (SELECT FROM outbox)"),
+                        port=port,
+                        topic=names["AIGEN_RABBITMQ_TOPIC_EXCHANGE"],
+                        processes=[running.pid for running in served],
+                        stub=[stub.pid],
+                        settled=lambda: connection.fetchval(
+                            "SELECT NOT EXISTS (SELECT FROM outbox)"
+                        ),
                         wrong=lambda lives: _wrong_with_ours(url, connection, lives),
-                    )  # fmt: skip
+                    )
     finally:
         delete_names(names)
 
 
 _FUND_OURS = """
 WITH account AS (
-    INSERT INTO credit_accounts (user_id, plan, balance) SELECT u, 'payg', $2 FROM unnest($1::text[]) AS u
+    INSERT INTO credit_accounts (user_id, plan, balance) SELECT u, 'payg', $2
+        FROM unnest($1::text[]) AS u
 )
 INSERT INTO credit_entries (operation, account, amount, kind, reason)
-SELECT 'grant:' || u, e.account, e.amount, 'grant', 'for the measurement' FROM unnest($1::text[]) AS u,
+SELECT 'grant:' || u, e.account, e.amount, 'grant', 'for the measurement'
+    FROM unnest($1::text[]) AS u,
 LATERAL (VALUES ('user:' || u, $2::bigint), ('issued', -$2::bigint)) AS e(account, amount)"""
 
 
@@ -73,7 +102,9 @@ LATERAL (VALUES ('user:' || u, $2::bigint), ('issued', -$2::bigint)) AS e(accoun
 def _service(
     url: str, log: Path, parts: Sequence[str], told: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, str], list[subprocess.Popen[bytes]]]]:
-    """`aigen serve` once for each of `parts`; the port and environment of the first, which has the API."""
+    """`aigen serve` once for each of `parts`; the port and environment of the first, which has the
+    API.
+    """
     first, *others = parts
     port = free_port()
     environment = service_environment(url, log.parent, port, AIGEN_ROLES=first, **told)
@@ -89,8 +120,10 @@ def _service(
 async def _wrong_with_ours(url: str, connection: asyncpg.Connection, lives: int) -> list[str]:
     row = await connection.fetchrow(
         """SELECT (SELECT count(*) FROM generation_requests WHERE state = 'COMPLETED') AS completed,
-                  (SELECT count(*) FROM generation_requests WHERE state <> 'COMPLETED') AS unfinished,
-                  (SELECT COALESCE(sum(amount), 0) FROM credit_entries WHERE account = 'revenue')::bigint AS charged,
+                  (SELECT count(*) FROM generation_requests
+                      WHERE state <> 'COMPLETED') AS unfinished,
+                  (SELECT COALESCE(sum(amount), 0) FROM credit_entries
+                      WHERE account = 'revenue')::bigint AS charged,
                   (SELECT count(*) * $1 - sum(balance) FROM credit_accounts)::bigint AS taken""",
         order.FUNDS,
     )
@@ -102,12 +135,18 @@ async def _wrong_with_ours(url: str, connection: asyncpg.Connection, lives: int)
 
 def _differences(row: Mapping[str, int], lives: int) -> list[str]:
     due = {"completed": lives, "charged": lives * CHARGE, "taken": lives * CHARGE}
-    return [f"{name} is {value}, not {due.get(name, 0)}" for name, value in row.items() if value != due.get(name, 0)]
+    return [
+        f"{name} is {value}, not {due.get(name, 0)}"
+        for name, value in row.items()
+        if value != due.get(name, 0)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer's module, and how its database tells that no job is left (None: its last act is the event itself)."""
+    """A peer's module, and how its database tells that no job is left (None: its last act is the
+    event itself).
+    """
 
     module: str
     no_job_left: str | None = None
@@ -115,7 +154,8 @@ class Peer:
 
 PEERS = {
     "dbos": Peer(
-        "bench.peers.dbos_app", "SELECT NOT EXISTS (SELECT FROM dbos.workflow_status WHERE status <> 'SUCCESS')"
+        "bench.peers.dbos_app",
+        "SELECT NOT EXISTS (SELECT FROM dbos.workflow_status WHERE status <> 'SUCCESS')",
     ),
     "celery": Peer("bench.peers.celery_app"),
     "procrastinate": Peer(
@@ -132,26 +172,36 @@ async def peer(name: str, log: Path, stub_seconds: float) -> AsyncIterator[Runni
     try:
         async with empty_database() as url, _connection(url) as connection:
             environment = {
-                "PYTHONPATH": f"{SERVICE}:{SERVICE / 'src'}", "PEER_DATABASE_URL": url, "PEER_RABBITMQ_URL": RABBITMQ,
-                "PEER_TOPIC": f"{prefix}.topic", "PEER_QUEUE": f"{prefix}.queue", "PEER_PORT": str(port),
-                "BENCH_STUB_SECONDS": str(stub_seconds), "TZ": "UTC",
-            }  # fmt: skip
+                "PYTHONPATH": f"{SERVICE}:{SERVICE / 'src'}",
+                "PEER_DATABASE_URL": url,
+                "PEER_RABBITMQ_URL": RABBITMQ,
+                "PEER_TOPIC": f"{prefix}.topic",
+                "PEER_QUEUE": f"{prefix}.queue",
+                "PEER_PORT": str(port),
+                "BENCH_STUB_SECONDS": str(stub_seconds),
+                "TZ": "UTC",
+            }
             start = [str(PEERS_PYTHON), "-m", found.module]
             with process([*start, "prepare"], environment, log) as preparing:
                 if preparing.wait(60):
                     raise RuntimeError(f"{name} could not prepare its database")
             await connection.execute(books.SCHEMA)
-            await connection.execute(books.FUND, [order.user(n) for n in range(order.USERS)], order.FUNDS)
+            await connection.execute(
+                books.FUND, [order.user(n) for n in range(order.USERS)], order.FUNDS
+            )
             with (
                 process([*start, "api"], environment, log) as api,
                 process([*start, "worker"], environment, log) as work,
             ):
                 await wait_ready(port, api)
                 yield Running(
-                    port=port, topic=f"{prefix}.topic", processes=[api.pid, work.pid], stub=[],
+                    port=port,
+                    topic=f"{prefix}.topic",
+                    processes=[api.pid, work.pid],
+                    stub=[],
                     settled=lambda: _settled(connection, found),
                     wrong=lambda lives: _wrong_with_peer(connection, lives),
-                )  # fmt: skip
+                )
     finally:
         _delete(prefix)
 
@@ -183,13 +233,21 @@ def _delete(prefix: str) -> None:
 
 
 @contextmanager
-def process(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block, and all its children with it: asked first, then killed."""
+def process(
+    command: Sequence[str], environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with the block, and all its children with it: asked first, then
+    killed.
+    """
     with log.open("ab") as output:
         running = subprocess.Popen(
-            command, env={**os.environ, **environment}, cwd=SERVICE, stdout=output, stderr=output,
+            command,
+            env={**os.environ, **environment},
+            cwd=SERVICE,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         yield running
     finally:

@@ -1,4 +1,6 @@
-"""What a run costs: CPU and memory of a contestant's processes, and CPU of the servers that all of them share."""
+"""What a run costs: CPU and memory of a contestant's processes, and CPU of the servers that all of
+them share.
+"""
 
 import asyncio
 from collections.abc import Iterable, Iterator
@@ -21,9 +23,11 @@ class Cpu:
 
     def __sub__(self, before: "Cpu") -> "Cpu":
         return Cpu(
-            self.contestant - before.contestant, self.stub - before.stub, self.postgresql - before.postgresql,
+            self.contestant - before.contestant,
+            self.stub - before.stub,
+            self.postgresql - before.postgresql,
             self.rabbitmq - before.rabbitmq,
-        )  # fmt: skip
+        )
 
 
 class Meter:
@@ -32,16 +36,19 @@ class Meter:
     def __init__(self, contestant: Iterable[int], stub: Iterable[int]) -> None:
         self._contestant, self._stub = list(contestant), list(stub)
         self.rss_mb = 0.0
-        """The highest sum of resident memory seen; pages that processes share are counted in each."""
+        """The highest sum of resident memory seen; pages that processes share are counted in each.
+        """
         self.pss_mb = 0.0
         """The same with shared pages divided among those who share them, where the system tells."""
 
     def cpu(self) -> Cpu:
         """What was used until now."""
         return Cpu(
-            _seconds(_trees(self._contestant)), _seconds(_trees(self._stub)), _seconds(_named("postgres")),
+            _seconds(_trees(self._contestant)),
+            _seconds(_trees(self._stub)),
+            _seconds(_named("postgres")),
             _seconds(_named("beam.smp")),
-        )  # fmt: skip
+        )
 
     async def watch(self) -> None:
         """Look at the memory now and then, until cancelled."""
@@ -69,7 +76,9 @@ def _named(name: str) -> Iterator[psutil.Process]:
 
 
 def _seconds(processes: Iterable[psutil.Process]) -> float:
-    """Of the processes and of their children that have ended: a closed connection's backend stays counted."""
+    """Of the processes and of their children that have ended: a closed connection's backend stays
+    counted.
+    """
     total = 0.0
     for process in processes:
         with suppress(psutil.Error):

@@ -1,14 +1,16 @@
-"""The lifecycle on DBOS: an API process that queues workflows, and a worker process that leads them.
+"""The lifecycle on DBOS: an API process that queues workflows, and a worker process that leads
+them.
 
-The workflow is queued in the statement that writes the state and the charge, by DBOS's own SQL function: one round
-trip and one commit. Each stage is a workflow of one step that makes, stores and tells: a step whose worker died is done
-again, which the guarded writes make harmless. Jobs go to the worker through PostgreSQL alone: a user of DBOS has no
-broker between the two, so this peer is spared that hop.
-Tuning, tried in short runs on a busy machine, most of them in turn: a workflow for each stage was faster than one that
-waits for the selection with `recv`, which reads nicer; one step for a stage was faster than a step for making and one
-for telling; asking the queue every 5 ms and every 10 was a little better than every 20. Pools and threads of 10, of 4
-and of 32 did not differ beyond the noise. Steps are asynchronous, so that waiting ones hold no thread; synchronous
-workflows were not tried.
+The workflow is queued in the statement that writes the state and the charge, by DBOS's own SQL
+function: one round trip and one commit. Each stage is a workflow of one step that makes, stores and
+tells: a step whose worker died is done again, which the guarded writes make harmless. Jobs go to
+the worker through PostgreSQL alone: a user of DBOS has no broker between the two, so this peer is
+spared that hop. Tuning, tried in short runs on a busy machine, most of them in turn: a workflow for
+each stage was faster than one that waits for the selection with `recv`, which reads nicer; one step
+for a stage was faster than a step for making and one for telling; asking the queue every 5 ms and
+every 10 was a little better than every 20. Pools and threads of 10, of 4 and of 32 did not differ
+beyond the noise. Steps are asynchronous, so that waiting ones hold no thread; synchronous workflows
+were not tried.
 """
 
 import asyncio
@@ -31,7 +33,8 @@ SELECT CASE WHEN accept_request($1::text::uuid, $2, $3, $4) THEN
                           workflow_id => $1::text || '-samples') END"""
 _SELECT = """
 SELECT CASE said WHEN 'chosen' THEN
-    dbos.enqueue_workflow('final', 'generation', ARRAY[to_json($1::text)], workflow_id => $1::text || '-final')
+    dbos.enqueue_workflow('final', 'generation', ARRAY[to_json($1::text)], workflow_id => $1::text
+        || '-final')
     ELSE said END
 FROM select_sample($1::text::uuid, $2::text, $3) AS said"""
 
@@ -72,10 +75,13 @@ async def make_final(request_id: str) -> None:
 def configure() -> None:
     """DBOS as it is tuned here."""
     config: DBOSConfig = {
-        "name": "creativeflow", "system_database_url": web.DATABASE, "log_level": "WARNING",
-        "sys_db_pool_size": _POOL, "max_executor_threads": web.setting("threads", 10),
+        "name": "creativeflow",
+        "system_database_url": web.DATABASE,
+        "log_level": "WARNING",
+        "sys_db_pool_size": _POOL,
+        "max_executor_threads": web.setting("threads", 10),
         "application_version": "bench",
-    }  # fmt: skip
+    }
     DBOS(config=config)
 
 

@@ -1,8 +1,10 @@
-"""The users: so many at once, each creates, waits until told of samples, selects, and waits until told of the final.
+"""The users: so many at once, each creates, waits until told of samples, selects, and waits until
+told of the final.
 
-Everybody is told in one way: a persistent lifecycle event on a topic exchange of RabbitMQ, published with the broker's
-confirm by the contestant's own durable step and consumed here. Polling would cost a slow contestant more requests per
-lifecycle than a fast one; an event costs everybody the same two messages.
+Everybody is told in one way: a persistent lifecycle event on a topic exchange of RabbitMQ,
+published with the broker's confirm by the contestant's own durable step and consumed here. Polling
+would cost a slow contestant more requests per lifecycle than a fast one; an event costs everybody
+the same two messages.
 """
 
 import asyncio
@@ -113,9 +115,10 @@ async def users(port: int, topic: str) -> AsyncIterator[Driver]:
     driver = Driver(port)
     name = f"bench.events.{uuid4().hex[:8]}"
     topology = Topology(
-        exchanges=(Exchange(topic, "topic"),), queues=(Queue(name, {"x-expires": 60_000}, durable=True),),
+        exchanges=(Exchange(topic, "topic"),),
+        queues=(Queue(name, {"x-expires": 60_000}, durable=True),),
         bindings=(Binding(topic, name, "generation.#"),),
-    )  # fmt: skip
+    )
     broker = Broker(RABBITMQ, topology=topology, name="bench-driver")
     broker.consume(name, driver.on_event, prefetch=200)
     await broker.start()

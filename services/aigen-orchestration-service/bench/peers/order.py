@@ -1,4 +1,6 @@
-"""What is ordered and what a worker makes of it: the same bodies, model, prices and pictures for every contestant."""
+"""What is ordered and what a worker makes of it: the same bodies, model, prices and pictures for
+every contestant.
+"""
 
 import os
 from typing import Any
@@ -28,16 +30,22 @@ def user(number: int) -> str:
 def create(number: int) -> bytes:
     """The bytes of one user's order; the body is the one `make bench` uses."""
     body = {
-        "user_id": user(number), "input_prompt": "A lighthouse at dawn, calm sea, first light on the rocks",
-        "output_format": "InstagramPost_1x1", "emotional_tone": "calm", "color_scheme": ["#0b3954", "#ff6663"],
-        "style_guidance": "minimal, geometric, generous space", "industry_template": "luxury",
-    }  # fmt: skip
+        "user_id": user(number),
+        "input_prompt": "A lighthouse at dawn, calm sea, first light on the rocks",
+        "output_format": "InstagramPost_1x1",
+        "emotional_tone": "calm",
+        "color_scheme": ["#0b3954", "#ff6663"],
+        "style_guidance": "minimal, geometric, generous space",
+        "industry_template": "luxury",
+    }
     return post(PATH, orjson.dumps(body))
 
 
 def select(request_id: str, sample_id: str) -> bytes:
     """The bytes of a selection."""
-    return post(f"{PATH}/{request_id}/select-sample", orjson.dumps({"selected_sample_id": sample_id}))
+    return post(
+        f"{PATH}/{request_id}/select-sample", orjson.dumps({"selected_sample_id": sample_id})
+    )
 
 
 def four_samples(request_id: str) -> list[dict[str, Any]]:
@@ -50,9 +58,15 @@ def final(request_id: str) -> dict[str, Any]:
     return _asset(request_id, "1080x1080", 0)
 
 
-def event(kind: str, request_id: str, user_id: str, samples: list[dict[str, Any]]) -> dict[str, Any]:
+def event(
+    kind: str, request_id: str, user_id: str, samples: list[dict[str, Any]]
+) -> dict[str, Any]:
     """A lifecycle event; a peer's is as long as what the driver needs, ours carries more."""
-    return {"eventType": kind, "userId": user_id, "data": {"generation_request_id": request_id, "samples": samples}}
+    return {
+        "eventType": kind,
+        "userId": user_id,
+        "data": {"generation_request_id": request_id, "samples": samples},
+    }
 
 
 SAMPLES_READY = "generation.samples_ready"

@@ -1,12 +1,14 @@
-"""The lifecycle on procrastinate: an API process that defers jobs, and a worker process that does them.
+"""The lifecycle on procrastinate: an API process that defers jobs, and a worker process that does
+them.
 
-The job is deferred in the statement that writes the state and the charge, by procrastinate's own SQL function: one
-round trip and one commit. A job makes, stores and tells; it is done when the broker has confirmed the event, and one
-whose worker died is retried from the start, which the guarded writes make harmless. Jobs go to the worker through
-PostgreSQL alone: a user of procrastinate has no broker between the two, so this peer is spared that hop.
-Tuning, tried in short runs on a busy machine, two turns each: 32 jobs at once were a little better than 10 and than 64
-with a larger pool; keeping finished jobs was as fast as deleting them. LISTEN/NOTIFY is on. The books are asked over
-asyncpg, the library's own tables over its psycopg pool.
+The job is deferred in the statement that writes the state and the charge, by procrastinate's own
+SQL function: one round trip and one commit. A job makes, stores and tells; it is done when the
+broker has confirmed the event, and one whose worker died is retried from the start, which the
+guarded writes make harmless. Jobs go to the worker through PostgreSQL alone: a user of
+procrastinate has no broker between the two, so this peer is spared that hop. Tuning, tried in short
+runs on a busy machine, two turns each: 32 jobs at once were a little better than 10 and than 64
+with a larger pool; keeping finished jobs was as fast as deleting them. LISTEN/NOTIFY is on. The
+books are asked over asyncpg, the library's own tables over its psycopg pool.
 """
 
 import asyncio
@@ -28,7 +30,8 @@ books = web.Books()
 announcer = web.Announcer()
 
 _ACCEPT = """
-SELECT CASE WHEN accept_request($1::text::uuid, $2, $3, $4) THEN procrastinate_defer_jobs_v1(ARRAY[ROW(
+SELECT CASE WHEN accept_request($1::text::uuid, $2, $3, $4)
+    THEN procrastinate_defer_jobs_v1(ARRAY[ROW(
     'generation', 'make_samples', 0, NULL, NULL, jsonb_build_object('request_id', $1::text), NULL
 )::procrastinate_job_to_defer_v1]) END"""
 _SELECT = """
@@ -71,7 +74,9 @@ async def work() -> None:
     """The worker process."""
     async with jobs.open_async(), books.open(_POOL):
         await announcer.open()
-        await jobs.run_worker_async(queues=[QUEUE], concurrency=web.setting("concurrency", 32), listen_notify=True)
+        await jobs.run_worker_async(
+            queues=[QUEUE], concurrency=web.setting("concurrency", 32), listen_notify=True
+        )
 
 
 async def prepare() -> None:

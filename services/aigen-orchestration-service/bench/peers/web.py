@@ -1,4 +1,6 @@
-"""What the peers' processes share: their settings, their HTTP process, their books and telling over RabbitMQ."""
+"""What the peers' processes share: their settings, their HTTP process, their books and telling over
+RabbitMQ.
+"""
 
 import os
 from collections.abc import AsyncIterator
@@ -32,14 +34,21 @@ def serve(app: FastAPI) -> None:
     """As fast as uvicorn goes: uvloop, httptools, no access log."""
     app.add_api_route("/ready", lambda: None)
     uvicorn.run(
-        app, host="127.0.0.1", port=int(os.environ["PEER_PORT"]), loop="uvloop", http="httptools", access_log=False,
+        app,
+        host="127.0.0.1",
+        port=int(os.environ["PEER_PORT"]),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
         log_level="warning",
-    )  # fmt: skip
+    )
 
 
 def reply(status: int, request_id: object, said: str) -> Response:
     """An answer that the framework does not validate once more."""
-    return Response(orjson.dumps({"id": request_id, "status": said}), status, media_type="application/json")
+    return Response(
+        orjson.dumps({"id": request_id, "status": said}), status, media_type="application/json"
+    )
 
 
 def refusal(said: str | None) -> int:
@@ -48,7 +57,9 @@ def refusal(said: str | None) -> int:
 
 
 def api(books: "Books", pool: int, *, accept: str, select: str) -> FastAPI:
-    """The API of a peer that queues the job in the statement which writes the state and the charge."""
+    """The API of a peer that queues the job in the statement which writes the state and the
+    charge.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -83,7 +94,9 @@ class Books:
     @asynccontextmanager
     async def open(self, size: int) -> AsyncIterator[None]:
         """A pool of so many connections, without the round trip of a reset at each return."""
-        async with asyncpg.create_pool(DATABASE, min_size=2, max_size=size, reset=_keep) as self._pool:
+        async with asyncpg.create_pool(
+            DATABASE, min_size=2, max_size=size, reset=_keep
+        ) as self._pool:
             yield
 
     async def ask(self, statement: str, *values: object) -> Any:
@@ -102,7 +115,9 @@ async def _keep(_: object) -> None:
 
 
 class Announcer:
-    """Publishes events, persistent and with the broker's confirm, over one connection of this event loop."""
+    """Publishes events, persistent and with the broker's confirm, over one connection of this event
+    loop.
+    """
 
     def __init__(self) -> None:
         self._exchange: aio_pika.abc.AbstractExchange | None = None
@@ -117,6 +132,8 @@ class Announcer:
         """Publish and wait for the confirm."""
         assert self._exchange is not None
         message = aio_pika.Message(
-            orjson.dumps(event), content_type="application/json", delivery_mode=aio_pika.DeliveryMode.PERSISTENT
+            orjson.dumps(event),
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         )
         await self._exchange.publish(message, routing_key=event["eventType"], mandatory=False)

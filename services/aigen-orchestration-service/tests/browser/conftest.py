@@ -34,7 +34,9 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def visiting(browser: Browser, studio_address: str) -> AsyncIterator[Callable[..., Awaitable[Visit]]]:
+async def visiting(
+    browser: Browser, studio_address: str
+) -> AsyncIterator[Callable[..., Awaitable[Visit]]]:
     """Begins visits; whatever a test does, its pages complain of nothing and call nobody else."""
     visits: list[Visit] = []
 

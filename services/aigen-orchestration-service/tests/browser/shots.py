@@ -1,4 +1,6 @@
-"""The pictures of the studio in the documents: `python -m browser.shots`, on a real service and a real Chromium."""
+"""The pictures of the studio in the documents: `python -m browser.shots`, on a real service and a
+real Chromium.
+"""
 
 import asyncio
 import io
@@ -39,7 +41,9 @@ async def take(address: str) -> None:
 
 async def begin(browser: Browser, address: str, scheme: str = "light", **context: object) -> Visit:
     """A visit of somebody called ada, who works for the pictures."""
-    made = await browser.new_context(color_scheme=scheme, reduced_motion="reduce", locale="en-GB", **context)
+    made = await browser.new_context(
+        color_scheme=scheme, reduced_motion="reduce", locale="en-GB", **context
+    )
     visit = Visit(made, address, "ada")
     await visit.begin()
     return visit
@@ -110,7 +114,9 @@ async def _phone(browser: Browser, address: str) -> None:
 
 async def keep(visit: Visit, name: str) -> None:
     """Keep a picture of what the page shows."""
-    await visit.page.evaluate("Promise.all([...document.images].map((one) => one.decode().catch(() => {})))")
+    await visit.page.evaluate(
+        "Promise.all([...document.images].map((one) => one.decode().catch(() => {})))"
+    )
     await visit.page.wait_for_timeout(150)
     shot = await visit.page.screenshot()
     _save(Image.open(io.BytesIO(shot)).convert("RGB"), name)
@@ -121,17 +127,26 @@ def _save(picture: Image.Image, name: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     while True:
         out = io.BytesIO()
-        picture.quantize(palette=_palette(picture), dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        picture.quantize(palette=_palette(picture), dither=Image.Dither.NONE).save(
+            out, "PNG", optimize=True
+        )
         if len(out.getvalue()) < BYTES_MAX:
             break
-        picture = picture.resize((picture.width * 9 // 10, picture.height * 9 // 10), Image.Resampling.LANCZOS)
+        picture = picture.resize(
+            (picture.width * 9 // 10, picture.height * 9 // 10), Image.Resampling.LANCZOS
+        )
     path = FOLDER / f"{name}.png"
     path.write_bytes(out.getvalue())
-    sys.stdout.write(f"{path.relative_to(ROOT)}: {len(out.getvalue()) // 1000} kB, {picture.width}x{picture.height}\n")
+    sys.stdout.write(
+        f"{path.relative_to(ROOT)}: {len(out.getvalue()) // 1000} kB,"
+        f" {picture.width}x{picture.height}\n"
+    )
 
 
 def _palette(picture: Image.Image) -> Image.Image:
-    """The page's own colours as they are, which are the most frequent, and the rest shared by what was drawn."""
+    """The page's own colours as they are, which are the most frequent, and the rest shared by what
+    was drawn.
+    """
     counted = sorted(picture.getcolors(picture.width * picture.height) or [], reverse=True)
     own = [channel for _, colour in counted[:96] for channel in colour]
     shared = picture.quantize(160).getpalette() or []

@@ -13,18 +13,26 @@ Visiting = Callable[..., Awaitable[Visit]]
 PROMPT = "A lighthouse at dawn"
 WEIGHT_MAX = 150_000
 PAGES = (
-    "/console", "/console/requests", "/console/attention", "/console/accounts", "/console/queue",
-    "/console/invariants", "/console/settings",
-)  # fmt: skip
+    "/console",
+    "/console/requests",
+    "/console/attention",
+    "/console/accounts",
+    "/console/queue",
+    "/console/invariants",
+    "/console/settings",
+)
 
 _PARK = """
 WITH message AS (
     INSERT INTO outbox (request_id, topic, body, due_at, parked_reason, created_at)
-    SELECT id, 'notification.send', jsonb_build_object('event_id', gen_random_uuid(), 'event_type', 'generation_failed',
-           'user_id', user_id, 'correlation_id', '', 'data', '{}'::jsonb, 'at', now()), now(), 'it said 404', now()
+    SELECT id, 'notification.send', jsonb_build_object('event_id', gen_random_uuid(), 'event_type',
+        'generation_failed',
+           'user_id', user_id, 'correlation_id', '', 'data', '{}'::jsonb, 'at', now()), now(),
+               'it said 404', now()
     FROM generation_requests WHERE id = $1::text::uuid RETURNING request_id)
 INSERT INTO generation_events (request_id, event, data, at)
-SELECT request_id, 'message_parked', '{"topic": "notification.send", "reason": "it said 404"}', now() FROM message"""
+SELECT request_id, 'message_parked', '{"topic": "notification.send", "reason": "it said 404"}',
+    now() FROM message"""
 
 
 async def failed(visit: Visit, database: str) -> str:
@@ -40,7 +48,9 @@ async def failed(visit: Visit, database: str) -> str:
 
 def card(page: Page, request_id: str) -> Locator:
     """What needs somebody because of this request."""
-    return page.locator(".need").filter(has=page.locator(f'a[href="/console/requests/{request_id}"]'))
+    return page.locator(".need").filter(
+        has=page.locator(f'a[href="/console/requests/{request_id}"]')
+    )
 
 
 async def timeline(visit: Visit) -> Page:
@@ -56,15 +66,21 @@ async def test_a_failed_job_is_seen_its_message_replayed_and_a_request_released(
     await expect(page.locator(".lamp.warn")).to_contain_text("parked message")
     await page.click(".rooms >> text=Attention")
     parked = card(page, request_id)
-    await expect(parked).to_contain_text("The notification service did not take “generation_failed”")
+    await expect(parked).to_contain_text(
+        "The notification service did not take “generation_failed”"
+    )
     await parked.locator("summary", has_text="Replay").click()
     await expect(parked.locator(".asked:visible")).to_contain_text("No money moves")
     await parked.locator("text=Yes, try it again").click()
     await expect(page.locator(".notice.good")).to_contain_text("due now")
     await expect(card(page, request_id)).to_have_count(0)
     await page.goto(f"{visit.address}/console/requests/{request_id}")
-    await expect(page.locator(".lines")).to_contain_text("open replays the parked message notification.send")
-    await expect(page.locator(".lines .line").last).to_contain_text("The user was told: generation_failed")
+    await expect(page.locator(".lines")).to_contain_text(
+        "open replays the parked message notification.send"
+    )
+    await expect(page.locator(".lines .line").last).to_contain_text(
+        "The user was told: generation_failed"
+    )
 
     await visit.ask(f"{PROMPT} [[slow]]")
     await visit.until("PROCESSING_SAMPLES")
@@ -75,7 +91,9 @@ async def test_a_failed_job_is_seen_its_message_replayed_and_a_request_released(
     await expect(page.locator(".row")).to_have_count(2)
     await page.click(f'a[href="/console/requests/{slow}"]')
     await page.click("summary:has-text('Fail and release')")
-    await expect(page.locator(".asked:visible")).to_contain_text("0.25 credits that are set aside go back to the user")
+    await expect(page.locator(".asked:visible")).to_contain_text(
+        "0.25 credits that are set aside go back to the user"
+    )
     await page.fill("#reason", "the provider is down")
     await page.click("text=Yes, end it as failed")
     await visit.until("FAILED")
@@ -142,7 +160,9 @@ async def test_without_a_script(visiting: Visiting, studio_database: str) -> Non
     page = await visit.ask(f"{PROMPT} [[down]]")
 
     async def ended() -> bool:
-        await asyncio.sleep(0.2)  # Chromium loses a page that is asked to load again while it still does
+        await asyncio.sleep(
+            0.2
+        )  # Chromium loses a page that is asked to load again while it still does
         await page.goto(page.url)
         return await page.locator('[data-state="FAILED"]').count() == 1
 
@@ -169,7 +189,9 @@ async def test_nobody_is_shut_out(visiting: Visiting, studio_database: str, sche
     found = {}
     for path in (*PAGES, f"/console/accounts/{visit.user_id}", f"/console/requests/{request_id}"):
         page = await visit.open(path)
-        await page.evaluate("for (const one of document.querySelectorAll('main details')) one.open = true")
+        await page.evaluate(
+            "for (const one of document.querySelectorAll('main details')) one.open = true"
+        )
         found[path] = await axe(page)
     assert found == {path: [] for path in found}
     await page.locator("#drop-" + (await message_of(page))).locator("text=Yes, give it up").click()
@@ -188,7 +210,11 @@ async def test_pages_are_light_and_fit_a_phone_and_a_wide_screen(visiting: Visit
         await visit.grant("10.00")
         await visit.ask(PROMPT)
         await visit.until("AWAITING_SELECTION")
-        paths = (*PAGES, f"/console/accounts/{visit.user_id}", f"/console/requests/{visit.request_id}")
+        paths = (
+            *PAGES,
+            f"/console/accounts/{visit.user_id}",
+            f"/console/requests/{visit.request_id}",
+        )
         for path in paths:
             visit.seen.finished.clear()
             await visit.open(path)

@@ -1,4 +1,6 @@
-"""Fixtures of the contract tests: an Odoo of either generation, as a process that stands in for it."""
+"""Fixtures of the contract tests: an Odoo of either generation, as a process that stands in for
+it.
+"""
 
 import asyncio
 from collections.abc import Iterator

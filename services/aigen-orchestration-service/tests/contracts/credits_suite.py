@@ -1,4 +1,6 @@
-"""What every credit service behind the Credits port must do; a module that imports these cases has a fixture `bank`."""
+"""What every credit service behind the Credits port must do; a module that imports these cases has
+a fixture `bank`.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,7 +26,8 @@ LISTED = 1000
 class Bank:
     """A credit service under test, and how its test looks at it from behind.
 
-    Users and keys are the test's own, so that a service may be used by many tests, one after another.
+    Users and keys are the test's own, so that a service may be used by many tests, one after
+    another.
     """
 
     def __init__(self, credits_: Credits, give: Give, balance: Balance) -> None:
@@ -52,7 +55,10 @@ class Bank:
     def asked(self, key: str = "k", *, user: str | None = None, amount: int = 25) -> Reservation:
         """A reservation under a key of the test's own."""
         return Reservation(
-            key=f"{self.own}:{key}", user_id=user or self.rich, amount=amount, action="sample_generation"
+            key=f"{self.own}:{key}",
+            user_id=user or self.rich,
+            amount=amount,
+            action="sample_generation",
         )
 
     async def hold(self, key: str = "k", *, user: str | None = None, amount: int = 25) -> None:
@@ -106,7 +112,9 @@ async def test_capture_and_release_racing_leave_one_of_them(bank: Bank) -> None:
     for n in range(10):
         await bank.hold(f"k{n}", amount=1)
         await asyncio.gather(
-            bank.credits.capture(bank.asked(f"k{n}")), bank.credits.release(bank.asked(f"k{n}")), return_exceptions=True
+            bank.credits.capture(bank.asked(f"k{n}")),
+            bank.credits.release(bank.asked(f"k{n}")),
+            return_exceptions=True,
         )
     found = [await bank.credits.find(bank.asked(f"k{n}")) for n in range(10)]
     assert set(found) <= {HoldStatus.CAPTURED, HoldStatus.RELEASED}
@@ -130,7 +138,9 @@ async def test_a_release_closes_the_key_against_a_hold_that_arrives_late(bank: B
 async def test_a_release_and_a_hold_at_once_leave_nothing_held(bank: Bank) -> None:
     for n in range(20):
         key = f"both{n}"
-        await asyncio.gather(bank.hold(key, amount=1), bank.credits.release(bank.asked(key)), return_exceptions=True)
+        await asyncio.gather(
+            bank.hold(key, amount=1), bank.credits.release(bank.asked(key)), return_exceptions=True
+        )
         assert await bank.credits.find(bank.asked(key)) is HoldStatus.RELEASED
     assert await bank.balance() == 100
     assert await bank.outstanding(datetime.now(UTC) + timedelta(minutes=1)) == []
@@ -141,7 +151,9 @@ async def test_what_is_neither_captured_nor_released_is_listed(bank: Bank) -> No
         await bank.hold(key, amount=2)
     await bank.credits.capture(bank.asked("taken", amount=2))
     await bank.credits.release(bank.asked("given", amount=2))
-    assert await bank.outstanding(datetime.now(UTC) + timedelta(minutes=1)) == [bank.asked("open", amount=2)]
+    assert await bank.outstanding(datetime.now(UTC) + timedelta(minutes=1)) == [
+        bank.asked("open", amount=2)
+    ]
     assert await bank.outstanding(datetime.now(UTC) - timedelta(minutes=1)) == []
 
 
@@ -158,7 +170,9 @@ async def test_a_released_hold_cannot_be_held_again_under_its_key(bank: Bank) ->
 
 
 async def test_many_callers_never_overdraw(bank: Bank) -> None:
-    told = await asyncio.gather(*(bank.hold(f"k{n}", amount=5) for n in range(50)), return_exceptions=True)
+    told = await asyncio.gather(
+        *(bank.hold(f"k{n}", amount=5) for n in range(50)), return_exceptions=True
+    )
     assert sum(outcome is None for outcome in told) == 20
     assert sum(isinstance(outcome, CreditsRefusedError) for outcome in told) == 30
     assert await bank.balance() == 0

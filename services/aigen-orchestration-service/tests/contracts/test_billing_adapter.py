@@ -1,4 +1,6 @@
-"""What the billing adapter really does: no memory, no refund, no look-up, and answers that say nothing."""
+"""What the billing adapter really does: no memory, no refund, no look-up, and answers that say
+nothing.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,8 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from creativeflow.services.aigeneration.adapters.credits.billing import BillingCredits, BillingRoutes
-from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, call_with_retry
+from creativeflow.services.aigeneration.adapters.credits.billing import (
+    BillingCredits,
+    BillingRoutes,
+)
+from creativeflow.services.aigeneration.adapters.http.retries import (
+    CircuitBreaker,
+    CircuitOpenError,
+    call_with_retry,
+)
 from creativeflow.services.aigeneration.domain.pricing import ACTIONS
 from creativeflow.services.aigeneration.kit import clock
 from creativeflow.services.aigeneration.ports import (
@@ -52,8 +61,15 @@ async def much_later(desk: Desk) -> None:
 # The four action types
 
 
-def test_only_the_four_priced_actions_can_be_reserved_because_any_other_is_charged_nothing() -> None:
-    assert set(ACTIONS) == {"sample_generation", "standard_generation", "hd_export", "advanced_ai_feature"}
+def test_only_the_four_priced_actions_can_be_reserved_because_any_other_is_charged_nothing() -> (
+    None
+):
+    assert set(ACTIONS) == {
+        "sample_generation",
+        "standard_generation",
+        "hd_export",
+        "advanced_ai_feature",
+    }
     for action in ("sample_set", "", "SAMPLE_GENERATION"):
         with pytest.raises(ValueError, match="not a reservation"):
             Reservation(key="k", user_id="u", amount=25, action=action)
@@ -62,7 +78,9 @@ def test_only_the_four_priced_actions_can_be_reserved_because_any_other_is_charg
 
 
 async def test_the_amount_is_sent_along_and_taken_exactly(desk: Desk) -> None:
-    await desk.credits.hold(Reservation(key="odd", user_id="rich", amount=17, action="advanced_ai_feature"))
+    await desk.credits.hold(
+        Reservation(key="odd", user_id="rich", amount=17, action="advanced_ai_feature")
+    )
     assert await desk.balance("rich") == 83
 
 
@@ -70,7 +88,9 @@ async def test_the_amount_is_sent_along_and_taken_exactly(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("polite", [False, True])
-async def test_too_little_is_refused_by_402_or_by_success_false_and_frees_the_key(desk: Desk, polite: bool) -> None:
+async def test_too_little_is_refused_by_402_or_by_success_false_and_frees_the_key(
+    desk: Desk, polite: bool
+) -> None:
     await desk.give("poor", 24, "pro", polite=polite)
     asked = Reservation(key="k", user_id="poor", amount=25, action="sample_generation")
     with pytest.raises(CreditsRefusedError):
@@ -83,7 +103,9 @@ async def test_too_little_is_refused_by_402_or_by_success_false_and_frees_the_ke
 
 async def test_a_user_the_adapter_does_not_know_has_nothing(desk: Desk) -> None:
     with pytest.raises(CreditsRefusedError):
-        await desk.credits.hold(Reservation(key="k", user_id="nobody", amount=25, action="sample_generation"))
+        await desk.credits.hold(
+            Reservation(key="k", user_id="nobody", amount=25, action="sample_generation")
+        )
 
 
 # Unknown is not no, and never guessed
@@ -104,7 +126,9 @@ async def test_a_deduction_without_an_answer_is_never_asked_again_and_waits_for_
     assert await desk.balance("rich") == 75
 
 
-async def test_an_error_before_the_work_looks_the_same_and_is_not_guessed_either(desk: Desk) -> None:
+async def test_an_error_before_the_work_looks_the_same_and_is_not_guessed_either(
+    desk: Desk,
+) -> None:
     await desk.control(faults=["error_before"])
     with pytest.raises(CreditsUnknownError):
         await desk.credits.hold(DEDUCT)
@@ -148,12 +172,19 @@ async def test_a_process_that_died_in_the_middle_of_a_call_leaves_it_in_doubt(de
         await desk.credits.hold(DEDUCT)
 
 
-async def test_what_surely_was_not_sent_is_simply_asked_again(database_url: str, desk: Desk) -> None:
+async def test_what_surely_was_not_sent_is_simply_asked_again(
+    database_url: str, desk: Desk
+) -> None:
     async with billing(database_url, desk.port) as other:
         nowhere = BillingRoutes(base_url="http://127.0.0.1:9/api/v1")
         async with httpx.AsyncClient(trust_env=False) as http:
             away = BillingCredits(
-                http, BillingJournal(other.database), nowhere, api_key="k", now=clock.now, pause_seconds=0.01
+                http,
+                BillingJournal(other.database),
+                nowhere,
+                api_key="k",
+                now=clock.now,
+                pause_seconds=0.01,
             )
             with pytest.raises(CreditsUnknownError, match="nothing was deducted"):
                 await away.hold(DEDUCT)
@@ -173,7 +204,9 @@ async def test_a_call_that_is_turned_away_did_nothing(desk: Desk) -> None:
 # Refunds
 
 
-async def test_without_a_refund_route_a_release_waits_for_a_person_and_nothing_is_lost(desk: Desk) -> None:
+async def test_without_a_refund_route_a_release_waits_for_a_person_and_nothing_is_lost(
+    desk: Desk,
+) -> None:
     await desk.credits.hold(DEDUCT)
     for _ in range(2):
         with pytest.raises(CreditsUndecidableError, match="refund"):
@@ -194,7 +227,9 @@ async def test_where_the_settings_say_that_there_is_no_refund_route_none_is_call
 
 
 @pytest.mark.parametrize("fault", ["error_after", "silent_after", "drop_after", "wrong_body"])
-async def test_a_refund_without_an_answer_is_looked_up_and_never_paid_twice(complete: Desk, fault: str) -> None:
+async def test_a_refund_without_an_answer_is_looked_up_and_never_paid_twice(
+    complete: Desk, fault: str
+) -> None:
     await complete.credits.hold(DEDUCT)
     await complete.control(faults=[fault])
     with pytest.raises(CreditsUnknownError):
@@ -209,7 +244,9 @@ async def test_a_refund_without_an_answer_is_looked_up_and_never_paid_twice(comp
 # Look-up
 
 
-@pytest.mark.parametrize("fault", ["error_before", "error_after", "silent_after", "drop_after", "wrong_body", "twice"])
+@pytest.mark.parametrize(
+    "fault", ["error_before", "error_after", "silent_after", "drop_after", "wrong_body", "twice"]
+)
 async def test_with_a_look_up_every_doubt_ends_by_itself(complete: Desk, fault: str) -> None:
     await complete.control(faults=[fault])
     if fault == "twice":
@@ -228,20 +265,34 @@ async def test_with_a_look_up_every_doubt_ends_by_itself(complete: Desk, fault: 
 
 @pytest.mark.parametrize(
     ("status", "plan", "restricted"),
-    [("Active", "pro", False), ("Trial", "pro", False), ("Suspended", "pro", True), ("Cancelled", "free", False),
-     ("Expired", "free", False)],
-)  # fmt: skip
-async def test_every_status_means_something(desk: Desk, status: str, plan: str, restricted: bool) -> None:
+    [
+        ("Active", "pro", False),
+        ("Trial", "pro", False),
+        ("Suspended", "pro", True),
+        ("Cancelled", "free", False),
+        ("Expired", "free", False),
+    ],
+)
+async def test_every_status_means_something(
+    desk: Desk, status: str, plan: str, restricted: bool
+) -> None:
     await desk.give("user", 100, "pro", subscription={"status": status})
     found = await desk.credits.entitlements("user")
     assert (found.plan.name, found.restricted, found.balance) == (plan, restricted, 100)
 
 
 async def test_features_narrow_or_widen_a_paid_plan_and_never_the_free_one(desk: Desk) -> None:
-    features = {"unlimited_standard_generations": False, "brand_kit_access": False, "hd_exports": False}
+    features = {
+        "unlimited_standard_generations": False,
+        "brand_kit_access": False,
+        "hd_exports": False,
+    }
     await desk.give("user", 100, "pro", subscription={"features": features})
     await desk.give("free", 0, "free", subscription={"features": dict.fromkeys(features, True)})
-    plan, free = (await desk.credits.entitlements("user")).plan, (await desk.credits.entitlements("free")).plan
+    plan, free = (
+        (await desk.credits.entitlements("user")).plan,
+        (await desk.credits.entitlements("free")).plan,
+    )
     assert (plan.includes_standard, plan.brand_kit, plan.high_resolution) == (False, False, False)
     assert (free.brand_kit, free.high_resolution, free.watermark) == (False, False, True)
 
@@ -257,7 +308,9 @@ async def test_plan_names_of_theirs_are_ours_by_a_setting_and_unknown_ones_are_n
             await desk.credits.entitlements("other")
 
 
-async def test_an_error_for_a_paid_user_is_no_answer_and_an_unknown_user_is_free(desk: Desk) -> None:
+async def test_an_error_for_a_paid_user_is_no_answer_and_an_unknown_user_is_free(
+    desk: Desk,
+) -> None:
     await desk.give("paid", 100, "pro", broken=True)
     with pytest.raises(CreditsUnknownError):
         await desk.credits.entitlements("paid")
@@ -344,13 +397,21 @@ async def test_nothing_secret_shows(database_url: str) -> None:
     database = Database(database_url)
     async with httpx.AsyncClient(trust_env=False) as http:
         made = BillingCredits(
-            http, BillingJournal(database), BillingRoutes(base_url="http://x"), api_key="very-secret", now=clock.now
+            http,
+            BillingJournal(database),
+            BillingRoutes(base_url="http://x"),
+            api_key="very-secret",
+            now=clock.now,
         )
         assert "very-secret" not in repr(made)
     await database.close()
 
 
-async def test_a_refund_gives_back_what_was_deducted_whatever_it_is_said_to_be(complete: Desk) -> None:
+async def test_a_refund_gives_back_what_was_deducted_whatever_it_is_said_to_be(
+    complete: Desk,
+) -> None:
     await complete.credits.hold(DEDUCT)
-    await complete.credits.release(Reservation(key="k", user_id="rich", amount=99, action="sample_generation"))
+    await complete.credits.release(
+        Reservation(key="k", user_id="rich", amount=99, action="sample_generation")
+    )
     assert await complete.balance("rich") == 100

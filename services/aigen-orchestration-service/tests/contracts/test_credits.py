@@ -1,4 +1,6 @@
-"""The suite of the Credits port on every adapter: our ledger, a billing adapter, and both generations of Odoo."""
+"""The suite of the Credits port on every adapter: our ledger, a billing adapter, and both
+generations of Odoo.
+"""
 
 from collections.abc import AsyncIterator
 
@@ -39,13 +41,20 @@ async def _ledger(database_url: str) -> AsyncIterator[Bank]:
     ledger = Ledger(database)
 
     async def give(user_id: str, amount: int, plan: str) -> None:
-        await ledger.grant(user_id, amount, operation=f"{user_id}{amount}", reason="test", plan=plan)
+        await ledger.grant(
+            user_id, amount, operation=f"{user_id}{amount}", reason="test", plan=plan
+        )
 
     async def balance(user_id: str) -> int:
         return (await ledger.account(user_id)).balance
 
     yield Bank(LocalCredits(ledger), give, balance)
-    assert await database.fetch("SELECT operation FROM credit_entries GROUP BY 1 HAVING sum(amount) <> 0") == []
+    assert (
+        await database.fetch(
+            "SELECT operation FROM credit_entries GROUP BY 1 HAVING sum(amount) <> 0"
+        )
+        == []
+    )
     await database.close()
 
 

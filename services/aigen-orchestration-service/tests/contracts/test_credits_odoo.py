@@ -1,4 +1,6 @@
-"""Credits in Odoo when Odoo does not behave: nothing but a clear answer counts, and nothing is charged twice."""
+"""Credits in Odoo when Odoo does not behave: nothing but a clear answer counts, and nothing is
+charged twice.
+"""
 
 import asyncio
 import time
@@ -51,7 +53,9 @@ async def bank(odoo: StandIn, client: httpx.AsyncClient) -> Bank:
 
 
 @pytest.mark.parametrize("fault", ["error", "pool_full", "serialization", "error_after_work"])
-async def test_a_passing_trouble_is_asked_again_and_done_once(bank: Bank, odoo: StandIn, fault: str) -> None:
+async def test_a_passing_trouble_is_asked_again_and_done_once(
+    bank: Bank, odoo: StandIn, fault: str
+) -> None:
     await odoo.faults(fault)
     await bank.hold()
     assert await bank.balance() == 75
@@ -156,7 +160,9 @@ async def test_a_version_that_is_not_told_can_be_set() -> None:
 
 
 async def test_what_is_no_json_rpc_answer_is_unknown() -> None:
-    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=[]))) as strange:
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda _: httpx.Response(200, json=[]))
+    ) as strange:
         with pytest.raises(CreditsUnknownError):
             await StandIn(1).credits(strange, api="jsonrpc").entitlements("rich")
 
@@ -190,7 +196,9 @@ def test_a_flagged_account_stays_restricted_and_foreign_words_are_no_plan() -> N
 
 async def test_the_service_is_wired_to_it(odoo: StandIn, tmp_path: Path) -> None:
     url = f"{odoo.url.replace('http', 'odoo+http', 1)}/{DATABASE}"
-    settings = a_setting(url, credits_login=LOGIN, credits_api_key=KEY).model_copy(update={"data_dir": tmp_path})
+    settings = a_setting(url, credits_login=LOGIN, credits_api_key=KEY).model_copy(
+        update={"data_dir": tmp_path}
+    )
     service = Container(settings, database_url="postgresql://127.0.0.1:1/none")
     await odoo.give("wired", 25, "team")
     try:
@@ -212,9 +220,14 @@ def test_settings_name_server_and_database() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["odoo+https://odoo.example", "odoo+https://odoo.example/", "odoo+https://bot:key@odoo.example/creative",
-     "odoo+https://odoo.example/a/b", "odoo+ftp://odoo.example/creative"],
-)  # fmt: skip
+    [
+        "odoo+https://odoo.example",
+        "odoo+https://odoo.example/",
+        "odoo+https://bot:key@odoo.example/creative",
+        "odoo+https://odoo.example/a/b",
+        "odoo+ftp://odoo.example/creative",
+    ],
+)
 def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(ValidationError):
         a_setting(url)

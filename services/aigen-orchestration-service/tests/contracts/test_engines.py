@@ -36,7 +36,10 @@ SECRETS = CallbackSecrets(["a-secret-of-the-tests"])
 
 def a_final_job() -> GenerationRequest:
     return a_request(
-        stage=Stage.FINAL, samples=four_samples(), selected_sample_id="sample-2", final_size=Size(2048, 2048)
+        stage=Stage.FINAL,
+        samples=four_samples(),
+        selected_sample_id="sample-2",
+        final_size=Size(2048, 2048),
     )
 
 
@@ -49,7 +52,9 @@ async def test_the_local_engine_takes_jobs_and_reports_each(tmp_path: Path) -> N
     decoder = PictureDecoder()
     engine = LocalEngine(AssetStore(tmp_path, public_url="http://x", decoder=decoder), report)
     assert engine.ready
-    assert [found.outcome for found in await engine.publish([a_request()])] == [PublicationOutcome.ACCEPTED]
+    assert [found.outcome for found in await engine.publish([a_request()])] == [
+        PublicationOutcome.ACCEPTED
+    ]
     await engine.start()
     try:
         kinds = [await asyncio.wait_for(reported.get(), 20) for _ in range(6)]
@@ -65,14 +70,25 @@ class Taken:
     def __init__(self, *, bound: bool = True) -> None:
         self.name = f"test.engine.{uuid4().hex[:8]}"
         self.jobs: asyncio.Queue[Delivery] = asyncio.Queue()
-        bindings = (Binding(self.name, self.name, "samples"), Binding(self.name, self.name, "final")) if bound else ()
-        topology = Topology((Exchange(self.name, "direct"),), (Queue(self.name, {"x-expires": 60_000}),), bindings)
+        bindings = (
+            (Binding(self.name, self.name, "samples"), Binding(self.name, self.name, "final"))
+            if bound
+            else ()
+        )
+        topology = Topology(
+            (Exchange(self.name, "direct"),), (Queue(self.name, {"x-expires": 60_000}),), bindings
+        )
         self.broker = Broker(RABBITMQ, topology=topology)
         self.broker.consume(self.name, self._take, prefetch=10)
         self.engine = RabbitMQEngine(
-            self.broker, exchange=self.name, routing_keys={stage: stage.value for stage in Stage}, secrets=SECRETS,
-            public_url="https://aigen.example/", policy=Policy(), now=now,
-        )  # fmt: skip
+            self.broker,
+            exchange=self.name,
+            routing_keys={stage: stage.value for stage in Stage},
+            secrets=SECRETS,
+            public_url="https://aigen.example/",
+            policy=Policy(),
+            now=now,
+        )
 
     async def __aenter__(self) -> Self:
         await self.broker.start()
@@ -98,8 +114,15 @@ async def test_a_job_arrives_with_all_that_a_worker_needs() -> None:
     job = orjson.loads(first.body)
     assert request.job_id is not None
     assert SECRETS.opens(job["callback_token"], request.job_id)
-    assert job["callback_url_sample_result"] == "https://aigen.example/api/v1/n8n-callbacks/sample-result"
-    assert (job["job_type"], job["sample_count"], job["sample_resolution"]) == ("sample_generation", 4, "512x512")
+    assert (
+        job["callback_url_sample_result"]
+        == "https://aigen.example/api/v1/n8n-callbacks/sample-result"
+    )
+    assert (job["job_type"], job["sample_count"], job["sample_resolution"]) == (
+        "sample_generation",
+        4,
+        "512x512",
+    )
     final = orjson.loads(second.body)
     assert (final["job_type"], final["final_resolution"]) == ("final_generation", "2048x2048")
     assert final["selected_sample"]["asset_id"] == "sample-2"
@@ -111,7 +134,7 @@ async def test_a_job_that_no_queue_takes_is_refused() -> None:
     assert publication.outcome is PublicationOutcome.REFUSED
 
 
-async def test_a_job_handed_to_a_broker_that_is_away_is_unknown_and_the_engine_says_that_it_is_not_ready() -> None:
+async def test_publish_with_the_broker_away_is_unknown_and_the_engine_is_not_ready() -> None:
     taken = Taken()
     assert not taken.engine.ready
     (publication,) = await taken.engine.publish([a_request()])
@@ -119,7 +142,9 @@ async def test_a_job_handed_to_a_broker_that_is_away_is_unknown_and_the_engine_s
 
 
 @pytest.mark.parametrize("job", [a_request(), a_final_job()], ids=["samples", "final"])
-def test_a_job_stays_below_twenty_kilobytes_even_with_the_largest_brief(job: GenerationRequest) -> None:
+def test_a_job_stays_below_twenty_kilobytes_even_with_the_largest_brief(
+    job: GenerationRequest,
+) -> None:
     from dataclasses import replace  # noqa: PLC0415
 
     from creativeflow.services.aigeneration.api.schemas.generations import BRIEF_MAX_BYTES  # noqa: PLC0415

@@ -11,28 +11,49 @@ import pytest
 from creativeflow.services.aigeneration.adapters.notifications.http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notifications.log import LogNotifier
 from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import RabbitMQNotifier
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import AckDecision, Broker, Delivery, Queue, Topology
-from creativeflow.services.aigeneration.ports import Notifier, NotifierRefusedError, NotifierUnavailableError
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    AckDecision,
+    Broker,
+    Delivery,
+    Queue,
+    Topology,
+)
+from creativeflow.services.aigeneration.ports import (
+    Notifier,
+    NotifierRefusedError,
+    NotifierUnavailableError,
+)
 from tests.support.services import RABBITMQ
 
 NOTIFICATION = {
-    "event_id": "0195940d-0000-7000-8000-00000000000b", "event_type": "samples_ready", "user_id": "user-7",
-    "correlation_id": "c-1", "locale": "en-US", "at": "2026-03-14T09:26:53Z",
+    "event_id": "0195940d-0000-7000-8000-00000000000b",
+    "event_type": "samples_ready",
+    "user_id": "user-7",
+    "correlation_id": "c-1",
+    "locale": "en-US",
+    "at": "2026-03-14T09:26:53Z",
     "data": {"generation_request_id": "r-1", "samples": []},
-}  # fmt: skip
+}
 EXPECTED = {
-    "user_id": "user-7", "event_type": "samples_ready", "target_channels": ["websocket"],
+    "user_id": "user-7",
+    "event_type": "samples_ready",
+    "target_channels": ["websocket"],
     "data": {
-        "generation_request_id": "r-1", "samples": [], "event_id": NOTIFICATION["event_id"],
-        "at": "2026-03-14T09:26:53Z", "locale": "en-US",
+        "generation_request_id": "r-1",
+        "samples": [],
+        "event_id": NOTIFICATION["event_id"],
+        "at": "2026-03-14T09:26:53Z",
+        "locale": "en-US",
     },
-}  # fmt: skip
+}
 
 Received = Callable[[], Awaitable[list[dict[str, object]]]]
 
 
 @pytest.fixture(params=["log", "http", "rabbitmq"])
-async def receiver(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Notifier, Received | None]]:
+async def receiver(
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[tuple[Notifier, Received | None]]:
     """Each notifier with a look at what arrived; a log has no other side."""
     if request.param == "log":
         yield LogNotifier(), None
@@ -49,7 +70,10 @@ async def receiver(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Notifi
             return arrived
 
         async with httpx.AsyncClient(transport=httpx.MockTransport(take)) as client:
-            yield HttpNotifier(client, url="https://n/x", api_key="key", channels=["websocket"]), all_posts
+            yield (
+                HttpNotifier(client, url="https://n/x", api_key="key", channels=["websocket"]),
+                all_posts,
+            )
     else:
         async with a_queue() as (broker, name, taken):
             yield RabbitMQNotifier(broker, queue=name, channels=["websocket"]), taken
@@ -73,7 +97,9 @@ class _Queue:
         async def first() -> list[dict[str, object]]:
             return [await asyncio.wait_for(arrived.get(), 10)]
 
-        self.broker = Broker(RABBITMQ, topology=Topology((), (Queue(self.name, {"x-expires": 60_000}),), ()))
+        self.broker = Broker(
+            RABBITMQ, topology=Topology((), (Queue(self.name, {"x-expires": 60_000}),), ())
+        )
         self.broker.consume(self.name, take, prefetch=5)
         await self.broker.start()
         assert await self.broker.wait_connected(10)
@@ -112,13 +138,17 @@ async def test_no_answer_at_all_is_unavailable() -> None:
 
 async def post(answer: Callable[[httpx.Request], httpx.Response]) -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-        await HttpNotifier(client, url="https://n/x", api_key=None, channels=["websocket"]).send(NOTIFICATION)
+        await HttpNotifier(client, url="https://n/x", api_key=None, channels=["websocket"]).send(
+            NOTIFICATION
+        )
 
 
 async def test_a_queue_that_is_not_there_is_refused_with_a_way_on() -> None:
     async with a_queue() as (broker, _, _):
         with pytest.raises(NotifierRefusedError, match="declare it, then replay"):
-            await RabbitMQNotifier(broker, queue="no.such.queue", channels=["websocket"]).send(NOTIFICATION)
+            await RabbitMQNotifier(broker, queue="no.such.queue", channels=["websocket"]).send(
+                NOTIFICATION
+            )
 
 
 async def test_a_broker_that_is_away_is_unavailable_and_asked_again_soon() -> None:

@@ -1,4 +1,6 @@
-"""Fixtures of the journeys: callers over HTTP whose test plays dispatcher, worker and relay by hand."""
+"""Fixtures of the journeys: callers over HTTP whose test plays dispatcher, worker and relay by
+hand.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -36,7 +38,9 @@ async def client(world: ServiceUnderTest) -> AsyncIterator[Caller]:
 async def make_client(
     make_world: Callable[..., ServiceUnderTest], settings: Settings
 ) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
-    """Makes callers of services with other settings on the test's database; the invariants are asked at the end."""
+    """Makes callers of services with other settings on the test's database; the invariants are
+    asked at the end.
+    """
     made: list[Caller] = []
     async with AsyncExitStack() as stack:
 
@@ -52,7 +56,9 @@ async def make_client(
 
 @pytest.fixture(scope="module")
 def module_database_url(admin_url: str, template: str) -> Iterator[str]:
-    """A database that the tests of one module share, because each proves that it leaves nothing behind."""
+    """A database that the tests of one module share, because each proves that it leaves nothing
+    behind.
+    """
     with a_database_outside(admin_url, "aigen_test", template) as url:
         yield url
 
@@ -61,7 +67,9 @@ def module_database_url(admin_url: str, template: str) -> Iterator[str]:
 async def make_shared(
     module_database_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
-    """Makes callers that the tests of one module share; the invariants are asked when the module is over."""
+    """Makes callers that the tests of one module share; the invariants are asked when the module is
+    over.
+    """
     settings = Settings(
         _env_file=None,  # type: ignore[call-arg]
         data_dir=tmp_path_factory.mktemp("shared"),

@@ -1,4 +1,6 @@
-"""What the journeys share: a caller over HTTP with its world, and what every refusal must look like."""
+"""What the journeys share: a caller over HTTP with its world, and what every refusal must look
+like.
+"""
 
 import inspect
 import re
@@ -25,7 +27,8 @@ NOBODY = "01950000-0000-7000-8000-000000000000"
 
 _FIELDS = {"type", "title", "status", "detail", "instance", "code", "retryable", "request_id"}
 _WAY_ON = re.compile(
-    r"\b(Correct|Send|Check|Use|Try|try|Wait|Upgrade|Top up|Get a new|Sign in|Leave|Start|Shorten|Read|Repeat|"
+    r"\b(Correct|Send|Check|Use|Try|try|Wait|Upgrade|Top up|Get a new|Sign"
+    r" in|Leave|Start|Shorten|Read|Repeat|"
     r"Contact|Pick|Stop|Change|lists what|wait for)\b"
 )
 _MODELS = {
@@ -35,14 +38,22 @@ _MODELS = {
     if issubclass(kind, BaseModel) and re.match(r"[A-Z][a-z]+[A-Z]", name)
 }
 _TECHNICAL = re.compile(
-    r"(?i:traceback|pydantic|asyncpg|sqlalchemy|starlette|fastapi|orjson|postgres|site-packages|<class|object at 0x"
-    r"|\bline \d+|\bselect \*|\binsert into)|[A-Za-z_]+\.py\b|NoneType|\b[A-Z][A-Za-z]+(Error|Exception)\b|\b("
+    r"(?i:traceback|pydantic|asyncpg|sqlalchemy|starlette|fastapi|orjson|postgres|site-packages|<class|object"
+    r" at 0x"
+    r"|\bline \d+|\bselect \*|\binsert"
+    r" into)|[A-Za-z_]+\.py\b|NoneType|\b[A-Z][A-Za-z]+(Error|Exception)\b|\b("
     + "|".join(sorted(_MODELS))
     + r")\b"
 )
 _COUNTED = (
-    "generation_requests", "generation_events", "holds", "outbox", "idempotency_keys", "credit_entries", "free_usage",
-)  # fmt: skip
+    "generation_requests",
+    "generation_events",
+    "holds",
+    "outbox",
+    "idempotency_keys",
+    "credit_entries",
+    "free_usage",
+)
 
 
 class Caller(httpx.AsyncClient):
@@ -53,15 +64,26 @@ class Caller(httpx.AsyncClient):
         self.app = app
         self.world = world
 
-    async def create(self, user_id: str = "user", *, headers: Mapping[str, str] | None = None, **brief: Any) -> Any:
+    async def create(
+        self, user_id: str = "user", *, headers: Mapping[str, str] | None = None, **brief: Any
+    ) -> Any:
         """Ask for a creative."""
-        return await self.post(REQUESTS, json={"user_id": user_id, **PLAIN, **brief}, headers=headers)
+        return await self.post(
+            REQUESTS, json={"user_id": user_id, **PLAIN, **brief}, headers=headers
+        )
 
     async def act(
-        self, request_id: object, action: str, *, headers: Mapping[str, str] | None = None, **body: Any
+        self,
+        request_id: object,
+        action: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **body: Any,
     ) -> Any:
         """Do something with a request, such as `act(id, "cancel")`."""
-        return await self.post(f"{REQUESTS}/{request_id}/{action}", json=body or None, headers=headers)
+        return await self.post(
+            f"{REQUESTS}/{request_id}/{action}", json=body or None, headers=headers
+        )
 
     async def look(self, request_id: object) -> dict[str, Any]:
         """The request as a caller sees it."""
@@ -79,7 +101,9 @@ class Caller(httpx.AsyncClient):
     async def completed(self, user_id: str = "user", **brief: Any) -> dict[str, Any]:
         """A request whose final has come."""
         shown = await self.with_samples(user_id, **brief)
-        chosen = await self.act(shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"])
+        chosen = await self.act(
+            shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"]
+        )
         assert chosen.status_code == httpx.codes.ACCEPTED, chosen.text
         await self.world.deliver(await self.world.next_job())
         return await self.look(shown["id"])
@@ -91,7 +115,9 @@ class Caller(httpx.AsyncClient):
         assert job.job_id is not None
         given = self.world.service.secrets.token(job.job_id) if token is None else token
         body = {"generation_request_id": str(job.id), "job_id": str(job.job_id), **said}
-        return await self.post(f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {given}"})
+        return await self.post(
+            f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {given}"}
+        )
 
     async def report_result(self, job: GenerationRequest) -> httpx.Response:
         """The good result of a job, as a worker sends it."""
@@ -112,12 +138,18 @@ class Footprint:
         """Count."""
         counts = [f"(SELECT count(*) FROM {table}) AS {table}" for table in _COUNTED]  # noqa: S608 - tables of ours
         row = await world.database.fetchrow(f"SELECT {', '.join(counts)}")
-        total = await world.database.fetchval("SELECT COALESCE(sum(balance), 0) FROM credit_accounts")
+        total = await world.database.fetchval(
+            "SELECT COALESCE(sum(balance), 0) FROM credit_accounts"
+        )
         return cls(rows=dict(row or {}), credits=int(total))
 
 
-def assert_problem(answer: httpx.Response, status: int, code: str, *, pointer: str | None = None) -> dict[str, Any]:
-    """The answer is this problem, whole, with a way on, without anything technical and without the prompt."""
+def assert_problem(
+    answer: httpx.Response, status: int, code: str, *, pointer: str | None = None
+) -> dict[str, Any]:
+    """The answer is this problem, whole, with a way on, without anything technical and without the
+    prompt.
+    """
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     document: dict[str, Any] = answer.json()

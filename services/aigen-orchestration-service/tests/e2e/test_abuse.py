@@ -36,7 +36,9 @@ OF_A_REQUEST = [
 
 
 @asynccontextmanager
-async def connected(address: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(
+    address: str,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A bare connection."""
     host, _, port = address.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -82,7 +84,9 @@ async def test_others_are_served_while_many_clients_dawdle(client: Caller) -> No
         }  # that is no fault of ours
 
 
-async def test_a_body_that_does_not_come_ends_the_call(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_come_ends_the_call(
+    client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _be_impatient(client, monkeypatch, BodyTimeout(0.4))
     async with listening(client) as address, connected(address) as (reader, writer):
         writer.write(head(500) + b'{"user_id": ')
@@ -91,7 +95,9 @@ async def test_a_body_that_does_not_come_ends_the_call(client: Caller, monkeypat
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "body_too_slow"
 
 
-async def test_a_byte_now_and_then_does_not_hold_a_call(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_byte_now_and_then_does_not_hold_a_call(
+    client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _be_impatient(client, monkeypatch, BodyTimeout(0.4))
     async with listening(client) as address, connected(address) as (reader, writer):
         writer.write(head(500))
@@ -134,7 +140,10 @@ async def _trickle(writer: asyncio.StreamWriter) -> None:
 
 async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_updates, "LISTENERS_PER_USER_MAX", 3)
-    mine, theirs = (await client.create("greedy")).json()["id"], (await client.create("modest")).json()["id"]
+    mine, theirs = (
+        (await client.create("greedy")).json()["id"],
+        (await client.create("modest")).json()["id"],
+    )
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(client))
         opened = [await _stream(stack, address, mine) for _ in range(3)]
@@ -149,7 +158,9 @@ async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.Monk
         await _stream(stack, address, mine)
 
 
-async def test_a_full_process_says_when_to_come_again(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_process_says_when_to_come_again(
+    client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live_updates, "LISTENERS_MAX", 1)
     ids = [(await client.create(f"user-{n}")).json()["id"] for n in range(2)]
     async with AsyncExitStack() as stack:
@@ -190,7 +201,9 @@ async def test_every_call_on_a_request_is_for_its_owner(two_users: Caller) -> No
     for method, path in OF_A_REQUEST:
         for who, headers in strangers.items():
             for request_id in (theirs["id"], str(uuid4())):
-                answer = await _call(two_users, method, path.replace("{request_id}", request_id), headers)
+                answer = await _call(
+                    two_users, method, path.replace("{request_id}", request_id), headers
+                )
                 assert answer.status_code == httpx.codes.NOT_FOUND, (who, method, path, answer.text)
         nobody = await _call(two_users, method, path.replace("{request_id}", theirs["id"]), {})
         assert nobody.status_code == httpx.codes.UNAUTHORIZED, (method, path)
@@ -206,7 +219,10 @@ async def _call(caller: Caller, method: str, path: str, headers: dict[str, str])
 # Sly clients: what they say is only said
 
 
-SLY = '\'; DROP TABLE holds; --\n"level": "error" \x1b[31m{request_id} %s ${jndi:ldap://x} \u2028forged'
+SLY = (
+    '\'; DROP TABLE holds; --\n"level": "error" \x1b[31m{request_id} %s ${jndi:ldap://x}'
+    " \u2028forged"
+)
 
 
 async def test_what_a_caller_says_stays_in_its_place_in_the_log(client: Caller) -> None:
@@ -217,9 +233,17 @@ async def test_what_a_caller_says_stays_in_its_place_in_the_log(client: Caller) 
         logger_factory=structlog.PrintLoggerFactory(told),
     )
     try:
-        sly = SLY.replace("\n", "%0A").replace("\x1b", "%1B").replace(" ", "%20").replace("\u2028", "%E2%80%A8")
+        sly = (
+            SLY.replace("\n", "%0A")
+            .replace("\x1b", "%1B")
+            .replace(" ", "%20")
+            .replace("\u2028", "%E2%80%A8")
+        )
         await client.get(f"/api/v1/{sly}?{sly}", headers={"X-Request-ID": "forged id: no"})
-        await client.get(REQUESTS, params={"user_id": SLY.replace("\n", " ").replace("\x1b", ""), "project_id": "'--"})
+        await client.get(
+            REQUESTS,
+            params={"user_id": SLY.replace("\n", " ").replace("\x1b", ""), "project_id": "'--"},
+        )
         await client.create(input_prompt='forged " words', project_id="p' OR 1=1 --")
     finally:
         structlog.reset_defaults()
@@ -236,7 +260,9 @@ async def test_words_of_sql_are_words(client: Caller) -> None:
     created = (await client.create("user'); --", input_prompt=words)).json()
     shown = await client.look(created["id"])
     assert shown["user_id"] == "user'); --"
-    assert shown["brief"]["input_prompt"] == " ".join(words.split("\u2028")) or "DROP TABLE" in str(shown["brief"])
+    assert shown["brief"]["input_prompt"] == " ".join(words.split("\u2028")) or "DROP TABLE" in str(
+        shown["brief"]
+    )
     listed = (await client.get(REQUESTS, params={"user_id": "user'); --"})).json()["items"]
     assert [item["id"] for item in listed] == [created["id"]]
     assert (await client.get(REQUESTS, params={"user_id": "' OR '1'='1"})).json()["items"] == []

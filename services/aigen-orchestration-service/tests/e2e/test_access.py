@@ -1,4 +1,6 @@
-"""Who may call, and what they see: services by key, users by token, operators by role, nobody else."""
+"""Who may call, and what they see: services by key, users by token, operators by role, nobody
+else.
+"""
 
 import asyncio
 import hashlib
@@ -24,10 +26,16 @@ from creativeflow.services.aigeneration.api import rate_limit
 from creativeflow.services.aigeneration.settings import Settings
 from tests.e2e.journey import NOBODY, OPERATIONS, PLAIN, REQUESTS, Caller, Footprint, assert_problem
 
-SERVICE_KEY, OPERATOR_KEY, HASHED_KEY = "the-key-of-the-shop", "the-key-of-the-operator", "a-key-only-its-owner-knows"
+SERVICE_KEY, OPERATOR_KEY, HASHED_KEY = (
+    "the-key-of-the-shop",
+    "the-key-of-the-operator",
+    "a-key-only-its-owner-knows",
+)
 JWT_SECRET = "the secret of the end users' tokens"
 DIGEST = hashlib.sha256(HASHED_KEY.encode()).hexdigest()
-KEYS = f"shop:service:{SERVICE_KEY},duty:operator:{OPERATOR_KEY},odoo:service:sha256${DIGEST.upper()}"
+KEYS = (
+    f"shop:service:{SERVICE_KEY},duty:operator:{OPERATOR_KEY},odoo:service:sha256${DIGEST.upper()}"
+)
 
 
 def by_key(key: str, user_id: str | None = None) -> dict[str, str]:
@@ -35,10 +43,14 @@ def by_key(key: str, user_id: str | None = None) -> dict[str, str]:
     return {"X-Internal-API-Key": key} | ({"X-User-ID": user_id} if user_id else {})
 
 
-def token(sub: str = "user", *, secret: Any = JWT_SECRET, algorithm: str = "HS256", **claims: Any) -> dict[str, str]:
+def token(
+    sub: str = "user", *, secret: Any = JWT_SECRET, algorithm: str = "HS256", **claims: Any
+) -> dict[str, str]:
     """The headers of an end user."""
     named = {"kid": claims.pop("kid")} if "kid" in claims else None
-    signed = jwt.encode({"sub": sub, "exp": int(time.time()) + 600, **claims}, secret, algorithm, named)
+    signed = jwt.encode(
+        {"sub": sub, "exp": int(time.time()) + 600, **claims}, secret, algorithm, named
+    )
     return {"Authorization": f"Bearer {signed}"}
 
 
@@ -74,12 +86,18 @@ async def test_an_open_service_takes_everybody_for_an_operator(client: Caller) -
     assert (await client.get(f"{OPERATIONS}/invariants")).status_code == httpx.codes.OK
 
 
-async def test_an_open_service_takes_no_calls_that_pages_of_other_sites_make(client: Caller) -> None:
+async def test_an_open_service_takes_no_calls_that_pages_of_other_sites_make(
+    client: Caller,
+) -> None:
     created = await made(client, {}, user_id="user")
     for site in ("cross-site", "same-site"):
         headers = {"Sec-Fetch-Site": site}
-        assert_problem(await client.act(created["id"], "cancel", headers=headers), 403, "csrf_failed")
-        assert (await client.get(f"{REQUESTS}/{created['id']}", headers=headers)).status_code == httpx.codes.OK
+        assert_problem(
+            await client.act(created["id"], "cancel", headers=headers), 403, "csrf_failed"
+        )
+        assert (
+            await client.get(f"{REQUESTS}/{created['id']}", headers=headers)
+        ).status_code == httpx.codes.OK
     own = await client.act(created["id"], "cancel", headers={"Sec-Fetch-Site": "same-origin"})
     assert own.status_code == httpx.codes.OK
 
@@ -87,15 +105,30 @@ async def test_an_open_service_takes_no_calls_that_pages_of_other_sites_make(cli
 @pytest.mark.parametrize(
     ("name", "status"),
     [
-        ("localhost:8000", 200), ("aigen", 200), ("studio.localhost", 200), ("127.0.0.1:8000", 200),
-        ("[::1]:8000", 200), ("own.example:443", 200), ("OWN.example.", 200), ("", 200),
-        ("evil.example", 403), ("own.example.evil.example", 403), ("127.0.0.1.evil.example:8000", 403), ("[::1.x", 403),
-        ("localhost.evil.example", 403), ("evil.example.", 403),
+        ("localhost:8000", 200),
+        ("aigen", 200),
+        ("studio.localhost", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("own.example:443", 200),
+        ("OWN.example.", 200),
+        ("", 200),
+        ("evil.example", 403),
+        ("own.example.evil.example", 403),
+        ("127.0.0.1.evil.example:8000", 403),
+        ("[::1.x", 403),
+        ("localhost.evil.example", 403),
+        ("evil.example.", 403),
     ],
-)  # fmt: skip
-async def test_an_open_service_answers_to_no_name_that_a_site_could_have(named: Caller, name: str, status: int) -> None:
+)
+async def test_an_open_service_answers_to_no_name_that_a_site_could_have(
+    named: Caller, name: str, status: int
+) -> None:
     """DNS rebinding: of a page whose own name leads to this machine the browser says nothing."""
-    for method, path, body in (("GET", REQUESTS, None), ("POST", f"{REQUESTS}/quote", PLAIN | {"user_id": "user"})):
+    for method, path, body in (
+        ("GET", REQUESTS, None),
+        ("POST", f"{REQUESTS}/quote", PLAIN | {"user_id": "user"}),
+    ):
         answer = await named.request(method, path, json=body, headers={"Host": name})
         assert answer.status_code == status, answer.text
         if status == httpx.codes.FORBIDDEN:
@@ -105,20 +138,29 @@ async def test_an_open_service_answers_to_no_name_that_a_site_could_have(named: 
 @pytest.mark.parametrize(
     ("host", "origin", "status"),
     [
-        ("127.0.0.1:8000", "http://127.0.0.1:8000", 200), ("localhost:8000", "http://localhost:8000", 200),
-        ("[::1]:8000", "http://[::1]:8000", 200), ("own.example", "https://own.example", 200),
-        ("127.0.0.1:8000", "http://127.0.0.1:9000", 403), ("127.0.0.1:8000", "http://evil.example", 403),
-        ("127.0.0.1:8000", "null", 403), ("127.0.0.1:8000", "http://[", 403), ("127.0.0.1:8000", "", 403),
-        ("0.0.0.0:8000", "http://0.0.0.0:8000", 403), ("evil:8000", "http://evil:8000", 403),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", 200),
+        ("localhost:8000", "http://localhost:8000", 200),
+        ("[::1]:8000", "http://[::1]:8000", 200),
+        ("own.example", "https://own.example", 200),
+        ("127.0.0.1:8000", "http://127.0.0.1:9000", 403),
+        ("127.0.0.1:8000", "http://evil.example", 403),
+        ("127.0.0.1:8000", "null", 403),
+        ("127.0.0.1:8000", "http://[", 403),
+        ("127.0.0.1:8000", "", 403),
+        ("0.0.0.0:8000", "http://0.0.0.0:8000", 403),
+        ("evil:8000", "http://evil:8000", 403),
         ("[::ffff:127.0.0.1]:8000", "http://[::ffff:127.0.0.1]:8000", 403),
-        ("[::]:8000", "http://[::]:8000", 403), ("192.0.2.7:8000", "http://192.0.2.7:8000", 403),
+        ("[::]:8000", "http://[::]:8000", 403),
+        ("192.0.2.7:8000", "http://192.0.2.7:8000", 403),
     ],
-)  # fmt: skip
+)
 async def test_open_service_with_a_foreign_origin_refuses_unsafe_methods(
     named: Caller, host: str, origin: str, status: int
 ) -> None:
     headers = {"Host": host, "Origin": origin}
-    answer = await named.post(f"{REQUESTS}/quote", json=PLAIN | {"user_id": "user"}, headers=headers)
+    answer = await named.post(
+        f"{REQUESTS}/quote", json=PLAIN | {"user_id": "user"}, headers=headers
+    )
     assert answer.status_code == status, answer.text
     if status == httpx.codes.FORBIDDEN:
         assert_problem(answer, 403, "csrf_failed")
@@ -159,10 +201,14 @@ async def test_a_service_acts_for_every_user_and_for_the_one_it_names(locked: Ca
     assert_problem(nobody, 422, "invalid_request", pointer="/user_id")
 
 
-async def test_a_key_that_is_kept_as_its_hash_opens_and_the_hash_itself_does_not(locked: Caller) -> None:
+async def test_a_key_that_is_kept_as_its_hash_opens_and_the_hash_itself_does_not(
+    locked: Caller,
+) -> None:
     assert (await locked.get(REQUESTS, headers=by_key(HASHED_KEY))).status_code == httpx.codes.OK
     for wrong in (DIGEST, f"sha256${DIGEST}"):
-        assert_problem(await locked.get(REQUESTS, headers=by_key(wrong)), 401, "invalid_credentials")
+        assert_problem(
+            await locked.get(REQUESTS, headers=by_key(wrong)), 401, "invalid_credentials"
+        )
 
 
 async def test_a_wrong_key_is_not_saved_by_a_right_token(locked: Caller) -> None:
@@ -173,10 +219,16 @@ async def test_a_wrong_key_is_not_saved_by_a_right_token(locked: Caller) -> None
 @pytest.mark.parametrize(
     "keys",
     [
-        "shop", "shop:service", "shop:service:", "shop:admin:a-key-of-enough-length", "shop:service:short", ":::",
-        "shop:service:sha256$", "shop:service:sha256$nonsense",
+        "shop",
+        "shop:service",
+        "shop:service:",
+        "shop:admin:a-key-of-enough-length",
+        "shop:service:short",
+        ":::",
+        "shop:service:sha256$",
+        "shop:service:sha256$nonsense",
     ],
-)  # fmt: skip
+)
 def test_keys_that_cannot_be_meant_stop_the_start(keys: str) -> None:
     with pytest.raises(ValidationError, match="API key"):
         Settings(_env_file=None, api_keys=keys)  # type: ignore[arg-type,call-arg]
@@ -196,7 +248,9 @@ async def test_a_user_starts_sees_and_steers_their_own_requests(locked: Caller) 
     user = f"user-{uuid4()}"
     mine = await made(locked, token(user))
     assert mine["user_id"] == user
-    assert (await locked.get(f"{REQUESTS}/{mine['id']}", headers=token(user))).status_code == httpx.codes.OK
+    assert (
+        await locked.get(f"{REQUESTS}/{mine['id']}", headers=token(user))
+    ).status_code == httpx.codes.OK
     listed = (await locked.get(REQUESTS, headers=token(user))).json()["items"]
     assert [item["id"] for item in listed] == [mine["id"]]
     assert (await locked.post(f"{REQUESTS}/{mine['id']}/cancel", headers=token(user))).is_success
@@ -207,17 +261,23 @@ async def test_a_user_starts_sees_and_steers_their_own_requests(locked: Caller) 
 @pytest.mark.parametrize(
     ("method", "action", "body"),
     [
-        ("GET", "", None), ("GET", "/events", None), ("GET", "/stream", None),
-        ("POST", "/select-sample", {"selected_sample_id": "a"}), ("POST", "/regenerate-samples", None),
-        ("POST", "/retry", None), ("POST", "/cancel", None),
+        ("GET", "", None),
+        ("GET", "/events", None),
+        ("GET", "/stream", None),
+        ("POST", "/select-sample", {"selected_sample_id": "a"}),
+        ("POST", "/regenerate-samples", None),
+        ("POST", "/retry", None),
+        ("POST", "/cancel", None),
     ],
-)  # fmt: skip
+)
 async def test_a_user_finds_nothing_where_somebody_elses_request_is(
     locked: Caller, method: str, action: str, body: dict[str, Any] | None
 ) -> None:
     foreign = await made(locked, token("other"))
     before = await Footprint.of(locked.world)
-    answer = await locked.request(method, f"{REQUESTS}/{foreign['id']}{action}", json=body, headers=token())
+    answer = await locked.request(
+        method, f"{REQUESTS}/{foreign['id']}{action}", json=body, headers=token()
+    )
     assert_problem(answer, 404, "not_found")
     hidden = await locked.get(REQUESTS, params={"user_id": "other"}, headers=token())
     assert hidden.json()["items"] == []
@@ -229,21 +289,41 @@ async def test_a_user_can_act_for_nobody_else(locked: Caller) -> None:
     for path in (REQUESTS, f"{REQUESTS}/quote"):
         answer = await locked.post(path, json=PLAIN | {"user_id": "other"}, headers=token())
         assert_problem(answer, 403, "user_mismatch")
-    assert_problem(await locked.get(REQUESTS, headers=token() | {"X-User-ID": "other"}), 403, "user_mismatch")
+    assert_problem(
+        await locked.get(REQUESTS, headers=token() | {"X-User-ID": "other"}), 403, "user_mismatch"
+    )
     assert await Footprint.of(locked.world) == before
 
 
 async def test_an_operator_by_token_sees_all_and_runs_operations(locked: Caller) -> None:
     foreign = await made(locked, token("other"))
     operator = token("alice", roles=["operator"])
-    assert (await locked.get(f"{REQUESTS}/{foreign['id']}", headers=operator)).status_code == httpx.codes.OK
-    assert (await locked.get(f"{OPERATIONS}/invariants", headers=operator)).status_code == httpx.codes.OK
-    narrowed = await locked.get(f"{REQUESTS}/{foreign['id']}", headers=operator | {"X-User-ID": "user"})
+    assert (
+        await locked.get(f"{REQUESTS}/{foreign['id']}", headers=operator)
+    ).status_code == httpx.codes.OK
+    assert (
+        await locked.get(f"{OPERATIONS}/invariants", headers=operator)
+    ).status_code == httpx.codes.OK
+    narrowed = await locked.get(
+        f"{REQUESTS}/{foreign['id']}", headers=operator | {"X-User-ID": "user"}
+    )
     assert_problem(narrowed, 404, "not_found")
 
 
 @pytest.mark.parametrize(
-    "roles", [None, "operator", [], ["user"], {"operator": True}, ["Operator"], ["operators"], [["operator"]], 1, True]
+    "roles",
+    [
+        None,
+        "operator",
+        [],
+        ["user"],
+        {"operator": True},
+        ["Operator"],
+        ["operators"],
+        [["operator"]],
+        1,
+        True,
+    ],
 )
 async def test_only_the_role_itself_makes_an_operator(locked: Caller, roles: object) -> None:
     answer = await locked.get(f"{OPERATIONS}/invariants", headers=token(roles=roles))
@@ -256,9 +336,15 @@ async def test_where_only_keys_are_set_no_token_opens_and_the_other_way_round(
 ) -> None:
     keys_only = await make_shared(api_keys=KEYS)
     assert_problem(await keys_only.get(REQUESTS, headers=token()), 401, "invalid_credentials")
-    assert_problem(await keys_only.get(REQUESTS, headers=token(secret=SERVICE_KEY * 2)), 401, "invalid_credentials")
+    assert_problem(
+        await keys_only.get(REQUESTS, headers=token(secret=SERVICE_KEY * 2)),
+        401,
+        "invalid_credentials",
+    )
     tokens_only = await make_shared(jwt_secret=JWT_SECRET)
-    assert_problem(await tokens_only.get(REQUESTS, headers=by_key(SERVICE_KEY)), 401, "invalid_credentials")
+    assert_problem(
+        await tokens_only.get(REQUESTS, headers=by_key(SERVICE_KEY)), 401, "invalid_credentials"
+    )
     assert (await tokens_only.get(REQUESTS, headers=token())).status_code == httpx.codes.OK
 
 
@@ -270,8 +356,12 @@ class KeySet:
     """A key set on a server of its own, the private keys to it, and how it answers."""
 
     url: str = ""
-    rsa_key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
-    ec_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    rsa_key: rsa.RSAPrivateKey = field(
+        default_factory=lambda: rsa.generate_private_key(65537, 2048)
+    )
+    ec_key: ec.EllipticCurvePrivateKey = field(
+        default_factory=lambda: ec.generate_private_key(ec.SECP256R1())
+    )
     body: bytes = b""
     status: int = 200
     asked: int = 0
@@ -279,8 +369,10 @@ class KeySet:
     def publish(self) -> None:
         """Offer the public halves of the keys."""
         keys = [
-            json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.rsa_key.public_key())) | {"kid": "r1", "use": "sig"},
-            json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.ec_key.public_key())) | {"kid": "e1", "use": "sig"},
+            json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.rsa_key.public_key()))
+            | {"kid": "r1", "use": "sig"},
+            json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.ec_key.public_key()))
+            | {"kid": "e1", "use": "sig"},
         ]
         self.body, self.status = json.dumps({"keys": keys}).encode(), 200
 
@@ -320,19 +412,26 @@ def key_set() -> Iterator[KeySet]:
 
 @pytest.fixture
 async def by_key_set(make_shared: Callable[..., Awaitable[Caller]], key_set: KeySet) -> Caller:
-    """A caller of a service that believes the key set and nothing else; fresh, so that nothing is remembered."""
+    """A caller of a service that believes the key set and nothing else; fresh, so that nothing is
+    remembered.
+    """
     key_set.publish()
     return await make_shared(jwks_url=key_set.url, jwt_audience="aigen")
 
 
 async def test_tokens_of_the_key_set_open(by_key_set: Caller, key_set: KeySet) -> None:
-    signers: tuple[tuple[Any, str, str], ...] = ((key_set.rsa_key, "RS256", "r1"), (key_set.ec_key, "ES256", "e1"))
+    signers: tuple[tuple[Any, str, str], ...] = (
+        (key_set.rsa_key, "RS256", "r1"),
+        (key_set.ec_key, "ES256", "e1"),
+    )
     for secret, algorithm, kid in signers:
         headers = token(secret=secret, algorithm=algorithm, kid=kid, aud="aigen")
         assert (await by_key_set.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
 
 
-async def test_the_key_set_is_asked_once_for_many_calls(by_key_set: Caller, key_set: KeySet) -> None:
+async def test_the_key_set_is_asked_once_for_many_calls(
+    by_key_set: Caller, key_set: KeySet
+) -> None:
     before = key_set.asked
     headers = token(secret=key_set.rsa_key, algorithm="RS256", kid="r1", aud="aigen")
     answers = await asyncio.gather(*(by_key_set.get(REQUESTS, headers=headers) for _ in range(10)))
@@ -340,7 +439,9 @@ async def test_the_key_set_is_asked_once_for_many_calls(by_key_set: Caller, key_
     assert key_set.asked == before + 1
 
 
-async def test_made_up_key_names_do_not_make_us_ask_again_and_again(by_key_set: Caller, key_set: KeySet) -> None:
+async def test_made_up_key_names_do_not_make_us_ask_again_and_again(
+    by_key_set: Caller, key_set: KeySet
+) -> None:
     headers = token(secret=key_set.rsa_key, algorithm="RS256", kid="r1", aud="aigen")
     assert (await by_key_set.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
     before = key_set.asked
@@ -363,18 +464,26 @@ FORGED: dict[str, Callable[[KeySet], dict[str, str]]] = {
     "signed by somebody else": lambda _keys: token(
         secret=rsa.generate_private_key(65537, 2048), algorithm="RS256", kid="r1", aud="aigen"
     ),
-    "another audience": lambda keys: token(secret=keys.rsa_key, algorithm="RS256", kid="r1", aud="another"),
+    "another audience": lambda keys: token(
+        secret=keys.rsa_key, algorithm="RS256", kid="r1", aud="another"
+    ),
     "no audience": lambda keys: token(secret=keys.rsa_key, algorithm="RS256", kid="r1"),
     "no kid": lambda keys: token(secret=keys.rsa_key, algorithm="RS256", aud="aigen"),
-    "the kid of another kind of key": lambda keys: token(secret=keys.rsa_key, algorithm="RS256", kid="e1", aud="aigen"),
+    "the kid of another kind of key": lambda keys: token(
+        secret=keys.rsa_key, algorithm="RS256", kid="e1", aud="aigen"
+    ),
     "HS256 with the public key": lambda keys: _confused(keys, "HS256"),
     "RS256 in name, HS256 in deed": lambda keys: _confused(keys, "RS256"),
-    "an algorithm not asked for": lambda keys: token(secret=keys.rsa_key, algorithm="PS256", kid="r1", aud="aigen"),
+    "an algorithm not asked for": lambda keys: token(
+        secret=keys.rsa_key, algorithm="PS256", kid="r1", aud="aigen"
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", FORGED)
-async def test_a_forged_token_of_the_key_set_opens_nothing(by_key_set: Caller, key_set: KeySet, kind: str) -> None:
+async def test_a_forged_token_of_the_key_set_opens_nothing(
+    by_key_set: Caller, key_set: KeySet, kind: str
+) -> None:
     answer = await by_key_set.get(REQUESTS, headers=FORGED[kind](key_set))
     assert_problem(answer, 401, "invalid_credentials")
 
@@ -393,14 +502,17 @@ async def test_the_public_key_is_no_secret_even_where_both_kinds_of_token_are_ta
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(500, b"{}"), (200, b"<html>down for maintenance</html>"), (200, b'{"keys": []}')]
+    ("status", "body"),
+    [(500, b"{}"), (200, b"<html>down for maintenance</html>"), (200, b'{"keys": []}')],
 )
 async def test_a_key_set_that_cannot_be_read_is_not_the_users_fault(
     by_key_set: Caller, key_set: KeySet, status: int, body: bytes
 ) -> None:
     headers = token(secret=key_set.rsa_key, algorithm="RS256", kid="r1", aud="aigen")
     key_set.status, key_set.body = status, body
-    document = assert_problem(await by_key_set.get(REQUESTS, headers=headers), 503, "service_unavailable")
+    document = assert_problem(
+        await by_key_set.get(REQUESTS, headers=headers), 503, "service_unavailable"
+    )
     assert document["retryable"]
     key_set.publish()
     assert (await by_key_set.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
@@ -409,9 +521,18 @@ async def test_a_key_set_that_cannot_be_read_is_not_the_users_fault(
 # Every address
 
 PUBLIC = {
-    "/health", "/ready", "/metrics", "/docs", "/docs/{name}", "/openapi.json", "/problems/{code}",
-    "/assets/{name}", "/", "/sign-in", "/static/web/{digest}/{name:path}",
-}  # fmt: skip
+    "/health",
+    "/ready",
+    "/metrics",
+    "/docs",
+    "/docs/{name}",
+    "/openapi.json",
+    "/problems/{code}",
+    "/assets/{name}",
+    "/",
+    "/sign-in",
+    "/static/web/{digest}/{name:path}",
+}
 PAGES = ("/studio", "/console", "/sign-in/", "/sign-out")
 CALLBACK = "/api/v1/n8n-callbacks/"
 
@@ -434,17 +555,30 @@ def filled(path: str) -> str:
 async def test_every_address_is_public_on_purpose_or_refuses_strangers(locked: Caller) -> None:
     described = (await locked.get("/openapi.json")).json()["paths"]
     found = set(addresses(locked.app.routes))
-    assert found >= {(method.upper(), path) for path, entries in described.items() for method in entries}
-    guarded = {(method, path) for method, path in found if path not in PUBLIC and not path.startswith(CALLBACK)}
+    assert found >= {
+        (method.upper(), path) for path, entries in described.items() for method in entries
+    }
+    guarded = {
+        (method, path)
+        for method, path in found
+        if path not in PUBLIC and not path.startswith(CALLBACK)
+    }
     assert {path for _, path in found if path in PUBLIC} == PUBLIC
     assert len(guarded) > 15
     for method, path in sorted(guarded):
-        for headers in ({}, {"X-User-ID": "user"}, {"X-Forwarded-User": "root"}, {"Cookie": "aigen_session=s1.W10.x"}):
+        for headers in (
+            {},
+            {"X-User-ID": "user"},
+            {"X-Forwarded-User": "root"},
+            {"Cookie": "aigen_session=s1.W10.x"},
+        ):
             answer = await locked.request(method, filled(path), headers=headers)
             if path.startswith(PAGES):
                 assert_sign_in(answer, method, path)
                 continue
-            assert answer.status_code == httpx.codes.UNAUTHORIZED, f"{method} {path}: {answer.status_code}"
+            assert answer.status_code == httpx.codes.UNAUTHORIZED, (
+                f"{method} {path}: {answer.status_code}"
+            )
             assert_problem(answer, 401, "authentication_required")
 
 
@@ -454,7 +588,9 @@ def assert_sign_in(answer: httpx.Response, method: str, path: str) -> None:
         assert answer.status_code == httpx.codes.SEE_OTHER, f"{method} {path}: {answer.status_code}"
         assert (answer.headers["location"].partition("?")[0], answer.content) == ("/sign-in", b"")
     else:
-        assert answer.status_code == httpx.codes.UNAUTHORIZED, f"{method} {path}: {answer.status_code}"
+        assert answer.status_code == httpx.codes.UNAUTHORIZED, (
+            f"{method} {path}: {answer.status_code}"
+        )
         assert "Please sign in" in answer.text
 
 
@@ -463,18 +599,33 @@ async def test_pages_of_operators_are_for_operators_only(locked: Caller) -> None
     service = sessions.of_key(locked.app.state.gate.key(SERVICE_KEY), "user")
     for method, path in sorted(addresses(locked.app.routes)):
         if path.startswith("/console"):
-            headers = {"Cookie": f"{sessions.cookie}={sessions.seal(service)}", "X-CSRF-Token": sessions.csrf(service)}
+            headers = {
+                "Cookie": f"{sessions.cookie}={sessions.seal(service)}",
+                "X-CSRF-Token": sessions.csrf(service),
+            }
             answer = await locked.request(method, filled(path), headers=headers)
-            assert answer.status_code == httpx.codes.FORBIDDEN, f"{method} {path}: {answer.status_code}"
+            assert answer.status_code == httpx.codes.FORBIDDEN, (
+                f"{method} {path}: {answer.status_code}"
+            )
 
 
-async def test_callbacks_ask_for_the_token_of_the_job_and_take_no_key_of_a_service(locked: Caller) -> None:
+async def test_callbacks_ask_for_the_token_of_the_job_and_take_no_key_of_a_service(
+    locked: Caller,
+) -> None:
     kinds = {path for _, path in addresses(locked.app.routes) if path.startswith(CALLBACK)}
     assert len(kinds) == 6
     body = {
-        "generation_request_id": NOBODY, "job_id": NOBODY, "samples": [], "error_code": "x",
-        "final_asset": {"asset_id": "a", "url": "https://s/a", "resolution": "1x1", "format": "png"},
-    }  # fmt: skip
+        "generation_request_id": NOBODY,
+        "job_id": NOBODY,
+        "samples": [],
+        "error_code": "x",
+        "final_asset": {
+            "asset_id": "a",
+            "url": "https://s/a",
+            "resolution": "1x1",
+            "format": "png",
+        },
+    }
     for path in sorted(kinds):
         for headers in ({}, by_key(OPERATOR_KEY), token(roles=["operator"])):
             answer = await locked.post(path, params={"job_id": NOBODY}, json=body, headers=headers)
@@ -482,12 +633,18 @@ async def test_callbacks_ask_for_the_token_of_the_job_and_take_no_key_of_a_servi
 
 
 async def test_operations_are_for_operators_only(locked: Caller) -> None:
-    operations = [(method, path) for method, path in addresses(locked.app.routes) if path.startswith(OPERATIONS)]
+    operations = [
+        (method, path)
+        for method, path in addresses(locked.app.routes)
+        if path.startswith(OPERATIONS)
+    ]
     assert len(operations) >= 9
     before = await Footprint.of(locked.world)
     for method, path in operations:
         for headers in (by_key(SERVICE_KEY), by_key(HASHED_KEY, "user"), token()):
-            assert_problem(await locked.request(method, filled(path), headers=headers), 403, "forbidden")
+            assert_problem(
+                await locked.request(method, filled(path), headers=headers), 403, "forbidden"
+            )
         assert_problem(await locked.request(method, filled(path)), 401, "authentication_required")
         allowed = await locked.request(method, filled(path), headers=by_key(OPERATOR_KEY))
         assert allowed.status_code in {200, 404, 422}, f"{method} {path}: {allowed.text}"
@@ -562,8 +719,12 @@ async def test_a_user_who_is_called_like_a_service_does_not_use_up_its_limit_or_
     assert ours.json()["id"] != theirs.json()["id"]
 
 
-@pytest.mark.parametrize("headers", [{}, {"X-Internal-API-Key": "wrong"}, {"Authorization": "Bearer a.b.c"}])
-async def test_body_of_an_unauthenticated_caller_is_not_read(locked: Caller, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers", [{}, {"X-Internal-API-Key": "wrong"}, {"Authorization": "Bearer a.b.c"}]
+)
+async def test_body_of_an_unauthenticated_caller_is_not_read(
+    locked: Caller, headers: dict[str, str]
+) -> None:
     read = 0
 
     async def body() -> AsyncIterator[bytes]:
@@ -573,7 +734,12 @@ async def test_body_of_an_unauthenticated_caller_is_not_read(locked: Caller, hea
             yield b'{"user_id": '
 
     headers |= {"Content-Type": "application/json"}
-    for path in (REQUESTS, f"{REQUESTS}/quote", f"{REQUESTS}/{uuid4()}/cancel", "/api/v1/operations/credits/grants"):
+    for path in (
+        REQUESTS,
+        f"{REQUESTS}/quote",
+        f"{REQUESTS}/{uuid4()}/cancel",
+        "/api/v1/operations/credits/grants",
+    ):
         answer = await locked.post(path, content=body(), headers=headers)
         assert answer.status_code == httpx.codes.UNAUTHORIZED, path
     assert read == 0

@@ -1,4 +1,6 @@
-"""Money as an operator sees it over HTTP: quotes that bind, flags, holds in doubt, usage, reconciliation."""
+"""Money as an operator sees it over HTTP: quotes that bind, flags, holds in doubt, usage,
+reconciliation.
+"""
 
 import csv
 import io
@@ -29,7 +31,12 @@ async def read(caller: Caller, path: str) -> Any:
 
 async def quote(caller: Caller, **brief: Any) -> dict[str, Any]:
     """The quote of a plain request."""
-    body = {"user_id": "user", "input_prompt": "A lighthouse", "output_format": "InstagramPost_1x1", **brief}
+    body = {
+        "user_id": "user",
+        "input_prompt": "A lighthouse",
+        "output_format": "InstagramPost_1x1",
+        **brief,
+    }
     answer = await caller.post(f"{REQUESTS}/quote", json=body)
     assert answer.status_code == httpx.codes.OK, answer.text
     found: dict[str, Any] = answer.json()
@@ -50,8 +57,15 @@ async def test_a_quote_is_accepted_by_every_action_that_costs(paying: Caller) ->
     assert again.status_code == httpx.codes.ACCEPTED
     await paying.world.deliver(await paying.world.next_job())
     sample = (await paying.look(request_id))["samples"][0]["asset_id"]
-    chosen = await paying.act(request_id, "select-sample", selected_sample_id=sample, quote_id=quote_id)
-    assert chosen.json()["cost"] == {"samples": "0.50", "final": "1.00", "total": "1.50", "held": "1.00"}
+    chosen = await paying.act(
+        request_id, "select-sample", selected_sample_id=sample, quote_id=quote_id
+    )
+    assert chosen.json()["cost"] == {
+        "samples": "0.50",
+        "final": "1.00",
+        "total": "1.50",
+        "held": "1.00",
+    }
     await paying.act(request_id, "cancel")
     retried = await paying.act(request_id, "retry", quote_id=quote_id)
     assert retried.status_code == httpx.codes.ACCEPTED
@@ -66,15 +80,21 @@ async def test_a_price_that_changed_is_409_and_charges_nothing(paying: Caller) -
 
 async def test_a_quote_that_is_none_names_its_field(paying: Caller) -> None:
     for wrong in ("nothing", (await quote(paying))["quote_id"][:-2]):
-        assert_problem(await paying.create(quote_id=wrong), 422, "invalid_request", pointer="/quote_id")
+        assert_problem(
+            await paying.create(quote_id=wrong), 422, "invalid_request", pointer="/quote_id"
+        )
     for wrong in ("", "x" * 500):
-        assert_problem(await paying.create(quote_id=wrong), 422, "invalid_request", pointer="/quote_id")
+        assert_problem(
+            await paying.create(quote_id=wrong), 422, "invalid_request", pointer="/quote_id"
+        )
 
 
 # Flags
 
 
-async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(paying: Caller) -> None:
+async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(
+    paying: Caller,
+) -> None:
     await paying.world.service.flags.raise_("user", "charge_failed", paying.world.clock())
     paying.world.service.entitlements.forget("user")
     assert_problem(await paying.create(), 403, "account_restricted")
@@ -85,12 +105,16 @@ async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(pa
 
     answer = await paying.post(f"{OPERATIONS}/users/user/clear", json={"note": "paid by invoice 7"})
     assert answer.json() == {"cleared": 1}
-    assert (await paying.post(f"{OPERATIONS}/users/user/clear", json={"note": "again"})).json() == {"cleared": 0}
+    assert (await paying.post(f"{OPERATIONS}/users/user/clear", json={"note": "again"})).json() == {
+        "cleared": 0
+    }
     assert await read(paying, "flags") == {"items": []}
     assert (await paying.create()).status_code == httpx.codes.ACCEPTED
     row = await paying.world.database.fetchrow("SELECT cleared_by, note FROM account_flags")
     assert tuple(row or ()) == ("open", "paid by invoice 7")
-    assert_problem(await paying.post(f"{OPERATIONS}/users/user/clear", json={}), 422, "invalid_request")
+    assert_problem(
+        await paying.post(f"{OPERATIONS}/users/user/clear", json={}), 422, "invalid_request"
+    )
 
 
 # Holds in doubt
@@ -102,8 +126,14 @@ async def test_a_hold_in_doubt_is_listed_and_decided(paying: Caller) -> None:
     paying.world.clock.advance(minutes=1)
     await paying.world.sweep()
     (parked,) = (await read(paying, "holds/parked"))["items"]
-    assert (parked["request_id"], parked["amount"], parked["user_id"]) == (created["id"], "0.25", "user")
-    answer = await paying.post(f"{OPERATIONS}/holds/{parked['key']}/decide", json={"charged": False})
+    assert (parked["request_id"], parked["amount"], parked["user_id"]) == (
+        created["id"],
+        "0.25",
+        "user",
+    )
+    answer = await paying.post(
+        f"{OPERATIONS}/holds/{parked['key']}/decide", json={"charged": False}
+    )
     assert answer.json() == {"status": "decided", "messages_replayed": 0}
     assert (await paying.look(created["id"]))["status"] == "PENDING"
     assert await read(paying, "holds/parked") == {"items": []}
@@ -113,7 +143,9 @@ async def test_a_hold_in_doubt_is_listed_and_decided(paying: Caller) -> None:
 
 
 async def test_deciding_needs_a_key_that_is_known(client: Caller) -> None:
-    answer = await client.post(f"{OPERATIONS}/holds/{NOBODY}:samples:1:1/decide", json={"charged": True})
+    answer = await client.post(
+        f"{OPERATIONS}/holds/{NOBODY}:samples:1:1/decide", json={"charged": True}
+    )
     assert_problem(answer, 404, "not_found")
     answer = await client.post(f"{OPERATIONS}/holds/nonsense/decide", json={"charged": True})
     assert_problem(answer, 422, "invalid_request", pointer="/path/key")
@@ -130,10 +162,12 @@ async def test_the_usage_of_a_month_comes_as_csv_and_as_json_lines(paying: Calle
     assert answer.headers["content-disposition"] == f'attachment; filename="usage-{month}.csv"'
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert [(row["action"], row["credits"], row["project_id"]) for row in rows] == [
-        ("sample_generation", "0.25", "spring"), ("standard_generation", "1.00", "spring"),
-    ]  # fmt: skip
+        ("sample_generation", "0.25", "spring"),
+        ("standard_generation", "1.00", "spring"),
+    ]
     lines = await paying.get(
-        f"{OPERATIONS}/usage", params={"month": month, "format": "jsonl", "user_id": "user", "project_id": "spring"}
+        f"{OPERATIONS}/usage",
+        params={"month": month, "format": "jsonl", "user_id": "user", "project_id": "spring"},
     )
     assert [json.loads(line)["credits"] for line in lines.text.splitlines()] == ["0.25", "1.00"]
     nothing = await paying.get(f"{OPERATIONS}/usage", params={"month": month, "project_id": "none"})
@@ -152,7 +186,13 @@ async def test_a_difference_is_shown_and_mended_when_told(paying: Caller) -> Non
     paying.world.clock.advance(minutes=2)
     looked = (await paying.post(f"{OPERATIONS}/reconcile", json={"hours": 1})).json()
     (found,) = looked["findings"]
-    assert (found["difference"], found["mends"], looked["posted"]) == ("capture_missing", "credits.capture", 0)
-    assert (await paying.post(f"{OPERATIONS}/reconcile", json={"hours": 1, "apply": True})).json()["posted"] == 1
+    assert (found["difference"], found["mends"], looked["posted"]) == (
+        "capture_missing",
+        "credits.capture",
+        0,
+    )
+    assert (await paying.post(f"{OPERATIONS}/reconcile", json={"hours": 1, "apply": True})).json()[
+        "posted"
+    ] == 1
     await paying.world.drain()
     assert (await paying.post(f"{OPERATIONS}/reconcile", json={})).json()["findings"] == []

@@ -1,4 +1,6 @@
-"""The examples of docs/api.md are true: they are run here in their order, against the service with the local engine."""
+"""The examples of docs/api.md are true: they are run here in their order, against the service with
+the local engine.
+"""
 
 import asyncio
 import json
@@ -42,7 +44,9 @@ class Example:
 
 
 def examples() -> list[Example]:
-    """Every ```http block with the ```json block after it, and every curl call to the local service."""
+    """Every ```http block with the ```json block after it, and every curl call to the local
+    service.
+    """
     text = STORY.read_text(encoding="utf-8")
     found: list[Example] = []
     fences = list(_FENCE.finditer(text))
@@ -53,7 +57,9 @@ def examples() -> list[Example]:
             language, _, status = following["info"].partition(" ")
             assert language == "json", f"line {line}: no answer follows"
             assert status, f"line {line}: the answer has no status"
-            found.append(_from_http(fence["text"], line, int(status), json.loads(following["text"])))
+            found.append(
+                _from_http(fence["text"], line, int(status), json.loads(following["text"]))
+            )
         elif fence["info"] == "sh" and LOCAL in fence["text"]:
             found.append(_from_curl(fence["text"], line))
     return found
@@ -64,9 +70,14 @@ def _from_http(text: str, line: int, status: int, answer: Any) -> Example:
     first, *headers = head.strip().splitlines()
     method, _, endpoint = first.partition(" ")
     return Example(
-        line=line, method=method, endpoint=endpoint, headers=dict(header.split(": ", 1) for header in headers),
-        body=body.strip() or None, status=status, answer=answer,
-    )  # fmt: skip
+        line=line,
+        method=method,
+        endpoint=endpoint,
+        headers=dict(header.split(": ", 1) for header in headers),
+        body=body.strip() or None,
+        status=status,
+        answer=answer,
+    )
 
 
 def _from_curl(text: str, line: int) -> Example:
@@ -81,7 +92,9 @@ def _from_curl(text: str, line: int) -> Example:
                 body = words.pop(0)
             case word if word.startswith(LOCAL):
                 endpoint = word.removeprefix(LOCAL)
-    return Example(line=line, method="POST" if body else "GET", endpoint=endpoint, headers=headers, body=body)
+    return Example(
+        line=line, method="POST" if body else "GET", endpoint=endpoint, headers=headers, body=body
+    )
 
 
 class Story:
@@ -92,13 +105,18 @@ class Story:
         self._known: dict[str, str] = {}
 
     async def tell(self, example: Example) -> None:
-        """Run one example. A GET is repeated until its answer is the documented one: others are working."""
+        """Run one example. A GET is repeated until its answer is the documented one: others are
+        working.
+        """
         ends = time.monotonic() + _WAIT_SECONDS
         while True:
             wrong = await self._try(example)
             if not wrong:
                 return
-            told = f"docs/api.md, line {example.line}, {example.method} {example.endpoint}: {'; '.join(wrong)}"
+            told = (
+                f"docs/api.md, line {example.line}, {example.method} {example.endpoint}:"
+                f" {'; '.join(wrong)}"
+            )
             assert example.method == "GET", told
             assert time.monotonic() < ends, told
             await asyncio.sleep(0.1)
@@ -133,7 +151,9 @@ class Story:
     def _filled(self, text: str) -> str:
         return _PLACEHOLDER.sub(lambda match: self._known[match[1]], text)
 
-    def _differences(self, wanted: Any, got: Any, place: str, captured: dict[str, str]) -> list[str]:
+    def _differences(
+        self, wanted: Any, got: Any, place: str, captured: dict[str, str]
+    ) -> list[str]:
         """Where the answer is not what is documented; what is not documented may be anything."""
         if wanted == ANYTHING:
             return []
@@ -178,7 +198,11 @@ async def client(service: Container) -> AsyncIterator[httpx.AsyncClient]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            create_app(service=service), log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=5
+            create_app(service=service),
+            log_config=None,
+            access_log=False,
+            ws="none",
+            timeout_graceful_shutdown=5,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -203,6 +227,6 @@ async def test_every_example_is_true(client: httpx.AsyncClient, service: Contain
 
 def test_every_runnable_block_is_an_example() -> None:
     text = STORY.read_text(encoding="utf-8")
-    assert len(examples()) == len(re.findall(r"^```http$", text, re.MULTILINE)) + text.count(f"curl -i {LOCAL}") + (
-        text.count(f"curl -N {LOCAL}")
-    )
+    assert len(examples()) == len(re.findall(r"^```http$", text, re.MULTILINE)) + text.count(
+        f"curl -i {LOCAL}"
+    ) + (text.count(f"curl -N {LOCAL}"))

@@ -1,4 +1,6 @@
-"""Whatever is sent, the answer says what is wrong and what to do; nothing is stored, charged or given away."""
+"""Whatever is sent, the answer says what is wrong and what to do; nothing is stored, charged or
+given away.
+"""
 
 import base64
 import json
@@ -51,7 +53,10 @@ async def open_service(shared: Caller) -> AsyncIterator[Caller]:
 async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
     """A caller of a service that wants to know who calls."""
     return await make_shared(
-        api_keys=f"odoo:service:{API_KEY}", jwt_secret=JWT_SECRET, jwt_audience=AUDIENCE, jwt_issuer="login"
+        api_keys=f"odoo:service:{API_KEY}",
+        jwt_secret=JWT_SECRET,
+        jwt_audience=AUDIENCE,
+        jwt_issuer="login",
     )
 
 
@@ -92,7 +97,9 @@ WRONG_TYPES: dict[str, list[Any]] = {
 @pytest.mark.parametrize("name", WRONG_TYPES)
 async def test_a_value_of_the_wrong_type_is_pointed_at(open_service: Caller, name: str) -> None:
     for value in WRONG_TYPES[name]:
-        document = assert_problem(await open_service.create(**{name: value}), 422, "invalid_request")
+        document = assert_problem(
+            await open_service.create(**{name: value}), 422, "invalid_request"
+        )
         assert {fault["pointer"].split("/")[1] for fault in document["errors"]} == {name}, value
 
 
@@ -115,7 +122,11 @@ UNFIT: list[tuple[dict[str, Any], str, str]] = [
     ({"output_format": "MySpacePost"}, "/output_format", "unknown_format"),
     ({"output_format": "instagrampost_1x1"}, "/output_format", "unknown_format"),
     ({"output_format": ""}, "/output_format", "unknown_format"),
-    ({"custom_dimensions": {"width": 800}, "output_format": "Custom"}, "/custom_dimensions/height", "missing"),
+    (
+        {"custom_dimensions": {"width": 800}, "output_format": "Custom"},
+        "/custom_dimensions/height",
+        "missing",
+    ),
     ({"model": "clairvoyant"}, "/model", "unknown_model"),
     ({"locale": "english"}, "/locale", "string_pattern_mismatch"),
     ({"locale": "en-us"}, "/locale", "string_pattern_mismatch"),
@@ -123,7 +134,11 @@ UNFIT: list[tuple[dict[str, Any], str, str]] = [
     ({"color_scheme": ["#fff", "url(x)"]}, "/color_scheme/1", "invalid_colour"),
     ({"color_scheme": ["#fff"] * 13}, "/color_scheme", "too_long"),
     ({"target_platform_hints": ["web"] * 21}, "/target_platform_hints", "too_long"),
-    ({"uploaded_image_references": ["bucket/key.png"] * 11}, "/uploaded_image_references", "too_long"),
+    (
+        {"uploaded_image_references": ["bucket/key.png"] * 11},
+        "/uploaded_image_references",
+        "too_long",
+    ),
     ({"metadata": {str(n): n for n in range(51)}}, "/metadata", "too_long"),
     ({"metadata": {"note": "a\x00b"}}, "/metadata/note", "control_characters"),
     ({"metadata": {"a\x00b": 1}}, "/metadata", "control_characters"),
@@ -143,7 +158,9 @@ UNFIT: list[tuple[dict[str, Any], str, str]] = [
 async def test_a_field_that_does_not_fit_is_pointed_at(
     open_service: Caller, changes: dict[str, Any], pointer: str, code: str
 ) -> None:
-    document = assert_problem(await open_service.create(**changes), 422, "invalid_request", pointer=pointer)
+    document = assert_problem(
+        await open_service.create(**changes), 422, "invalid_request", pointer=pointer
+    )
     assert [fault["code"] for fault in document["errors"] if fault["pointer"] == pointer] == [code]
 
 
@@ -156,15 +173,21 @@ async def test_a_missing_field_is_pointed_at(open_service: Caller, missing: str)
 
 
 async def test_every_fault_of_a_body_is_named_at_once(open_service: Caller) -> None:
-    answer = await open_service.create(input_prompt="", output_format="MySpacePost", model=5, colour="red")
+    answer = await open_service.create(
+        input_prompt="", output_format="MySpacePost", model=5, colour="red"
+    )
     document = assert_problem(answer, 422, "invalid_request")
     assert {fault["pointer"] for fault in document["errors"]} == {
-        "/input_prompt", "/output_format", "/model", "/colour",
-    }  # fmt: skip
+        "/input_prompt",
+        "/output_format",
+        "/model",
+        "/colour",
+    }
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(63, 800), (800, 4097), (0, 0), (-800, 800), ("800", 800), (800.5, 800), (True, 800)]
+    ("width", "height"),
+    [(63, 800), (800, 4097), (0, 0), (-800, 800), ("800", 800), (800.5, 800), (True, 800)],
 )
 async def test_sides_out_of_bounds_or_not_whole_are_pointed_at(
     open_service: Caller, width: object, height: object
@@ -173,8 +196,9 @@ async def test_sides_out_of_bounds_or_not_whole_are_pointed_at(
     answer = await open_service.create("pro", output_format="Custom", custom_dimensions=size)
     document = assert_problem(answer, 422, "invalid_request")
     assert {fault["pointer"] for fault in document["errors"]} <= {
-        "/custom_dimensions/width", "/custom_dimensions/height",
-    }  # fmt: skip
+        "/custom_dimensions/width",
+        "/custom_dimensions/height",
+    }
 
 
 @pytest.mark.parametrize(
@@ -195,13 +219,31 @@ async def test_dimensions_go_with_custom_and_with_nothing_else(
 @pytest.mark.parametrize(
     "reference",
     [
-        "http://example.com/a.png", "ftp://example.com/a.png", "file:///etc/passwd", "javascript:alert(1)",
-        "data:image/png;base64,AAAA", "../../etc/passwd", "bucket/../../etc/passwd", "/absolute/path.png", "bucket/",
-        "ab/key.png", "Bucket/key.png", "bucket/a key.png", "s3://", "s3://b", "https://", "https:///a.png", "short",
-        "", "bucket/\u200bkey.png", "bucket/key\n.png",
+        "http://example.com/a.png",
+        "ftp://example.com/a.png",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "data:image/png;base64,AAAA",
+        "../../etc/passwd",
+        "bucket/../../etc/passwd",
+        "/absolute/path.png",
+        "bucket/",
+        "ab/key.png",
+        "Bucket/key.png",
+        "bucket/a key.png",
+        "s3://",
+        "s3://b",
+        "https://",
+        "https:///a.png",
+        "short",
+        "",
+        "bucket/\u200bkey.png",
+        "bucket/key\n.png",
     ],
-)  # fmt: skip
-async def test_a_reference_that_nobody_could_fetch_is_refused(open_service: Caller, reference: str) -> None:
+)
+async def test_a_reference_that_nobody_could_fetch_is_refused(
+    open_service: Caller, reference: str
+) -> None:
     answer = await open_service.create(uploaded_image_references=["bucket/fine.png", reference])
     assert_problem(answer, 422, "invalid_request", pointer="/uploaded_image_references/1")
 
@@ -212,50 +254,81 @@ async def test_a_reference_that_nobody_could_fetch_is_refused(open_service: Call
 @pytest.mark.parametrize(
     "body",
     [
-        b"not json", b"{", b'{"input_prompt": "otter"', b'{"input_prompt": \'otter\'}', b"\xff\xfe\x00", b"\x80",
-        b'{"input_prompt": "otter\\ud800", "output_format": "FacebookAd"}', b'{"input_prompt": NaN}',
-        b'{"metadata": {"otter": "\\udc00"}}', b'{"input_prompt": "otter\x01"}', b'{"metadata": {"x": 1e999}}',
-        b'{"a": 1}{"b": 2}', b"{'otter': 1}",
+        b"not json",
+        b"{",
+        b'{"input_prompt": "otter"',
+        b"{\"input_prompt\": 'otter'}",
+        b"\xff\xfe\x00",
+        b"\x80",
+        b'{"input_prompt": "otter\\ud800", "output_format": "FacebookAd"}',
+        b'{"input_prompt": NaN}',
+        b'{"metadata": {"otter": "\\udc00"}}',
+        b'{"input_prompt": "otter\x01"}',
+        b'{"metadata": {"x": 1e999}}',
+        b'{"a": 1}{"b": 2}',
+        b"{'otter': 1}",
     ],
-)  # fmt: skip
-@pytest.mark.parametrize("path", [REQUESTS, f"{REQUESTS}/quote", f"{REQUESTS}/{NOBODY}/select-sample"])
-async def test_what_is_not_json_is_said_to_be_so(open_service: Caller, path: str, body: bytes) -> None:
-    answer = await open_service.post(path, content=body, headers={"Content-Type": "application/json"})
+)
+@pytest.mark.parametrize(
+    "path", [REQUESTS, f"{REQUESTS}/quote", f"{REQUESTS}/{NOBODY}/select-sample"]
+)
+async def test_what_is_not_json_is_said_to_be_so(
+    open_service: Caller, path: str, body: bytes
+) -> None:
+    answer = await open_service.post(
+        path, content=body, headers={"Content-Type": "application/json"}
+    )
     assert_problem(answer, 422, "invalid_json")
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 40_000 + b"1" + b"}" * 40_000,
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 40_000 + b"1" + b"}" * 40_000,
         json.dumps({**PLAIN, "metadata": {"a": json.loads("[" * 20 + "]" * 20)}}).encode(),
     ],
     ids=["unclosed", "lists", "objects", "inside a field"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("path", [REQUESTS, f"{CALLBACKS}/sample-result"])
 async def test_deep_json_is_refused_at_once(open_service: Caller, path: str, body: bytes) -> None:
     began = time.monotonic()
-    answer = await open_service.post(path, content=body, headers={"Content-Type": "application/json"})
+    answer = await open_service.post(
+        path, content=body, headers={"Content-Type": "application/json"}
+    )
     assert_problem(answer, 422, "invalid_json")
     assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize("body", [[], "otter", 5, True, None, [PLAIN]])
 @pytest.mark.parametrize("path", [REQUESTS, f"{CALLBACKS}/started"])
-async def test_json_that_is_not_an_object_is_refused(open_service: Caller, path: str, body: object) -> None:
-    answer = await open_service.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+async def test_json_that_is_not_an_object_is_refused(
+    open_service: Caller, path: str, body: object
+) -> None:
+    answer = await open_service.post(
+        path, content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
     assert_problem(answer, 422, "invalid_request")
 
 
-@pytest.mark.parametrize("path", [REQUESTS, f"{REQUESTS}/quote", f"{REQUESTS}/{NOBODY}/select-sample"])
+@pytest.mark.parametrize(
+    "path", [REQUESTS, f"{REQUESTS}/quote", f"{REQUESTS}/{NOBODY}/select-sample"]
+)
 async def test_a_missing_body_is_refused(open_service: Caller, path: str) -> None:
     assert_problem(await open_service.post(path), 422, "invalid_request")
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/xml", None])
-async def test_another_content_type_is_named_as_the_fault(open_service: Caller, kind: str | None) -> None:
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/xml", None]
+)
+async def test_another_content_type_is_named_as_the_fault(
+    open_service: Caller, kind: str | None
+) -> None:
     headers = {"Content-Type": kind} if kind else {}
-    answer = await open_service.post(REQUESTS, content=json.dumps({"user_id": "user", **PLAIN}), headers=headers)
+    answer = await open_service.post(
+        REQUESTS, content=json.dumps({"user_id": "user", **PLAIN}), headers=headers
+    )
     document = assert_problem(answer, 415, "unsupported_media_type")
     assert "application/json" in document["detail"]
 
@@ -280,21 +353,31 @@ PLACES_WITH_BODIES = [
 
 
 @pytest.mark.parametrize("path", PLACES_WITH_BODIES)
-async def test_a_huge_body_is_refused_by_its_announced_length(open_service: Caller, path: str) -> None:
+async def test_a_huge_body_is_refused_by_its_announced_length(
+    open_service: Caller, path: str
+) -> None:
     body = json.dumps({"input_prompt": "o" * LARGE})
-    answer = await open_service.post(path, content=body, headers={"Content-Type": "application/json"})
+    answer = await open_service.post(
+        path, content=body, headers={"Content-Type": "application/json"}
+    )
     document = assert_problem(answer, 413, "payload_too_large")
     assert str(LARGE) in document["detail"]
 
 
 @pytest.mark.parametrize("path", PLACES_WITH_BODIES)
-async def test_a_huge_body_of_unknown_length_is_refused_while_it_is_read(open_service: Caller, path: str) -> None:
-    answer = await open_service.post(path, content=_large(65_536), headers={"Content-Type": "application/json"})
+async def test_a_huge_body_of_unknown_length_is_refused_while_it_is_read(
+    open_service: Caller, path: str
+) -> None:
+    answer = await open_service.post(
+        path, content=_large(65_536), headers={"Content-Type": "application/json"}
+    )
     assert_problem(answer, 413, "payload_too_large")
 
 
 @pytest.mark.parametrize("path", PLACES_WITH_BODIES)
-async def test_a_huge_body_that_claims_to_be_short_is_refused_while_it_is_read(open_service: Caller, path: str) -> None:
+async def test_a_huge_body_that_claims_to_be_short_is_refused_while_it_is_read(
+    open_service: Caller, path: str
+) -> None:
     headers = {"Content-Type": "application/json", "Content-Length": "10"}
     answer = await open_service.post(path, content=_large(65_536), headers=headers)
     assert_problem(answer, 413, "payload_too_large")
@@ -304,7 +387,9 @@ async def test_a_body_at_the_limit_is_read(open_service: Caller) -> None:
     body = json.dumps({"user_id": "user", **PLAIN, "metadata": {"pad": ""}})
     padded = body.replace('"pad": ""', f'"pad": "{"p" * (LARGE - len(body))}"')
     assert len(padded) == LARGE
-    answer = await open_service.post(f"{REQUESTS}/quote", content=padded, headers={"Content-Type": "application/json"})
+    answer = await open_service.post(
+        f"{REQUESTS}/quote", content=padded, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == httpx.codes.OK
 
 
@@ -333,7 +418,10 @@ async def test_a_high_resolution_final_on_the_free_plan_names_the_plan_it_needs(
     shown: dict[str, Any], open_service: Caller
 ) -> None:
     answer = await open_service.act(
-        shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"], desired_resolution="4K"
+        shown["id"],
+        "select-sample",
+        selected_sample_id=shown["samples"][0]["asset_id"],
+        desired_resolution="4K",
     )
     document = assert_problem(answer, 403, "plan_required")
     assert PLANS["pro"].title in document["detail"]
@@ -342,7 +430,9 @@ async def test_a_high_resolution_final_on_the_free_plan_names_the_plan_it_needs(
 # Actions on a request
 
 
-async def test_a_sample_of_another_round_cannot_be_selected(shown: dict[str, Any], open_service: Caller) -> None:
+async def test_a_sample_of_another_round_cannot_be_selected(
+    shown: dict[str, Any], open_service: Caller
+) -> None:
     answer = await open_service.act(shown["id"], "select-sample", selected_sample_id=shown["old"])
     document = assert_problem(answer, 422, "invalid_request", pointer="/selected_sample_id")
     assert [fault["code"] for fault in document["errors"]] == ["unknown_sample"]
@@ -372,7 +462,10 @@ async def test_a_selection_that_does_not_fit_is_pointed_at(
 ) -> None:
     body = {"selected_sample_id": shown["samples"][0]["asset_id"]} | changes
     assert_problem(
-        await open_service.act(shown["id"], "select-sample", **body), 422, "invalid_request", pointer=pointer
+        await open_service.act(shown["id"], "select-sample", **body),
+        422,
+        "invalid_request",
+        pointer=pointer,
     )
 
 
@@ -392,7 +485,12 @@ async def test_a_selection_that_does_not_fit_is_pointed_at(
 async def test_a_change_that_does_not_fit_is_pointed_at(
     shown: dict[str, Any], open_service: Caller, action: str, changes: dict[str, Any], pointer: str
 ) -> None:
-    assert_problem(await open_service.act(shown["id"], action, **changes), 422, "invalid_request", pointer=pointer)
+    assert_problem(
+        await open_service.act(shown["id"], action, **changes),
+        422,
+        "invalid_request",
+        pointer=pointer,
+    )
 
 
 ACTIONS: list[tuple[str, str, dict[str, Any] | None]] = [
@@ -420,12 +518,19 @@ async def test_a_path_without_a_valid_id_is_refused(
 
 @pytest.mark.parametrize(("method", "action", "body"), ACTIONS)
 async def test_foreign_and_unknown_requests_are_told_apart_by_nothing(
-    shown: dict[str, Any], open_service: Caller, method: str, action: str, body: dict[str, Any] | None
+    shown: dict[str, Any],
+    open_service: Caller,
+    method: str,
+    action: str,
+    body: dict[str, Any] | None,
 ) -> None:
     documents = []
     for request_id in (shown["id"], str(uuid4())):
         answer = await open_service.request(
-            method, f"{REQUESTS}/{request_id}{action}", json=body, headers={"X-User-ID": "somebody else"}
+            method,
+            f"{REQUESTS}/{request_id}{action}",
+            json=body,
+            headers={"X-User-ID": "somebody else"},
         )
         document = assert_problem(answer, 404, "not_found")
         documents.append({k: v for k, v in document.items() if k not in {"instance", "request_id"}})
@@ -438,7 +543,9 @@ async def test_a_user_header_that_is_no_user_id_is_refused(open_service: Caller,
     assert_problem(answer, 422, "invalid_request", pointer="/header/X-User-ID")
 
 
-async def test_a_user_in_the_body_who_is_not_the_one_in_the_header_is_refused(open_service: Caller) -> None:
+async def test_a_user_in_the_body_who_is_not_the_one_in_the_header_is_refused(
+    open_service: Caller,
+) -> None:
     answer = await open_service.create("user", headers={"X-User-ID": "free"})
     assert_problem(answer, 403, "user_mismatch")
 
@@ -449,27 +556,48 @@ async def test_a_user_in_the_body_who_is_not_the_one_in_the_header_is_refused(op
 @pytest.mark.parametrize(
     ("query", "pointer"),
     [
-        ("limit=0", "/query/limit"), ("limit=101", "/query/limit"), ("limit=-1", "/query/limit"),
-        ("limit=many", "/query/limit"), ("limit=1.5", "/query/limit"), ("limit=", "/query/limit"),
-        ("status=DONE", "/query/status/0"), ("status=completed", "/query/status/0"), ("status=", "/query/status/0"),
+        ("limit=0", "/query/limit"),
+        ("limit=101", "/query/limit"),
+        ("limit=-1", "/query/limit"),
+        ("limit=many", "/query/limit"),
+        ("limit=1.5", "/query/limit"),
+        ("limit=", "/query/limit"),
+        ("status=DONE", "/query/status/0"),
+        ("status=completed", "/query/status/0"),
+        ("status=", "/query/status/0"),
         ("status=FAILED&status=otter", "/query/status/1"),
-        ("cursor=otter", "/query/cursor"), ("cursor=", "/query/cursor"), ("cursor=%00", "/query/cursor"),
-        ("cursor=%C3%A9", "/query/cursor"), ("cursor=" + "A" * 201, "/query/cursor"), ("cursor=AAAA", "/query/cursor"),
-        ("created_from=yesterday", "/query/created_from"), ("created_to=2026-13-01", "/query/created_to"),
+        ("cursor=otter", "/query/cursor"),
+        ("cursor=", "/query/cursor"),
+        ("cursor=%00", "/query/cursor"),
+        ("cursor=%C3%A9", "/query/cursor"),
+        ("cursor=" + "A" * 201, "/query/cursor"),
+        ("cursor=AAAA", "/query/cursor"),
+        ("created_from=yesterday", "/query/created_from"),
+        ("created_to=2026-13-01", "/query/created_to"),
         ("created_from=2026-01-01T00:00:00", "/query/created_from"),
         ("created_to=2026-01-01T00:00:00", "/query/created_to"),
-        ("user_id=" + "u" * 201, "/query/user_id"), ("project_id=" + "p" * 201, "/query/project_id"),
-        ("user_id=a%00b", "/query/user_id"), ("project_id=a%00b", "/query/project_id"),
-        ("state=FAILED", "/query/state"), ("statu=FAILED", "/query/statu"), ("page=2", "/query/page"),
+        ("user_id=" + "u" * 201, "/query/user_id"),
+        ("project_id=" + "p" * 201, "/query/project_id"),
+        ("user_id=a%00b", "/query/user_id"),
+        ("project_id=a%00b", "/query/project_id"),
+        ("state=FAILED", "/query/state"),
+        ("statu=FAILED", "/query/statu"),
+        ("page=2", "/query/page"),
     ],
-)  # fmt: skip
-async def test_a_list_that_cannot_be_meant_is_refused(open_service: Caller, query: str, pointer: str) -> None:
-    assert_problem(await open_service.get(f"{REQUESTS}?{query}"), 422, "invalid_request", pointer=pointer)
+)
+async def test_a_list_that_cannot_be_meant_is_refused(
+    open_service: Caller, query: str, pointer: str
+) -> None:
+    assert_problem(
+        await open_service.get(f"{REQUESTS}?{query}"), 422, "invalid_request", pointer=pointer
+    )
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00"])
 @pytest.mark.parametrize("bound", ["created_from", "created_to"])
-async def test_the_ends_of_time_are_no_fault_of_ours(open_service: Caller, bound: str, moment: str) -> None:
+async def test_the_ends_of_time_are_no_fault_of_ours(
+    open_service: Caller, bound: str, moment: str
+) -> None:
     answer = await open_service.get(f"{REQUESTS}?{bound}={moment}")
     assert answer.status_code in {200, 422}, answer.text
 
@@ -477,7 +605,9 @@ async def test_the_ends_of_time_are_no_fault_of_ours(open_service: Caller, bound
 # Tokens
 
 
-def _token(secret: str = JWT_SECRET, *, without: str = "", algorithm: str = "HS256", **claims: Any) -> str:
+def _token(
+    secret: str = JWT_SECRET, *, without: str = "", algorithm: str = "HS256", **claims: Any
+) -> str:
     whole = {"sub": "user", "exp": int(time.time()) + 600, "aud": AUDIENCE, "iss": "login"} | claims
     return jwt.encode({k: v for k, v in whole.items() if k != without}, secret, algorithm=algorithm)
 
@@ -487,7 +617,13 @@ def _unsigned() -> str:
         base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
         for part in (
             {"alg": "none", "typ": "JWT"},
-            {"sub": "user", "exp": int(time.time()) + 600, "aud": AUDIENCE, "iss": "login", "roles": ["operator"]},
+            {
+                "sub": "user",
+                "exp": int(time.time()) + 600,
+                "aud": AUDIENCE,
+                "iss": "login",
+                "roles": ["operator"],
+            },
         )
     )
     return f"{head}.{payload}."
@@ -503,7 +639,9 @@ TOKENS: dict[str, Callable[[], str]] = {
     "wrong audience": lambda: _token(aud="another service"),
     "wrong issuer": lambda: _token(iss="somebody else"),
     "not yet": lambda: _token(nbf=int(time.time()) + 600),
-    "HS512": lambda: _token("an even longer secret for an algorithm that nobody asked for, 64", algorithm="HS512"),
+    "HS512": lambda: _token(
+        "an even longer secret for an algorithm that nobody asked for, 64", algorithm="HS512"
+    ),
     "empty sub": lambda: _token(sub=""),
     "long sub": lambda: _token(sub="u" * 201),
     "sub that no database takes": lambda: _token(sub="user\x00"),
@@ -513,7 +651,9 @@ TOKENS: dict[str, Callable[[], str]] = {
     "two parts": lambda: _token().rpartition(".")[0],
     "not a token": lambda: "otter",
     "dots": lambda: "..",
-    "changed claims": lambda: ".".join([_token().split(".")[0], _unsigned().split(".")[1], _token().split(".")[2]]),
+    "changed claims": lambda: ".".join(
+        [_token().split(".")[0], _unsigned().split(".")[1], _token().split(".")[2]]
+    ),
 }
 
 
@@ -527,7 +667,9 @@ async def test_a_token_that_is_not_ours_opens_nothing(locked: Caller, kind: str)
 
 
 async def test_an_expired_token_says_so(locked: Caller) -> None:
-    answer = await locked.get(REQUESTS, headers={"Authorization": f"Bearer {_token(exp=int(time.time()) - 60)}"})
+    answer = await locked.get(
+        REQUESTS, headers={"Authorization": f"Bearer {_token(exp=int(time.time()) - 60)}"}
+    )
     assert_problem(answer, 401, "token_expired")
 
 
@@ -537,7 +679,9 @@ async def test_no_token_at_all_asks_for_one(locked: Caller, value: str) -> None:
     assert_problem(answer, 401, "authentication_required")
 
 
-@pytest.mark.parametrize("key", ["otter", f"{API_KEY}x", API_KEY[:-1], "odoo:service:" + API_KEY, "ü" * 20])
+@pytest.mark.parametrize(
+    "key", ["otter", f"{API_KEY}x", API_KEY[:-1], "odoo:service:" + API_KEY, "ü" * 20]
+)
 async def test_a_wrong_api_key_opens_nothing(locked: Caller, key: str) -> None:
     answer = await locked.get(REQUESTS, headers=[(b"X-Internal-API-Key", key.encode("latin-1"))])
     assert_problem(answer, 401, "invalid_credentials")
@@ -558,7 +702,12 @@ SAID: dict[str, dict[str, Any]] = {
     "progress": {"percent": 10},
     "sample-result": {"samples": []},
     "final-result": {
-        "final_asset": {"asset_id": "a", "url": "https://s/a.png", "resolution": "1080x1080", "format": "png"}
+        "final_asset": {
+            "asset_id": "a",
+            "url": "https://s/a.png",
+            "resolution": "1080x1080",
+            "format": "png",
+        }
     },
     "error": {"error_code": "provider_error"},
 }
@@ -566,15 +715,21 @@ SAID: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("body", [b"otter", b"{", b"", b"\xff", b'{"error_code": "\\ud800"}'])
-async def test_a_report_that_is_not_json_is_refused(open_service: Caller, kind: str, body: bytes) -> None:
+async def test_a_report_that_is_not_json_is_refused(
+    open_service: Caller, kind: str, body: bytes
+) -> None:
     answer = await open_service.post(
-        f"{CALLBACKS}/{kind}", content=body, headers={"Content-Type": "application/json", "Authorization": "Bearer x"}
+        f"{CALLBACKS}/{kind}",
+        content=body,
+        headers={"Content-Type": "application/json", "Authorization": "Bearer x"},
     )
     assert_problem(answer, 422, "invalid_json")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer otter", "Basic otter", "Bearer ü"])
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer", "Bearer otter", "Basic otter", "Bearer ü"]
+)
 async def test_a_report_without_the_token_of_its_job_is_refused(
     shown: dict[str, Any], open_service: Caller, kind: str, authorization: str | None
 ) -> None:
@@ -585,19 +740,27 @@ async def test_a_report_without_the_token_of_its_job_is_refused(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_token_of_another_job_opens_nothing(shown: dict[str, Any], open_service: Caller, kind: str) -> None:
+async def test_the_token_of_another_job_opens_nothing(
+    shown: dict[str, Any], open_service: Caller, kind: str
+) -> None:
     token = open_service.world.service.secrets.token(uuid4())
     body = {"generation_request_id": shown["id"], "job_id": str(uuid4()), **SAID[kind]}
-    answer = await open_service.post(f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {token}"})
+    answer = await open_service.post(
+        f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {token}"}
+    )
     assert_problem(answer, 401, "invalid_credentials")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_report_for_an_unknown_request_finds_nothing(open_service: Caller, kind: str) -> None:
+async def test_a_report_for_an_unknown_request_finds_nothing(
+    open_service: Caller, kind: str
+) -> None:
     job_id = uuid4()
     token = open_service.world.service.secrets.token(job_id)
     body = {"generation_request_id": str(uuid4()), "job_id": str(job_id), **SAID[kind]}
-    answer = await open_service.post(f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {token}"})
+    answer = await open_service.post(
+        f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {token}"}
+    )
     assert_problem(answer, 404, "not_found")
 
 
@@ -623,10 +786,18 @@ ASSET = {"asset_id": "a", "url": "https://s/a.png", "resolution": "512x512", "fo
         ("sample-result", {"samples": [ASSET | {"asset_id": ""}]}, "/samples/0/asset_id"),
         ("sample-result", {"samples": [ASSET | {"asset_id": "a\x00b"}]}, "/samples/0/asset_id"),
         ("sample-result", {"samples": [ASSET | {"format": "p\x00g"}]}, "/samples/0/format"),
-        ("sample-result", {"samples": [ASSET | {"metadata": {"a": "\x00"}}]}, "/samples/0/metadata/a"),
+        (
+            "sample-result",
+            {"samples": [ASSET | {"metadata": {"a": "\x00"}}]},
+            "/samples/0/metadata/a",
+        ),
         ("sample-result", {"samples": [ASSET], "ai_model_used": "m\x00"}, "/ai_model_used"),
         ("sample-result", {"samples": [ASSET], "provider": "m\x00"}, "/provider"),
-        ("sample-result", {"samples": [ASSET], "failures": [{"error_code": "x"}]}, "/failures/0/index"),
+        (
+            "sample-result",
+            {"samples": [ASSET], "failures": [{"error_code": "x"}]},
+            "/failures/0/index",
+        ),
         (
             "sample-result",
             {"samples": [ASSET], "failures": [{"index": 1, "error_code": "x\x00"}]},
@@ -654,10 +825,16 @@ async def test_a_report_that_does_not_fit_is_pointed_at(
 async def _forget(caller: Caller, request_id: str) -> None:
     """Take a request out of the database, so that only what the refusal left can be found."""
     for table, column in (
-        ("generation_requests", "id"), ("generation_events", "request_id"), ("holds", "request_id"),
-        ("outbox", "request_id"), ("idempotency_keys", "request_id"),
-    ):  # fmt: skip
-        await caller.world.database.execute(f"DELETE FROM {table} WHERE {column} = $1::uuid", request_id)  # noqa: S608
+        ("generation_requests", "id"),
+        ("generation_events", "request_id"),
+        ("holds", "request_id"),
+        ("outbox", "request_id"),
+        ("idempotency_keys", "request_id"),
+    ):
+        await caller.world.database.execute(
+            f"DELETE FROM {table} WHERE {column} = $1::uuid",  # noqa: S608 - constants
+            request_id,
+        )
 
 
 # Operations
@@ -698,8 +875,12 @@ async def test_a_grant_that_does_not_fit_is_pointed_at(
         ("messages?park=true", "/query/park"),
     ],
 )
-async def test_an_operators_slip_is_pointed_at(open_service: Caller, path: str, pointer: str) -> None:
-    assert_problem(await open_service.get(f"{OPERATIONS}/{path}"), 422, "invalid_request", pointer=pointer)
+async def test_an_operators_slip_is_pointed_at(
+    open_service: Caller, path: str, pointer: str
+) -> None:
+    assert_problem(
+        await open_service.get(f"{OPERATIONS}/{path}"), 422, "invalid_request", pointer=pointer
+    )
 
 
 @pytest.mark.parametrize("what", ["replay", "drop"])
@@ -710,11 +891,15 @@ async def test_a_message_that_is_not_there_is_not_found(open_service: Caller, wh
         assert_problem(answer, 422, "invalid_request", pointer="/path/message_id")
 
 
-@pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": 5}, {"reason": "r" * 501}, {"reason": "\x00"}])
+@pytest.mark.parametrize(
+    "body", [{}, {"reason": ""}, {"reason": 5}, {"reason": "r" * 501}, {"reason": "\x00"}]
+)
 async def test_ending_a_request_needs_a_reason(
     shown: dict[str, Any], open_service: Caller, body: dict[str, Any]
 ) -> None:
-    answer = await open_service.post(f"{OPERATIONS}/generation-requests/{shown['id']}/fail", json=body)
+    answer = await open_service.post(
+        f"{OPERATIONS}/generation-requests/{shown['id']}/fail", json=body
+    )
     assert_problem(answer, 422, "invalid_request", pointer="/reason")
 
 
@@ -744,10 +929,20 @@ async def test_a_wrong_method_is_refused_and_the_right_ones_are_named(
 @pytest.mark.parametrize(
     "path",
     [
-        "/nowhere", "/api/v1", "/api/v1/nowhere", "/api/v2/generation-requests", f"{REQUESTS}/{NOBODY}/nowhere",
-        f"{CALLBACKS}/nowhere", f"{OPERATIONS}/nowhere", "/problems/nowhere", "/assets/nowhere.png",
-        "/assets/..%2f..%2fcallback_secret", "/assets/" + "0" * 32 + ".png", "/%00", "/assets/%00",
+        "/nowhere",
+        "/api/v1",
+        "/api/v1/nowhere",
+        "/api/v2/generation-requests",
+        f"{REQUESTS}/{NOBODY}/nowhere",
+        f"{CALLBACKS}/nowhere",
+        f"{OPERATIONS}/nowhere",
+        "/problems/nowhere",
+        "/assets/nowhere.png",
+        "/assets/..%2f..%2fcallback_secret",
+        "/assets/" + "0" * 32 + ".png",
+        "/%00",
+        "/assets/%00",
     ],
-)  # fmt: skip
+)
 async def test_an_unknown_path_is_not_found(open_service: Caller, path: str) -> None:
     assert_problem(await open_service.get(path), 404, "not_found")

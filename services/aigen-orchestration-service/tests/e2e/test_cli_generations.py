@@ -1,4 +1,6 @@
-"""What users type at a terminal, on a running service: whole lives, every no in words, and what scripts read."""
+"""What users type at a terminal, on a running service: whole lives, every no in words, and what
+scripts read.
+"""
 
 import asyncio
 import json
@@ -44,7 +46,9 @@ def aigen(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     async def run(*arguments: str, **more: str) -> Said:
         address = f"http://127.0.0.1:{parts.ports[0]}" if parts.ports else "http://127.0.0.1:1"
         environment = {"AIGEN_URL": address, "COLUMNS": "200"} | more
-        came = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment, prog_name="aigen")
+        came = await asyncio.to_thread(
+            CliRunner().invoke, app, arguments, env=environment, prog_name="aigen"
+        )
         assert came.exception is None or isinstance(came.exception, SystemExit), came.exception
         return Said(came.exit_code, came.stdout, came.stderr)
 
@@ -59,8 +63,20 @@ async def drawing(parts: Parts) -> Parts:
     return parts
 
 
-async def test_one_command_goes_from_the_prompt_to_the_file(aigen, drawing: Parts, tmp_path: Path) -> None:
-    made = await aigen("create", "A lighthouse", *SQUARE, "--user", "user", "--select", "2", "--download", "final.webp")
+async def test_one_command_goes_from_the_prompt_to_the_file(
+    aigen, drawing: Parts, tmp_path: Path
+) -> None:
+    made = await aigen(
+        "create",
+        "A lighthouse",
+        *SQUARE,
+        "--user",
+        "user",
+        "--select",
+        "2",
+        "--download",
+        "final.webp",
+    )
     assert made.code == 0, made.err
     assert (tmp_path / "final.webp").read_bytes()[8:12] == b"WEBP"
     steps = ("samples are ready", "done", "1080x1080 webp, final.webp", "Charged: 1.25 credits")
@@ -72,7 +88,9 @@ async def test_one_command_goes_from_the_prompt_to_the_file(aigen, drawing: Part
     assert told["selected_sample_id"] == told["samples"][1]["asset_id"]
 
 
-async def test_step_by_step_each_answer_says_what_comes_next(aigen, drawing: Parts, tmp_path: Path) -> None:
+async def test_step_by_step_each_answer_says_what_comes_next(
+    aigen, drawing: Parts, tmp_path: Path
+) -> None:
     wish = ("A windmill", "--format", "Custom", "--size", "800x600", "--user", "user")
     quote = json.loads((await aigen("quote", *wish, "--json")).out)
     assert "1.25 credits" in (await aigen("quote", *wish)).err
@@ -83,12 +101,20 @@ async def test_step_by_step_each_answer_says_what_comes_next(aigen, drawing: Par
     assert f"`aigen select {started.id} 1 --download final.png`" in watched.err
     beyond = await aigen("select", started.id, "5")
     assert (beyond.code, "There are 4 samples" in beyond.err) == (2, True)
-    more = json.loads((await aigen("regenerate", started.id, "--prompt", "A mill", "--wait", "--json")).out)
-    assert (more["status"], more["round"], more["brief"]["emotional_tone"]) == ("AWAITING_SELECTION", 2, "calm")
+    more = json.loads(
+        (await aigen("regenerate", started.id, "--prompt", "A mill", "--wait", "--json")).out
+    )
+    assert (more["status"], more["round"], more["brief"]["emotional_tone"]) == (
+        "AWAITING_SELECTION",
+        2,
+        "calm",
+    )
     assert (await aigen("select", started.id, "1", "--file-format", "jpg")).code == 0
     lines = [
         json.loads(line)
-        for line in (await aigen("watch", started.id, "--json", "--download", "a")).out.split("\n")[:-1]
+        for line in (await aigen("watch", started.id, "--json", "--download", "a")).out.split("\n")[
+            :-1
+        ]
     ]
     assert lines[-1]["status"] == "COMPLETED"
     assert (tmp_path / "a").read_bytes().startswith(b"\xff\xd8")
@@ -96,13 +122,19 @@ async def test_step_by_step_each_answer_says_what_comes_next(aigen, drawing: Par
     assert (late.code, late.err) == (0, "")
 
 
-async def test_one_that_fails_says_why_and_is_asked_again_in_other_words(aigen, drawing: Parts) -> None:
+async def test_one_that_fails_says_why_and_is_asked_again_in_other_words(
+    aigen, drawing: Parts
+) -> None:
     failed = await aigen("create", "A lighthouse [[invalid]]", *SQUARE, "--user", "user", "--wait")
     assert failed.code == 4
     assert f"`aigen retry {failed.id}` asks again" in failed.err
     told = await aigen("watch", failed.id, "--json")
     failure = json.loads(told.err)
-    assert (failure["code"], failure["id"], failure["status"]) == ("invalid_input", failed.id, "FAILED")
+    assert (failure["code"], failure["id"], failure["status"]) == (
+        "invalid_input",
+        failed.id,
+        "FAILED",
+    )
     assert failure["message"] in failed.err
     again = await aigen("retry", failed.id, "--prompt", "A lighthouse", "--wait")
     assert (again.code, again.id != failed.id) == (0, True)
@@ -123,7 +155,11 @@ async def test_a_no_names_the_option_and_the_way_on(aigen, parts: Parts) -> None
     assert (nobody.code, json.loads(nobody.err)["code"]) == (1, "not_found")
     waiting = await aigen("create", "A [/] boat", *SQUARE, "--user", "user")
     early = await aigen("select", waiting.id, "1")
-    assert (early.code, "Not possible now." in early.err, "aigen show" in early.err) == (1, True, True)
+    assert (early.code, "Not possible now." in early.err, "aigen show" in early.err) == (
+        1,
+        True,
+        True,
+    )
     going = await aigen("watch", waiting.id, "--wait-seconds", "1")
     assert (going.code, f"`aigen watch {waiting.id}` takes it up again" in going.err) == (5, True)
 
@@ -132,7 +168,11 @@ async def test_who_calls_is_taken_from_the_environment_and_never_shown(aigen, pa
     await parts.serve(engine="local://", AIGEN_ROLES="api", AIGEN_API_KEYS=f"shop:service:{KEY}")
     wish = ("create", "A boat", *SQUARE, "--user", "user")
     stranger = await aigen(*wish)
-    assert (stranger.code, "AIGEN_API_KEY" in stranger.err, "X-Internal" in stranger.err) == (1, True, False)
+    assert (stranger.code, "AIGEN_API_KEY" in stranger.err, "X-Internal" in stranger.err) == (
+        1,
+        True,
+        False,
+    )
     wrong = await aigen(*wish, AIGEN_API_KEY="another-key-which-is-wrong")
     odd = await aigen(*wish, AIGEN_API_KEY="schlüssel-mit-umlaut")
     described = await aigen("create", "--help", AIGEN_API_KEY=KEY)
@@ -156,15 +196,29 @@ async def test_nothing_there_is_told_with_the_key_that_makes_asking_again_safe(a
     ("arguments", "told"),
     [
         (["watch", "7"], "UUID"),
-        (["show", "0195940d-0000-7000-8000-000000000001", "--url", "aigen.example"], "such as http://"),
-        (["show", "0195940d-0000-7000-8000-000000000001", "--url", "http://ada:secret@x"], "such as http://"),
+        (
+            ["show", "0195940d-0000-7000-8000-000000000001", "--url", "aigen.example"],
+            "such as http://",
+        ),
+        (
+            ["show", "0195940d-0000-7000-8000-000000000001", "--url", "http://ada:secret@x"],
+            "such as http://",
+        ),
         (["create", "A boat", *SQUARE, "--download", "final.png"], "--select"),
-        (["create", "A boat", *SQUARE, "--select", "1", "--download", "no/such/folder/a.png"], "folder that exists"),
-        (["create", "A boat", *SQUARE, "--select", "1", "--download", "x" * 300], "folder that exists"),
+        (
+            ["create", "A boat", *SQUARE, "--select", "1", "--download", "no/such/folder/a.png"],
+            "folder that exists",
+        ),
+        (
+            ["create", "A boat", *SQUARE, "--select", "1", "--download", "x" * 300],
+            "folder that exists",
+        ),
         (["create", "A boat", "--format", "Custom", "--size", "large"], "such as 800x600"),
     ],
 )
-async def test_what_cannot_be_meant_is_refused_before_anything_is_asked(aigen, arguments, told: str) -> None:
+async def test_what_cannot_be_meant_is_refused_before_anything_is_asked(
+    aigen, arguments, told: str
+) -> None:
     refused = await aigen(*arguments)
     assert refused.code == 2
     assert told in " ".join(re.sub(r"[│\s]+", " ", refused.err).split())
@@ -173,7 +227,9 @@ async def test_what_cannot_be_meant_is_refused_before_anything_is_asked(aigen, a
 async def test_a_file_that_cannot_be_written_is_told_and_what_was_paid_for_goes_on(
     aigen, drawing: Parts, tmp_path: Path
 ) -> None:
-    made = await aigen("create", "A boat", *SQUARE, "--user", "user", "--select", "1", "--download", "/dev/full")
+    made = await aigen(
+        "create", "A boat", *SQUARE, "--user", "user", "--select", "1", "--download", "/dev/full"
+    )
     assert (made.code, "aigen watch" in made.err) == (1, True)
     assert (await aigen("watch", made.id, "--download", "short.png")).code == 0
     assert (tmp_path / "short.png").exists()
@@ -188,12 +244,18 @@ async def test_the_examples_of_the_document_run(drawing: Parts, tmp_path: Path) 
     (tmp_path / "aigen").chmod(0o755)
     examples = re.findall(r"^```sh\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     assert examples
-    script = "set -eu\n" + "\n".join(examples).replace("http://127.0.0.1:8000", f"http://127.0.0.1:{drawing.ports[0]}")
+    script = "set -eu\n" + "\n".join(examples).replace(
+        "http://127.0.0.1:8000", f"http://127.0.0.1:{drawing.ports[0]}"
+    )
     running = await asyncio.create_subprocess_exec(
-        "bash", "-c", script.replace("--user ada", "--user user"), cwd=tmp_path,
+        "bash",
+        "-c",
+        script.replace("--user ada", "--user user"),
+        cwd=tmp_path,
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     out, _ = await running.communicate()
     assert running.returncode == 0, out.decode()
     assert (tmp_path / "lighthouse.png").read_bytes().startswith(b"\x89PNG")

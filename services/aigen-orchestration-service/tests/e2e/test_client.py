@@ -1,4 +1,6 @@
-"""The Python client leads whole lives on a running service, and never starts anything twice however calls fail."""
+"""The Python client leads whole lives on a running service, and never starts anything twice however
+calls fail.
+"""
 
 import asyncio
 import inspect
@@ -35,7 +37,11 @@ DOCUMENT = Path(__file__).parents[4] / "docs" / "python-client.md"
 def test_both_clients_offer_the_same() -> None:
     def offered(client: type) -> dict[str, list[str]]:
         methods = inspect.getmembers(client, inspect.isfunction)
-        return {name: list(inspect.signature(method).parameters) for name, method in methods if name[0] != "_"}
+        return {
+            name: list(inspect.signature(method).parameters)
+            for name, method in methods
+            if name[0] != "_"
+        }
 
     assert offered(Client) == offered(AsyncClient)
 
@@ -60,9 +66,14 @@ def _a_whole_life(base_url: str) -> None:
         quote = client.quote("A lighthouse", SQUARE)
         assert (quote.total, quote.balance) == (Decimal("1.25"), Decimal("5.00"))
         started = client.create("A lighthouse", SQUARE, quote_id=quote.quote_id, key="order-1")
-        assert client.create("A lighthouse", SQUARE, quote_id=quote.quote_id, key="order-1").id == started.id
+        assert (
+            client.create("A lighthouse", SQUARE, quote_id=quote.quote_id, key="order-1").id
+            == started.id
+        )
         seen: list[str] = []
-        shown = client.wait(started.id, for_samples=True, on_change=lambda found: seen.append(found.status))
+        shown = client.wait(
+            started.id, for_samples=True, on_change=lambda found: seen.append(found.status)
+        )
         assert len(shown.samples) == 4
         assert seen[-1] == "AWAITING_SELECTION"
         with pytest.raises(WaitedTooLongError):
@@ -101,11 +112,17 @@ async def test_the_same_life_beside_others(parts: Parts) -> None:
         assert (await client.download(ended[0].final)).startswith(b"\x89PNG")
         with pytest.raises(ProblemError) as refused:
             await client.create("A lighthouse", "Fax")
-        assert (refused.value.code, refused.value.errors[0]["pointer"]) == ("invalid_request", "/output_format")
+        assert (refused.value.code, refused.value.errors[0]["pointer"]) == (
+            "invalid_request",
+            "/output_format",
+        )
 
 
 async def test_the_examples_of_the_document_run(
-    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    parts: Parts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = {"user_id": "ada", "amount": "9.00", "plan": "payg"}
@@ -113,7 +130,9 @@ async def test_the_examples_of_the_document_run(
     examples = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     for example in examples:
         here = example.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{parts.ports[0]}")
-        await asyncio.to_thread(exec, here, {"__name__": "example"})  # a document's example is a program
+        await asyncio.to_thread(
+            exec, here, {"__name__": "example"}
+        )  # a document's example is a program
     said = capsys.readouterr().out
     promised = re.findall(r"#\s+prints: (.+)$", "".join(examples), re.MULTILINE)
     assert len(promised) > len(examples)
@@ -160,7 +179,9 @@ def calling() -> Iterator[Callable[..., tuple[Client, Flaky]]]:
 
         def make(*answers: httpx.Response | Exception, **more: Any) -> tuple[Client, Flaky]:
             flaky = Flaky(*answers)
-            return stack.enter_context(Client("https://aigen.example", transport=flaky, retries=QUICK, **more)), flaky
+            return stack.enter_context(
+                Client("https://aigen.example", transport=flaky, retries=QUICK, **more)
+            ), flaky
 
         yield make
 
@@ -168,12 +189,16 @@ def calling() -> Iterator[Callable[..., tuple[Client, Flaky]]]:
 @pytest.mark.parametrize(
     "failure",
     [
-        httpx.ConnectError("away"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("cut"),
-        httpx.Response(502), problem(503, "storage_unavailable", retryable=True),
-        problem(429, "rate_limited", **{"Retry-After": "0"}), problem(409, "idempotency_key_in_flight"),
+        httpx.ConnectError("away"),
+        httpx.ReadTimeout("slow"),
+        httpx.RemoteProtocolError("cut"),
+        httpx.Response(502),
+        problem(503, "storage_unavailable", retryable=True),
+        problem(429, "rate_limited", **{"Retry-After": "0"}),
+        problem(409, "idempotency_key_in_flight"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_passing_failure_is_tried_again_under_the_same_key(calling: Any, failure: Any) -> None:
     client, flaky = calling(failure, failure, generation())
     assert client.create("A lighthouse", SQUARE).id == "g"
@@ -184,7 +209,12 @@ def test_a_passing_failure_is_tried_again_under_the_same_key(calling: Any, failu
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(402, "insufficient_credits"), (409, "quote_expired"), (422, "invalid_request"), (403, "plan_required")],
+    [
+        (402, "insufficient_credits"),
+        (409, "quote_expired"),
+        (422, "invalid_request"),
+        (403, "plan_required"),
+    ],
 )
 def test_a_no_is_told_at_once(calling: Any, status: int, code: str) -> None:
     client, flaky = calling(problem(status, code))
@@ -210,16 +240,19 @@ def test_a_live_stream_that_breaks_is_taken_up_where_it_broke(calling: Any) -> N
         return b"".join(f"id: {n}\ndata: {said % (status, n)}\n\n".encode() for n in versions)
 
     client, flaky = calling(
-        httpx.Response(200, content=events(1, 2)), httpx.ReadError("cut"),
+        httpx.Response(200, content=events(1, 2)),
+        httpx.ReadError("cut"),
         httpx.Response(200, content=b": still here\n\n" + events(3, status="COMPLETED")),
-    )  # fmt: skip
+    )
     assert [found.version for found in client.stream("g")] == [1, 2, 3]
     assert [request.headers.get("last-event-id") for request in flaky.sent] == [None, "2", "2"]
 
 
 def test_a_live_stream_that_is_refused_for_a_moment_is_opened_again(calling: Any) -> None:
     last = b'data: {"id": "g", "status": "COMPLETED", "version": 2, "cost": {"total": "0.25"}}\n\n'
-    client, flaky = calling(httpx.Response(502), problem(503, "x", retryable=True), httpx.Response(200, content=last))
+    client, flaky = calling(
+        httpx.Response(502), problem(503, "x", retryable=True), httpx.Response(200, content=last)
+    )
     assert [found.version for found in client.stream("g")] == [2]
     client, flaky = calling(problem(404, "not_found"))
     with pytest.raises(ProblemError, match="D"):
@@ -238,8 +271,13 @@ def test_a_quiet_stream_that_is_cut_now_and_then_goes_on(calling: Any) -> None:
 
 
 def test_a_download_is_tried_again(calling: Any) -> None:
-    client, flaky = calling(httpx.ReadError("cut"), httpx.Response(503), httpx.Response(200, content=b"own"))
-    assert client.download(Asset(asset_id="a", url="/assets/a.png", resolution="1x1", format="png")) == b"own"
+    client, flaky = calling(
+        httpx.ReadError("cut"), httpx.Response(503), httpx.Response(200, content=b"own")
+    )
+    assert (
+        client.download(Asset(asset_id="a", url="/assets/a.png", resolution="1x1", format="png"))
+        == b"own"
+    )
     assert len(flaky.sent) == 3
 
 
@@ -250,12 +288,23 @@ def test_an_address_where_something_else_answers_is_told(calling: Any) -> None:
 
 
 def test_who_calls_is_told_to_the_service_and_to_nobody_else(calling: Any) -> None:
-    client, flaky = calling(httpx.Response(200, content=b"own"), api_key="a-secret-key", user_id="ada", language="de")
-    own = Asset(asset_id="a", url="https://aigen.example/assets/a.png", resolution="1x1", format="png")
+    client, flaky = calling(
+        httpx.Response(200, content=b"own"), api_key="a-secret-key", user_id="ada", language="de"
+    )
+    own = Asset(
+        asset_id="a", url="https://aigen.example/assets/a.png", resolution="1x1", format="png"
+    )
     assert client.download(own) == b"own"
     assert flaky.sent[0].headers["x-internal-api-key"] == "a-secret-key"
-    foreign = Asset(asset_id="a", url=f"http://127.0.0.1:{free_port()}/a.png", resolution="1x1", format="png")
-    neighbour = Asset(asset_id="a", url=f"https://aigen.example:{free_port()}/a.png", resolution="1x1", format="png")
+    foreign = Asset(
+        asset_id="a", url=f"http://127.0.0.1:{free_port()}/a.png", resolution="1x1", format="png"
+    )
+    neighbour = Asset(
+        asset_id="a",
+        url=f"https://aigen.example:{free_port()}/a.png",
+        resolution="1x1",
+        format="png",
+    )
     for other in (foreign, neighbour):
         with pytest.raises(NoAnswerError):
             client.download(other)

@@ -1,4 +1,6 @@
-"""What an operator does at the console: each button does what the API does, only when it can, and says who did it."""
+"""What an operator does at the console: each button does what the API does, only when it can, and
+says who did it.
+"""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -49,7 +51,9 @@ class Desk(Browser):
 @pytest.fixture
 async def desk(make_client: Make) -> Desk:
     """The desk; `user` pays for each thing and has 20 credits."""
-    caller = await make_client(api_keys=f"duty:operator:{OPERATOR_KEY}", webhook_allowed_networks=LOOPBACK[0])
+    caller = await make_client(
+        api_keys=f"duty:operator:{OPERATOR_KEY}", webhook_allowed_networks=LOOPBACK[0]
+    )
     await caller.world.grant("user", 2000, "payg")
     return Desk(caller)
 
@@ -85,7 +89,9 @@ async def test_ending_a_request_says_what_it_does_to_the_money_and_does_it(desk:
     shown = await desk.world.with_samples()
     await desk.world.select(shown)
     page = await desk.look(shown.id)
-    assert "1.00 credit that are set aside go back to the user. 0.25 credits stay charged" in page.text
+    assert (
+        "1.00 credit that are set aside go back to the user. 0.25 credits stay charged" in page.text
+    )
     after = await desk.submit(page.form("/fail"), reason="the provider burnt down")
     assert str(after.answer.url).endswith(f"/console/requests/{shown.id}?done=failed")
     assert "It is ended, and the user is told." in after.text
@@ -135,15 +141,25 @@ async def test_a_retry_is_a_new_request_that_its_user_pays_once(desk: Desk) -> N
     assert "This is the new request." in first.text
     assert first.answer.url.path == again.answer.url.path != f"/console/requests/{failed.id}"
     new = await desk.caller.look(first.answer.url.path.rpartition("/")[2])
-    assert (new["retry_of"], new["user_id"], new["cost"]["held"]) == (str(failed.id), "user", "0.25")
+    assert (new["retry_of"], new["user_id"], new["cost"]["held"]) == (
+        str(failed.id),
+        "user",
+        "0.25",
+    )
     assert (await desk.who_did(new["id"], "submitted"))["by"] == "duty"
     await desk.caller.act(new["id"], "cancel")
 
 
-@pytest.mark.parametrize(("decision", "state", "said"), [
-    ("accept", "PENDING", "The words are accepted"), ("reject", "CONTENT_REJECTED", "The words are rejected"),
-])  # fmt: skip
-async def test_words_are_reviewed_where_they_are_shown(desk: Desk, decision: str, state: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("decision", "state", "said"),
+    [
+        ("accept", "PENDING", "The words are accepted"),
+        ("reject", "CONTENT_REJECTED", "The words are rejected"),
+    ],
+)
+async def test_words_are_reviewed_where_they_are_shown(
+    desk: Desk, decision: str, state: str, said: str
+) -> None:
     waiting = await desk.world.submitted(input_prompt=FOR_REVIEW)
     page = await desk.see("/console/attention")
     assert FOR_REVIEW in page.text
@@ -175,7 +191,9 @@ async def parked(desk: Desk) -> str:
 
 
 @pytest.mark.parametrize("where", ["/console/attention", "request"])
-async def test_a_parked_message_is_explained_and_replayed_where_it_is_seen(desk: Desk, where: str) -> None:
+async def test_a_parked_message_is_explained_and_replayed_where_it_is_seen(
+    desk: Desk, where: str
+) -> None:
     request_id = await parked(desk)
     path = f"/console/requests/{request_id}" if where == "request" else where
     page = await desk.see(path)
@@ -209,7 +227,10 @@ async def test_a_parked_capture_says_whose_money_it_is(desk: Desk) -> None:
         "UPDATE outbox SET parked_reason = 'refused there' WHERE topic = 'credits.capture'"
     )
     page = await desk.see("/console/attention")
-    assert "The credit service could not be made to charge 0.25 credits for what user got." in page.text
+    assert (
+        "The credit service could not be made to charge 0.25 credits for what user got."
+        in page.text
+    )
     assert "user is charged 0.25 credits, once, however often it is tried." in page.text
     assert "The user is not charged, and keeps what was delivered." in page.text
     await desk.submit(page.form("/replay"))
@@ -219,7 +240,9 @@ async def test_a_parked_capture_says_whose_money_it_is(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("charged", "state"), [("yes", "PENDING"), ("no", "PENDING")])
-async def test_a_hold_in_doubt_is_decided_and_the_account_cleared(desk: Desk, charged: str, state: str) -> None:
+async def test_a_hold_in_doubt_is_decided_and_the_account_cleared(
+    desk: Desk, charged: str, state: str
+) -> None:
     desk.world.credits.faults.extend(["conflict", "conflict"])
     request_id = (await desk.caller.create()).json()["id"]
     desk.world.clock.advance(minutes=1)
@@ -300,7 +323,9 @@ async def test_odd_user_ids_have_an_account_as_well(desk: Desk) -> None:
 
 async def test_the_books_are_compared_and_mended_when_told_so(desk: Desk) -> None:
     shown = await desk.world.with_samples()
-    await desk.world.database.execute("DELETE FROM outbox WHERE topic = 'credits.capture'")  # it is never told
+    await desk.world.database.execute(
+        "DELETE FROM outbox WHERE topic = 'credits.capture'"
+    )  # it is never told
     await desk.world.database.execute("UPDATE holds SET settled_at = $1", desk.world.clock())
     desk.world.clock.advance(minutes=5)
     page = await desk.see("/console/accounts")
@@ -308,7 +333,12 @@ async def test_the_books_are_compared_and_mended_when_told_so(desk: Desk) -> Non
     found = await desk.submit(compare, hours="1")
     assert "1 difference" in found.text
     assert f"capture missing {shown.id}:samples:1:1 user 0.25 captured held captures" in found.text
-    assert await desk.world.database.fetchval("SELECT count(*) FROM outbox WHERE topic = 'credits.capture'") == 0
+    assert (
+        await desk.world.database.fetchval(
+            "SELECT count(*) FROM outbox WHERE topic = 'credits.capture'"
+        )
+        == 0
+    )
     mended = await desk.submit(apply, hours="1")
     assert "by duty: 1 holds compared, 1 posted" in mended.text
     assert (await desk.who_did(shown.id, "compensation_posted"))["by"] == "duty"
@@ -338,7 +368,9 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield made
 
 
-async def test_a_webhook_is_sent_again_and_that_stands_in_the_timeline(desk: Desk, receiver: Receiver) -> None:
+async def test_a_webhook_is_sent_again_and_that_stands_in_the_timeline(
+    desk: Desk, receiver: Receiver
+) -> None:
     endpoint = await desk.caller.post("/api/v1/webhook-endpoints", json={"url": receiver.url})
     assert endpoint.status_code == 201, endpoint.text
     shown = await desk.caller.with_samples()
@@ -363,10 +395,16 @@ async def test_a_webhook_is_sent_again_and_that_stands_in_the_timeline(desk: Des
 async def test_no_form_is_taken_without_its_token_or_from_elsewhere(desk: Desk) -> None:
     request_id = await parked(desk)
     waiting = await desk.world.submitted()
-    pages = [await desk.see(path) for path in (
-        "/console/attention", f"/console/requests/{waiting.id}", f"/console/requests/{request_id}",
-        "/console/accounts", "/console/accounts/user",
-    )]  # fmt: skip
+    pages = [
+        await desk.see(path)
+        for path in (
+            "/console/attention",
+            f"/console/requests/{waiting.id}",
+            f"/console/requests/{request_id}",
+            "/console/accounts",
+            "/console/accounts/user",
+        )
+    ]
     forms = {
         form.action: form
         for page in pages
@@ -374,13 +412,21 @@ async def test_no_form_is_taken_without_its_token_or_from_elsewhere(desk: Desk) 
         if "/console/" in form.action and form.method == "post"
     }
     assert {re.sub(r"[0-9a-f-]{36}|\d+", "x", action) for action in forms} == {
-        "/console/outbox/x/replay", "/console/outbox/x/drop", "/console/requests/x/cancel", "/console/requests/x/fail",
-        "/console/accounts/reconcile", "/console/accounts/user/grant",
-    }  # fmt: skip
+        "/console/outbox/x/replay",
+        "/console/outbox/x/drop",
+        "/console/requests/x/cancel",
+        "/console/requests/x/fail",
+        "/console/accounts/reconcile",
+        "/console/accounts/user/grant",
+    }
     before = await Footprint.of(desk.world)
     said = {"reason": "why", "amount": "5", "hours": "1"}
     for form in forms.values():
-        for changed, headers in (({"csrf": None}, {}), ({"csrf": "x"}, {}), ({}, {"Origin": "https://evil.example"})):
+        for changed, headers in (
+            ({"csrf": None}, {}),
+            ({"csrf": "x"}, {}),
+            ({}, {"Origin": "https://evil.example"}),
+        ):
             answer = await desk.submit(form, headers=headers, **said, **changed)
             assert answer.status == 403, form.action
     assert await Footprint.of(desk.world) == before
@@ -389,7 +435,13 @@ async def test_no_form_is_taken_without_its_token_or_from_elsewhere(desk: Desk) 
 
 
 async def test_after_a_deed_it_goes_on_only_within_the_console(desk: Desk) -> None:
-    for back in ("https://evil.example", "//evil.example/console", "/studio", "/console/../studio/x y", ""):
+    for back in (
+        "https://evil.example",
+        "//evil.example/console",
+        "/studio",
+        "/console/../studio/x y",
+        "",
+    ):
         waiting = await desk.world.submitted()
         form = (await desk.look(waiting.id)).form("/cancel")
         after = await desk.submit(form, back=back)
@@ -398,9 +450,14 @@ async def test_after_a_deed_it_goes_on_only_within_the_console(desk: Desk) -> No
 
 async def test_deeds_on_what_is_not_there_are_not_found(desk: Desk) -> None:
     form = (await desk.see("/console/accounts")).form("/reconcile")
-    for path in (f"/console/requests/{NOBODY}/cancel", f"/console/holds/{NOBODY}:samples:1:1/decide"):
+    for path in (
+        f"/console/requests/{NOBODY}/cancel",
+        f"/console/holds/{NOBODY}:samples:1:1/decide",
+    ):
         said = PageForm(path, "post", {"csrf": form.fields["csrf"], "charged": "yes"})
         assert (await desk.submit(said)).status == 404, path
-    odd = PageForm("/console/holds/nonsense/decide", "post", {"csrf": form.fields["csrf"], "charged": "yes"})
+    odd = PageForm(
+        "/console/holds/nonsense/decide", "post", {"csrf": form.fields["csrf"], "charged": "yes"}
+    )
     assert (await desk.submit(odd)).status == 422
     assert (await desk.caller.get(f"{OPERATIONS}/stuck")).json() == {"items": []}

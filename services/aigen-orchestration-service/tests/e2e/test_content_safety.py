@@ -1,4 +1,6 @@
-"""A prompt is judged before anything is charged: allowed, rejected, or left to a person; its words stay unsaid."""
+"""A prompt is judged before anything is charged: allowed, rejected, or left to a person; its words
+stay unsaid.
+"""
 
 import asyncio
 import json
@@ -16,7 +18,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from creativeflow.services.aigeneration.adapters.moderation.endpoint import ModerationCheck
-from creativeflow.services.aigeneration.adapters.moderation.word_lists import STANDARD_FILE, WordCheck, read_rules
+from creativeflow.services.aigeneration.adapters.moderation.word_lists import (
+    STANDARD_FILE,
+    WordCheck,
+    read_rules,
+)
 from creativeflow.services.aigeneration.domain.moderation import ModerationOutcome, ModerationResult
 from creativeflow.services.aigeneration.ports import PromptCheckUnavailableError
 from tests.e2e.journey import OPERATIONS, REQUESTS, Caller, Footprint, assert_problem
@@ -36,7 +42,9 @@ async def paying(client: Caller) -> Caller:
 
 async def review(caller: Caller, request_id: str, decision: str) -> dict[str, Any]:
     """What an operator decides."""
-    answer = await caller.post(f"{OPERATIONS}/generation-requests/{request_id}/review", json={"decision": decision})
+    answer = await caller.post(
+        f"{OPERATIONS}/generation-requests/{request_id}/review", json={"decision": decision}
+    )
     assert answer.status_code == httpx.codes.OK, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -45,7 +53,9 @@ async def review(caller: Caller, request_id: str, decision: str) -> dict[str, An
 # Rejected
 
 
-async def test_a_rejected_prompt_starts_nothing_charges_nothing_and_is_not_repeated(paying: Caller) -> None:
+async def test_a_rejected_prompt_starts_nothing_charges_nothing_and_is_not_repeated(
+    paying: Caller,
+) -> None:
     before = await Footprint.of(paying.world)
     with structlog.testing.capture_logs() as logs:
         for prompt in (REJECTED, "p0rn otter", "p o r n"):
@@ -54,7 +64,9 @@ async def test_a_rejected_prompt_starts_nothing_charges_nothing_and_is_not_repea
     assert await Footprint.of(paying.world) == before
     assert "otter" not in json.dumps(logs, default=str)
     assert {"category": "sexual", "severe": False} in [
-        {name: entry[name] for name in ("category", "severe")} for entry in logs if entry["event"] == "prompt_rejected"
+        {name: entry[name] for name in ("category", "severe")}
+        for entry in logs
+        if entry["event"] == "prompt_rejected"
     ]
 
 
@@ -64,7 +76,9 @@ async def test_changed_words_are_judged_too_and_the_samples_stay(paying: Caller)
         answer = await paying.act(shown["id"], "regenerate-samples", updated_prompt=prompt)
         assert_problem(answer, 422, code)
     assert await paying.look(shown["id"]) == shown
-    assert (await paying.act(shown["id"], "regenerate-samples", model="fast")).status_code == httpx.codes.ACCEPTED
+    assert (
+        await paying.act(shown["id"], "regenerate-samples", model="fast")
+    ).status_code == httpx.codes.ACCEPTED
 
 
 async def test_a_retry_with_other_words_is_judged(paying: Caller) -> None:
@@ -97,7 +111,9 @@ async def test_two_severe_rejections_a_day_for_many_days_do_not_restrict(paying:
 # Left to a person
 
 
-async def test_a_doubtful_prompt_waits_for_a_person_and_is_charged_only_when_accepted(paying: Caller) -> None:
+async def test_a_doubtful_prompt_waits_for_a_person_and_is_charged_only_when_accepted(
+    paying: Caller,
+) -> None:
     created = await paying.create(input_prompt=DOUBTFUL)
     assert (created.status_code, created.json()["status"]) == (202, "VALIDATING_CREDITS")
     request_id = created.json()["id"]
@@ -114,14 +130,22 @@ async def test_a_doubtful_prompt_waits_for_a_person_and_is_charged_only_when_acc
     assert (await review(paying, request_id, "reject"))["status"] == "PENDING"
     assert (await paying.get(f"{OPERATIONS}/reviews")).json() == {"items": []}
     await paying.world.deliver(await paying.world.next_job())
-    events = [entry["event"] for entry in (await paying.get(f"{REQUESTS}/{request_id}/events")).json()["items"]]
+    events = [
+        entry["event"]
+        for entry in (await paying.get(f"{REQUESTS}/{request_id}/events")).json()["items"]
+    ]
     assert events[:3] == ["submitted", "credits_asked", "credits_held"]
 
 
-async def test_a_doubtful_prompt_that_is_not_accepted_costs_nothing_and_says_why(paying: Caller) -> None:
+async def test_a_doubtful_prompt_that_is_not_accepted_costs_nothing_and_says_why(
+    paying: Caller,
+) -> None:
     request_id = (await paying.create(input_prompt=DOUBTFUL)).json()["id"]
     rejected = await review(paying, request_id, "reject")
-    assert (rejected["status"], rejected["failure"]["code"]) == ("CONTENT_REJECTED", "prompt_refused")
+    assert (rejected["status"], rejected["failure"]["code"]) == (
+        "CONTENT_REJECTED",
+        "prompt_refused",
+    )
     assert "Change the words" in rejected["failure"]["message"]
     await paying.world.drain()
     assert await paying.world.balance() == 2000
@@ -134,7 +158,9 @@ async def test_what_costs_nothing_goes_on_at_once_when_accepted(client: Caller, 
     request_id = (await client.create(input_prompt=DOUBTFUL)).json()["id"]
     assert (await client.world.database.fetchval("SELECT count(*) FROM free_usage")) == 0
     assert (await review(client, request_id, "accept"))["status"] == "PENDING"
-    assert (await client.world.database.fetchval("SELECT count(*) FROM free_usage")) == (plan == "free")
+    assert (await client.world.database.fetchval("SELECT count(*) FROM free_usage")) == (
+        plan == "free"
+    )
 
 
 async def test_who_cannot_pay_any_more_when_it_is_accepted_is_told(client: Caller) -> None:
@@ -152,8 +178,12 @@ async def test_a_used_up_month_ends_a_free_request_that_is_accepted(make_client)
     assert (await review(client, waiting, "accept"))["failure"]["code"] == "insufficient_credits"
 
 
-async def test_a_prompt_nobody_looks_at_fails_after_its_time_and_can_be_cancelled_before(paying: Caller) -> None:
-    waiting, cancelled = [(await paying.create(input_prompt=DOUBTFUL)).json()["id"] for _ in range(2)]
+async def test_a_prompt_nobody_looks_at_fails_after_its_time_and_can_be_cancelled_before(
+    paying: Caller,
+) -> None:
+    waiting, cancelled = [
+        (await paying.create(input_prompt=DOUBTFUL)).json()["id"] for _ in range(2)
+    ]
     assert (await paying.act(cancelled, "cancel")).json()["outcome"] == "cancelled"
     paying.world.clock.advance(days=3, minutes=1)
     await paying.world.sweep()
@@ -188,10 +218,16 @@ class Moderator:
         return self.answers.pop(0) if self.answers else judged()
 
 
-def judged(*, flagged: bool = False, categories: Sequence[str] = (), score: float = 0.01) -> Response:
+def judged(
+    *, flagged: bool = False, categories: Sequence[str] = (), score: float = 0.01
+) -> Response:
     """One answer of the endpoint."""
     scores = dict.fromkeys(categories or ["harassment"], score)
-    result = {"flagged": flagged, "categories": dict.fromkeys(categories, flagged), "category_scores": scores}
+    result = {
+        "flagged": flagged,
+        "categories": dict.fromkeys(categories, flagged),
+        "category_scores": scores,
+    }
     return JSONResponse({"id": "modr-1", "model": "omni", "results": [result]})
 
 
@@ -205,11 +241,19 @@ async def moderating() -> AsyncIterator[tuple[Moderator, ModerationCheck]]:
     while not server.started:
         await asyncio.sleep(0.01)
     async with httpx.AsyncClient(trust_env=False) as http:
-        yield moderator, ModerationCheck(
-            http, f"http://127.0.0.1:{port}/v1/moderations", first=WordCheck(read_rules(STANDARD_FILE)),
-            api_key="moderation-key", model="omni-moderation-latest", review_above=0.5, timeout_seconds=0.5,
-            pause_seconds=0.01,
-        )  # fmt: skip
+        yield (
+            moderator,
+            ModerationCheck(
+                http,
+                f"http://127.0.0.1:{port}/v1/moderations",
+                first=WordCheck(read_rules(STANDARD_FILE)),
+                api_key="moderation-key",
+                model="omni-moderation-latest",
+                review_above=0.5,
+                timeout_seconds=0.5,
+                pause_seconds=0.01,
+            ),
+        )
     server.should_exit = True
     await running
 
@@ -218,14 +262,19 @@ async def moderating() -> AsyncIterator[tuple[Moderator, ModerationCheck]]:
     ("answer", "verdict"),
     [
         (judged(), ModerationResult(outcome=ModerationOutcome.ALLOW)),
-        (judged(categories=["hate"], score=0.51), ModerationResult(outcome=ModerationOutcome.REVIEW, category="hate")),
+        (
+            judged(categories=["hate"], score=0.51),
+            ModerationResult(outcome=ModerationOutcome.REVIEW, category="hate"),
+        ),
         (
             judged(flagged=True, categories=["violence"]),
             ModerationResult(outcome=ModerationOutcome.REJECT, category="violence"),
         ),
         (
             judged(flagged=True, categories=["sexual", "sexual/minors"]),
-            ModerationResult(outcome=ModerationOutcome.REJECT, category="sexual/minors", severe=True),
+            ModerationResult(
+                outcome=ModerationOutcome.REJECT, category="sexual/minors", severe=True
+            ),
         ),
     ],
 )
@@ -234,7 +283,10 @@ async def test_the_endpoints_verdict_is_ours(answer: Response, verdict: Moderati
         moderator.answers.append(answer)
         assert await check.check(["an otter", "calm"], "en-US") == verdict
         assert moderator.asked == [
-            ("Bearer moderation-key", {"input": ["an otter", "calm"], "model": "omni-moderation-latest"})
+            (
+                "Bearer moderation-key",
+                {"input": ["an otter", "calm"], "model": "omni-moderation-latest"},
+            )
         ]
 
 
@@ -246,9 +298,17 @@ async def test_what_the_lists_reject_is_not_sent_anywhere(client: Caller) -> Non
 
 
 @pytest.mark.parametrize(
-    "answer", [Response(status_code=500), Response("<html>"), JSONResponse({"results": "none"}), JSONResponse([])]
+    "answer",
+    [
+        Response(status_code=500),
+        Response("<html>"),
+        JSONResponse({"results": "none"}),
+        JSONResponse([]),
+    ],
 )
-async def test_an_endpoint_that_says_nothing_usable_is_away_and_tried_three_times(answer: Response) -> None:
+async def test_an_endpoint_that_says_nothing_usable_is_away_and_tried_three_times(
+    answer: Response,
+) -> None:
     async with moderating() as (moderator, check):
         moderator.answers += [answer] * 3
         with pytest.raises(PromptCheckUnavailableError):
@@ -265,8 +325,12 @@ class Away:
         raise PromptCheckUnavailableError("simulated")
 
 
-@pytest.mark.parametrize(("when_away", "status"), [("refuse", 503), ("review", 202), ("allow", 202)])
-async def test_while_the_check_is_away_a_setting_decides(make_client, when_away: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("when_away", "status"), [("refuse", 503), ("review", 202), ("allow", 202)]
+)
+async def test_while_the_check_is_away_a_setting_decides(
+    make_client, when_away: str, status: int
+) -> None:
     client: Caller = await make_client(safety_when_away=when_away)
     client.world.service.prompts._check = Away()  # noqa: SLF001 - an endpoint that is away
     answer = await client.create()
@@ -275,4 +339,6 @@ async def test_while_the_check_is_away_a_setting_decides(make_client, when_away:
         assert answer.headers["retry-after"] == "5"
     else:
         assert answer.status_code == status
-        assert answer.json()["status"] == ("VALIDATING_CREDITS" if when_away == "review" else "PENDING")
+        assert answer.json()["status"] == (
+            "VALIDATING_CREDITS" if when_away == "review" else "PENDING"
+        )

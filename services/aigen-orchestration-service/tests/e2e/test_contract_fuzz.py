@@ -1,4 +1,5 @@
-"""Calls made up from the API description, well-formed and not: every answer is one that the description declares.
+"""Calls made up from the API description, well-formed and not: every answer is one that the
+description declares.
 
 AIGEN_TEST_EXAMPLES asks for more calls of each kind.
 """
@@ -25,7 +26,11 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
 )
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
-from creativeflow.services.aigeneration.workers.results_consumer import ROUTES, DeadLetterConsumer, ResultsConsumer
+from creativeflow.services.aigeneration.workers.results_consumer import (
+    ROUTES,
+    DeadLetterConsumer,
+    ResultsConsumer,
+)
 from tests.e2e.journey import CALLBACKS, NOBODY, Caller
 from tests.support.app import ServiceUnderTest
 
@@ -35,12 +40,18 @@ CALLS = [
     (method, path)
     for path, calls in DESCRIBED["paths"].items()
     for method in calls
-    if not path.endswith(("/stream", "/assets"))  # one never ends, the other takes pictures; both have their own tests
+    if not path.endswith(
+        ("/stream", "/assets")
+    )  # one never ends, the other takes pictures; both have their own tests
 ]
 QUICKLY = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 GROWTH_MAX_BYTES = 3_000_000
 
 plain = st.text(max_size=12)
@@ -76,7 +87,9 @@ def fitting(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:  # noqa: C901,
     match schema.get("type"):
         case "object":
             told = {
-                name: fitting(part) if name in schema.get("required", ()) else st.none() | fitting(part)
+                name: fitting(part)
+                if name in schema.get("required", ())
+                else st.none() | fitting(part)
                 for name, part in schema.get("properties", {}).items()
             }
             return st.fixed_dictionaries(told).map(
@@ -93,7 +106,11 @@ def fitting(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:  # noqa: C901,
         case "string" if schema.get("format") == "uuid":
             return st.uuids().map(str) | st.just(NOBODY)
         case "string":
-            return st.one_of(*examples, st.text(min_size=schema.get("minLength", 0), max_size=20), st.just("user"))
+            return st.one_of(
+                *examples,
+                st.text(min_size=schema.get("minLength", 0), max_size=20),
+                st.just("user"),
+            )
     return junk
 
 
@@ -106,22 +123,34 @@ def calls(draw: st.DrawFn, method: str, path: str) -> dict[str, Any]:
         value = draw(fitting(parameter["schema"]) if draw(st.integers(0, 3)) else junk)
         text = value if isinstance(value, str) else _json(value).decode()
         if parameter["in"] == "path":
-            where = where.replace("{" + parameter["name"] + "}", quote(text.encode("utf-8", "replace"), safe="") or "x")
+            where = where.replace(
+                "{" + parameter["name"] + "}",
+                quote(text.encode("utf-8", "replace"), safe="") or "x",
+            )
         elif parameter["in"] == "query" and draw(st.booleans()):
             query[parameter["name"]] = text
         elif parameter["in"] == "header" and draw(st.booleans()):
             headers[parameter["name"]] = re.sub(r"[^\x20-\x7e]", "?", text)[:300].strip()
-    made: dict[str, Any] = {"method": method.upper(), "url": where, "params": query, "headers": headers}
+    made: dict[str, Any] = {
+        "method": method.upper(),
+        "url": where,
+        "params": query,
+        "headers": headers,
+    }
     if body := operation.get("requestBody"):
         schema = body["content"].get("application/json", {}).get("schema", {})
         value = draw(fitting(schema) if draw(st.integers(0, 3)) else junk)
-        made["content"] = draw(st.binary(max_size=60)) if not draw(st.integers(0, 5)) else _json(value)
+        made["content"] = (
+            draw(st.binary(max_size=60)) if not draw(st.integers(0, 5)) else _json(value)
+        )
         headers["Content-Type"] = draw(st.sampled_from(["application/json"] * 5 + ["text/plain"]))
     return made
 
 
 def _json(value: Any) -> bytes:
-    """Unlike the service's own writer this one writes NaN and huge numbers, because callers may send them."""
+    """Unlike the service's own writer this one writes NaN and huge numbers, because callers may
+    send them.
+    """
     return json.dumps(value).encode()
 
 
@@ -134,21 +163,32 @@ def misfits(value: Any, schema: Mapping[str, Any], at: str = "") -> list[str]:
     if "enum" in schema and value not in schema["enum"]:
         return [f"{at}: {value!r} is none of {schema['enum']}"]
     kinds: dict[str, Any] = {
-        "object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None),
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "boolean": bool,
+        "null": type(None),
         "number": (int, float),
-    }  # fmt: skip
+    }
     if (kind := schema.get("type")) and not isinstance(value, kinds[kind]):
         return [f"{at}: {value!r} is no {kind}"]
     if kind == "array":
-        return [text for item in value for text in misfits(item, schema.get("items", {}), f"{at}[]")]
+        return [
+            text for item in value for text in misfits(item, schema.get("items", {}), f"{at}[]")
+        ]
     if kind != "object":
         return []
     parts = schema.get("properties", {})
-    missing = [f"{at}.{name} is missing" for name in schema.get("required", ()) if name not in value]
+    missing = [
+        f"{at}.{name} is missing" for name in schema.get("required", ()) if name not in value
+    ]
     if parts and schema.get("additionalProperties") is False:
         missing += [f"{at}.{name} is not described" for name in value if name not in parts]
     there = {name: part for name, part in parts.items() if name in value}
-    return missing + [text for name, part in there.items() for text in misfits(value[name], part, f"{at}.{name}")]
+    return missing + [
+        text for name, part in there.items() for text in misfits(value[name], part, f"{at}.{name}")
+    ]
 
 
 def check(answer: httpx.Response, method: str, path: str) -> None:
@@ -174,7 +214,10 @@ async def test_every_answer_is_a_declared_one(client: Caller, method: str, path:
 
 async def _call_and_check(client: Caller, call: dict[str, Any], method: str, path: str) -> None:
     answer = await client.request(**call)
-    if answer.status_code in {404, 405} and answer.headers.get("content-type") == "application/problem+json":
+    if (
+        answer.status_code in {404, 405}
+        and answer.headers.get("content-type") == "application/problem+json"
+    ):
         # The made-up path may be another one, or none.
         return
     check(answer, method, path)
@@ -193,7 +236,9 @@ async def fuzzed(made: st.SearchStrategy[Any], act: Callable[[Any], Awaitable[No
 
 
 @pytest.mark.timeout(120)
-async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_they_say(world: ServiceUnderTest) -> None:
+async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_they_say(
+    world: ServiceUnderTest,
+) -> None:
     job = await _job(world)
     token = world.service.secrets.token(job.job_id)
     consumer = ResultsConsumer(world.service.reports, _NoBroker(), dead_letter_exchange="dead")  # type: ignore[arg-type]
@@ -218,7 +263,9 @@ async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_the
 
 
 @pytest.mark.timeout(120)
-async def test_a_callback_of_any_bytes_is_answered_as_declared_and_memory_stays_flat(client: Caller) -> None:
+async def test_a_callback_of_any_bytes_is_answered_as_declared_and_memory_stays_flat(
+    client: Caller,
+) -> None:
     job = await _job(client.world)
     token = client.world.service.secrets.token(job.job_id)
     kinds = ["started", "progress", "sample-result", "final-result", "error"]
@@ -242,9 +289,17 @@ async def test_a_callback_of_any_bytes_is_answered_as_declared_and_memory_stays_
 
 def bodies(job: Any, token: str | None = None) -> st.SearchStrategy[bytes]:
     """Bytes, JSON of any kind, and results that nearly fit a job that is there."""
-    schemas = [DESCRIBED["components"]["schemas"][name] for name in ("SamplesReport", "FinalReport", "ErrorReport")]
+    schemas = [
+        DESCRIBED["components"]["schemas"][name]
+        for name in ("SamplesReport", "FinalReport", "ErrorReport")
+    ]
     nearly = st.one_of(*(fitting(schema) for schema in schemas)).map(
-        lambda made: {**made, "generation_request_id": str(job.id), "job_id": str(job.job_id), "callback_token": token}
+        lambda made: {
+            **made,
+            "generation_request_id": str(job.id),
+            "job_id": str(job.job_id),
+            "callback_token": token,
+        }
     )
     return st.binary(max_size=200) | junk.map(_json) | nearly.map(_json)
 
@@ -265,7 +320,16 @@ class _NoBroker:
 def a_delivery(routing_key: str, body: bytes) -> Any:
     """A message as the broker delivers it."""
     fields: dict[str, Any] = {
-        "routing_key": routing_key, "body": body, "message_id": "m", "correlation_id": "c", "type": "t", "headers": {},
-        "redelivered": False, "exchange": "e", "queue": "q",
-    }  # fmt: skip
-    return Delivery(**{name: value for name, value in fields.items() if name in Delivery.__dataclass_fields__})
+        "routing_key": routing_key,
+        "body": body,
+        "message_id": "m",
+        "correlation_id": "c",
+        "type": "t",
+        "headers": {},
+        "redelivered": False,
+        "exchange": "e",
+        "queue": "q",
+    }
+    return Delivery(
+        **{name: value for name, value in fields.items() if name in Delivery.__dataclass_fields__}
+    )

@@ -1,4 +1,6 @@
-"""The first thing a newcomer does: `aigen demo` with nothing installed, and it leaves nothing running behind."""
+"""The first thing a newcomer does: `aigen demo` with nothing installed, and it leaves nothing
+running behind.
+"""
 
 import asyncio
 import os
@@ -12,12 +14,27 @@ from PIL import Image
 from tests.support.processes import MODULE, free_port, process, service_environment, wait_ready
 
 
-async def test_the_demo_draws_real_pictures_says_what_they_cost_and_ends_by_itself(tmp_path: Path) -> None:
+async def test_the_demo_draws_real_pictures_says_what_they_cost_and_ends_by_itself(
+    tmp_path: Path,
+) -> None:
     running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", MODULE, "demo", "--exit", "--prompt", "A lighthouse [bold] [/]", cwd=tmp_path,
-        env=os.environ | {"AIGEN_DATA_DIR": str(tmp_path / "data"), "AIGEN_PORT": str(free_port()), "COLUMNS": "200"},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        MODULE,
+        "demo",
+        "--exit",
+        "--prompt",
+        "A lighthouse [bold] [/]",
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "AIGEN_DATA_DIR": str(tmp_path / "data"),
+            "AIGEN_PORT": str(free_port()),
+            "COLUMNS": "200",
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     told, _ = await asyncio.wait_for(running.communicate(), 100)
     said = told.decode()
     assert running.returncode == 0, said

@@ -1,4 +1,6 @@
-"""Alive, ready, measured and logged: true figures, true reasons, and nothing of a user's words or secrets."""
+"""Alive, ready, measured and logged: true figures, true reasons, and nothing of a user's words or
+secrets.
+"""
 
 import hashlib
 import re
@@ -58,7 +60,10 @@ def grown(before: Figures, after: Figures, name: str, **labels: str) -> float:
 
 async def test_a_process_that_answers_is_alive(shared: Caller) -> None:
     answer = await shared.get("/health")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ok", "version": shared.app.version})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"status": "ok", "version": shared.app.version},
+    )
 
 
 async def test_a_service_whose_database_answers_is_ready(shared: Caller) -> None:
@@ -70,7 +75,9 @@ async def test_a_service_whose_database_answers_is_ready(shared: Caller) -> None
     assert re.fullmatch(r"PostgreSQL \S.*, schema \S+", database["detail"])
 
 
-async def test_a_database_at_another_schema_is_not_ready_and_says_what_to_do(client: Caller) -> None:
+async def test_a_database_at_another_schema_is_not_ready_and_says_what_to_do(
+    client: Caller,
+) -> None:
     await client.world.database.execute("UPDATE alembic_version SET version_num = '0000'")
     answer = await client.get("/ready")
     assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
@@ -80,7 +87,9 @@ async def test_a_database_at_another_schema_is_not_ready_and_says_what_to_do(cli
 @asynccontextmanager
 async def _without_database(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else takes the port, and it refuses
+        closed.bind(
+            ("127.0.0.1", 0)
+        )  # bound and not listening: nobody else takes the port, and it refuses
         url = f"postgresql://nobody@127.0.0.1:{closed.getsockname()[1]}/nothing"
         service = Container(settings, database_url=url)
         app = create_app(service=service)
@@ -93,16 +102,24 @@ async def _without_database(settings: Settings) -> AsyncIterator[tuple[FastAPI, 
         await service.stop()
 
 
-async def test_without_its_database_a_service_is_alive_not_ready_and_says_why(settings: Settings) -> None:
+async def test_without_its_database_a_service_is_alive_not_ready_and_says_why(
+    settings: Settings,
+) -> None:
     async with _without_database(settings) as (_, asks):
         assert (await asks.get("/health")).status_code == httpx.codes.OK
         answer = await asks.get("/ready")
         assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
-        assert answer.json()["checks"]["database"] == {"ok": False, "required": True, "detail": "does not answer"}
+        assert answer.json()["checks"]["database"] == {
+            "ok": False,
+            "required": True,
+            "detail": "does not answer",
+        }
         assert (await asks.get("/metrics")).status_code == httpx.codes.OK
 
 
-async def test_without_its_database_every_call_says_that_it_can_be_repeated(settings: Settings) -> None:
+async def test_without_its_database_every_call_says_that_it_can_be_repeated(
+    settings: Settings,
+) -> None:
     async with _without_database(settings) as (_, asks):
         for method, path, body in (
             ("POST", REQUESTS, {"user_id": "user", **PLAIN}),
@@ -145,15 +162,30 @@ async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> 
         ("final", 100, {"15.0": 0, "30.0": 0, "60.0": 0, "90.0": 0, "120.0": 1}),
     ):
         assert grown(before, after, f"{name}_count", stage=stage, **place) == 1
-        assert grown(before, after, f"{name}_sum", stage=stage, **place) == pytest.approx(seconds, abs=0.1)
+        assert grown(before, after, f"{name}_sum", stage=stage, **place) == pytest.approx(
+            seconds, abs=0.1
+        )
         for bound, count in bounds.items():
             assert grown(before, after, f"{name}_bucket", stage=stage, le=bound, **place) == count
     found = {dict(labels)["le"] for (metric, labels) in after if metric == f"{name}_bucket"}
-    assert found >= {"1.0", "5.0", "10.0", "15.0", "20.0", "25.0", "30.0", "60.0", "90.0", "120.0", "+Inf"}
+    assert found >= {
+        "1.0",
+        "5.0",
+        "10.0",
+        "15.0",
+        "20.0",
+        "25.0",
+        "30.0",
+        "60.0",
+        "90.0",
+        "120.0",
+        "+Inf",
+    }
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "fault"), [("invalid_input", "failed", "user"), ("prompt_rejected", "rejected", "user")]
+    ("code", "status", "fault"),
+    [("invalid_input", "failed", "user"), ("prompt_rejected", "rejected", "user")],
 )
 async def test_a_bad_end_is_counted_under_its_name_and_whose_fault_it_was(
     client: Caller, code: str, status: str, fault: str
@@ -171,7 +203,9 @@ async def test_a_bad_end_is_counted_under_its_name_and_whose_fault_it_was(
 async def test_made_up_error_codes_do_not_grow_the_metrics(client: Caller) -> None:
     await client.world.grant("user", 0, "pro")
     await client.create()
-    await client.report("error", await client.world.next_job(), error_code="made-up-by-a-worker-4711")
+    await client.report(
+        "error", await client.world.next_job(), error_code="made-up-by-a-worker-4711"
+    )
     assert "made-up-by-a-worker-4711" not in (await client.get("/metrics")).text
 
 
@@ -185,7 +219,9 @@ async def test_what_waits_and_what_is_under_way_is_measured(client: Caller) -> N
     assert grown({}, after, "ai_generation_in_flight_jobs", lane="samples") == 1
 
 
-async def test_paths_are_measured_by_their_pattern_so_that_ids_do_not_grow_the_metrics(client: Caller) -> None:
+async def test_paths_are_measured_by_their_pattern_so_that_ids_do_not_grow_the_metrics(
+    client: Caller,
+) -> None:
     created = (await client.create()).json()
     await client.look(created["id"])
     await client.get("/otter-4711")
@@ -222,10 +258,16 @@ async def test_a_request_id_and_a_trace_are_taken_over_returned_and_kept(client:
         ("{}", f"00-{TRACE}-{'0' * 16}-01"),
     ],
 )
-async def test_ids_that_are_none_are_replaced_by_new_ones(shared: Caller, request_id: str, traceparent: str) -> None:
-    answer = await shared.get("/health", headers={"X-Request-ID": request_id, "traceparent": traceparent})
+async def test_ids_that_are_none_are_replaced_by_new_ones(
+    shared: Caller, request_id: str, traceparent: str
+) -> None:
+    answer = await shared.get(
+        "/health", headers={"X-Request-ID": request_id, "traceparent": traceparent}
+    )
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
-    assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", answer.headers["traceparent"])
+    assert re.fullmatch(
+        r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", answer.headers["traceparent"]
+    )
     assert TRACE not in answer.headers["traceparent"]
     other = await shared.get("/health")
     assert other.headers["x-request-id"] != answer.headers["x-request-id"]
@@ -267,26 +309,46 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.mark.parametrize("as_json", [True, False], ids=["json", "console"])
 async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
-    make_client: Callable[..., Awaitable[Caller]], lines: Callable[..., Callable[[], str]], as_json: bool
+    make_client: Callable[..., Awaitable[Caller]],
+    lines: Callable[..., Callable[[], str]],
+    as_json: bool,
 ) -> None:
     hashed = hashlib.sha256(b"a-key-only-its-owner-knows").hexdigest()
     keys = f"shop:operator:{API_KEY},odoo:service:sha256${hashed}"
     caller = await make_client(api_keys=keys, jwt_secret=JWT_SECRET)
     await caller.world.grant("user", 1000, "payg")
     written = lines(as_json=as_json)
-    user = {"Authorization": f"Bearer {jwt.encode({'sub': 'user', 'exp': int(time.time()) + 60}, JWT_SECRET)}"}
+    user = {
+        "Authorization": (
+            f"Bearer {jwt.encode({'sub': 'user', 'exp': int(time.time()) + 60}, JWT_SECRET)}"
+        )
+    }
     service = {"X-Internal-API-Key": API_KEY}
-    created = (await caller.post(REQUESTS, json={**PLAIN, "metadata": {"note": PROMPT}}, headers=user)).json()
+    created = (
+        await caller.post(REQUESTS, json={**PLAIN, "metadata": {"note": PROMPT}}, headers=user)
+    ).json()
     job = await caller.world.next_job()
     callback = caller.world.service.secrets.token(job.job_id)
     await caller.report("progress", job, percent=5, step="Rilke and the otter")
-    await caller.report("error", job, error_code="provider_error", error_message=f"no: {PROMPT}", error_details=PROMPT)
+    await caller.report(
+        "error",
+        job,
+        error_code="provider_error",
+        error_message=f"no: {PROMPT}",
+        error_details=PROMPT,
+    )
     caller.world.clock.advance(minutes=1)
     await caller.report_result(await caller.world.next_job())
-    await caller.post(f"{REQUESTS}/{created['id']}/regenerate-samples", json={"updated_prompt": PROMPT}, headers=user)
+    await caller.post(
+        f"{REQUESTS}/{created['id']}/regenerate-samples",
+        json={"updated_prompt": PROMPT},
+        headers=user,
+    )
     await caller.post(REQUESTS, json={**PLAIN, "input_prompt": PROMPT + "\x00"}, headers=user)
     await caller.post(REQUESTS, content=PROMPT, headers=user | {"Content-Type": "application/json"})
-    await caller.post(f"{CALLBACKS}/started", content=PROMPT, headers={"Authorization": f"Bearer {callback}"})
+    await caller.post(
+        f"{CALLBACKS}/started", content=PROMPT, headers={"Authorization": f"Bearer {callback}"}
+    )
     await caller.get(f"{REQUESTS}/otter?user_id=otter", headers=service)
     await caller.get(REQUESTS, headers={"X-Internal-API-Key": API_KEY + "x"})
     await caller.get(f"{REQUESTS}?user_id=otter", headers=service)
@@ -299,7 +361,14 @@ async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
     text = written()
     assert text.count("http_request") >= 10
     assert "unexpected_error" in text
-    for secret in (*SECRET_WORDS, API_KEY, JWT_SECRET, callback, user["Authorization"].split()[1], hashed):
+    for secret in (
+        *SECRET_WORDS,
+        API_KEY,
+        JWT_SECRET,
+        callback,
+        user["Authorization"].split()[1],
+        hashed,
+    ):
         assert secret not in text, f"{secret!r} is in the log"
 
 
@@ -318,10 +387,21 @@ async def test_every_line_of_a_call_carries_its_request_id(
     written = lines(as_json=True)
     await client.create(headers={"X-Request-ID": "odoo-42"})
     await client.create(headers={"X-Request-ID": "odoo-43"})
-    found = [metrics.orjson.loads(line) for line in written().splitlines() if '"http_request"' in line]
+    found = [
+        metrics.orjson.loads(line) for line in written().splitlines() if '"http_request"' in line
+    ]
     assert [line["request_id"] for line in found] == ["odoo-42", "odoo-43"]
     assert {line["status"] for line in found} == {202}
-    assert {"method", "path", "status", "duration_ms", "principal", "timestamp", "level", "event"} <= set(found[0])
+    assert {
+        "method",
+        "path",
+        "status",
+        "duration_ms",
+        "principal",
+        "timestamp",
+        "level",
+        "event",
+    } <= set(found[0])
 
 
 async def test_the_page_of_the_api_loads_nothing_from_a_foreign_host(client: Caller) -> None:

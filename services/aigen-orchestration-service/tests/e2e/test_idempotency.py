@@ -1,4 +1,6 @@
-"""The same key gives the same answer, to the letter, and nothing happens twice: whatever is repeated, and whenever."""
+"""The same key gives the same answer, to the letter, and nothing happens twice: whatever is
+repeated, and whenever.
+"""
 
 import asyncio
 from collections import Counter
@@ -44,7 +46,9 @@ async def selection(caller: Caller) -> Act:
 async def regeneration(caller: Caller) -> Act:
     """Another round with a key."""
     shown = await caller.with_samples()
-    return lambda: caller.act(shown["id"], "regenerate-samples", headers=KEY, updated_prompt="A green otter")
+    return lambda: caller.act(
+        shown["id"], "regenerate-samples", headers=KEY, updated_prompt="A green otter"
+    )
 
 
 async def retrying(caller: Caller) -> Act:
@@ -65,7 +69,9 @@ async def ending(caller: Caller) -> Act:
     """An operator's end of a request with a key."""
     created = (await caller.create()).json()
     body = {"reason": "the customer asked"}
-    return lambda: caller.post(f"{OPERATIONS}/generation-requests/{created['id']}/fail", json=body, headers=KEY)
+    return lambda: caller.post(
+        f"{OPERATIONS}/generation-requests/{created['id']}/fail", json=body, headers=KEY
+    )
 
 
 ACTIONS = [start, selection, regeneration, retrying, cancelling, ending]
@@ -110,9 +116,14 @@ async def test_twenty_equal_calls_at_once_do_the_work_of_one(
     act = await action(paying)
     answers = await asyncio.gather(*(until_answered(act) for _ in range(20)))
     assert len({answer.content for answer in answers}) == 1
-    assert Counter(answer.headers.get("idempotent-replayed") for answer in answers) == {None: 1, "true": 19}
+    assert Counter(answer.headers.get("idempotent-replayed") for answer in answers) == {
+        None: 1,
+        "true": 19,
+    }
     await paying.world.dispatch()
-    assert len({job.job_id for job in paying.world.engine.published}) == len(paying.world.engine.published)
+    assert len({job.job_id for job in paying.world.engine.published}) == len(
+        paying.world.engine.published
+    )
 
 
 async def until_answered(act: Act) -> httpx.Response:
@@ -127,7 +138,9 @@ async def until_answered(act: Act) -> httpx.Response:
 
 
 async def test_two_hundred_equal_starts_at_once_are_one_request(paying: Caller) -> None:
-    answers = await asyncio.gather(*(until_answered(lambda: paying.create(headers=KEY)) for _ in range(200)))
+    answers = await asyncio.gather(
+        *(until_answered(lambda: paying.create(headers=KEY)) for _ in range(200))
+    )
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.content for answer in answers}) == 1
     assert len({answer.headers["location"] for answer in answers}) == 1
@@ -163,7 +176,13 @@ async def test_another_call_under_the_same_key_is_refused_whatever_it_is(paying:
     before = await paying.look(shown["id"])
     for reused in (
         await paying.act(shown["id"], "select-sample", headers=KEY, selected_sample_id=other),
-        await paying.act(shown["id"], "select-sample", headers=KEY, selected_sample_id=sample, output_format="webp"),
+        await paying.act(
+            shown["id"],
+            "select-sample",
+            headers=KEY,
+            selected_sample_id=sample,
+            output_format="webp",
+        ),
         await paying.act(shown["id"], "regenerate-samples", headers=KEY),
         await paying.act(shown["id"], "retry", headers=KEY),
         await paying.act(shown["id"], "cancel", headers=KEY),
@@ -188,7 +207,9 @@ async def test_a_call_whose_first_try_still_runs_is_told_to_wait(paying: Caller)
     assert_replayed(await first, await paying.create(headers=KEY))
 
 
-async def test_an_answer_given_while_the_credit_service_is_silent_is_kept_too(paying: Caller) -> None:
+async def test_an_answer_given_while_the_credit_service_is_silent_is_kept_too(
+    paying: Caller,
+) -> None:
     paying.world.credits.faults.append("after")
     first = await paying.create(headers=KEY)
     assert first.json()["status"] == "VALIDATING_CREDITS"
@@ -214,7 +235,9 @@ async def test_keys_are_each_callers_own(make_client: Callable[..., Awaitable[Ca
     assert len(set(made)) == 4
 
 
-async def test_a_refusal_for_lack_of_credits_is_replayed_even_after_a_top_up(client: Caller) -> None:
+async def test_a_refusal_for_lack_of_credits_is_replayed_even_after_a_top_up(
+    client: Caller,
+) -> None:
     await client.world.grant("user", 24, "payg")
     first = assert_problem(await client.create(headers=KEY), 402, "insufficient_credits")
     await client.world.grant("user", 1000)
@@ -224,7 +247,9 @@ async def test_a_refusal_for_lack_of_credits_is_replayed_even_after_a_top_up(cli
         k: v for k, v in first.items() if k != "request_id"
     }
     assert answer.headers.get("idempotent-replayed") == "true"
-    assert (await client.create(headers={"Idempotency-Key": "another"})).status_code == httpx.codes.ACCEPTED
+    assert (
+        await client.create(headers={"Idempotency-Key": "another"})
+    ).status_code == httpx.codes.ACCEPTED
     assert await client.world.balance() == 1024 - 25
 
 
@@ -232,9 +257,17 @@ async def test_a_refused_final_is_replayed_and_another_key_tries_again(client: C
     await client.world.grant("user", 30, "payg")
     shown = await client.with_samples()
     pick = {"selected_sample_id": shown["samples"][0]["asset_id"]}
-    assert_problem(await client.act(shown["id"], "select-sample", headers=KEY, **pick), 402, "insufficient_credits")
+    assert_problem(
+        await client.act(shown["id"], "select-sample", headers=KEY, **pick),
+        402,
+        "insufficient_credits",
+    )
     await client.world.grant("user", 1000)
-    assert_problem(await client.act(shown["id"], "select-sample", headers=KEY, **pick), 402, "insufficient_credits")
+    assert_problem(
+        await client.act(shown["id"], "select-sample", headers=KEY, **pick),
+        402,
+        "insufficient_credits",
+    )
     assert (await client.look(shown["id"]))["selected_sample_id"] is None
     fresh = {"Idempotency-Key": "another"}
     assert (await client.act(shown["id"], "select-sample", headers=fresh, **pick)).is_success
@@ -242,7 +275,9 @@ async def test_a_refused_final_is_replayed_and_another_key_tries_again(client: C
 
 async def test_a_call_that_was_wrong_takes_no_key(paying: Caller) -> None:
     assert_problem(await paying.create(headers=KEY, locale="english"), 422, "invalid_request")
-    assert_problem(await paying.create("free", headers=KEY, brand_kit_id="kit"), 403, "plan_required")
+    assert_problem(
+        await paying.create("free", headers=KEY, brand_kit_id="kit"), 403, "plan_required"
+    )
     right = await paying.create(headers=KEY)
     assert right.status_code == httpx.codes.ACCEPTED
     assert "idempotent-replayed" not in right.headers
@@ -251,7 +286,9 @@ async def test_a_call_that_was_wrong_takes_no_key(paying: Caller) -> None:
 async def test_a_key_must_have_1_to_255_plain_characters(paying: Caller) -> None:
     before = await Footprint.of(paying.world)
     for key in ("", "k" * 256, "a\x7fb"):
-        assert_problem(await paying.create(headers={"Idempotency-Key": key}), 400, "idempotency_key_required")
+        assert_problem(
+            await paying.create(headers={"Idempotency-Key": key}), 400, "idempotency_key_required"
+        )
         answer = await paying.act(str(uuid4()), "cancel", headers={"Idempotency-Key": key})
         assert_problem(answer, 400, "idempotency_key_required")
     assert await Footprint.of(paying.world) == before
@@ -274,15 +311,22 @@ async def test_where_a_setting_wants_keys_no_action_goes_without(
     created = (await caller.create(headers=KEY)).json()
     await caller.world.deliver(await caller.world.next_job())
     bodies: dict[str, dict[str, Any]] = {
-        "select-sample": {"selected_sample_id": "any"}, "regenerate-samples": {}, "retry": {}, "cancel": {},
-    }  # fmt: skip
+        "select-sample": {"selected_sample_id": "any"},
+        "regenerate-samples": {},
+        "retry": {},
+        "cancel": {},
+    }
     for action, body in bodies.items():
-        assert_problem(await caller.act(created["id"], action, **body), 400, "idempotency_key_required")
+        assert_problem(
+            await caller.act(created["id"], action, **body), 400, "idempotency_key_required"
+        )
     for path, sent in (
         (f"generation-requests/{created['id']}/fail", {"reason": "why"}),
         ("credits/grants", {"user_id": "user", "amount": "1.00"}),
     ):
-        assert_problem(await caller.post(f"{OPERATIONS}/{path}", json=sent), 400, "idempotency_key_required")
+        assert_problem(
+            await caller.post(f"{OPERATIONS}/{path}", json=sent), 400, "idempotency_key_required"
+        )
     assert (await caller.look(created["id"]))["status"] == "AWAITING_SELECTION"
     assert (await caller.post(f"{REQUESTS}/quote", json={"user_id": "user", **PLAIN})).is_success
 

@@ -1,4 +1,6 @@
-"""The laptop's engine, end to end: real pictures, and every way a provider can fail, asked for in the prompt."""
+"""The laptop's engine, end to end: real pictures, and every way a provider can fail, asked for in
+the prompt.
+"""
 
 import asyncio
 import time
@@ -25,7 +27,12 @@ class Laptop:
         self.service, self.client = service, client
 
     async def create(self, prompt: str, **more: Any) -> dict[str, Any]:
-        body = {"user_id": "user", "input_prompt": prompt, "output_format": "YouTubeThumbnail_16x9", **more}
+        body = {
+            "user_id": "user",
+            "input_prompt": prompt,
+            "output_format": "YouTubeThumbnail_16x9",
+            **more,
+        }
         answer = await self.client.post(BASE, json=body)
         assert answer.status_code == 202, answer.text
         return await self.until(answer.json()["id"], "AWAITING_SELECTION")
@@ -74,9 +81,12 @@ async def laptop(database_url: str, settings: Settings) -> AsyncIterator[Laptop]
     await service.stop()
 
 
-async def test_four_visibly_different_pictures_and_the_final_in_the_size_that_was_asked(laptop: Laptop) -> None:
+async def test_four_visibly_different_pictures_and_the_final_in_the_size_that_was_asked(
+    laptop: Laptop,
+) -> None:
     await laptop.client.post(
-        "/api/v1/operations/credits/grants", json={"user_id": "user", "amount": "2.00", "plan": "pro"}
+        "/api/v1/operations/credits/grants",
+        json={"user_id": "user", "amount": "2.00", "plan": "pro"},
     )
     shown = await laptop.create("A lighthouse at dawn", color_scheme=["#0b3954", "#ff6663"])
     pictures = [laptop.picture(sample) for sample in shown["samples"]]
@@ -89,7 +99,9 @@ async def test_four_visibly_different_pictures_and_the_final_in_the_size_that_wa
         "desired_resolution": "3840x2160",
         "output_format": "jpg",
     }
-    assert (await laptop.client.post(f"{BASE}/{shown['id']}/select-sample", json=order)).status_code == 202
+    assert (
+        await laptop.client.post(f"{BASE}/{shown['id']}/select-sample", json=order)
+    ).status_code == 202
     done = await laptop.until(shown["id"], "COMPLETED")
     final = laptop.picture(done["final_asset"])
     assert final.size == (3840, 2160)
@@ -137,13 +149,18 @@ async def test_every_failure_is_told_in_friendly_words(
     laptop: Laptop, marker: str, status: str, code: str, fault: str
 ) -> None:
     ended = await laptop.create(f"A lighthouse [[{marker}]]")
-    assert (ended["status"], ended["failure"]["code"], ended["failure"]["fault"]) == (status, code, fault)
+    assert (ended["status"], ended["failure"]["code"], ended["failure"]["fault"]) == (
+        status,
+        code,
+        fault,
+    )
     assert ended["failure"]["next_steps"]
 
 
 async def test_slow_shows_its_progress_on_the_way(laptop: Laptop) -> None:
     answer = await laptop.client.post(
-        BASE, json={"user_id": "user", "input_prompt": "A lighthouse [[slow]]", "output_format": "XPost"}
+        BASE,
+        json={"user_id": "user", "input_prompt": "A lighthouse [[slow]]", "output_format": "XPost"},
     )
     seen = set()
     ends = time.monotonic() + 20
@@ -152,4 +169,6 @@ async def test_slow_shows_its_progress_on_the_way(laptop: Laptop) -> None:
         found = (await laptop.client.get(f"{BASE}/{answer.json()['id']}")).json()
         seen.add((found["progress"] or {}).get("percent"))
         await asyncio.sleep(0.05)
-    assert (await laptop.client.post(f"{BASE}/{answer.json()['id']}/cancel")).json()["status"] == "CANCELLED"
+    assert (await laptop.client.post(f"{BASE}/{answer.json()['id']}/cancel")).json()[
+        "status"
+    ] == "CANCELLED"

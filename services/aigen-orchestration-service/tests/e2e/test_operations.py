@@ -1,4 +1,6 @@
-"""What an operator sees and does: nothing is stuck unseen, nothing is given up silently, and money stays exact."""
+"""What an operator sees and does: nothing is stuck unseen, nothing is given up silently, and money
+stays exact.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -34,31 +36,45 @@ async def test_a_grant_opens_an_account_and_answers_with_its_statement(client: C
     assert answer.status_code == httpx.codes.CREATED
     statement = answer.json()
     assert {name: statement[name] for name in ("plan", "balance", "held")} == {
-        "plan": "payg", "balance": "2.50", "held": "0.00",
-    }  # fmt: skip
+        "plan": "payg",
+        "balance": "2.50",
+        "held": "0.00",
+    }
     (entry,) = statement["entries"]
-    assert (entry["kind"], entry["amount"], entry["reason"]) == ("grant", "2.50", "goodwill (plan payg)")
+    assert (entry["kind"], entry["amount"], entry["reason"]) == (
+        "grant",
+        "2.50",
+        "goodwill (plan payg)",
+    )
     assert await read(client, "users/user/statement") == statement
 
 
 async def test_a_grant_counts_at_once_for_a_plan_that_was_remembered(client: Caller) -> None:
     assert_problem(await client.create(brand_kit_id="kit"), 403, "plan_required")
-    await client.post(f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "0", "plan": "pro"})
+    await client.post(
+        f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "0", "plan": "pro"}
+    )
     assert (await client.create(brand_kit_id="kit")).status_code == httpx.codes.ACCEPTED
 
 
 async def test_the_same_grant_twice_under_one_key_is_given_once(client: Caller) -> None:
     body = {"user_id": "user", "amount": "5.00", "plan": "payg"}
-    answers = [await client.post(f"{OPERATIONS}/credits/grants", json=body, headers=KEY) for _ in range(3)]
+    answers = [
+        await client.post(f"{OPERATIONS}/credits/grants", json=body, headers=KEY) for _ in range(3)
+    ]
     assert {answer.status_code for answer in answers} == {201}
     assert {answer.json()["balance"] for answer in answers} == {"5.00"}
     assert await client.world.balance() == 500
-    await client.post(f"{OPERATIONS}/credits/grants", json=body, headers={"Idempotency-Key": "grant-8"})
+    await client.post(
+        f"{OPERATIONS}/credits/grants", json=body, headers={"Idempotency-Key": "grant-8"}
+    )
     await client.post(f"{OPERATIONS}/credits/grants", json=body)
     assert await client.world.balance() == 1500
 
 
-async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(client: Caller) -> None:
+async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(
+    client: Caller,
+) -> None:
     body = {"user_id": "user", "amount": "5.00", "plan": "payg"}
     await client.post(f"{OPERATIONS}/credits/grants", json=body, headers=KEY)
     before = await Footprint.of(client.world)
@@ -70,14 +86,20 @@ async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(c
 
 
 async def test_credits_can_be_taken_back_but_never_more_than_there_are(paying: Caller) -> None:
-    taken = await paying.post(f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "-19.99"})
+    taken = await paying.post(
+        f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "-19.99"}
+    )
     assert taken.json()["balance"] == "0.01"
-    answer = await paying.post(f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "-0.02"})
+    answer = await paying.post(
+        f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "-0.02"}
+    )
     assert_problem(answer, 422, "invalid_request", pointer="/amount")
     assert await paying.world.balance() == 1
 
 
-async def test_a_statement_tells_every_movement_newest_first_and_what_is_held(paying: Caller) -> None:
+async def test_a_statement_tells_every_movement_newest_first_and_what_is_held(
+    paying: Caller,
+) -> None:
     paying.world.clock.advance(minutes=1)
     shown = await paying.with_samples()
     await paying.create()
@@ -85,24 +107,32 @@ async def test_a_statement_tells_every_movement_newest_first_and_what_is_held(pa
     statement = await read(paying, "users/user/statement")
     assert (statement["balance"], statement["held"], statement["plan"]) == ("19.50", "0.25", "payg")
     assert [(entry["kind"], entry["amount"]) for entry in statement["entries"]] == [
-        ("hold", "-0.25"), ("capture", "0.00"), ("hold", "-0.25"), ("grant", "20.00"),
-    ]  # fmt: skip
-    assert [statement["entries"][1][name] for name in ("request_id", "stage", "round", "reason")] == [
-        shown["id"], "samples", 1, "sample_generation",
-    ]  # fmt: skip
+        ("hold", "-0.25"),
+        ("capture", "0.00"),
+        ("hold", "-0.25"),
+        ("grant", "20.00"),
+    ]
+    assert [
+        statement["entries"][1][name] for name in ("request_id", "stage", "round", "reason")
+    ] == [shown["id"], "samples", 1, "sample_generation"]
 
 
 async def test_an_unknown_user_has_an_empty_statement_on_the_free_plan(client: Caller) -> None:
     statement = await read(client, "users/nobody/statement")
     assert (statement["plan"], statement["balance"], statement["held"], statement["entries"]) == (
-        "free", "0.00", "0.00", [],
-    )  # fmt: skip
+        "free",
+        "0.00",
+        "0.00",
+        [],
+    )
 
 
 # Stuck work
 
 
-async def test_nothing_is_stuck_until_nobody_moved_it_on_a_minute_after_its_time(paying: Caller) -> None:
+async def test_nothing_is_stuck_until_nobody_moved_it_on_a_minute_after_its_time(
+    paying: Caller,
+) -> None:
     created = (await paying.create()).json()
     await paying.world.next_job()
     assert await read(paying, "stuck") == {"items": []}
@@ -121,11 +151,16 @@ async def test_ending_a_request_gives_back_what_is_held_and_says_who_did_it(payi
     job = await paying.world.next_job()
     assert await paying.world.balance() == 1975
     answer = await paying.post(
-        f"{OPERATIONS}/generation-requests/{created['id']}/fail", json={"reason": "the worker burnt down"}
+        f"{OPERATIONS}/generation-requests/{created['id']}/fail",
+        json={"reason": "the worker burnt down"},
     )
     assert answer.status_code == httpx.codes.OK
     ended = answer.json()
-    assert (ended["status"], ended["failure"]["code"], ended["cost"]["held"]) == ("FAILED", "operator_ended", "0.00")
+    assert (ended["status"], ended["failure"]["code"], ended["cost"]["held"]) == (
+        "FAILED",
+        "operator_ended",
+        "0.00",
+    )
     assert ended == await paying.look(created["id"])
     await paying.world.drain()
     assert await paying.world.balance() == 2000
@@ -140,17 +175,27 @@ async def test_a_request_that_has_ended_or_is_unknown_cannot_be_ended(paying: Ca
     created = (await paying.create()).json()
     await paying.act(created["id"], "cancel")
     before = await paying.look(created["id"])
-    answer = await paying.post(f"{OPERATIONS}/generation-requests/{created['id']}/fail", json={"reason": "why"})
+    answer = await paying.post(
+        f"{OPERATIONS}/generation-requests/{created['id']}/fail", json={"reason": "why"}
+    )
     assert_problem(answer, 409, "invalid_state")
     assert await paying.look(created["id"]) == before
-    answer = await paying.post(f"{OPERATIONS}/generation-requests/{NOBODY}/fail", json={"reason": "why"})
+    answer = await paying.post(
+        f"{OPERATIONS}/generation-requests/{NOBODY}/fail", json={"reason": "why"}
+    )
     assert_problem(answer, 404, "not_found")
 
 
-async def test_delivered_samples_stay_charged_when_an_operator_ends_the_request(paying: Caller) -> None:
+async def test_delivered_samples_stay_charged_when_an_operator_ends_the_request(
+    paying: Caller,
+) -> None:
     shown = await paying.with_samples()
-    await paying.act(shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"])
-    await paying.post(f"{OPERATIONS}/generation-requests/{shown['id']}/fail", json={"reason": "why"})
+    await paying.act(
+        shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"]
+    )
+    await paying.post(
+        f"{OPERATIONS}/generation-requests/{shown['id']}/fail", json={"reason": "why"}
+    )
     await paying.world.drain()
     assert await paying.world.balance() == 1975
     assert (await paying.look(shown["id"]))["cost"]["total"] == "0.25"
@@ -168,43 +213,64 @@ async def _parked(caller: Caller) -> dict[str, Any]:
     return dict(message)
 
 
-async def test_a_parked_message_is_shown_with_its_reason_and_paid_after_a_replay(paying: Caller) -> None:
+async def test_a_parked_message_is_shown_with_its_reason_and_paid_after_a_replay(
+    paying: Caller,
+) -> None:
     message = await _parked(paying)
     assert (message["topic"], message["parked_reason"]) == ("notification.send", "simulated")
-    assert (await read(paying, "queues"))["messages"] == {"open": 1, "parked": 1, "webhooks": 0, "webhooks_parked": 0}
+    assert (await read(paying, "queues"))["messages"] == {
+        "open": 1,
+        "parked": 1,
+        "webhooks": 0,
+        "webhooks_parked": 0,
+    }
     assert (await read(paying, "invariants"))["counts"]["messages_parked"] == 1
     answer = await paying.post(f"{OPERATIONS}/messages/{message['id']}/replay")
     assert (answer.status_code, answer.json()) == (200, {"status": "due"})
     assert await read(paying, "messages") == {"items": []}
-    assert [item["id"] for item in (await read(paying, "messages?parked=false"))["items"]] == [message["id"]]
+    assert [item["id"] for item in (await read(paying, "messages?parked=false"))["items"]] == [
+        message["id"]
+    ]
     again = await paying.post(f"{OPERATIONS}/messages/{message['id']}/replay")
     assert_problem(again, 404, "not_found")
     await paying.world.drain()
     assert paying.world.notifier.types() == ["samples_ready"]
     events = (await paying.get(f"{REQUESTS}/{message['request_id']}/events")).json()["items"]
-    assert [entry["event"] for entry in events][-3:] == ["message_parked", "message_replayed", "notification_sent"]
+    assert [entry["event"] for entry in events][-3:] == [
+        "message_parked",
+        "message_replayed",
+        "notification_sent",
+    ]
     assert events[-2]["data"]["by"] == "open"
 
 
-async def test_a_dropped_message_is_gone_for_good_and_stands_in_the_timeline(paying: Caller) -> None:
+async def test_a_dropped_message_is_gone_for_good_and_stands_in_the_timeline(
+    paying: Caller,
+) -> None:
     message = await _parked(paying)
     answer = await paying.post(f"{OPERATIONS}/messages/{message['id']}/drop")
     assert (answer.status_code, answer.json()) == (200, {"status": "dropped"})
     assert await read(paying, "messages?parked=false") == {"items": []}
-    assert_problem(await paying.post(f"{OPERATIONS}/messages/{message['id']}/drop"), 404, "not_found")
+    assert_problem(
+        await paying.post(f"{OPERATIONS}/messages/{message['id']}/drop"), 404, "not_found"
+    )
     events = (await paying.get(f"{REQUESTS}/{message['request_id']}/events")).json()["items"]
     assert (events[-1]["event"], events[-1]["data"]["by"]) == ("message_dropped", "open")
     await paying.world.drain()
     assert paying.world.notifier.types() == []
 
 
-async def test_a_message_that_is_not_parked_can_be_neither_replayed_nor_dropped(paying: Caller) -> None:
+async def test_a_message_that_is_not_parked_can_be_neither_replayed_nor_dropped(
+    paying: Caller,
+) -> None:
     await paying.with_samples()
     waiting = (await read(paying, "messages?parked=false"))["items"]
     assert {message["topic"] for message in waiting} == {"notification.send", "credits.capture"}
     for message in waiting:
         for what in ("replay", "drop"):
-            assert_problem(await paying.post(f"{OPERATIONS}/messages/{message['id']}/{what}"), 404, "not_found")
+            assert_problem(
+                await paying.post(f"{OPERATIONS}/messages/{message['id']}/{what}"), 404, "not_found"
+            )
     assert (await read(paying, "messages?parked=false"))["items"] == waiting
 
 
@@ -218,9 +284,13 @@ async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
     await caller.world.grant("user", 0, "pro")
     empty = await read(caller, "queues")
     assert [(lane["lane"], lane["waiting"], lane["in_flight"]) for lane in empty["lanes"]] == [
-        ("final", 0, 0), ("samples", 0, 0),
-    ]  # fmt: skip
-    assert (empty["messages"], empty["broker"]) == ({"open": 0, "parked": 0, "webhooks": 0, "webhooks_parked": 0}, {})
+        ("final", 0, 0),
+        ("samples", 0, 0),
+    ]
+    assert (empty["messages"], empty["broker"]) == (
+        {"open": 0, "parked": 0, "webhooks": 0, "webhooks_parked": 0},
+        {},
+    )
     for _ in range(3):
         await caller.create()
     job = await caller.world.next_job()

@@ -1,4 +1,6 @@
-"""The whole job on real parts: serving processes, PostgreSQL, RabbitMQ, and workers that answer in every way."""
+"""The whole job on real parts: serving processes, PostgreSQL, RabbitMQ, and workers that answer in
+every way.
+"""
 
 import asyncio
 import time
@@ -14,7 +16,9 @@ from tests.support.tcp_proxy import TcpProxy
 
 
 @pytest.mark.parametrize("over", ["http", "rabbitmq"])
-@pytest.mark.parametrize("behaviour", ["well", "twice", "out_of_order", "for_the_wrong_job", "fails", "wrong_size"])
+@pytest.mark.parametrize(
+    "behaviour", ["well", "twice", "out_of_order", "for_the_wrong_job", "fails", "wrong_size"]
+)
 async def test_however_a_worker_answers_the_final_comes_once_and_is_paid_once(
     parts: Parts, behaviour: str, over: str
 ) -> None:
@@ -29,7 +33,9 @@ async def test_however_a_worker_answers_the_final_comes_once_and_is_paid_once(
 
 
 @pytest.mark.parametrize("over", ["http", "rabbitmq"])
-async def test_worker_with_pictures_passes_the_check_of_the_default_settings(parts: Parts, over: str) -> None:
+async def test_worker_with_pictures_passes_the_check_of_the_default_settings(
+    parts: Parts, over: str
+) -> None:
     await parts.serve(AIGEN_RESULT_CHECK="fetch")
     parts.work("well", over, "--pictures")
     await parts.grant("2.00", "pro")
@@ -49,7 +55,9 @@ async def test_good_samples_are_delivered_when_others_fail(parts: Parts) -> None
 
 
 @pytest.mark.parametrize("over", ["http", "rabbitmq"])
-async def test_an_unreadable_message_becomes_a_dead_letter_and_the_work_goes_on(parts: Parts, over: str) -> None:
+async def test_an_unreadable_message_becomes_a_dead_letter_and_the_work_goes_on(
+    parts: Parts, over: str
+) -> None:
     await parts.serve()
     parts.work("garbled", over)
     await parts.grant("2.00", "pro")
@@ -57,7 +65,9 @@ async def test_an_unreadable_message_becomes_a_dead_letter_and_the_work_goes_on(
     await parts.drained(parked=2 if over == "rabbitmq" else 0)
 
 
-async def test_a_job_the_broker_gives_up_on_is_a_failed_attempt_and_costs_nothing(parts: Parts) -> None:
+async def test_a_job_the_broker_gives_up_on_is_a_failed_attempt_and_costs_nothing(
+    parts: Parts,
+) -> None:
     await parts.serve()
     await parts.grant("0.25", "payg")
     parts.work("crashes")
@@ -86,7 +96,9 @@ async def test_a_late_worker_is_given_up_and_its_late_results_are_not_applied(pa
     assert (failed["status"], failed["failure"]["code"]) == ("FAILED", "model_timeout")
     path = f"/generation-requests/{failed['id']}/events"
     ends = time.monotonic() + 20
-    while not any(e["event"] == "stale_result" for e in (await parts.call("GET", path)).json()["items"]):
+    while not any(
+        e["event"] == "stale_result" for e in (await parts.call("GET", path)).json()["items"]
+    ):
         assert time.monotonic() < ends
         await asyncio.sleep(0.1)
     assert (await parts.until(failed["id"]))["version"] == failed["version"]
@@ -99,10 +111,14 @@ async def test_two_serving_processes_share_the_work_and_double_none(parts: Parts
     parts.work("well", "rabbitmq")
     await parts.grant("200.00", "pro")
     ended = await asyncio.gather(*(parts.live(first if n % 2 else second) for n in range(40)))
-    assert Counter(request["status"] for request in ended).keys() <= {"COMPLETED", "CONTENT_REJECTED"}
+    assert Counter(request["status"] for request in ended).keys() <= {
+        "COMPLETED",
+        "CONTENT_REJECTED",
+    }
     database = Database(parts.database_url, pool_size=2)
     doubled = await database.fetch(
-        """SELECT data->>'job_id' FROM generation_events WHERE event IN ('samples_delivered', 'final_delivered')
+        """SELECT data->>'job_id' FROM generation_events WHERE event
+            IN ('samples_delivered', 'final_delivered')
            GROUP BY 1 HAVING count(*) > 1"""
     )
     await database.close()
@@ -131,7 +147,9 @@ async def test_a_broker_that_goes_away_under_load_loses_nothing(parts: Parts) ->
         await parts.drained()
 
 
-async def test_a_database_that_drops_every_connection_under_load_loses_nothing(parts: Parts, admin_url: str) -> None:
+async def test_a_database_that_drops_every_connection_under_load_loses_nothing(
+    parts: Parts, admin_url: str
+) -> None:
     await parts.serve()
     parts.work("well", "http")
     parts.work("well", "rabbitmq")
@@ -141,7 +159,9 @@ async def test_a_database_that_drops_every_connection_under_load_loses_nothing(p
     name = parts.database_url.rpartition("/")[2].partition("?")[0]
     for _ in range(4):
         await asyncio.sleep(0.5)
-        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+        )
     await admin.close()
     ended = await asyncio.gather(*living)
     assert [request["status"] for request in ended] == ["COMPLETED"] * 20

@@ -1,4 +1,6 @@
-"""The whole job with the money in a billing adapter that misbehaves, everything in processes of its own."""
+"""The whole job with the money in a billing adapter that misbehaves, everything in processes of its
+own.
+"""
 
 import asyncio
 from decimal import Decimal
@@ -9,7 +11,18 @@ from tests.support.fake_billing import KEY
 from tests.support.fake_billing_client import LOOKUP
 from tests.support.running_system import USER, Parts
 
-WORKER_ERRORS = ["error_after", "", "drop_after", "turned_away", "wrong_body", "", "error_before", "twice", "", "slow"]
+WORKER_ERRORS = [
+    "error_after",
+    "",
+    "drop_after",
+    "turned_away",
+    "wrong_body",
+    "",
+    "error_before",
+    "twice",
+    "",
+    "slow",
+]
 
 
 async def control(parts: Parts, port: int, **told: object) -> dict[str, dict[str, str]]:
@@ -27,13 +40,18 @@ async def test_every_request_ends_and_the_adapters_books_are_exact_however_it_an
     account = {"balance": "100.00", "subscription": subscription}
     await control(parts, complete_billing, reset=True, accounts={USER: account})
     told = {
-        "AIGEN_CREDITS_URL": f"http://127.0.0.1:{complete_billing}/api/v1", "AIGEN_CREDITS_API_KEY": KEY,
-        "AIGEN_CREDITS_LOOKUP_PATH": LOOKUP, "AIGEN_CREDITS_CALL_TIMEOUT": "1", "AIGEN_HOLD_TIMEOUT": "0.5",
-    }  # fmt: skip
+        "AIGEN_CREDITS_URL": f"http://127.0.0.1:{complete_billing}/api/v1",
+        "AIGEN_CREDITS_API_KEY": KEY,
+        "AIGEN_CREDITS_LOOKUP_PATH": LOOKUP,
+        "AIGEN_CREDITS_CALL_TIMEOUT": "1",
+        "AIGEN_HOLD_TIMEOUT": "0.5",
+    }
     first, second = await asyncio.gather(parts.serve(**told), parts.serve(**told))
     parts.work("well")
     await control(parts, complete_billing, faults=WORKER_ERRORS)
-    ended = await asyncio.gather(*(parts.live(first if n % 2 else second, seconds=120) for n in range(10)))
+    ended = await asyncio.gather(
+        *(parts.live(first if n % 2 else second, seconds=120) for n in range(10))
+    )
     assert [request["status"] for request in ended] == ["COMPLETED"] * 10
     assert {request["cost"]["total"] for request in ended} == {"2.25"}
     await parts.drained()

@@ -1,4 +1,6 @@
-"""The whole contract of generation requests, as a caller sees it when all goes well, and when it ends early."""
+"""The whole contract of generation requests, as a caller sees it when all goes well, and when it
+ends early.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,10 +17,33 @@ from tests.e2e.journey import OPERATIONS, PLAIN, PROMPT, REQUESTS, Caller, Footp
 from tests.support.app import four_samples
 
 RESOURCE = {
-    "id", "status", "stage", "round", "attempt", "user_id", "project_id", "plan", "brief", "samples", "sample_failures",
-    "selected_sample_id", "final_resolution", "final_asset", "progress", "cost", "failure", "queue_position", "actions",
-    "ai_model_used", "metadata", "retry_of", "deadline_at", "created_at", "updated_at", "version",
-}  # fmt: skip
+    "id",
+    "status",
+    "stage",
+    "round",
+    "attempt",
+    "user_id",
+    "project_id",
+    "plan",
+    "brief",
+    "samples",
+    "sample_failures",
+    "selected_sample_id",
+    "final_resolution",
+    "final_asset",
+    "progress",
+    "cost",
+    "failure",
+    "queue_position",
+    "actions",
+    "ai_model_used",
+    "metadata",
+    "retry_of",
+    "deadline_at",
+    "created_at",
+    "updated_at",
+    "version",
+}
 WHOLE: dict[str, Any] = {
     "project_id": "project-1",
     "input_prompt": f"  {PROMPT}\nin the rain\t",
@@ -26,7 +51,12 @@ WHOLE: dict[str, Any] = {
     "output_format": "Custom",
     "custom_dimensions": {"width": 800, "height": 400},
     "brand_kit_id": "kit-1",
-    "uploaded_image_references": ["bucket/key.png", "s3://bucket/key", "https://example.com/a.png", "asset-12345"],
+    "uploaded_image_references": [
+        "bucket/key.png",
+        "s3://bucket/key",
+        "https://example.com/a.png",
+        "asset-12345",
+    ],
     "target_platform_hints": ["web"],
     "emotional_tone": "playful",
     "industry_template": "luxury",
@@ -40,7 +70,9 @@ WHOLE: dict[str, Any] = {
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits, and `pro` has the Pro plan."""
+    """The open service, where `user` pays for each thing and has 20 credits, and `pro` has the Pro
+    plan.
+    """
     await client.world.grant("user", 2000, "payg")
     await client.world.grant("pro", 2000, "pro")
     return client
@@ -48,7 +80,9 @@ async def paying(client: Caller) -> Caller:
 
 @pytest.fixture(scope="module")
 async def crowded(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """An open service in which requests in every state lie about; `user` pays for each thing and is rich."""
+    """An open service in which requests in every state lie about; `user` pays for each thing and is
+    rich.
+    """
     caller = await make_shared()
     await caller.world.grant("user", 100_000, "payg")
     return caller
@@ -65,7 +99,12 @@ async def test_a_start_is_accepted_with_its_address_and_version(paying: Caller) 
     assert answer.headers["etag"] == f'"{created["version"]}"'
     assert answer.headers["content-type"] == "application/json"
     assert set(created) == RESOURCE
-    assert (created["status"], created["stage"], created["round"], created["attempt"]) == ("PENDING", "samples", 1, 1)
+    assert (created["status"], created["stage"], created["round"], created["attempt"]) == (
+        "PENDING",
+        "samples",
+        1,
+        1,
+    )
     assert created["cost"] == {"samples": "0.25", "final": "0.00", "total": "0.25", "held": "0.25"}
     looked = (await paying.get(answer.headers["location"])).json()
     assert looked | {"queue_position": None} == created
@@ -73,7 +112,9 @@ async def test_a_start_is_accepted_with_its_address_and_version(paying: Caller) 
 
 
 async def test_the_resource_is_the_one_that_the_description_documents(paying: Caller) -> None:
-    described = (await paying.get("/openapi.json")).json()["components"]["schemas"]["GenerationRequest"]
+    described = (await paying.get("/openapi.json")).json()["components"]["schemas"][
+        "GenerationRequest"
+    ]
     assert set(described["properties"]) == RESOURCE
     assert set(await paying.completed()) == RESOURCE
 
@@ -95,7 +136,12 @@ async def test_words_are_composed_so_that_equal_words_are_equal(paying: Caller) 
 async def test_a_version_that_the_caller_has_is_not_sent_again(paying: Caller) -> None:
     shown = await paying.with_samples()
     first = await paying.get(f"{REQUESTS}/{shown['id']}")
-    for known in (first.headers["etag"], f"W/{first.headers['etag']}", f'"1", {first.headers["etag"]}', "*"):
+    for known in (
+        first.headers["etag"],
+        f"W/{first.headers['etag']}",
+        f'"1", {first.headers["etag"]}',
+        "*",
+    ):
         again = await paying.get(f"{REQUESTS}/{shown['id']}", headers={"If-None-Match": known})
         assert (again.status_code, again.content) == (304, b""), known
         assert again.headers["etag"] == first.headers["etag"]
@@ -103,7 +149,9 @@ async def test_a_version_that_the_caller_has_is_not_sent_again(paying: Caller) -
         sent = await paying.get(f"{REQUESTS}/{shown['id']}", headers={"If-None-Match": unknown})
         assert sent.status_code == httpx.codes.OK, unknown
     await paying.act(shown["id"], "cancel")
-    changed = await paying.get(f"{REQUESTS}/{shown['id']}", headers={"If-None-Match": first.headers["etag"]})
+    changed = await paying.get(
+        f"{REQUESTS}/{shown['id']}", headers={"If-None-Match": first.headers["etag"]}
+    )
     assert changed.status_code == httpx.codes.OK
     assert changed.headers["etag"] != first.headers["etag"]
 
@@ -123,31 +171,57 @@ async def test_the_whole_way_by_callbacks_costs_what_is_shown(paying: Caller) ->
     assert (await paying.report("started", job)).json() == {"status": "received"}
     await paying.report("progress", job, percent=40, step="painting")
     looked = await paying.look(created["id"])
-    assert (looked["status"], looked["progress"]) == ("PROCESSING_SAMPLES", {"percent": 40, "step": "painting"})
+    assert (looked["status"], looked["progress"]) == (
+        "PROCESSING_SAMPLES",
+        {"percent": 40, "step": "painting"},
+    )
     assert (await paying.report_result(job)).json() == {"status": "received"}
     shown = await paying.look(created["id"])
     assert (shown["status"], shown["progress"]) == ("AWAITING_SELECTION", None)
-    assert [set(sample) for sample in shown["samples"]] == [{"asset_id", "url", "resolution", "format", "index"}] * 4
+    assert [set(sample) for sample in shown["samples"]] == [
+        {"asset_id", "url", "resolution", "format", "index"}
+    ] * 4
     assert shown["cost"] == {"samples": "0.25", "final": "0.00", "total": "0.25", "held": "0.00"}
     picked = shown["samples"][2]["asset_id"]
-    chosen = await paying.act(created["id"], "select-sample", selected_sample_id=picked, output_format="webp")
+    chosen = await paying.act(
+        created["id"], "select-sample", selected_sample_id=picked, output_format="webp"
+    )
     assert chosen.status_code == httpx.codes.ACCEPTED
     assert chosen.headers["location"] == f"{REQUESTS}/{created['id']}"
     assert chosen.headers["etag"] == f'"{chosen.json()["version"]}"'
-    assert chosen.json()["cost"] == {"samples": "0.25", "final": "1.00", "total": "1.25", "held": "1.00"}
+    assert chosen.json()["cost"] == {
+        "samples": "0.25",
+        "final": "1.00",
+        "total": "1.25",
+        "held": "1.00",
+    }
     final = await paying.world.next_job()
-    assert (final.selected_sample_id, final.file_format, str(final.final_size)) == (picked, "webp", "1080x1080")
+    assert (final.selected_sample_id, final.file_format, str(final.final_size)) == (
+        picked,
+        "webp",
+        "1080x1080",
+    )
     await paying.report_result(final)
     done = await paying.look(created["id"])
-    assert (done["status"], done["stage"], done["deadline_at"], done["actions"]) == ("COMPLETED", "final", None, [])
-    assert (done["final_asset"]["resolution"], done["final_asset"]["format"]) == ("1080x1080", "webp")
+    assert (done["status"], done["stage"], done["deadline_at"], done["actions"]) == (
+        "COMPLETED",
+        "final",
+        None,
+        [],
+    )
+    assert (done["final_asset"]["resolution"], done["final_asset"]["format"]) == (
+        "1080x1080",
+        "webp",
+    )
     assert done["cost"] == {"samples": "0.25", "final": "1.00", "total": "1.25", "held": "0.00"}
     await paying.world.drain()
     assert await paying.world.balance() == 2000 - 125
     assert paying.world.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
-async def test_the_same_result_again_changes_nothing_and_a_late_one_is_stale(paying: Caller) -> None:
+async def test_the_same_result_again_changes_nothing_and_a_late_one_is_stale(
+    paying: Caller,
+) -> None:
     created = (await paying.create()).json()
     job = await paying.world.next_job()
     await paying.report_result(job)
@@ -158,21 +232,38 @@ async def test_the_same_result_again_changes_nothing_and_a_late_one_is_stale(pay
     assert_problem(await paying.report_result(job), 409, "stale_result")
     assert_problem(await paying.report("started", job), 409, "stale_result")
     events = (await paying.get(f"{REQUESTS}/{created['id']}/events")).json()["items"]
-    assert [entry["event"] for entry in events if entry["event"] == "stale_result"] == ["stale_result"] * 2
+    assert [entry["event"] for entry in events if entry["event"] == "stale_result"] == [
+        "stale_result"
+    ] * 2
 
 
-async def test_the_timeline_tells_states_money_broker_and_notifications_in_their_order(paying: Caller) -> None:
+async def test_the_timeline_tells_states_money_broker_and_notifications_in_their_order(
+    paying: Caller,
+) -> None:
     done = await paying.completed()
     await paying.world.drain()
     answer = await paying.get(f"{REQUESTS}/{done['id']}/events")
     assert answer.status_code == httpx.codes.OK
     entries = answer.json()["items"]
-    assert [set(entry) for entry in entries] == [{"seq", "at", "event", "status", "version", "data"}] * len(entries)
+    assert [set(entry) for entry in entries] == [
+        {"seq", "at", "event", "status", "version", "data"}
+    ] * len(entries)
     assert [entry["event"] for entry in entries if entry["version"]] == [
-        "submitted", "credits_held", "job_leased", "samples_job_confirmed", "samples_delivered", "credits_asked",
-        "sample_selected", "job_leased", "final_job_confirmed", "final_delivered",
-    ]  # fmt: skip
-    assert {entry["event"] for entry in entries if not entry["version"]} == {"credits_captured", "notification_sent"}
+        "submitted",
+        "credits_held",
+        "job_leased",
+        "samples_job_confirmed",
+        "samples_delivered",
+        "credits_asked",
+        "sample_selected",
+        "job_leased",
+        "final_job_confirmed",
+        "final_delivered",
+    ]
+    assert {entry["event"] for entry in entries if not entry["version"]} == {
+        "credits_captured",
+        "notification_sent",
+    }
     assert [entry["seq"] for entry in entries] == sorted(entry["seq"] for entry in entries)
     assert "otter" not in answer.text
 
@@ -256,8 +347,9 @@ async def _charged_as_quoted(client: Caller, user: str, plan: str, model: str) -
     assert quote["balance_after"] == f"{(1000 - charged) / 100:.2f}"
     counted = [item for item in quote["items"] if item["included_in_total"]]
     assert [(item["stage"], item["credits"]) for item in counted] == [
-        ("samples", done["cost"]["samples"]), ("final", done["cost"]["final"]),
-    ]  # fmt: skip
+        ("samples", done["cost"]["samples"]),
+        ("final", done["cost"]["final"]),
+    ]
 
 
 async def test_high_resolution_is_charged_as_quoted(paying: Caller) -> None:
@@ -266,7 +358,10 @@ async def test_high_resolution_is_charged_as_quoted(paying: Caller) -> None:
     (large,) = [item for item in quote["items"] if item["action"] == "hd_export"]
     shown = await client.with_samples()
     chosen = await client.act(
-        shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"], desired_resolution="4K"
+        shown["id"],
+        "select-sample",
+        selected_sample_id=shown["samples"][0]["asset_id"],
+        desired_resolution="4K",
     )
     assert chosen.json()["cost"]["final"] == large["credits"] == "2.00"
     assert chosen.json()["final_resolution"] == large["resolution"] == "4096x4096"
@@ -276,14 +371,23 @@ async def test_high_resolution_is_charged_as_quoted(paying: Caller) -> None:
 
 async def test_the_catalogue_says_what_can_be_asked_for_and_what_it_costs(client: Caller) -> None:
     formats = (await client.get("/api/v1/formats")).json()
-    assert {entry["name"]: (entry["width"], entry["height"]) for entry in formats["formats"]} == dict(FORMATS)
+    assert {
+        entry["name"]: (entry["width"], entry["height"]) for entry in formats["formats"]
+    } == dict(FORMATS)
     assert formats["custom"] == {"name": "Custom", "side_min": 64, "side_max": 4096}
     assert formats["file_formats"] == ["png", "jpg", "webp"]
-    prices = {entry["plan"]: entry for entry in (await client.get("/api/v1/prices")).json()["plans"]}
-    assert {name: (p["samples"], p["final"], p["final_high_resolution"]) for name, p in prices.items()} == {
-        "free": ("0.00", "0.00", None), "payg": ("0.25", "1.00", "2.00"), "pro": ("0.00", "0.00", "2.00"),
-        "team": ("0.00", "0.00", "2.00"), "enterprise": ("0.00", "0.00", "2.00"),
-    }  # fmt: skip
+    prices = {
+        entry["plan"]: entry for entry in (await client.get("/api/v1/prices")).json()["plans"]
+    }
+    assert {
+        name: (p["samples"], p["final"], p["final_high_resolution"]) for name, p in prices.items()
+    } == {
+        "free": ("0.00", "0.00", None),
+        "payg": ("0.25", "1.00", "2.00"),
+        "pro": ("0.00", "0.00", "2.00"),
+        "team": ("0.00", "0.00", "2.00"),
+        "enterprise": ("0.00", "0.00", "2.00"),
+    }
     assert prices["free"]["monthly_generations"] == 100
     models = (await client.get("/api/v1/models")).json()
     assert {entry["name"] for entry in models["models"]} == set(STANDARD.models)
@@ -297,16 +401,24 @@ async def test_every_format_of_the_catalogue_can_be_asked_for(client: Caller) ->
         assert (await client.world.next_job()).dimensions == size
 
 
-async def test_the_problems_that_are_answered_are_explained_at_their_address(client: Caller) -> None:
+async def test_the_problems_that_are_answered_are_explained_at_their_address(
+    client: Caller,
+) -> None:
     refused = (await client.get(f"{REQUESTS}/{uuid4()}")).json()
     about = (await client.get(refused["type"])).json()
-    assert (about["code"], about["status"], about["what_to_do"]) == ("not_found", 404, refused["detail"])
+    assert (about["code"], about["status"], about["what_to_do"]) == (
+        "not_found",
+        404,
+        refused["detail"],
+    )
 
 
 # Money that is not there
 
 
-async def test_without_credits_the_refusal_names_the_price_and_charges_nothing(client: Caller) -> None:
+async def test_without_credits_the_refusal_names_the_price_and_charges_nothing(
+    client: Caller,
+) -> None:
     await client.world.grant("user", 24, "payg")
     document = assert_problem(await client.create(), 402, "insufficient_credits")
     assert "0.25" in document["detail"]
@@ -314,16 +426,22 @@ async def test_without_credits_the_refusal_names_the_price_and_charges_nothing(c
     assert not client.world.engine.published
 
 
-async def test_a_final_that_cannot_be_paid_leaves_the_samples_to_choose_from(client: Caller) -> None:
+async def test_a_final_that_cannot_be_paid_leaves_the_samples_to_choose_from(
+    client: Caller,
+) -> None:
     await client.world.grant("user", 30, "payg")
     shown = await client.with_samples()
     pick = {"selected_sample_id": shown["samples"][0]["asset_id"]}
-    assert_problem(await client.act(shown["id"], "select-sample", **pick), 402, "insufficient_credits")
+    assert_problem(
+        await client.act(shown["id"], "select-sample", **pick), 402, "insufficient_credits"
+    )
     refused = await client.look(shown["id"])
     assert (refused["status"], refused["selected_sample_id"]) == ("AWAITING_SELECTION", None)
     assert refused["actions"] == ["select-sample", "regenerate-samples", "cancel"]
     await client.world.grant("user", 95)
-    assert (await client.act(shown["id"], "select-sample", **pick)).status_code == httpx.codes.ACCEPTED
+    assert (
+        await client.act(shown["id"], "select-sample", **pick)
+    ).status_code == httpx.codes.ACCEPTED
 
 
 async def test_the_free_plan_ends_with_a_hint_and_counts_regenerations(
@@ -341,13 +459,18 @@ async def test_the_free_plan_ends_with_a_hint_and_counts_regenerations(
 # Choosing, regenerating, retrying, cancelling
 
 
-async def test_the_same_sample_again_is_the_same_answer_and_another_is_a_conflict(paying: Caller) -> None:
+async def test_the_same_sample_again_is_the_same_answer_and_another_is_a_conflict(
+    paying: Caller,
+) -> None:
     shown = await paying.with_samples()
     first, second = (sample["asset_id"] for sample in shown["samples"][:2])
     chosen = await paying.act(shown["id"], "select-sample", selected_sample_id=first)
     again = await paying.act(shown["id"], "select-sample", selected_sample_id=first)
     assert (again.status_code, again.json()) == (chosen.status_code, chosen.json())
-    assert (again.headers["location"], again.headers["etag"]) == (chosen.headers["location"], chosen.headers["etag"])
+    assert (again.headers["location"], again.headers["etag"]) == (
+        chosen.headers["location"],
+        chosen.headers["etag"],
+    )
     other = await paying.act(shown["id"], "select-sample", selected_sample_id=second)
     assert_problem(other, 409, "already_selected")
     assert_problem(await paying.act(shown["id"], "regenerate-samples"), 409, "invalid_state")
@@ -356,11 +479,15 @@ async def test_the_same_sample_again_is_the_same_answer_and_another_is_a_conflic
     assert len(paying.world.engine.jobs) == 1
 
 
-async def test_the_same_sample_in_another_size_is_another_order_and_a_conflict(paying: Caller) -> None:
+async def test_the_same_sample_in_another_size_is_another_order_and_a_conflict(
+    paying: Caller,
+) -> None:
     shown = await paying.with_samples()
     sample = shown["samples"][0]["asset_id"]
     await paying.act(shown["id"], "select-sample", selected_sample_id=sample)
-    larger = await paying.act(shown["id"], "select-sample", selected_sample_id=sample, desired_resolution="4K")
+    larger = await paying.act(
+        shown["id"], "select-sample", selected_sample_id=sample, desired_resolution="4K"
+    )
     assert_problem(larger, 409, "already_selected")
     assert (await paying.look(shown["id"]))["final_resolution"] == "1080x1080"
 
@@ -368,11 +495,20 @@ async def test_the_same_sample_in_another_size_is_another_order_and_a_conflict(p
 async def test_changed_words_go_into_the_next_round(paying: Caller) -> None:
     shown = await paying.with_samples(style_guidance="soft light")
     answer = await paying.act(
-        shown["id"], "regenerate-samples", updated_prompt="A green otter", updated_style_guidance="hard", model="fast"
+        shown["id"],
+        "regenerate-samples",
+        updated_prompt="A green otter",
+        updated_style_guidance="hard",
+        model="fast",
     )
     assert answer.status_code == httpx.codes.ACCEPTED
     again = answer.json()
-    assert (again["id"], again["round"], again["samples"], again["status"]) == (shown["id"], 2, [], "PENDING")
+    assert (again["id"], again["round"], again["samples"], again["status"]) == (
+        shown["id"],
+        2,
+        [],
+        "PENDING",
+    )
     assert again["cost"] == {"samples": "0.50", "final": "0.00", "total": "0.50", "held": "0.25"}
     job = await paying.world.next_job()
     assert (job.brief["input_prompt"], job.brief["style_guidance"]) == ("A green otter", "hard")
@@ -399,42 +535,60 @@ async def test_rounds_end_where_the_setting_says_and_are_not_offered_any_more(
     assert shown["actions"] == ["select-sample", "cancel"]
 
 
-async def test_some_samples_are_shown_together_with_the_failures_of_the_others(paying: Caller) -> None:
+async def test_some_samples_are_shown_together_with_the_failures_of_the_others(
+    paying: Caller,
+) -> None:
     created = (await paying.create()).json()
     job = await paying.world.next_job()
     failures = [{"index": 2, "error_code": "unsafe_output", "error_message": "score 0.97"}]
     samples = [*four_samples(job)[:2], four_samples(job)[3] | {"resolution": "512x100"}]
-    assert (await paying.report("sample-result", job, samples=samples, failures=failures)).is_success
+    assert (
+        await paying.report("sample-result", job, samples=samples, failures=failures)
+    ).is_success
     shown = await paying.look(created["id"])
     assert shown["status"] == "AWAITING_SELECTION"
     assert [sample["index"] for sample in shown["samples"]] == [0, 1]
     assert [(f["index"], f["error_code"]) for f in shown["sample_failures"]] == [
-        (2, "unsafe_output"), (3, "invalid_output"),
-    ]  # fmt: skip
+        (2, "unsafe_output"),
+        (3, "invalid_output"),
+    ]
     assert all(failure["message"].endswith(".") for failure in shown["sample_failures"])
     assert "0.97" not in str(shown)
     assert shown["cost"]["samples"] == "0.25"
 
 
-async def test_a_failed_request_says_why_whose_fault_and_what_next_and_can_be_retried(paying: Caller) -> None:
+async def test_a_failed_request_says_why_whose_fault_and_what_next_and_can_be_retried(
+    paying: Caller,
+) -> None:
     created = (await paying.create(metadata={"order": 7}, project_id="one")).json()
     for _ in range(3):
-        await paying.report("error", await paying.world.next_job(), error_code="model_unavailable", error_message="x")
+        await paying.report(
+            "error",
+            await paying.world.next_job(),
+            error_code="model_unavailable",
+            error_message="x",
+        )
         paying.world.clock.advance(minutes=1)
     failed = await paying.look(created["id"])
     assert (failed["status"], failed["actions"]) == ("FAILED", ["retry"])
     assert failed["failure"] == {
-        "code": "model_unavailable", "fault": "provider", "retryable": True,
+        "code": "model_unavailable",
+        "fault": "provider",
+        "retryable": True,
         "message": "The AI model is not available right now. Try again, or choose another model.",
         "next_steps": ["retry", "adjust_prompt", "other_model"],
-    }  # fmt: skip
+    }
     assert failed["cost"] == {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}
     answer = await paying.act(created["id"], "retry", model="fast", updated_prompt="Another otter")
     assert answer.status_code == httpx.codes.ACCEPTED
     fresh = answer.json()
     assert fresh["id"] != created["id"]
     assert answer.headers["location"] == f"{REQUESTS}/{fresh['id']}"
-    assert (fresh["retry_of"], fresh["metadata"], fresh["project_id"]) == (created["id"], {"order": 7}, "one")
+    assert (fresh["retry_of"], fresh["metadata"], fresh["project_id"]) == (
+        created["id"],
+        {"order": 7},
+        "one",
+    )
     assert fresh["brief"] == created["brief"] | {"model": "fast", "input_prompt": "Another otter"}
     assert await paying.look(created["id"]) == failed
     assert (await paying.world.next_job()).model == "fast"
@@ -442,7 +596,9 @@ async def test_a_failed_request_says_why_whose_fault_and_what_next_and_can_be_re
 
 async def test_a_rejected_prompt_must_be_changed_before_it_is_tried_again(paying: Caller) -> None:
     created = (await paying.create()).json()
-    await paying.report("error", await paying.world.next_job(), error_code="prompt_rejected", error_message=PROMPT)
+    await paying.report(
+        "error", await paying.world.next_job(), error_code="prompt_rejected", error_message=PROMPT
+    )
     rejected = await paying.look(created["id"])
     assert (rejected["status"], rejected["failure"]["fault"]) == ("CONTENT_REJECTED", "user")
     assert rejected["cost"]["total"] == "0.25"
@@ -478,8 +634,18 @@ async def test_an_action_on_another_version_than_the_one_seen_is_refused(paying:
     for action in ("select-sample", "regenerate-samples", "cancel"):
         shown = await paying.with_samples()
         version = shown["version"]
-        body = {"selected_sample_id": shown["samples"][0]["asset_id"]} if action == "select-sample" else {}
-        for wrong in (f'"{version - 1}"', f'"{version + 1}"', '"otter"', '""', '"99999999999999999999"'):
+        body = (
+            {"selected_sample_id": shown["samples"][0]["asset_id"]}
+            if action == "select-sample"
+            else {}
+        )
+        for wrong in (
+            f'"{version - 1}"',
+            f'"{version + 1}"',
+            '"otter"',
+            '""',
+            '"99999999999999999999"',
+        ):
             answer = await paying.act(shown["id"], action, headers={"If-Match": wrong}, **body)
             assert_problem(answer, 412, "precondition_failed")
         assert await paying.look(shown["id"]) == shown
@@ -491,17 +657,25 @@ async def test_an_action_on_another_version_than_the_one_seen_is_refused(paying:
 
 async def test_a_list_of_versions_matches_where_one_of_them_does(paying: Caller) -> None:
     shown = await paying.with_samples()
-    answer = await paying.act(shown["id"], "cancel", headers={"If-Match": f'"1", "{shown["version"]}"'})
+    answer = await paying.act(
+        shown["id"], "cancel", headers={"If-Match": f'"1", "{shown["version"]}"'}
+    )
     assert answer.is_success
 
 
 async def test_a_retry_and_an_operators_end_honour_the_version_too(paying: Caller) -> None:
     ended = (await paying.create()).json()
     await paying.act(ended["id"], "cancel")
-    assert_problem(await paying.act(ended["id"], "retry", headers={"If-Match": '"1"'}), 412, "precondition_failed")
+    assert_problem(
+        await paying.act(ended["id"], "retry", headers={"If-Match": '"1"'}),
+        412,
+        "precondition_failed",
+    )
     live = (await paying.create()).json()
     answer = await paying.post(
-        f"{OPERATIONS}/generation-requests/{live['id']}/fail", json={"reason": "why"}, headers={"If-Match": '"99"'}
+        f"{OPERATIONS}/generation-requests/{live['id']}/fail",
+        json={"reason": "why"},
+        headers={"If-Match": '"99"'},
     )
     assert_problem(answer, 412, "precondition_failed")
 
@@ -569,7 +743,9 @@ async def _bring_to(caller: Caller, state: State) -> str:
 
 
 @pytest.mark.parametrize("state", State)
-async def test_what_is_offered_is_accepted_and_what_is_not_is_refused(crowded: Caller, state: State) -> None:
+async def test_what_is_offered_is_accepted_and_what_is_not_is_refused(
+    crowded: Caller, state: State
+) -> None:
     for action in ("select-sample", "regenerate-samples", "retry", "cancel"):
         request_id = await _bring_to(crowded, state)
         before = await crowded.look(request_id)
@@ -581,7 +757,11 @@ async def test_what_is_offered_is_accepted_and_what_is_not_is_refused(crowded: C
         if action == "cancel":
             assert answer.json()["outcome"] == "already_terminal"
         else:
-            assert answer.json()["code"] in {"invalid_state", "already_selected", "action_in_progress"}
+            assert answer.json()["code"] in {
+                "invalid_state",
+                "already_selected",
+                "action_in_progress",
+            }
             assert_problem(answer, 409, answer.json()["code"])
         assert await crowded.look(request_id) == before
     await _settle(crowded)
@@ -592,7 +772,11 @@ def _fitting(action: str, shown: dict[str, Any]) -> dict[str, Any]:
     match action:
         case "select-sample":
             others = [sample["asset_id"] for sample in shown["samples"]] or ["any"]
-            return {"selected_sample_id": next(one for one in others if one != shown["selected_sample_id"])}
+            return {
+                "selected_sample_id": next(
+                    one for one in others if one != shown["selected_sample_id"]
+                )
+            }
         case "retry":
             return {"updated_prompt": "A calm otter"}
         case _:
@@ -605,7 +789,9 @@ async def _settle(caller: Caller) -> None:
     await caller.world.sweep()
 
 
-async def test_every_live_request_can_be_cancelled_and_every_bad_end_retried(crowded: Caller) -> None:
+async def test_every_live_request_can_be_cancelled_and_every_bad_end_retried(
+    crowded: Caller,
+) -> None:
     for state in State:
         offered = (await crowded.look(await _bring_to(crowded, state)))["actions"]
         assert ("cancel" in offered) == (state in LIVE)
@@ -626,7 +812,9 @@ async def test_while_credits_are_being_asked_for_only_a_cancel_is_offered(paying
 
 
 async def test_a_model_that_is_not_there_is_refused_with_those_that_are(client: Caller) -> None:
-    document = assert_problem(await client.create(model="gpt"), 422, "invalid_request", pointer="/model")
+    document = assert_problem(
+        await client.create(model="gpt"), 422, "invalid_request", pointer="/model"
+    )
     assert "standard, fast, advanced" in document["errors"][0]["message"]
 
 

@@ -1,4 +1,6 @@
-"""The short way to an endpoint: what is told, and to whom, is the same as on the framework's own way."""
+"""The short way to an endpoint: what is told, and to whom, is the same as on the framework's own
+way.
+"""
 
 from typing import Any
 
@@ -14,16 +16,36 @@ NOBODY = "01a2179f-0000-7000-8000-00000000abcd"
 CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "good": ("POST", f"{REQUESTS}/quote", {"json": ORDER}),
     "no body": ("POST", f"{REQUESTS}/quote", {}),
-    "not JSON": ("POST", f"{REQUESTS}/quote", {"content": "{", "headers": {"content-type": "application/json"}}),
+    "not JSON": (
+        "POST",
+        f"{REQUESTS}/quote",
+        {"content": "{", "headers": {"content-type": "application/json"}},
+    ),
     "not an object": ("POST", f"{REQUESTS}/quote", {"json": [1]}),
-    "null": ("POST", f"{REQUESTS}/quote", {"content": "null", "headers": {"content-type": "application/json"}}),
+    "null": (
+        "POST",
+        f"{REQUESTS}/quote",
+        {"content": "null", "headers": {"content-type": "application/json"}},
+    ),
     "faults": ("POST", f"{REQUESTS}/quote", {"json": {"user_id": 5, "surprise": True}}),
-    "another type": ("POST", f"{REQUESTS}/quote", {"content": "a=b", "headers": {"content-type": "text/plain"}}),
+    "another type": (
+        "POST",
+        f"{REQUESTS}/quote",
+        {"content": "a=b", "headers": {"content-type": "text/plain"}},
+    ),
     "too large": ("POST", f"{REQUESTS}/quote", {"json": ORDER | {"input_prompt": "x" * 2_000_000}}),
     "a query": ("POST", f"{REQUESTS}/quote?colour=red", {"json": ORDER}),
     "in German": ("POST", f"{REQUESTS}/quote", {"json": {}, "headers": {"accept-language": "de"}}),
-    "a callback of nobody": ("POST", CALLBACK, {"json": {}, "headers": {"authorization": "Bearer x"}}),
-    "a callback that is no JSON": ("POST", CALLBACK, {"content": b"\xff", "headers": {"authorization": "Bearer x"}}),
+    "a callback of nobody": (
+        "POST",
+        CALLBACK,
+        {"json": {}, "headers": {"authorization": "Bearer x"}},
+    ),
+    "a callback that is no JSON": (
+        "POST",
+        CALLBACK,
+        {"content": b"\xff", "headers": {"authorization": "Bearer x"}},
+    ),
     "a callback with a query": ("POST", f"{CALLBACK}?from=n8n", {"content": b"{}"}),
     "another method": ("PUT", CALLBACK, {}),
     "a slash more": ("POST", f"{CALLBACK}/", {}),
@@ -36,7 +58,11 @@ CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "braces for an id": ("GET", f"{REQUESTS}/{{}}/events", {}),
     "nothing for an id": ("GET", f"{REQUESTS}//events", {}),
     "an id and an encoded slash": ("GET", f"{REQUESTS}/{NOBODY}%2Fevents", {}),
-    "a choice for nobody": ("POST", f"{REQUESTS}/{NOBODY}/select-sample", {"json": {"selected_sample_id": "x"}}),
+    "a choice for nobody": (
+        "POST",
+        f"{REQUESTS}/{NOBODY}/select-sample",
+        {"json": {"selected_sample_id": "x"}},
+    ),
     "a choice of nothing": ("POST", f"{REQUESTS}/{NOBODY}/select-sample", {"json": {}}),
     "a choice without words": ("POST", f"{REQUESTS}/{NOBODY}/select-sample", {}),
     "a body that may be left out": ("POST", f"{REQUESTS}/{NOBODY}/regenerate-samples", {}),
@@ -60,7 +86,11 @@ async def told(caller: Caller, call: str) -> tuple[int, dict[str, str], Any]:
     body = answer.json() if answer.content else None
     if isinstance(body, dict):
         body = {name: value for name, value in body.items() if name not in _NEW}
-    headers = {name: value for name, value in answer.headers.items() if name not in _OWN | {"content-length"}}
+    headers = {
+        name: value
+        for name, value in answer.headers.items()
+        if name not in _OWN | {"content-length"}
+    }
     return answer.status_code, headers, body
 
 
@@ -78,7 +108,9 @@ async def test_the_short_way_leads_where_the_router_would_lead(client: Caller) -
     for (method, *parts), route in taken.items():
         path = NOBODY.join(parts)
         scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
-        fitting = [other for other in client.app.router.routes if other.matches(scope)[0] is Match.FULL]
+        fitting = [
+            other for other in client.app.router.routes if other.matches(scope)[0] is Match.FULL
+        ]
         assert fitting[0] is route, path
         assert isinstance(route, ShortRoute)
 
@@ -89,17 +121,28 @@ async def test_a_request_is_read_and_ended_alike_on_both_ways(client: Caller) ->
         made = (await client.post(REQUESTS, json=ORDER)).json()
         found = await client.get(f"{REQUESTS}/{made['id']}")
         assert (found.status_code, found.json()["id"]) == (200, made["id"])
-        ended = await client.post(f"{REQUESTS}/{made['id']}/cancel", headers={"X-User-ID": "somebody else"})
+        ended = await client.post(
+            f"{REQUESTS}/{made['id']}/cancel", headers={"X-User-ID": "somebody else"}
+        )
         assert ended.status_code == 404
-        assert (await client.post(f"{REQUESTS}/{made['id']}/cancel")).json()["outcome"] == "cancelled"
-        events = [entry["event"] for entry in (await client.get(f"{REQUESTS}/{made['id']}/events")).json()["items"]]
+        assert (await client.post(f"{REQUESTS}/{made['id']}/cancel")).json()[
+            "outcome"
+        ] == "cancelled"
+        events = [
+            entry["event"]
+            for entry in (await client.get(f"{REQUESTS}/{made['id']}/events")).json()["items"]
+        ]
         assert {"submitted", "cancel_requested"} <= set(events)
 
 
 async def test_what_is_counted_names_the_route_on_both_ways(client: Caller) -> None:
     async def counted() -> float:
         figures = (await client.get("/metrics")).text.splitlines()
-        mine = [line for line in figures if f'path="{REQUESTS}/quote"' in line and 'status="2xx"' in line]
+        mine = [
+            line
+            for line in figures
+            if f'path="{REQUESTS}/quote"' in line and 'status="2xx"' in line
+        ]
         return sum(float(line.rpartition(" ")[2]) for line in mine if "_count{" in line)
 
     before = await counted()

@@ -1,4 +1,6 @@
-"""Who may see the pages: signing in and out, forged forms, stale and foreign cookies, and what every page carries."""
+"""Who may see the pages: signing in and out, forged forms, stale and foreign cookies, and what
+every page carries.
+"""
 
 import base64
 import re
@@ -19,9 +21,10 @@ SERVICE_KEY, OPERATOR_KEY = "the-key-of-the-shop", "the-key-of-the-operator"
 JWT_SECRET = "the secret of the end users' tokens"
 PLATFORM = "https://app.example.com"
 LOCKED = {
-    "api_keys": f"shop:service:{SERVICE_KEY},duty:operator:{OPERATOR_KEY}", "jwt_secret": JWT_SECRET,
+    "api_keys": f"shop:service:{SERVICE_KEY},duty:operator:{OPERATOR_KEY}",
+    "jwt_secret": JWT_SECRET,
     "web_origins": PLATFORM,
-}  # fmt: skip
+}
 COOKIE = "aigen_session"
 Make = Callable[..., Awaitable[Caller]]
 
@@ -44,7 +47,9 @@ async def open_house(client: Caller) -> Browser:
 
 async def signed_in(browser: Browser, **said: str) -> None:
     page = await browser.open("/sign-in")
-    after = await browser.submit(page.forms[0], **({"token": None} if "key" in said else {}), **said)
+    after = await browser.submit(
+        page.forms[0], **({"token": None} if "key" in said else {}), **said
+    )
     assert after.status == httpx.codes.OK, after.text
     assert browser.cookies.get(COOKIE)
 
@@ -52,9 +57,14 @@ async def signed_in(browser: Browser, **said: str) -> None:
 # Signing in
 
 
-async def test_a_stranger_is_led_to_the_sign_in_and_back_to_where_they_wanted_to_go(locked: Browser) -> None:
+async def test_a_stranger_is_led_to_the_sign_in_and_back_to_where_they_wanted_to_go(
+    locked: Browser,
+) -> None:
     asked = await locked.open("/studio?prompt=a+cat")
-    assert (asked.status, str(asked.answer.url)) == (200, f"{ORIGIN}/sign-in?next=/studio%3Fprompt%3Da%2Bcat")
+    assert (asked.status, str(asked.answer.url)) == (
+        200,
+        f"{ORIGIN}/sign-in?next=/studio%3Fprompt%3Da%2Bcat",
+    )
     after = await locked.submit(asked.forms[0], token=token())
     assert str(after.answer.url) == f"{ORIGIN}/studio?prompt=a+cat"
 
@@ -63,12 +73,16 @@ async def test_a_user_signs_in_with_their_token_and_is_nobody_else(locked: Brows
     await signed_in(locked, token=token("ada"))
     page = await locked.open("/studio")
     assert "Signed in as ada" in page.text
-    refused = await locked.submit(PageForm("/sign-in/user", "post", page.form("/sign-out").fields), user_id="bob")
+    refused = await locked.submit(
+        PageForm("/sign-in/user", "post", page.form("/sign-out").fields), user_id="bob"
+    )
     assert refused.status == httpx.codes.FORBIDDEN
     assert "user" not in page.actions
 
 
-async def test_a_service_acts_for_the_user_it_names_and_for_another_after_that(locked: Browser) -> None:
+async def test_a_service_acts_for_the_user_it_names_and_for_another_after_that(
+    locked: Browser,
+) -> None:
     await signed_in(locked, key=SERVICE_KEY, user_id="ada")
     page = await locked.open("/studio")
     assert "Signed in as shop" in page.text
@@ -79,11 +93,17 @@ async def test_a_service_acts_for_the_user_it_names_and_for_another_after_that(l
 @pytest.mark.parametrize(
     "said",
     [
-        {"key": "not-a-key-of-anybody", "user_id": "ada"}, {"token": "no.token.atall"}, {"token": "x" * 9000},
-        {"key": SERVICE_KEY, "user_id": ""}, {"key": SERVICE_KEY, "user_id": "x" * 201}, {},
+        {"key": "not-a-key-of-anybody", "user_id": "ada"},
+        {"token": "no.token.atall"},
+        {"token": "x" * 9000},
+        {"key": SERVICE_KEY, "user_id": ""},
+        {"key": SERVICE_KEY, "user_id": "x" * 201},
+        {},
     ],
-)  # fmt: skip
-async def test_what_does_not_open_says_so_and_asks_again(locked: Browser, said: dict[str, str]) -> None:
+)
+async def test_what_does_not_open_says_so_and_asks_again(
+    locked: Browser, said: dict[str, str]
+) -> None:
     asked = await locked.open("/sign-in?next=/studio?x=1")
     refused = await locked.submit(asked.forms[0], **({"token": None} | said))
     assert refused.status in {401, 422}
@@ -92,7 +112,9 @@ async def test_what_does_not_open_says_so_and_asks_again(locked: Browser, said: 
     assert "Check" in refused.text or "Say for which user" in refused.text
 
 
-@pytest.mark.parametrize("where", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "where", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"]
+)
 async def test_signing_in_never_leads_away(locked: Browser, where: str) -> None:
     asked = await locked.open("/sign-in", params={"next": where})
     after = await locked.submit(asked.forms[0], token=token())
@@ -108,14 +130,20 @@ async def test_signing_out_ends_it(locked: Browser) -> None:
 # Handing over
 
 
-async def test_a_platform_hands_its_user_over_and_a_page_of_anybody_else_does_not(locked: Browser) -> None:
+async def test_a_platform_hands_its_user_over_and_a_page_of_anybody_else_does_not(
+    locked: Browser,
+) -> None:
     handing = PageForm("/sign-in", "post", {"token": token("ada"), "next": "/studio"})
     for stranger in ("https://evil.example", "null"):
-        refused = await locked.submit(handing, headers={"Origin": stranger, "Sec-Fetch-Site": "cross-site"})
+        refused = await locked.submit(
+            handing, headers={"Origin": stranger, "Sec-Fetch-Site": "cross-site"}
+        )
         assert (refused.status, COOKIE in locked.cookies) == (403, False)
     silent = await locked.post("/sign-in", data=handing.fields)
     assert (silent.status_code, COOKIE in locked.cookies) == (403, False)
-    arrived = await locked.submit(handing, headers={"Origin": PLATFORM, "Sec-Fetch-Site": "cross-site"})
+    arrived = await locked.submit(
+        handing, headers={"Origin": PLATFORM, "Sec-Fetch-Site": "cross-site"}
+    )
     assert str(arrived.answer.url) == f"{ORIGIN}/studio"
     assert "Signed in as ada" in arrived.text
 
@@ -123,17 +151,22 @@ async def test_a_platform_hands_its_user_over_and_a_page_of_anybody_else_does_no
 # The cookie
 
 
-async def test_the_cookie_is_kept_from_scripts_and_goes_to_secure_hosts_only(make_client: Make) -> None:
+async def test_the_cookie_is_kept_from_scripts_and_goes_to_secure_hosts_only(
+    make_client: Make,
+) -> None:
     plain = Browser((await make_client(**LOCKED)).app)
     answer = await plain.post(
         "/sign-in", data={"token": token()}, headers={"Origin": ORIGIN}, follow_redirects=False
-    )  # fmt: skip
+    )
     said = answer.headers["set-cookie"]
     assert said.startswith(f"{COOKIE}=")
     assert {"HttpOnly", "Path=/", "SameSite=lax"} <= {part.strip() for part in said.split(";")}
     behind = Browser((await make_client(**LOCKED, public_url="https://studio.example.com")).app)
     answer = await behind.post(
-        "/sign-in", data={"token": token()}, headers={"Origin": "https://studio.example.com"}, follow_redirects=False
+        "/sign-in",
+        data={"token": token()},
+        headers={"Origin": "https://studio.example.com"},
+        follow_redirects=False,
     )
     assert answer.headers["set-cookie"].startswith(f"__Host-{COOKIE}=")
     assert "Secure" in answer.headers["set-cookie"]
@@ -153,7 +186,9 @@ async def test_a_session_ends_after_its_time_and_with_its_token(make_client: Mak
     assert sessions.of_token(sessions.guest().principal(), ends.timestamp()).expires_at <= ends
 
 
-async def test_removing_a_key_ends_its_sessions_and_rotating_the_secret_does_not(make_client: Make) -> None:
+async def test_removing_a_key_ends_its_sessions_and_rotating_the_secret_does_not(
+    make_client: Make,
+) -> None:
     browser = Browser((await make_client(**LOCKED)).app)
     await signed_in(browser, key=SERVICE_KEY, user_id="ada")
     seal = browser.cookies[COOKIE]
@@ -171,13 +206,22 @@ async def test_removing_a_key_ends_its_sessions_and_rotating_the_secret_does_not
     assert await reached(api_keys=f"shop:operator:{SERVICE_KEY}") == "/sign-in?next=/studio"
 
 
-async def test_a_cookie_that_was_changed_or_made_elsewhere_opens_nothing(locked: Browser, client: Caller) -> None:
+async def test_a_cookie_that_was_changed_or_made_elsewhere_opens_nothing(
+    locked: Browser, client: Caller
+) -> None:
     await signed_in(locked, token=token("ada"))
     version, body, seal = locked.cookies[COOKIE].split(".")
     said = base64.urlsafe_b64decode(body + "==").replace(b'"user"', b'"operator"')
     forged = f"{version}.{base64.urlsafe_b64encode(said).rstrip(b'=').decode()}.{seal}"
     guest = client.app.state.sessions
-    for wrong in (forged, f"{version}.{body}.", "s1..", "nonsense", f"s2.{body}.{seal}", guest.seal(guest.guest())):
+    for wrong in (
+        forged,
+        f"{version}.{body}.",
+        "s1..",
+        "nonsense",
+        f"s2.{body}.{seal}",
+        guest.seal(guest.guest()),
+    ):
         locked.cookies.clear()
         locked.cookies.set(COOKIE, wrong)
         assert "/sign-in" in str((await locked.open("/studio")).answer.url), wrong
@@ -219,10 +263,15 @@ async def test_a_form_in_another_shape_is_refused_as_a_page(open_house: Browser)
     headers = {"X-CSRF-Token": csrf, "Origin": ORIGIN}
     for answer in (
         await open_house.post("/sign-in/user", json={"user_id": "ada"}, headers=headers),
-        await open_house.post("/sign-in/user", data={str(i): "x" for i in range(200)}, headers=headers),
-        await open_house.post("/sign-in/user", content=b"user_id=%ff%fe", headers=headers | {
-            "Content-Type": "application/x-www-form-urlencoded"}),
-    ):  # fmt: skip
+        await open_house.post(
+            "/sign-in/user", data={str(i): "x" for i in range(200)}, headers=headers
+        ),
+        await open_house.post(
+            "/sign-in/user",
+            content=b"user_id=%ff%fe",
+            headers=headers | {"Content-Type": "application/x-www-form-urlencoded"},
+        ),
+    ):
         assert answer.status_code in {415, 422}
         assert answer.headers["content-type"].startswith("text/html")
 
@@ -230,7 +279,9 @@ async def test_a_form_in_another_shape_is_refused_as_a_page(open_house: Browser)
 # The open service
 
 
-async def test_an_open_service_says_so_and_answers_only_to_its_own_name(open_house: Browser, client: Caller) -> None:
+async def test_an_open_service_says_so_and_answers_only_to_its_own_name(
+    open_house: Browser, client: Caller
+) -> None:
     page = await open_house.open("/")
     assert str(page.answer.url) == f"{ORIGIN}/studio"
     assert "Open: anybody on this machine is an operator" in page.text
@@ -252,15 +303,25 @@ async def test_the_limit_of_calls_holds_for_pages(make_client: Make) -> None:
 # Every page
 
 
-async def test_every_page_is_under_a_strict_policy_and_carries_nothing_inline(open_house: Browser) -> None:
+async def test_every_page_is_under_a_strict_policy_and_carries_nothing_inline(
+    open_house: Browser,
+) -> None:
     for path in ("/studio", "/studio/nowhere", "/sign-in"):
         page = await open_house.open(path)
-        policy = dict(part.split(" ", 1) for part in page.answer.headers["content-security-policy"].split("; "))
+        policy = dict(
+            part.split(" ", 1)
+            for part in page.answer.headers["content-security-policy"].split("; ")
+        )
         assert policy == {
-            "default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "connect-src": "'self'",
-            "img-src": "'self' data: https:", "form-action": "'self'", "base-uri": "'none'",
+            "default-src": "'none'",
+            "script-src": "'self'",
+            "style-src": "'self'",
+            "connect-src": "'self'",
+            "img-src": "'self' data: https:",
+            "form-action": "'self'",
+            "base-uri": "'none'",
             "frame-ancestors": "'none'",
-        }  # fmt: skip
+        }
         assert page.inline == []
         assert page.answer.headers["cache-control"] == "no-store"
         assert page.answer.headers["referrer-policy"] == "same-origin"
@@ -293,7 +354,9 @@ async def test_a_fault_of_ours_is_told_without_anything_technical_and_with_a_way
     assert page.answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
-async def test_styles_and_scripts_are_kept_for_ever_under_an_address_of_their_content(open_house: Browser) -> None:
+async def test_styles_and_scripts_are_kept_for_ever_under_an_address_of_their_content(
+    open_house: Browser,
+) -> None:
     page = await open_house.open("/studio")
     found = re.findall(r'(?:src|href)="(/static/web/[^"]+)"', page.answer.text)
     assert len(found) >= 4
@@ -304,10 +367,15 @@ async def test_styles_and_scripts_are_kept_for_ever_under_an_address_of_their_co
         again = await open_house.get(path, headers={"If-None-Match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
         digest = path.split("/")[3]
-        assert (await open_house.get(path.replace(digest, "0" * len(digest)))).status_code == httpx.codes.NOT_FOUND
+        assert (
+            await open_house.get(path.replace(digest, "0" * len(digest)))
+        ).status_code == httpx.codes.NOT_FOUND
     style = next(path for path in found if path.endswith("style.css"))
     assert (await open_house.get(style)).headers["content-encoding"] == "gzip"
-    assert "content-encoding" not in (await open_house.get(style, headers={"Accept-Encoding": "br"})).headers
+    assert (
+        "content-encoding"
+        not in (await open_house.get(style, headers={"Accept-Encoding": "br"})).headers
+    )
 
 
 async def test_a_script_gets_one_part_of_a_page_alone(open_house: Browser) -> None:

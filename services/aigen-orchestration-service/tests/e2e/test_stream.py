@@ -1,4 +1,6 @@
-"""Live updates: a snapshot first, every later state once, over a real connection and for slow readers too."""
+"""Live updates: a snapshot first, every later state once, over a real connection and for slow
+readers too.
+"""
 
 import asyncio
 import json
@@ -59,7 +61,9 @@ class Stream:
         raise AssertionError("the stream has ended")
 
     async def until(self, status: str) -> Message:
-        """The next message in which the request has this status; states on the way there may be skipped or sent."""
+        """The next message in which the request has this status; states on the way there may be
+        skipped or sent.
+        """
         while (found := await self.state()).data["status"] != status:
             pass
         return found
@@ -117,7 +121,9 @@ async def open_stream(client: Caller) -> AsyncIterator[Open]:
     await client.world.grant("user", 0, "pro")
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(client))
-        reader = await stack.enter_async_context(httpx.AsyncClient(base_url=address, timeout=BOUND_SECONDS))
+        reader = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=address, timeout=BOUND_SECONDS)
+        )
 
         async def opened(request_id: str, **headers: str) -> Stream:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -128,7 +134,9 @@ async def open_stream(client: Caller) -> AsyncIterator[Open]:
         yield opened
 
 
-async def test_a_snapshot_comes_first_then_every_change_then_the_end(client: Caller, open_stream: Open) -> None:
+async def test_a_snapshot_comes_first_then_every_change_then_the_end(
+    client: Caller, open_stream: Open
+) -> None:
     created = (await client.create()).json()
     updates = await open_stream(created["id"])
     assert updates.response.status_code == httpx.codes.OK
@@ -136,7 +144,11 @@ async def test_a_snapshot_comes_first_then_every_change_then_the_end(client: Cal
     assert updates.response.headers["cache-control"] == "no-store"
     assert (await updates.next()).retry > 0
     first = await updates.state()
-    assert (first.event, first.version, first.data) == ("generation.updated", created["version"], created)
+    assert (first.event, first.version, first.data) == (
+        "generation.updated",
+        created["version"],
+        created,
+    )
     job = await client.world.next_job()
     working = await updates.until("PROCESSING_SAMPLES")
     await client.world.deliver(job)
@@ -151,13 +163,17 @@ async def test_a_snapshot_comes_first_then_every_change_then_the_end(client: Cal
     assert versions == sorted(set(versions))
 
 
-async def test_a_finished_request_is_one_snapshot_and_the_end(client: Caller, open_stream: Open) -> None:
+async def test_a_finished_request_is_one_snapshot_and_the_end(
+    client: Caller, open_stream: Open
+) -> None:
     done = await client.completed()
     updates = await open_stream(done["id"])
     assert [message.data for message in await updates.rest()] == [done]
 
 
-async def test_a_reader_that_comes_back_gets_only_what_it_has_not_seen(client: Caller, open_stream: Open) -> None:
+async def test_a_reader_that_comes_back_gets_only_what_it_has_not_seen(
+    client: Caller, open_stream: Open
+) -> None:
     created = (await client.create()).json()
     before = await open_stream(created["id"])
     seen = (await before.state()).version
@@ -169,7 +185,9 @@ async def test_a_reader_that_comes_back_gets_only_what_it_has_not_seen(client: C
     again = await open_stream(created["id"], Last_Event_ID=str(missed.version))
     await client.act(created["id"], "cancel")
     assert [message.data["status"] for message in await again.rest()] == ["CANCELLED"]
-    ended = await open_stream(created["id"], Last_Event_ID=str((await client.look(created["id"]))["version"]))
+    ended = await open_stream(
+        created["id"], Last_Event_ID=str((await client.look(created["id"]))["version"])
+    )
     assert await ended.rest() == []
 
 
@@ -240,7 +258,9 @@ async def test_a_reader_that_leaves_is_forgotten(client: Caller, open_stream: Op
     assert hub.count == 0
 
 
-async def test_a_stream_of_somebody_elses_request_is_not_found(client: Caller, open_stream: Open) -> None:
+async def test_a_stream_of_somebody_elses_request_is_not_found(
+    client: Caller, open_stream: Open
+) -> None:
     created = (await client.create()).json()
     for request_id, headers in ((created["id"], {"X-User-ID": "other"}), (str(uuid4()), {})):
         answer = await client.get(f"{REQUESTS}/{request_id}/stream", headers=headers)
@@ -274,7 +294,9 @@ async def test_a_slow_reader_gets_the_newest_state_only(client: Caller) -> None:
 
 
 class SlowReader:
-    """The other end of a connection, which takes the first snapshot and then nothing until it may go on."""
+    """The other end of a connection, which takes the first snapshot and then nothing until it may
+    go on.
+    """
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -285,10 +307,19 @@ class SlowReader:
         """The call as the server would hand it over."""
         path = f"{REQUESTS}/{request_id}/stream"
         return {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "GET",
-            "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
-            "headers": [(b"host", b"aigen")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
-        }  # fmt: skip
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"host", b"aigen")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+        }
 
     async def receive(self) -> dict[str, Any]:
         """There is no body, and the reader never leaves."""

@@ -1,4 +1,6 @@
-"""The studio as a browser without a script sees it: what is asked, shown, picked, paid, and every way it can end."""
+"""The studio as a browser without a script sees it: what is asked, shown, picked, paid, and every
+way it can end.
+"""
 
 import io
 import re
@@ -28,7 +30,9 @@ Make = Callable[..., Awaitable[Caller]]
 
 @pytest.fixture
 async def studio(client: Caller) -> Browser:
-    """A browser at the studio of an open service, acting for a user of the plan that pays as it goes."""
+    """A browser at the studio of an open service, acting for a user of the plan that pays as it
+    goes.
+    """
     await client.world.grant(USER, 1000, "payg")
     return Browser(client.app)
 
@@ -36,7 +40,10 @@ async def studio(client: Caller) -> Browser:
 async def asked(browser: Browser, **fields: Any) -> Page:
     """Fill the form in and send it."""
     page = await browser.open("/studio")
-    said = {"input_prompt": "A lighthouse at dawn", "output_format": "YouTubeThumbnail_16x9"} | fields
+    said = {
+        "input_prompt": "A lighthouse at dawn",
+        "output_format": "YouTubeThumbnail_16x9",
+    } | fields
     return await browser.submit(page.form("/studio/requests"), **said)
 
 
@@ -56,13 +63,17 @@ async def with_samples(browser: Browser, client: Caller, **fields: Any) -> Page:
 async def picked(browser: Browser, page: Page, number: int = 0, **fields: Any) -> Page:
     """Pick a sample on the page."""
     samples = re.findall(r'name="sample" value="([^"]+)"', page.answer.text)
-    return await browser.submit(page.form("/select-sample"), sample=samples[number], size="", **fields)
+    return await browser.submit(
+        page.form("/select-sample"), sample=samples[number], size="", **fields
+    )
 
 
 # The whole way
 
 
-async def test_from_the_words_to_the_final_at_the_prices_that_were_shown(studio: Browser, client: Caller) -> None:
+async def test_from_the_words_to_the_final_at_the_prices_that_were_shown(
+    studio: Browser, client: Caller
+) -> None:
     page = await studio.open("/studio")
     assert "Four samples, now 0.25 credits" in page.text
     assert "Together 1.25 credits" in page.text
@@ -88,42 +99,72 @@ async def test_from_the_words_to_the_final_at_the_prices_that_were_shown(studio:
     assert await client.world.balance(USER) == 875
 
 
-async def test_the_whole_brief_reaches_the_worker_as_it_was_typed(studio: Browser, client: Caller) -> None:
+async def test_the_whole_brief_reaches_the_worker_as_it_was_typed(
+    studio: Browser, client: Caller
+) -> None:
     await asked(
-        studio, input_prompt="A lighthouse\r\nat dawn", output_format="Custom", width="600", height="400",
-        style_guidance="flat", emotional_tone="Playful", industry_template="Travel", region="Japan",
-        color_scheme="#0b3954, ivory", uploaded_image_references="https://cdn.example/a.png\r\nbucket/b.png",
+        studio,
+        input_prompt="A lighthouse\r\nat dawn",
+        output_format="Custom",
+        width="600",
+        height="400",
+        style_guidance="flat",
+        emotional_tone="Playful",
+        industry_template="Travel",
+        region="Japan",
+        color_scheme="#0b3954, ivory",
+        uploaded_image_references="https://cdn.example/a.png\r\nbucket/b.png",
         model="fast",
-    )  # fmt: skip
+    )
     job = await client.world.next_job()
     assert job.brief == {
-        "input_prompt": "A lighthouse\nat dawn", "output_format": "Custom",
-        "custom_dimensions": {"width": 600, "height": 400}, "style_guidance": "flat", "emotional_tone": "Playful",
-        "industry_template": "Travel", "cultural_adaptation_parameters": {"region": "Japan"},
-        "color_scheme": ["#0b3954", "ivory"], "model": "fast",
+        "input_prompt": "A lighthouse\nat dawn",
+        "output_format": "Custom",
+        "custom_dimensions": {"width": 600, "height": 400},
+        "style_guidance": "flat",
+        "emotional_tone": "Playful",
+        "industry_template": "Travel",
+        "cultural_adaptation_parameters": {"region": "Japan"},
+        "color_scheme": ["#0b3954", "ivory"],
+        "model": "fast",
         "uploaded_image_references": ["https://cdn.example/a.png", "bucket/b.png"],
-    }  # fmt: skip
+    }
     again = await studio.open("/studio", params={"from": str(job.id)})
     draft = again.form("/studio/requests").fields
-    assert (draft["region"], draft["width"], draft["color_scheme"]) == ("Japan", "600", "#0b3954, ivory")
-    assert draft["uploaded_image_references"].split() == ["https://cdn.example/a.png", "bucket/b.png"]
+    assert (draft["region"], draft["width"], draft["color_scheme"]) == (
+        "Japan",
+        "600",
+        "#0b3954, ivory",
+    )
+    assert draft["uploaded_image_references"].split() == [
+        "https://cdn.example/a.png",
+        "bucket/b.png",
+    ]
     assert (draft["model"], draft["output_format"], draft["input_prompt"]) == (
-        "fast", "Custom", "A lighthouse\nat dawn"
-    )  # fmt: skip
+        "fast",
+        "Custom",
+        "A lighthouse\nat dawn",
+    )
 
 
 def test_every_format_has_a_card_with_its_shape() -> None:
     assert [shown.name for shown in FORMATS_SHOWN] == list(FORMATS)
     assert all(shown.platform and shown.kind for shown in FORMATS_SHOWN)
     ratios = {shown.name: shown.ratio for shown in FORMATS_SHOWN}
-    assert (ratios["TikTok_9x16"], ratios["PinterestPin_2x3"], ratios["FacebookPost"]) == ("9:16", "2:3", "1.90:1")
+    assert (ratios["TikTok_9x16"], ratios["PinterestPin_2x3"], ratios["FacebookPost"]) == (
+        "9:16",
+        "2:3",
+        "1.90:1",
+    )
     assert all(max(shown.drawn) == 30 for shown in FORMATS_SHOWN)
 
 
 # What is shown is what is charged
 
 
-async def test_a_price_that_has_changed_is_never_charged_without_being_shown(make_client: Make, client: Caller) -> None:
+async def test_a_price_that_has_changed_is_never_charged_without_being_shown(
+    make_client: Make, client: Caller
+) -> None:
     await client.world.grant(USER, 1000, "payg")
     page = await Browser(client.app).open("/studio")
     dearer = Browser((await make_client(price_samples=75)).app)
@@ -154,7 +195,7 @@ async def test_the_price_follows_the_form(studio: Browser) -> None:
     assert "Make four samples" not in odd.text
 
 
-async def test_sending_twice_or_going_back_and_sending_again_charges_once_and_new_words_are_a_new_wish(
+async def test_a_form_sent_twice_charges_once_and_changed_words_charge_again(
     studio: Browser, client: Caller
 ) -> None:
     form = (await studio.open("/studio")).form("/studio/requests")
@@ -182,14 +223,28 @@ async def test_the_free_plan_sees_what_is_left_and_what_it_does_not_include(clie
 # Refusals at the form
 
 
-async def test_what_does_not_fit_is_told_at_its_field_and_nothing_typed_is_lost(studio: Browser) -> None:
+async def test_what_does_not_fit_is_told_at_its_field_and_nothing_typed_is_lost(
+    studio: Browser,
+) -> None:
     refused = await asked(
-        studio, input_prompt="  ", output_format="Custom", width="9", height="", color_scheme="#12", style_guidance="x",
+        studio,
+        input_prompt="  ",
+        output_format="Custom",
+        width="9",
+        height="",
+        color_scheme="#12",
+        style_guidance="x",
         uploaded_image_references="not a reference",
-    )  # fmt: skip
+    )
     assert refused.status == httpx.codes.UNPROCESSABLE_ENTITY
     told = dict(re.findall(r'<p class="fault" id="(\w+)-fault">([^<]+)', refused.answer.text))
-    assert set(told) == {"input_prompt", "width", "height", "color_scheme", "uploaded_image_references"}
+    assert set(told) == {
+        "input_prompt",
+        "width",
+        "height",
+        "color_scheme",
+        "uploaded_image_references",
+    }
     assert refused.form("/studio/requests").fields["style_guidance"] == "x"
 
 
@@ -214,9 +269,16 @@ async def test_too_few_credits_and_rejected_words_are_told_where_they_can_be_men
 # Words of others
 
 
-async def test_words_are_shown_as_words_wherever_they_stand(studio: Browser, client: Caller) -> None:
+async def test_words_are_shown_as_words_wherever_they_stand(
+    studio: Browser, client: Caller
+) -> None:
     page = await with_samples(
-        studio, client, input_prompt=NASTY, style_guidance=NASTY, emotional_tone="<b onclick=x>", region=NASTY[:150]
+        studio,
+        client,
+        input_prompt=NASTY,
+        style_guidance=NASTY,
+        emotional_tone="<b onclick=x>",
+        region=NASTY[:150],
     )
     history = await studio.open("/studio/history")
     again = await studio.open("/studio", params={"from": id_of(page), "prompt": NASTY})
@@ -230,11 +292,17 @@ async def test_words_are_shown_as_words_wherever_they_stand(studio: Browser, cli
     assert again.form("/studio/requests").fields["input_prompt"] == NASTY
 
 
-async def test_a_picture_that_a_browser_must_not_load_is_named_and_not_loaded(studio: Browser, client: Caller) -> None:
+async def test_a_picture_that_a_browser_must_not_load_is_named_and_not_loaded(
+    studio: Browser, client: Caller
+) -> None:
     page = await asked(studio)
     job = await client.world.next_job()
-    addresses = ["http://inside.example/a.png", "s3://bucket/b.png", "https://cdn.example/c.png",
-                 f"{client.world.service.public_url}/assets/{'0' * 32}.png"]  # fmt: skip
+    addresses = [
+        "http://inside.example/a.png",
+        "s3://bucket/b.png",
+        "https://cdn.example/c.png",
+        f"{client.world.service.public_url}/assets/{'0' * 32}.png",
+    ]
     samples = [
         Asset(asset_id=str(index), url=url, resolution="512x288", format="png", index=index)
         for index, url in enumerate(addresses)
@@ -277,7 +345,9 @@ async def test_cancelling_gives_back_and_says_so(studio: Browser, client: Caller
 # Two windows
 
 
-async def test_of_two_windows_the_second_is_told_that_the_first_has_picked(studio: Browser, client: Caller) -> None:
+async def test_of_two_windows_the_second_is_told_that_the_first_has_picked(
+    studio: Browser, client: Caller
+) -> None:
     one = await with_samples(studio, client)
     other = await studio.open(f"/studio/requests/{id_of(one)}")
     await picked(studio, one, 0)
@@ -305,7 +375,9 @@ async def test_an_old_page_never_orders_a_round_or_a_final_that_nobody_sees_the_
     assert await client.world.balance(USER) == 950
 
 
-async def test_an_action_that_is_over_is_answered_with_how_things_stand(studio: Browser, client: Caller) -> None:
+async def test_an_action_that_is_over_is_answered_with_how_things_stand(
+    studio: Browser, client: Caller
+) -> None:
     page = await with_samples(studio, client)
     retry = next(form for form in page.forms if form.action.endswith("/cancel"))
     retry.action = retry.action.replace("/cancel", "/retry")
@@ -328,7 +400,9 @@ async def ended_by(client: Caller, browser: Browser, code: str) -> Page:
     return await browser.open(f"/studio/requests/{id_of(page)}")
 
 
-async def test_a_failure_costs_nothing_says_so_and_can_be_tried_again(studio: Browser, client: Caller) -> None:
+async def test_a_failure_costs_nothing_says_so_and_can_be_tried_again(
+    studio: Browser, client: Caller
+) -> None:
     page = await ended_by(client, studio, "provider_error")
     assert "This did not work out" in page.text
     assert "The AI provider had a problem" in page.text
@@ -344,7 +418,9 @@ async def test_a_failure_costs_nothing_says_so_and_can_be_tried_again(studio: Br
     assert (await client.look(id_of(other)))["retry_of"] == id_of(page)
 
 
-async def test_rejected_words_must_be_changed_and_what_was_charged_is_said(studio: Browser, client: Caller) -> None:
+async def test_rejected_words_must_be_changed_and_what_was_charged_is_said(
+    studio: Browser, client: Caller
+) -> None:
     page = await ended_by(client, studio, "prompt_rejected")
     assert "These words were not accepted" in page.text
     assert "0.25 credits charged." in page.text
@@ -363,11 +439,15 @@ async def test_what_expired_says_so_and_can_be_made_again(studio: Browser, clien
     assert page.form("/retry")
 
 
-async def test_samples_that_failed_are_told_beside_the_good_ones(studio: Browser, client: Caller) -> None:
+async def test_samples_that_failed_are_told_beside_the_good_ones(
+    studio: Browser, client: Caller
+) -> None:
     page = await asked(studio)
     job = await client.world.next_job()
     good = [Asset(asset_id="a", url="https://s/a.png", resolution="512x288", format="png", index=1)]
-    failures = [{"index": index, "error_code": "provider_error", "message": ""} for index in (0, 2, 3)]
+    failures = [
+        {"index": index, "error_code": "provider_error", "message": ""} for index in (0, 2, 3)
+    ]
     await client.world.deliver(job, good, failures)
     page = await studio.open(f"/studio/requests/{id_of(page)}")
     assert page.text.count("did not work out") == 3
@@ -384,7 +464,9 @@ async def test_words_that_a_person_looks_at_first_say_so(studio: Browser, client
 # History, and whose it is
 
 
-async def test_history_shows_ones_own_newest_first_page_by_page(studio: Browser, client: Caller) -> None:
+async def test_history_shows_ones_own_newest_first_page_by_page(
+    studio: Browser, client: Caller
+) -> None:
     empty = await studio.open("/studio/history")
     assert "Nothing here yet" in empty.text
     for number in range(26):
@@ -398,14 +480,21 @@ async def test_history_shows_ones_own_newest_first_page_by_page(studio: Browser,
     assert "not mine" not in first.text + older.text
     assert "Nothing here right now" in (await studio.open("/studio/history?show=ready")).text
     assert "wish 25" in (await studio.open("/studio/history?show=working")).text
-    assert (await studio.open("/studio/history?cursor=!!")).status == httpx.codes.UNPROCESSABLE_ENTITY
+    assert (
+        await studio.open("/studio/history?cursor=!!")
+    ).status == httpx.codes.UNPROCESSABLE_ENTITY
 
 
 async def test_a_request_of_somebody_else_is_not_there(studio: Browser, client: Caller) -> None:
     theirs = (await client.world.submitted("other")).id
     form = (await asked(studio)).form("/cancel")
-    for path in (f"/studio/requests/{theirs}", f"/studio/requests/{NOBODY}", f"/studio?from={theirs}",
-                 f"/studio/requests/{theirs}/stream", "/studio/requests/nonsense"):  # fmt: skip
+    for path in (
+        f"/studio/requests/{theirs}",
+        f"/studio/requests/{NOBODY}",
+        f"/studio?from={theirs}",
+        f"/studio/requests/{theirs}/stream",
+        "/studio/requests/nonsense",
+    ):
         answer = await studio.open(path)
         assert answer.status in {404, 422}, path
         assert answer.answer.headers["content-type"].startswith("text/html")
@@ -419,7 +508,9 @@ async def test_after_switching_the_user_an_older_page_orders_nothing_for_the_new
     old = await studio.open("/studio")
     await client.world.grant("other", 1000, "payg")
     fresh = await studio.submit(old.form("/sign-in/user"), user_id="other")
-    refused = await studio.submit(old.form("/studio/requests"), input_prompt="A lighthouse", output_format="XPost")
+    refused = await studio.submit(
+        old.form("/studio/requests"), input_prompt="A lighthouse", output_format="XPost"
+    )
     assert refused.status == httpx.codes.FORBIDDEN
     form = fresh.form("/studio/requests")
     form.fields["quote_id"] = old.form("/studio/requests").fields["quote_id"]
@@ -428,7 +519,9 @@ async def test_after_switching_the_user_an_older_page_orders_nothing_for_the_new
     assert await client.world.balance("other") == 1000
 
 
-async def test_the_place_in_the_queue_is_told_and_so_is_another_try(studio: Browser, client: Caller) -> None:
+async def test_the_place_in_the_queue_is_told_and_so_is_another_try(
+    studio: Browser, client: Caller
+) -> None:
     for number in range(3):
         await client.world.submit(f"early-{number}")
     page = await asked(studio)
@@ -445,23 +538,34 @@ async def test_what_was_said_is_never_folded_away(studio: Browser) -> None:
     assert '<details class="card more">' in (await studio.open("/studio")).answer.text
     for path in ("/studio?emotional_tone=calm", "/studio?model=fast"):
         assert '<details class="card more" open>' in (await studio.open(path)).answer.text
-    told = await asked(studio, input_prompt="x" * 4000, style_guidance="\u20ac" * 2000, region="\u20ac" * 200,
-                       uploaded_image_references="\n".join(f"https://s/{'x' * 900}{n}" for n in range(10)))  # fmt: skip
+    told = await asked(
+        studio,
+        input_prompt="x" * 4000,
+        style_guidance="\u20ac" * 2000,
+        region="\u20ac" * 200,
+        uploaded_image_references="\n".join(f"https://s/{'x' * 900}{n}" for n in range(10)),
+    )
     assert "All fields together may have" in told.text
 
 
 # What pages listen to
 
 
-async def test_the_stream_says_that_it_changed_and_never_what(studio: Browser, client: Caller) -> None:
+async def test_the_stream_says_that_it_changed_and_never_what(
+    studio: Browser, client: Caller
+) -> None:
     page = await asked(studio)
     await studio.submit(page.form("/cancel"))
     path = f"/studio/requests/{id_of(page)}/stream"
     behind = await studio.get(path, params={"seen": "1"})
     assert behind.headers["content-type"].startswith("text/event-stream")
     assert re.findall(r"^(?:id|event|data): .+$", behind.text, re.MULTILINE) == [
-        "id: 3", "event: changed", "data: 3", "event: ended", "data: -",
-    ]  # fmt: skip
+        "id: 3",
+        "event: changed",
+        "data: 3",
+        "event: ended",
+        "data: -",
+    ]
     assert "event: changed" not in (await studio.get(path, params={"seen": "3"})).text
     assert "event: changed" not in (await studio.get(path, headers={"Last-Event-ID": "3"})).text
 
@@ -475,7 +579,9 @@ async def test_the_stream_ends_with_the_session(
     later = timedelta(hours=9)
     sessions = client.app.state.sessions
     monkeypatch.setattr(
-        sessions, "_now", lambda: client.world.clock() + (later if time.monotonic() > ends else timedelta())
+        sessions,
+        "_now",
+        lambda: client.world.clock() + (later if time.monotonic() > ends else timedelta()),
     )
     told = await studio.get(f"/studio/requests/{id_of(page)}/stream")
     assert "still here" in told.text
@@ -524,5 +630,8 @@ async def test_what_is_no_picture_or_too_large_or_not_ours_is_not_kept(make_clie
     assert await sent(a_picture()[:-40]) == httpx.codes.UNPROCESSABLE_ENTITY
     assert await sent(a_picture(size=(20, 20))) == httpx.codes.UNPROCESSABLE_ENTITY
     assert await sent(b"x" * 20_001) == httpx.codes.REQUEST_ENTITY_TOO_LARGE
-    assert await sent(a_picture(), **{"Content-Type": "text/html"}) == httpx.codes.UNSUPPORTED_MEDIA_TYPE
+    assert (
+        await sent(a_picture(), **{"Content-Type": "text/html"})
+        == httpx.codes.UNSUPPORTED_MEDIA_TYPE
+    )
     assert await sent(a_picture(), **{"X-CSRF-Token": "forged"}) == httpx.codes.FORBIDDEN

@@ -1,4 +1,6 @@
-"""Webhook endpoints over HTTP: whose they are, what is refused and how kindly, and that secrets stay secret."""
+"""Webhook endpoints over HTTP: whose they are, what is refused and how kindly, and that secrets
+stay secret.
+"""
 
 import base64
 import logging
@@ -17,8 +19,13 @@ from tests.e2e.journey import NOBODY, OPERATIONS, PLAIN, REQUESTS, Caller, asser
 from tests.support.webhook_receiver import LOOPBACK, Receiver
 
 ENDPOINTS = "/api/v1/webhook-endpoints"
-SHOP, ODOO, DUTY = ({"X-Internal-API-Key": f"the-key-of-{name}-itself"} for name in ("shop", "odoo", "duty"))
-KEYS = "shop:service:the-key-of-shop-itself,odoo:service:the-key-of-odoo-itself,duty:operator:the-key-of-duty-itself"
+SHOP, ODOO, DUTY = (
+    {"X-Internal-API-Key": f"the-key-of-{name}-itself"} for name in ("shop", "odoo", "duty")
+)
+KEYS = (
+    "shop:service:the-key-of-shop-itself,odoo:service:the-key-of-odoo-itself,"
+    "duty:operator:the-key-of-duty-itself"
+)
 JWT_SECRET = "the secret of the end users' tokens"
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
@@ -34,28 +41,47 @@ async def receiver() -> AsyncIterator[Receiver]:
 async def caller(make_client: Callable[..., Awaitable[Caller]], receiver: Receiver) -> Caller:
     """A caller of a service with keys, which may call loopback."""
     return await make_client(
-        api_keys=KEYS, jwt_secret=JWT_SECRET, webhook_allowed_networks=",".join(LOOPBACK), webhook_endpoints_max=3
+        api_keys=KEYS,
+        jwt_secret=JWT_SECRET,
+        webhook_allowed_networks=",".join(LOOPBACK),
+        webhook_endpoints_max=3,
     )
 
 
-async def register(caller: Caller, url: str, who: dict[str, str] = SHOP, **more: Any) -> httpx.Response:
+async def register(
+    caller: Caller, url: str, who: dict[str, str] = SHOP, **more: Any
+) -> httpx.Response:
     """Register an address."""
     return await caller.post(ENDPOINTS, json={"url": url, **more}, headers=who)
 
 
-async def act(caller: Caller, endpoint: dict[str, Any], action: str, who: dict[str, str] = SHOP, **body: Any) -> Any:
+async def act(
+    caller: Caller, endpoint: dict[str, Any], action: str, who: dict[str, str] = SHOP, **body: Any
+) -> Any:
     """Do something with a endpoint."""
-    return await caller.post(f"{ENDPOINTS}/{endpoint['id']}/{action}", json=body or None, headers=who)
+    return await caller.post(
+        f"{ENDPOINTS}/{endpoint['id']}/{action}", json=body or None, headers=who
+    )
 
 
-async def test_a_endpoint_from_its_registration_to_its_end(caller: Caller, receiver: Receiver) -> None:
+async def test_a_endpoint_from_its_registration_to_its_end(
+    caller: Caller, receiver: Receiver
+) -> None:
     answer = await register(caller, receiver.url, description="orders")
     assert answer.status_code == httpx.codes.CREATED
     endpoint = answer.json()
     secret = endpoint.pop("secret")
     assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
-    assert (endpoint["owner"], endpoint["url"], endpoint["description"]) == ("shop", receiver.url, "orders")
-    assert (endpoint["state"], endpoint["disabled_reason"], endpoint["failing_since"]) == ("enabled", None, None)
+    assert (endpoint["owner"], endpoint["url"], endpoint["description"]) == (
+        "shop",
+        receiver.url,
+        "orders",
+    )
+    assert (endpoint["state"], endpoint["disabled_reason"], endpoint["failing_since"]) == (
+        "enabled",
+        None,
+        None,
+    )
     found = await caller.get(answer.headers["location"], headers=SHOP)
     assert found.json() == endpoint
     assert (await caller.get(ENDPOINTS, headers=SHOP)).json() == {"items": [endpoint]}
@@ -66,25 +92,38 @@ async def test_a_endpoint_from_its_registration_to_its_end(caller: Caller, recei
     (call,) = receiver.calls
     shown = await caller.get(f"{REQUESTS}/{created.json()['id']}", headers=SHOP)
     assert call.verified(secret) == {
-        "type": "generation.samples_ready", "timestamp": shown.json()["updated_at"], "data": shown.json(),
-    }  # fmt: skip
+        "type": "generation.samples_ready",
+        "timestamp": shown.json()["updated_at"],
+        "data": shown.json(),
+    }
 
     log = f"{ENDPOINTS}/{endpoint['id']}/deliveries"
     (entry,) = (await caller.get(log, headers=SHOP)).json()["items"]
     assert entry["event_id"] == call.event_id
-    assert (entry["type"], entry["request_id"]) == ("generation.samples_ready", created.json()["id"])
+    assert (entry["type"], entry["request_id"]) == (
+        "generation.samples_ready",
+        created.json()["id"],
+    )
     assert (entry["status"], entry["attempts"], entry["last_status"], entry["last_error"]) == (
         "delivered",
         1,
         204,
         None,
     )
-    assert (await caller.get(log, params={"status": "parked"}, headers=SHOP)).json() == {"items": []}
-    events = (await caller.get(f"{REQUESTS}/{created.json()['id']}/events", headers=SHOP)).json()["items"]
+    assert (await caller.get(log, params={"status": "parked"}, headers=SHOP)).json() == {
+        "items": []
+    }
+    events = (await caller.get(f"{REQUESTS}/{created.json()['id']}/events", headers=SHOP)).json()[
+        "items"
+    ]
     (line,) = [event for event in events if event["event"].startswith("webhook")]
     assert (line["event"], line["data"]) == (
         "webhook_delivered",
-        {"endpoint_id": endpoint["id"], "event_id": call.event_id, "event_type": "generation.samples_ready"},
+        {
+            "endpoint_id": endpoint["id"],
+            "event_id": call.event_id,
+            "event_type": "generation.samples_ready",
+        },
     )
 
     again = await caller.post(f"{log}/{call.event_id}/redeliver", headers=SHOP)
@@ -92,8 +131,12 @@ async def test_a_endpoint_from_its_registration_to_its_end(caller: Caller, recei
     await caller.world.drain()
     assert (receiver.calls[1].event_id, receiver.calls[1].body) == (call.event_id, call.body)
 
-    assert (await caller.delete(f"{ENDPOINTS}/{endpoint['id']}", headers=SHOP)).status_code == httpx.codes.NO_CONTENT
-    assert_problem(await caller.get(f"{ENDPOINTS}/{endpoint['id']}", headers=SHOP), 404, "not_found")
+    assert (
+        await caller.delete(f"{ENDPOINTS}/{endpoint['id']}", headers=SHOP)
+    ).status_code == httpx.codes.NO_CONTENT
+    assert_problem(
+        await caller.get(f"{ENDPOINTS}/{endpoint['id']}", headers=SHOP), 404, "not_found"
+    )
     assert_problem(await caller.get(log, headers=SHOP), 404, "not_found")
 
 
@@ -109,13 +152,17 @@ async def test_a_test_event_goes_the_way_of_all_others(caller: Caller, receiver:
     assert (told["type"], told["data"]) == ("webhook.test", {"endpoint_id": endpoint["id"]})
 
 
-async def test_a_disabled_endpoint_is_sent_nothing_until_it_is_enabled(caller: Caller, receiver: Receiver) -> None:
+async def test_a_disabled_endpoint_is_sent_nothing_until_it_is_enabled(
+    caller: Caller, receiver: Receiver
+) -> None:
     endpoint = (await register(caller, receiver.url)).json()
     await act(caller, endpoint, "test")
     for _ in range(2):
         disabled = (await act(caller, endpoint, "disable")).json()
         assert (disabled["state"], disabled["disabled_reason"]) == ("disabled", "by_caller")
-    (entry,) = (await caller.get(f"{ENDPOINTS}/{endpoint['id']}/deliveries", headers=SHOP)).json()["items"]
+    (entry,) = (await caller.get(f"{ENDPOINTS}/{endpoint['id']}/deliveries", headers=SHOP)).json()[
+        "items"
+    ]
     assert (entry["status"], entry["last_error"]) == ("failed", "endpoint_disabled")
     assert_problem(await act(caller, endpoint, "test"), 409, "webhook_endpoint_disabled")
     again = await act(caller, endpoint, f"deliveries/{entry['event_id']}/redeliver")
@@ -124,12 +171,16 @@ async def test_a_disabled_endpoint_is_sent_nothing_until_it_is_enabled(caller: C
     assert receiver.calls == []
     for _ in range(2):
         assert (await act(caller, endpoint, "enable")).json()["state"] == "enabled"
-    assert (await act(caller, endpoint, f"deliveries/{entry['event_id']}/redeliver")).status_code == 202
+    assert (
+        await act(caller, endpoint, f"deliveries/{entry['event_id']}/redeliver")
+    ).status_code == 202
     await caller.world.drain()
     assert [call.event_id for call in receiver.calls] == [entry["event_id"]]
 
 
-async def test_a_rotation_shows_the_new_secret_once_and_both_sign(caller: Caller, receiver: Receiver) -> None:
+async def test_a_rotation_shows_the_new_secret_once_and_both_sign(
+    caller: Caller, receiver: Receiver
+) -> None:
     endpoint = (await register(caller, receiver.url)).json()
     rotated = await act(caller, endpoint, "rotate-secret")
     assert rotated.status_code == httpx.codes.OK
@@ -143,7 +194,9 @@ async def test_a_rotation_shows_the_new_secret_once_and_both_sign(caller: Caller
         assert receiver.calls[0].verified(signed_with)
 
 
-async def test_an_address_is_registered_once_for_each_caller(caller: Caller, receiver: Receiver) -> None:
+async def test_an_address_is_registered_once_for_each_caller(
+    caller: Caller, receiver: Receiver
+) -> None:
     endpoint = (await register(caller, receiver.url)).json()
     document = assert_problem(await register(caller, receiver.url), 409, "webhook_endpoint_exists")
     assert endpoint["id"] in document["detail"]
@@ -158,21 +211,32 @@ async def test_endpoints_are_bounded_for_each_caller(caller: Caller, receiver: R
     assert (await register(caller, receiver.url, ODOO)).status_code == httpx.codes.CREATED
 
 
-async def test_a_service_sees_only_its_own_endpoints_and_an_operator_all(caller: Caller, receiver: Receiver) -> None:
+async def test_a_service_sees_only_its_own_endpoints_and_an_operator_all(
+    caller: Caller, receiver: Receiver
+) -> None:
     endpoint = (await register(caller, receiver.url)).json()
     await act(caller, endpoint, "test")
     await caller.world.drain()
     event = receiver.calls[0].event_id
     assert (await caller.get(ENDPOINTS, headers=ODOO)).json() == {"items": []}
-    calls = [("GET", ""), ("DELETE", ""), ("GET", "/deliveries"), ("POST", f"/deliveries/{event}/redeliver")]
+    calls = [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/deliveries"),
+        ("POST", f"/deliveries/{event}/redeliver"),
+    ]
     calls += [("POST", f"/{action}") for action in ("enable", "disable", "rotate-secret", "test")]
     for method, path in calls:
         answer = await caller.request(method, f"{ENDPOINTS}/{endpoint['id']}{path}", headers=ODOO)
         assert_problem(answer, 404, "not_found")
     assert (await caller.get(ENDPOINTS, headers=DUTY)).json()["items"][0]["id"] == endpoint["id"]
-    assert (await caller.get(f"{ENDPOINTS}/{endpoint['id']}/deliveries", headers=DUTY)).status_code == httpx.codes.OK
+    assert (
+        await caller.get(f"{ENDPOINTS}/{endpoint['id']}/deliveries", headers=DUTY)
+    ).status_code == httpx.codes.OK
     assert (await act(caller, endpoint, "disable", DUTY)).json()["state"] == "disabled"
-    assert (await caller.get(f"{ENDPOINTS}/{endpoint['id']}", headers=SHOP)).json()["state"] == "disabled"
+    assert (await caller.get(f"{ENDPOINTS}/{endpoint['id']}", headers=SHOP)).json()[
+        "state"
+    ] == "disabled"
 
 
 async def test_events_go_to_the_endpoints_of_the_caller_that_made_the_request(
@@ -181,41 +245,64 @@ async def test_events_go_to_the_endpoints_of_the_caller_that_made_the_request(
     async with Receiver() as other:
         await register(caller, receiver.url, SHOP)
         await register(caller, other.url, ODOO)
-        created = (await caller.post(REQUESTS, json=PLAIN | {"user_id": "ada"}, headers=ODOO)).json()
+        created = (
+            await caller.post(REQUESTS, json=PLAIN | {"user_id": "ada"}, headers=ODOO)
+        ).json()
         await caller.post(f"{REQUESTS}/{created['id']}/cancel", headers=SHOP)
         await caller.world.drain()
         assert (receiver.types(), other.types()) == ([], ["generation.cancelled"])
 
 
-async def test_end_users_and_strangers_have_no_endpoints(caller: Caller, receiver: Receiver) -> None:
+async def test_end_users_and_strangers_have_no_endpoints(
+    caller: Caller, receiver: Receiver
+) -> None:
     endpoint = (await register(caller, receiver.url)).json()
     token = jwt.encode({"sub": "ada", "exp": int(time.time()) + 600}, JWT_SECRET, "HS256")
     user = {"Authorization": f"Bearer {token}"}
     calls = [("GET", ENDPOINTS), ("POST", ENDPOINTS), ("GET", f"{ENDPOINTS}/{endpoint['id']}")]
-    calls += [("DELETE", f"{ENDPOINTS}/{endpoint['id']}"), ("POST", f"{ENDPOINTS}/{endpoint['id']}/test")]
+    calls += [
+        ("DELETE", f"{ENDPOINTS}/{endpoint['id']}"),
+        ("POST", f"{ENDPOINTS}/{endpoint['id']}/test"),
+    ]
     for method, path in calls:
         body = {"url": receiver.url} if (method, path) == ("POST", ENDPOINTS) else None
-        assert_problem(await caller.request(method, path, json=body, headers=user), 403, "forbidden")
-        assert_problem(await caller.request(method, path, json=body), 401, "authentication_required")
+        assert_problem(
+            await caller.request(method, path, json=body, headers=user), 403, "forbidden"
+        )
+        assert_problem(
+            await caller.request(method, path, json=body), 401, "authentication_required"
+        )
     for method, path in [("GET", ""), ("POST", "/test"), ("DELETE", "")]:
-        assert_problem(await caller.request(method, f"{ENDPOINTS}/{NOBODY}{path}", headers=SHOP), 404, "not_found")
+        assert_problem(
+            await caller.request(method, f"{ENDPOINTS}/{NOBODY}{path}", headers=SHOP),
+            404,
+            "not_found",
+        )
 
 
 @pytest.mark.parametrize(
     ("url", "code"),
     [
         ("https://10.0.0.1/", "private_address"),
-        ("https://169.254.169.254/latest/meta-data/", "private_address"), ("https://[::1]/", "private_address"),
-        ("https://2130706433/", "ambiguous_address"), ("https://0x7f.1/", "ambiguous_address"),
-        ("https://user:password@93.184.216.34/", "userinfo_not_allowed"), ("ftp://93.184.216.34/", "unknown_scheme"),
-        ("https://93.184.216.34:22/", "port_not_allowed"), ("http://93.184.216.34/", "https_required"),
-        ("https://93.184.216.34/#a", "fragment_not_allowed"), ("https://no such host/", "invalid_url"),
-        ("https://nowhere.invalid/", "host_not_allowed"), ("", "string_too_short"),
+        ("https://169.254.169.254/latest/meta-data/", "private_address"),
+        ("https://[::1]/", "private_address"),
+        ("https://2130706433/", "ambiguous_address"),
+        ("https://0x7f.1/", "ambiguous_address"),
+        ("https://user:password@93.184.216.34/", "userinfo_not_allowed"),
+        ("ftp://93.184.216.34/", "unknown_scheme"),
+        ("https://93.184.216.34:22/", "port_not_allowed"),
+        ("http://93.184.216.34/", "https_required"),
+        ("https://93.184.216.34/#a", "fragment_not_allowed"),
+        ("https://no such host/", "invalid_url"),
+        ("https://nowhere.invalid/", "host_not_allowed"),
+        ("", "string_too_short"),
         ("https://" + "a" * 3000, "string_too_long"),
         (None, "string_type"),
     ],
-)  # fmt: skip
-async def test_an_address_that_is_not_called_is_refused_with_a_way_on(caller: Caller, url: Any, code: str) -> None:
+)
+async def test_an_address_that_is_not_called_is_refused_with_a_way_on(
+    caller: Caller, url: Any, code: str
+) -> None:
     answer = await register(caller, url)
     document = assert_problem(answer, 422, "invalid_request", pointer="/url")
     assert [fault["code"] for fault in document["errors"]] == [code]
@@ -223,9 +310,17 @@ async def test_an_address_that_is_not_called_is_refused_with_a_way_on(caller: Ca
 
 
 @pytest.mark.parametrize(
-    "secret", ["whsec_", "whsec_c2hvcnQ=", "whsec_not base64", "plain-text-secret-of-enough-length", SECRET[6:],
-               "whsec_" + base64.b64encode(b"k" * 65).decode(), ""],
-)  # fmt: skip
+    "secret",
+    [
+        "whsec_",
+        "whsec_c2hvcnQ=",
+        "whsec_not base64",
+        "plain-text-secret-of-enough-length",
+        SECRET[6:],
+        "whsec_" + base64.b64encode(b"k" * 65).decode(),
+        "",
+    ],
+)
 async def test_a_secret_that_receivers_could_not_use_is_refused(
     caller: Caller, receiver: Receiver, secret: str
 ) -> None:
@@ -235,14 +330,18 @@ async def test_a_secret_that_receivers_could_not_use_is_refused(
 
 
 async def test_a_misspelt_field_or_filter_is_refused(caller: Caller, receiver: Receiver) -> None:
-    assert_problem(await register(caller, receiver.url, sekret="x"), 422, "invalid_request", pointer="/sekret")
+    assert_problem(
+        await register(caller, receiver.url, sekret="x"), 422, "invalid_request", pointer="/sekret"
+    )
     endpoint = (await register(caller, receiver.url)).json()
     for query in ("status=lost", "limit=0", "limit=101", "state=parked"):
         answer = await caller.get(f"{ENDPOINTS}/{endpoint['id']}/deliveries?{query}", headers=SHOP)
         assert_problem(answer, 422, "invalid_request")
 
 
-async def test_the_open_service_has_endpoints_too(make_client: Callable[..., Awaitable[Caller]]) -> None:
+async def test_the_open_service_has_endpoints_too(
+    make_client: Callable[..., Awaitable[Caller]],
+) -> None:
     caller = await make_client(webhook_allowed_networks="127.0.0.0/8")
     async with Receiver() as receiver:
         endpoint = (await register(caller, receiver.url, {})).json()
@@ -252,12 +351,18 @@ async def test_the_open_service_has_endpoints_too(make_client: Callable[..., Awa
         assert receiver.calls[0].told["data"] == shown
 
 
-async def test_loopback_is_not_called_by_default_and_the_refusal_names_the_setting(client: Caller) -> None:
-    document = assert_problem(await register(client, "http://127.0.0.1:9000/hook", {}), 422, "invalid_request")
+async def test_loopback_is_not_called_by_default_and_the_refusal_names_the_setting(
+    client: Caller,
+) -> None:
+    document = assert_problem(
+        await register(client, "http://127.0.0.1:9000/hook", {}), 422, "invalid_request"
+    )
     assert "AIGEN_WEBHOOK_ALLOWED_NETWORKS" in document["errors"][0]["message"]
 
 
-async def test_no_endpoints_where_webhooks_are_turned_off(make_client: Callable[..., Awaitable[Caller]]) -> None:
+async def test_no_endpoints_where_webhooks_are_turned_off(
+    make_client: Callable[..., Awaitable[Caller]],
+) -> None:
     caller = await make_client(webhook_endpoints_max=0, webhook_allowed_networks="127.0.0.0/8")
     async with Receiver() as receiver:
         assert_problem(await register(caller, receiver.url, {}), 409, "too_many_webhook_endpoints")
@@ -282,12 +387,23 @@ async def test_a_secret_shows_nowhere_but_in_the_answer_that_makes_it(
             await act(caller, endpoint, "enable"),
             await register(caller, receiver.url),
         ]
-    kept = await caller.world.service.endpoints.one(EndpointScope(name="shop", sees_all=False), rotated["id"])
+    kept = await caller.world.service.endpoints.one(
+        EndpointScope(name="shop", sees_all=False), rotated["id"]
+    )
     assert kept.secrets(caller.world.clock()) == [rotated["secret"], endpoint["secret"]]
     due = DueDelivery(
-        message_id=1, token=kept.id, tries=1, endpoint_id=kept.id, event_id=kept.id, request_id=None, type="t",
-        body="secret body", url=kept.url, secrets=[kept.secret], failing_since=None,
-    )  # fmt: skip
+        message_id=1,
+        token=kept.id,
+        tries=1,
+        endpoint_id=kept.id,
+        event_id=kept.id,
+        request_id=None,
+        type="t",
+        body="secret body",
+        url=kept.url,
+        secrets=[kept.secret],
+        failing_since=None,
+    )
     said = [repr(kept), repr(due), str(logged), caplog.text, *(answer.text for answer in answers)]
     for secret in (endpoint["secret"], rotated["secret"]):
         assert all(secret.removeprefix("whsec_") not in text for text in said)

@@ -1,4 +1,6 @@
-"""What n8n is known to do wrong, done by a plain AMQP client: every request ends, money is exact, silence is told."""
+"""What n8n is known to do wrong, done by a plain AMQP client: every request ends, money is exact,
+silence is told.
+"""
 
 import asyncio
 import contextlib
@@ -17,7 +19,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 from tests.support.running_system import Parts
 from tests.support.services import RABBITMQ
 
-PATIENT = {"AIGEN_WORKER_QUIET": "1", "AIGEN_SAMPLES_DEADLINE": "4", "AIGEN_RABBITMQ_DELIVERY_LIMIT": "3"}
+PATIENT = {
+    "AIGEN_WORKER_QUIET": "1",
+    "AIGEN_SAMPLES_DEADLINE": "4",
+    "AIGEN_RABBITMQ_DELIVERY_LIMIT": "3",
+}
 
 Taken = Callable[[BlockingChannel, int, dict[str, Any]], bool]
 """What a client does with one job; False ends the client."""
@@ -50,7 +56,9 @@ class Trigger(threading.Thread):
             self.connection.close()
 
     def cut(self) -> None:
-        """The connection goes away under the running work, which goes back to the queue and yet goes on."""
+        """The connection goes away under the running work, which goes back to the queue and yet
+        goes on.
+        """
         self.connection._impl._transport._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 - from outside its thread
 
     def end(self) -> None:
@@ -63,16 +71,23 @@ def reported(job: dict[str, Any], kind: str, **said: Any) -> int:
     """What a workflow reports over HTTP; the status of the answer."""
     body = {"generation_request_id": job["generation_request_id"], "job_id": job["job_id"], **said}
     headers = {"Authorization": f"Bearer {job['callback_token']}"}
-    return httpx.post(job[f"callback_url_{kind}"], json=body, headers=headers, timeout=10).status_code
+    return httpx.post(
+        job[f"callback_url_{kind}"], json=body, headers=headers, timeout=10
+    ).status_code
 
 
 def delivered(job: dict[str, Any]) -> int:
     """Four good samples."""
     samples = [
-        {"asset_id": f"{job['job_id']}-{n}", "url": f"https://s/{n}.png", "resolution": job["sample_resolution"],
-         "format": "png", "index": n}
+        {
+            "asset_id": f"{job['job_id']}-{n}",
+            "url": f"https://s/{n}.png",
+            "resolution": job["sample_resolution"],
+            "format": "png",
+            "index": n,
+        }
         for n in range(4)
-    ]  # fmt: skip
+    ]
     return reported(job, "sample_result", samples=samples)
 
 
@@ -85,7 +100,9 @@ def done_well(channel: BlockingChannel, tag: int, job: dict[str, Any]) -> bool:
 
 @pytest.fixture
 async def parts(parts: Parts) -> Parts:
-    """A serving process that notices silence after a second, and a user with credits for one sample set."""
+    """A serving process that notices silence after a second, and a user with credits for one sample
+    set.
+    """
     await parts.serve(**PATIENT)
     await parts.grant("0.25", "payg")
     return parts
@@ -125,7 +142,9 @@ async def paid_once(parts: Parts, request_id: str) -> dict[str, Any]:
     return shown
 
 
-async def test_a_trigger_that_acknowledges_before_the_work_and_dies_loses_no_request(parts: Parts) -> None:
+async def test_a_trigger_that_acknowledges_before_the_work_and_dies_loses_no_request(
+    parts: Parts,
+) -> None:
     def acknowledged_and_lost(channel: BlockingChannel, tag: int, _job: dict[str, Any]) -> bool:
         channel.basic_ack(tag)
         return False
@@ -139,7 +158,9 @@ async def test_a_trigger_that_acknowledges_before_the_work_and_dies_loses_no_req
     assert (shown["attempt"], len(second.taken)) == (2, 1)
 
 
-async def test_a_trigger_that_throws_jobs_back_for_ever_is_stopped_by_the_delivery_limit(parts: Parts) -> None:
+async def test_a_trigger_that_throws_jobs_back_for_ever_is_stopped_by_the_delivery_limit(
+    parts: Parts,
+) -> None:
     def thrown_back(channel: BlockingChannel, tag: int, _job: dict[str, Any]) -> bool:
         channel.basic_nack(tag, requeue=True)
         return True
@@ -180,11 +201,15 @@ async def test_a_lost_acknowledgement_runs_the_work_twice_and_charges_once(parts
     assert answers == [200, 200]
 
 
-async def test_a_trigger_that_ignores_its_cancellation_is_noticed_by_waiting_jobs(parts: Parts) -> None:
+async def test_a_trigger_that_ignores_its_cancellation_is_noticed_by_waiting_jobs(
+    parts: Parts,
+) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
     channel = connection.channel()
     tag = channel.basic_consume(parts.names["AIGEN_RABBITMQ_SAMPLES_QUEUE"], lambda *_: None)
-    channel.basic_cancel(tag)  # the connection stays, and whoever looks at it believes that all is well
+    channel.basic_cancel(
+        tag
+    )  # the connection stays, and whoever looks at it believes that all is well
     request_id = await parts.create()
     assert (await told(parts, "no_consumer"))["jobs"] == 1
     connection.close()
@@ -192,7 +217,9 @@ async def test_a_trigger_that_ignores_its_cancellation_is_noticed_by_waiting_job
         await paid_once(parts, request_id)
 
 
-async def test_a_workflow_saved_in_the_middle_runs_its_jobs_twice_and_delivers_one_result(parts: Parts) -> None:
+async def test_a_workflow_saved_in_the_middle_runs_its_jobs_twice_and_delivers_one_result(
+    parts: Parts,
+) -> None:
     started = threading.Event()
     saved = threading.Event()
     answers: list[int] = []
@@ -216,7 +243,9 @@ async def test_a_workflow_saved_in_the_middle_runs_its_jobs_twice_and_delivers_o
     assert answers in ([200], [409])
 
 
-async def test_a_worker_that_goes_silent_after_its_start_is_told_and_the_job_tried_again(parts: Parts) -> None:
+async def test_a_worker_that_goes_silent_after_its_start_is_told_and_the_job_tried_again(
+    parts: Parts,
+) -> None:
     def begun(channel: BlockingChannel, tag: int, job: dict[str, Any]) -> bool:
         reported(job, "started")
         channel.basic_ack(tag)

@@ -1,4 +1,6 @@
-"""`make e2e-n8n`: try every scenario with a real n8n, print a table; 1 when anything is lost, wrong or broken."""
+"""`make e2e-n8n`: try every scenario with a real n8n, print a table; 1 when anything is lost, wrong
+or broken.
+"""
 
 import argparse
 import asyncio
@@ -23,7 +25,9 @@ ALL = SCENARIOS | FIGURES
 RESULTS = Path(__file__).parent / "results"
 
 
-async def run_all(programs: Tools, admin_url: str, chosen: list[str], *, quick: bool, keep: bool) -> dict[str, Found]:
+async def run_all(
+    programs: Tools, admin_url: str, chosen: list[str], *, quick: bool, keep: bool
+) -> dict[str, Found]:
     """One scenario after the other in one run; one that breaks does not end the others."""
     found: dict[str, Found] = {}
     async with a_run(programs, admin_url, quick=quick, keep=keep) as run:
@@ -49,7 +53,9 @@ def report(found: dict[str, Found], console: Console) -> bool:
         said = "; ".join([(ALL[name].__doc__ or "").strip(), *each.notes])
         table.add_row(f"{'✗' if each.violations else '✓'} {name}", *map(str, numbers), said)
     console.print(table)
-    violations = [f"{name}: {violation}" for name, each in found.items() for violation in each.violations]
+    violations = [
+        f"{name}: {violation}" for name, each in found.items() for violation in each.violations
+    ]
     for violation in violations:
         console.print(violation, style="red", markup=False)
     return not violations
@@ -58,9 +64,13 @@ def report(found: dict[str, Found], console: Console) -> bool:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make e2e-n8n ARGS=", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a fifth of the requests and short pauses")
+    parser.add_argument(
+        "--quick", action="store_true", help="a fifth of the requests and short pauses"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
-    parser.add_argument("only", nargs="*", metavar="scenario", help=f"of {', '.join(ALL)}; all if none is named")
+    parser.add_argument(
+        "only", nargs="*", metavar="scenario", help=f"of {', '.join(ALL)}; all if none is named"
+    )
     chosen = parser.parse_args()
     if unknown := set(chosen.only) - set(ALL):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
@@ -72,11 +82,15 @@ def main() -> None:
         sys.exit(str(error))
     ensure_rabbitmq()
     names = chosen.only or list(ALL)
-    found = asyncio.run(run_all(programs, database_admin_url(), names, quick=chosen.quick, keep=chosen.keep))
+    found = asyncio.run(
+        run_all(programs, database_admin_url(), names, quick=chosen.quick, keep=chosen.keep)
+    )
     RESULTS.mkdir(exist_ok=True)
     figures = {name: each.figures for name, each in found.items() if each.figures}
     if figures:
-        (RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json").write_text(json.dumps(figures, indent=2), "utf-8")
+        (RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json").write_text(
+            json.dumps(figures, indent=2), "utf-8"
+        )
     sys.exit(0 if report(found, Console(width=160)) else 1)
 
 

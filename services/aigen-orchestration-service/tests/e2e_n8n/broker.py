@@ -1,4 +1,6 @@
-"""What a run does to RabbitMQ itself: look at queues, publish foreign messages, copy a job, restart the broker."""
+"""What a run does to RabbitMQ itself: look at queues, publish foreign messages, copy a job, restart
+the broker.
+"""
 
 import os
 import shutil
@@ -16,14 +18,19 @@ from tests.support.services import RABBITMQ, ensure_rabbitmq
 def listening(names: Mapping[str, str]) -> bool:
     """Whether both job queues have a consumer."""
     try:
-        return all(_passive(names[f"AIGEN_RABBITMQ_{which}_QUEUE"])[1] > 0 for which in ("SAMPLES", "FINAL"))
+        return all(
+            _passive(names[f"AIGEN_RABBITMQ_{which}_QUEUE"])[1] > 0
+            for which in ("SAMPLES", "FINAL")
+        )
     except (pika.exceptions.AMQPError, OSError):
         return False
 
 
 def waiting(names: Mapping[str, str]) -> int:
     """Messages in the job queues that no consumer has."""
-    return sum(_passive(names[f"AIGEN_RABBITMQ_{which}_QUEUE"])[0] for which in ("SAMPLES", "FINAL"))
+    return sum(
+        _passive(names[f"AIGEN_RABBITMQ_{which}_QUEUE"])[0] for which in ("SAMPLES", "FINAL")
+    )
 
 
 def _passive(queue: str) -> tuple[int, int]:
@@ -43,7 +50,9 @@ def publish(queue: str, body: bytes) -> None:
 
 
 class Tap:
-    """A queue of its own that gets a copy of every job: to deliver one again, or to read what was sent."""
+    """A queue of its own that gets a copy of every job: to deliver one again, or to read what was
+    sent.
+    """
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
@@ -70,7 +79,10 @@ class Tap:
 
 def cannot_restart() -> str | None:
     """Why the broker cannot be restarted from here, and what to do; None where it can."""
-    if os.environ.get("AIGEN_TEST_RABBITMQ_URL") or urlsplit(RABBITMQ).hostname not in {"127.0.0.1", "localhost"}:
+    if os.environ.get("AIGEN_TEST_RABBITMQ_URL") or urlsplit(RABBITMQ).hostname not in {
+        "127.0.0.1",
+        "localhost",
+    }:
         return "RabbitMQ is not on this machine: restart it by hand while `lifecycles` runs"
     if not (shutil.which("rabbitmqctl") and shutil.which("rabbitmq-server")) or os.geteuid() != 0:
         return "rabbitmqctl and rabbitmq-server are needed, as root"

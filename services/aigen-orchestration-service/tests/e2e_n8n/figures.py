@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 
 from tests.e2e_n8n import workflows
 from tests.e2e_n8n.run import Found, Run
@@ -30,25 +31,31 @@ async def latency(run: Run, found: Found) -> None:
 
 
 async def throughput(run: Run, found: Found) -> None:
-    """Lifecycles a minute at 1, 5 and 10 parallel messages on each queue, where pictures cost only computing"""
+    """Lifecycles a minute at 1, 5 and 10 parallel messages on each queue, where pictures cost only
+    computing
+    """
     await _per_minute(run, found, "a lighthouse", {1: 20, 5: 60, 10: 60})
 
 
 async def throughput_slow(run: Run, found: Found) -> None:
-    """The same where each picture takes two seconds of waiting, as with a provider over the network"""
+    """The same where each picture takes two seconds of waiting, as with a provider over the
+    network
+    """
     await _per_minute(run, found, "a lighthouse [[slow]]", {1: 5, 5: 20, 10: 30})
 
 
 async def _per_minute(run: Run, found: Found, prompt: str, counts: Mapping[int, int]) -> None:
     for parallel, full in counts.items():
         for which in (workflows.SAMPLES, workflows.FINAL):
-            await run.n8n.change(which, lambda workflow, p=parallel: workflows.with_trigger(workflow, parallel=p))  # type: ignore[misc]
+            await run.n8n.change(which, partial(workflows.with_trigger, parallel=parallel))
         while not await asyncio.to_thread(run.listening):
             await asyncio.sleep(0.2)
         user = await run.system.user()
         count = run.count(full)
         began = time.monotonic()
-        await run.smoothly(found, user, [run.system.live(user, prompt, seconds=600) for _ in range(count)])
+        await run.smoothly(
+            found, user, [run.system.live(user, prompt, seconds=600) for _ in range(count)]
+        )
         per_minute = count / (time.monotonic() - began) * 60
         found.figures[f"lifecycles_per_minute_at_{parallel}"] = round(per_minute, 1)
         found.notes.append(f"{parallel} parallel: {per_minute:.0f}/min")

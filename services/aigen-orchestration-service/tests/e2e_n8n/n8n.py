@@ -1,4 +1,6 @@
-"""A real n8n of the run's own: its database, its folder, its process; imported and published without a click."""
+"""A real n8n of the run's own: its database, its folder, its process; imported and published
+without a click.
+"""
 
 import asyncio
 import json
@@ -19,7 +21,12 @@ from tests.support.processes import free_port
 
 _START_SECONDS = 180
 _STOP_SECONDS = 60
-_OWNER = {"email": "e2e@aigen.example", "firstName": "E", "lastName": "E", "password": "Only-For-This-Run-1"}
+_OWNER = {
+    "email": "e2e@aigen.example",
+    "firstName": "E",
+    "lastName": "E",
+    "password": "Only-For-This-Run-1",
+}
 
 
 class N8n:
@@ -66,7 +73,12 @@ class N8n:
             RuntimeError: it failed; its last lines are in the sentence.
         """
         done = subprocess.run(
-            [self._tools.n8n, *words], env=self.environment(), capture_output=True, text=True, check=False, timeout=300
+            [self._tools.n8n, *words],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
         said = done.stdout + done.stderr
         with self.log.open("a", encoding="utf-8") as log:
@@ -93,7 +105,9 @@ class N8n:
         assert self.running is not None
         while time.monotonic() < began + _START_SECONDS:
             if self.running.poll() is not None:
-                raise RuntimeError(f"n8n ended with {self.running.returncode} while starting; see {self.log}")
+                raise RuntimeError(
+                    f"n8n ended with {self.running.returncode} while starting; see {self.log}"
+                )
             if await asyncio.to_thread(listening):
                 return time.monotonic() - began
             await asyncio.sleep(0.5)
@@ -103,7 +117,11 @@ class N8n:
         """In a session of its own, so that its task runner can be killed with it."""
         with self.log.open("ab") as log:
             self.running = subprocess.Popen(
-                [self._tools.n8n, "start"], env=self.environment(), stdout=log, stderr=log, start_new_session=True
+                [self._tools.n8n, "start"],
+                env=self.environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def kill(self) -> None:
@@ -132,12 +150,16 @@ class N8n:
         changed = change(found)
         sent = {key: changed[key] for key in ("name", "nodes", "connections", "settings")}
         saved = (await client.patch(path, json=sent)).raise_for_status().json()["data"]
-        (await client.post(f"{path}/activate", json={"versionId": saved["versionId"]})).raise_for_status()
+        (
+            await client.post(f"{path}/activate", json={"versionId": saved["versionId"]})
+        ).raise_for_status()
 
     async def executions(self, status: str) -> int:
         """How many executions n8n kept with this status."""
         client = await self._editor()
-        answer = await client.get("/rest/executions", params={"filter": json.dumps({"status": [status]}), "limit": 1})
+        answer = await client.get(
+            "/rest/executions", params={"filter": json.dumps({"status": [status]}), "limit": 1}
+        )
         return int(answer.raise_for_status().json()["data"]["count"])
 
     async def _editor(self) -> httpx.AsyncClient:

@@ -16,8 +16,12 @@ _DIFFERENT = 2.0
 _KINDS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 
 
-async def faults(client: httpx.AsyncClient, shown: dict[str, Any], *, samples: int, final: str | None) -> list[str]:
-    """What is wrong with the pictures of a request; nothing is right. `final` is "WxH format", or None."""
+async def faults(
+    client: httpx.AsyncClient, shown: dict[str, Any], *, samples: int, final: str | None
+) -> list[str]:
+    """What is wrong with the pictures of a request; nothing is right. `final` is "WxH format", or
+    None.
+    """
     found = []
     opened = [await _open(client, sample["url"]) for sample in shown["samples"]]
     if len(opened) != samples:

@@ -1,4 +1,6 @@
-"""Others' services on this machine: OpenAI's and Stability's pictures, failing when told to, and S3's storage."""
+"""Others' services on this machine: OpenAI's and Stability's pictures, failing when told to, and
+S3's storage.
+"""
 
 import base64
 import io
@@ -15,7 +17,10 @@ _LOCATION = b'<LocationConstraint xmlns="http://s3.amazonaws.com/doc/2006-03-01/
 _FAILURES: dict[str, tuple[int, dict[str, Any]]] = {
     "down": (503, {"error": {"code": "overloaded", "message": "no capacity"}}),
     "busy": (429, {"error": {"code": "rate_limit_exceeded", "message": "slow down"}}),
-    "refusing": (400, {"error": {"code": "moderation_blocked", "message": "rejected by the safety system"}}),
+    "refusing": (
+        400,
+        {"error": {"code": "moderation_blocked", "message": "rejected by the safety system"}},
+    ),
 }
 
 
@@ -36,7 +41,9 @@ class Provider:
             def do_PUT(self) -> None:
                 signed = self.headers.get("authorization", "").startswith("AWS4-HMAC-SHA256 ")
                 if signed:
-                    provider.kept[self.path.partition("?")[0]] = self.rfile.read(int(self.headers["content-length"]))
+                    provider.kept[self.path.partition("?")[0]] = self.rfile.read(
+                        int(self.headers["content-length"])
+                    )
                 _send(self, 200 if signed else 403, "application/xml", b"")
 
             def do_GET(self) -> None:
@@ -85,7 +92,12 @@ def _picture(width: int, height: int, kind: str) -> bytes:
     """A picture nobody has seen before."""
     colours = random.Random()  # noqa: S311 - no secret
     small = Image.new("RGB", (8, 8))
-    small.putdata([(colours.randrange(256), colours.randrange(256), colours.randrange(256)) for _ in range(64)])
+    small.putdata(
+        [
+            (colours.randrange(256), colours.randrange(256), colours.randrange(256))
+            for _ in range(64)
+        ]
+    )
     out = io.BytesIO()
     small.resize((width, height), Image.Resampling.BICUBIC).save(out, kind)
     return out.getvalue()

@@ -1,4 +1,6 @@
-"""One run: the service, n8n and names in the broker, all its own and gone afterwards; and what a scenario found."""
+"""One run: the service, n8n and names in the broker, all its own and gone afterwards; and what a
+scenario found.
+"""
 
 import asyncio
 import shutil
@@ -59,9 +61,13 @@ class Run:
 
     async def settings(self, **changed: str) -> None:
         """Change and publish the settings of the workflows, while n8n works."""
-        await self.n8n.change(workflows.SETTINGS, lambda workflow: workflows.with_settings(workflow, changed))
+        await self.n8n.change(
+            workflows.SETTINGS, lambda workflow: workflows.with_settings(workflow, changed)
+        )
 
-    async def all_end(self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]) -> list[Shown]:
+    async def all_end(
+        self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]
+    ) -> list[Shown]:
         """Wait for all and count them."""
         outcomes = await asyncio.gather(*living, return_exceptions=True)
         ended = []
@@ -78,25 +84,40 @@ class Run:
         return ended
 
     async def settle(self, found: Found) -> None:
-        """Once all messages are paid: the invariants, and whether each user paid exactly for what came."""
+        """Once all messages are paid: the invariants, and whether each user paid exactly for what
+        came.
+        """
         found.violations += await self.system.broken()
         for user, requests in found.seen.items():
             wrong = await self.system.charged_wrongly(user, requests)
             found.charged_wrongly += len(wrong)
             found.violations += wrong
 
-    async def completed(self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]) -> list[Shown]:
+    async def completed(
+        self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]
+    ) -> list[Shown]:
         """Wait for all; each must be completed."""
         ended = await self.all_end(found, user, living)
         for shown in ended:
-            found.expect(shown["status"] == "COMPLETED", f"{shown['id']} is {shown['status']}: {shown.get('failure')}")
+            found.expect(
+                shown["status"] == "COMPLETED",
+                f"{shown['id']} is {shown['status']}: {shown.get('failure')}",
+            )
         return ended
 
-    async def smoothly(self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]) -> list[Shown]:
-        """Wait for all; each must be completed at the first attempt, or a mended fault would go unseen."""
+    async def smoothly(
+        self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]
+    ) -> list[Shown]:
+        """Wait for all; each must be completed at the first attempt, or a mended fault would go
+        unseen.
+        """
         ended = await self.completed(found, user, living)
         for shown in ended:
-            failed = [e["data"] for e in await self.system.events(shown["id"]) if e["event"] == "attempt_failed"]
+            failed = [
+                e["data"]
+                for e in await self.system.events(shown["id"])
+                if e["event"] == "attempt_failed"
+            ]
             found.expect(not failed, f"{shown['id']} needed further attempts: {failed}")
         return ended
 
@@ -112,8 +133,14 @@ async def a_run(tools: Tools, admin_url: str, *, quick: bool, keep: bool) -> Asy
     names = own_names(f"e2e.{uuid4().hex[:8]}")
     whole = False
     try:
-        async with a_database(admin_url, "aigen_e2e") as url, a_database(admin_url, "n8n_e2e") as n8n_url:
-            system, n8n = System(url, folder / "service", names), N8n(tools, n8n_url, folder / "n8n")
+        async with (
+            a_database(admin_url, "aigen_e2e") as url,
+            a_database(admin_url, "n8n_e2e") as n8n_url,
+        ):
+            system, n8n = (
+                System(url, folder / "service", names),
+                N8n(tools, n8n_url, folder / "n8n"),
+            )
             try:
                 with Provider() as provider:
                     await system.start()
@@ -131,11 +158,20 @@ async def a_run(tools: Tools, admin_url: str, *, quick: bool, keep: bool) -> Asy
             shutil.rmtree(folder)
 
 
-async def _set_up(system: System, n8n: N8n, provider: Provider, names: dict[str, str], folder: Path) -> None:
-    settings = {"service_url": f"http://127.0.0.1:{system.port}", "openai_base_url": f"{provider.url}/v1",
-                "stability_base_url": provider.url}  # fmt: skip
+async def _set_up(
+    system: System, n8n: N8n, provider: Provider, names: dict[str, str], folder: Path
+) -> None:
+    settings = {
+        "service_url": f"http://127.0.0.1:{system.port}",
+        "openai_base_url": f"{provider.url}/v1",
+        "stability_base_url": provider.url,
+    }
     ids = workflows.write(folder, names, settings)
-    storage = {"endpoint": provider.url, "accessKeyId": "of-the-run", "secretAccessKey": "of-the-run"}
+    storage = {
+        "endpoint": provider.url,
+        "accessKeyId": "of-the-run",
+        "secretAccessKey": "of-the-run",
+    }
     filled = workflows.credentials(RABBITMQ, SECRET, s3=storage)
     print(f"Importing and publishing {len(ids)} workflows (logs: {folder.parent}) ...", flush=True)
     await asyncio.to_thread(n8n.set_up, folder, ids, filled)

@@ -1,4 +1,6 @@
-"""What is tried with the real n8n: each function is one scenario, its docstring the sentence of the table."""
+"""What is tried with the real n8n: each function is one scenario, its docstring the sentence of the
+table.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,10 +26,16 @@ _FORMATS = (
 async def lifecycles(run: Run, found: Found) -> None:
     """Whole lifecycles in every format; the pictures are opened and measured"""
     user = await run.system.user()
-    wanted = [_FORMATS[number % len(_FORMATS)] for number in range(max(run.count(40), len(_FORMATS)))]
+    wanted = [
+        _FORMATS[number % len(_FORMATS)] for number in range(max(run.count(40), len(_FORMATS)))
+    ]
     living = [
         run.system.live(
-            user, f"a lighthouse, number {number}", output_format=form, desired_resolution=size, final_format=kind
+            user,
+            f"a lighthouse, number {number}",
+            output_format=form,
+            desired_resolution=size,
+            final_format=kind,
         )
         for number, (form, size, kind, _) in enumerate(wanted)
     ]
@@ -35,9 +43,13 @@ async def lifecycles(run: Run, found: Found) -> None:
     for shown, (_, _, _, final) in zip(ended, wanted, strict=True):
         found.violations += await pictures.faults(run.system.client, shown, samples=4, final=final)
     free = await run.system.user("free")
-    marked = await run.smoothly(found, free, [run.system.live(free, "for nothing", final_format="jpg")])
+    marked = await run.smoothly(
+        found, free, [run.system.live(free, "for nothing", final_format="jpg")]
+    )
     for shown in marked:
-        found.violations += await pictures.faults(run.system.client, shown, samples=4, final="1080x1080 jpg")
+        found.violations += await pictures.faults(
+            run.system.client, shown, samples=4, final="1080x1080 jpg"
+        )
     found.notes.append(f"{5 * found.ended} pictures measured")
 
 
@@ -50,8 +62,13 @@ async def regenerate(run: Run, found: Found) -> None:
         first = await run.system.until(request_id, CHOOSING, seconds=120)
         await run.system.act(request_id, "regenerate-samples", updated_prompt="a windmill")
         second = await run.system.until(request_id, CHOOSING, seconds=120)
-        before, after = ({each["asset_id"] for each in shown["samples"]} for shown in (first, second))
-        found.expect(second["round"] == 2 and not before & after, f"{request_id}: the second round shows the first")
+        before, after = (
+            {each["asset_id"] for each in shown["samples"]} for shown in (first, second)
+        )
+        found.expect(
+            second["round"] == 2 and not before & after,
+            f"{request_id}: the second round shows the first",
+        )
         await run.system.select(second)
         return await run.system.until(request_id, seconds=120)
 
@@ -61,11 +78,15 @@ async def regenerate(run: Run, found: Found) -> None:
 async def partial(run: Run, found: Found) -> None:
     """Two of four samples fail: the good ones are shown and can be picked"""
     user = await run.system.user()
-    ended = await run.smoothly(found, user, [run.system.live(user, "half [[partial]]") for _ in range(run.count(10))])
+    ended = await run.smoothly(
+        found, user, [run.system.live(user, "half [[partial]]") for _ in range(run.count(10))]
+    )
     for shown in ended:
         failed = {failure["index"] for failure in shown["sample_failures"]}
         found.expect(failed == {1, 3}, f"{shown['id']}: failures are {failed}")
-        found.violations += await pictures.faults(run.system.client, shown, samples=2, final="1080x1080 png")
+        found.violations += await pictures.faults(
+            run.system.client, shown, samples=2, final="1080x1080 png"
+        )
 
 
 async def transient(run: Run, found: Found) -> None:
@@ -76,7 +97,9 @@ async def transient(run: Run, found: Found) -> None:
     )
     for shown in ended:
         attempts = [
-            e["data"].get("code") for e in await run.system.events(shown["id"]) if e["event"] == "attempt_failed"
+            e["data"].get("code")
+            for e in await run.system.events(shown["id"])
+            if e["event"] == "attempt_failed"
         ]
         found.expect(len(attempts) >= 1, f"{shown['id']}: no attempt failed")
 
@@ -91,49 +114,75 @@ async def provider_down(run: Run, found: Found) -> None:
     finally:
         run.provider.mood = "well"
     for shown in ended:
-        found.expect("stub/" in (shown["ai_model_used"] or ""), f"{shown['id']} was made by {shown['ai_model_used']}")
+        found.expect(
+            "stub/" in (shown["ai_model_used"] or ""),
+            f"{shown['id']} was made by {shown['ai_model_used']}",
+        )
     gone = [run.system.live(user, "no way [[down]]") for _ in range(2)]
     for shown in await run.all_end(found, user, gone):
         found.expect(shown["status"] == "FAILED", f"{shown['id']} is {shown['status']}")
-        found.expect((shown["failure"] or {}).get("code") == "model_unavailable", f"{shown['id']}: {shown['failure']}")
+        found.expect(
+            (shown["failure"] or {}).get("code") == "model_unavailable",
+            f"{shown['id']}: {shown['failure']}",
+        )
     found.notes.append("2 with every model down: FAILED, nothing charged")
 
 
 async def providers(run: Run, found: Found) -> None:
-    """The OpenAI-compatible and the Stability workflow against an endpoint that speaks their interface"""
+    """The OpenAI-compatible and the Stability workflow against an endpoint that speaks their
+    interface
+    """
     user = await run.system.user()
     made: dict[str, list[Shown]] = {}
     for model, mood in (("remote", "well"), ("remote", "by_url"), ("stability", "well")):
         run.provider.mood = mood
-        living = [run.system.live(user, model=model, output_format="LinkedInPost", final_format="jpg")]
+        living = [
+            run.system.live(user, model=model, output_format="LinkedInPost", final_format="jpg")
+        ]
         made[f"{model} {mood}"] = await run.smoothly(found, user, living)
     run.provider.mood = "well"
     for case, shown in [(case, each) for case, several in made.items() for each in several]:
         wrong = await pictures.faults(run.system.client, shown, samples=4, final="1200x627 jpg")
-        found.violations += [fault for fault in wrong if "by_url" not in case or "same picture" not in fault]
-        found.expect("stub/" not in (shown["ai_model_used"] or ""), f"{case} was made by {shown['ai_model_used']}")
+        found.violations += [
+            fault for fault in wrong if "by_url" not in case or "same picture" not in fault
+        ]
+        found.expect(
+            "stub/" not in (shown["ai_model_used"] or ""),
+            f"{case} was made by {shown['ai_model_used']}",
+        )
     run.provider.mood = "busy"
     await run.completed(found, user, [run.system.live(user, model="stability")])
     run.provider.mood = "refusing"
     refused = await run.all_end(found, user, [run.system.live(user, model="remote")])
     run.provider.mood = "well"
-    found.expect([s["status"] for s in refused] == ["CONTENT_REJECTED"], f"refused: {[s['status'] for s in refused]}")
+    found.expect(
+        [s["status"] for s in refused] == ["CONTENT_REJECTED"],
+        f"refused: {[s['status'] for s in refused]}",
+    )
     await run.completed(found, user, [run.system.live(user, model="unknown")])
-    found.notes.append("also: answers by address, 429, a refused prompt, a provider without a workflow")
+    found.notes.append(
+        "also: answers by address, 429, a refused prompt, a provider without a workflow"
+    )
 
 
 async def unsafe(run: Run, found: Found) -> None:
     """One sample, then all of them, do not pass moderation"""
     user = await run.system.user()
-    one = await run.smoothly(found, user, [run.system.live(user, "hm [[unsafe 2]]") for _ in range(run.count(5))])
+    one = await run.smoothly(
+        found, user, [run.system.live(user, "hm [[unsafe 2]]") for _ in range(run.count(5))]
+    )
     for shown in one:
         codes = {failure["index"]: failure["error_code"] for failure in shown["sample_failures"]}
         found.expect(codes == {2: "unsafe_output"}, f"{shown['id']}: {codes}")
     for way in ("markers", "openai"):
         await run.settings(moderation=way)
-        for shown in await run.all_end(found, user, [run.system.live(user, "oh [[unsafe]]") for _ in range(2)]):
+        for shown in await run.all_end(
+            found, user, [run.system.live(user, "oh [[unsafe]]") for _ in range(2)]
+        ):
             code = (shown["failure"] or {}).get("code")
-            found.expect(code == "unsafe_output", f"{shown['id']} by {way}: {shown['status']} {code}")
+            found.expect(
+                code == "unsafe_output", f"{shown['id']} by {way}: {shown['status']} {code}"
+            )
         await run.smoothly(found, user, [run.system.live(user, f"harmless, by {way}")])
     await run.settings(moderation="markers")
     found.notes.append("by markers and by a moderation endpoint")
@@ -145,9 +194,16 @@ async def garbage(run: Run, found: Found) -> None:
     bodies = [b"", b"{", b"\xff\xfe\x00", b"[]", b'{"job_id": 1}']
     for queue in ("SAMPLES", "FINAL"):
         for number in range(25):
-            await asyncio.to_thread(broker.publish, run.names[f"AIGEN_RABBITMQ_{queue}_QUEUE"], bodies[number % 5])
-    await run.smoothly(found, user, [run.system.live(user, seconds=120) for _ in range(run.count(5))])
-    found.expect(await asyncio.to_thread(broker.waiting, run.names) == 0, "messages are left in the job queues")
+            await asyncio.to_thread(
+                broker.publish, run.names[f"AIGEN_RABBITMQ_{queue}_QUEUE"], bodies[number % 5]
+            )
+    await run.smoothly(
+        found, user, [run.system.live(user, seconds=120) for _ in range(run.count(5))]
+    )
+    found.expect(
+        await asyncio.to_thread(broker.waiting, run.names) == 0,
+        "messages are left in the job queues",
+    )
     found.notes.append("50 messages; all taken off the queues")
 
 
@@ -156,18 +212,25 @@ async def twice(run: Run, found: Found) -> None:
     user = await run.system.user()
     tap = await asyncio.to_thread(broker.Tap, run.names)
     copied = 0
-    living = [asyncio.ensure_future(run.system.live(user, "double [[slow]]")) for _ in range(run.count(10))]
+    living = [
+        asyncio.ensure_future(run.system.live(user, "double [[slow]]"))
+        for _ in range(run.count(10))
+    ]
     queues = {"ai.generation.request": "SAMPLES", "ai.generation.final": "FINAL"}
     while not all(each.done() for each in living):
         for key, body in await asyncio.to_thread(tap.jobs):
-            await asyncio.to_thread(broker.publish, run.names[f"AIGEN_RABBITMQ_{queues[key]}_QUEUE"], body)
+            await asyncio.to_thread(
+                broker.publish, run.names[f"AIGEN_RABBITMQ_{queues[key]}_QUEUE"], body
+            )
             copied += 1
         await asyncio.sleep(0.2)
     await asyncio.to_thread(tap.close)
     ended = await run.smoothly(found, user, [_done(each) for each in living])
     for shown in ended:
         delivered = [
-            e for e in await run.system.events(shown["id"]) if e["event"] in {"samples_delivered", "final_delivered"}
+            e
+            for e in await run.system.events(shown["id"])
+            if e["event"] in {"samples_delivered", "final_delivered"}
         ]
         found.expect(len(delivered) == 2, f"{shown['id']}: delivered {len(delivered)} times")
     found.notes.append(f"{copied} jobs copied")
@@ -187,8 +250,15 @@ async def cancelled(run: Run, found: Found) -> None:
     await asyncio.sleep(12)  # longer than the four slow pictures take
     for shown in ended:
         found.expect(shown["status"] == "CANCELLED", f"{shown['id']} is {shown['status']}")
-        late = [e["data"].get("kind") for e in await run.system.events(shown["id"]) if e["event"] == "stale_result"]
-        found.expect(bool(late) and "sample-result" not in late, f"{shown['id']}: n8n reported {late} afterwards")
+        late = [
+            e["data"].get("kind")
+            for e in await run.system.events(shown["id"])
+            if e["event"] == "stale_result"
+        ]
+        found.expect(
+            bool(late) and "sample-result" not in late,
+            f"{shown['id']}: n8n reported {late} afterwards",
+        )
     found.notes.append("one report of each was refused afterwards, no result was sent")
 
 
@@ -197,22 +267,37 @@ async def ways_back(run: Run, found: Found) -> None:
     user = await run.system.user()
     for way in ("signature", "rabbitmq"):
         await run.settings(report_by=way)
-        living = [run.system.live(user, f"{way}: ein Möwenflug über Föhr, 鷗") for _ in range(run.count(5))]
+        living = [
+            run.system.live(user, f"{way}: ein Möwenflug über Föhr, 鷗")
+            for _ in range(run.count(5))
+        ]
         for shown in await run.smoothly(found, user, living):
-            found.violations += await pictures.faults(run.system.client, shown, samples=4, final="1080x1080 png")
+            found.violations += await pictures.faults(
+                run.system.client, shown, samples=4, final="1080x1080 png"
+            )
         for shown in await run.all_end(found, user, [run.system.live(user, f"{way} [[rejected]]")]):
-            found.expect(shown["status"] == "CONTENT_REJECTED", f"{shown['id']} by {way} is {shown['status']}")
+            found.expect(
+                shown["status"] == "CONTENT_REJECTED",
+                f"{shown['id']} by {way} is {shown['status']}",
+            )
     await run.settings(report_by="http")
 
 
 async def stored_in_s3(run: Run, found: Found) -> None:
     """Pictures go to S3-compatible storage in place of the service"""
     user = await run.system.user()
-    await run.settings(store="s3", s3_bucket="pictures", s3_public_url=f"{run.provider.url}/pictures")
+    await run.settings(
+        store="s3", s3_bucket="pictures", s3_public_url=f"{run.provider.url}/pictures"
+    )
     living = [run.system.live(user, "far away", final_format="jpg") for _ in range(2)]
     for shown in await run.smoothly(found, user, living):
-        found.violations += await pictures.faults(run.system.client, shown, samples=4, final="1080x1080 jpg")
-        found.expect(shown["final_asset"]["url"].startswith(run.provider.url), f"{shown['id']} lies elsewhere")
+        found.violations += await pictures.faults(
+            run.system.client, shown, samples=4, final="1080x1080 jpg"
+        )
+        found.expect(
+            shown["final_asset"]["url"].startswith(run.provider.url),
+            f"{shown['id']} lies elsewhere",
+        )
     await run.settings(store="service")
     found.expect(len(run.provider.kept) == 10, f"{len(run.provider.kept)} pictures were stored")
 
@@ -249,7 +334,9 @@ async def republished(run: Run, found: Found) -> None:
 async def killed(run: Run, found: Found) -> None:
     """n8n is killed in the middle and started again"""
     user = await run.system.user()
-    living = [asyncio.ensure_future(run.system.live(user, "brave [[slow]]")) for _ in range(run.count(20))]
+    living = [
+        asyncio.ensure_future(run.system.live(user, "brave [[slow]]")) for _ in range(run.count(20))
+    ]
     await asyncio.sleep(6)
     await asyncio.to_thread(run.n8n.kill)
     seconds = await run.n8n.start(run.listening)
@@ -260,7 +347,10 @@ async def killed(run: Run, found: Found) -> None:
 async def stopped(run: Run, found: Found) -> None:
     """n8n is stopped for two minutes while requests keep coming"""
     user = await run.system.user()
-    living = [asyncio.ensure_future(run.system.live(user, "patient", seconds=400)) for _ in range(run.count(10))]
+    living = [
+        asyncio.ensure_future(run.system.live(user, "patient", seconds=400))
+        for _ in range(run.count(10))
+    ]
     await asyncio.sleep(1)
     await asyncio.to_thread(run.n8n.stop)
     pause = 20 if run.quick else 120
@@ -279,7 +369,8 @@ async def broker_restarted(run: Run, found: Found) -> None:
         return
     user = await run.system.user()
     living = [
-        asyncio.ensure_future(run.system.live(user, "steady [[slow]]", seconds=400)) for _ in range(run.count(20))
+        asyncio.ensure_future(run.system.live(user, "steady [[slow]]", seconds=400))
+        for _ in range(run.count(20))
     ]
     await asyncio.sleep(5)
     await asyncio.to_thread(broker.restart, seconds=5)
@@ -294,7 +385,22 @@ async def _done(future: "asyncio.Future[Shown]") -> Shown:
 SCENARIOS: dict[str, Scenario] = {
     each.__name__: each
     for each in (
-        lifecycles, regenerate, partial, transient, provider_down, providers, unsafe, garbage, twice, cancelled,
-        ways_back, stored_in_s3, last_resort, republished, killed, stopped, broker_restarted,
+        lifecycles,
+        regenerate,
+        partial,
+        transient,
+        provider_down,
+        providers,
+        unsafe,
+        garbage,
+        twice,
+        cancelled,
+        ways_back,
+        stored_in_s3,
+        last_resort,
+        republished,
+        killed,
+        stopped,
+        broker_restarted,
     )
-}  # fmt: skip
+}

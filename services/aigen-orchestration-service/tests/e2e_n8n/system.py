@@ -1,4 +1,6 @@
-"""The service under test: a database, `aigen serve`, users with credits, and what must be true in the end."""
+"""The service under test: a database, `aigen serve`, users with credits, and what must be true in
+the end.
+"""
 
 import asyncio
 import time
@@ -26,10 +28,13 @@ CHOOSING = "AWAITING_SELECTION"
 _GRANT = Decimal("500.00")
 _SAMPLES, _FINAL = Decimal("0.25"), Decimal("1.00")
 _QUICK = {
-    "AIGEN_RETRY_DELAY": "0.5", "AIGEN_SWEEP_INTERVAL": "0.5", "AIGEN_POLL_INTERVAL": "0.2",
-    "AIGEN_RESULT_CHECK": "fetch", "AIGEN_RESULT_ALLOWED_NETWORKS": "127.0.0.0/8",
+    "AIGEN_RETRY_DELAY": "0.5",
+    "AIGEN_SWEEP_INTERVAL": "0.5",
+    "AIGEN_POLL_INTERVAL": "0.2",
+    "AIGEN_RESULT_CHECK": "fetch",
+    "AIGEN_RESULT_ALLOWED_NETWORKS": "127.0.0.0/8",
     "AIGEN_IN_FLIGHT_LIMITS": "free=100,payg=100,pro=100,team=100,enterprise=100",
-}  # fmt: skip
+}
 
 ROUTING = """
 default = "standard"
@@ -83,9 +88,17 @@ class System:
         self.folder.mkdir(parents=True, exist_ok=True)
         rules = self.folder / "routing.toml"
         rules.write_text(ROUTING, "utf-8")
-        told = {"AIGEN_ENGINE_URL": RABBITMQ, "AIGEN_CALLBACK_SECRET": SECRET, "AIGEN_ROUTING_FILE": str(rules)}
-        environment = service_environment(self.url, self.folder, self.port, **(told | _QUICK | self.names))
-        running = self._stack.enter_context(process(["-m", MODULE, "serve"], environment, self.folder / "service.log"))
+        told = {
+            "AIGEN_ENGINE_URL": RABBITMQ,
+            "AIGEN_CALLBACK_SECRET": SECRET,
+            "AIGEN_ROUTING_FILE": str(rules),
+        }
+        environment = service_environment(
+            self.url, self.folder, self.port, **(told | _QUICK | self.names)
+        )
+        running = self._stack.enter_context(
+            process(["-m", MODULE, "serve"], environment, self.folder / "service.log")
+        )
         await wait_ready(self.port, running)
 
     async def close(self) -> None:
@@ -99,7 +112,11 @@ class System:
         ends = time.monotonic() + 60
         while True:
             answer = await self.client.request(method, f"/api/v1{path}", **more)
-            if answer.status_code not in {409, 503} or not answer.json().get("retryable") or time.monotonic() > ends:
+            if (
+                answer.status_code not in {409, 503}
+                or not answer.json().get("retryable")
+                or time.monotonic() > ends
+            ):
                 return answer.raise_for_status()
             await asyncio.sleep(0.3)
 
@@ -113,8 +130,15 @@ class System:
 
     async def create(self, user: str, prompt: str = "a lighthouse", **brief: Any) -> str:
         """Ask for a creative; its id."""
-        body = {"user_id": user, "input_prompt": prompt, "output_format": "InstagramPost_1x1", **brief}
-        answer = await self.call("POST", "/generation-requests", json=body, headers={"Idempotency-Key": str(uuid4())})
+        body = {
+            "user_id": user,
+            "input_prompt": prompt,
+            "output_format": "InstagramPost_1x1",
+            **brief,
+        }
+        answer = await self.call(
+            "POST", "/generation-requests", json=body, headers={"Idempotency-Key": str(uuid4())}
+        )
         return str(answer.json()["id"])
 
     async def look(self, request_id: str) -> Shown:
@@ -125,7 +149,9 @@ class System:
     async def act(self, request_id: str, action: str, **body: Any) -> Shown:
         """Do something with a request."""
         found: Shown = (
-            await self.call("POST", f"/generation-requests/{request_id}/{action}", json=body or None)
+            await self.call(
+                "POST", f"/generation-requests/{request_id}/{action}", json=body or None
+            )
         ).json()
         return found
 
@@ -138,13 +164,19 @@ class System:
         ends = time.monotonic() + seconds
         while (found := await self.look(request_id))["status"] not in {*states, *ENDED}:
             if time.monotonic() > ends:
-                raise StillWorkingError(f"{request_id} is still {found['status']} after {seconds:.0f} s")
+                raise StillWorkingError(
+                    f"{request_id} is still {found['status']} after {seconds:.0f} s"
+                )
             await asyncio.sleep(0.25)
         return found
 
-    async def live(self, user: str, prompt: str = "a lighthouse", *, seconds: float = 300, **brief: Any) -> Shown:
+    async def live(
+        self, user: str, prompt: str = "a lighthouse", *, seconds: float = 300, **brief: Any
+    ) -> Shown:
         """A whole lifecycle: samples, the second of them, the final."""
-        select = {key: brief.pop(key) for key in ("desired_resolution", "final_format") if key in brief}
+        select = {
+            key: brief.pop(key) for key in ("desired_resolution", "final_format") if key in brief
+        }
         request_id = await self.create(user, prompt, **brief)
         shown = await self.until(request_id, CHOOSING, seconds=seconds)
         if shown["status"] == CHOOSING:
@@ -152,43 +184,60 @@ class System:
             shown = await self.until(request_id, seconds=seconds)
         return shown
 
-    async def select(self, shown: Shown, *, desired_resolution: str | None = None, final_format: str = "png") -> None:
+    async def select(
+        self, shown: Shown, *, desired_resolution: str | None = None, final_format: str = "png"
+    ) -> None:
         """Pick the last sample that came."""
-        chosen = {"selected_sample_id": shown["samples"][-1]["asset_id"], "output_format": final_format}
+        chosen = {
+            "selected_sample_id": shown["samples"][-1]["asset_id"],
+            "output_format": final_format,
+        }
         if desired_resolution:
             chosen["desired_resolution"] = desired_resolution
         await self.act(shown["id"], "select-sample", **chosen)
 
     async def events(self, request_id: str) -> list[dict[str, Any]]:
         """The timeline."""
-        found: list[dict[str, Any]] = (await self.call("GET", f"/generation-requests/{request_id}/events")).json()[
-            "items"
-        ]
+        found: list[dict[str, Any]] = (
+            await self.call("GET", f"/generation-requests/{request_id}/events")
+        ).json()["items"]
         return found
 
     async def charged_wrongly(self, user: str, requests: Iterable[Shown]) -> list[str]:
-        """Whether the user paid exactly for what came: 0.25 a sample set, 1.00 a standard final, 2.00 a larger one."""
+        """Whether the user paid exactly for what came: 0.25 a sample set, 1.00 a standard final,
+        2.00 a larger one.
+        """
         owed = Decimal(0)
         for shown in requests:
             rounds = {
-                e["data"].get("job_id") for e in await self.events(shown["id"]) if e["event"] == "samples_delivered"
+                e["data"].get("job_id")
+                for e in await self.events(shown["id"])
+                if e["event"] == "samples_delivered"
             }
             owed += _SAMPLES * len(rounds)
             if shown["status"] == "CONTENT_REJECTED":
                 owed += _SAMPLES
             if shown["status"] == "COMPLETED":
-                width, height = (int(side) for side in shown["final_asset"]["resolution"].split("x"))
+                width, height = (
+                    int(side) for side in shown["final_asset"]["resolution"].split("x")
+                )
                 owed += _FINAL * (2 if max(width, height) > 1920 else 1)
         statement = (await self.call("GET", f"/operations/users/{user}/statement")).json()
         paid = (
-            (_GRANT - Decimal(statement["balance"])) if not user.startswith("free") else Decimal(statement["balance"])
+            (_GRANT - Decimal(statement["balance"]))
+            if not user.startswith("free")
+            else Decimal(statement["balance"])
         )
         wanted = Decimal(0) if user.startswith("free") else owed
         found = [] if paid == wanted else [f"{user} paid {paid} and owes {wanted}"]
-        return found + ([f"{user} still has {statement['held']} held"] if Decimal(statement["held"]) else [])
+        return found + (
+            [f"{user} still has {statement['held']} held"] if Decimal(statement["held"]) else []
+        )
 
     async def broken(self) -> list[str]:
-        """Every broken invariant once nothing is owed any more: our own check, and the service's counts."""
+        """Every broken invariant once nothing is owed any more: our own check, and the service's
+        counts.
+        """
         ends = time.monotonic() + 60
         owed = "SELECT count(*) FROM outbox WHERE parked_reason IS NULL"
         while await self.database.fetchval(owed) and time.monotonic() < ends:

@@ -1,4 +1,6 @@
-"""Node, n8n and GraphicsMagick: taken from a cache outside the repository, or installed into it once."""
+"""Node, n8n and GraphicsMagick: taken from a cache outside the repository, or installed into it
+once.
+"""
 
 import json
 import os
@@ -16,8 +18,8 @@ _NO_NPM = (
     "(Debian, Ubuntu: apt-get install npm; macOS: brew install node)."
 )
 _NO_MAGICK = (
-    "GraphicsMagick is needed: n8n's Edit Image node runs `gm`. "
-    "Install it (Debian, Ubuntu: apt-get install graphicsmagick; macOS: brew install graphicsmagick)."
+    "GraphicsMagick is needed: n8n's Edit Image node runs `gm`. Install it (Debian, Ubuntu: apt-get"
+    " install graphicsmagick; macOS: brew install graphicsmagick)."
 )
 
 
@@ -38,34 +40,51 @@ class Tools:
 
 
 def tools() -> Tools:
-    """Everything that is needed, installed where it is not yet; minutes the first time, nothing afterwards.
+    """Everything that is needed, installed where it is not yet; minutes the first time, nothing
+    afterwards.
 
     Raises:
         MissingToolError: it cannot be installed from here.
     """
     _graphicsmagick()
     node = _package("node", NODE, CACHE / f"node-{NODE}", "bin/node", {})
-    n8n = _package("n8n", N8N, CACHE / f"n8n-{N8N}", "bin/n8n", Tools(node.parent, node).environment())
+    n8n = _package(
+        "n8n", N8N, CACHE / f"n8n-{N8N}", "bin/n8n", Tools(node.parent, node).environment()
+    )
     return Tools(node.parent, n8n)
 
 
-def _package(name: str, version: str, folder: Path, binary: str, environment: dict[str, str]) -> Path:
-    """An npm package in a folder of its own; the folder counts only once the installation is whole."""
+def _package(
+    name: str, version: str, folder: Path, binary: str, environment: dict[str, str]
+) -> Path:
+    """An npm package in a folder of its own; the folder counts only once the installation is
+    whole.
+    """
     found = folder / "node_modules" / name / binary
     whole = folder / ".whole"
     if whole.exists() and found.exists():
         return found
     if shutil.which("npm") is None:
         raise MissingToolError(_NO_NPM)
-    print(f"Installing {name}@{version} into {folder} (once; n8n takes some minutes and 3 GB) ...", flush=True)
+    print(
+        f"Installing {name}@{version} into {folder} (once; n8n takes some minutes and 3 GB) ...",
+        flush=True,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "package.json").write_text(json.dumps({"name": "cache", "private": True}), "utf-8")
-    # Without scripts: an add-on's script wants to build what nothing here needs. node@24 needs its own.
+    # Without scripts: an add-on's script wants to build what nothing here needs. node@24 needs its
+    # own.
     scripts = [] if name == "node" else ["--ignore-scripts"]
     command = ["npm", "install", f"{name}@{version}", "--no-audit", "--no-fund", *scripts]
     with (folder / "npm.log").open("wb") as log:
         done = subprocess.run(
-            command, cwd=folder, env=os.environ | environment, stdout=log, stderr=log, check=False, timeout=1800
+            command,
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=log,
+            stderr=log,
+            check=False,
+            timeout=1800,
         )
     if done.returncode or not found.exists():
         raise MissingToolError(f"npm could not install {name}@{version}; see {folder / 'npm.log'}.")
@@ -78,6 +97,8 @@ def _graphicsmagick() -> None:
         return
     if shutil.which("apt-get") and os.geteuid() == 0:
         print("Installing graphicsmagick ...", flush=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "graphicsmagick"], check=False, capture_output=True)
+        subprocess.run(
+            ["apt-get", "install", "-y", "-qq", "graphicsmagick"], check=False, capture_output=True
+        )
     if shutil.which("gm") is None:
         raise MissingToolError(_NO_MAGICK)

@@ -1,4 +1,6 @@
-"""The workflows of n8n/ as they are imported for a run: other queues and settings, real credentials, nothing else."""
+"""The workflows of n8n/ as they are imported for a run: other queues and settings, real
+credentials, nothing else.
+"""
 
 import json
 from collections.abc import Mapping
@@ -28,13 +30,18 @@ def node(workflow: Workflow, kind: str) -> dict[str, Any]:
 
 def with_settings(workflow: Workflow, changed: Mapping[str, str]) -> Workflow:
     """The settings workflow with other values; a name it does not know is a mistake."""
-    values = {each["name"]: each for each in node(workflow, "set")["parameters"]["assignments"]["assignments"]}
+    values = {
+        each["name"]: each
+        for each in node(workflow, "set")["parameters"]["assignments"]["assignments"]
+    }
     for name, value in changed.items():
         values[name]["value"] = value
     return workflow
 
 
-def with_trigger(workflow: Workflow, *, queue: str | None = None, parallel: int | None = None) -> Workflow:
+def with_trigger(
+    workflow: Workflow, *, queue: str | None = None, parallel: int | None = None
+) -> Workflow:
     """A workflow that takes jobs from another queue, or another number at once."""
     parameters = node(workflow, "rabbitmqTrigger")["parameters"]
     if queue is not None:
@@ -50,7 +57,9 @@ def write(folder: Path, names: Mapping[str, str], settings: Mapping[str, str]) -
     ids = []
     for workflow in load():
         if workflow["id"] == SETTINGS:
-            with_settings(workflow, {"results_exchange": names["AIGEN_RABBITMQ_TOPIC_EXCHANGE"], **settings})
+            with_settings(
+                workflow, {"results_exchange": names["AIGEN_RABBITMQ_TOPIC_EXCHANGE"], **settings}
+            )
         elif workflow["id"] == SAMPLES:
             with_trigger(workflow, queue=names["AIGEN_RABBITMQ_SAMPLES_QUEUE"])
         elif workflow["id"] == FINAL:
@@ -67,13 +76,16 @@ def credentials(
     broker = urlsplit(rabbitmq_url)
     filled: dict[str, dict[str, object]] = {
         "aigenRabbitMQ": {
-            "hostname": broker.hostname, "port": broker.port or 5672, "username": unquote(broker.username or "guest"),
-            "password": unquote(broker.password or "guest"), "vhost": unquote(broker.path[1:]) or "/",
+            "hostname": broker.hostname,
+            "port": broker.port or 5672,
+            "username": unquote(broker.username or "guest"),
+            "password": unquote(broker.password or "guest"),
+            "vhost": unquote(broker.path[1:]) or "/",
         },
         "aigenCallbackSecret": {"hmacSecret": callback_secret},
         "aigenOpenAI": {"value": "Bearer a-key-of-the-run"},
         "aigenStability": {"value": "Bearer a-key-of-the-run"},
         "aigenS3": dict(s3 or {}),
-    }  # fmt: skip
+    }
     placeholders: list[dict[str, Any]] = json.loads(CREDENTIALS.read_text("utf-8"))
     return [{**each, "data": each["data"] | filled[each["id"]]} for each in placeholders]

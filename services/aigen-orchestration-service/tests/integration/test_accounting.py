@@ -1,4 +1,6 @@
-"""Two books compared, what was used, what an operator sees of an account, and doubts that a person ends."""
+"""Two books compared, what was used, what an operator sees of an account, and doubts that a person
+ends.
+"""
 
 import csv
 import io
@@ -9,7 +11,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prometheus_client import REGISTRY
 
-from creativeflow.services.aigeneration.application.usage_export import COLUMNS, UsageFormat, export, month_of
+from creativeflow.services.aigeneration.application.usage_export import (
+    COLUMNS,
+    UsageFormat,
+    export,
+    month_of,
+)
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.request import HoldState
@@ -24,7 +31,9 @@ from tests.support.fake_billing_client import Desk, billing
 DAY = timedelta(days=1)
 
 
-async def differences(world: ServiceUnderTest, *, apply: bool = False) -> list[tuple[str, str, str, str | None]]:
+async def differences(
+    world: ServiceUnderTest, *, apply: bool = False
+) -> list[tuple[str, str, str, str | None]]:
     """What a reconciliation of the last day finds."""
     world.clock.advance(minutes=2)
     report = await world.service.reconciliation.run(world.clock() - DAY, apply=apply, by="test")
@@ -34,7 +43,9 @@ async def differences(world: ServiceUnderTest, *, apply: bool = False) -> list[t
 # Reconciliation
 
 
-async def test_books_that_agree_show_nothing_at_any_moment_of_a_request(world: ServiceUnderTest) -> None:
+async def test_books_that_agree_show_nothing_at_any_moment_of_a_request(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, "payg")
     request = await world.submitted()
     assert await differences(world) == []
@@ -50,12 +61,16 @@ async def test_books_that_agree_show_nothing_at_any_moment_of_a_request(world: S
     assert await differences(world) == []
 
 
-async def test_a_capture_and_a_release_that_were_lost_are_found_and_posted_once(world: ServiceUnderTest) -> None:
+async def test_a_capture_and_a_release_that_were_lost_are_found_and_posted_once(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, "payg")
     kept, given_back = await world.with_samples(), await world.submitted()
     await world.cancel(given_back)
     await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
-    await world.database.execute("UPDATE holds SET settled_at = $1 WHERE state <> 'held'", world.clock())
+    await world.database.execute(
+        "UPDATE holds SET settled_at = $1 WHERE state <> 'held'", world.clock()
+    )
     expected = {
         ("capture_missing", "captured", "held", "credits.capture"),
         ("release_missing", "released", "held", "credits.release"),
@@ -79,13 +94,17 @@ async def test_a_charge_that_was_given_up_is_a_difference_of_the_books(
 ) -> None:
     await world.grant("user", 500, "payg")
     await world.with_samples()
-    await world.database.execute("UPDATE outbox SET parked_reason = 'test' WHERE topic = 'credits.capture'")
+    await world.database.execute(
+        "UPDATE outbox SET parked_reason = 'test' WHERE topic = 'credits.capture'"
+    )
     [message] = await world.service.outbox.list_open(parked_only=True, most=10)
     assert await world.service.outbox.drop(message["id"], by="op", now=world.clock())
     await world.drain()
     counts = await world.service.queries.invariants(world.clock())
     assert [name for name, count in counts.items() if count] == []
-    assert await differences(world, apply=True) == [("capture_missing", "captured", "held", "credits.capture")]
+    assert await differences(world, apply=True) == [
+        ("capture_missing", "captured", "held", "credits.capture")
+    ]
     await world.drain()
     assert await differences(world) == []
     assert await world.balance() == 475
@@ -104,7 +123,9 @@ async def test_what_nobody_decided_is_only_reported(make_world) -> None:
     assert await world.service.flags.flagged("user")
 
 
-async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(world: ServiceUnderTest) -> None:
+async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, "payg")
     foreign = Reservation(key="another-system:1", user_id="user", amount=7, action="hd_export")
     await world.credits.hold(foreign)
@@ -115,7 +136,9 @@ async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(world:
     await world.credits.release(foreign)
 
 
-async def test_a_wrong_count_of_free_generations_is_set_right_only_when_told(world: ServiceUnderTest) -> None:
+async def test_a_wrong_count_of_free_generations_is_set_right_only_when_told(
+    world: ServiceUnderTest,
+) -> None:
     await world.submitted("free")
     await world.database.execute("UPDATE free_usage SET used = 42")
     assert await differences(world) == [("free_count", "42", "1", "count")]
@@ -123,7 +146,9 @@ async def test_a_wrong_count_of_free_generations_is_set_right_only_when_told(wor
     assert await differences(world) == []
 
 
-async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(world: ServiceUnderTest) -> None:
+async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, "payg")
     await world.submitted()
     world.clock.advance(minutes=2)
@@ -132,7 +157,9 @@ async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(w
     assert (report.compared, report.unanswered, report.findings) == (1, 1, [])
 
 
-async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_again(world: ServiceUnderTest) -> None:
+async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_again(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.append("conflict")
     request = await world.submitted()
@@ -185,8 +212,13 @@ async def test_one_process_of_all_looks_for_differences_once_an_hour(make_world)
         async def fail() -> None:
             raise RuntimeError
 
-        chores = (PeriodicTask("fails", timedelta(hours=1), fail), PeriodicTask("notes", timedelta(hours=1), note))
-        return PeriodicTasks(chores, take_turn=ReconciliationStore(world.database).take_turn, now=world.clock)
+        chores = (
+            PeriodicTask("fails", timedelta(hours=1), fail),
+            PeriodicTask("notes", timedelta(hours=1), note),
+        )
+        return PeriodicTasks(
+            chores, take_turn=ReconciliationStore(world.database).take_turn, now=world.clock
+        )
 
     both = [noting(world) for world in worlds]
     for minutes in (0, 20, 30, 45):
@@ -196,7 +228,9 @@ async def test_one_process_of_all_looks_for_differences_once_an_hour(make_world)
     assert len(done) == 2
 
 
-async def test_the_chores_of_the_service_are_done_and_the_figures_follow(world: ServiceUnderTest) -> None:
+async def test_the_chores_of_the_service_are_done_and_the_figures_follow(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     await world.with_samples()
     await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
@@ -232,7 +266,9 @@ async def used(world: ServiceUnderTest, as_: UsageFormat, **wanted: str) -> str:
     return "".join([line async for line in export(rows, as_)])
 
 
-async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(world: ServiceUnderTest) -> None:
+async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("pays", 500, "payg")
     await world.grant("pro", 200, "pro")
     for user_id, resolution in (("pays", None), ("free", None), ("pro", "4K")):
@@ -244,10 +280,13 @@ async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(worl
     rows = list(csv.DictReader(io.StringIO(await used(world, UsageFormat.CSV))))
     assert tuple(rows[0]) == COLUMNS
     assert [(row["user_id"], row["action"], row["paid_by"], row["credits"]) for row in rows] == [
-        ("pays", "sample_generation", "credits", "0.25"), ("pays", "standard_generation", "credits", "1.00"),
-        ("free", "sample_generation", "allowance", "0.00"), ("free", "standard_generation", "plan", "0.00"),
-        ("pro", "sample_generation", "plan", "0.00"), ("pro", "hd_export", "credits", "2.00"),
-    ]  # fmt: skip
+        ("pays", "sample_generation", "credits", "0.25"),
+        ("pays", "standard_generation", "credits", "1.00"),
+        ("free", "sample_generation", "allowance", "0.00"),
+        ("free", "standard_generation", "plan", "0.00"),
+        ("pro", "sample_generation", "plan", "0.00"),
+        ("pro", "hd_export", "credits", "2.00"),
+    ]
     assert {row["model"] for row in rows} == {"standard"}
 
 
@@ -259,7 +298,9 @@ async def test_the_usage_of_one_user_as_json_lines(world: ServiceUnderTest) -> N
     assert await used(world, UsageFormat.JSONL, project_id="none") == ""
 
 
-async def test_a_rejected_prompt_that_is_charged_is_in_the_log_and_one_that_is_not_is_not(make_world) -> None:
+async def test_a_rejected_prompt_that_is_charged_is_in_the_log_and_one_that_is_not_is_not(
+    make_world,
+) -> None:
     charging, generous = make_world(), make_world(charge_rejected=False)
     for world in (charging, generous):
         await world.grant("user", 25, "payg")
@@ -271,7 +312,8 @@ async def test_a_rejected_prompt_that_is_charged_is_in_the_log_and_one_that_is_n
 
 async def test_more_rows_than_fit_a_page_come_in_order_and_whole(world: ServiceUnderTest) -> None:
     await world.database.execute(
-        """INSERT INTO usage_log (request_id, user_id, stage, round, action, paid_by, amount, plan, at)
+        """INSERT INTO usage_log (request_id, user_id, stage, round, action, paid_by, amount, plan,
+            at)
            SELECT gen_random_uuid(), '=cmd', 'samples', 1, 'sample_generation', 'plan', 0, 'pro',
                   $1::timestamptz + (n / 7) * interval '1 ms' FROM generate_series(1, 2345) n""",
         datetime(2026, 2, 3, tzinfo=UTC),
@@ -281,14 +323,17 @@ async def test_more_rows_than_fit_a_page_come_in_order_and_whole(world: ServiceU
     assert len({row["id"] for row in rows}) == len(rows) == 2345
     assert rows == sorted(rows, key=lambda row: (row["at"], row["id"]))
     assert "\r\n" not in (await used(world, UsageFormat.CSV)).removesuffix("\r\n")
-    exported = export(world.service.books.usage(UsageFilter(since=since, until=until)), UsageFormat.CSV)
+    exported = export(
+        world.service.books.usage(UsageFilter(since=since, until=until)), UsageFormat.CSV
+    )
     lines = [line async for line in exported]
     assert "'=cmd" in lines[1]
     assert await world.service.books.forget_usage(until) == 2345
 
 
 @pytest.mark.parametrize(
-    ("month", "until"), [("2026-11", datetime(2026, 12, 1, tzinfo=UTC)), ("2026-12", datetime(2027, 1, 1, tzinfo=UTC))]
+    ("month", "until"),
+    [("2026-11", datetime(2026, 12, 1, tzinfo=UTC)), ("2026-12", datetime(2027, 1, 1, tzinfo=UTC))],
 )
 def test_a_month_ends_where_the_next_begins(month: str, until: datetime) -> None:
     assert month_of(month)[1] == until
@@ -300,12 +345,18 @@ def test_a_month_ends_where_the_next_begins(month: str, until: datetime) -> None
 @pytest.fixture
 async def desk(database_url: str, faithful_billing: int) -> AsyncIterator[Desk]:
     """The adapter as it is."""
-    async with billing(database_url, faithful_billing, refund="/users/{user_id}/credits/refund") as made:
-        await made.give("user", 500, "pro", subscription={"features": {"unlimited_standard_generations": False}})
+    async with billing(
+        database_url, faithful_billing, refund="/users/{user_id}/credits/refund"
+    ) as made:
+        await made.give(
+            "user", 500, "pro", subscription={"features": {"unlimited_standard_generations": False}}
+        )
         yield made
 
 
-async def test_the_whole_way_on_the_billing_adapter_costs_what_it_should(desk: Desk, make_world) -> None:
+async def test_the_whole_way_on_the_billing_adapter_costs_what_it_should(
+    desk: Desk, make_world
+) -> None:
     world: ServiceUnderTest = make_world(desk.credits)
     request = await world.with_samples()
     await world.select(request)
@@ -316,14 +367,20 @@ async def test_the_whole_way_on_the_billing_adapter_costs_what_it_should(desk: D
     assert await differences(world) == []
 
 
-async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_made_it(desk: Desk, make_world) -> None:
+async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_made_it(
+    desk: Desk, make_world
+) -> None:
     world: ServiceUnderTest = make_world(desk.credits)
     request = await world.submitted()
     await world.cancel(request)
     for _ in range(3):
         await world.service.relay.step()
     (flag,) = await world.service.flags.open_flags(10)
-    assert (flag["user_id"], flag["reason"], flag["hold_key"]) == ("user", "refund_failed", request.holds[0].key)
+    assert (flag["user_id"], flag["reason"], flag["hold_key"]) == (
+        "user",
+        "refund_failed",
+        request.holds[0].key,
+    )
     assert "credits_problem" in world.notifier.types()
     world.service.entitlements.forget("user")
     with pytest.raises(errors.AccountRestrictedError):
@@ -333,12 +390,22 @@ async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_m
     assert await desk.balance("user") == 475
 
     await desk.control(
-        accounts={"user": {"balance": "5.00", "subscription": {"current_plan_name": "Pro", "status": "Active"}}}
+        accounts={
+            "user": {
+                "balance": "5.00",
+                "subscription": {"current_plan_name": "Pro", "status": "Active"},
+            }
+        }
     )  # by hand, over there
     await desk.database.execute("UPDATE billing_journal SET state = 'refunding'")
     await world.orchestrator.decide_hold(request.holds[0].key, charged=False, by="operator")
     assert await world.service.outbox.replay_for(request.holds[0].key, now=world.clock()) == 1
-    assert await world.service.flags.clear("user", by="operator", note="refunded by hand", now=world.clock()) == 1
+    assert (
+        await world.service.flags.clear(
+            "user", by="operator", note="refunded by hand", now=world.clock()
+        )
+        == 1
+    )
     await world.check()
     assert await desk.balance("user") == 500
     assert (await world.submit()).request is not None

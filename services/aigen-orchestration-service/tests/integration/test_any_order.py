@@ -1,6 +1,8 @@
-"""Whatever happens in whatever order: users, workers, operators, time, restarts, on the real orchestrator and database.
+"""Whatever happens in whatever order: users, workers, operators, time, restarts, on the real
+orchestrator and database.
 
-The invariants are asked after every step, and all of them at the end. AIGEN_TEST_EXAMPLES asks for more examples.
+The invariants are asked after every step, and all of them at the end. AIGEN_TEST_EXAMPLES asks for
+more examples.
 """
 
 import asyncio
@@ -45,9 +47,18 @@ GIVEN = 600
 USERS = {plan: f"{plan}-user" for plan in PLANS}
 OPERATOR = Caller(name="operator")
 _TABLES = (
-    "generation_requests", "generation_events", "holds", "outbox", "idempotency_keys", "free_usage", "usage_log",
-    "credit_accounts", "account_flags", "periodic_work", "rejected_prompts",
-)  # fmt: skip
+    "generation_requests",
+    "generation_events",
+    "holds",
+    "outbox",
+    "idempotency_keys",
+    "free_usage",
+    "usage_log",
+    "credit_accounts",
+    "account_flags",
+    "periodic_work",
+    "rejected_prompts",
+)
 _LIVE = "SELECT count(*) FROM generation_requests WHERE deadline_at IS NOT NULL"
 _SPENT = """SELECT user_id, COALESCE(sum(amount), 0)::int AS spent FROM holds
             WHERE funding = 'credits' AND state = 'captured' GROUP BY 1"""
@@ -97,16 +108,24 @@ class AnyOrder(RuleBasedStateMachine):
     def _restart(self, clock: Clock, ledger_here: bool) -> None:
         configured = Settings(
             _env_file=None,  # type: ignore[call-arg]
-            data_dir=self.folder, callback_secret="test-secret-of-enough-length", free_generations=4, max_rounds=3,
+            data_dir=self.folder,
+            callback_secret="test-secret-of-enough-length",
+            free_generations=4,
+            max_rounds=3,
             in_flight_limits=dict.fromkeys(PLANS, 1000),
-        )  # fmt: skip
+        )
         self.world = ServiceUnderTest(self.url, configured, clock, ledger_here=ledger_here)
 
     async def _clear(self) -> None:
         connection = await asyncpg.connect(self.url)
         try:
-            there = {row["tablename"] for row in await connection.fetch("SELECT tablename FROM pg_tables")}
-            await connection.execute(f"TRUNCATE {', '.join(t for t in (*_TABLES, 'credit_entries') if t in there)}")
+            there = {
+                row["tablename"]
+                for row in await connection.fetch("SELECT tablename FROM pg_tables")
+            }
+            await connection.execute(
+                f"TRUNCATE {', '.join(t for t in (*_TABLES, 'credit_entries') if t in there)}"
+            )
             await connection.execute("UPDATE lanes SET virtual_time = 0")
         finally:
             await connection.close()
@@ -114,19 +133,26 @@ class AnyOrder(RuleBasedStateMachine):
     def request(self, number: int, state: str = "%") -> GenerationRequest | None:
         """One of the requests that are there, in this state."""
         ids = self.loop.run_until_complete(
-            self.at.database.fetch("SELECT id FROM generation_requests WHERE state LIKE $1 ORDER BY id", state)
+            self.at.database.fetch(
+                "SELECT id FROM generation_requests WHERE state LIKE $1 ORDER BY id", state
+            )
         )
         if not ids:
             return None
-        found: GenerationRequest | None = self.do(self.at.service.queries.request(ids[-1 - number % len(ids)]["id"]))
+        found: GenerationRequest | None = self.do(
+            self.at.service.queries.request(ids[-1 - number % len(ids)]["id"])
+        )
         return found
 
     # What users do
 
     @rule(
-        user=users, key=st.sampled_from(["", "a", "b", "c"]), quoted=st.booleans(), large=st.booleans(),
+        user=users,
+        key=st.sampled_from(["", "a", "b", "c"]),
+        quoted=st.booleans(),
+        large=st.booleans(),
         faults=credit_faults,
-    )  # fmt: skip
+    )
     def submit(self, user: str, key: str, quoted: bool, large: bool, faults: list[str]) -> None:
         """Start something, with a key perhaps, and with a quote."""
         claim = IdempotencyClaim(principal=user, key=key, fingerprint="same") if key else None
@@ -134,7 +160,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.at.credits.faults.extend(faults)
         brief = {"output_format": "YouTubeThumbnail_16x9"} if large else {}
         reply: ActionResult | None = self.do(
-            self.at.submit(user, claim=claim, quote_id=quote["quote_id"] if quote else None, **brief)
+            self.at.submit(
+                user, claim=claim, quote_id=quote["quote_id"] if quote else None, **brief
+            )
         )
         self.at.credits.faults.clear()
         self.started = True
@@ -148,7 +176,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.do(self.at.submit(user, input_prompt="a nude statue of an otter"))
 
     @precondition(lambda self: self.started)
-    @rule(number=recent, sample=st.integers(0, 3), resolution=st.sampled_from([None, "4K"]), faults=credit_faults)
+    @rule(
+        number=recent,
+        sample=st.integers(0, 3),
+        resolution=st.sampled_from([None, "4K"]),
+        faults=credit_faults,
+    )
     def select(self, number: int, sample: int, resolution: str | None, faults: list[str]) -> None:
         """Pick a sample."""
         request = self.request(number, State.AWAITING_SELECTION) or self.request(number)
@@ -179,7 +212,11 @@ class AnyOrder(RuleBasedStateMachine):
     def retry(self, number: int) -> None:
         """Once more from the start."""
         if request := self.request(number):
-            self.do(self.at.orchestrator.retry(request.id, Caller(name="test"), {}, correlation_id="again"))
+            self.do(
+                self.at.orchestrator.retry(
+                    request.id, Caller(name="test"), {}, correlation_id="again"
+                )
+            )
 
     # What the roles do
 
@@ -198,7 +235,10 @@ class AnyOrder(RuleBasedStateMachine):
         leased = self.do(self.at.jobs.lease(lane, window=10, most=2))
         self.jobs += leased.jobs if leased else []
 
-    @rule(faults=credit_faults, told=st.lists(st.sampled_from(["away", "refused", "away_after"]), max_size=2))
+    @rule(
+        faults=credit_faults,
+        told=st.lists(st.sampled_from(["away", "refused", "away_after"]), max_size=2),
+    )
     def relay(self, faults: list[str], told: list[str]) -> None:
         """Messages are paid, or not."""
         self.at.credits.faults.extend(fault for fault in faults if fault != "conflict")
@@ -221,7 +261,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(ledger_here=st.booleans())
     def restart(self, ledger_here: bool) -> None:
-        """The process ends, and another begins on the same database; credits are taken along, or asked for."""
+        """The process ends, and another begins on the same database; credits are taken along, or
+        asked for.
+        """
         clock = self.at.clock
         self.loop.run_until_complete(self.at.close())
         self._restart(clock, ledger_here)
@@ -263,7 +305,9 @@ class AnyOrder(RuleBasedStateMachine):
         before = self.do(self.at.look(job))
         self.do(work)
         after = self.do(self.at.look(job))
-        assert job.job_id == before.job_id or after.version == before.version, "a stale result was applied"
+        assert job.job_id == before.job_id or after.version == before.version, (
+            "a stale result was applied"
+        )
 
     # What workers report: for any job there ever was
 
@@ -281,11 +325,16 @@ class AnyOrder(RuleBasedStateMachine):
     def deliver_partially(self, number: int, good: int) -> None:
         """Some samples, and failures for the others."""
         if self.jobs and (job := self.jobs[-1 - number % len(self.jobs)]).stage is Stage.SAMPLES:
-            failures = [{"index": index, "error_code": "provider_error"} for index in range(good, 4)]
+            failures = [
+                {"index": index, "error_code": "provider_error"} for index in range(good, 4)
+            ]
             self.report(job, self.at.deliver(job, four_samples(job)[:good], failures))
 
     @precondition(lambda self: self.jobs)
-    @rule(number=recent, code=st.sampled_from(["provider_error", "prompt_rejected", "invalid_input", "unheard_of"]))
+    @rule(
+        number=recent,
+        code=st.sampled_from(["provider_error", "prompt_rejected", "invalid_input", "unheard_of"]),
+    )
     def fail(self, number: int, code: str) -> None:
         """It could not be done."""
         if self.jobs:
@@ -300,7 +349,9 @@ class AnyOrder(RuleBasedStateMachine):
             job = self.jobs[-1 - number % len(self.jobs)]
             assert job.job_id is not None
             self.report(job, self.at.jobs.work_started(job.id, job.job_id))
-            self.report(job, self.at.jobs.progress_reported(job.id, job.job_id, {"percent": percent}))
+            self.report(
+                job, self.at.jobs.progress_reported(job.id, job.job_id, {"percent": percent})
+            )
 
     # What operators do
 
@@ -333,7 +384,11 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(user=users)
     def clear_flags(self, user: str) -> None:
         """A restriction is lifted."""
-        self.do(AccountFlags(self.at.database).clear(user, by="operator", note="looked into", now=self.at.clock()))
+        self.do(
+            AccountFlags(self.at.database).clear(
+                user, by="operator", note="looked into", now=self.at.clock()
+            )
+        )
         self.at.service.entitlements.forget(user)
 
     async def _replay(self) -> None:
@@ -347,18 +402,26 @@ class AnyOrder(RuleBasedStateMachine):
         """Every timeline is a legal path, money fits the work, and who has ended has ended."""
         if self.world is None:
             return
-        found = self.loop.run_until_complete(violations(self.at.database, self.at.clock(), drained=False))
+        found = self.loop.run_until_complete(
+            violations(self.at.database, self.at.clock(), drained=False)
+        )
         assert [text for text in found if _TRANSIENT not in text] == []
         rows = self.loop.run_until_complete(
             self.at.database.fetch("SELECT id, state, version FROM generation_requests")
         )
-        now = {row["id"]: (row["state"], row["version"]) for row in rows if State(row["state"]) in TERMINAL}
+        now = {
+            row["id"]: (row["state"], row["version"])
+            for row in rows
+            if State(row["state"]) in TERMINAL
+        }
         assert self.ended.items() <= now.items(), "a terminal state has changed"
         self.ended = now
 
     @invariant()
     def what_was_written_is_what_is_stored(self) -> None:
-        """Whatever statement wrote a version of a request, all of it is there: what this process has of it says so."""
+        """Whatever statement wrote a version of a request, all of it is there: what this process
+        has of it says so.
+        """
         if self.world is not None:
             self.loop.run_until_complete(self._compare())
 
@@ -379,7 +442,9 @@ class AnyOrder(RuleBasedStateMachine):
             self.loop.run_until_complete(self.at.close())
 
     async def _finish(self) -> None:
-        for _ in range(12):  # whoever waits for something no longer does: every live state has a deadline
+        for _ in range(
+            12
+        ):  # whoever waits for something no longer does: every live state has a deadline
             self.at.clock.advance(days=32)
             await self.at.sweep()
             for key in await self.at.parked_holds():
@@ -398,21 +463,31 @@ class AnyOrder(RuleBasedStateMachine):
 
 def _comparable(request: GenerationRequest) -> GenerationRequest:
     """Without the place in the queue, which the store gives, and with its holds in one order."""
-    return replace(request, fair_at=None, holds=tuple(sorted(request.holds, key=lambda hold: hold.key)))
+    return replace(
+        request, fair_at=None, holds=tuple(sorted(request.holds, key=lambda hold: hold.key))
+    )
 
 
 def test_in_any_order_money_and_states_stay_exact(admin_url: str, template: str) -> None:
     AnyOrder.loop = asyncio.new_event_loop()
     try:
-        with a_database_outside(admin_url, "aigen_test", template) as AnyOrder.url, TemporaryDirectory() as folder:
+        with (
+            a_database_outside(admin_url, "aigen_test", template) as AnyOrder.url,
+            TemporaryDirectory() as folder,
+        ):
             AnyOrder.folder = Path(folder)
             run_state_machine_as_test(
                 AnyOrder,
                 settings=settings(
-                    max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, derandomize=EXAMPLES <= 25,
-                    database=None, suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+                    max_examples=EXAMPLES,
+                    stateful_step_count=STEPS,
+                    deadline=None,
+                    derandomize=EXAMPLES <= 25,
+                    database=None,
+                    suppress_health_check=list(HealthCheck),
+                    report_multiple_bugs=False,
                     phases=(Phase.explicit, Phase.generate, Phase.shrink),
                 ),
-            )  # fmt: skip
+            )
     finally:
         AnyOrder.loop.close()

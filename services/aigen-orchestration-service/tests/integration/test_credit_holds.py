@@ -1,4 +1,6 @@
-"""Every credit is exact: holds, captures and releases under every fault a credit service can have."""
+"""Every credit is exact: holds, captures and releases under every fault a credit service can
+have.
+"""
 
 import asyncio
 from dataclasses import replace
@@ -29,10 +31,17 @@ async def test_samples_are_held_then_captured_when_they_come(world: ServiceUnder
     assert await world.balance() == 75
 
 
-async def test_what_one_user_gets_back_from_several_holds_at_once_is_their_sum(world: ServiceUnderTest) -> None:
+async def test_what_one_user_gets_back_from_several_holds_at_once_is_their_sum(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 100, "payg")
     ledger = world.service.ledger
-    assert all([await ledger.hold(f"hold-{n}", user_id="user", amount=25, action="final") for n in range(4)])
+    assert all(
+        [
+            await ledger.hold(f"hold-{n}", user_id="user", amount=25, action="final")
+            for n in range(4)
+        ]
+    )
     assert await world.balance() == 0
     told = await asyncio.gather(
         *(ledger.resolve(f"hold-{n}", "release" if n else "capture") for n in range(4)),
@@ -62,7 +71,9 @@ async def test_holds_of_many_users_at_once_are_each_their_own(world: ServiceUnde
 
 async def test_the_whole_way_costs_what_was_quoted(world: ServiceUnderTest) -> None:
     await world.grant("user", 1000, "payg")
-    quoted = await world.orchestrator.quote("user", {"input_prompt": "x", "output_format": "InstagramPost_1x1"})
+    quoted = await world.orchestrator.quote(
+        "user", {"input_prompt": "x", "output_format": "InstagramPost_1x1"}
+    )
     assert quoted["total"] == "1.25"
     request = await world.with_samples()
     await world.select(request)
@@ -72,7 +83,9 @@ async def test_the_whole_way_costs_what_was_quoted(world: ServiceUnderTest) -> N
     assert await world.balance() == 1000 - 125
 
 
-async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(world: ServiceUnderTest) -> None:
+async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 200, "pro")
     request = await world.with_samples()
     assert request.holds == ()
@@ -84,7 +97,9 @@ async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(
     assert await world.balance() == 0
 
 
-async def test_without_enough_credits_nothing_starts_and_nothing_is_kept(world: ServiceUnderTest) -> None:
+async def test_without_enough_credits_nothing_starts_and_nothing_is_kept(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 24, "payg")
     with pytest.raises(errors.InsufficientCreditsError, match=r"0\.25"):
         await world.submit()
@@ -117,8 +132,12 @@ async def test_a_refused_final_keeps_the_samples_and_can_be_chosen_again_after_a
     assert (await world.look(request)).state is State.COMPLETED
 
 
-@pytest.mark.parametrize("code", ["provider_error", "unsafe_output", "workflow_error", "something_new"])
-async def test_a_failure_on_our_side_never_costs_credits(world: ServiceUnderTest, code: str) -> None:
+@pytest.mark.parametrize(
+    "code", ["provider_error", "unsafe_output", "workflow_error", "something_new"]
+)
+async def test_a_failure_on_our_side_never_costs_credits(
+    world: ServiceUnderTest, code: str
+) -> None:
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     for _ in range(3):
@@ -144,7 +163,9 @@ async def test_a_rejected_prompt_costs_its_sample_set_unless_a_setting_says_othe
     await world.check()
 
 
-async def test_cancelling_at_any_point_gives_back_what_was_not_delivered(world: ServiceUnderTest) -> None:
+async def test_cancelling_at_any_point_gives_back_what_was_not_delivered(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 1000, "payg")
     waiting = await world.submitted()
     assert (await world.cancel(waiting)).answer.body["outcome"] == "cancelled"
@@ -160,7 +181,9 @@ async def test_cancelling_at_any_point_gives_back_what_was_not_delivered(world: 
     assert await world.balance() == 1000 - 25
 
 
-async def test_a_timeout_is_unknown_and_the_sweeper_finds_out_that_it_was_held(world: ServiceUnderTest) -> None:
+async def test_a_timeout_is_unknown_and_the_sweeper_finds_out_that_it_was_held(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.append("after")
     reply = await world.submit(claim=IdempotencyClaim(principal="p", key="k", fingerprint="f"))
@@ -177,7 +200,9 @@ async def test_a_timeout_is_unknown_and_the_sweeper_finds_out_that_it_was_held(w
     assert '"VALIDATING_CREDITS"' in (again.stored.body or "")
 
 
-async def test_a_hold_that_never_reached_the_credit_service_is_placed_by_the_sweeper(world: ServiceUnderTest) -> None:
+async def test_a_hold_that_never_reached_the_credit_service_is_placed_by_the_sweeper(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.append("before")
     request = await world.submitted()
@@ -191,7 +216,9 @@ async def test_a_hold_that_never_reached_the_credit_service_is_placed_by_the_swe
     assert await world.balance() == 0
 
 
-async def test_a_request_cancelled_while_its_hold_is_unknown_gives_the_credits_back(world: ServiceUnderTest) -> None:
+async def test_a_request_cancelled_while_its_hold_is_unknown_gives_the_credits_back(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.append("after")
     request = await world.submitted()
@@ -219,7 +246,9 @@ async def test_a_cancel_that_overtakes_the_hold_gives_it_back(world: ServiceUnde
     assert await world.balance() == 25
 
 
-async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(world: ServiceUnderTest) -> None:
+async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     world.credits.faults.extend(["conflict", "conflict"])
     request = await world.submitted()
@@ -241,7 +270,9 @@ async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(world: S
     assert "credits_problem" in world.notifier.types()
 
 
-async def test_captures_and_releases_are_paid_however_often_the_credit_service_fails(world: ServiceUnderTest) -> None:
+async def test_captures_and_releases_are_paid_however_often_the_credit_service_fails(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 50, "payg")
     kept, given_back = await world.submitted(), await world.submitted()
     await world.deliver(await world.next_job())
@@ -252,7 +283,9 @@ async def test_captures_and_releases_are_paid_however_often_the_credit_service_f
     assert {hold.state for hold in (await world.look(kept)).holds} == {HoldState.CAPTURED}
 
 
-async def test_a_late_success_after_the_end_is_not_applied_and_not_paid(world: ServiceUnderTest) -> None:
+async def test_a_late_success_after_the_end_is_not_applied_and_not_paid(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     last = None
@@ -270,7 +303,9 @@ async def test_a_late_success_after_the_end_is_not_applied_and_not_paid(world: S
     assert await world.balance() == 25
 
 
-async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples(world: ServiceUnderTest) -> None:
+async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 50, "payg")
     request = await world.with_samples()
     old = request.samples[0]["asset_id"]
@@ -278,7 +313,9 @@ async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples
     renewed = await world.deliver(await world.next_job())
     assert (renewed.round, renewed.state) == (2, State.AWAITING_SELECTION)
     with pytest.raises(errors.InvalidRequestError) as refused:
-        await world.orchestrator.select_sample(request.id, old, Caller(name="test"), resolution=None, file_format=None)
+        await world.orchestrator.select_sample(
+            request.id, old, Caller(name="test"), resolution=None, file_format=None
+        )
     assert refused.value.errors[0]["code"] == "unknown_sample"
     await world.drain()
     assert await world.balance() == 0
@@ -295,7 +332,9 @@ async def test_rounds_are_bounded(make_world) -> None:
     await world.check()
 
 
-async def test_fifty_double_clicks_on_two_samples_select_one_and_charge_once(world: ServiceUnderTest) -> None:
+async def test_fifty_double_clicks_on_two_samples_select_one_and_charge_once(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 1000, "pro")
     request = await world.with_samples()
     clicks = [world.select(request, click % 2, resolution="4K") for click in range(50)]
@@ -316,7 +355,9 @@ async def test_regenerate_and_cancel_at_once_end_in_one_of_both(world: ServiceUn
     await world.grant("user", 1000, "payg")
     for _ in range(10):
         request = await world.with_samples()
-        await asyncio.gather(world.regenerate(request), world.cancel(request), return_exceptions=True)
+        await asyncio.gather(
+            world.regenerate(request), world.cancel(request), return_exceptions=True
+        )
         await world.dispatch()
         if world.engine.jobs:
             job = world.engine.jobs.popleft()
@@ -369,7 +410,9 @@ async def test_a_refusal_is_replayed_as_a_refusal(world: ServiceUnderTest) -> No
     assert len(await world.service.queries.page(_everything(), 10)) == 1
 
 
-async def test_the_free_plan_counts_generations_and_gives_back_what_failed_on_our_side(make_world) -> None:
+async def test_the_free_plan_counts_generations_and_gives_back_what_failed_on_our_side(
+    make_world,
+) -> None:
     world = make_world(free_generations=2)
     await world.submitted("free")
     failing = await world.submitted("free")
@@ -398,9 +441,13 @@ async def test_at_the_turn_of_the_month_exactly_the_last_free_generation_passes(
     clock.set(datetime(2026, 12, 31, 23, 0, tzinfo=UTC))
     for _ in range(99):
         await worlds[0].submit("free")
-    told = await asyncio.gather(*(worlds[n % 2].submit("free") for n in range(100)), return_exceptions=True)
+    told = await asyncio.gather(
+        *(worlds[n % 2].submit("free") for n in range(100)), return_exceptions=True
+    )
     assert sum(not isinstance(reply, Exception) for reply in told) == 1
-    assert {type(error) for error in told if isinstance(error, Exception)} == {errors.FreeQuotaExhaustedError}
+    assert {type(error) for error in told if isinstance(error, Exception)} == {
+        errors.FreeQuotaExhaustedError
+    }
     clock.set(datetime(2027, 1, 1, 0, 0, tzinfo=UTC))
     assert (await worlds[1].submitted("free")).holds[0].month == "2027-01-01"
     await worlds[0].check(drained=False)

@@ -1,4 +1,6 @@
-"""Dead letters and messages from anybody: bounded, parsed defensively, and believed only with the job's token."""
+"""Dead letters and messages from anybody: bounded, parsed defensively, and believed only with the
+job's token.
+"""
 
 import time
 from typing import Any
@@ -46,18 +48,38 @@ class Buried:
 
 
 def delivery(body: bytes, headers: Any = None, **fields: Any) -> Delivery:
-    known = {"routing_key": "ai.event.started", "exchange": "x", "redelivered": False, "headers": headers or {}}
-    return Delivery(**{"body": body, "message_id": None, "correlation_id": None, "type": None, **known, **fields})
+    known = {
+        "routing_key": "ai.event.started",
+        "exchange": "x",
+        "redelivered": False,
+        "headers": headers or {},
+    }
+    return Delivery(
+        **{
+            "body": body,
+            "message_id": None,
+            "correlation_id": None,
+            "type": None,
+            **known,
+            **fields,
+        }
+    )
 
 
 def dead_letters(world: ServiceUnderTest) -> DeadLetterConsumer:
     return DeadLetterConsumer(
-        world.jobs, world.service.outbox, job_queues={"jobs"}, proves=world.service.secrets.opens, now=world.clock
+        world.jobs,
+        world.service.outbox,
+        job_queues={"jobs"},
+        proves=world.service.secrets.opens,
+        now=world.clock,
     )
 
 
 def job_body(job: GenerationRequest, token: str | None) -> bytes:
-    return orjson.dumps({"generation_request_id": job.id, "job_id": job.job_id, "callback_token": token})
+    return orjson.dumps(
+        {"generation_request_id": job.id, "job_id": job.job_id, "callback_token": token}
+    )
 
 
 async def parked(world: ServiceUnderTest) -> int:
@@ -89,14 +111,17 @@ async def test_dead_job_without_its_token_changes_nothing_and_is_parked(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"headers": {"x-death": "text"}}, {"headers": {"x-death": ["text", None, 7]}},
+        {"headers": {"x-death": "text"}},
+        {"headers": {"x-death": ["text", None, 7]}},
         {"headers": {"x-death": {"a": 1}}},
         {"headers": {"x-death": [{"queue": ["jobs"], "reason": b"\x00"}]}},
-        {"headers": {"x-aigen-reason": "nul \x00 in a header"}}, {"headers": {"x-aigen-reason": 7}},
+        {"headers": {"x-aigen-reason": "nul \x00 in a header"}},
+        {"headers": {"x-aigen-reason": 7}},
         {"routing_key": "nul\x00", "correlation_id": "nul\x00", "message_id": "half \ud83d"},
-        {"body": b"\x00\xff" * 50_000}, {"body": b"[" * 100_000},
+        {"body": b"\x00\xff" * 50_000},
+        {"body": b"[" * 100_000},
     ],
-)  # fmt: skip
+)
 async def test_poison_dead_letter_is_parked_and_the_next_one_is_handled(
     world: ServiceUnderTest, fields: dict[str, Any]
 ) -> None:
@@ -113,7 +138,9 @@ async def test_unproven_dead_letters_are_kept_up_to_a_bound(world: ServiceUnderT
     assert await parked(world) == UNPROVEN_KEPT
 
 
-async def test_message_of_30_megabytes_is_buried_without_being_parsed(world: ServiceUnderTest) -> None:
+async def test_message_of_30_megabytes_is_buried_without_being_parsed(
+    world: ServiceUnderTest,
+) -> None:
     buried = Buried()
     consumer = ResultsConsumer(world.service.reports, buried, dead_letter_exchange="dead")  # type: ignore[arg-type]
     body = b"[" * (30 * 1024 * 1024)
@@ -126,7 +153,13 @@ async def test_message_of_30_megabytes_is_buried_without_being_parsed(world: Ser
 
 @pytest.mark.parametrize(("depth", "allowed"), [(20, True), (21, False)])
 def test_depth_is_counted_exactly_and_not_inside_strings(depth: int, allowed: bool) -> None:
-    body = b'{"a":[' * (depth // 2) + b"[" * (depth % 2) + b'"[[{{\\"[[["' + b"]" * (depth % 2) + b"]}" * (depth // 2)
+    body = (
+        b'{"a":[' * (depth // 2)
+        + b"[" * (depth % 2)
+        + b'"[[{{\\"[[["'
+        + b"]" * (depth % 2)
+        + b"]}" * (depth // 2)
+    )
     if allowed:
         assert parse_json(body)
     else:

@@ -1,4 +1,6 @@
-"""What time does: every deadline ends in a true state, reminders come once, housekeeping is safe."""
+"""What time does: every deadline ends in a true state, reminders come once, housekeeping is
+safe.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +18,9 @@ from creativeflow.services.aigeneration.storage.requests import MONTHS_AHEAD
 from tests.support.app import ServiceUnderTest
 
 
-async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(world: ServiceUnderTest) -> None:
+async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     world.clock.advance(hours=1, seconds=1)
@@ -60,7 +64,9 @@ async def test_a_silent_final_is_given_up_after_its_own_deadline(world: ServiceU
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
-async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(world: ServiceUnderTest) -> None:
+async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     request = await world.with_samples()
     world.clock.advance(days=27, minutes=1)
@@ -86,7 +92,9 @@ async def test_sweepers_in_any_number_let_each_thing_happen_once(make_world) -> 
     await worlds[0].check()
 
 
-async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(world: ServiceUnderTest) -> None:
+async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(
+    world: ServiceUnderTest,
+) -> None:
     from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim  # noqa: PLC0415
 
     await world.submit(claim=IdempotencyClaim(principal="p", key="old", fingerprint="f"))
@@ -104,12 +112,18 @@ async def test_the_timeline_is_partitioned_by_month(world: ServiceUnderTest) -> 
     await world.service.store.prepare_months(world.clock())
     await world.service.store.prepare_months(world.clock() + timedelta(days=40))
     await world.submitted()
-    partitions = await world.database.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM generation_events")
+    partitions = await world.database.fetch(
+        "SELECT DISTINCT tableoid::regclass::text AS name FROM generation_events"
+    )
     assert [row["name"] for row in partitions] == [f"generation_events_{world.clock():%Y_%m}"]
 
 
-async def test_months_beside_a_backup_delay_no_write(world: ServiceUnderTest, database_url: str) -> None:
-    """A backup locks every table for hours; creating a partition must neither wait long nor be waited for."""
+async def test_months_beside_a_backup_delay_no_write(
+    world: ServiceUnderTest, database_url: str
+) -> None:
+    """A backup locks every table for hours; creating a partition must neither wait long nor be
+    waited for.
+    """
     await world.grant("user", plan="pro")
     backup = await asyncpg.connect(database_url)
     try:
@@ -118,7 +132,8 @@ async def test_months_beside_a_backup_delay_no_write(world: ServiceUnderTest, da
         world.service.entitlements.forget("user")
         async with asyncio.timeout(10):
             ready, *_ = await asyncio.gather(
-                world.service.store.prepare_months(world.clock()), *(world.submit("user") for _ in range(3))
+                world.service.store.prepare_months(world.clock()),
+                *(world.submit("user") for _ in range(3)),
             )
         assert ready < MONTHS_AHEAD
     finally:
@@ -141,7 +156,9 @@ async def test_service_under_a_role_that_may_not_create_works(
         )
         address = urlsplit(database_url)
         host = address.netloc.rpartition("@")[2]
-        plain = ServiceUnderTest(urlunsplit(address._replace(netloc=f"{role}:plain@{host}")), settings)
+        plain = ServiceUnderTest(
+            urlunsplit(address._replace(netloc=f"{role}:plain@{host}")), settings
+        )
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await plain.database.execute("CREATE TABLE mine ()")
         plain.clock.advance(days=800)
@@ -174,8 +191,10 @@ async def test_sweep_with_one_failing_hold_settles_the_others(world: ServiceUnde
     world.clock.advance(seconds=30)
     await world.sweep()
     assert [(await world.look(request)).state for request in requests] == [
-        State.VALIDATING_CREDITS, State.PENDING, State.PENDING
-    ]  # fmt: skip
+        State.VALIDATING_CREDITS,
+        State.PENDING,
+        State.PENDING,
+    ]
     world.credits.hold = hold  # type: ignore[method-assign]
     await world.sweep()
     await world.check(drained=False)

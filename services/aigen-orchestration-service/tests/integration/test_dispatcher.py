@@ -1,4 +1,6 @@
-"""The fair queue and the way to the broker: order, window, leases, and what happens when the broker does not answer."""
+"""The fair queue and the way to the broker: order, window, leases, and what happens when the broker
+does not answer.
+"""
 
 import asyncio
 from collections import Counter
@@ -94,7 +96,9 @@ async def test_a_job_the_broker_did_not_confirm_is_published_again_as_the_same_j
     await world.deliver(first)
 
 
-async def test_while_the_engine_is_away_jobs_wait_without_being_touched(world: ServiceUnderTest) -> None:
+async def test_while_the_engine_is_away_jobs_wait_without_being_touched(
+    world: ServiceUnderTest,
+) -> None:
     request = await world.submitted()
     world.engine.ready = False
     await world.dispatch()
@@ -102,7 +106,9 @@ async def test_while_the_engine_is_away_jobs_wait_without_being_touched(world: S
     assert (waiting.state, waiting.version) == (State.PENDING, 1)
 
 
-async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(world: ServiceUnderTest) -> None:
+async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(
+    world: ServiceUnderTest,
+) -> None:
     request = await world.submitted()
     leased = (await world.jobs.lease(Stage.SAMPLES, window=10, most=10)).jobs
     assert (await world.look(request)).state is State.PUBLISHING_TO_QUEUE
@@ -116,7 +122,9 @@ async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(world: Ser
     await world.deliver(job)
 
 
-async def test_a_worker_that_got_a_job_whose_lease_expired_may_still_answer(world: ServiceUnderTest) -> None:
+async def test_a_worker_that_got_a_job_whose_lease_expired_may_still_answer(
+    world: ServiceUnderTest,
+) -> None:
     await world.submitted()
     leased = (await world.jobs.lease(Stage.SAMPLES, window=10, most=10)).jobs
     world.clock.advance(minutes=2)
@@ -126,7 +134,9 @@ async def test_a_worker_that_got_a_job_whose_lease_expired_may_still_answer(worl
     assert not world.engine.published
 
 
-async def test_a_cancelled_job_that_was_leased_is_not_brought_back_by_its_confirm(world: ServiceUnderTest) -> None:
+async def test_a_cancelled_job_that_was_leased_is_not_brought_back_by_its_confirm(
+    world: ServiceUnderTest,
+) -> None:
     from creativeflow.services.aigeneration.ports import Publication  # noqa: PLC0415
 
     request = await world.submitted()

@@ -1,4 +1,6 @@
-"""A failover of PostgreSQL under load, with a real streaming standby: nothing accepted is lost, writes come back."""
+"""A failover of PostgreSQL under load, with a real streaming standby: nothing accepted is lost,
+writes come back.
+"""
 
 import asyncio
 import time
@@ -23,7 +25,9 @@ async def servers() -> AsyncIterator[tuple[OwnPostgres, StandbyPostgres]]:
 
 
 @pytest.fixture
-async def world(servers: tuple[OwnPostgres, StandbyPostgres], settings: Settings) -> AsyncIterator[ServiceUnderTest]:
+async def world(
+    servers: tuple[OwnPostgres, StandbyPostgres], settings: Settings
+) -> AsyncIterator[ServiceUnderTest]:
     primary, standby = servers
     url = f"postgresql://postgres@{primary.address},{standby.address}/postgres"
     await migrate(url)

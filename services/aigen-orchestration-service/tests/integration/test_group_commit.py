@@ -1,4 +1,6 @@
-"""Group commit: an outcome that is not an error is a result of the statement and never harms another caller's write."""
+"""Group commit: an outcome that is not an error is a result of the statement and never harms
+another caller's write.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -19,7 +21,9 @@ def claim(key: str) -> IdempotencyClaim:
 
 
 class Gate:
-    """Holds a batcher's writer until everything that is to be written together waits; records the batches."""
+    """Holds a batcher's writer until everything that is to be written together waits; records the
+    batches.
+    """
 
     def __init__(self, batcher: "GroupCommit[StateChange, WriteResult]") -> None:
         self.batches: list[int] = []
@@ -39,7 +43,9 @@ class Gate:
             await asyncio.sleep(0)
 
 
-async def submit_in_one_batch(world: ServiceUnderTest, *calls: Any) -> list[ActionResult | BaseException]:
+async def submit_in_one_batch(
+    world: ServiceUnderTest, *calls: Any
+) -> list[ActionResult | BaseException]:
     """The outcome of calls whose changes are written by one statement."""
     await world.grant("filler", plan="enterprise")
     gate = Gate(world.service.store._intakes)  # noqa: SLF001
@@ -56,7 +62,9 @@ async def submit_in_one_batch(world: ServiceUnderTest, *calls: Any) -> list[Acti
 
 
 def statuses(found: Sequence[ActionResult | BaseException]) -> list[int | type]:
-    return [reply.answer.status if isinstance(reply, ActionResult) else type(reply) for reply in found]
+    return [
+        reply.answer.status if isinstance(reply, ActionResult) else type(reply) for reply in found
+    ]
 
 
 @pytest.mark.parametrize("ledger_here", [True, False])
@@ -68,21 +76,27 @@ async def test_create_beside_a_used_key_and_a_used_up_allowance_is_accepted_once
     await world.grant("pro", plan="pro")
     await world.submit("free", claim=claim("first"))
     found = await submit_in_one_batch(
-        world, world.submit("payer", claim=claim("payer")), world.submit("pro"),
-        world.submit("free", claim=claim("first")), world.submit("free", claim=claim("second")),
+        world,
+        world.submit("payer", claim=claim("payer")),
+        world.submit("pro"),
+        world.submit("free", claim=claim("first")),
+        world.submit("free", claim=claim("second")),
         world.submit("free", claim=claim("third")),
-    )  # fmt: skip
+    )
     assert statuses(found)[:3] == [202, 202, 202]
     assert sorted(map(str, statuses(found)[3:])) == ["202", str(errors.FreeQuotaExhaustedError)]
     stored = await world.database.fetch(
-        "SELECT user_id, count(*) FROM generation_requests WHERE user_id <> 'filler' GROUP BY 1 ORDER BY 1"
+        "SELECT user_id, count(*) FROM generation_requests WHERE user_id <> 'filler' GROUP BY 1"
+        " ORDER BY 1"
     )
     assert [tuple(row) for row in stored] == [("free", 2), ("payer", 1), ("pro", 1)]
     assert await world.balance("payer") == 10_000 - 25
     await world.check()
 
 
-async def test_used_keys_do_not_break_a_batch_apart(make_world: Callable[..., ServiceUnderTest]) -> None:
+async def test_used_keys_do_not_break_a_batch_apart(
+    make_world: Callable[..., ServiceUnderTest],
+) -> None:
     world = make_world(ledger_here=True)
     await world.grant("pro", plan="pro")
     await world.submit("pro", claim=claim("used"))
@@ -162,7 +176,9 @@ async def test_batcher_with_more_busy_keys_than_a_batch_holds_serves_every_key_i
         await asyncio.sleep(0)
         return [None] * len(items)
 
-    batcher: GroupCommit[str, None] = GroupCommit(write, key=lambda item: item[0], max_size=2, max_concurrent=1)
+    batcher: GroupCommit[str, None] = GroupCommit(
+        write, key=lambda item: item[0], max_size=2, max_concurrent=1
+    )
     busy = [f"{key}{n}" for n in range(50) for key in "ab"]
     await asyncio.gather(*map(batcher.submit, [*busy, "c"]))
     assert written.index("c") < 6

@@ -23,7 +23,9 @@ async def _exact(world: ServiceUnderTest):
 
 
 async def refused_once(world: ServiceUnderTest) -> GenerationRequest:
-    """A request whose final has been asked for and refused for lack of credits, half a minute ago."""
+    """A request whose final has been asked for and refused for lack of credits, half a minute
+    ago.
+    """
     await world.grant("user", 25, plan="payg")
     request = await world.with_samples("user")
     with pytest.raises(errors.InsufficientCreditsError):
@@ -33,11 +35,15 @@ async def refused_once(world: ServiceUnderTest) -> GenerationRequest:
 
 
 def finals(request: GenerationRequest) -> list[tuple[str, HoldState]]:
-    return [(hold.key.rpartition(":")[2], hold.state) for hold in request.holds if hold.stage == "final"]
+    return [
+        (hold.key.rpartition(":")[2], hold.state) for hold in request.holds if hold.stage == "final"
+    ]
 
 
 class Answers:
-    """A credit service whose answers travel as long as the test wants; `asked` are the keys in their order."""
+    """A credit service whose answers travel as long as the test wants; `asked` are the keys in
+    their order.
+    """
 
     def __init__(self, world: ServiceUnderTest) -> None:
         self.asked: list[str] = []
@@ -83,7 +89,9 @@ async def test_sweeper_leaves_a_second_asking_its_own_grace_period(world: Servic
     assert (await again).answer.status == 202
 
 
-async def test_late_refusal_of_the_first_asking_leaves_the_second_untouched(world: ServiceUnderTest) -> None:
+async def test_late_refusal_of_the_first_asking_leaves_the_second_untouched(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, plan="payg")
     request = await world.with_samples("user")
     answers = Answers(world)
@@ -132,20 +140,26 @@ async def test_late_acceptance_of_a_refused_asking_is_given_back(world: ServiceU
     assert "credits_released_late" in await world.events(request)
 
 
-async def test_reconciliation_posts_nothing_for_a_hold_that_has_changed_since(world: ServiceUnderTest) -> None:
+async def test_reconciliation_posts_nothing_for_a_hold_that_has_changed_since(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, plan="payg")
     request = await world.submitted("user")
     comparison = world.service.reconciliation._comparison  # noqa: SLF001
     [booked] = await comparison.by_keys([request.holds[0].key])
     await world.cancel(request)
-    assert not await comparison.post("credits.capture", booked.reservation(), booked, by="test", now=world.clock())
+    assert not await comparison.post(
+        "credits.capture", booked.reservation(), booked, by="test", now=world.clock()
+    )
 
 
 async def test_reconcile_apply_beside_a_new_asking_charges_it_once(world: ServiceUnderTest) -> None:
     request = await refused_once(world)
     await world.grant("user", 1000)
     key = request.holds[-1].key
-    assert await Ledger(world.database).hold(key, user_id="user", amount=100, action="standard_generation")
+    assert await Ledger(world.database).hold(
+        key, user_id="user", amount=100, action="standard_generation"
+    )
     world.clock.advance(minutes=5)
     comparison = world.service.reconciliation._comparison  # noqa: SLF001
     post = comparison.post

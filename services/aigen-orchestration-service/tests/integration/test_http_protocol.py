@@ -1,4 +1,6 @@
-"""Bounds of the HTTP protocol: one connection can neither fill the memory of the process nor hold its event loop."""
+"""Bounds of the HTTP protocol: one connection can neither fill the memory of the process nor hold
+its event loop.
+"""
 
 import asyncio
 import time
@@ -9,7 +11,11 @@ import pytest
 import uvicorn
 
 from creativeflow.services.aigeneration.api import http_protocol
-from creativeflow.services.aigeneration.api.http_protocol import HEAD_BYTES_MAX, HEADERS_MAX, BoundedHttpProtocol
+from creativeflow.services.aigeneration.api.http_protocol import (
+    HEAD_BYTES_MAX,
+    HEADERS_MAX,
+    BoundedHttpProtocol,
+)
 from tests.support.processes import free_port
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -24,7 +30,11 @@ async def echo(scope, receive, send) -> None:
         more = message.get("more_body", False)
     body = f"{len(scope['headers'])} {size}".encode()
     await send(
-        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]}
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", str(len(body)).encode())],
+        }
     )
     await send({"type": "http.response.body", "body": body})
 
@@ -32,7 +42,12 @@ async def echo(scope, receive, send) -> None:
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     config = uvicorn.Config(
-        echo, port=free_port(), lifespan="off", log_config=None, access_log=False, http=BoundedHttpProtocol
+        echo,
+        port=free_port(),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        http=BoundedHttpProtocol,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -44,11 +59,15 @@ async def port() -> AsyncIterator[int]:
 
 
 async def exchange(port: int, *pieces: bytes, until_closed: bool = True) -> bytes:
-    """Send pieces, and return everything that is answered until the connection is closed or a second passes."""
+    """Send pieces, and return everything that is answered until the connection is closed or a
+    second passes.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     found = b""
     try:
-        with suppress(ConnectionError):  # the server has closed it: what it answered is still there to read
+        with suppress(
+            ConnectionError
+        ):  # the server has closed it: what it answered is still there to read
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
@@ -76,7 +95,9 @@ async def exchange(port: int, *pieces: bytes, until_closed: bool = True) -> byte
         (b"GET /", *[b"a" * 1024] * 40),
     ],
 )
-async def test_head_over_a_bound_is_answered_431_and_closed(port: int, pieces: tuple[bytes, ...]) -> None:
+async def test_head_over_a_bound_is_answered_431_and_closed(
+    port: int, pieces: tuple[bytes, ...]
+) -> None:
     found = await exchange(port, *pieces)
     if len(pieces) > 1 and not found:
         return  # closed while more was on its way: the answer is lost with it
@@ -86,10 +107,16 @@ async def test_head_over_a_bound_is_answered_431_and_closed(port: int, pieces: t
 
 
 @pytest.mark.parametrize("end", [b"0\r\nX-Trailer: ", b"5;"])
-async def test_trailers_and_chunk_extensions_without_an_end_are_closed(port: int, end: bytes) -> None:
-    chunked = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+async def test_trailers_and_chunk_extensions_without_an_end_are_closed(
+    port: int, end: bytes
+) -> None:
+    chunked = (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    )
     found = await exchange(port, chunked, end, *[b"a" * 1024] * 40)
-    assert b"HTTP/1.1 200 " not in found  # closed; what was answered may be lost with what was still on its way
+    assert (
+        b"HTTP/1.1 200 " not in found
+    )  # closed; what was answered may be lost with what was still on its way
 
 
 async def test_endless_head_holds_neither_the_loop_nor_memory(port: int) -> None:
@@ -98,11 +125,15 @@ async def test_endless_head_holds_neither_the_loop_nor_memory(port: int) -> None
     assert time.process_time() - began < 1.0
 
 
-async def test_head_that_takes_too_long_is_answered_408(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_head_that_takes_too_long_is_answered_408(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
     assert (await exchange(port, GET)).startswith(b"HTTP/1.1 408 ")
     assert (await exchange(port)).startswith(b"HTTP/1.1 408 ")
-    found = await exchange(port, GET + b"\r\n", GET)  # the next head on a connection that was answered
+    found = await exchange(
+        port, GET + b"\r\n", GET
+    )  # the next head on a connection that was answered
     assert found.startswith(b"HTTP/1.1 200 ")
     assert b"HTTP/1.1 408 " in found
 

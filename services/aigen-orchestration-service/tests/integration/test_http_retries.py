@@ -1,4 +1,6 @@
-"""Calls to others: a connection that was idle for a while is not used again, because its server may be closing it."""
+"""Calls to others: a connection that was idle for a while is not used again, because its server may
+be closing it.
+"""
 
 import asyncio
 

@@ -1,4 +1,6 @@
-"""The issuer's key set: removed keys lose their trust, invented ids and a hanging issuer cost others nothing."""
+"""The issuer's key set: removed keys lose their trust, invented ids and a hanging issuer cost
+others nothing.
+"""
 
 import asyncio
 import json
@@ -9,7 +11,12 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from creativeflow.services.aigeneration.adapters.http.key_set import FRESH_SECONDS, RETRY_SECONDS, STALE_SECONDS, KeySet
+from creativeflow.services.aigeneration.adapters.http.key_set import (
+    FRESH_SECONDS,
+    RETRY_SECONDS,
+    STALE_SECONDS,
+    KeySet,
+)
 from creativeflow.services.aigeneration.domain import errors
 
 
@@ -33,7 +40,11 @@ class Issuer:
 
 def _jwk(kid: str) -> dict[str, str]:
     public = ec.generate_private_key(ec.SECP256R1()).public_key()
-    return json.loads(jwt.algorithms.ECAlgorithm.to_jwk(public)) | {"kid": kid, "use": "sig", "alg": "ES256"}
+    return json.loads(jwt.algorithms.ECAlgorithm.to_jwk(public)) | {
+        "kid": kid,
+        "use": "sig",
+        "alg": "ES256",
+    }
 
 
 async def test_key_that_the_issuer_removed_is_refused_once_another_key_made_us_ask() -> None:
@@ -85,12 +96,18 @@ async def test_issuer_that_fails_leaves_the_last_set_for_an_hour(age: float, ser
             await keys.key("a")
 
 
-@pytest.mark.parametrize("change", [lambda jwk: jwk | {"use": "enc"}, lambda jwk: {**jwk, "kid": ""}])
-async def test_key_without_id_or_for_encryption_is_not_used(change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+@pytest.mark.parametrize(
+    "change", [lambda jwk: jwk | {"use": "enc"}, lambda jwk: {**jwk, "kid": ""}]
+)
+async def test_key_without_id_or_for_encryption_is_not_used(
+    change: Callable[[dict[str, str]], dict[str, str]],
+) -> None:
     async def answer(_request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"keys": [change(_jwk("a"))]})
 
-    keys = KeySet(httpx.AsyncClient(transport=httpx.MockTransport(answer)), "https://issuer.example/keys")
+    keys = KeySet(
+        httpx.AsyncClient(transport=httpx.MockTransport(answer)), "https://issuer.example/keys"
+    )
     for kid in ("a", "", None):
         with pytest.raises(errors.InvalidCredentialsError):
             await keys.key(kid)

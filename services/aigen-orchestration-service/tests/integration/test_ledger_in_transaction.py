@@ -1,5 +1,6 @@
-"""Credits in our own database move with what they pay for: taken by the statement that begins it, captured by the one
-that delivers it; and where that does not work they are asked for, like anybody's.
+"""Credits in our own database move with what they pay for: taken by the statement that begins it,
+captured by the one that delivers it; and where that does not work they are asked for, like
+anybody's.
 """
 
 import asyncio
@@ -63,10 +64,15 @@ async def test_a_request_takes_its_credits_with_its_first_write(world: ServiceUn
     assert [hold.state for hold in (await world.look(request)).holds] == [HoldState.HELD]
     assert await world.balance() == 75
     assert await world.events(request) == ["submitted", "credits_held"]
-    assert (await world.timeline(request))[1]["data"] == {"hold": f"{request.id}:samples:1:1", "credits": "0.25"}
+    assert (await world.timeline(request))[1]["data"] == {
+        "hold": f"{request.id}:samples:1:1",
+        "credits": "0.25",
+    }
 
 
-async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(world: ServiceUnderTest) -> None:
+async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 125, "payg")
     request = await world.with_samples()
     assert (await world.events(request))[-2:] == ["samples_delivered", "credits_captured"]
@@ -77,7 +83,12 @@ async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(world: S
     assert (await world.events(request))[-2:] == ["final_delivered", "credits_captured"]
     assert {hold.state for hold in done.holds} == {HoldState.CAPTURED}
     assert await world.database.fetchval("SELECT count(*) FROM holds WHERE settled_at IS NULL") == 0
-    assert await world.database.fetchval("SELECT sum(amount) FROM credit_entries WHERE account = 'revenue'") == 125
+    assert (
+        await world.database.fetchval(
+            "SELECT sum(amount) FROM credit_entries WHERE account = 'revenue'"
+        )
+        == 125
+    )
 
 
 async def test_a_choice_is_one_move_that_takes_its_credits(world: ServiceUnderTest) -> None:
@@ -121,7 +132,9 @@ async def test_what_is_cancelled_is_given_back(world: ServiceUnderTest) -> None:
     assert await world.balance() == 25
 
 
-async def test_of_many_at_once_as_many_begin_as_there_are_credits_for(world: ServiceUnderTest) -> None:
+async def test_of_many_at_once_as_many_begin_as_there_are_credits_for(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25 * 7, "payg")
     found = await asyncio.gather(*(world.submit() for _ in range(30)), return_exceptions=True)
     assert sum(isinstance(one, errors.InsufficientCreditsError) for one in found) == 23
@@ -140,7 +153,9 @@ async def test_one_user_takes_several_in_one_statement_or_none(world: ServiceUnd
     assert await world.balance() == 0
 
 
-async def test_a_choice_that_somebody_else_was_faster_with_takes_nothing(world: ServiceUnderTest) -> None:
+async def test_a_choice_that_somebody_else_was_faster_with_takes_nothing(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 225, "payg")
     request = await world.with_samples()
     [change] = await chosen(world, request)
@@ -160,10 +175,17 @@ async def test_a_taking_beside_other_moves_of_one_statement(world: ServiceUnderT
     assert await world.service.store.write_moves([change, delivered]) == [True, True]
     assert await world.balance() == 0
     assert (await world.look(other)).holds[0].state is HoldState.CAPTURED
-    assert await world.database.fetchval("SELECT sum(amount) FROM credit_entries WHERE account = 'revenue'") == 50
+    assert (
+        await world.database.fetchval(
+            "SELECT sum(amount) FROM credit_entries WHERE account = 'revenue'"
+        )
+        == 50
+    )
 
 
-async def test_takings_and_other_moves_lock_requests_in_one_order(world: ServiceUnderTest, database_url: str) -> None:
+async def test_takings_and_other_moves_lock_requests_in_one_order(
+    world: ServiceUnderTest, database_url: str
+) -> None:
     requests = []
     for number in range(3):  # the users' order is not the requests'
         await world.grant(f"user-{9 - number}", 125, "payg")
@@ -171,18 +193,24 @@ async def test_takings_and_other_moves_lock_requests_in_one_order(world: Service
     mover = world.orchestrator._mover  # noqa: SLF001 - the changes of two processes at one moment
     first, _, last = await chosen(world, *requests)
     ended = [
-        mover.apply_event(one, Event.CANCEL_REQUESTED, data={"by": "test"}, pending_action=None) for one in requests
+        mover.apply_event(one, Event.CANCEL_REQUESTED, data={"by": "test"}, pending_action=None)
+        for one in requests
     ]
     ending, mixed = await both_held_up(
-        world, database_url, requests[1], mover.store.write_moves(ended[1:]),
+        world,
+        database_url,
+        requests[1],
+        mover.store.write_moves(ended[1:]),
         mover.store.write_moves([last, ended[1], first]),
-    )  # fmt: skip
+    )
     assert mixed[2] is True
     assert [ending[0] != mixed[1], ending[1] != mixed[0]] == [True, True]
     assert await deadlocks(world) == 0
 
 
-async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(world: ServiceUnderTest) -> None:
+async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(
+    world: ServiceUnderTest,
+) -> None:
     """A hold that another credit service gave, before the setting was changed."""
     await world.grant("user", 25, "payg")
     request = await world.submitted()
@@ -215,7 +243,9 @@ async def test_a_key_that_the_ledger_knows_is_not_taken_again(world: ServiceUnde
     await world.deliver(await world.next_job())
 
 
-async def test_what_somebody_else_captured_at_this_moment_is_captured_once(world: ServiceUnderTest) -> None:
+async def test_what_somebody_else_captured_at_this_moment_is_captured_once(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 25, "payg")
     request = await world.submitted()
     job = await world.next_job()

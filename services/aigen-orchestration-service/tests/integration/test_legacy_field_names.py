@@ -1,4 +1,6 @@
-"""Existing workflows keep working: jobs and results by their older names, and both kinds of workers at once."""
+"""Existing workflows keep working: jobs and results by their older names, and both kinds of workers
+at once.
+"""
 
 from typing import Any
 
@@ -11,20 +13,33 @@ from creativeflow.services.aigeneration.application.worker_reports import Report
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
-from creativeflow.services.aigeneration.kit.legacy_field_names import JOB, RESULT, STATUS, current_result, older_job
+from creativeflow.services.aigeneration.kit.legacy_field_names import (
+    JOB,
+    RESULT,
+    STATUS,
+    current_result,
+    older_job,
+)
 from creativeflow.services.aigeneration.workers.results_consumer import DeadLetterConsumer
 from tests.support.app import ServiceUnderTest, a_final, four_samples
 
 OLDER = {"field_names": "older"}
 
 
-def job_message(world: ServiceUnderTest, request: GenerationRequest, *, older: bool) -> dict[str, Any]:
+def job_message(
+    world: ServiceUnderTest, request: GenerationRequest, *, older: bool
+) -> dict[str, Any]:
     """The message of a job as it would be published."""
     engine = RabbitMQEngine(
         None,  # type: ignore[arg-type] - nothing is published
-        exchange="x", routing_keys={Stage.SAMPLES: "s", Stage.FINAL: "f"}, secrets=world.service.secrets,
-        public_url="https://aigen.example", policy=world.service.policy, now=world.clock, older_names=older,
-    )  # fmt: skip
+        exchange="x",
+        routing_keys={Stage.SAMPLES: "s", Stage.FINAL: "f"},
+        secrets=world.service.secrets,
+        public_url="https://aigen.example",
+        policy=world.service.policy,
+        now=world.clock,
+        older_names=older,
+    )
     found: dict[str, Any] = orjson.loads(engine.encode(request))
     return found
 
@@ -49,7 +64,9 @@ async def test_a_job_has_the_same_values_under_its_older_names(make_world) -> No
     await world.submitted(brand_kit_id=None, emotional_tone="calm")
     job = await world.next_job()
     current, older = job_message(world, job, older=False), job_message(world, job, older=True)
-    assert {JOB.get(name, name): value for name, value in current.items()} == older | {"deadline": current["deadline"]}
+    assert {JOB.get(name, name): value for name, value in current.items()} == older | {
+        "deadline": current["deadline"]
+    }
     assert older["inputPrompt"] == "a lighthouse"
     assert older["jobId"] == str(job.job_id)
     assert not set(JOB) & set(older)
@@ -70,9 +87,15 @@ async def test_the_sample_a_final_is_made_of_has_its_older_name_too(make_world) 
 
 def test_every_result_field_we_read_has_an_older_name_or_none_but_one() -> None:
     assert set(STATUS) == {"Completed", "Failed", "ContentRejected", "Processing"}
-    assert {"generation_request_id", "job_id", "samples", "final_asset", "error_code", "asset_id", "url"} <= set(
-        RESULT.values()
-    )
+    assert {
+        "generation_request_id",
+        "job_id",
+        "samples",
+        "final_asset",
+        "error_code",
+        "asset_id",
+        "url",
+    } <= set(RESULT.values())
 
 
 @pytest.mark.parametrize(
@@ -81,26 +104,47 @@ def test_every_result_field_we_read_has_an_older_name_or_none_but_one() -> None:
         ({"job_id": "j", "samples": []}, "started", {"job_id": "j", "samples": []}),
         ({"jobId": "j"}, "started", {"job_id": "j"}),
         ({"jobId": "j", "status": "Processing"}, "progress", {"job_id": "j"}),
-        ({"jobId": "j", "status": "Completed", "samples": []}, "sample-result", {"job_id": "j", "samples": []}),
-        ({"jobId": "j", "status": "Completed", "finalAsset": {"assetId": "a"}}, "final-result",
-         {"job_id": "j", "final_asset": {"asset_id": "a"}}),
-        ({"jobId": "j", "status": "Failed"}, "error", {"job_id": "j", "error_code": "provider_error"}),
-        ({"jobId": "j", "status": "Failed", "errorCode": "model_timeout"}, "error",
-         {"job_id": "j", "error_code": "model_timeout"}),
-        ({"jobId": "j", "status": "ContentRejected"}, "error", {"job_id": "j", "error_code": "prompt_rejected"}),
+        (
+            {"jobId": "j", "status": "Completed", "samples": []},
+            "sample-result",
+            {"job_id": "j", "samples": []},
+        ),
+        (
+            {"jobId": "j", "status": "Completed", "finalAsset": {"assetId": "a"}},
+            "final-result",
+            {"job_id": "j", "final_asset": {"asset_id": "a"}},
+        ),
+        (
+            {"jobId": "j", "status": "Failed"},
+            "error",
+            {"job_id": "j", "error_code": "provider_error"},
+        ),
+        (
+            {"jobId": "j", "status": "Failed", "errorCode": "model_timeout"},
+            "error",
+            {"job_id": "j", "error_code": "model_timeout"},
+        ),
+        (
+            {"jobId": "j", "status": "ContentRejected"},
+            "error",
+            {"job_id": "j", "error_code": "prompt_rejected"},
+        ),
         ({"jobId": "j", "status": "Danced"}, "started", {"job_id": "j"}),
         ({"status": ["Failed"]}, "started", {"status": ["Failed"]}),
         ("text", "started", "text"),
     ],
-)  # fmt: skip
+)
 def test_an_older_result_says_by_its_status_what_it_is(value: Any, kind: str, said: Any) -> None:
     assert current_result("started", value) == (kind, said)
 
 
 def test_renaming_a_job_leaves_everything_else_as_it_is() -> None:
     assert older_job({"schema": "s", "round": 1, "job_id": "j", "selected_sample": None}) == {
-        "schema": "s", "round": 1, "jobId": "j", "selectedSample": None,
-    }  # fmt: skip
+        "schema": "s",
+        "round": 1,
+        "jobId": "j",
+        "selectedSample": None,
+    }
 
 
 # The whole way
@@ -113,18 +157,36 @@ async def test_an_older_workflow_takes_a_request_to_its_final(make_world) -> Non
     job = await world.next_job()
     await report(world, ReportKind.STARTED, **named(job, world))
     assets = [
-        {"assetId": s["asset_id"], "assetUrl": s["url"], "resolution": s["resolution"], "format": "png", "index": n}
+        {
+            "assetId": s["asset_id"],
+            "assetUrl": s["url"],
+            "resolution": s["resolution"],
+            "format": "png",
+            "index": n,
+        }
         for n, s in enumerate(four_samples(job))
     ]
     shown = await report(
-        world, ReportKind.SAMPLES, **named(job, world), status="Completed", sampleAssets=assets, aiModelUsed="old/1"
+        world,
+        ReportKind.SAMPLES,
+        **named(job, world),
+        status="Completed",
+        sampleAssets=assets,
+        aiModelUsed="old/1",
     )
     assert (shown.state, shown.ai_model_used) == (State.AWAITING_SELECTION, "old/1")
     await world.select(await world.look(request))
     job = await world.next_job()
     final = a_final(job)
-    asset = {"assetId": final["asset_id"], "url": final["url"], "resolution": final["resolution"], "format": "png"}
-    done = await report(world, ReportKind.SAMPLES, **named(job, world), status="Completed", finalAsset=asset)
+    asset = {
+        "assetId": final["asset_id"],
+        "url": final["url"],
+        "resolution": final["resolution"],
+        "format": "png",
+    }
+    done = await report(
+        world, ReportKind.SAMPLES, **named(job, world), status="Completed", finalAsset=asset
+    )
     assert done.state is State.COMPLETED
     await world.drain()
     assert await world.balance() == 0
@@ -134,7 +196,9 @@ async def test_older_failures_and_rejections_go_by_the_same_table(make_world) ->
     world: ServiceUnderTest = make_world(**OLDER)
     await world.submitted()
     job = await world.next_job()
-    failed = await report(world, ReportKind.SAMPLES, **named(job, world), status="Failed", errorCode="model_timeout")
+    failed = await report(
+        world, ReportKind.SAMPLES, **named(job, world), status="Failed", errorCode="model_timeout"
+    )
     assert (failed.state, failed.attempt) == (State.PENDING, 2)
     world.clock.advance(minutes=1)
     job = await world.next_job()
@@ -148,13 +212,17 @@ async def test_workers_with_current_names_report_at_the_same_time(make_world) ->
     job = await world.next_job()
     assert job.job_id is not None
     body = {
-        "generation_request_id": str(job.id), "job_id": str(job.job_id), "samples": four_samples(job),
+        "generation_request_id": str(job.id),
+        "job_id": str(job.job_id),
+        "samples": four_samples(job),
         "callback_token": world.service.secrets.token(job.job_id),
-    }  # fmt: skip
+    }
     assert (await report(world, ReportKind.SAMPLES, **body)).state is State.AWAITING_SELECTION
 
 
-async def test_without_the_setting_older_names_are_refused_in_words(world: ServiceUnderTest) -> None:
+async def test_without_the_setting_older_names_are_refused_in_words(
+    world: ServiceUnderTest,
+) -> None:
     await world.submitted()
     job = await world.next_job()
     with pytest.raises(errors.InvalidRequestError) as refused:
@@ -177,7 +245,11 @@ async def test_an_older_job_that_died_in_the_broker_is_a_failed_attempt(make_wor
     request = await world.submitted()
     job = await world.next_job()
     consumer = DeadLetterConsumer(
-        world.jobs, world.service.outbox, job_queues={"q"}, now=world.clock, proves=world.service.secrets.opens
+        world.jobs,
+        world.service.outbox,
+        job_queues={"q"},
+        now=world.clock,
+        proves=world.service.secrets.opens,
     )
     body = orjson.dumps(job_message(world, job, older=True))
     await consumer.handle(a_dead(body))
@@ -186,5 +258,9 @@ async def test_an_older_job_that_died_in_the_broker_is_a_failed_attempt(make_wor
 
 def a_dead(body: bytes) -> Delivery:
     """A job that the broker gave up on."""
-    fields = {"body": body, "routing_key": "k", "headers": {"x-death": [{"queue": "q", "reason": "delivery_limit"}]}}
+    fields = {
+        "body": body,
+        "routing_key": "k",
+        "headers": {"x-death": [{"queue": "q", "reason": "delivery_limit"}]},
+    }
     return Delivery(**{**dict.fromkeys(Delivery.__dataclass_fields__), **fields})  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""Statements that write some of the same requests lock them in one order: none ever waits for another in a circle."""
+"""Statements that write some of the same requests lock them in one order: none ever waits for
+another in a circle.
+"""
 
 import pytest
 
@@ -22,7 +24,9 @@ async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
     requests = [await world.look(world.engine.jobs.popleft()) for _ in range(TOGETHER)]
 
     def progress(request: GenerationRequest) -> StateChange:
-        return mover.apply_event(request, Event.PROGRESS_REPORTED, progress={"percent": 50}, data={"percent": 50})
+        return mover.apply_event(
+            request, Event.PROGRESS_REPORTED, progress={"percent": 50}, data={"percent": 50}
+        )
 
     def other(request: GenerationRequest) -> StateChange:
         if kind is Event.PROGRESS_REPORTED:
@@ -30,9 +34,13 @@ async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
         return mover.apply_event(request, kind, data={"by": "test"}, pending_action=None)
 
     first, second = await both_held_up(
-        world, database_url, requests[TOGETHER // 2],
+        world,
+        database_url,
+        requests[TOGETHER // 2],
         mover.store.write_moves([progress(request) for request in requests]),
         mover.store.write_moves([other(request) for request in reversed(requests)]),
-    )  # fmt: skip
-    assert [one != two for one, two in zip(first, reversed(second), strict=True)] == [True] * TOGETHER
+    )
+    assert [one != two for one, two in zip(first, reversed(second), strict=True)] == [
+        True
+    ] * TOGETHER
     assert await deadlocks(world) == 0

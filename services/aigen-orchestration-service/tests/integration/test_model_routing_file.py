@@ -1,11 +1,17 @@
-"""Routing rules in a file: taken when they fit, refused in words when they do not, and seen in what is charged."""
+"""Routing rules in a file: taken when they fit, refused in words when they do not, and seen in what
+is charged.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from creativeflow.services.aigeneration.adapters.model_routing_file import RoutingFileError, RoutingSource, read_routing
+from creativeflow.services.aigeneration.adapters.model_routing_file import (
+    RoutingFileError,
+    RoutingSource,
+    read_routing,
+)
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from tests.support.app import ServiceUnderTest
@@ -75,8 +81,17 @@ def test_a_changed_file_is_taken_and_a_broken_one_leaves_the_rules_as_they_were(
         ('default = "y"\n[models.y]\ntitle="Y"', "models.y.provider: Field required"),
         ('default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\nspeed=9', "models.y.speed"),
         ('default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\nsped=1', "models.y.sped"),
-        ('default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\nsurcharge="1.005"', "models.y.surcharge"),
-        ('default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\n[[rules]]\nname="r"\nuse={y=1}\nformats=["Fax"]', "Fax"),
+        (
+            'default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\nsurcharge="1.005"',
+            "models.y.surcharge",
+        ),
+        (
+            (
+                'default = "y"\n[models.y]\nprovider="p"\ntitle="Y"\n'
+                '[[rules]]\nname="r"\nuse={y=1}\nformats=["Fax"]'
+            ),
+            "Fax",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
@@ -89,22 +104,35 @@ def test_what_does_not_fit_is_told_with_its_place(tmp_path: Path, text: str, tol
         RoutingSource(tmp_path / "nowhere.toml")
 
 
-async def test_the_choice_and_its_reason_stand_in_the_timeline_and_in_the_job(make_world, file: Path) -> None:
+async def test_the_choice_and_its_reason_stand_in_the_timeline_and_in_the_job(
+    make_world, file: Path
+) -> None:
     change(file, RULES + '[[rules]]\nname = "half"\nuse = { spare = 1 }\nstages = ["final"]\n')
     world: ServiceUnderTest = make_world(routing_file=file)
     request = await world.submitted()
-    route = {"chosen": "house", "reason": "default", "provider": "openai_images", "strategy": "quality"}
+    route = {
+        "chosen": "house",
+        "reason": "default",
+        "provider": "openai_images",
+        "strategy": "quality",
+    }
     assert (await world.timeline(request))[0]["data"]["route"] == route
     job = await world.next_job()
     assert (job.model, job.route) == ("house", route)
     request = await world.deliver(job)
     await world.select(request)
     final = await world.next_job()
-    assert (final.model, final.route["reason"], final.route["provider"]) == ("spare", "rule half", "stability")
+    assert (final.model, final.route["reason"], final.route["provider"]) == (
+        "spare",
+        "rule half",
+        "stability",
+    )
     await world.deliver(final)
 
 
-async def test_a_surcharge_of_the_file_is_quoted_and_charged_and_survives_a_reload(make_world, file: Path) -> None:
+async def test_a_surcharge_of_the_file_is_quoted_and_charged_and_survives_a_reload(
+    make_world, file: Path
+) -> None:
     world: ServiceUnderTest = make_world(routing_file=file)
     await world.grant("user", 500, "pro")
     quoted = await world.quoted(model="atelier")
@@ -131,7 +159,9 @@ async def test_a_model_that_left_the_file_is_replaced_by_the_default_and_nothing
 ) -> None:
     world: ServiceUnderTest = make_world(routing_file=file)
     request = await world.submitted(model="spare")
-    change(file, RULES.replace('fallbacks = ["spare"]', "").replace("[models.spare]", "[models.other]"))
+    change(
+        file, RULES.replace('fallbacks = ["spare"]', "").replace("[models.spare]", "[models.other]")
+    )
     world.service.routing.reload()
     job = await world.next_job()
     assert job.model == "house"
@@ -139,12 +169,18 @@ async def test_a_model_that_left_the_file_is_replaced_by_the_default_and_nothing
     await world.cancel(request)
 
 
-async def test_the_fallback_of_the_last_attempt_brings_its_own_provider(make_world, file: Path) -> None:
+async def test_the_fallback_of_the_last_attempt_brings_its_own_provider(
+    make_world, file: Path
+) -> None:
     world: ServiceUnderTest = make_world(routing_file=file)
     await world.submitted()
     for _ in range(2):
         await world.fail(await world.next_job())
         world.clock.advance(minutes=1)
     job = await world.next_job()
-    assert (job.model, job.route["provider"], job.route["chosen"]) == ("spare", "stability", "house")
+    assert (job.model, job.route["provider"], job.route["chosen"]) == (
+        "spare",
+        "stability",
+        "house",
+    )
     await world.deliver(job)

@@ -1,4 +1,6 @@
-"""Messages are paid at least once and in order, put off when somebody is away, parked when a person must look."""
+"""Messages are paid at least once and in order, put off when somebody is away, parked when a person
+must look.
+"""
 
 import asyncio
 
@@ -26,7 +28,9 @@ async def test_notifications_of_one_request_keep_their_order(world: ServiceUnder
     assert world.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
-async def test_a_refused_notification_is_parked_and_replayed_by_an_operator(world: ServiceUnderTest) -> None:
+async def test_a_refused_notification_is_parked_and_replayed_by_an_operator(
+    world: ServiceUnderTest,
+) -> None:
     request = await world.with_samples()
     world.notifier.faults.append("refused")
     await world.drain()
@@ -36,10 +40,14 @@ async def test_a_refused_notification_is_parked_and_replayed_by_an_operator(worl
     assert not await world.service.outbox.replay(parked[0]["id"], by="op", now=world.clock())
     await world.drain()
     assert world.notifier.types() == ["samples_ready"]
-    assert {"message_parked", "message_replayed", "notification_sent"} <= set(await world.events(request))
+    assert {"message_parked", "message_replayed", "notification_sent"} <= set(
+        await world.events(request)
+    )
 
 
-async def test_a_parked_message_can_be_dropped_and_that_stands_in_the_timeline(world: ServiceUnderTest) -> None:
+async def test_a_parked_message_can_be_dropped_and_that_stands_in_the_timeline(
+    world: ServiceUnderTest,
+) -> None:
     request = await world.with_samples()
     world.notifier.faults.append("refused")
     await world.drain()
@@ -60,12 +68,18 @@ async def test_relays_in_any_number_pay_each_message_once(make_world) -> None:
     await worlds[0].check()
 
 
-async def test_a_relay_that_dies_with_a_lease_leaves_the_message_to_the_next(world: ServiceUnderTest) -> None:
+async def test_a_relay_that_dies_with_a_lease_leaves_the_message_to_the_next(
+    world: ServiceUnderTest,
+) -> None:
     from datetime import timedelta  # noqa: PLC0415
 
     await world.with_samples()
     lost = await world.service.outbox.lease(
-        world.service.new_id(), most=10, now=world.clock(), lease_for=timedelta(minutes=1), topics=["notification.send"]
+        world.service.new_id(),
+        most=10,
+        now=world.clock(),
+        lease_for=timedelta(minutes=1),
+        topics=["notification.send"],
     )
     assert len(lost) == 1
     assert await world.service.relay.step() == 0

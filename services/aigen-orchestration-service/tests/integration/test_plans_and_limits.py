@@ -1,4 +1,6 @@
-"""What a plan and its status allow, what a quote binds, and what happens when either changes in mid-flight."""
+"""What a plan and its status allow, what a quote binds, and what happens when either changes in
+mid-flight.
+"""
 
 import asyncio
 from collections import Counter
@@ -25,13 +27,17 @@ def at_prices(world: ServiceUnderTest, **prices: int) -> None:
 
 
 @pytest.mark.parametrize("status", [SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIAL])
-async def test_a_running_subscription_gives_its_plan(world: ServiceUnderTest, status: SubscriptionStatus) -> None:
+async def test_a_running_subscription_gives_its_plan(
+    world: ServiceUnderTest, status: SubscriptionStatus
+) -> None:
     await world.grant("user", 0, "pro", status)
     assert (await world.submitted(brand_kit_id="kit")).terms is PLANS["pro"]
 
 
 @pytest.mark.parametrize("status", [SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED])
-async def test_an_ended_subscription_gives_the_free_plan(world: ServiceUnderTest, status: SubscriptionStatus) -> None:
+async def test_an_ended_subscription_gives_the_free_plan(
+    world: ServiceUnderTest, status: SubscriptionStatus
+) -> None:
     await world.grant("user", 500, "pro", status)
     request = await world.submitted()
     assert request.terms is PLANS["free"]
@@ -40,7 +46,9 @@ async def test_an_ended_subscription_gives_the_free_plan(world: ServiceUnderTest
         await world.submit(brand_kit_id="kit")
 
 
-async def test_a_suspended_subscription_gives_nothing_until_it_runs_again(world: ServiceUnderTest) -> None:
+async def test_a_suspended_subscription_gives_nothing_until_it_runs_again(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, "pro", SubscriptionStatus.SUSPENDED)
     with pytest.raises(errors.AccountRestrictedError):
         await world.submit()
@@ -62,7 +70,9 @@ async def test_after_an_upgrade_the_final_is_free_of_charge(world: ServiceUnderT
     assert await world.balance() == 0
 
 
-async def test_after_a_downgrade_the_final_costs_what_the_new_plan_says(world: ServiceUnderTest) -> None:
+async def test_after_a_downgrade_the_final_costs_what_the_new_plan_says(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 100, "pro")
     request = await world.with_samples()
     await world.grant("user", 0, "payg")
@@ -127,7 +137,11 @@ async def test_what_was_quoted_is_charged(world: ServiceUnderTest) -> None:
     await world.grant("user", 500, "payg")
     quoted = await world.quoted()
     prices = {(item["stage"], item["resolution"]): item["credits"] for item in quoted["items"]}
-    assert prices == {("samples", None): "0.25", ("final", "1080x1080"): "1.00", ("final", "4096x4096"): "2.00"}
+    assert prices == {
+        ("samples", None): "0.25",
+        ("final", "1080x1080"): "1.00",
+        ("final", "4096x4096"): "2.00",
+    }
     reply = await world.submit(quote_id=quoted["quote_id"])
     assert reply.request is not None
     request = await world.deliver(await world.next_job())
@@ -137,7 +151,9 @@ async def test_what_was_quoted_is_charged(world: ServiceUnderTest) -> None:
     await world.cancel(chosen)
 
 
-async def test_a_price_that_rose_or_fell_since_the_quote_is_never_charged(world: ServiceUnderTest) -> None:
+async def test_a_price_that_rose_or_fell_since_the_quote_is_never_charged(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, "payg")
     quoted = await world.quoted()
     for price in (26, 24, 0):
@@ -168,7 +184,9 @@ async def test_a_price_that_changes_between_samples_and_final_is_a_conflict_with
     await world.cancel(chosen)
 
 
-async def test_a_price_that_changes_while_the_work_is_done_changes_nothing(world: ServiceUnderTest) -> None:
+async def test_a_price_that_changes_while_the_work_is_done_changes_nothing(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 125, "payg")
     await world.submitted()
     job = await world.next_job()
@@ -201,9 +219,14 @@ async def test_a_quote_is_too_old_after_its_time_and_nobody_elses(world: Service
         await world.submit(quote_id=quoted["quote_id"])
 
 
-async def test_an_answer_is_replayed_though_its_quote_is_too_old_by_now(world: ServiceUnderTest) -> None:
+async def test_an_answer_is_replayed_though_its_quote_is_too_old_by_now(
+    world: ServiceUnderTest,
+) -> None:
     await world.grant("user", 500, "payg")
-    claim, quote_id = IdempotencyClaim(principal="p", key="k", fingerprint="f"), (await world.quoted())["quote_id"]
+    claim, quote_id = (
+        IdempotencyClaim(principal="p", key="k", fingerprint="f"),
+        (await world.quoted())["quote_id"],
+    )
     first = await world.submit(claim=claim, quote_id=quote_id)
     world.clock.advance(minutes=16)
     again = await world.submit(claim=claim, quote_id=quote_id)
@@ -215,15 +238,20 @@ async def test_an_answer_is_replayed_though_its_quote_is_too_old_by_now(world: S
 # The credit service is away
 
 
-async def test_what_is_free_goes_on_for_five_minutes_and_says_so_in_the_timeline(world: ServiceUnderTest) -> None:
+async def test_what_is_free_goes_on_for_five_minutes_and_says_so_in_the_timeline(
+    world: ServiceUnderTest,
+) -> None:
     await world.submitted("free")
     world.clock.advance(minutes=4)
     world.credits.faults.append("entitlements")
     request = await world.submitted("free")
     charge = (await world.timeline(request))[0]["data"]["charge"]
     assert charge == {
-        "action": "sample_generation", "paid_by": "allowance", "credits": "0.00", "entitlements": "stale"
-    }  # fmt: skip
+        "action": "sample_generation",
+        "paid_by": "allowance",
+        "credits": "0.00",
+        "entitlements": "stale",
+    }
     world.clock.advance(minutes=2)
     world.credits.faults.append("entitlements")
     with pytest.raises(errors.CreditsUnavailableError):
@@ -253,7 +281,9 @@ async def test_within_thirty_seconds_nobody_is_asked_again(world: ServiceUnderTe
 # How much of one user is with workers at once
 
 
-async def test_a_plan_limits_what_one_user_has_in_a_lane_and_nobody_else_waits_for_it(make_world) -> None:
+async def test_a_plan_limits_what_one_user_has_in_a_lane_and_nobody_else_waits_for_it(
+    make_world,
+) -> None:
     world: ServiceUnderTest = make_world(in_flight_limits={"free": 3, "pro": 5})
     await world.grant("pro", 0, "pro")
     for user_id in ("free", "pro"):
@@ -294,24 +324,33 @@ async def test_a_crowd_of_users_at_their_limit_does_not_hide_the_others(make_wor
 # Two samples, many clicks, across processes
 
 
-async def test_fifty_clicks_on_two_samples_in_two_processes_with_a_quote_charge_once(make_world) -> None:
+async def test_fifty_clicks_on_two_samples_in_two_processes_with_a_quote_charge_once(
+    make_world,
+) -> None:
     worlds = [make_world(), make_world()]
     await worlds[0].grant("user", 500, "payg")
     request = await worlds[0].with_samples()
     quoted = await worlds[0].quoted()
     told = await asyncio.gather(
         *(
-            worlds[n % 2].select(request, n % 2, quote_id=quoted["quote_id"], caller=Caller(name=f"tab-{n}"))
+            worlds[n % 2].select(
+                request, n % 2, quote_id=quoted["quote_id"], caller=Caller(name=f"tab-{n}")
+            )
             for n in range(50)
         ),
         return_exceptions=True,
     )
-    wrong = [error for error in told if isinstance(error, Exception) and not isinstance(error, errors.AigenError)]
+    wrong = [
+        error
+        for error in told
+        if isinstance(error, Exception) and not isinstance(error, errors.AigenError)
+    ]
     assert wrong == []
     chosen = await worlds[0].look(request)
     assert [(hold.stage, hold.amount, hold.state) for hold in chosen.holds] == [
-        (Stage.SAMPLES, 25, HoldState.CAPTURED), (Stage.FINAL, 100, HoldState.HELD),
-    ]  # fmt: skip
+        (Stage.SAMPLES, 25, HoldState.CAPTURED),
+        (Stage.FINAL, 100, HoldState.HELD),
+    ]
     await worlds[0].deliver(await worlds[0].next_job())
     await worlds[0].check()
     assert await worlds[0].balance() == 375
@@ -321,13 +360,17 @@ async def test_the_quote_says_how_long_it_binds(make_world) -> None:
     world: ServiceUnderTest = make_world(quote_validity=60.0)
     before = world.clock()
     quoted = await world.quoted("free")
-    assert quoted["expires_at"] == (before + timedelta(seconds=60)).replace(microsecond=0).isoformat().replace(
-        "+00:00", "Z"
-    )
+    assert quoted["expires_at"] == (before + timedelta(seconds=60)).replace(
+        microsecond=0
+    ).isoformat().replace("+00:00", "Z")
 
 
-async def test_backlogs_of_users_at_their_limit_leave_no_slot_of_the_window_free(make_world) -> None:
-    """The head of the lane holds four batches of jobs; what waits behind it must be found all the same."""
+async def test_backlogs_of_users_at_their_limit_leave_no_slot_of_the_window_free(
+    make_world,
+) -> None:
+    """The head of the lane holds four batches of jobs; what waits behind it must be found all the
+    same.
+    """
     world = make_world(in_flight_limits={"pro": 2, "enterprise": 50}, lane_window=20)
     world.service.dispatcher._batch = 5  # noqa: SLF001 - a head of twenty jobs
     await world.grant("capped", plan="pro")
@@ -354,5 +397,8 @@ async def test_concurrent_creates_of_one_user_get_virtual_times_of_their_own(mak
     world = make_world()
     await world.grant("user", plan="pro")
     await asyncio.gather(*(world.submit("user") for _ in range(200)))
-    times = [row["fair_at"] for row in await world.database.fetch("SELECT fair_at FROM generation_requests")]
+    times = [
+        row["fair_at"]
+        for row in await world.database.fetch("SELECT fair_at FROM generation_requests")
+    ]
     assert len(set(times)) == 200

@@ -1,4 +1,6 @@
-"""The broker adapter against a real RabbitMQ: what is published, consumed, lost, found again and shut down."""
+"""The broker adapter against a real RabbitMQ: what is published, consumed, lost, found again and
+shut down.
+"""
 
 import asyncio
 import datetime as dt
@@ -53,7 +55,9 @@ Connect = Callable[..., Awaitable[Broker]]
 
 
 class _Admin:
-    """A second, plain connection for setting up and looking; everything it names is deleted at the end."""
+    """A second, plain connection for setting up and looking; everything it names is deleted at the
+    end.
+    """
 
     def __init__(self) -> None:
         parameters = pika.URLParameters(URL)
@@ -137,7 +141,9 @@ async def connect(admin: _Admin) -> AsyncIterator[Connect]:
     """Makes a started broker; it is connected unless `wait=False`, and closed at the end."""
     brokers: list[Broker] = []
 
-    async def connect(via: TcpProxy | None = None, *, wait: bool = True, query: str = "", **options: Any) -> Broker:
+    async def connect(
+        via: TcpProxy | None = None, *, wait: bool = True, query: str = "", **options: Any
+    ) -> Broker:
         options = {"topology": Topology(), "reconnect_seconds": QUICK, **options}
         broker = Broker((through(via) if via else URL) + query, **options)
         brokers.append(broker)
@@ -154,20 +160,32 @@ async def connect(admin: _Admin) -> AsyncIterator[Connect]:
 def _no_stray_tasks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     gc.collect()
-    records = [record for when in ("setup", "call", "teardown") for record in caplog.get_records(when)]
-    strays = [record.getMessage() for record in records if record.name == "asyncio" and record.levelno >= logging.ERROR]
+    records = [
+        record for when in ("setup", "call", "teardown") for record in caplog.get_records(when)
+    ]
+    strays = [
+        record.getMessage()
+        for record in records
+        if record.name == "asyncio" and record.levelno >= logging.ERROR
+    ]
     assert not strays
 
 
-def through(proxy: TcpProxy, *, user: str = "", scheme: str = "amqp", host: str = "127.0.0.1") -> str:
+def through(
+    proxy: TcpProxy, *, user: str = "", scheme: str = "amqp", host: str = "127.0.0.1"
+) -> str:
     credentials = user or f"{PARAMETERS.credentials.username}:{PARAMETERS.credentials.password}"
     vhost = PARAMETERS.virtual_host.replace("/", "%2f")
     return f"{scheme}://{credentials}@{host}:{proxy.port}/{vhost}"
 
 
-def message(routing_key: str, message_id: str = "m", *, exchange: str = "", **options: Any) -> Message:
+def message(
+    routing_key: str, message_id: str = "m", *, exchange: str = "", **options: Any
+) -> Message:
     body = options.pop("body", message_id.encode())
-    return Message(exchange=exchange, routing_key=routing_key, body=body, message_id=message_id, **options)
+    return Message(
+        exchange=exchange, routing_key=routing_key, body=body, message_id=message_id, **options
+    )
 
 
 def outcomes(publications: list[PublishResult]) -> list[PublishOutcome]:
@@ -206,18 +224,26 @@ async def test_missing_topology_is_made_and_bound(connect: Connect, admin: _Admi
     for _ in range(2):  # what the first made, the second finds as expected
         broker = await connect(topology=topology)
         assert broker.mismatches == []
-        assert outcomes(await broker.publish([message("job.a", exchange=exchange)])) == [PublishOutcome.CONFIRMED]
+        assert outcomes(await broker.publish([message("job.a", exchange=exchange)])) == [
+            PublishOutcome.CONFIRMED
+        ]
     assert admin.depth(queue) == 2
 
 
-async def test_other_arguments_are_told_in_a_sentence_and_used_as_they_are(connect: Connect, admin: _Admin) -> None:
+async def test_other_arguments_are_told_in_a_sentence_and_used_as_they_are(
+    connect: Connect, admin: _Admin
+) -> None:
     exchange, classic, unlimited = admin.name_exchange(), admin.queue(), admin.queue()
     limited = admin.queue(x_max_length=7)
     admin.declare_exchange(exchange, "topic")
     admin.put(classic, b"kept")
     topology = Topology(
         exchanges=(Exchange(exchange, "direct"),),
-        queues=(Queue(classic, {"x-queue-type": "quorum"}), Queue(unlimited, {"x-max-length": 5}), Queue(limited)),
+        queues=(
+            Queue(classic, {"x-queue-type": "quorum"}),
+            Queue(unlimited, {"x-max-length": 5}),
+            Queue(limited),
+        ),
         bindings=(Binding(exchange, classic, "k.*"),),
     )
     with capture_logs() as logs:
@@ -228,19 +254,26 @@ async def test_other_arguments_are_told_in_a_sentence_and_used_as_they_are(conne
         mismatch("Queue", unlimited, "x-max-length", "not set", "'5'"),
         mismatch("Queue", limited, "x-max-length", "'7'", "not set"),
     ]
-    assert [log["mismatch"] for log in logs if log["event"] == "topology_mismatch"] == broker.mismatches
-    assert outcomes(await broker.publish([message("k.1", exchange=exchange)])) == [PublishOutcome.CONFIRMED]
+    assert [
+        log["mismatch"] for log in logs if log["event"] == "topology_mismatch"
+    ] == broker.mismatches
+    assert outcomes(await broker.publish([message("k.1", exchange=exchange)])) == [
+        PublishOutcome.CONFIRMED
+    ]
     assert admin.depth(classic) == 2
 
 
 def mismatch(kind: str, name: str, argument: str, theirs: str, ours: str) -> str:
     return (
-        f"{kind} {name} exists with other arguments than expected ({argument} is {theirs}, expected {ours}); "
-        f"it is used as it is. To get {argument} {ours}, delete it when empty and restart."
+        f"{kind} {name} exists with other arguments than expected ({argument} is {theirs}, expected"
+        f" {ours}); it is used as it is. To get {argument} {ours}, delete it when empty and"
+        " restart."
     )
 
 
-async def test_topology_is_made_again_at_every_connect(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_topology_is_made_again_at_every_connect(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     queue = admin.name_queue()
     broker = await connect(proxy, topology=Topology(queues=(Queue(queue),)))
     admin.delete(queue)
@@ -265,7 +298,9 @@ async def test_topology_steps_are_bounded_in_time(
         return await opened(link)
 
     monkeypatch.setattr(channels.Connection, "open_channel", stall_then_open)
-    broker = await connect(proxy, wait=False, topology=Topology(queues=(Queue(admin.name_queue()),)))
+    broker = await connect(
+        proxy, wait=False, topology=Topology(queues=(Queue(admin.name_queue()),))
+    )
     await eventually(lambda: broker.last_error)
     assert broker.last_error == "opening a channel took longer than 0.2 s"
     proxy.resume()
@@ -302,11 +337,22 @@ async def test_a_message_arrives_as_it_was_given(connect: Connect, admin: _Admin
     queue = admin.queue()
     broker = await connect()
     headers = {"attempt": 3, "nested": {"list": ["a", None, True]}}
-    sent = message(queue, "id-1", correlation_id="c-1", type="job.made", headers=headers, timestamp=1_700_000_000)
+    sent = message(
+        queue,
+        "id-1",
+        correlation_id="c-1",
+        type="job.made",
+        headers=headers,
+        timestamp=1_700_000_000,
+    )
     assert await broker.publish([sent]) == [PublishResult(PublishOutcome.CONFIRMED)]
     _, properties, body = admin.get(queue)
     assert body == b"id-1"
-    assert (properties.message_id, properties.correlation_id, properties.type) == ("id-1", "c-1", "job.made")
+    assert (properties.message_id, properties.correlation_id, properties.type) == (
+        "id-1",
+        "c-1",
+        "job.made",
+    )
     assert (properties.content_type, properties.delivery_mode) == ("application/json", 2)
     assert (properties.headers, properties.timestamp) == (headers, 1_700_000_000)
 
@@ -328,7 +374,9 @@ async def test_many_publishers_at_once(connect: Connect, admin: _Admin) -> None:
     broker = await connect(max_unconfirmed=20)
     batches = [[message(queue, f"{b}-{i}") for i in range(50)] for b in range(10)]
     answers = await asyncio.gather(*(broker.publish(batch) for batch in batches))
-    assert Counter(outcome for batch in answers for outcome in outcomes(batch)) == {PublishOutcome.CONFIRMED: 500}
+    assert Counter(outcome for batch in answers for outcome in outcomes(batch)) == {
+        PublishOutcome.CONFIRMED: 500
+    }
     assert admin.depth(queue) == 500
     assert await broker.publish([]) == []
 
@@ -345,10 +393,14 @@ async def test_what_the_broker_refuses_is_refused(connect: Connect, admin: _Admi
     queue = admin.queue(x_max_length=1, x_overflow="reject-publish")
     broker = await connect()
     assert outcomes(await broker.publish([message(queue)])) == [PublishOutcome.CONFIRMED]
-    assert await broker.publish([message(queue)]) == [PublishResult(PublishOutcome.REFUSED, "refused by the broker")]
+    assert await broker.publish([message(queue)]) == [
+        PublishResult(PublishOutcome.REFUSED, "refused by the broker")
+    ]
 
 
-async def test_a_message_that_cannot_be_written_hurts_no_other(connect: Connect, admin: _Admin) -> None:
+async def test_a_message_that_cannot_be_written_hurts_no_other(
+    connect: Connect, admin: _Admin
+) -> None:
     queue = admin.queue()
     broker = await connect()
     batch = [
@@ -364,11 +416,15 @@ async def test_a_message_that_cannot_be_written_hurts_no_other(connect: Connect,
         PublishOutcome.REFUSED,
         PublishOutcome.CONFIRMED,
     ]
-    assert answers[1].reason == "the message cannot be written as AMQP (UnsupportedAMQPFieldException)"
+    assert (
+        answers[1].reason == "the message cannot be written as AMQP (UnsupportedAMQPFieldException)"
+    )
     assert admin.depth(queue) == 2
 
 
-async def test_without_a_connection_all_is_lost_at_once(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_without_a_connection_all_is_lost_at_once(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     queue = admin.queue()
     broker = Broker(URL, topology=Topology())
     assert await broker.publish([message(queue)] * 2) == [NOT_CONNECTED] * 2
@@ -382,11 +438,15 @@ async def test_without_a_connection_all_is_lost_at_once(connect: Connect, admin:
     assert admin.depth(queue) == 0
 
 
-async def test_a_lost_connection_loses_what_is_outstanding(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_a_lost_connection_loses_what_is_outstanding(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     queue = admin.queue()
     broker = await connect(proxy, max_unconfirmed=30)
     proxy.stall(to_server=False)
-    publishing = asyncio.gather(*(broker.publish([message(queue, str(i)) for i in range(20)]) for _ in range(3)))
+    publishing = asyncio.gather(
+        *(broker.publish([message(queue, str(i)) for i in range(20)]) for _ in range(3))
+    )
     await eventually(lambda: admin.depth(queue) == 30)
     proxy.cut()
     answers = [answer for batch in await publishing for answer in batch]
@@ -397,32 +457,43 @@ async def test_a_lost_connection_loses_what_is_outstanding(connect: Connect, adm
     assert outcomes(await broker.publish([message(queue)])) == [PublishOutcome.CONFIRMED]
 
 
-async def test_a_late_confirm_does_no_harm(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_a_late_confirm_does_no_harm(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     queue = admin.queue()
     broker = await connect(proxy, confirm_timeout_seconds=0.3)
     proxy.stall(to_server=False)
     late = await broker.publish([message(queue, "1"), message("nowhere." + queue, "2")])
     assert late == [PublishResult(PublishOutcome.LOST, "not confirmed within 0.3 s")] * 2
-    again = asyncio.create_task(broker.publish([message("nowhere." + queue, "2"), message(queue, "1")]))
+    again = asyncio.create_task(
+        broker.publish([message("nowhere." + queue, "2"), message(queue, "1")])
+    )
     await eventually(lambda: admin.depth(queue) == 2)
     proxy.resume()
     assert outcomes(await again) == [PublishOutcome.RETURNED, PublishOutcome.CONFIRMED]
 
 
-async def test_no_more_than_the_window_is_in_flight(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_no_more_than_the_window_is_in_flight(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     queue = admin.queue()
     broker = await connect(proxy, max_unconfirmed=10, confirm_timeout_seconds=0.4)
     proxy.stall(to_server=False)
     first = asyncio.create_task(broker.publish([message(queue, str(i)) for i in range(15)]))
     second = asyncio.create_task(broker.publish([message(queue)]))
     reasons = [answer.reason for answer in await first + await second]
-    assert reasons == ["not confirmed within 0.4 s"] * 10 + ["still waiting for its turn after 0.4 s"] * 6
+    assert (
+        reasons
+        == ["not confirmed within 0.4 s"] * 10 + ["still waiting for its turn after 0.4 s"] * 6
+    )
     assert admin.depth(queue) == 10
     proxy.resume()
     assert outcomes(await broker.publish([message(queue)] * 30)) == [PublishOutcome.CONFIRMED] * 30
 
 
-async def test_a_publish_given_up_leaves_its_room_to_others(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_a_publish_given_up_leaves_its_room_to_others(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     queue = admin.queue()
     broker = await connect(proxy, max_unconfirmed=10)
     proxy.stall(to_server=False)
@@ -436,20 +507,29 @@ async def test_a_publish_given_up_leaves_its_room_to_others(connect: Connect, ad
     assert outcomes(await other) == [PublishOutcome.CONFIRMED] * 5
 
 
-async def test_a_missing_exchange_costs_the_batch_not_the_broker(connect: Connect, admin: _Admin) -> None:
+async def test_a_missing_exchange_costs_the_batch_not_the_broker(
+    connect: Connect, admin: _Admin
+) -> None:
     queue, later = admin.queue(), admin.name_queue()
     broker = await connect(topology=Topology(queues=(Queue(later),)))
     admin.delete(later)
     with capture_logs() as logs:
-        answers = await broker.publish([message("k", exchange=admin.name_exchange()), message(queue)])
+        answers = await broker.publish(
+            [message("k", exchange=admin.name_exchange()), message(queue)]
+        )
         assert outcomes(answers) == [PublishOutcome.LOST] * 2
         assert answers[0].reason.startswith("404 NOT_FOUND - no exchange")
         assert await broker.wait_connected(5)
-    assert outcomes(await broker.publish([message(queue), message(later)])) == [PublishOutcome.CONFIRMED] * 2
+    assert (
+        outcomes(await broker.publish([message(queue), message(later)]))
+        == [PublishOutcome.CONFIRMED] * 2
+    )
     assert [log["event"] for log in logs] == ["publisher_channel_lost"]
 
 
-async def test_blocked_publishers_write_nothing(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_blocked_publishers_write_nothing(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     queue = admin.queue()
     broker = await connect(proxy, max_unconfirmed=5)
     blocked = PublishResult(PublishOutcome.LOST, "broker is blocking publishers (low on memory)")
@@ -487,19 +567,25 @@ async def test_a_broker_down_at_the_start_is_found_later(connect: Connect, proxy
     assert broker.server_version == logs[-1]["server_version"] is not None
 
 
-async def test_who_waits_for_it_is_told_whenever_it_can_publish(connect: Connect, proxy: TcpProxy) -> None:
+async def test_who_waits_for_it_is_told_whenever_it_can_publish(
+    connect: Connect, proxy: TcpProxy
+) -> None:
     told: list[bool] = []
     broker = await connect(proxy, wait=False)
     broker.when_connected(lambda: told.append(broker.connected))
     await eventually(lambda: told == [True])
     proxy.cut()
     await eventually(lambda: told == [True] * 2)
-    lost = Message(exchange=f"no.{uuid.uuid4().hex}", routing_key="x", body=b"", message_id="1")  # ends its channel
+    lost = Message(
+        exchange=f"no.{uuid.uuid4().hex}", routing_key="x", body=b"", message_id="1"
+    )  # ends its channel
     assert [found.outcome for found in await broker.publish([lost])] == [PublishOutcome.LOST]
     await eventually(lambda: told == [True] * 3)
 
 
-async def test_it_reconnects_as_often_as_it_must(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_it_reconnects_as_often_as_it_must(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     queue = admin.queue()
     broker = await connect(proxy)
     got: list[Delivery] = []
@@ -509,7 +595,9 @@ async def test_it_reconnects_as_often_as_it_must(connect: Connect, admin: _Admin
             proxy.cut()
             await eventually(lambda: not broker.connected)
             assert await broker.wait_connected(5)
-            assert outcomes(await broker.publish([message(queue, str(round_number))])) == [PublishOutcome.CONFIRMED]
+            assert outcomes(await broker.publish([message(queue, str(round_number))])) == [
+                PublishOutcome.CONFIRMED
+            ]
             await arrived(got, str(round_number))  # perhaps twice, when the cut came before its ack
     lost = [log for log in logs if log["event"] == "broker_lost"]
     assert len(lost) == 3
@@ -530,12 +618,17 @@ def test_the_waits_double_and_are_drawn_at_random() -> None:
             waits.append(backoff.next())
         assert min(waits) >= 0.5
         ceilings.append(max(waits))
-    assert all(0.8 * limit < seen <= limit for seen, limit in zip(ceilings, [1, 2, 4, 8, 15, 15, 15], strict=True))
+    assert all(
+        0.8 * limit < seen <= limit
+        for seen, limit in zip(ceilings, [1, 2, 4, 8, 15, 15, 15], strict=True)
+    )
     assert all(backoff.next(lived_seconds=16) <= 1 for _ in range(100))
     assert max(backoff.next(lived_seconds=1) for _ in range(100)) > 10
 
 
-async def test_a_dead_peer_is_noticed_by_the_heartbeat(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_a_dead_peer_is_noticed_by_the_heartbeat(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     broker = await connect(proxy, heartbeat_seconds=1)
     broker.consume(admin.queue(), collector([]), prefetch=1)
     proxy.stall()
@@ -555,7 +648,9 @@ async def test_the_urls_query_is_honoured(connect: Connect, proxy: TcpProxy, que
     assert await broker.wait_connected(5)
 
 
-async def test_credentials_are_told_nowhere(proxy: TcpProxy, caplog: pytest.LogCaptureFixture) -> None:
+async def test_credentials_are_told_nowhere(
+    proxy: TcpProxy, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     url = through(proxy, user=f"nobody:{PASSWORD}")
     broker = Broker(url, topology=Topology(), reconnect_seconds=QUICK)
@@ -601,13 +696,19 @@ def certify(folder: Path) -> tuple[Path, ssl.SSLContext]:
     now = dt.datetime.now(dt.UTC)
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(hours=1))
+    builder = builder.not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(
+        now + dt.timedelta(hours=1)
+    )
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     certificate, private = folder / "certificate.pem", folder / "key.pem"
-    certificate.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    certificate.write_bytes(
+        builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    )
     plain = serialization.NoEncryption()
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, private)
     return certificate, context
@@ -636,11 +737,21 @@ async def test_it_runs_on_uvloop(admin: _Admin) -> None:
 
 async def test_a_delivery_says_what_was_sent(connect: Connect, admin: _Admin) -> None:
     exchange, queue = admin.name_exchange(), admin.name_queue()
-    topology = Topology((Exchange(exchange, "direct"),), (Queue(queue),), (Binding(exchange, queue, "k"),))
+    topology = Topology(
+        (Exchange(exchange, "direct"),), (Queue(queue),), (Binding(exchange, queue, "k"),)
+    )
     broker = await connect(topology=topology)
     got: list[Delivery] = []
     broker.consume(queue, collector(got), prefetch=1)
-    sent = message("k", "id", exchange=exchange, body=b"secret", correlation_id="c", type="t", headers={"h": [1]})
+    sent = message(
+        "k",
+        "id",
+        exchange=exchange,
+        body=b"secret",
+        correlation_id="c",
+        type="t",
+        headers={"h": [1]},
+    )
     await broker.publish([sent])
     admin.put(queue, b"bare")
     await eventually(lambda: len(got) == 2)
@@ -658,7 +769,9 @@ async def test_a_delivery_says_what_was_sent(connect: Connect, admin: _Admin) ->
     assert "secret" not in repr(got[0]) + repr(sent)
 
 
-async def test_handlers_run_side_by_side_up_to_the_prefetch(connect: Connect, admin: _Admin) -> None:
+async def test_handlers_run_side_by_side_up_to_the_prefetch(
+    connect: Connect, admin: _Admin
+) -> None:
     queue = admin.queue()
     admin.put(queue, *(str(i).encode() for i in range(10)))
     gate = asyncio.Semaphore(0)
@@ -701,7 +814,10 @@ async def test_verdicts(connect: Connect, admin: _Admin) -> None:
     broker = await connect()
     broker.consume(queue, handle, prefetch=10)
     await eventually(lambda: len(got) == 4)
-    assert [(delivery.body, delivery.redelivered) for delivery in got[2:]] == [(b"requeue", False), (b"requeue", True)]
+    assert [(delivery.body, delivery.redelivered) for delivery in got[2:]] == [
+        (b"requeue", False),
+        (b"requeue", True),
+    ]
     await broker.close()
     assert admin.depth(queue) == 0
     assert admin.get(dead)[2] == b"reject"
@@ -735,7 +851,11 @@ async def test_a_failed_handler_is_tried_again_in_place(
     assert [again for _, again in poor] == [False] * 4
     assert all(later - earlier >= 0.05 for (earlier, _), (later, _) in pairwise(poor))
     failures = [log for log in logs if log["event"] == "handler_failed"]
-    assert [(log["message_id"], log["attempt"]) for log in failures] == [("poor", 1), ("poor", 2), ("poor", 3)]
+    assert [(log["message_id"], log["attempt"]) for log in failures] == [
+        ("poor", 1),
+        ("poor", 2),
+        ("poor", 3),
+    ]
     assert admin.depth(queue) == 0
 
 
@@ -758,7 +878,11 @@ async def test_a_handler_that_waits_for_something_is_tried_again_without_a_trace
         await eventually(lambda: len(tried) == 2)
         await broker.close()
     (waited,) = [log for log in logs if log["event"] == "handler_waits"]
-    assert (waited["log_level"], waited["reason"], "exc_info" in waited) == ("warning", "storage_unavailable", False)
+    assert (waited["log_level"], waited["reason"], "exc_info" in waited) == (
+        "warning",
+        "storage_unavailable",
+        False,
+    )
     assert admin.depth(queue) == 0
 
 
@@ -789,7 +913,9 @@ async def test_when_the_connection_dies_the_old_handler_ends_and_the_message_com
     assert admin.depth(queue) == 0
 
 
-async def test_an_ack_for_a_dead_channel_is_ignored(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_an_ack_for_a_dead_channel_is_ignored(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     queue = admin.queue()
     admin.put(queue, b"1")
     got: list[Delivery] = []
@@ -808,7 +934,12 @@ async def test_an_ack_for_a_dead_channel_is_ignored(connect: Connect, admin: _Ad
         proxy.cut()
         await eventually(lambda: len(got) == 2)
         await broker.close()
-    assert [log["event"] for log in logs] == ["broker_lost", "broker_connected", "consumer_started", "broker_closed"]
+    assert [log["event"] for log in logs] == [
+        "broker_lost",
+        "broker_connected",
+        "consumer_started",
+        "broker_closed",
+    ]
     assert admin.depth(queue) == 0
 
 
@@ -845,7 +976,9 @@ async def test_a_deleted_queue_is_consumed_again_and_its_running_handler_finishe
     assert {log["log_level"] for log in lost} == {"warning"}
 
 
-async def test_a_deleted_queue_of_the_topology_is_made_again(connect: Connect, admin: _Admin) -> None:
+async def test_a_deleted_queue_of_the_topology_is_made_again(
+    connect: Connect, admin: _Admin
+) -> None:
     queue = admin.name_queue()
     broker = await connect(topology=Topology(queues=(Queue(queue),)))
     got: list[Delivery] = []
@@ -909,7 +1042,9 @@ async def test_a_clean_close_drains_everything_and_complains_of_nothing(
     assert events == ["began", "began", PublishOutcome.CONFIRMED, PublishOutcome.CONFIRMED]
     assert (admin.depth(queue), admin.depth(other)) == (4, 2)
     assert [log["event"] for log in logs] == ["broker_closed"]
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [
+        record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+    ] == []
     assert await broker.publish([message(queue)]) == [NOT_CONNECTED]
     with pytest.raises(RuntimeError):
         await broker.start()
@@ -933,7 +1068,9 @@ async def test_close_waits_for_outstanding_confirms(
     assert outcomes(await publishing) == [PublishOutcome.CONFIRMED] * 20
 
 
-async def test_a_failing_handler_is_not_tried_again_during_close(connect: Connect, admin: _Admin) -> None:
+async def test_a_failing_handler_is_not_tried_again_during_close(
+    connect: Connect, admin: _Admin
+) -> None:
     queue = admin.queue()
     admin.put(queue, b"1")
     tried = asyncio.Event()
@@ -975,7 +1112,9 @@ async def test_close_is_bounded_and_the_message_stays(connect: Connect, admin: _
     await eventually(lambda: admin.depth(queue) == 1)
 
 
-async def test_close_is_bounded_when_the_broker_is_silent(connect: Connect, admin: _Admin, proxy: TcpProxy) -> None:
+async def test_close_is_bounded_when_the_broker_is_silent(
+    connect: Connect, admin: _Admin, proxy: TcpProxy
+) -> None:
     broker = await connect(proxy)
     broker.consume(admin.queue(), collector([]), prefetch=1)
     proxy.stall()
@@ -987,7 +1126,9 @@ async def test_close_is_bounded_when_the_broker_is_silent(connect: Connect, admi
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-async def test_close_while_connecting(connect: Connect, proxy: TcpProxy, *, reachable: bool) -> None:
+async def test_close_while_connecting(
+    connect: Connect, proxy: TcpProxy, *, reachable: bool
+) -> None:
     if reachable:
         proxy.stall()
     else:

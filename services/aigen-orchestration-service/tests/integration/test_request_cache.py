@@ -1,4 +1,6 @@
-"""What a process remembers of a request helps it, and never deceives it: others may have moved the request since."""
+"""What a process remembers of a request helps it, and never deceives it: others may have moved the
+request since.
+"""
 
 import asyncio
 
@@ -24,7 +26,9 @@ class Looks:
         monkeypatch.setattr(world.service.store, "load", counted)
 
 
-async def test_the_reports_of_a_job_need_no_look_at_its_request(world: ServiceUnderTest, monkeypatch) -> None:
+async def test_the_reports_of_a_job_need_no_look_at_its_request(
+    world: ServiceUnderTest, monkeypatch
+) -> None:
     await world.submitted()
     job = await world.next_job()
     looks = Looks(world, monkeypatch)
@@ -61,7 +65,9 @@ async def test_a_refusal_rests_on_the_request_as_it_is(make_world) -> None:
     assert chosen.request.round == 2
 
 
-async def test_somebody_elses_request_is_not_found_though_it_is_remembered(world: ServiceUnderTest) -> None:
+async def test_somebody_elses_request_is_not_found_though_it_is_remembered(
+    world: ServiceUnderTest,
+) -> None:
     request = await world.with_samples("owner")
     with pytest.raises(errors.NotFoundError):
         await world.service.orchestrator.cancel(request.id, Caller(name="thief", user_id="thief"))

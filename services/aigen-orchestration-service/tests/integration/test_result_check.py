@@ -1,4 +1,6 @@
-"""What workers report is looked at before it counts: size, format, wholeness, checksum; wherever it is kept."""
+"""What workers report is looked at before it counts: size, format, wholeness, checksum; wherever it
+is kept.
+"""
 
 import asyncio
 import base64
@@ -82,9 +84,13 @@ async def final_job(world: ServiceUnderTest, server: PictureServer) -> Generatio
 
 
 def served(server: PictureServer, job: GenerationRequest, **changed: Any) -> list[dict[str, Any]]:
-    """Four good samples that the server has; `changed` says what it serves for one, such as `two=b""`."""
+    """Four good samples that the server has; `changed` says what it serves for one, such as
+    `two=b""`.
+    """
     samples = []
-    for index, (name, sample) in enumerate(zip(("zero", "one", "two", "three"), four_samples(job), strict=True)):
+    for index, (name, sample) in enumerate(
+        zip(("zero", "one", "two", "three"), four_samples(job), strict=True)
+    ):
         url = server.put(f"/{job.job_id}/{index}.png", changed.get(name, picture(seed=index)))
         samples.append({**sample, "url": url})
     return samples
@@ -92,7 +98,11 @@ def served(server: PictureServer, job: GenerationRequest, **changed: Any) -> lis
 
 async def evidence(world: ServiceUnderTest, request: GenerationRequest) -> list[dict[str, Any]]:
     """What was found, as the timeline has it."""
-    return [check for entry in await world.timeline(request) for check in (entry["data"] or {}).get("checks", ())]
+    return [
+        check
+        for entry in await world.timeline(request)
+        for check in (entry["data"] or {}).get("checks", ())
+    ]
 
 
 def test_default_of_the_check_is_to_fetch_every_picture() -> None:
@@ -127,7 +137,9 @@ async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and
     assert found.final_asset is None
 
 
-async def test_uploaded_final_is_delivered_with_what_was_found(world: ServiceUnderTest, server: PictureServer) -> None:
+async def test_uploaded_final_is_delivered_with_what_was_found(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     job = await final_job(world, server)
     data = picture(*FINAL)
     kept = await uploaded(world, job, data)
@@ -153,7 +165,9 @@ async def test_uploaded_final_that_is_damaged_later_is_decoded_again_and_refused
 async def test_address_of_ours_without_a_picture_is_a_failed_attempt(
     world: ServiceUnderTest, server: PictureServer
 ) -> None:
-    """The directory may be another machine's, so the address is called; nobody answers there in this test."""
+    """The directory may be another machine's, so the address is called; nobody answers there in
+    this test.
+    """
     job = await final_job(world, server)
     own = f"{world.service.public_url}/assets/{'0' * 32}.png"
     again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), "url": own})
@@ -205,14 +219,21 @@ async def test_final_that_is_broken_is_tried_again_and_not_charged(
     job = await world.next_job()
     shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
     await world.orchestrator.select_sample(
-        shown.id, shown.samples[0]["asset_id"], Caller(name="test"), resolution=None, file_format=kind, quote_id=None
+        shown.id,
+        shown.samples[0]["asset_id"],
+        Caller(name="test"),
+        resolution=None,
+        file_format=kind,
+        quote_id=None,
     )
     job = await world.next_job()
     asset = {**a_final(job), "url": server.put("/final", content)}
     again = await report(world, ReportKind.FINAL, job, final_asset=asset)
     assert (again.state, again.attempt, again.final_asset) == (State.PENDING, 2, None)
     assert [hold.state.value for hold in again.holds if hold.stage.value == "final"] == ["held"]
-    assert [check["reason"] for check in await evidence(world, again)] == ([reason] if reason else [])
+    assert [check["reason"] for check in await evidence(world, again)] == (
+        [reason] if reason else []
+    )
     world.clock.advance(minutes=1)
     job = await world.next_job()
     asset = {**a_final(job), "url": server.put("/good", picture(*FINAL, kind))}
@@ -220,7 +241,8 @@ async def test_final_that_is_broken_is_tried_again_and_not_charged(
 
 
 @pytest.mark.parametrize(
-    "claim", ["sha256:" + "0" * 64, "sha256:00", "0" * 64, "SHA-256:" + "AAAA", "sha256-" + "A" * 43 + "="]
+    "claim",
+    ["sha256:" + "0" * 64, "sha256:00", "0" * 64, "SHA-256:" + "AAAA", "sha256-" + "A" * 43 + "="],
 )
 async def test_checksum_that_is_another_pictures_is_an_invalid_output(
     world: ServiceUnderTest, server: PictureServer, claim: str
@@ -232,13 +254,17 @@ async def test_checksum_that_is_another_pictures_is_an_invalid_output(
     assert [check["reason"] for check in await evidence(world, again)] == ["checksum_mismatch"]
 
 
-@pytest.mark.parametrize("spelt", ["sha256:{hex}", "{hex}", "SHA-256={HEX}", "sha256-{base64}", "md5:123", "etag-1"])
+@pytest.mark.parametrize(
+    "spelt", ["sha256:{hex}", "{hex}", "SHA-256={HEX}", "sha256-{base64}", "md5:123", "etag-1"]
+)
 async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
     world: ServiceUnderTest, server: PictureServer, spelt: str
 ) -> None:
     digest = hashlib.sha256(WHOLE)
     claim = spelt.format(
-        hex=digest.hexdigest(), HEX=digest.hexdigest().upper(), base64=base64.b64encode(digest.digest()).decode()
+        hex=digest.hexdigest(),
+        HEX=digest.hexdigest().upper(),
+        base64=base64.b64encode(digest.digest()).decode(),
     )
     job = await final_job(world, server)
     asset = {**a_final(job), "url": server.put("/final", WHOLE), "checksum": claim}
@@ -248,7 +274,9 @@ async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
     assert done.final_asset["checksum"] == f"sha256:{digest.hexdigest()}"
 
 
-async def test_trouble_that_passes_is_waited_for(world: ServiceUnderTest, server: PictureServer) -> None:
+async def test_trouble_that_passes_is_waited_for(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     job = await final_job(world, server)
     asset = {**a_final(job), "url": server.put("/final", [503, WHOLE])}
     assert (await report(world, ReportKind.FINAL, job, final_asset=asset)).state is State.COMPLETED
@@ -267,7 +295,9 @@ async def test_trouble_that_stays_is_a_network_error_after_three_tries(
     assert failed[0]["data"]["code"] == "network_error"
 
 
-async def test_address_where_nobody_listens_is_a_network_error(world: ServiceUnderTest, server: PictureServer) -> None:
+async def test_address_where_nobody_listens_is_a_network_error(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     job = await final_job(world, server)
     async with PictureServer() as gone:
         dead = gone.url("/final")
@@ -294,15 +324,18 @@ async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
     shown = await asyncio.wait_for(report(world, ReportKind.SAMPLES, job, samples=samples), 5)
     assert [sample["index"] for sample in shown.samples] == [0, 3]
     assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
-        (1, "network_error"), (2, "network_error"),
-    ]  # fmt: skip
+        (1, "network_error"),
+        (2, "network_error"),
+    ]
     await world.check()
 
 
 async def test_file_beyond_the_limit_is_left_in_the_middle(
     make_world: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
-    world = make_world(result_check="fetch", result_allowed_networks=LOOPBACK, asset_limit_bytes=100_000)
+    world = make_world(
+        result_check="fetch", result_allowed_networks=LOOPBACK, asset_limit_bytes=100_000
+    )
     await world.submitted()
     job = await world.next_job()
     shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
@@ -342,18 +375,23 @@ async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
 
 
 @pytest.mark.parametrize(
-    "location", ["http://127.0.0.1:{port}/inside", "//127.0.0.1:{port}/inside", "file:///etc/passwd"]
+    "location",
+    ["http://127.0.0.1:{port}/inside", "//127.0.0.1:{port}/inside", "file:///etc/passwd"],
 )
 async def test_redirect_to_loopback_is_not_followed(
     world: ServiceUnderTest, server: PictureServer, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
-    """A public name whose server sends on to a private address; the name leads to the test's server by the resolver."""
+    """A public name whose server sends on to a private address; the name leads to the test's server
+    by the resolver.
+    """
     job = await final_job(world, server)
     async with PictureServer() as inside:
         inside.put("/inside", WHOLE)
         port = inside.port
         public = server.put("/final", (302, f"Location: {location.format(port=port)}"))
-        rules = world.service.settings.model_copy(update={"result_allowed_networks": ("127.0.0.2/32",)}).result_rules()
+        rules = world.service.settings.model_copy(
+            update={"result_allowed_networks": ("127.0.0.2/32",)}
+        ).result_rules()
 
         async def resolve(_host: str, _port: int) -> list[str]:
             return ["127.0.0.2"]
@@ -371,7 +409,9 @@ async def test_redirect_to_loopback_is_not_followed(
         assert not inside.requests
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/final.png", "http://169.254.169.254/latest/meta-data", "http://user@h/x"])
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/final.png", "http://169.254.169.254/latest/meta-data", "http://user@h/x"]
+)
 async def test_address_that_cannot_be_called_is_an_invalid_output(
     world: ServiceUnderTest, server: PictureServer, url: str
 ) -> None:
@@ -386,12 +426,18 @@ async def test_good_samples_among_broken_ones_are_a_partial_result(
 ) -> None:
     await world.submitted()
     job = await world.next_job()
-    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job, one=404, three=picture(512, 300)))
+    shown = await report(
+        world,
+        ReportKind.SAMPLES,
+        job,
+        samples=served(server, job, one=404, three=picture(512, 300)),
+    )
     assert shown.state is State.AWAITING_SELECTION
     assert [sample["index"] for sample in shown.samples] == [0, 2]
     assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
-        (1, "invalid_output"), (3, "invalid_output"),
-    ]  # fmt: skip
+        (1, "invalid_output"),
+        (3, "invalid_output"),
+    ]
     assert {hold.state.value for hold in shown.holds} <= {"held", "captured"}
 
 
@@ -401,7 +447,8 @@ async def test_broken_sample_without_an_index_fails_under_its_own_place(
     await world.submitted()
     job = await world.next_job()
     samples = [
-        {name: value for name, value in sample.items() if name != "index"} for sample in served(server, job, zero=404)
+        {name: value for name, value in sample.items() if name != "index"}
+        for sample in served(server, job, zero=404)
     ]
     shown = await report(world, ReportKind.SAMPLES, job, samples=samples)
     assert [(sample["index"], sample["asset_id"]) for sample in shown.samples] == [
@@ -418,7 +465,10 @@ async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at
     for _ in range(3):
         job = await world.next_job()
         found = await report(
-            world, ReportKind.SAMPLES, job, samples=served(server, job, zero=404, one=404, two=404, three=404)
+            world,
+            ReportKind.SAMPLES,
+            job,
+            samples=served(server, job, zero=404, one=404, two=404, three=404),
         )
         world.clock.advance(minutes=1)
     assert found.state is State.FAILED
@@ -427,14 +477,17 @@ async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at
     assert (await world.look(request)).samples == ()
 
 
-async def test_fewer_samples_than_ordered_say_which_are_missing(world: ServiceUnderTest, server: PictureServer) -> None:
+async def test_fewer_samples_than_ordered_say_which_are_missing(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     await world.submitted()
     job = await world.next_job()
     shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job)[:2])
     assert shown.state is State.AWAITING_SELECTION
     assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
-        (2, "invalid_output"), (3, "invalid_output"),
-    ]  # fmt: skip
+        (2, "invalid_output"),
+        (3, "invalid_output"),
+    ]
 
 
 async def test_sample_that_repeats_another_ones_bytes_has_failed(
@@ -442,13 +495,17 @@ async def test_sample_that_repeats_another_ones_bytes_has_failed(
 ) -> None:
     await world.submitted()
     job = await world.next_job()
-    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job, two=picture(seed=1)))
+    shown = await report(
+        world, ReportKind.SAMPLES, job, samples=served(server, job, two=picture(seed=1))
+    )
     assert [sample["index"] for sample in shown.samples] == [0, 1, 3]
     assert [failed["index"] for failed in shown.sample_failures] == [2]
     assert await evidence(world, shown) == [{"index": 2, "reason": "repeated"}]
 
 
-async def test_progress_shows_only_samples_that_are_pictures(world: ServiceUnderTest, server: PictureServer) -> None:
+async def test_progress_shows_only_samples_that_are_pictures(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     await world.submitted()
     job = await world.next_job()
     samples = served(server, job, one=404)
@@ -458,11 +515,15 @@ async def test_progress_shows_only_samples_that_are_pictures(world: ServiceUnder
     assert server.requests[samples[0]["url"].partition(str(server.port))[2]] == 1
 
 
-async def test_same_result_again_is_not_fetched_again(world: ServiceUnderTest, server: PictureServer) -> None:
+async def test_same_result_again_is_not_fetched_again(
+    world: ServiceUnderTest, server: PictureServer
+) -> None:
     await world.submitted()
     job = await world.next_job()
     samples = served(server, job)
-    first, second = await asyncio.gather(*(report(world, ReportKind.SAMPLES, job, samples=samples) for _ in range(2)))
+    first, second = await asyncio.gather(
+        *(report(world, ReportKind.SAMPLES, job, samples=samples) for _ in range(2))
+    )
     third = await report(world, ReportKind.SAMPLES, job, samples=samples)
     assert first.version == second.version == third.version
     assert set(server.requests.values()) == {1}
@@ -504,7 +565,9 @@ async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(
         await go_on.wait()
         await server._answer(picture(seed=9), writer)  # noqa: SLF001 - later, as it is
 
-    reporting = asyncio.create_task(report(world, ReportKind.SAMPLES, job, samples=served(server, job, one=slow)))
+    reporting = asyncio.create_task(
+        report(world, ReportKind.SAMPLES, job, samples=served(server, job, one=slow))
+    )
     await asyncio.wait_for(asked.wait(), 5)
     await world.cancel(request)
     go_on.set()
@@ -513,7 +576,9 @@ async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(
     assert (await world.look(request)).state is State.CANCELLED
 
 
-async def test_stored_checks_uploads_and_believes_other_addresses(make_world: Callable[..., ServiceUnderTest]) -> None:
+async def test_stored_checks_uploads_and_believes_other_addresses(
+    make_world: Callable[..., ServiceUnderTest],
+) -> None:
     world = make_world(result_check="stored")
     await world.submitted()
     job = await world.next_job()
@@ -533,6 +598,10 @@ async def test_picture_that_a_camera_turned_counts_as_it_is_shown(
     turned[0x0112] = 6
     stream = io.BytesIO()
     Image.new("RGB", (512, 288), "teal").save(stream, "JPEG", exif=turned)
-    sample = {**four_samples(job)[0], "url": server.put("/turned", stream.getvalue()), "format": "jpg"}
+    sample = {
+        **four_samples(job)[0],
+        "url": server.put("/turned", stream.getvalue()),
+        "format": "jpg",
+    }
     shown = await report(world, ReportKind.SAMPLES, job, samples=[sample])
     assert shown.samples[0]["resolution"] == "288x512"

@@ -64,7 +64,9 @@ async def test_it_can_be_woken() -> None:
 
 
 async def test_loop_after_1100_failures_in_a_row_works_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pause that doubles without a cap overflows a float at the 1,024th failure, which ended the role for good."""
+    """A pause that doubles without a cap overflows a float at the 1,024th failure, which ended the
+    role for good.
+    """
     monkeypatch.setattr(loop_module, "_PAUSE_MAX_SECONDS", 0.0)
     calls, recovered = 0, asyncio.Event()
 
@@ -108,7 +110,9 @@ async def test_loop_whose_steps_keep_failing_reports_it(monkeypatch: pytest.Monk
 
 
 class Runs:
-    """A long-lived coroutine whose first runs end as they are told; later ones run until they are cancelled."""
+    """A long-lived coroutine whose first runs end as they are told; later ones run until they are
+    cancelled.
+    """
 
     def __init__(self, *ends: str) -> None:
         self.ends = list(ends)

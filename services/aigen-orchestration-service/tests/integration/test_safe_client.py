@@ -1,4 +1,6 @@
-"""Calls to addresses that others chose go where they were checked to go, and cost no more than they may."""
+"""Calls to addresses that others chose go where they were checked to go, and cost no more than they
+may.
+"""
 
 import asyncio
 import datetime as dt
@@ -51,13 +53,18 @@ def named(receiver: Receiver) -> str:
 
 async def test_the_call_goes_to_the_checked_address_and_keeps_the_name(receiver: Receiver) -> None:
     names = Names(["127.0.0.1"])
-    attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=names).post(named(receiver), {"x-a": "b"}, b"{}")
+    attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=names).post(
+        named(receiver), {"x-a": "b"}, b"{}"
+    )
     assert (attempt.status, attempt.trouble) == (204, None)
     (call,) = receiver.calls
     assert call.target == "/hook?a=b"
     assert call.headers == {
-        "host": f"hooks.example:{receiver.port}", "x-a": "b", "content-length": "2", "connection": "close",
-    }  # fmt: skip
+        "host": f"hooks.example:{receiver.port}",
+        "x-a": "b",
+        "content-length": "2",
+        "connection": "close",
+    }
     assert names.asked == ["hooks.example"]
 
 
@@ -72,20 +79,28 @@ async def test_a_name_that_leads_elsewhere_at_the_next_try_is_refused(receiver: 
     assert receiver.connections == 0
 
 
-async def test_a_name_is_looked_up_once_and_every_one_of_its_addresses_must_be_fit(receiver: Receiver) -> None:
+async def test_a_name_is_looked_up_once_and_every_one_of_its_addresses_must_be_fit(
+    receiver: Receiver,
+) -> None:
     rebinding = Names(["127.0.0.1"], ["127.9.9.9"])
-    attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=rebinding).post(named(receiver), {}, b"{}")
+    attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=rebinding).post(
+        named(receiver), {}, b"{}"
+    )
     assert attempt.trouble is None
     assert len(rebinding.asked) == 1
     mixed = Names(["127.0.0.1", "10.0.0.1"])
-    attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=mixed).post(named(receiver), {}, b"{}")
+    attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=mixed).post(
+        named(receiver), {}, b"{}"
+    )
     assert attempt.trouble is DeliveryError.ADDRESS_REFUSED
     assert receiver.connections == 1
 
 
 async def test_the_next_address_is_tried_where_one_does_not_answer(receiver: Receiver) -> None:
     names = Names(["127.0.0.99", "127.0.0.1"])  # nobody listens at the first
-    attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=names).post(named(receiver), {}, b"{}")
+    attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=names).post(
+        named(receiver), {}, b"{}"
+    )
     assert attempt.trouble is None
 
 
@@ -107,7 +122,9 @@ async def test_a_receiver_that_trickles_its_answer_is_left_in_time(receiver: Rec
             await asyncio.sleep(0.05)
 
     receiver.answers.append(trickle)
-    attempt = await asyncio.wait_for(SafeHttp(LOCAL, timeout_seconds=0.5).post(receiver.url, {}, b"{}"), 3)
+    attempt = await asyncio.wait_for(
+        SafeHttp(LOCAL, timeout_seconds=0.5).post(receiver.url, {}, b"{}"), 3
+    )
     assert (attempt.status, attempt.trouble) == (None, DeliveryError.TIMEOUT)
     assert 400 < attempt.duration_ms < 2000
 
@@ -124,13 +141,17 @@ async def test_the_body_of_an_answer_is_not_read(receiver: Receiver) -> None:
             sent += 65_536
 
     receiver.answers.append(flood)
-    attempt = await asyncio.wait_for(SafeHttp(LOCAL, timeout_seconds=5).post(receiver.url, {}, b"{}"), 3)
+    attempt = await asyncio.wait_for(
+        SafeHttp(LOCAL, timeout_seconds=5).post(receiver.url, {}, b"{}"), 3
+    )
     assert (attempt.status, attempt.trouble) == (200, None)
     await asyncio.sleep(0.2)
     assert sent < 10_000_000
 
 
-async def test_a_head_of_an_answer_that_never_ends_is_not_read_to_its_end(receiver: Receiver) -> None:
+async def test_a_head_of_an_answer_that_never_ends_is_not_read_to_its_end(
+    receiver: Receiver,
+) -> None:
     async def flood(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n")
         while True:
@@ -138,11 +159,15 @@ async def test_a_head_of_an_answer_that_never_ends_is_not_read_to_its_end(receiv
             await writer.drain()
 
     receiver.answers.append(flood)
-    attempt = await asyncio.wait_for(SafeHttp(LOCAL, timeout_seconds=5).post(receiver.url, {}, b"{}"), 3)
+    attempt = await asyncio.wait_for(
+        SafeHttp(LOCAL, timeout_seconds=5).post(receiver.url, {}, b"{}"), 3
+    )
     assert (attempt.status, attempt.trouble) == (None, DeliveryError.BAD_ANSWER)
 
 
-async def test_what_answers_in_another_language_or_not_at_all_has_its_name(receiver: Receiver) -> None:
+async def test_what_answers_in_another_language_or_not_at_all_has_its_name(
+    receiver: Receiver,
+) -> None:
     async def smtp(writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
         await writer.drain()
@@ -156,14 +181,25 @@ async def test_what_answers_in_another_language_or_not_at_all_has_its_name(recei
         assert (await http.post(receiver.url, {}, b"{}")).trouble is DeliveryError.BAD_ANSWER
     assert (await http.post("http://127.0.0.1:1/", {}, b"{}")).trouble is DeliveryError.UNREACHABLE
     unknown = SafeHttp(LOCAL, timeout_seconds=5, resolve=Names([]))
-    assert (await unknown.post("https://hooks.example/", {}, b"{}")).trouble is DeliveryError.UNKNOWN_HOST
+    assert (
+        await unknown.post("https://hooks.example/", {}, b"{}")
+    ).trouble is DeliveryError.UNKNOWN_HOST
     with pytest.raises(UnfitAddressError, match="leads nowhere"):
         await unknown.check("https://hooks.example/")
 
 
-async def test_no_proxy_of_the_environment_is_asked(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_proxy_of_the_environment_is_asked(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Receiver() as proxy:
-        for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        for variable in (
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+        ):
             monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
         attempt = await SafeHttp(LOCAL, timeout_seconds=5).post(receiver.url, {}, b"{}")
         assert attempt.trouble is None
@@ -182,9 +218,17 @@ async def test_no_cookie_and_no_connection_is_kept(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize(
     ("said", "seconds"),
-    [("120", 120), ("0", 0), ("99999999", 86_400), ("soon", None), ("-5", None), ("", None),
-     ("Mon, 01 Jan 2001 00:00:00 GMT", 0), ("Fri, 31 Dec 2999 23:59:59 GMT", 86_400)],
-)  # fmt: skip
+    [
+        ("120", 120),
+        ("0", 0),
+        ("99999999", 86_400),
+        ("soon", None),
+        ("-5", None),
+        ("", None),
+        ("Mon, 01 Jan 2001 00:00:00 GMT", 0),
+        ("Fri, 31 Dec 2999 23:59:59 GMT", 86_400),
+    ],
+)
 async def test_retry_after_is_read_in_both_forms_and_bounded(
     receiver: Receiver, said: str, seconds: int | None
 ) -> None:
@@ -195,7 +239,9 @@ async def test_retry_after_is_read_in_both_forms_and_bounded(
     assert broken.retry_after is None
 
 
-async def test_the_certificate_must_be_that_of_the_name_though_the_call_goes_to_an_address(tmp_path: Path) -> None:
+async def test_the_certificate_must_be_that_of_the_name_though_the_call_goes_to_an_address(
+    tmp_path: Path,
+) -> None:
     server, trusting = _certified(tmp_path, "hooks.example")
     names = Names(["127.0.0.1"])
     async with Receiver(tls=server) as receiver:
@@ -203,7 +249,10 @@ async def test_the_certificate_must_be_that_of_the_name_though_the_call_goes_to_
         good = await http.post(f"https://hooks.example:{receiver.port}/", {}, b"{}")
         assert (good.status, good.trouble) == (204, None)
         assert receiver.calls[0].headers["host"] == f"hooks.example:{receiver.port}"
-        for other in (f"https://other.example:{receiver.port}/", f"https://127.0.0.1:{receiver.port}/"):
+        for other in (
+            f"https://other.example:{receiver.port}/",
+            f"https://127.0.0.1:{receiver.port}/",
+        ):
             assert (await http.post(other, {}, b"{}")).trouble is DeliveryError.TLS_FAILED
         unknown_issuer = SafeHttp(LOCAL, timeout_seconds=5, resolve=names)
         bad = await unknown_issuer.post(f"https://hooks.example:{receiver.port}/", {}, b"{}")
@@ -217,24 +266,38 @@ def _certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
     certificate = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
-        .serial_number(x509.random_serial_number()).not_valid_before(now - dt.timedelta(days=1))
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, hashes.SHA256())
-    )  # fmt: skip
+    )
     pem = folder / "server.pem"
     pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
         + certificate.public_bytes(serialization.Encoding.PEM)
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(pem)
-    return server, ssl.create_default_context(cadata=certificate.public_bytes(serialization.Encoding.PEM).decode())
+    return server, ssl.create_default_context(
+        cadata=certificate.public_bytes(serialization.Encoding.PEM).decode()
+    )
 
 
-@pytest.mark.parametrize("url", ["https://localhost/", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/"])
-async def test_without_a_listed_network_this_machine_and_its_neighbours_are_not_called(url: str) -> None:
+@pytest.mark.parametrize(
+    "url", ["https://localhost/", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/"]
+)
+async def test_without_a_listed_network_this_machine_and_its_neighbours_are_not_called(
+    url: str,
+) -> None:
     http = SafeHttp(Rules(), timeout_seconds=5)
     with pytest.raises(UnfitAddressError, match="AIGEN_WEBHOOK_ALLOWED_NETWORKS"):
         await http.check(url)

@@ -1,4 +1,6 @@
-"""The database holds the last line: what the code should never try, it refuses; and the schema's history is whole."""
+"""The database holds the last line: what the code should never try, it refuses; and the schema's
+history is whole.
+"""
 
 import asyncio
 import os
@@ -22,9 +24,13 @@ from tests.support.services import on_server
 async def migrate_in_a_process(url: str) -> None:
     """`aigen migrate`, as a second process runs it."""
     running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "creativeflow.services.aigeneration", "migrate",
-        env=os.environ | {"AIGEN_DATABASE_URL": url}, stdout=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "creativeflow.services.aigeneration",
+        "migrate",
+        env=os.environ | {"AIGEN_DATABASE_URL": url},
+        stdout=asyncio.subprocess.DEVNULL,
+    )
     assert await running.wait() == 0
 
 
@@ -33,7 +39,9 @@ async def test_a_terminal_state_never_changes_whoever_tries(world: ServiceUnderT
     await world.cancel(request)
     for state in State:
         with pytest.raises(asyncpg.CheckViolationError, match="CANCELLED and stays so"):
-            await world.database.execute("UPDATE generation_requests SET state = $2 WHERE id = $1", request.id, state)
+            await world.database.execute(
+                "UPDATE generation_requests SET state = $2 WHERE id = $1", request.id, state
+            )
 
 
 async def test_a_hold_is_resolved_once_whoever_tries(world: ServiceUnderTest) -> None:
@@ -63,9 +71,12 @@ async def test_the_constraints_know_the_states_of_the_table(world: ServiceUnderT
         )
     }
     assert definitions["generation_requests_state_is_known"] == {state.value for state in State}
-    assert definitions["generation_requests_live_has_deadline"] == {state.value for state in TERMINAL}
+    assert definitions["generation_requests_live_has_deadline"] == {
+        state.value for state in TERMINAL
+    }
     trigger = await world.database.fetchval(
-        "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'generation_requests_terminal_is_final'"
+        "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname ="
+        " 'generation_requests_terminal_is_final'"
     )
     assert set(re.findall(r"'([A-Z_]+)'", trigger)) == {state.value for state in TERMINAL}
     index = await world.database.fetchval(
@@ -79,7 +90,9 @@ async def test_every_earlier_revision_migrates(admin_url: str) -> None:
 
     from creativeflow.services.aigeneration.storage import migrations  # noqa: PLC0415
 
-    revisions = [found.revision for found in ScriptDirectory(migrations.__path__[0]).walk_revisions()]
+    revisions = [
+        found.revision for found in ScriptDirectory(migrations.__path__[0]).walk_revisions()
+    ]
     assert head() in revisions
     for revision in revisions:
         name = f"aigen_revision_{uuid4().hex[:8]}"
@@ -97,7 +110,9 @@ async def test_every_earlier_revision_migrates(admin_url: str) -> None:
             await connection.close()
 
 
-async def test_migrating_while_serving_disturbs_nobody(world: ServiceUnderTest, database_url: str) -> None:
+async def test_migrating_while_serving_disturbs_nobody(
+    world: ServiceUnderTest, database_url: str
+) -> None:
     async def serve() -> None:
         for n in range(20):
             await world.with_samples(f"user{n}")
@@ -119,7 +134,9 @@ async def test_a_batch_that_fails_falls_apart_and_harms_only_the_bad_item() -> N
     batcher = GroupCommit(write, key=lambda item: item, max_size=50, max_concurrent=1)
     told = await asyncio.gather(*(batcher.submit(n) for n in range(20)), return_exceptions=True)
     assert [n for n, outcome in enumerate(told) if isinstance(outcome, ValueError)] == [13]
-    assert [outcome for outcome in told if isinstance(outcome, int)] == [n * 2 for n in range(20) if n != 13]
+    assert [outcome for outcome in told if isinstance(outcome, int)] == [
+        n * 2 for n in range(20) if n != 13
+    ]
     assert max(len(batch) for batch in batches) > 1
 
 
@@ -145,7 +162,10 @@ async def test_no_batch_holds_two_items_of_one_key_and_none_is_forgotten() -> No
     batcher = GroupCommit(write, key=lambda item: item[0], max_size=8, max_concurrent=2)
     for _ in range(50):
         items = [(n % 7, n) for n in range(30)]
-        assert await asyncio.wait_for(asyncio.gather(*(batcher.submit(item) for item in items)), 5) == items
+        assert (
+            await asyncio.wait_for(asyncio.gather(*(batcher.submit(item) for item in items)), 5)
+            == items
+        )
 
 
 async def test_a_database_that_is_away_is_one_clear_error() -> None:
@@ -167,7 +187,9 @@ async def test_the_list_pages_through_everything_once(world: ServiceUnderTest) -
     assert len(mine) == 3
 
 
-async def test_a_statement_that_a_deadlock_ends_is_done_again(world: ServiceUnderTest, database_url: str) -> None:
+async def test_a_statement_that_a_deadlock_ends_is_done_again(
+    world: ServiceUnderTest, database_url: str
+) -> None:
     for user in ("a", "b"):
         await world.grant(user, 100, "payg")
     ours = Database(database_url, pool_size=1)
@@ -180,11 +202,11 @@ async def test_a_statement_that_a_deadlock_ends_is_done_again(world: ServiceUnde
         await theirs.execute("SET LOCAL deadlock_timeout = '20s'")
         await theirs.execute(change, "a")
         both = asyncio.create_task(
-            ours.fetch(
-                """WITH b AS MATERIALIZED (SELECT user_id FROM credit_accounts WHERE user_id = 'b' FOR UPDATE)
-                   UPDATE credit_accounts c SET status = c.status FROM b WHERE c.user_id IN ('a', 'b')
-                   RETURNING c.user_id"""
-            )
+            ours.fetch("""WITH b AS MATERIALIZED (SELECT user_id FROM credit_accounts
+                    WHERE user_id = 'b' FOR UPDATE)
+                   UPDATE credit_accounts c SET status = c.status FROM b WHERE c.user_id
+                       IN ('a', 'b')
+                   RETURNING c.user_id""")
         )
         await asyncio.sleep(0.2)  # it has locked b, and waits for a
         await theirs.execute(change, "b")

@@ -1,4 +1,6 @@
-"""Uploads of workers and users: bounded in memory, time, number and bytes, and never held up by a decoder."""
+"""Uploads of workers and users: bounded in memory, time, number and bytes, and never held up by a
+decoder.
+"""
 
 import asyncio
 import json
@@ -14,8 +16,15 @@ import pytest
 
 from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
 from creativeflow.services.aigeneration.adapters.images import inspection
-from creativeflow.services.aigeneration.adapters.images.inspection import PictureDecoder, PictureRefusedError
-from creativeflow.services.aigeneration.adapters.upload_quotas import UploadLog, job_uploader, user_uploader
+from creativeflow.services.aigeneration.adapters.images.inspection import (
+    PictureDecoder,
+    PictureRefusedError,
+)
+from creativeflow.services.aigeneration.adapters.upload_quotas import (
+    UploadLog,
+    job_uploader,
+    user_uploader,
+)
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.domain import errors
 from tests.support.app import ServiceUnderTest
@@ -38,7 +47,11 @@ def store(tmp_path: Path, decoder: PictureDecoder) -> AssetStore:
 
 def stored(store_path: Path) -> list[str]:
     """The files of a store, without what lies beside them."""
-    return sorted(path.name for path in store_path.iterdir() if path.suffix in {".png", ".jpg", ".webp", ".part"})
+    return sorted(
+        path.name
+        for path in store_path.iterdir()
+        if path.suffix in {".png", ".jpg", ".webp", ".part"}
+    )
 
 
 def peak_megabytes(process_id: int) -> int:
@@ -67,7 +80,9 @@ async def test_save_reference_of_64_megapixels_is_refused_in_little_memory(
     assert peak_megabytes(decoder._process.pid) < 150  # noqa: SLF001
 
 
-@pytest.mark.parametrize(("kind", "size"), [("webp", (4096, 4096)), ("png", (4096, 4096)), ("jpg", (8192, 6144))])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("webp", (4096, 4096)), ("png", (4096, 4096)), ("jpg", (8192, 6144))]
+)
 async def test_save_reference_of_the_largest_size_stays_within_the_memory_of_the_decoder(
     store: AssetStore, decoder: PictureDecoder, kind: str, size: tuple[int, int]
 ) -> None:
@@ -95,7 +110,9 @@ async def test_save_of_a_large_picture_holds_the_event_loop_for_10_ms_at_most(
     saving = asyncio.create_task(store.save(pieces()))
     holds = []
     while not saving.done():
-        began = time.thread_time()  # what this thread itself did; other processes may have the core meanwhile
+        began = (
+            time.thread_time()
+        )  # what this thread itself did; other processes may have the core meanwhile
         await asyncio.sleep(0)
         holds.append(time.thread_time() - began)
     await saving
@@ -134,7 +151,9 @@ asyncio.run(decoder.inspect(Path({str(tmp_path / "a.part")!r})))
 print(decoder._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE
+    )
     output, _ = await process.communicate()
     child = int(output)
     async with asyncio.timeout(10):
@@ -158,8 +177,12 @@ async def test_decoder_sees_no_secret_of_ours(
     assert b"must-not-be-seen" not in environment(decoder._process.pid)  # noqa: SLF001
 
 
-@pytest.mark.parametrize("data", [b"", b"text", picture(64, 64)[:100], plain(64, 64, "GIF"), plain(4097, 64)])
-async def test_save_of_what_is_no_picture_leaves_nothing(store: AssetStore, tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data", [b"", b"text", picture(64, 64)[:100], plain(64, 64, "GIF"), plain(4097, 64)]
+)
+async def test_save_of_what_is_no_picture_leaves_nothing(
+    store: AssetStore, tmp_path: Path, data: bytes
+) -> None:
     with pytest.raises(errors.InvalidRequestError):
         await store.save(data)
     assert stored(tmp_path / "assets") == []
@@ -185,7 +208,9 @@ async def test_facts_without_their_file_are_found_again(store: AssetStore, tmp_p
     assert json.loads(beside.read_text())["width"] == 64
 
 
-async def test_tidy_removes_what_a_crash_left_and_nothing_else(store: AssetStore, tmp_path: Path) -> None:
+async def test_tidy_removes_what_a_crash_left_and_nothing_else(
+    store: AssetStore, tmp_path: Path
+) -> None:
     kept = await store.save(picture(64, 64))
     old, new = tmp_path / "assets" / "old.part", tmp_path / "assets" / "new.part"
     for path in (old, new):
@@ -198,7 +223,9 @@ async def test_tidy_removes_what_a_crash_left_and_nothing_else(store: AssetStore
 # Quotas
 
 
-async def test_save_beyond_the_number_of_a_user_is_refused_before_the_body_is_read(store: AssetStore) -> None:
+async def test_save_beyond_the_number_of_a_user_is_refused_before_the_body_is_read(
+    store: AssetStore,
+) -> None:
     ada = user_uploader("ada", pictures_max=2, bytes_max=10**9, days=30)
     for seed in range(2):
         await store.save_reference(picture(64, 64, seed=seed), ada)
@@ -214,10 +241,14 @@ async def test_save_beyond_the_number_of_a_user_is_refused_before_the_body_is_re
     assert not read
     assert refused.value.retry_after_seconds is not None
     assert 29 * 86_400 < refused.value.retry_after_seconds <= 30 * 86_400 + 1
-    await store.save_reference(picture(64, 64), user_uploader("eve", pictures_max=2, bytes_max=10**9, days=30))
+    await store.save_reference(
+        picture(64, 64), user_uploader("eve", pictures_max=2, bytes_max=10**9, days=30)
+    )
 
 
-async def test_save_beyond_the_bytes_of_a_user_is_refused_and_leaves_nothing(store: AssetStore, tmp_path: Path) -> None:
+async def test_save_beyond_the_bytes_of_a_user_is_refused_and_leaves_nothing(
+    store: AssetStore, tmp_path: Path
+) -> None:
     ada = user_uploader("ada", pictures_max=100, bytes_max=20_000, days=30)
     await store.save_reference(picture(64, 64), ada)
     before = stored(tmp_path / "assets")
@@ -242,17 +273,22 @@ async def test_pictures_that_are_gone_and_old_ones_count_no_more(tmp_path: Path)
     log.check(ada)
 
 
-async def test_uploads_at_the_same_moment_never_exceed_the_quota(store: AssetStore, tmp_path: Path) -> None:
+async def test_uploads_at_the_same_moment_never_exceed_the_quota(
+    store: AssetStore, tmp_path: Path
+) -> None:
     ada = user_uploader("ada", pictures_max=3, bytes_max=10**9, days=30)
     found = await asyncio.gather(
-        *(store.save_reference(picture(64, 64, seed=seed), ada) for seed in range(8)), return_exceptions=True
+        *(store.save_reference(picture(64, 64, seed=seed), ada) for seed in range(8)),
+        return_exceptions=True,
     )
     refused = [one for one in found if isinstance(one, errors.UploadQuotaError)]
     assert (len(refused), len(stored(tmp_path / "assets"))) == (5, 3)
 
 
 async def test_a_user_id_is_not_in_the_names_of_files(store: AssetStore, tmp_path: Path) -> None:
-    await store.save_reference(picture(64, 64), user_uploader("ada", pictures_max=3, bytes_max=10**9, days=30))
+    await store.save_reference(
+        picture(64, 64), user_uploader("ada", pictures_max=3, bytes_max=10**9, days=30)
+    )
     assert not [path for path in (tmp_path / "assets").rglob("*") if "ada" in path.name]
 
 
@@ -263,13 +299,18 @@ async def test_save_beyond_the_uploads_of_a_job_is_refused(store: AssetStore) ->
         await store.save(picture(64, 64, seed=1), job)
 
 
-async def test_upload_over_http_is_counted_for_its_job_and_ends_with_its_time(world: ServiceUnderTest) -> None:
+async def test_upload_over_http_is_counted_for_its_job_and_ends_with_its_time(
+    world: ServiceUnderTest,
+) -> None:
     await world.submitted()
     job = await world.next_job()
     assert job.job_id is not None
     app = create_app(service=world.service)
     transport = httpx.ASGITransport(app)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://a") as client,
+    ):
 
         async def upload(job_id: UUID, token: str, data: bytes) -> httpx.Response:
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "image/png"}

@@ -1,4 +1,6 @@
-"""Silence is told once when it begins and once when it is over, and shows in the figures meanwhile."""
+"""Silence is told once when it begins and once when it is over, and shows in the figures
+meanwhile.
+"""
 
 from datetime import timedelta
 
@@ -13,19 +15,26 @@ from tests.support.app import ServiceUnderTest
 
 def figure(lane: Stage, kind: StallKind) -> float | None:
     """What Prometheus would read."""
-    return REGISTRY.get_sample_value("ai_generation_stalled_jobs", {"lane": lane.value, "kind": kind.value})
+    return REGISTRY.get_sample_value(
+        "ai_generation_stalled_jobs", {"lane": lane.value, "kind": kind.value}
+    )
 
 
-async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(world: ServiceUnderTest) -> None:
+async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(
+    world: ServiceUnderTest,
+) -> None:
     depth: tuple[int, int] | None = (1, 0)
 
     async def seen(queue: str) -> tuple[int, int] | None:
         return depth if queue == "q.samples" else (0, 1)
 
     watchdog = Watchdog(
-        world.service.queries.lane_work, seen, {Stage.SAMPLES: "q.samples", Stage.FINAL: "q.final"},
-        now=world.clock, quiet_for=timedelta(minutes=2),
-    )  # fmt: skip
+        world.service.queries.lane_work,
+        seen,
+        {Stage.SAMPLES: "q.samples", Stage.FINAL: "q.final"},
+        now=world.clock,
+        quiet_for=timedelta(minutes=2),
+    )
     await world.submitted()
     job = await world.next_job()
     with structlog.testing.capture_logs() as logs:
@@ -41,9 +50,11 @@ async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(world:
         await world.deliver(job)
         await watchdog.step()
     assert [(entry["event"], entry["kind"]) for entry in logs] == [
-        ("worker_stalled", "no_consumer"), ("worker_stalled", "never_started"), ("worker_recovered", "no_consumer"),
+        ("worker_stalled", "no_consumer"),
+        ("worker_stalled", "never_started"),
+        ("worker_recovered", "no_consumer"),
         ("worker_recovered", "never_started"),
-    ]  # fmt: skip
+    ]
     assert logs[0]["jobs"] == 1
     assert figure(Stage.SAMPLES, StallKind.NEVER_STARTED) == 0
 
@@ -59,8 +70,9 @@ async def test_a_job_that_was_begun_and_a_final_are_told_apart(world: ServiceUnd
     world.clock.advance(minutes=3)
     stalled = await world.service.watchdog.look()
     assert {(stall.lane, stall.kind) for stall in stalled} == {
-        (Stage.SAMPLES, StallKind.SILENT), (Stage.FINAL, StallKind.NEVER_STARTED),
-    }  # fmt: skip
+        (Stage.SAMPLES, StallKind.SILENT),
+        (Stage.FINAL, StallKind.NEVER_STARTED),
+    }
     assert working.job_id is not None
     await world.jobs.progress_reported(working.id, working.job_id, {"percent": 40})
     assert {stall.lane for stall in await world.service.watchdog.look()} == {Stage.FINAL}

@@ -1,4 +1,6 @@
-"""Webhook events reach their endpoints: signed, in order, at least once, each endpoint at its own pace, on real sockets."""
+"""Webhook events reach their endpoints: signed, in order, at least once, each endpoint at its own
+pace, on real sockets.
+"""
 
 import asyncio
 import re
@@ -13,9 +15,16 @@ import pytest
 import structlog
 
 from creativeflow.services.aigeneration.application.webhook_endpoints import EndpointScope
-from creativeflow.services.aigeneration.domain.errors import NotFoundError, WebhookEndpointDisabledError
+from creativeflow.services.aigeneration.domain.errors import (
+    NotFoundError,
+    WebhookEndpointDisabledError,
+)
 from creativeflow.services.aigeneration.domain.representation import to_resource
-from creativeflow.services.aigeneration.domain.webhooks import SCHEDULE, DisabledReason, EndpointState
+from creativeflow.services.aigeneration.domain.webhooks import (
+    SCHEDULE,
+    DisabledReason,
+    EndpointState,
+)
 from creativeflow.services.aigeneration.storage.webhook_endpoints import WebhookEndpoint
 from tests.support.app import ServiceUnderTest
 from tests.support.webhook_receiver import LOOPBACK, Call, Receiver
@@ -27,8 +36,12 @@ OTHER = EndpointScope(name="other", sees_all=False)
 
 
 @pytest.fixture
-async def world(make_world: Callable[..., ServiceUnderTest], receiver: Receiver) -> AsyncIterator[ServiceUnderTest]:
-    """The service, which may call loopback; the invariants are asked while the receiver still listens."""
+async def world(
+    make_world: Callable[..., ServiceUnderTest], receiver: Receiver
+) -> AsyncIterator[ServiceUnderTest]:
+    """The service, which may call loopback; the invariants are asked while the receiver still
+    listens.
+    """
     made = make_world(webhook_allowed_networks=LOOPBACK)
     yield made
     await made.check()
@@ -42,20 +55,27 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def registered(
-    world: ServiceUnderTest, receiver: Receiver, who: EndpointScope = TEST, secret: str | None = None
+    world: ServiceUnderTest,
+    receiver: Receiver,
+    who: EndpointScope = TEST,
+    secret: str | None = None,
 ) -> WebhookEndpoint:
     """A endpoint at a receiver."""
     return await world.service.endpoints.register(who, receiver.url, secret, None)
 
 
-async def log_of(world: ServiceUnderTest, endpoint: WebhookEndpoint, who: EndpointScope = TEST) -> list[dict[str, Any]]:
+async def log_of(
+    world: ServiceUnderTest, endpoint: WebhookEndpoint, who: EndpointScope = TEST
+) -> list[dict[str, Any]]:
     """The delivery log, the newest first."""
     return await world.service.endpoints.deliveries(who, endpoint.id, state=None, most=100)
 
 
 async def owed(world: ServiceUnderTest) -> list[str]:
     """The topics of the outbox."""
-    return [row["topic"] for row in await world.database.fetch("SELECT topic FROM outbox ORDER BY id")]
+    return [
+        row["topic"] for row in await world.database.fetch("SELECT topic FROM outbox ORDER BY id")
+    ]
 
 
 async def seen(world: ServiceUnderTest, endpoint: WebhookEndpoint) -> WebhookEndpoint:
@@ -81,12 +101,14 @@ async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_
         assert call.headers["content-type"] == "application/json"
         assert call.headers["user-agent"] == "creativeflow-aigen"
         assert call.headers["host"] == f"127.0.0.1:{receiver.port}"
-    assert [call.event_id for call in receiver.calls] == [sent["event_id"] for sent in world.notifier.sent]
+    assert [call.event_id for call in receiver.calls] == [
+        sent["event_id"] for sent in world.notifier.sent
+    ]
     events = await world.events(finished)
     assert events.count("webhook_delivered") == 2
-    assert [(row["state"], row["attempts"], row["last_status"]) for row in await log_of(world, endpoint)] == [
-        ("delivered", 1, 204)
-    ] * 2
+    assert [
+        (row["state"], row["attempts"], row["last_status"]) for row in await log_of(world, endpoint)
+    ] == [("delivered", 1, 204)] * 2
 
 
 async def test_the_example_of_the_documents_verifies_a_real_delivery(
@@ -126,9 +148,12 @@ async def test_every_end_of_a_request_is_told(world: ServiceUnderTest, receiver:
     await world.sweep()
     await world.drain()
     assert sorted(receiver.types()) == [
-        "generation.cancelled", "generation.expired", "generation.expiring", "generation.failed",
+        "generation.cancelled",
+        "generation.expired",
+        "generation.expiring",
+        "generation.failed",
         "generation.samples_ready",
-    ]  # fmt: skip
+    ]
 
 
 async def test_without_a_endpoint_of_the_caller_nothing_is_owed_or_kept(
@@ -147,7 +172,9 @@ async def test_without_a_endpoint_of_the_caller_nothing_is_owed_or_kept(
     assert await log_of(world, theirs, OTHER) == []
 
 
-async def test_with_no_endpoints_allowed_nothing_is_prepared(make_world: Callable[..., ServiceUnderTest]) -> None:
+async def test_with_no_endpoints_allowed_nothing_is_prepared(
+    make_world: Callable[..., ServiceUnderTest],
+) -> None:
     world = make_world(webhook_endpoints_max=0)
     assert not world.service.policy.webhooks
 
@@ -188,7 +215,12 @@ async def test_a_failed_try_is_repeated_on_schedule_and_parked_at_its_end(
     (message,) = await world.service.outbox.list_open(parked_only=True, most=10)
     assert message["parked_reason"] == "given up after 10 tries: bad_status 500"
     (row,) = await log_of(world, endpoint)
-    assert (row["state"], row["attempts"], row["last_error"], row["last_status"]) == ("parked", 10, "bad_status", 500)
+    assert (row["state"], row["attempts"], row["last_error"], row["last_status"]) == (
+        "parked",
+        10,
+        "bad_status",
+        500,
+    )
     assert (await world.events(request)).count("webhook_parked") == 1
     receiver.otherwise = 200
     assert await world.service.outbox.replay(message["id"], by="op", now=world.clock())
@@ -208,10 +240,14 @@ async def next_due(world: ServiceUnderTest) -> datetime:
     return due
 
 
-async def test_what_an_operator_drops_is_given_up_in_the_log_too(world: ServiceUnderTest, receiver: Receiver) -> None:
+async def test_what_an_operator_drops_is_given_up_in_the_log_too(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
     endpoint = await registered(world, receiver)
     await world.with_samples()
-    await world.database.execute("UPDATE outbox SET parked_reason = 'test' WHERE topic LIKE 'webhook:%'")
+    await world.database.execute(
+        "UPDATE outbox SET parked_reason = 'test' WHERE topic LIKE 'webhook:%'"
+    )
     (message,) = await world.service.outbox.list_open(parked_only=True, most=10)
     assert await world.service.outbox.drop(message["id"], by="op", now=world.clock())
     assert [row["state"] for row in await log_of(world, endpoint)] == ["failed"]
@@ -220,7 +256,9 @@ async def test_what_an_operator_drops_is_given_up_in_the_log_too(world: ServiceU
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_receiver_that_asks_for_time_gets_it(world: ServiceUnderTest, receiver: Receiver, status: int) -> None:
+async def test_a_receiver_that_asks_for_time_gets_it(
+    world: ServiceUnderTest, receiver: Receiver, status: int
+) -> None:
     await registered(world, receiver)
     receiver.answers.append((status, "Retry-After: 600"))
     await world.with_samples()
@@ -243,8 +281,9 @@ async def test_a_endpoint_that_is_gone_is_disabled_and_nothing_more_is_owed_to_i
     now = await seen(world, endpoint)
     assert (now.state, now.disabled_reason) == (EndpointState.DISABLED, DisabledReason.GONE)
     assert [(row["state"], row["last_error"]) for row in await log_of(world, endpoint)] == [
-        ("failed", "endpoint_disabled"), ("failed", "gone"),
-    ]  # fmt: skip
+        ("failed", "endpoint_disabled"),
+        ("failed", "gone"),
+    ]
     await world.cancel(await world.submitted())
     await world.drain()
     assert len(receiver.calls) == 1
@@ -280,7 +319,9 @@ async def test_a_endpoint_that_failed_for_five_days_is_disabled_and_can_be_enabl
     assert {row["state"] for row in await log_of(world, endpoint)} == {"delivered"}
 
 
-async def test_a_endpoint_that_does_not_answer_delays_nobody_else(make_world: Callable[..., ServiceUnderTest]) -> None:
+async def test_a_endpoint_that_does_not_answer_delays_nobody_else(
+    make_world: Callable[..., ServiceUnderTest],
+) -> None:
     world = make_world(webhook_allowed_networks=LOOPBACK, webhook_timeout=30)
     released = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -389,7 +430,9 @@ async def test_a_fault_of_ours_is_logged_and_the_event_is_sent_again(
     await world.database.execute("UPDATE webhook_targets SET previous_secrets = '[]'")
     world.clock.advance(minutes=2)
     assert await world.send_webhooks() == 1
-    assert receiver.calls[0].headers["webhook-signature"] == signature_of(receiver.calls[0], endpoint.secret)
+    assert receiver.calls[0].headers["webhook-signature"] == signature_of(
+        receiver.calls[0], endpoint.secret
+    )
 
 
 async def test_senders_in_any_number_send_each_event_once(
@@ -405,7 +448,9 @@ async def test_senders_in_any_number_send_each_event_once(
     await worlds[0].check()
 
 
-async def test_an_event_can_be_sent_again_whatever_became_of_it(world: ServiceUnderTest, receiver: Receiver) -> None:
+async def test_an_event_can_be_sent_again_whatever_became_of_it(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
     endpoint = await registered(world, receiver)
     await world.with_samples()
     await world.drain()
@@ -416,14 +461,18 @@ async def test_an_event_can_be_sent_again_whatever_became_of_it(world: ServiceUn
     await world.drain()
     first, second = receiver.calls
     assert (first.event_id, first.body) == (second.event_id, second.body)
-    assert [(row["state"], row["attempts"]) for row in await log_of(world, endpoint)] == [("delivered", 2)]
+    assert [(row["state"], row["attempts"]) for row in await log_of(world, endpoint)] == [
+        ("delivered", 2)
+    ]
     with pytest.raises(NotFoundError):
         await world.service.endpoints.redeliver(TEST, endpoint.id, UUID(int=1))
     with pytest.raises(NotFoundError):
         await world.service.endpoints.redeliver(OTHER, endpoint.id, row["event_id"])
 
 
-async def test_after_a_rotation_both_secrets_sign_for_a_day(world: ServiceUnderTest, receiver: Receiver) -> None:
+async def test_after_a_rotation_both_secrets_sign_for_a_day(
+    world: ServiceUnderTest, receiver: Receiver
+) -> None:
     endpoint = await registered(world, receiver)
     rotated = await world.service.endpoints.rotate(TEST, endpoint.id, None)
     again = await world.service.endpoints.rotate(TEST, endpoint.id, None)
@@ -438,7 +487,9 @@ async def test_after_a_rotation_both_secrets_sign_for_a_day(world: ServiceUnderT
     at_once, on_the_day, after = receiver.calls
     for secret in (endpoint.secret, rotated.secret, again.secret):
         assert at_once.verified(secret) == at_once.told
-    assert [len(call.headers["webhook-signature"].split()) for call in (at_once, on_the_day, after)] == [3, 3, 1]
+    assert [
+        len(call.headers["webhook-signature"].split()) for call in (at_once, on_the_day, after)
+    ] == [3, 3, 1]
     assert after.headers["webhook-signature"] == signature_of(after, again.secret)
 
 
@@ -487,7 +538,9 @@ async def test_what_was_owed_in_the_moment_of_a_disable_is_tidied_up(
 ) -> None:
     endpoint = await registered(world, receiver)
     await world.with_samples()
-    await world.database.execute("UPDATE webhook_targets SET state = 'disabled', disabled_reason = 'gone'")
+    await world.database.execute(
+        "UPDATE webhook_targets SET state = 'disabled', disabled_reason = 'gone'"
+    )
     await world.housekeep()
     assert not [topic for topic in await owed(world) if topic.startswith("webhook")]
     assert [row["last_error"] for row in await log_of(world, endpoint)] == ["endpoint_disabled"]

@@ -30,13 +30,29 @@ async def test_a_whole_lifecycle_by_reports(world: ServiceUnderTest) -> None:
     await world.submitted()
     job = await world.next_job()
     await report(world, ReportKind.STARTED, job)
-    half = await report(world, ReportKind.PROGRESS, job, percent=50, step="two of four", samples=four_samples(job)[:2])
+    half = await report(
+        world,
+        ReportKind.PROGRESS,
+        job,
+        percent=50,
+        step="two of four",
+        samples=four_samples(job)[:2],
+    )
     assert half.progress == {"percent": 50, "step": "two of four"}
     assert len(half.samples) == 2
     shown = await report(
-        world, ReportKind.SAMPLES, job, samples=four_samples(job), ai_model_used="m", processing_time_ms=9
+        world,
+        ReportKind.SAMPLES,
+        job,
+        samples=four_samples(job),
+        ai_model_used="m",
+        processing_time_ms=9,
     )
-    assert (shown.state, shown.ai_model_used, shown.progress) == (State.AWAITING_SELECTION, "m", None)
+    assert (shown.state, shown.ai_model_used, shown.progress) == (
+        State.AWAITING_SELECTION,
+        "m",
+        None,
+    )
     await world.select(shown)
     job = await world.next_job()
     await report(world, ReportKind.STARTED, job)
@@ -56,10 +72,14 @@ async def test_the_same_result_twice_changes_nothing(world: ServiceUnderTest) ->
     await world.select(first)
     job = await world.next_job()
     done = await report(world, ReportKind.FINAL, job, final_asset=a_final(job))
-    assert (await report(world, ReportKind.FINAL, job, final_asset=a_final(job))).version == done.version
+    assert (
+        await report(world, ReportKind.FINAL, job, final_asset=a_final(job))
+    ).version == done.version
 
 
-async def test_started_and_progress_after_the_result_tell_the_worker_to_stop(world: ServiceUnderTest) -> None:
+async def test_started_and_progress_after_the_result_tell_the_worker_to_stop(
+    world: ServiceUnderTest,
+) -> None:
     await world.submitted()
     job = await world.next_job()
     await report(world, ReportKind.SAMPLES, job, samples=four_samples(job))
@@ -68,11 +88,15 @@ async def test_started_and_progress_after_the_result_tell_the_worker_to_stop(wor
             await report(world, kind, job)
 
 
-async def test_the_good_samples_are_delivered_and_the_failed_ones_reported(world: ServiceUnderTest) -> None:
+async def test_the_good_samples_are_delivered_and_the_failed_ones_reported(
+    world: ServiceUnderTest,
+) -> None:
     await world.submitted()
     job = await world.next_job()
     failures = [{"index": 3, "error_code": "provider_error", "error_message": "secret stack trace"}]
-    shown = await report(world, ReportKind.SAMPLES, job, samples=four_samples(job)[:3], failures=failures)
+    shown = await report(
+        world, ReportKind.SAMPLES, job, samples=four_samples(job)[:3], failures=failures
+    )
     assert shown.state is State.AWAITING_SELECTION
     assert [sample["index"] for sample in shown.samples] == [0, 1, 2]
     assert shown.sample_failures[0]["index"] == 3
@@ -96,7 +120,9 @@ async def test_samples_of_the_wrong_size_count_as_failed_and_none_good_is_anothe
 
 
 @pytest.mark.parametrize("change", [{"resolution": "1080x1081"}, {"format": "webp"}])
-async def test_a_final_that_does_not_fit_is_a_failed_attempt(world: ServiceUnderTest, change: dict[str, str]) -> None:
+async def test_a_final_that_does_not_fit_is_a_failed_attempt(
+    world: ServiceUnderTest, change: dict[str, str]
+) -> None:
     await world.select(await world.with_samples())
     job = await world.next_job()
     again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), **change})
@@ -105,7 +131,9 @@ async def test_a_final_that_does_not_fit_is_a_failed_attempt(world: ServiceUnder
     assert (await world.deliver(await world.next_job())).state is State.COMPLETED
 
 
-async def test_a_result_of_an_earlier_attempt_is_kept_as_evidence_and_not_applied(world: ServiceUnderTest) -> None:
+async def test_a_result_of_an_earlier_attempt_is_kept_as_evidence_and_not_applied(
+    world: ServiceUnderTest,
+) -> None:
     request = await world.submitted()
     first = await world.next_job()
     await report(world, ReportKind.ERROR, first, error_code="model_timeout", error_message="x")
@@ -184,11 +212,21 @@ async def test_unknown_requests_and_unreadable_reports_are_refused(world: Servic
     unknown = orjson.dumps({"generation_request_id": str(uuid4()), "job_id": str(job.job_id)})
     with pytest.raises(errors.NotFoundError):
         await world.service.reports.receive(ReportKind.STARTED, unknown, token=token)
-    for body in (b"", b"{", b"[]", b"null", b'{"job_id": 7}', body_of(job, samples="none"), body_of(job, samples=[{}])):
+    for body in (
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"job_id": 7}',
+        body_of(job, samples="none"),
+        body_of(job, samples=[{}]),
+    ):
         with pytest.raises((errors.InvalidRequestError, errors.InvalidJsonError)):
             await world.service.reports.receive(ReportKind.SAMPLES, body, token=token)
     with pytest.raises(errors.InvalidRequestError):
-        await world.service.reports.receive(ReportKind.STARTED, body_of(job, job_id=None), token=token)
+        await world.service.reports.receive(
+            ReportKind.STARTED, body_of(job, job_id=None), token=token
+        )
 
 
 async def test_an_error_without_the_current_stage_is_tried_again_then_fails_with_friendly_words(
@@ -198,7 +236,13 @@ async def test_an_error_without_the_current_stage_is_tried_again_then_fails_with
     for attempt in (1, 2, 3):
         job = await world.next_job()
         assert job.attempt == attempt
-        await report(world, ReportKind.ERROR, job, error_code="model_unavailable", error_message="GPU 7 on fire")
+        await report(
+            world,
+            ReportKind.ERROR,
+            job,
+            error_code="model_unavailable",
+            error_message="GPU 7 on fire",
+        )
         world.clock.advance(minutes=1)
     failed = await world.look(request)
     assert failed.failure is not None

@@ -1,11 +1,17 @@
-"""The service put together for a test: real database, simulated foreign parts, and a hand on the clock."""
+"""The service put together for a test: real database, simulated foreign parts, and a hand on the
+clock.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 from creativeflow.services.aigeneration.adapters.credits.local import LocalCredits
-from creativeflow.services.aigeneration.application.generations import ActionResult, Caller, Submission
+from creativeflow.services.aigeneration.application.generations import (
+    ActionResult,
+    Caller,
+    Submission,
+)
 from creativeflow.services.aigeneration.bootstrap.container import Container
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.pricing import SubscriptionStatus
@@ -23,13 +29,19 @@ _STEPS_MAX = 1000
 class ServiceUnderTest:
     """One process of the service whose roles run only when the test says so.
 
-    `ledger_here`: it knows that the credits lie in its own database; else it asks for them, as it asks anybody else.
+    `ledger_here`: it knows that the credits lie in its own database; else it asks for them, as it
+    asks anybody else.
     """
 
     def __init__(
-        self, database_url: str, settings: Settings, clock: Clock | None = None, credits_: Credits | None = None,
-        *, ledger_here: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        database_url: str,
+        settings: Settings,
+        clock: Clock | None = None,
+        credits_: Credits | None = None,
+        *,
+        ledger_here: bool = False,
+    ) -> None:
         self.clock = clock or Clock()
         self.engine = RecordingEngine()
         self.notifier = RecordingNotifier()
@@ -58,11 +70,17 @@ class ServiceUnderTest:
     # What users do
 
     async def grant(
-        self, user_id: str, amount: int = 0, plan: str | None = None, status: SubscriptionStatus | None = None
+        self,
+        user_id: str,
+        amount: int = 0,
+        plan: str | None = None,
+        status: SubscriptionStatus | None = None,
     ) -> None:
         """Give credits (1/100) and set the plan and what it is worth."""
         ledger = Ledger(self.database)
-        await ledger.grant(user_id, amount, operation=str(uuid4()), reason="test", plan=plan, status=status)
+        await ledger.grant(
+            user_id, amount, operation=str(uuid4()), reason="test", plan=plan, status=status
+        )
         self.service.entitlements.forget(user_id)
 
     async def submit(
@@ -110,7 +128,9 @@ class ServiceUnderTest:
         asked: Any = {"input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1", **brief}
         return await self.orchestrator.quote(user_id, asked)
 
-    async def regenerate(self, request: GenerationRequest, quote_id: str | None = None) -> ActionResult:
+    async def regenerate(
+        self, request: GenerationRequest, quote_id: str | None = None
+    ) -> ActionResult:
         """Ask for another round."""
         return await self.orchestrator.regenerate(request.id, Caller(name="test"), {}, quote_id)
 
@@ -156,7 +176,9 @@ class ServiceUnderTest:
         await self.service.sweeper.step()
 
     async def send_webhooks(self) -> int:
-        """Let the webhook sender take what is due, and wait until it is sent; how many tries were made."""
+        """Let the webhook sender take what is due, and wait until it is sent; how many tries were
+        made.
+        """
         taken = await self.service.webhooks.step()
         await self.service.webhooks.finish()
         return taken
@@ -170,7 +192,9 @@ class ServiceUnderTest:
         for _ in range(_STEPS_MAX):
             if await self.service.relay.step() + await self.send_webhooks():
                 continue
-            if not await self.database.fetchval("SELECT EXISTS (SELECT FROM outbox WHERE parked_reason IS NULL)"):
+            if not await self.database.fetchval(
+                "SELECT EXISTS (SELECT FROM outbox WHERE parked_reason IS NULL)"
+            ):
                 return
             self.clock.advance(minutes=6)
 
@@ -192,7 +216,12 @@ class ServiceUnderTest:
 
     async def parked_holds(self) -> list[str]:
         """The keys of holds that wait for a person."""
-        return [row["key"] for row in await self.database.fetch("SELECT key FROM holds WHERE parked_at IS NOT NULL")]
+        return [
+            row["key"]
+            for row in await self.database.fetch(
+                "SELECT key FROM holds WHERE parked_at IS NOT NULL"
+            )
+        ]
 
     async def balance(self, user_id: str = "user") -> int:
         """What the user has, in 1/100 credit."""

@@ -1,4 +1,6 @@
-"""Builders of the things every test speaks about: whole and valid as they come, and changed where a test says so."""
+"""Builders of the things every test speaks about: whole and valid as they come, and changed where a
+test says so.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,7 +10,13 @@ from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.pricing import Funding
-from creativeflow.services.aigeneration.domain.request import Asset, Brief, GenerationRequest, Hold, HoldState
+from creativeflow.services.aigeneration.domain.request import (
+    Asset,
+    Brief,
+    GenerationRequest,
+    Hold,
+    HoldState,
+)
 
 NOW = datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC)
 REQUEST_ID = UUID("0195940d-0000-7000-8000-000000000001")
@@ -23,15 +31,21 @@ def new_ids() -> Callable[[], UUID]:
 
 def a_brief(**changes: Any) -> Brief:
     """What a caller asks for: a square Instagram post."""
-    brief: dict[str, Any] = {"input_prompt": "A lighthouse at dawn", "output_format": "InstagramPost_1x1"}
+    brief: dict[str, Any] = {
+        "input_prompt": "A lighthouse at dawn",
+        "output_format": "InstagramPost_1x1",
+    }
     return cast("Brief", brief | changes)
 
 
 def a_sample(**changes: Any) -> Asset:
     """A good preview of a square format."""
     sample: dict[str, Any] = {
-        "asset_id": "sample-1", "url": "https://assets.example/sample-1.png", "resolution": "512x512", "format": "png",
-    }  # fmt: skip
+        "asset_id": "sample-1",
+        "url": "https://assets.example/sample-1.png",
+        "resolution": "512x512",
+        "format": "png",
+    }
     return cast("Asset", sample | changes)
 
 
@@ -43,16 +57,25 @@ def four_samples() -> tuple[Asset, ...]:
 def a_final(**changes: Any) -> Asset:
     """A good final of a square format in its own size."""
     return a_sample(
-        **{"asset_id": "final-1", "url": "https://assets.example/final-1.png", "resolution": "1080x1080"} | changes
+        **{
+            "asset_id": "final-1",
+            "url": "https://assets.example/final-1.png",
+            "resolution": "1080x1080",
+        }
+        | changes
     )
 
 
 def a_hold(**changes: Any) -> Hold:
     """The credits for the first set of samples, set aside."""
     fields: dict[str, Any] = {
-        "stage": Stage.SAMPLES, "round": 1, "action": "sample_generation", "funding": Funding.CREDITS, "amount": 25,
+        "stage": Stage.SAMPLES,
+        "round": 1,
+        "action": "sample_generation",
+        "funding": Funding.CREDITS,
+        "amount": 25,
         "state": HoldState.HELD,
-    } | changes  # fmt: skip
+    } | changes
     return Hold(**{"key": f"{REQUEST_ID}:{fields['stage']}:{fields['round']}:1"} | fields)
 
 
@@ -64,10 +87,23 @@ def an_allowance(**changes: Any) -> Hold:
 def a_request(**changes: Any) -> GenerationRequest:
     """A request whose first samples job waits for its turn, with nothing held."""
     fields: dict[str, Any] = {
-        "id": REQUEST_ID, "user_id": "user-7", "project_id": "project-3", "created_by": "odoo",
-        "correlation_id": "correlation-1", "traceparent": None, "state": State.PENDING, "stage": Stage.SAMPLES,
-        "round": 1, "attempt": 1, "job_id": JOB_ID, "version": 3, "plan": "payg", "brief": a_brief(), "metadata": {},
-        "deadline_at": NOW + timedelta(minutes=59), "created_at": NOW - timedelta(minutes=1),
+        "id": REQUEST_ID,
+        "user_id": "user-7",
+        "project_id": "project-3",
+        "created_by": "odoo",
+        "correlation_id": "correlation-1",
+        "traceparent": None,
+        "state": State.PENDING,
+        "stage": Stage.SAMPLES,
+        "round": 1,
+        "attempt": 1,
+        "job_id": JOB_ID,
+        "version": 3,
+        "plan": "payg",
+        "brief": a_brief(),
+        "metadata": {},
+        "deadline_at": NOW + timedelta(minutes=59),
+        "created_at": NOW - timedelta(minutes=1),
         "updated_at": NOW - timedelta(minutes=1),
-    }  # fmt: skip
+    }
     return GenerationRequest(**fields | changes)

@@ -1,4 +1,6 @@
-"""Databases of one's own on the server of the tests, dropped afterwards whatever happened in between."""
+"""Databases of one's own on the server of the tests, dropped afterwards whatever happened in
+between.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +15,9 @@ from tests.support.services import on_server
 
 
 @asynccontextmanager
-async def a_database(admin_url: str, prefix: str, template: str | None = None) -> AsyncIterator[str]:
+async def a_database(
+    admin_url: str, prefix: str, template: str | None = None
+) -> AsyncIterator[str]:
     """An empty database, or a copy of `template`; its URL."""
     name = _name(prefix)
     await _execute(admin_url, _create(name, template))
@@ -37,8 +41,8 @@ def a_database_outside(admin_url: str, prefix: str, template: str | None = None)
 class Copies:
     """Copies of a template for one test after the other, each made while the test before it runs.
 
-    Making and dropping one takes longer than most tests. What could not be made or dropped is told at the latest when
-    the last one has been.
+    Making and dropping one takes longer than most tests. What could not be made or dropped is told
+    at the latest when the last one has been.
     """
 
     def __init__(self, admin_url: str, prefix: str, template: str) -> None:

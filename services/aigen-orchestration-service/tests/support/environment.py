@@ -1,4 +1,5 @@
-"""The yard in which the service is killed and cut off: its database, broker names, worker, receivers, books, and users.
+"""The yard in which the service is killed and cut off: its database, broker names, worker,
+receivers, books, and users.
 
 Everything here is outside the service and survives it.
 """
@@ -35,38 +36,59 @@ from tests.support.services import RABBITMQ, database_admin_url, delete_names, o
 from tests.support.webhook_receiver import Call, Receiver
 
 QUICK = {
-    "AIGEN_RETRY_DELAY": "0.2", "AIGEN_SWEEP_INTERVAL": "0.2", "AIGEN_POLL_INTERVAL": "0.2", "AIGEN_JOB_LEASE": "5",
-    "AIGEN_HOLD_TIMEOUT": "2", "AIGEN_CREDITS_CALL_TIMEOUT": "1", "AIGEN_RECONCILE_INTERVAL": "3600",
-    "AIGEN_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8", "AIGEN_WEBHOOK_TIMEOUT": "2",
-}  # fmt: skip
+    "AIGEN_RETRY_DELAY": "0.2",
+    "AIGEN_SWEEP_INTERVAL": "0.2",
+    "AIGEN_POLL_INTERVAL": "0.2",
+    "AIGEN_JOB_LEASE": "5",
+    "AIGEN_HOLD_TIMEOUT": "2",
+    "AIGEN_CREDITS_CALL_TIMEOUT": "1",
+    "AIGEN_RECONCILE_INTERVAL": "3600",
+    "AIGEN_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+    "AIGEN_WEBHOOK_TIMEOUT": "2",
+}
 
-# What a dead process had leased, or was waiting for, is taken up when its time is over: that time passes here.
+# What a dead process had leased, or was waiting for, is taken up when its time is over: that time
+# passes here.
 _TIME_PASSES = (
     "UPDATE outbox SET leased_until = now() WHERE leased_until > now()",
     "UPDATE outbox SET due_at = now() WHERE due_at > now() AND parked_reason IS NULL",
     "UPDATE generation_requests SET lease_until = now() WHERE lease_until > now()",
     "UPDATE generation_requests SET due_at = now() WHERE due_at > now()",
     "UPDATE holds SET began_at = began_at - interval '1 minute' WHERE state = 'placing'",
-    "UPDATE billing_journal SET since = since - interval '1 minute' WHERE state IN ('asking', 'refunding')",
+    (
+        "UPDATE billing_journal SET since = since - interval '1 minute' WHERE state IN ('asking',"
+        " 'refunding')"
+    ),
     "UPDATE periodic_work SET began_at = began_at - interval '2 hours'",
 )
-# Calls that surely have ended, and receivers that have failed for days: nobody waits that long here.
+# Calls that surely have ended, and receivers that have failed for days: nobody waits that long
+# here.
 _LONG_AGO = (
     """UPDATE billing_journal SET since = since - interval '1 minute'
-       WHERE state IN ('asking', 'refunding') AND since BETWEEN now() - interval '30 s' AND now() - interval '3 s'""",
+       WHERE state IN ('asking', 'refunding') AND since BETWEEN now() - interval '30 s' AND now()
+           - interval '3 s'""",
     """UPDATE holds SET began_at = began_at - interval '1 minute'
        WHERE state = 'placing' AND began_at < now() - interval '3 s'""",
     """UPDATE outbox SET attempts = 20, due_at = now()
-       WHERE topic LIKE 'webhook:%' AND attempts > 0 AND last_error IS NOT NULL AND parked_reason IS NULL""",
+       WHERE topic LIKE 'webhook:%' AND attempts > 0 AND last_error IS NOT NULL AND parked_reason
+           IS NULL""",
 )
-_UNSETTLED = """SELECT count(*) FROM holds WHERE state IN ('captured', 'released') AND funding = 'credits'
+_UNSETTLED = """SELECT count(*) FROM holds WHERE state IN ('captured', 'released')
+    AND funding = 'credits'
                 AND settled_at IS NULL"""
 _ROUND_SECONDS = 10.0
-_LAST_WORDS = {"final_asset_ready", "generation_failed", "generation_cancelled", "generation_expired"}
+_LAST_WORDS = {
+    "final_asset_ready",
+    "generation_failed",
+    "generation_cancelled",
+    "generation_expired",
+}
 
 
 class Receivers(Receiver):
-    """A receiver that is `gone` or `broken` where its address says so, and answers as the others do elsewhere."""
+    """A receiver that is `gone` or `broken` where its address says so, and answers as the others do
+    elsewhere.
+    """
 
     async def _answer(self, call: Call, writer: asyncio.StreamWriter) -> None:
         for name, status in (("gone", 410), ("broken", 500)):
@@ -78,19 +100,31 @@ class Receivers(Receiver):
 
 
 class Environment:
-    """What survives the service; `books`: credits are kept `local`, or in the `billing` adapter's stand-in."""
+    """What survives the service; `books`: credits are kept `local`, or in the `billing` adapter's
+    stand-in.
+    """
 
     def __init__(
-        self, url: str, folder: Path, names: dict[str, str], *, books: str, receiver: Receiver, billing_port: int = 0,
+        self,
+        url: str,
+        folder: Path,
+        names: dict[str, str],
+        *,
+        books: str,
+        receiver: Receiver,
+        billing_port: int = 0,
         broker: str = RABBITMQ,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.url, self.folder, self.names, self.books = url, folder, names, books
         self.receiver, self.billing_port = receiver, billing_port
         self.database = Database(url, pool_size=3)
         self.broker = self.engine_url = broker
         self.database_url = url
-        # Never on a connection that was idle: its server may close it at the moment it is used again.
-        self.http = httpx.AsyncClient(timeout=10, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        # Never on a connection that was idle: its server may close it at the moment it is used
+        # again.
+        self.http = httpx.AsyncClient(
+            timeout=10, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
         self.users: dict[str, str] = {}
         self.findings: list[str] = []
         self.mishaps: Counter[str] = Counter()
@@ -101,14 +135,20 @@ class Environment:
 
     def environment(self, port: int, **more: str) -> dict[str, str]:
         """What a serving process is told."""
-        told = {"AIGEN_ENGINE_URL": self.engine_url, "AIGEN_NOTIFY_URL": self.engine_url, **QUICK, **self.names}
+        told = {
+            "AIGEN_ENGINE_URL": self.engine_url,
+            "AIGEN_NOTIFY_URL": self.engine_url,
+            **QUICK,
+            **self.names,
+        }
         told["AIGEN_NOTIFY_QUEUE"] = self.notify_queue
         if self.books == "billing":
             told |= {
-                "AIGEN_CREDITS_URL": f"http://127.0.0.1:{self.billing_port}/api/v1", "AIGEN_CREDITS_API_KEY": KEY,
+                "AIGEN_CREDITS_URL": f"http://127.0.0.1:{self.billing_port}/api/v1",
+                "AIGEN_CREDITS_API_KEY": KEY,
                 "AIGEN_CREDITS_LOOKUP_PATH": "none",
                 "AIGEN_NOTIFY_URL": f"http://127.0.0.1:{self.receiver.port}/notify",
-            }  # fmt: skip
+            }
         return service_environment(self.database_url, self.folder, port, **told, **more)
 
     def worker(self, port: int) -> ObedientWorker:
@@ -122,11 +162,17 @@ class Environment:
         """Credits of one user, at the credit service itself."""
         if self.books == "billing":
             subscription = {
-                "current_plan_name": plan.title(), "status": "Active", "features": {},
+                "current_plan_name": plan.title(),
+                "status": "Active",
+                "features": {},
                 "freemium_generations_remaining": 0,
-            }  # fmt: skip
+            }
             faults = list(SCENARIOS[user_id.partition("-")[0]].faults)
-            account = {"balance": credits_text(amount), "subscription": subscription, "faults": faults}
+            account = {
+                "balance": credits_text(amount),
+                "subscription": subscription,
+                "faults": faults,
+            }
             await self.control(accounts={user_id: account})
         elif plan != "free":
             told = {"user_id": user_id, "amount": credits_text(amount), "plan": plan}
@@ -145,7 +191,9 @@ class Environment:
         self.line = RetryingClient(ports, hooks=hooks, patience_seconds=patience_seconds)
 
     async def live(self, kind: str, tag: str) -> bool:
-        """One life from its credits to its end; False, with a finding, when it went otherwise than it must."""
+        """One life from its credits to its end; False, with a finding, when it went otherwise than
+        it must.
+        """
         life = SCENARIOS[kind]
         user = User(self.line, self.give, f"{kind}-{tag}")
         try:
@@ -153,7 +201,11 @@ class Environment:
             self.users[user.id] = kind
             await life.lead(user)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            told = str(error)[:400] if isinstance(error, ScenarioError) else "".join(format_exception(error))[-1500:]
+            told = (
+                str(error)[:400]
+                if isinstance(error, ScenarioError)
+                else "".join(format_exception(error))[-1500:]
+            )
             self.findings.append(f"{user.id}: {type(error).__name__}: {told}")
             return False
         return True
@@ -164,18 +216,20 @@ class Environment:
             await self.database.execute(statement)
 
     async def operate(self) -> None:
-        """What an operator does all the time: decide holds in doubt by the books, replay what is parked, lift flags."""
+        """What an operator does all the time: decide holds in doubt by the books, replay what is
+        parked, lift flags.
+        """
         for statement in _LONG_AGO:
             await self.database.execute(statement)
-        flagged = await self.database.fetch(
-            """SELECT DISTINCT user_id FROM account_flags
-               WHERE cleared_at IS NULL AND reason <> 'content_abuse' LIMIT 50"""
-        )
+        flagged = await self.database.fetch("""SELECT DISTINCT user_id FROM account_flags
+               WHERE cleared_at IS NULL AND reason <> 'content_abuse' LIMIT 50""")
         await asyncio.gather(*(self._clear(row["user_id"]) for row in flagged))
         with_truth = await self.control() if self.books == "billing" else {"operations": {}}
         for row in await self.database.fetch("SELECT key FROM holds WHERE parked_at IS NOT NULL"):
             charged = with_truth["operations"].get(row["key"]) == "charged"
-            await self.line.call("POST", f"/operations/holds/{row['key']}/decide", told={"charged": charged})
+            await self.line.call(
+                "POST", f"/operations/holds/{row['key']}/decide", told={"charged": charged}
+            )
         for row in await self.database.fetch(
             """SELECT id, topic, body FROM outbox WHERE parked_reason IS NOT NULL
                ORDER BY topic LIKE 'credits.%' DESC, id"""
@@ -183,12 +237,15 @@ class Environment:
             await self._handle(row["id"], row["topic"], row["body"], with_truth["operations"])
 
     async def _clear(self, user_id: str) -> None:
-        await self.line.call("POST", f"/operations/users/{user_id}/clear", told={"note": "looked into"})
+        await self.line.call(
+            "POST", f"/operations/users/{user_id}/clear", told={"note": "looked into"}
+        )
 
     async def operate_somehow(self) -> None:
         """The operator's round; what goes wrong with it, or takes long, is tried again later.
 
-        Lives wait for operators: one who stood before a single call, or went home after a fault, would hold them up.
+        Lives wait for operators: one who stood before a single call, or went home after a fault,
+        would hold them up.
         """
         try:
             async with asyncio.timeout(_ROUND_SECONDS):
@@ -196,11 +253,13 @@ class Environment:
         except Exception as error:  # noqa: BLE001 - whatever it is, the next round comes
             self.mishaps[type(error).__name__] += 1
 
-    async def _handle(self, message: int, topic: str, body: dict[str, Any], truth: dict[str, str]) -> None:
+    async def _handle(
+        self, message: int, topic: str, body: dict[str, Any], truth: dict[str, str]
+    ) -> None:
         """A parked message: replayed, or given up where nobody is waiting for it; money never.
 
-        A letter that nobody can read is read once more by half of the operators, and then given up: one that is
-        replayed for ever is work that grows, and lives wait for what comes after it.
+        A letter that nobody can read is read once more by half of the operators, and then given up:
+        one that is replayed for ever is work that grows, and lives wait for what comes after it.
         """
         given_up = topic.startswith("webhook:") or (
             topic == "dead_letter" and (message % 2 or message in self._read_again)
@@ -208,20 +267,30 @@ class Environment:
         self._read_again.add(message)
         if topic.startswith("credits."):
             charged = truth.get(body["key"]) == "charged"
-            await self.line.call("POST", f"/operations/holds/{body['key']}/decide", told={"charged": charged})
-        await self.line.call("POST", f"/operations/outbox/{message}/{'drop' if given_up else 'replay'}")
+            await self.line.call(
+                "POST", f"/operations/holds/{body['key']}/decide", told={"charged": charged}
+            )
+        await self.line.call(
+            "POST", f"/operations/outbox/{message}/{'drop' if given_up else 'replay'}"
+        )
 
     async def drained(self, *, seconds: float = 30.0) -> None:
-        """Wait until nothing is owed and nothing is in doubt; an operator looks after what is parked."""
+        """Wait until nothing is owed and nothing is in doubt; an operator looks after what is
+        parked.
+        """
         ends = time.monotonic() + seconds
         tries = 0
         while True:
-            owed = await self.database.fetch("SELECT topic, attempts, last_error, parked_reason FROM outbox LIMIT 5")
+            owed = await self.database.fetch(
+                "SELECT topic, attempts, last_error, parked_reason FROM outbox LIMIT 5"
+            )
             placing = await self.database.fetch("SELECT key FROM holds WHERE state = 'placing'")
             if not owed and not placing and not await self.database.fetchval(_UNSETTLED):
                 return
             if time.monotonic() > ends:
-                self.findings.append(f"not drained after {seconds} s: {[tuple(row) for row in [*owed, *placing]]}")
+                self.findings.append(
+                    f"not drained after {seconds} s: {[tuple(row) for row in [*owed, *placing]]}"
+                )
                 return
             tries += 1
             if tries > 3:
@@ -230,10 +299,14 @@ class Environment:
             await asyncio.sleep(0.15)
             if tries % 4 == 0:
                 await self.time_passes()
-                await DeliveryStore(self.database).tidy(now() - timedelta(days=30), now())  # as every hour
+                await DeliveryStore(self.database).tidy(
+                    now() - timedelta(days=30), now()
+                )  # as every hour
 
     async def check(self) -> list[str]:
-        """Everything that is wrong: lives, invariants, and the money of every user by three independent sums."""
+        """Everything that is wrong: lives, invariants, and the money of every user by three
+        independent sums.
+        """
         found, self.findings = [*self.findings, *self.line.faults], []
         self.line.faults = []
         found += self._unexpected()
@@ -245,8 +318,8 @@ class Environment:
         return found
 
     def _unexpected(self) -> list[str]:
-        """What no code was prepared for, as the processes have logged it since the last look: there is always a name
-        for what a storm does.
+        """What no code was prepared for, as the processes have logged it since the last look: there
+        is always a name for what a storm does.
         """
         with (self.folder / "log").open("rb") as log:
             log.seek(self._read)
@@ -255,35 +328,50 @@ class Environment:
         return [line.decode(errors="replace")[-1000:] for line in lines if b'"exception"' in line]
 
     async def _unfinished(self) -> list[str]:
-        """Requests that have not ended: every life leads its requests to their end, so that its price is final."""
+        """Requests that have not ended: every life leads its requests to their end, so that its
+        price is final.
+        """
         rows = await self.database.fetch(
             "SELECT id, user_id, state FROM generation_requests WHERE deadline_at IS NOT NULL"
         )
         return [
-            f"{row['user_id']}: {row['id']} is still {row['state']}" for row in rows if row["user_id"] in self.users
+            f"{row['user_id']}: {row['id']} is still {row['state']}"
+            for row in rows
+            if row["user_id"] in self.users
         ]
 
     async def _money(self) -> list[str]:
-        """What each user has left, what the holds took, what the usage log says: all are the price of the life."""
+        """What each user has left, what the holds took, what the usage log says: all are the price
+        of the life.
+        """
         left = await self._left()
-        taken = await self._sum("SELECT user_id, sum(amount) FROM holds WHERE state = 'captured' GROUP BY 1")
-        used = await self._sum("SELECT user_id, sum(amount) FROM usage_log WHERE paid_by = 'credits' GROUP BY 1")
+        taken = await self._sum(
+            "SELECT user_id, sum(amount) FROM holds WHERE state = 'captured' GROUP BY 1"
+        )
+        used = await self._sum(
+            "SELECT user_id, sum(amount) FROM usage_log WHERE paid_by = 'credits' GROUP BY 1"
+        )
         free = await self._sum("SELECT user_id, sum(used) FROM free_usage GROUP BY 1")
         found = []
         for user_id, kind in self.users.items():
             life = SCENARIOS[kind]
             told = {
-                "spent": life.given - left.get(user_id, life.given), "captured": taken.get(user_id, 0),
+                "spent": life.given - left.get(user_id, life.given),
+                "captured": taken.get(user_id, 0),
                 "used": used.get(user_id, 0),
-            }  # fmt: skip
+            }
             wrong = {name: amount for name, amount in told.items() if amount != life.costs}
-            found += [f"{user_id}: {name} {amount}, costs {life.costs}" for name, amount in wrong.items()]
+            found += [
+                f"{user_id}: {name} {amount}, costs {life.costs}" for name, amount in wrong.items()
+            ]
             if free.get(user_id, 0) != life.free:
                 found.append(f"{user_id}: {free.get(user_id, 0)} free generations, not {life.free}")
         return found
 
     async def _announcements(self) -> list[str]:
-        """What the notification service was told of each end: once or again, and never two different things."""
+        """What the notification service was told of each end: once or again, and never two
+        different things.
+        """
         for note in await asyncio.to_thread(self._notes):
             of = (note["data"].get("generation_request_id", ""), note["event_type"])
             self.told.setdefault(of, set()).add(note["id"])
@@ -292,7 +380,9 @@ class Environment:
             if kind in _LAST_WORDS:
                 ends.setdefault(request_id, {})[kind] = ids
         found = []
-        for row in await self.database.fetch("SELECT id, state FROM generation_requests WHERE deadline_at IS NULL"):
+        for row in await self.database.fetch(
+            "SELECT id, state FROM generation_requests WHERE deadline_at IS NULL"
+        ):
             said = ends.get(str(row["id"]), {})
             if len(said) != 1 or len(*said.values()) != 1:
                 found.append(f"{row['id']} ended as {row['state']}; its user was told {said}")
@@ -319,7 +409,10 @@ class Environment:
 
     async def _left(self) -> dict[str, int]:
         if self.books == "billing":
-            return {user: credits_amount(told) for user, told in (await self.control())["balances"].items()}
+            return {
+                user: credits_amount(told)
+                for user, told in (await self.control())["balances"].items()
+            }
         return await self._sum("SELECT user_id, balance FROM credit_accounts")
 
     async def _sum(self, statement: str) -> dict[str, int]:
@@ -327,7 +420,9 @@ class Environment:
 
     async def outcomes(self) -> Counter[str]:
         """How many requests ended in which way."""
-        found = await self.database.fetch("SELECT state, count(*) FROM generation_requests GROUP BY 1 ORDER BY 1")
+        found = await self.database.fetch(
+            "SELECT state, count(*) FROM generation_requests GROUP BY 1 ORDER BY 1"
+        )
         return Counter({row["state"]: row["count"] for row in found})
 
 
@@ -335,7 +430,9 @@ class Environment:
 async def environment(
     *, books: str = "local", database: str | None = None, broker: str = RABBITMQ
 ) -> AsyncIterator[Environment]:
-    """A yard of one's own, removed afterwards; `database` and `broker`: servers other than those of the tests."""
+    """A yard of one's own, removed afterwards; `database` and `broker`: servers other than those of
+    the tests.
+    """
     admin = database or await asyncio.to_thread(database_admin_url)
     names = own_names(f"yard.{uuid4().hex[:8]}")
     try:
@@ -349,13 +446,17 @@ async def environment(
                 desk = billing_process(complete=True)
                 port = await asyncio.to_thread(desk.__enter__)
                 stack.callback(desk.__exit__, None, None, None)
-            made = Environment(url, folder, names, books=books, receiver=receiver, billing_port=port, broker=broker)
+            made = Environment(
+                url, folder, names, books=books, receiver=receiver, billing_port=port, broker=broker
+            )
             await asyncio.to_thread(made.declare)
             stack.push_async_callback(made.database.close)
             stack.push_async_callback(made.http.aclose)
             yield made
     finally:
-        await asyncio.to_thread(delete_names, names | {"NOTIFY_QUEUE": _notify_queue(names)}, broker)
+        await asyncio.to_thread(
+            delete_names, names | {"NOTIFY_QUEUE": _notify_queue(names)}, broker
+        )
 
 
 def _notify_queue(names: dict[str, str]) -> str:

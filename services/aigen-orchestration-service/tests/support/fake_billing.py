@@ -1,7 +1,8 @@
 """A billing adapter as it really is, in a process of its own, with faults that can be switched on.
 
-It takes any action type and charges nothing for those it does not know, answers `success: false` with 200, has no
-idempotency, no refund and no look-up. `--complete` adds the three, as docs/billing-adapter.md asks for them.
+It takes any action type and charges nothing for those it does not know, answers `success: false`
+with 200, has no idempotency, no refund and no look-up. `--complete` adds the three, as
+docs/billing-adapter.md asks for them.
 """
 
 import argparse
@@ -19,9 +20,11 @@ from starlette.routing import Route
 
 KEY = "billing-key-of-the-tests"
 PRICES = {
-    "sample_generation": Decimal("0.25"), "standard_generation": Decimal(1), "hd_export": Decimal(2),
+    "sample_generation": Decimal("0.25"),
+    "standard_generation": Decimal(1),
+    "hd_export": Decimal(2),
     "advanced_ai_feature": Decimal(1),
-}  # fmt: skip
+}
 WORKER_ERRORS = [
     "slow",
     "error_before",
@@ -37,7 +40,8 @@ SLOW_SECONDS = 0.8
 
 
 class Adapter:
-    """Accounts and what was done to them; `faults` are used up by the calls that move money, in their order.
+    """Accounts and what was done to them; `faults` are used up by the calls that move money, in
+    their order.
 
     An account may have `faults` of its own, which come first.
     """
@@ -57,14 +61,23 @@ class Adapter:
             return 404, {"message": "No such user"}
         price = Decimal(str(body.get("amount_override") or PRICES.get(body["action_type"], 0)))
         if body["action_type"] not in PRICES:
-            return 200, {"success": True, "new_balance": str(account["balance"]), "message": "nothing to charge"}
+            return 200, {
+                "success": True,
+                "new_balance": str(account["balance"]),
+                "message": "nothing to charge",
+            }
         if account["balance"] < price:
             if account.get("polite"):
-                return 200, {"success": False, "new_balance": str(account["balance"]), "message": "Not enough"}
+                return 200, {
+                    "success": False,
+                    "new_balance": str(account["balance"]),
+                    "message": "Not enough",
+                }
             return 402, {
-                "message": "Insufficient credits", "required_credits": str(price),
+                "message": "Insufficient credits",
+                "required_credits": str(price),
                 "current_balance": str(account["balance"]),
-            }  # fmt: skip
+            }
         account["balance"] -= price
         self.operations[body["reference_id"]] = "charged"
         return 200, {"success": True, "new_balance": str(account["balance"]), "message": "ok"}
@@ -72,7 +85,11 @@ class Adapter:
     def refund(self, user_id: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.accounts[user_id]["balance"] += Decimal(str(body["amount_override"]))
         self.operations[body["reference_id"]] = "refunded"
-        return 200, {"success": True, "new_balance": str(self.accounts[user_id]["balance"]), "message": "ok"}
+        return 200, {
+            "success": True,
+            "new_balance": str(self.accounts[user_id]["balance"]),
+            "message": "ok",
+        }
 
     def once(self, key: str | None, work: Any, *arguments: Any) -> tuple[int, dict[str, Any]]:
         """Do the work, or give the answer which the key got before, where keys are honoured."""
@@ -92,10 +109,7 @@ async def cut_short() -> AsyncIterator[bytes]:
     raise ConnectionResetError
 
 
-_BEFORE = {
-    "turned_away": (429, "slow down"),
-    "error_before": (500, "Internal Server Error"),
-}
+_BEFORE = {"turned_away": (429, "slow down"), "error_before": (500, "Internal Server Error")}
 _AFTER = {
     "error_after": (500, "AttributeError: 'NoneType' object has no attribute 'id'"),
     "wrong_body": (200, "<html>ok</html>"),
@@ -137,7 +151,11 @@ class Routes:
             await asyncio.sleep(30)
         if fault == "drop_after":
             return StreamingResponse(cut_short(), headers={"content-length": "1000"})
-        return PlainTextResponse(_AFTER[fault][1], _AFTER[fault][0]) if fault in _AFTER else JSONResponse(said, status)
+        return (
+            PlainTextResponse(_AFTER[fault][1], _AFTER[fault][0])
+            if fault in _AFTER
+            else JSONResponse(said, status)
+        )
 
     async def subscription(self, request: Request) -> Response:
         """Plan, status and features."""
@@ -145,14 +163,20 @@ class Routes:
         account = self.adapter.accounts.get(request.path_params["user_id"])
         if self.adapter.down or (account and account.get("broken")):
             return PlainTextResponse("KeyError: 'freemium_generations_remaining'", 500)
-        return JSONResponse(account["subscription"]) if account else JSONResponse({"message": "No such user"}, 404)
+        return (
+            JSONResponse(account["subscription"])
+            if account
+            else JSONResponse({"message": "No such user"}, 404)
+        )
 
     async def balance(self, request: Request) -> Response:
         """What the user has."""
         account = self.adapter.accounts.get(request.path_params["user_id"])
         if self.adapter.down:
             return PlainTextResponse("Bad Gateway", 502)
-        return JSONResponse({"balance": str(account["balance"])} if account else {}, 200 if account else 404)
+        return JSONResponse(
+            {"balance": str(account["balance"])} if account else {}, 200 if account else 404
+        )
 
     async def look_up(self, request: Request) -> Response:
         """What became of a key."""
@@ -160,7 +184,9 @@ class Routes:
         if not self.adapter.complete:
             return JSONResponse({"detail": "Not Found"}, 404)
         key = request.path_params["key"]
-        return JSONResponse({"reference_id": key, "status": self.adapter.operations.get(key, "absent")})
+        return JSONResponse(
+            {"reference_id": key, "status": self.adapter.operations.get(key, "absent")}
+        )
 
     async def control(self, request: Request) -> Response:
         """Set accounts and faults; see how everything stands."""
@@ -169,11 +195,15 @@ class Routes:
             self.adapter = Adapter(complete=self.adapter.complete)
         for user_id, account in told.get("accounts", {}).items():
             self.adapter.accounts[user_id] = account | {"balance": Decimal(account["balance"])}
-        self.adapter.faults.extend(fault for fault in told.get("faults", []) if WORKER_ERRORS.index(fault) >= 0)
+        self.adapter.faults.extend(
+            fault for fault in told.get("faults", []) if WORKER_ERRORS.index(fault) >= 0
+        )
         self.adapter.down = told.get("down", self.adapter.down)
         return JSONResponse(
             {
-                "balances": {user: str(account["balance"]) for user, account in self.adapter.accounts.items()},
+                "balances": {
+                    user: str(account["balance"]) for user, account in self.adapter.accounts.items()
+                },
                 "calls": self.adapter.calls,
                 "operations": self.adapter.operations,
             }

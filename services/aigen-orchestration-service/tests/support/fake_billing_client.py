@@ -1,4 +1,6 @@
-"""The billing adapter's client on a stand-in adapter in a process of its own, and the test's hand on both."""
+"""The billing adapter's client on a stand-in adapter in a process of its own, and the test's hand
+on both.
+"""
 
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -9,7 +11,10 @@ from typing import Any
 
 import httpx
 
-from creativeflow.services.aigeneration.adapters.credits.billing import BillingCredits, BillingRoutes
+from creativeflow.services.aigeneration.adapters.credits.billing import (
+    BillingCredits,
+    BillingRoutes,
+)
 from creativeflow.services.aigeneration.kit import clock
 from creativeflow.services.aigeneration.storage.billing_journal import BillingJournal
 from creativeflow.services.aigeneration.storage.database import Database
@@ -22,7 +27,9 @@ LOOKUP = "/users/{user_id}/credits/operations/{key}"
 class Desk:
     """One client of the adapter; `control` steers the adapter."""
 
-    def __init__(self, port: int, credits_: BillingCredits, http: httpx.AsyncClient, database: Database) -> None:
+    def __init__(
+        self, port: int, credits_: BillingCredits, http: httpx.AsyncClient, database: Database
+    ) -> None:
         self.port, self.credits, self.database = port, credits_, database
         self._http = http
 
@@ -35,8 +42,11 @@ class Desk:
     async def give(self, user_id: str, amount: int, plan: str, **more: Any) -> None:
         """An account with a balance (1/100) and a subscription."""
         subscription = {
-            "current_plan_name": plan.title(), "status": "Active", "features": {}, "freemium_generations_remaining": 0
-        }  # fmt: skip
+            "current_plan_name": plan.title(),
+            "status": "Active",
+            "features": {},
+            "freemium_generations_remaining": 0,
+        }
         subscription |= more.pop("subscription", {})
         account = {"balance": str(Decimal(amount) / 100), "subscription": subscription, **more}
         await self.control(accounts={user_id: account})
@@ -51,14 +61,18 @@ def billing_process(*, complete: bool) -> Iterator[int]:
     """The stand-in, listening; its port."""
     port = free_port()
     arguments = [str(Path(__file__).with_name("fake_billing.py")), "--port", str(port)]
-    with process([*arguments, *(["--complete"] if complete else [])], {"PYTHONPATH": ":".join(sys.path)}) as running:
+    with process(
+        [*arguments, *(["--complete"] if complete else [])], {"PYTHONPATH": ":".join(sys.path)}
+    ) as running:
         wait_ready_now(port, running, "/_control")
         yield port
 
 
 @asynccontextmanager
 async def billing(database_url: str, port: int, **more: Any) -> AsyncIterator[Desk]:
-    """A client with a journal of its own; `refund` and `lookup` are its routes, the rest its constructor's."""
+    """A client with a journal of its own; `refund` and `lookup` are its routes, the rest its
+    constructor's.
+    """
     routes = BillingRoutes(
         base_url=f"http://127.0.0.1:{port}/api/v1",
         **{n: more.pop(n) for n in ("refund", "lookup", "plan_names") if n in more},
@@ -66,7 +80,9 @@ async def billing(database_url: str, port: int, **more: Any) -> AsyncIterator[De
     database = Database(database_url)
     async with httpx.AsyncClient(trust_env=False) as http:
         told = {"api_key": KEY, "now": clock.now, "call_seconds": 1.0, "pause_seconds": 0.01} | more
-        desk = Desk(port, BillingCredits(http, BillingJournal(database), routes, **told), http, database)
+        desk = Desk(
+            port, BillingCredits(http, BillingJournal(database), routes, **told), http, database
+        )
         await desk.control(reset=True)
         yield desk
         await database.close()

@@ -1,7 +1,9 @@
-"""A process that answers as Odoo with the addon does, on a ledger in memory, and goes wrong on demand.
+"""A process that answers as Odoo with the addon does, on a ledger in memory, and goes wrong on
+demand.
 
-`python tests/odoo_stand_in.py PORT 18|19`. It speaks /jsonrpc in both generations and /json/2 in 19. What it answers
-is what real ones were seen to answer; tests/odoo asks a real one the same questions.
+`python tests/odoo_stand_in.py PORT 18|19`. It speaks /jsonrpc in both generations and /json/2 in
+19. What it answers is what real ones were seen to answer; tests/odoo asks a real one the same
+questions.
 """
 
 import asyncio
@@ -28,18 +30,28 @@ TRACEBACK = "Traceback (most recent call last): the-secret-of-the-tests"
 
 
 PAGES = {
-    "error": (500, "Internal Server Error"), "pool_full": (500, "The Connection Pool Is Full"),
-    "error_after_work": (502, "Bad Gateway"), "timeout_after_work": (504, "Gateway Time-out"),
+    "error": (500, "Internal Server Error"),
+    "pool_full": (500, "The Connection Pool Is Full"),
+    "error_after_work": (502, "Bad Gateway"),
+    "timeout_after_work": (504, "Gateway Time-out"),
     "page": (200, "Maintenance"),
-}  # fmt: skip
+}
 ERRORS = {
-    "serialization": "psycopg2.errors.SerializationFailure", "denied": "odoo.exceptions.AccessDenied",
+    "serialization": "psycopg2.errors.SerializationFailure",
+    "denied": "odoo.exceptions.AccessDenied",
     "refused": "odoo.exceptions.ValidationError",
-}  # fmt: skip
+}
 ANSWERS: dict[str, Any] = {
-    "nothing": None, "list": [], "silent": {},
-    "strange": {"outcome": "perhaps", "status": "perhaps", "balance": "much", "holds": [{"amount": 1}]},
-}  # fmt: skip
+    "nothing": None,
+    "list": [],
+    "silent": {},
+    "strange": {
+        "outcome": "perhaps",
+        "status": "perhaps",
+        "balance": "much",
+        "holds": [{"amount": 1}],
+    },
+}
 
 
 class StandIn:
@@ -49,15 +61,26 @@ class StandIn:
         self.url = f"http://127.0.0.1:{port}"
 
     def credits(
-        self, client: httpx.AsyncClient, *, api: OdooApi = "auto", key: str = KEY, deadline_seconds: float = 10.0
+        self,
+        client: httpx.AsyncClient,
+        *,
+        api: OdooApi = "auto",
+        key: str = KEY,
+        deadline_seconds: float = 10.0,
     ) -> OdooCredits:
         """The adapter under test."""
         return OdooCredits(
             OdooCalls(
-                client, base_url=self.url, database=DATABASE, login=LOGIN, api_key=key, model=MODEL, api=api,
+                client,
+                base_url=self.url,
+                database=DATABASE,
+                login=LOGIN,
+                api_key=key,
+                model=MODEL,
+                api=api,
                 deadline_seconds=deadline_seconds,
             )
-        )  # fmt: skip
+        )
 
     async def give(self, user_id: str, amount: int, plan: str, **more: Any) -> None:
         """Give credits, and set plan, status or flag."""
@@ -92,11 +115,16 @@ class Office:
 
     def account(self, user_id: str) -> dict[str, Any]:
         """The account of a user; unknown ones are on the Free plan."""
-        return self.accounts.get(user_id, {"plan": "free", "status": "active", "restricted": False, "balance": 0})
+        return self.accounts.get(
+            user_id, {"plan": "free", "status": "active", "restricted": False, "balance": 0}
+        )
 
     def hold(self, key: str, user_id: str, amount: str, action: str) -> dict[str, str]:
         """As creativeflow_hold."""
-        account, asked = self.account(user_id), {"user_id": user_id, "amount": credits_amount(amount)}
+        account, asked = (
+            self.account(user_id),
+            {"user_id": user_id, "amount": credits_amount(amount)},
+        )
         if key in self.holds:
             known = self.holds[key]
             same = known["state"] == "held" and asked.items() <= known.items()
@@ -119,7 +147,8 @@ class Office:
         """As creativeflow_release."""
         credits_amount(amount)
         hold = self.holds.setdefault(
-            key, {"key": key, "user_id": user_id, "amount": 0, "action": action, "state": "released"}
+            key,
+            {"key": key, "user_id": user_id, "amount": 0, "action": action, "state": "released"},
         )
         if hold["state"] == "held":
             hold["state"] = "released"
@@ -140,7 +169,10 @@ class Office:
         due = datetime.fromisoformat(before) > datetime.now(UTC)
         open_ = [hold for hold in self.holds.values() if hold["state"] == "held" and due]
         fields = ("key", "user_id", "action")
-        listed = [{field: hold[field] for field in fields} | {"amount": credits_text(hold["amount"])} for hold in open_]
+        listed = [
+            {field: hold[field] for field in fields} | {"amount": credits_text(hold["amount"])}
+            for hold in open_
+        ]
         return {"holds": listed[:limit]}
 
     def _state(self, key: str) -> str:
@@ -150,8 +182,8 @@ class Office:
 class Server:
     """The HTTP side: who may call, which method it is, and what goes wrong.
 
-    A fault is for one call, and happens in place of the work unless its name says after it: a page of HTML, an error
-    by its class, or an answer that is none.
+    A fault is for one call, and happens in place of the work unless its name says after it: a page
+    of HTML, an error by its class, or an answer that is none.
     """
 
     def __init__(self, generation: int) -> None:
@@ -171,27 +203,40 @@ class Server:
 
     async def version(self, _: Request) -> Response:
         """What only the newer generation tells."""
-        return JSONResponse({"version_info": [self.generation, 0, 0, "final", 0, ""], "version": "19.0"})
+        return JSONResponse(
+            {"version_info": [self.generation, 0, 0, "final", 0, ""], "version": "19.0"}
+        )
 
     async def json2(self, request: Request) -> Response:
         """`POST /json/2/<model>/<method>`: an error is a status and a name."""
 
         def failed(name: str) -> Response:
-            status = {"AccessDenied": 401, "NotFound": 404, "ValidationError": 422}.get(name.rpartition(".")[2], 500)
+            status = {"AccessDenied": 401, "NotFound": 404, "ValidationError": 422}.get(
+                name.rpartition(".")[2], 500
+            )
             return JSONResponse({"name": name, "debug": TRACEBACK}, status_code=status)
 
         headers, path = request.headers, request.path_params
-        if (headers.get("authorization"), headers.get("x-odoo-database")) != (f"bearer {KEY}", DATABASE):
+        if (headers.get("authorization"), headers.get("x-odoo-database")) != (
+            f"bearer {KEY}",
+            DATABASE,
+        ):
             return failed("odoo.exceptions.AccessDenied")
         if path["model"] != MODEL:
             return failed("werkzeug.exceptions.NotFound")
-        return await self._answer(path["method"], await request.json(), lambda result: result, failed)
+        return await self._answer(
+            path["method"], await request.json(), lambda result: result, failed
+        )
 
     async def jsonrpc(self, request: Request) -> Response:
         """`common.authenticate` and `object.execute_kw`: every answer is a 200, an error too."""
 
         def failed(name: str) -> Response:
-            error = {"code": 200, "message": "Odoo Server Error", "data": {"name": name, "debug": TRACEBACK}}
+            error = {
+                "code": 200,
+                "message": "Odoo Server Error",
+                "data": {"name": name, "debug": TRACEBACK},
+            }
             return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error})
 
         def result(told: Any) -> Any:
@@ -201,7 +246,9 @@ class Server:
         database, user, key, *more = params["args"]
         if params["method"] == "authenticate":
             self.counts["authenticate"] += 1
-            return JSONResponse(result(UID if (database, user, key) == (DATABASE, LOGIN, KEY) else False))
+            return JSONResponse(
+                result(UID if (database, user, key) == (DATABASE, LOGIN, KEY) else False)
+            )
         model, method, _, arguments = more
         if (database, user, key) != (DATABASE, UID, KEY):
             return failed("odoo.exceptions.AccessDenied")
@@ -214,9 +261,17 @@ class Server:
         body = await request.json()
         match request.path_params["what"]:
             case "give":
-                account = self.office.accounts.setdefault(body["user_id"], self.office.account(body["user_id"]))
+                account = self.office.accounts.setdefault(
+                    body["user_id"], self.office.account(body["user_id"])
+                )
                 account["balance"] += body["amount"]
-                account.update({field: body[field] for field in ("plan", "status", "restricted") if field in body})
+                account.update(
+                    {
+                        field: body[field]
+                        for field in ("plan", "status", "restricted")
+                        if field in body
+                    }
+                )
             case "look":
                 return JSONResponse(self.office.account(body["user_id"]))
             case "faults":
@@ -227,7 +282,11 @@ class Server:
         return JSONResponse({})
 
     async def _answer(
-        self, method: str, arguments: dict[str, Any], wrap: Callable[[Any], Any], failed: Callable[[str], Response]
+        self,
+        method: str,
+        arguments: dict[str, Any],
+        wrap: Callable[[Any], Any],
+        failed: Callable[[str], Response],
     ) -> Response:
         self.counts[method] += 1
         work: Callable[..., Any] = getattr(self.office, method.removeprefix(PREFIX))
@@ -245,6 +304,9 @@ class Server:
 
 if __name__ == "__main__":
     uvicorn.run(
-        Server(int(sys.argv[2])).app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning",
+        Server(int(sys.argv[2])).app,
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        log_level="warning",
         timeout_graceful_shutdown=1,
-    )  # fmt: skip
+    )

@@ -1,4 +1,6 @@
-"""A browser without a script: keeps cookies, reads pages, and sends the forms that stand on them."""
+"""A browser without a script: keeps cookies, reads pages, and sends the forms that stand on
+them.
+"""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -121,15 +123,21 @@ class Browser(httpx.AsyncClient):
     """Somebody at a browser; `origin` is what it says of the page that sends a form."""
 
     def __init__(self, app: FastAPI, origin: str = ORIGIN) -> None:
-        super().__init__(transport=httpx.ASGITransport(app=app), base_url=origin, follow_redirects=True)
+        super().__init__(
+            transport=httpx.ASGITransport(app=app), base_url=origin, follow_redirects=True
+        )
         self.origin = origin
 
     async def open(self, path: str, **more: Any) -> Page:
         """Look at a page."""
         return Page(await self.get(path, **more))
 
-    async def submit(self, form: PageForm, *, headers: dict[str, str] | None = None, **fields: Any) -> Page:
+    async def submit(
+        self, form: PageForm, *, headers: dict[str, str] | None = None, **fields: Any
+    ) -> Page:
         """Fill a form in and send it; None leaves a field out."""
-        said = {name: value for name, value in {**form.fields, **fields}.items() if value is not None}
+        said = {
+            name: value for name, value in {**form.fields, **fields}.items() if value is not None
+        }
         told = {"Origin": self.origin, "Sec-Fetch-Site": "same-origin"} | (headers or {})
         return Page(await self.post(form.action, data=said, headers=told))

@@ -1,4 +1,6 @@
-"""Locks as they meet: two statements held up at one row, and how many circles the server has had to break."""
+"""Locks as they meet: two statements held up at one row, and how many circles the server has had to
+break.
+"""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,14 +12,19 @@ from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from tests.support.app import ServiceUnderTest
 
 _DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type ="
+    " 'Lock'"
+)
 
 
 async def deadlocks(world: ServiceUnderTest) -> int:
     """How many circles the server has broken so far; each session tells with a second's delay."""
     await asyncio.sleep(1.2)
     for _ in range(12):
-        await asyncio.gather(*(world.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6)))
+        await asyncio.gather(
+            *(world.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6))
+        )
     return int(await world.database.fetchval(_DEADLOCKS))
 
 
@@ -28,13 +35,15 @@ async def both_held_up(
     first: Coroutine[Any, Any, Any],
     second: Coroutine[Any, Any, Any],
 ) -> Any:
-    """Let two statements run, one after the other, until a lock on one request in the middle of both stops them, and
-    then go on: the first one has the request first.
+    """Let two statements run, one after the other, until a lock on one request in the middle of
+    both stops them, and then go on: the first one has the request first.
     """
     other = await asyncpg.connect(url)
     try:
         async with other.transaction():
-            await other.execute("SELECT FROM generation_requests WHERE id = $1 FOR UPDATE", middle.id)
+            await other.execute(
+                "SELECT FROM generation_requests WHERE id = $1 FOR UPDATE", middle.id
+            )
             tasks = []
             for one in (first, second):
                 tasks.append(asyncio.create_task(one))

@@ -1,4 +1,6 @@
-"""An HTTP server on loopback whose answers the test decides: what receivers and picture servers share."""
+"""An HTTP server on loopback whose answers the test decides: what receivers and picture servers
+share.
+"""
 
 import asyncio
 import ssl

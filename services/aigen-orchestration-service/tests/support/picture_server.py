@@ -1,4 +1,6 @@
-"""Pictures as workers make them, whole and broken, and an HTTP server on loopback that serves them."""
+"""Pictures as workers make them, whole and broken, and an HTTP server on loopback that serves
+them.
+"""
 
 import asyncio
 import io
@@ -19,7 +21,9 @@ NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF"}
 Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-def picture(width: int = 512, height: int = 512, kind: str = "png", *, seed: int = 0, **options: Any) -> bytes:
+def picture(
+    width: int = 512, height: int = 512, kind: str = "png", *, seed: int = 0, **options: Any
+) -> bytes:
     """A picture of noise, which no encoder makes small; equal arguments give equal bytes."""
     noise = random.Random(seed).randbytes(width * height * 3)  # noqa: S311 - no secret
     stream = io.BytesIO()
@@ -30,7 +34,9 @@ def picture(width: int = 512, height: int = 512, kind: str = "png", *, seed: int
 def plain(width: int, height: int, kind: str = "png", mode: str = "RGB", **options: Any) -> bytes:
     """A picture of one colour: many pixels in few bytes."""
     stream = io.BytesIO()
-    Image.new(mode, (width, height)).save(stream, kind if kind.isupper() else NAMES[kind], **options)
+    Image.new(mode, (width, height)).save(
+        stream, kind if kind.isupper() else NAMES[kind], **options
+    )
     return stream.getvalue()
 
 
@@ -43,7 +49,9 @@ def animated(kind: str) -> bytes:
 
 
 class PictureServer(LoopbackServer):
-    """Serves what `files` holds by path: bytes, a status, a status with headers, or what to do with the connection."""
+    """Serves what `files` holds by path: bytes, a status, a status with headers, or what to do with
+    the connection.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +63,9 @@ class PictureServer(LoopbackServer):
         return f"http://127.0.0.1:{self.port}{path}"
 
     def put(self, path: str, content: bytes | int | tuple[int, str] | list[Any] | Script) -> str:
-        """Serve this under a path; of a list one after the other, the last for ever. Returns the address."""
+        """Serve this under a path; of a list one after the other, the last for ever. Returns the
+        address.
+        """
         self.files[path] = content
         return self.url(path)
 
@@ -67,11 +77,15 @@ class PictureServer(LoopbackServer):
     def _next(self, path: str) -> bytes | int | tuple[int, str] | Script:
         found = self.files.get(path, 404)
         if isinstance(found, list):
-            one: bytes | int | tuple[int, str] | Script = found.pop(0) if len(found) > 1 else found[0]
+            one: bytes | int | tuple[int, str] | Script = (
+                found.pop(0) if len(found) > 1 else found[0]
+            )
             return one
         return found
 
-    async def _answer(self, content: bytes | int | tuple[int, str] | Script, writer: asyncio.StreamWriter) -> None:
+    async def _answer(
+        self, content: bytes | int | tuple[int, str] | Script, writer: asyncio.StreamWriter
+    ) -> None:
         if callable(content):
             await content(writer)
             return
@@ -82,5 +96,7 @@ class PictureServer(LoopbackServer):
             status, extra = content[0], f"{content[1]}\r\n"
         else:
             status = content
-        writer.write(f"HTTP/1.1 {status} Said\r\n{extra}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        writer.write(
+            f"HTTP/1.1 {status} Said\r\n{extra}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        )
         await writer.drain()

@@ -1,4 +1,6 @@
-"""Real processes of the service and of stand-in workers, for journeys on real parts and for measuring."""
+"""Real processes of the service and of stand-in workers, for journeys on real parts and for
+measuring.
+"""
 
 import asyncio
 import os
@@ -21,11 +23,17 @@ _START_SECONDS = 40
 def service_environment(url: str, folder: Path, port: int, **more: str) -> dict[str, str]:
     """What a serving process is told; `more` as AIGEN_ variables."""
     return {
-        "AIGEN_DATABASE_URL": url, "AIGEN_DATA_DIR": str(folder), "AIGEN_PORT": str(port),
-        "AIGEN_PUBLIC_URL": f"http://127.0.0.1:{port}", "AIGEN_LOG_FORMAT": "json", "AIGEN_LOG_LEVEL": "warning",
-        "AIGEN_CALLBACK_SECRET": "test-secret-of-enough-length", "AIGEN_ROLES": ALL_ROLES,
-        "AIGEN_RESULT_CHECK": "stored", **more,
-    }  # fmt: skip
+        "AIGEN_DATABASE_URL": url,
+        "AIGEN_DATA_DIR": str(folder),
+        "AIGEN_PORT": str(port),
+        "AIGEN_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "AIGEN_LOG_FORMAT": "json",
+        "AIGEN_LOG_LEVEL": "warning",
+        "AIGEN_CALLBACK_SECRET": "test-secret-of-enough-length",
+        "AIGEN_ROLES": ALL_ROLES,
+        "AIGEN_RESULT_CHECK": "stored",
+        **more,
+    }
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""A running system for journeys on real parts: serving processes, workers, and a caller who is patient."""
+"""A running system for journeys on real parts: serving processes, workers, and a caller who is
+patient.
+"""
 
 import asyncio
 import time
@@ -18,18 +20,24 @@ from tests.support.services import RABBITMQ
 USER = "user"
 ENDED = {"COMPLETED", "FAILED", "CONTENT_REJECTED", "CANCELLED", "EXPIRED"}
 QUICK = {
-    "AIGEN_RETRY_DELAY": "0.2", "AIGEN_SWEEP_INTERVAL": "0.2", "AIGEN_POLL_INTERVAL": "0.2", "AIGEN_JOB_LEASE": "5",
-}  # fmt: skip
+    "AIGEN_RETRY_DELAY": "0.2",
+    "AIGEN_SWEEP_INTERVAL": "0.2",
+    "AIGEN_POLL_INTERVAL": "0.2",
+    "AIGEN_JOB_LEASE": "5",
+}
 
 
-_OWED = """SELECT topic, attempts, leased_until > now() AS leased, last_error, count(*), min(due_at)::text AS due
+_OWED = """SELECT topic, attempts, leased_until > now() AS leased, last_error, count(*),
+    min(due_at)::text AS due
            FROM outbox GROUP BY 1, 2, 3, 4"""
 
 
 class Parts:
     """A running system: serving processes and workers that end with the test."""
 
-    def __init__(self, database_url: str, folder: Path, stack: ExitStack, names: dict[str, str]) -> None:
+    def __init__(
+        self, database_url: str, folder: Path, stack: ExitStack, names: dict[str, str]
+    ) -> None:
         self.database_url, self.folder, self.stack, self.names = database_url, folder, stack, names
         self.ports: list[int] = []
         self.client = httpx.AsyncClient(timeout=30)
@@ -39,7 +47,9 @@ class Parts:
         port = free_port()
         told = {"AIGEN_ENGINE_URL": engine, **QUICK, **self.names, **more}
         environment = service_environment(self.database_url, self.folder, port, **told)
-        running = self.stack.enter_context(process(["-m", MODULE, "serve"], environment, self.folder / "log"))
+        running = self.stack.enter_context(
+            process(["-m", MODULE, "serve"], environment, self.folder / "log")
+        )
         await wait_ready(port, running)
         self.ports.append(port)
         return port
@@ -48,28 +58,54 @@ class Parts:
         """Start a stand-in worker."""
         told = {"AIGEN_ENGINE_URL": RABBITMQ, **self.names}
         environment = service_environment(self.database_url, self.folder, self.ports[0], **told)
-        arguments = ["-m", MODULE, "worker", "--behaviour", behaviour, "--over", over, "--no-pictures", *more]
+        arguments = [
+            "-m",
+            MODULE,
+            "worker",
+            "--behaviour",
+            behaviour,
+            "--over",
+            over,
+            "--no-pictures",
+            *more,
+        ]
         self.stack.enter_context(process(arguments, environment, self.folder / "worker-log"))
 
-    async def call(self, method: str, path: str, port: int | None = None, **more: Any) -> httpx.Response:
-        """One call; a service that is away for a moment (503) is asked again, as a good client does."""
+    async def call(
+        self, method: str, path: str, port: int | None = None, **more: Any
+    ) -> httpx.Response:
+        """One call; a service that is away for a moment (503) is asked again, as a good client
+        does.
+        """
         ends = time.monotonic() + 60
         while True:
-            answer = await self.client.request(method, f"http://127.0.0.1:{port or self.ports[0]}/api/v1{path}", **more)
-            if answer.status_code not in {503, 409} or not answer.json().get("retryable") or time.monotonic() > ends:
+            answer = await self.client.request(
+                method, f"http://127.0.0.1:{port or self.ports[0]}/api/v1{path}", **more
+            )
+            if (
+                answer.status_code not in {503, 409}
+                or not answer.json().get("retryable")
+                or time.monotonic() > ends
+            ):
                 return answer
             await asyncio.sleep(0.2)
 
     async def grant(self, amount: str, plan: str) -> None:
         """Give the user credits."""
         answer = await self.call(
-            "POST", "/operations/credits/grants", json={"user_id": USER, "amount": amount, "plan": plan}
+            "POST",
+            "/operations/credits/grants",
+            json={"user_id": USER, "amount": amount, "plan": plan},
         )
         assert answer.status_code == 201
 
     async def create(self, port: int | None = None, key: str | None = None) -> str:
         """Start a request; its id. The key makes asking again safe."""
-        body = {"user_id": USER, "input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1"}
+        body = {
+            "user_id": USER,
+            "input_prompt": "a lighthouse",
+            "output_format": "InstagramPost_1x1",
+        }
         headers = {"Idempotency-Key": key or str(uuid4())}
         answer = await self.call("POST", "/generation-requests", port, json=body, headers=headers)
         assert answer.status_code == 202, answer.text
@@ -79,7 +115,9 @@ class Parts:
         """Wait for one of these states, or for any end."""
         ends = time.monotonic() + seconds
         while True:
-            found: dict[str, Any] = (await self.call("GET", f"/generation-requests/{request_id}")).json()
+            found: dict[str, Any] = (
+                await self.call("GET", f"/generation-requests/{request_id}")
+            ).json()
             if found.get("status") in {*states, *ENDED}:
                 return found
             assert time.monotonic() < ends, f"still {found.get('status')} after {seconds} s"
@@ -92,7 +130,9 @@ class Parts:
         if shown["status"] != "AWAITING_SELECTION":
             return shown
         chosen = {"selected_sample_id": shown["samples"][0]["asset_id"], "desired_resolution": "4K"}
-        answer = await self.call("POST", f"/generation-requests/{request_id}/select-sample", port, json=chosen)
+        answer = await self.call(
+            "POST", f"/generation-requests/{request_id}/select-sample", port, json=chosen
+        )
         assert answer.status_code == 202, answer.text
         return await self.until(request_id, seconds=seconds)
 
@@ -112,7 +152,12 @@ class Parts:
             ) or await database.fetchval("SELECT count(*) FROM holds WHERE state = 'placing'"):
                 assert time.monotonic() < ends, await database.fetch(_OWED)
                 await asyncio.sleep(0.1)
-            assert await database.fetchval("SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL") == parked
+            assert (
+                await database.fetchval(
+                    "SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL"
+                )
+                == parked
+            )
             await database.execute("DELETE FROM outbox WHERE parked_reason IS NOT NULL")
             assert await violations(database, now()) == []
         finally:

@@ -1,7 +1,8 @@
-"""Whole lives of requests as their users lead them over HTTP, each with the outcome and the price it must come to.
+"""Whole lives of requests as their users lead them over HTTP, each with the outcome and the price
+it must come to.
 
-The crash and the chaos runs lead them while the service is killed and cut off: a life may take longer, and nothing
-else about it may change.
+The crash and the chaos runs lead them while the service is killed and cut off: a life may take
+longer, and nothing else about it may change.
 """
 
 import asyncio
@@ -58,28 +59,38 @@ class ObedientWorker(StandInWorker):
         job = orjson.loads(delivery.body)
         how, over = (job.get("target_platform_hints") or self._told)[:2]
         final = job["job_type"] == "final_generation"
-        _how.set(("never" if how == "final_never" and final else how, over))  # each delivery has a task of its own
+        _how.set(
+            ("never" if how == "final_never" and final else how, over)
+        )  # each delivery has a task of its own
         if how == "progress" and not final:
             await self._report(job, ReportKind.PROGRESS, {"percent": 10})
         return await super()._take(delivery)
 
 
 class RetryingClient:
-    """A good client: asks again with the same key while the service is away, and keeps what may never be answered."""
+    """A good client: asks again with the same key while the service is away, and keeps what may
+    never be answered.
+    """
 
-    def __init__(self, ports: Sequence[int], *, hooks: str = "", patience_seconds: float = 60.0) -> None:
+    def __init__(
+        self, ports: Sequence[int], *, hooks: str = "", patience_seconds: float = 60.0
+    ) -> None:
         self.ports, self.hooks = ports, hooks
         self.patience_seconds = patience_seconds
         self.faults: list[str] = []
         self.longest_stall = 0.0
-        self._http = httpx.AsyncClient(timeout=15, trust_env=False, limits=httpx.Limits(max_connections=200))
+        self._http = httpx.AsyncClient(
+            timeout=15, trust_env=False, limits=httpx.Limits(max_connections=200)
+        )
         self._turn = 0
 
     async def close(self) -> None:
         """Hang up."""
         await self._http.aclose()
 
-    async def call(self, method: str, path: str, *, told: Any = None, key: str | None = None) -> httpx.Response:
+    async def call(
+        self, method: str, path: str, *, told: Any = None, key: str | None = None
+    ) -> httpx.Response:
         """One call, until it is answered; a POST has a key, so asking again is safe."""
         headers = {"Idempotency-Key": key or str(uuid4())} if method == "POST" else {}
         began = time.monotonic()
@@ -90,12 +101,18 @@ class RetryingClient:
                 self.longest_stall = max(self.longest_stall, time.monotonic() - began)
                 return answer
             if time.monotonic() - began > self.patience_seconds:
-                said = f"{answer.status_code} {answer.text[:200]}" if answer is not None else "nothing"
-                raise ScenarioError(f"{method} {path} has been answered with {said} for {self.patience_seconds} s")
+                said = (
+                    f"{answer.status_code} {answer.text[:200]}" if answer is not None else "nothing"
+                )
+                raise ScenarioError(
+                    f"{method} {path} has been answered with {said} for {self.patience_seconds} s"
+                )
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 1.5)
 
-    async def _ask(self, method: str, path: str, told: Any, headers: dict[str, str]) -> httpx.Response | None:
+    async def _ask(
+        self, method: str, path: str, told: Any, headers: dict[str, str]
+    ) -> httpx.Response | None:
         self._turn += 1
         url = f"http://127.0.0.1:{self.ports[self._turn % len(self.ports)]}/api/v1{path}"
         try:
@@ -103,7 +120,9 @@ class RetryingClient:
         except httpx.HTTPError:
             return None
         if answer.status_code >= 500 and answer.status_code != 503:
-            self.faults.append(f"{method} {path} was answered with {answer.status_code}: {answer.text[:300]}")
+            self.faults.append(
+                f"{method} {path} was answered with {answer.status_code}: {answer.text[:300]}"
+            )
         return answer
 
 
@@ -129,9 +148,12 @@ class User:
     async def start(self, how: str = "well", over: str = "http", **more: Any) -> dict[str, Any]:
         """Submit a request whose jobs are answered in this way."""
         told = {
-            "user_id": self.id, "input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1",
-            "target_platform_hints": [how, over], **more,
-        }  # fmt: skip
+            "user_id": self.id,
+            "input_prompt": "a lighthouse",
+            "output_format": "InstagramPost_1x1",
+            "target_platform_hints": [how, over],
+            **more,
+        }
         return await self.accepted("POST", REQUESTS, told)
 
     async def accepted(self, method: str, path: str, told: Any = None) -> dict[str, Any]:
@@ -143,19 +165,27 @@ class User:
         return found
 
     async def call(self, method: str, path: str, told: Any = None) -> httpx.Response:
-        """A call; where the account is restricted for money in doubt, it is made again when that is cleared."""
+        """A call; where the account is restricted for money in doubt, it is made again when that is
+        cleared.
+        """
         key = str(uuid4())
         ends = time.monotonic() + self.line.patience_seconds
         while True:
             answer = await self.line.call(method, path, told=told, key=key)
-            restricted = answer.status_code == httpx.codes.FORBIDDEN and "account_restricted" in answer.text
+            restricted = (
+                answer.status_code == httpx.codes.FORBIDDEN and "account_restricted" in answer.text
+            )
             if not restricted or self.id.startswith("severe") or time.monotonic() > ends:
                 return answer
             await asyncio.sleep(0.2)
 
     async def start_badly(self) -> int:
         """Submit the worst words; the status of the answer."""
-        told = {"user_id": self.id, "input_prompt": "naked children", "output_format": "InstagramPost_1x1"}
+        told = {
+            "user_id": self.id,
+            "input_prompt": "naked children",
+            "output_format": "InstagramPost_1x1",
+        }
         return (await self.line.call("POST", REQUESTS, told=told)).status_code
 
     async def until(self, request_id: str, *states: str) -> dict[str, Any]:
@@ -169,7 +199,9 @@ class User:
             if time.monotonic() > ends:
                 raise ScenarioError(f"{self.id}: {request_id} is still {found.get('status')}")
             await asyncio.sleep(pause)
-            pause = min(0.5, 1.3 * pause)  # some dozens of lives that ask all the time would be all there is to do
+            pause = min(
+                0.5, 1.3 * pause
+            )  # some dozens of lives that ask all the time would be all there is to do
 
     async def shown(self, request: dict[str, Any]) -> dict[str, Any]:
         """The request once its samples can be looked at."""
@@ -179,27 +211,33 @@ class User:
         return found
 
     async def select(self, request: dict[str, Any], resolution: str | None = None) -> None:
-        """Choose the first sample; asked again where the credits were in doubt and the choice was put back."""
+        """Choose the first sample; asked again where the credits were in doubt and the choice was
+        put back.
+        """
         told = {"selected_sample_id": request["samples"][0]["asset_id"]}
         await self.accepted(
-            "POST", f"{REQUESTS}/{request['id']}/select-sample",
+            "POST",
+            f"{REQUESTS}/{request['id']}/select-sample",
             told | ({"desired_resolution": resolution} if resolution else {}),
-        )  # fmt: skip
+        )
 
     async def ended(self, request: dict[str, Any], *states: str) -> dict[str, Any]:
         """The request at its end, which must be one of these."""
         found = await self.until(request["id"])
         if found["status"] not in (states or ("COMPLETED",)):
-            raise ScenarioError(f"{self.id}: {found['status']} {found['failure']}, not {' or '.join(states)}")
+            raise ScenarioError(
+                f"{self.id}: {found['status']} {found['failure']}, not {' or '.join(states)}"
+            )
         return found
 
 
 async def pays(user: User) -> None:
     """Everything is paid for with credits, the final in high resolution after a quote."""
     quoted = await user.accepted(
-        "POST", f"{REQUESTS}/quote",
+        "POST",
+        f"{REQUESTS}/quote",
         {"user_id": user.id, "input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1"},
-    )  # fmt: skip
+    )
     request = await user.shown(await user.start(quote_id=quoted["quote_id"]))
     await user.select(request, "4K")
     await user.ended(request)
@@ -283,9 +321,15 @@ async def is_given_up_by_the_broker(user: User) -> None:
 
 async def cannot_pay(user: User) -> None:
     """Refused, and nothing is taken."""
-    told = {"user_id": user.id, "input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1"}
+    told = {
+        "user_id": user.id,
+        "input_prompt": "a lighthouse",
+        "output_format": "InstagramPost_1x1",
+    }
     answer = await user.call("POST", REQUESTS, told)
-    if answer.status_code == _ACCEPTED:  # the service was killed before it knew; the refusal stands in the request
+    if (
+        answer.status_code == _ACCEPTED
+    ):  # the service was killed before it knew; the refusal stands in the request
         found = await user.until(answer.json()["id"])
         if found["status"] != "FAILED" or found["failure"]["code"] != "insufficient_credits":
             raise ScenarioError(f"{user.id}: {found['status']} {found['failure']}")
@@ -296,7 +340,9 @@ async def cannot_pay(user: User) -> None:
 async def is_accepted_by_a_person(user: User) -> None:
     """Doubtful words wait for an operator, and then go their way."""
     request = await user.start(input_prompt="a nude statue of an otter")
-    await user.accepted("POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/review", {"decision": "accept"})
+    await user.accepted(
+        "POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/review", {"decision": "accept"}
+    )
     await user.select(await user.shown(request))
     await user.ended(request)
 
@@ -304,14 +350,18 @@ async def is_accepted_by_a_person(user: User) -> None:
 async def is_refused_by_a_person(user: User) -> None:
     """Nothing is charged."""
     request = await user.start(input_prompt="a nude statue of an otter")
-    await user.accepted("POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/review", {"decision": "reject"})
+    await user.accepted(
+        "POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/review", {"decision": "reject"}
+    )
     await user.ended(request, "CONTENT_REJECTED")
 
 
 async def is_ended_by_an_operator(user: User) -> None:
     """Nothing is charged; started again, it is cancelled."""
     request = await user.start("never")
-    await user.accepted("POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/fail", {"reason": "the test says so"})
+    await user.accepted(
+        "POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/fail", {"reason": "the test says so"}
+    )
     await user.ended(request, "FAILED")
     again = await user.accepted("POST", f"{REQUESTS}/{request['id']}/retry", {})
     await user.accepted("POST", f"{REQUESTS}/{again['id']}/cancel")
@@ -325,7 +375,9 @@ async def is_restricted_for_its_words(user: User) -> None:
         if answer not in {httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.FORBIDDEN}:
             raise ScenarioError(f"{user.id}: {answer}")
     ends = time.monotonic() + user.line.patience_seconds
-    while await user.start_badly() != httpx.codes.FORBIDDEN:  # each process remembers for a while what it was told
+    while (
+        await user.start_badly() != httpx.codes.FORBIDDEN
+    ):  # each process remembers for a while what it was told
         await user.accepted("GET", f"{OPERATIONS}/users/{user.id}/statement")  # asks anew
         if time.monotonic() > ends:
             raise ScenarioError(f"{user.id} is not restricted")
@@ -333,7 +385,9 @@ async def is_restricted_for_its_words(user: User) -> None:
 
 
 async def steers_webhooks(user: User) -> None:
-    """An address of one's own is registered, tried, steered and removed; each step may have been done already."""
+    """An address of one's own is registered, tried, steered and removed; each step may have been
+    done already.
+    """
     endpoints = "/webhook-endpoints"
     endpoint = await _registered(user, f"{user.line.hooks}/{user.id}")
     event = (await user.accepted("POST", f"{endpoints}/{endpoint}/test"))["event_id"]
@@ -355,9 +409,13 @@ def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
     async def life(user: User) -> None:
         endpoints = "/webhook-endpoints"
         endpoint = await _registered(user, f"{user.line.hooks}/{that_is}/{user.id}")
-        await user.call("POST", f"{endpoints}/{endpoint}/test")  # 409 where another event has had it disabled already
+        await user.call(
+            "POST", f"{endpoints}/{endpoint}/test"
+        )  # 409 where another event has had it disabled already
         ends = time.monotonic() + user.line.patience_seconds
-        while not (await user.accepted("GET", f"{endpoints}/{endpoint}/deliveries?status={then}"))["items"]:
+        while not (await user.accepted("GET", f"{endpoints}/{endpoint}/deliveries?status={then}"))[
+            "items"
+        ]:
             if time.monotonic() > ends:
                 raise ScenarioError(f"{user.id}: no delivery is {then}")
             await asyncio.sleep(0.3)
@@ -367,7 +425,9 @@ def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
 
 
 async def _registered(user: User, url: str) -> str:
-    """The endpoint of this address: made now, or before a crash; all lives share the room that a caller has for them."""
+    """The endpoint of this address: made now, or before a crash; all lives share the room that a
+    caller has for them.
+    """
     ends = time.monotonic() + user.line.patience_seconds
     while time.monotonic() < ends:
         made = await user.call("POST", "/webhook-endpoints", {"url": url})
@@ -400,7 +460,9 @@ class Scenario:
     costs: int
     free: int = 0
     faults: tuple[str, ...] = ()
-    """What the billing adapter does wrong with this user's calls that move money, one after the other."""
+    """What the billing adapter does wrong with this user's calls that move money, one after the
+    other.
+    """
 
 
 _SET, _FINAL, _LARGE = PRICES["samples"], PRICES["final"], PRICES["large"]
@@ -429,9 +491,15 @@ SCENARIOS: dict[str, Scenario] = {
     "cancels_final": Scenario(cancels_the_final, "payg", 1000, _SET),
     "hook_gone": Scenario(has_a_hook("gone", "failed"), "payg", 1000, 0),
     "hook_broken": Scenario(has_a_hook("broken", "parked"), "payg", 1000, 0),
-    "doubt": Scenario(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("silent_after",)),
-    "doubt_on_the_final": Scenario(answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("", "error_after")),
+    "doubt": Scenario(
+        answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("silent_after",)
+    ),
+    "doubt_on_the_final": Scenario(
+        answered("well", "http"), "payg", 1000, _SET + _FINAL, faults=("", "error_after")
+    ),
     "doubt_on_giving_back": Scenario(cancels_at_work, "payg", 1000, 0, faults=("", "drop_after")),
-    "doubt_and_cancelled": Scenario(cancels_while_it_is_asked_for, "payg", 1000, 0, faults=("silent_after",)),
+    "doubt_and_cancelled": Scenario(
+        cancels_while_it_is_asked_for, "payg", 1000, 0, faults=("silent_after",)
+    ),
     "severe": Scenario(is_restricted_for_its_words, "payg", 1000, 0),
 }

@@ -1,4 +1,6 @@
-"""A PostgreSQL and a RabbitMQ of a storm's own, so that they can be killed and started again without harm to others."""
+"""A PostgreSQL and a RabbitMQ of a storm's own, so that they can be killed and started again
+without harm to others.
+"""
 
 import asyncio
 import glob
@@ -23,34 +25,56 @@ import psutil
 from tests.support.processes import free_port
 
 _START_SECONDS = 90.0
-_HOW_POSTGRES = "No initdb was found. Debian, Ubuntu: apt-get install postgresql. macOS: brew install postgresql."
+_HOW_POSTGRES = (
+    "No initdb was found. Debian, Ubuntu: apt-get install postgresql. macOS: brew install"
+    " postgresql."
+)
 _HOW_RABBITMQ = "No rabbitmq-server was found. Debian, Ubuntu: apt-get install rabbitmq-server."
 
 
 class Server:
-    """A server in a process group of its own; `url` is where it listens, before and after a kill."""
+    """A server in a process group of its own; `url` is where it listens, before and after a
+    kill.
+    """
 
     url: str
 
-    def __init__(self, folder: Path, command: list[str], environment: dict[str, str], user: str | None) -> None:
-        self._folder, self._command, self._environment, self._user = folder, command, environment, user
+    def __init__(
+        self, folder: Path, command: list[str], environment: dict[str, str], user: str | None
+    ) -> None:
+        self._folder, self._command, self._environment, self._user = (
+            folder,
+            command,
+            environment,
+            user,
+        )
         self._running: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
         """Start it, and wait until it answers."""
         with (self._folder / "log").open("ab") as log:
             self._running = subprocess.Popen(  # noqa: ASYNC220 - does not wait
-                self._command, env=os.environ | self._environment, stdout=log, stderr=log, user=self._user,
-                start_new_session=True, cwd=self._folder,
-            )  # fmt: skip
+                self._command,
+                env=os.environ | self._environment,
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                start_new_session=True,
+                cwd=self._folder,
+            )
         ends = time.monotonic() + _START_SECONDS
         while not await self.answers():
             if self._running.poll() is not None or time.monotonic() > ends:
-                raise RuntimeError(f"{self._command[0]} does not start:\n{(self._folder / 'log').read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"{self._command[0]} does not"
+                    f" start:\n{(self._folder / 'log').read_text()[-2000:]}"
+                )
             await asyncio.sleep(0.1)
 
     async def kill(self) -> None:
-        """SIGKILL all of it, and wait until all of it is gone: a server's children are in groups of their own."""
+        """SIGKILL all of it, and wait until all of it is gone: a server's children are in groups of
+        their own.
+        """
         running, self._running = self._running, None
         if running is None or running.poll() is not None:
             return
@@ -77,9 +101,21 @@ class OwnPostgres(Server):
         told = ["-D", str(folder / "data")]
         subprocess.run(
             [str(home / "initdb"), *told, "-U", "postgres", "--auth=trust", "-E", "UTF8"],
-            check=True, user=user, stdout=subprocess.DEVNULL, cwd=folder,
-        )  # fmt: skip
-        command = [str(home / "postgres"), *told, "-h", "127.0.0.1", "-p", str(port), "-k", str(folder)]
+            check=True,
+            user=user,
+            stdout=subprocess.DEVNULL,
+            cwd=folder,
+        )
+        command = [
+            str(home / "postgres"),
+            *told,
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-k",
+            str(folder),
+        ]
         super().__init__(folder, [*command, "-c", "max_connections=200"], {}, user)
         self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
 
@@ -106,7 +142,9 @@ class OwnPostgres(Server):
         return True
 
     def deadlocks(self) -> int:
-        """How many statements it has ended because they waited for each other in a circle; kills do not reset this."""
+        """How many statements it has ended because they waited for each other in a circle; kills do
+        not reset this.
+        """
         return (self._folder / "log").read_text("utf-8", "replace").count("deadlock detected")
 
     async def kill(self) -> None:
@@ -116,18 +154,42 @@ class OwnPostgres(Server):
 
 
 class StandbyPostgres(OwnPostgres):
-    """A streaming standby of a running primary, which commits nothing any more that the standby does not have."""
+    """A streaming standby of a running primary, which commits nothing any more that the standby
+    does not have.
+    """
 
     def __init__(self, folder: Path, primary: OwnPostgres) -> None:
         home, user, port = _postgres_home(), _servant("postgres"), free_port()
         if user:
             shutil.chown(folder, user)
         subprocess.run(
-            [str(home / "pg_basebackup"), "-d", primary.url, "-D", str(folder / "data"), "-R", "-c", "fast"],
-            check=True, user=user, stdout=subprocess.DEVNULL, cwd=folder,
-        )  # fmt: skip
-        command = [str(home / "postgres"), "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port)]
-        Server.__init__(self, folder, [*command, "-k", str(folder), "-c", "max_connections=200"], {}, user)
+            [
+                str(home / "pg_basebackup"),
+                "-d",
+                primary.url,
+                "-D",
+                str(folder / "data"),
+                "-R",
+                "-c",
+                "fast",
+            ],
+            check=True,
+            user=user,
+            stdout=subprocess.DEVNULL,
+            cwd=folder,
+        )
+        command = [
+            str(home / "postgres"),
+            "-D",
+            str(folder / "data"),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+        ]
+        Server.__init__(
+            self, folder, [*command, "-k", str(folder), "-c", "max_connections=200"], {}, user
+        )
         self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
         self._primary = primary
 
@@ -151,12 +213,18 @@ class OwnRabbitMQ(Server):
         program = _rabbitmq_program()
         port = free_port()
         environment = {
-            "RABBITMQ_NODENAME": f"aigen-{uuid4().hex[:8]}@localhost", "RABBITMQ_NODE_PORT": str(port),
-            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1", "RABBITMQ_DIST_PORT": str(free_port()),
-            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"), "RABBITMQ_LOG_BASE": str(folder), "RABBITMQ_LOGS": "-",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"), "RABBITMQ_CONF_ENV_FILE": os.devnull,
-            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"), "HOME": str(folder),
-        }  # fmt: skip
+            "RABBITMQ_NODENAME": f"aigen-{uuid4().hex[:8]}@localhost",
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_CONF_ENV_FILE": os.devnull,
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+            "HOME": str(folder),
+        }
         (folder / "plugins").write_text("[].\n")
         (folder / "rabbitmq.conf").write_text("")
         super().__init__(folder, [program], environment, None)
@@ -168,7 +236,9 @@ class OwnRabbitMQ(Server):
 
     def _lets_in(self) -> bool:
         try:
-            pika.BlockingConnection(pika.URLParameters(f"{self.url}?socket_timeout=2&stack_timeout=3")).close()
+            pika.BlockingConnection(
+                pika.URLParameters(f"{self.url}?socket_timeout=2&stack_timeout=3")
+            ).close()
         except (OSError, pika.exceptions.AMQPError):
             return False
         return True
@@ -229,7 +299,9 @@ def _postgres_home() -> Path:
 
 
 def _rabbitmq_program() -> str:
-    """The program itself: the wrapper of a distribution would run it as somebody else, on its own files."""
+    """The program itself: the wrapper of a distribution would run it as somebody else, on its own
+    files.
+    """
     for place in ("/usr/lib/rabbitmq/bin/rabbitmq-server", shutil.which("rabbitmq-server") or ""):
         if place and Path(place).exists():
             return place

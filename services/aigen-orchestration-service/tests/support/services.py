@@ -1,8 +1,10 @@
-"""Makes sure that a real PostgreSQL, a real RabbitMQ and a real Chromium are there for the tests, or says how to.
+"""Makes sure that a real PostgreSQL, a real RabbitMQ and a real Chromium are there for the tests,
+or says how to.
 
-`python tests/services.py` before the tests. PostgreSQL: AIGEN_TEST_DATABASE_URL, else a server on 127.0.0.1:5432,
-else the embedded one. RabbitMQ: AIGEN_TEST_RABBITMQ_URL, else 127.0.0.1:5672, started or installed where that is
-possible. Chromium: AIGEN_TEST_CHROMIUM, else one of this machine, else installed where that is possible.
+`python tests/services.py` before the tests. PostgreSQL: AIGEN_TEST_DATABASE_URL, else a server on
+127.0.0.1:5432, else the embedded one. RabbitMQ: AIGEN_TEST_RABBITMQ_URL, else 127.0.0.1:5672,
+started or installed where that is possible. Chromium: AIGEN_TEST_CHROMIUM, else one of this
+machine, else installed where that is possible.
 """
 
 import asyncio
@@ -28,10 +30,17 @@ _HOW = (
     "or set AIGEN_TEST_RABBITMQ_URL=amqp://user:password@host/vhost."
 )
 _CHROMIUM_HOW = (
-    "Chromium is needed for the tests of the pages. Install it (Debian: apt-get install chromium; elsewhere: "
-    "python -m playwright install --with-deps chromium), or set AIGEN_TEST_CHROMIUM=/path/to/chromium."
+    "Chromium is needed for the tests of the pages. Install it (Debian: apt-get install chromium;"
+    " elsewhere: python -m playwright install --with-deps chromium), or set"
+    " AIGEN_TEST_CHROMIUM=/path/to/chromium."
 )
-_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_CHROMIUM_NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+)
 
 
 def database_admin_url() -> str:
@@ -59,9 +68,18 @@ async def _answers(url: str) -> bool:
 
 
 def own_names(prefix: str) -> dict[str, str]:
-    """Settings that give every exchange and queue a name of its own, so that runs do not meet in the broker."""
-    parts = ("job_exchange", "topic_exchange", "dead_letter_exchange", "samples_queue", "final_queue", "results_queue",
-             "dead_queue")  # fmt: skip
+    """Settings that give every exchange and queue a name of its own, so that runs do not meet in
+    the broker.
+    """
+    parts = (
+        "job_exchange",
+        "topic_exchange",
+        "dead_letter_exchange",
+        "samples_queue",
+        "final_queue",
+        "results_queue",
+        "dead_queue",
+    )
     return {f"AIGEN_RABBITMQ_{part.upper()}": f"{prefix}.{part}" for part in parts}
 
 
@@ -94,7 +112,9 @@ def chromium() -> str | None:
     """The Chromium that the tests use; None where there is none yet."""
     named = os.environ.get("AIGEN_TEST_CHROMIUM")
     found = [named] if named else [path for name in _CHROMIUM_NAMES if (path := shutil.which(name))]
-    fetched = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache" / "ms-playwright"))
+    fetched = Path(
+        os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache" / "ms-playwright")
+    )
     found += [str(path) for path in sorted(fetched.glob("chromium-*/chrome-*/chrome"))]
     return next((path for path in found if Path(path).exists()), None)
 
@@ -130,6 +150,6 @@ def _listens() -> bool:
 if __name__ == "__main__":
     ensure_rabbitmq()
     print(  # noqa: T201 - a command line
-        f"PostgreSQL: {database_admin_url().rpartition('@')[2]} · RabbitMQ: {RABBITMQ.rpartition('@')[2]} · "
-        f"Chromium: {ensure_chromium()}"
+        f"PostgreSQL: {database_admin_url().rpartition('@')[2]} · RabbitMQ:"
+        f" {RABBITMQ.rpartition('@')[2]} · Chromium: {ensure_chromium()}"
     )

@@ -1,4 +1,6 @@
-"""The foreign parts as tests drive them: a clock, an engine, a credit service and a notifier, each with its faults."""
+"""The foreign parts as tests drive them: a clock, an engine, a credit service and a notifier, each
+with its faults.
+"""
 
 import asyncio
 from collections import deque
@@ -24,7 +26,9 @@ from creativeflow.services.aigeneration.ports import (
 
 
 class Clock:
-    """A clock that moves only when told to, and one microsecond at every look so that order shows."""
+    """A clock that moves only when told to, and one microsecond at every look so that order
+    shows.
+    """
 
     def __init__(self, at: datetime | None = None) -> None:
         self._at = at or datetime.now(UTC)
@@ -43,10 +47,14 @@ class Clock:
         self._at = at
 
     def new_id(self) -> UUID:
-        """An id of this clock's time; of those born in one millisecond, each is greater than the one before."""
+        """An id of this clock's time; of those born in one millisecond, each is greater than the
+        one before.
+        """
         self._born = max(int(self._at.timestamp() * 1000) << 12, self._born + 1)
         random_bytes = uuid7().int & ((1 << 64) - 1)  # its variant and 62 random bits
-        return UUID(int=self._born >> 12 << 80 | 0x7 << 76 | (self._born & 0xFFF) << 64 | random_bytes)
+        return UUID(
+            int=self._born >> 12 << 80 | 0x7 << 76 | (self._born & 0xFFF) << 64 | random_bytes
+        )
 
 
 class RecordingEngine:
@@ -63,7 +71,9 @@ class RecordingEngine:
         return [self._publish(job) for job in jobs]
 
     def _publish(self, job: GenerationRequest) -> Publication:
-        outcome = self.next_outcomes.popleft() if self.next_outcomes else PublicationOutcome.ACCEPTED
+        outcome = (
+            self.next_outcomes.popleft() if self.next_outcomes else PublicationOutcome.ACCEPTED
+        )
         self.published.append(job)
         if outcome is not PublicationOutcome.REFUSED:
             self.jobs.append(job)
@@ -71,7 +81,9 @@ class RecordingEngine:
 
 
 class FaultyCredits:
-    """A credit service in front of a real one that fails as told: before or after it did the work."""
+    """A credit service in front of a real one that fails as told: before or after it did the
+    work.
+    """
 
     def __init__(self, real: Credits) -> None:
         self._real = real

@@ -1,4 +1,6 @@
-"""A person at the studio in a real Chromium, and the real service they look at: for the tests and for pictures."""
+"""A person at the studio in a real Chromium, and the real service they look at: for the tests and
+for pictures.
+"""
 
 import re
 import time
@@ -19,12 +21,21 @@ from tests.support.processes import MODULE, free_port, process, service_environm
 from tests.support.services import chromium, ensure_chromium
 
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 QUICK = {
-    "AIGEN_RETRY_DELAY": "0.1", "AIGEN_SWEEP_INTERVAL": "0.2", "AIGEN_POLL_INTERVAL": "0.2", "AIGEN_MAX_ATTEMPTS": "2",
-}  # fmt: skip
+    "AIGEN_RETRY_DELAY": "0.1",
+    "AIGEN_SWEEP_INTERVAL": "0.2",
+    "AIGEN_POLL_INTERVAL": "0.2",
+    "AIGEN_MAX_ATTEMPTS": "2",
+}
 SECRET = b"test-secret-of-enough-length"
 PATIENCE_MS = 15_000
 _EXPECTED = re.compile(r"status of (402|403|404|409|412|422)")
@@ -34,7 +45,9 @@ _EXPECTED = re.compile(r"status of (402|403|404|409|412|422)")
 def serving(database_url: str, folder: Path, **more: str) -> Iterator[str]:
     """A real service that is open and draws by itself; its address."""
     port = free_port()
-    environment = service_environment(database_url, folder, port, AIGEN_ENGINE_URL="local://", **QUICK, **more)
+    environment = service_environment(
+        database_url, folder, port, AIGEN_ENGINE_URL="local://", **QUICK, **more
+    )
     with process(["-m", MODULE, "serve"], environment, folder / "log") as running:
         wait_ready_now(port, running, "/ready")
         yield f"http://127.0.0.1:{port}"
@@ -44,7 +57,9 @@ def serving(database_url: str, folder: Path, **more: str) -> Iterator[str]:
 async def chromium_running() -> AsyncIterator[Browser]:
     """A headless Chromium."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium() or ensure_chromium(), args=FLAGS)
+        browser = await playwright.chromium.launch(
+            executable_path=chromium() or ensure_chromium(), args=FLAGS
+        )
         yield browser
         await browser.close()
 
@@ -70,7 +85,9 @@ class Seen:
 
     def strangers(self, address: str) -> set[str]:
         """Hosts that were called and are not the service."""
-        return {urlsplit(request.url).netloc for request in self.requests} - {urlsplit(address).netloc}
+        return {urlsplit(request.url).netloc for request in self.requests} - {
+            urlsplit(address).netloc
+        }
 
     async def weight(self) -> int:
         """Bytes that came over the wire so far, pictures that were made left out."""
@@ -96,7 +113,9 @@ class Visit:
         gate = Authenticator(keys=[], jwt_secret=None, jwks=None, audience=None, issuer=None)
         sessions = Sessions([SECRET], gate, now=now, secure=False)
         sealed = sessions.seal(sessions.guest(self.user_id))
-        await self.context.add_cookies([{"name": sessions.cookie, "value": sealed, "url": self.address}])
+        await self.context.add_cookies(
+            [{"name": sessions.cookie, "value": sealed, "url": self.address}]
+        )
         self.page = await self.window()
 
     async def window(self) -> Page:
@@ -170,4 +189,8 @@ async def axe(page: Page) -> list[str]:
     from axe_playwright_python.async_playwright import Axe  # noqa: PLC0415 - reads its script when it is loaded
 
     found = await Axe().run(page)
-    return [f"{rule['id']}: {node['html'][:160]}" for rule in found.response["violations"] for node in rule["nodes"]]
+    return [
+        f"{rule['id']}: {node['html'][:160]}"
+        for rule in found.response["violations"]
+        for node in rule["nodes"]
+    ]

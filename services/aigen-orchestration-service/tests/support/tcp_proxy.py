@@ -1,4 +1,6 @@
-"""A TCP proxy on the loopback interface for tests: cuts, refuses, stalls and adds to the traffic of a real server."""
+"""A TCP proxy on the loopback interface for tests: cuts, refuses, stalls and adds to the traffic of
+a real server.
+"""
 
 import asyncio
 import ssl
@@ -29,7 +31,10 @@ class TcpProxy:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.refuse()
         self.cut()
@@ -44,7 +49,9 @@ class TcpProxy:
     async def accept(self) -> None:
         """Listens, after refuse() on the same port as before."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
+            self._server = await asyncio.start_server(
+                self._serve, "127.0.0.1", self.port, ssl=self._tls
+            )
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
@@ -71,7 +78,9 @@ class TcpProxy:
         self._to_client.set()
 
     def inject_to_clients(self, data: bytes) -> None:
-        """Sends bytes to every client as if from the server, which must be between two of its messages."""
+        """Sends bytes to every client as if from the server, which must be between two of its
+        messages.
+        """
         for writer in self._clients:
             writer.write(data)
 
@@ -90,7 +99,9 @@ class TcpProxy:
             self._clients.discard(writer)
             self._pipes.discard(task)
 
-    async def _connect_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connect_through(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         server_reader, server_writer = await asyncio.open_connection(*self._target)
         directions = [
             asyncio.create_task(_pipe(reader, server_writer, self._to_server)),
@@ -108,7 +119,9 @@ class TcpProxy:
             await asyncio.gather(*directions, return_exceptions=True)
 
 
-async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
+async def _pipe(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+) -> None:
     while data := await reader.read(65536):
         await flowing.wait()
         writer.write(data)

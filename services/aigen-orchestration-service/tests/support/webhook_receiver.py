@@ -1,4 +1,6 @@
-"""A receiver of webhooks: a real HTTP server on loopback that answers as the test says, and keeps what it got."""
+"""A receiver of webhooks: a real HTTP server on loopback that answers as the test says, and keeps
+what it got.
+"""
 
 import asyncio
 import ssl
@@ -43,7 +45,9 @@ Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class Receiver(LoopbackServer):
-    """Answers 204, or what stands next in `answers`: a status, a status with headers, or what to do with the line."""
+    """Answers 204, or what stands next in `answers`: a status, a status with headers, or what to do
+    with the line.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(tls)
@@ -80,6 +84,8 @@ class Receiver(LoopbackServer):
 async def _call(reader: asyncio.StreamReader) -> Call:
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     first, *lines = head.strip().split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
     body = await reader.readexactly(int(headers["content-length"]))
     return Call(first.split()[1], headers, body)

@@ -1,4 +1,6 @@
-"""What the documents say is true: they are generated from the code, or compared with it here. No services needed."""
+"""What the documents say is true: they are generated from the code, or compared with it here. No
+services needed.
+"""
 
 import ast
 import asyncio
@@ -18,7 +20,10 @@ from pydantic import BaseModel
 
 from creativeflow.services.aigeneration.adapters.engine.rabbitmq import SCHEMA, RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.notifications.http import HttpNotifier
-from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import EventPublisher, RabbitMQNotifier
+from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import (
+    EventPublisher,
+    RabbitMQNotifier,
+)
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     Broker,
     Message,
@@ -27,7 +32,11 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     Topology,
 )
 from creativeflow.services.aigeneration.application import metrics as service_metrics
-from creativeflow.services.aigeneration.application.worker_reports import MODELS, ReportedAsset, ReportedFailure
+from creativeflow.services.aigeneration.application.worker_reports import (
+    MODELS,
+    ReportedAsset,
+    ReportedFailure,
+)
 from creativeflow.services.aigeneration.bootstrap.container import topology
 from creativeflow.services.aigeneration.cli import api_session, generations, main
 from creativeflow.services.aigeneration.domain import webhooks
@@ -62,9 +71,13 @@ PATHS: dict[str, Any] = orjson.loads((DOCS / "openapi.json").read_bytes())["path
 _FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
-_FILE = re.compile(r"(?:[\w.-]+/)*[\w.-]+\.(?:py|md|ya?ml|json|toml|svg|png|lock|example)|(?:[\w.-]+/)+")
+_FILE = re.compile(
+    r"(?:[\w.-]+/)*[\w.-]+\.(?:py|md|ya?ml|json|toml|svg|png|lock|example)|(?:[\w.-]+/)+"
+)
 _VARIABLE = re.compile(r"\b(?:AIGEN_[A-Z0-9_]+|DATABASE_URL|RABBITMQ_URL|N8N_[A-Z_]+)\b")
-_ADDRESS = re.compile(r"(?:(GET|POST|PUT|PATCH|DELETE) )?(/(?:api/v1|health|ready|metrics|problems)[^\s`?]*)")
+_ADDRESS = re.compile(
+    r"(?:(GET|POST|PUT|PATCH|DELETE) )?(/(?:api/v1|health|ready|metrics|problems)[^\s`?]*)"
+)
 
 
 def page(path: Path) -> str:
@@ -82,7 +95,9 @@ def prose(text: str) -> str:
 
 def code(text: str) -> list[str]:
     """Every fenced block of commands and every inline piece of code."""
-    return [fence["text"] for fence in _FENCE.finditer(text) if fence["info"] == "sh"] + inline(text)
+    return [fence["text"] for fence in _FENCE.finditer(text) if fence["info"] == "sh"] + inline(
+        text
+    )
 
 
 def inline(text: str) -> list[str]:
@@ -90,7 +105,9 @@ def inline(text: str) -> list[str]:
 
 
 def every_page(function: Any) -> Any:
-    return pytest.mark.parametrize("path", [pytest.param(path, id=name(path)) for path in PAGES])(function)
+    return pytest.mark.parametrize("path", [pytest.param(path, id=name(path)) for path in PAGES])(
+        function
+    )
 
 
 # Generated documents
@@ -107,7 +124,9 @@ def test_a_generated_document_is_up_to_date(document: str) -> None:
 def test_making_documents_writes_what_is_missing_and_leaves_the_rest(tmp_path: Path) -> None:
     overview = tmp_path / generate_docs.ARCHITECTURE
     overview.parent.mkdir(parents=True)
-    overview.write_text(f"before\n{generate_docs.MAP_BEGINS}\nold\n{generate_docs.MAP_ENDS}\nafter\n", "utf-8")
+    overview.write_text(
+        f"before\n{generate_docs.MAP_BEGINS}\nold\n{generate_docs.MAP_ENDS}\nafter\n", "utf-8"
+    )
     generate_docs.main([str(tmp_path)])
     assert generate_docs.stale(tmp_path) == {}
     assert overview.read_text("utf-8").startswith("before\n")
@@ -122,14 +141,24 @@ def test_an_overview_without_markers_is_refused() -> None:
 
 
 def test_the_map_is_the_docstrings() -> None:
-    text = page(SERVICE / "ARCHITECTURE.md").partition(generate_docs.MAP_BEGINS)[2].partition(generate_docs.MAP_ENDS)[0]
+    text = (
+        page(SERVICE / "ARCHITECTURE.md")
+        .partition(generate_docs.MAP_BEGINS)[2]
+        .partition(generate_docs.MAP_ENDS)[0]
+    )
     mapped = dict(re.findall(r"^(\S+\.py)\s+(\S.*)$", text, re.MULTILINE))
-    found = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py") if path.stem != "__init__"}
+    found = {
+        path.relative_to(PACKAGE).as_posix(): path
+        for path in PACKAGE.rglob("*.py")
+        if path.stem != "__init__"
+    }
     assert set(mapped) == set(found)
     for module, path in found.items():
         said = " ".join((ast.get_docstring(ast.parse(page(path))) or "").split())
         assert said.startswith(mapped[module]), module
-        assert mapped[module].endswith("."), f"{module}: the docstring does not begin with a sentence"
+        assert mapped[module].endswith("."), (
+            f"{module}: the docstring does not begin with a sentence"
+        )
 
 
 def test_settings_and_example_have_every_setting() -> None:
@@ -151,7 +180,9 @@ def test_the_examples_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -
         if match := re.fullmatch(r"# (AIGEN_\w+)=(.+)", line):
             monkeypatch.setenv(match[1], match[2])
     read = Settings(_env_file=None)  # type: ignore[call-arg]
-    wanted = {key: field.default for key, field in Settings.model_fields.items() if key != "data_dir"}
+    wanted = {
+        key: field.default for key, field in Settings.model_fields.items() if key != "data_dir"
+    }
     assert {key: getattr(read, key) for key in wanted} == wanted
 
 
@@ -159,8 +190,14 @@ def test_every_code_has_a_place() -> None:
     problems = page(DOCS / "problems.md")
     assert [error.code for error in every_error() if f"\n## {error.code}\n" not in problems] == []
     lifecycle = page(DOCS / "lifecycle.md")
-    assert [fault for fault in [*WORKER_ERRORS, *SERVICE_ERRORS] if f"\n| `{fault}` |" not in lifecycle] == []
-    assert [move for (_, event), move in TRANSITIONS.items() if f"| `{event}` | {move.to} |" not in lifecycle] == []
+    assert [
+        fault for fault in [*WORKER_ERRORS, *SERVICE_ERRORS] if f"\n| `{fault}` |" not in lifecycle
+    ] == []
+    assert [
+        move
+        for (_, event), move in TRANSITIONS.items()
+        if f"| `{event}` | {move.to} |" not in lifecycle
+    ] == []
 
 
 def test_operators_read_the_same_words_in_the_documents_and_at_the_console() -> None:
@@ -171,9 +208,16 @@ def test_operators_read_the_same_words_in_the_documents_and_at_the_console() -> 
         assert f"\n| `{name}` | {meaning.means} |\n" in text
     for name, meaning in DIFFERENCES.items():
         assert re.search(
-            rf"^\| `{name}` \| {re.escape(meaning.means)} \| [^|]+ \| {re.escape(meaning.then)} \|$", text, re.MULTILINE
+            rf"^\| `{name}` \| {re.escape(meaning.means)} \| [^|]+ \|"
+            rf" {re.escape(meaning.then)} \|$",
+            text,
+            re.MULTILINE,
         )
-    anchors = {anchor for meaning in INVARIANTS.values() for anchor in re.findall(r"\(#([a-z-]+)\)", meaning.then)}
+    anchors = {
+        anchor
+        for meaning in INVARIANTS.values()
+        for anchor in re.findall(r"\(#([a-z-]+)\)", meaning.then)
+    }
     needs = page(PACKAGE / "web" / "templates" / "console" / "attention.html")
     assert [anchor for anchor in anchors if f'id="{anchor}"' not in needs] == []
 
@@ -184,7 +228,11 @@ def test_operators_read_the_same_words_in_the_documents_and_at_the_console() -> 
 @every_page
 def test_make_targets_exist(path: Path) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", page(ROOT / "Makefile"), re.MULTILINE))
-    named = {target for text in code(page(path)) for target in re.findall(r"\bmake ([a-z][a-z0-9-]*)", text)}
+    named = {
+        target
+        for text in code(page(path))
+        for target in re.findall(r"\bmake ([a-z][a-z0-9-]*)", text)
+    }
     assert named <= targets
 
 
@@ -203,16 +251,24 @@ def assert_command(words: Sequence[str], rest: str) -> None:
             break
         assert word in command.commands, f"there is no `aigen {' '.join(words)}`"
         command = command.commands[word]
-    options = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    options = {
+        option
+        for parameter in command.params
+        for option in [*parameter.opts, *parameter.secondary_opts]
+    }
     assert set(re.findall(r"(--[a-z-]+)", rest)) <= options | {"--help"}
 
 
 @every_page
 def test_environment_variables_exist(path: Path) -> None:
     known = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", page(DOCS / "settings.md")))
-    known |= set(re.findall(r'"(N8N_\w+)"', page(TESTS / "e2e_n8n" / "n8n.py")))  # n8n's own, as they were tried
+    known |= set(
+        re.findall(r'"(N8N_\w+)"', page(TESTS / "e2e_n8n" / "n8n.py"))
+    )  # n8n's own, as they were tried
     known |= set(variables_of(typer.main.get_command(main.app)))
-    known |= {name for test in TESTS.rglob("*.py") for name in re.findall(r"AIGEN_TEST_\w+", page(test))}
+    known |= {
+        name for test in TESTS.rglob("*.py") for name in re.findall(r"AIGEN_TEST_\w+", page(test))
+    }
     assert set(_VARIABLE.findall(page(path))) <= known
 
 
@@ -230,7 +286,9 @@ def test_the_command_line_is_described_whole() -> None:
     described = set(re.findall(r"^\| `aigen ([a-z]+)` \|", text, re.MULTILINE))
     over_the_api = typer.main.get_command(generations.app)
     assert described == set(over_the_api.commands)  # type: ignore[attr-defined]
-    assert set(variables_of(over_the_api)) == set(re.findall(r"^\| `--\w+` \| `(\w+)` \|", text, re.MULTILINE))
+    assert set(variables_of(over_the_api)) == set(
+        re.findall(r"^\| `--\w+` \| `(\w+)` \|", text, re.MULTILINE)
+    )
     exits = {
         api_session.REFUSED,
         api_session.NOT_NOW,
@@ -297,7 +355,9 @@ def test_addresses_exist(path: Path) -> None:
 
 @every_page
 def test_states_exist(path: Path) -> None:
-    named = set(re.findall(r"\b(?:VALIDATING|PUBLISHING|PROCESSING|AWAITING|CONTENT)_[A-Z_]+\b", page(path)))
+    named = set(
+        re.findall(r"\b(?:VALIDATING|PUBLISHING|PROCESSING|AWAITING|CONTENT)_[A-Z_]+\b", page(path))
+    )
     assert named <= set(State)
 
 
@@ -310,8 +370,15 @@ def test_operations_names_every_metric_and_count_and_log_event() -> None:
         name: labels or [""] for name, labels in described.items()
     }
     counts = set(re.findall(r"\bAS (\w+)", queries._INVARIANTS)) - {"t"}  # noqa: SLF001 - the statement is the list
-    assert set(re.findall(r"^\| `(\w+)` \|", section(text, "The invariants"), re.MULTILINE)) == counts
-    logged = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", section(text, "The log"), re.MULTILINE))))
+    assert (
+        set(re.findall(r"^\| `(\w+)` \|", section(text, "The invariants"), re.MULTILINE)) == counts
+    )
+    logged = set(
+        re.findall(
+            r"`(\w+)`",
+            "".join(re.findall(r"^\| (`.+?) \|", section(text, "The log"), re.MULTILINE)),
+        )
+    )
     source = "".join(page(path) for path in PACKAGE.rglob("*.py"))
     assert [event for event in logged if f'"{event}"' not in source] == []
     roles = re.findall(r"^\| `(\w+)` \|", section(text, "Roles and scaling out"), re.MULTILINE)
@@ -322,13 +389,17 @@ def section(text: str, heading: str) -> str:
     return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
-@pytest.mark.parametrize("path", sorted((DOCS / "decisions").glob("*.md")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((DOCS / "decisions").glob("*.md")), ids=lambda path: path.stem
+)
 def test_a_decision_has_all_its_parts(path: Path) -> None:
     text = page(path)
     parts = ["Context", "Decision", "Consequences", "Alternatives", "Revisit when", "Enforced by"]
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == parts
     title = text.partition("\n")[0].removeprefix(f"# {path.stem[:4]} ")
-    assert f"\n{int(path.stem[:4])}. [{title}](../../docs/decisions/{path.name})\n" in page(SERVICE / "ARCHITECTURE.md")
+    assert f"\n{int(path.stem[:4])}. [{title}](../../docs/decisions/{path.name})\n" in page(
+        SERVICE / "ARCHITECTURE.md"
+    )
     assert "\n> " in section(text, "Decision")
     assert "- Bad: " in section(text, "Consequences")
 
@@ -377,7 +448,9 @@ def test_exchanges_queues_and_bindings_are_those_of_the_wiring() -> None:
             bindings.add((bound["exchange"]["name"], queue["name"], key))
     assert exchanges == {(exchange.name, exchange.kind) for exchange in declared.exchanges}
     assert queues_ == {queue.name: dict(queue.arguments) for queue in declared.queues}
-    assert bindings == {(binding.exchange, binding.queue, binding.routing_key) for binding in declared.bindings}
+    assert bindings == {
+        (binding.exchange, binding.queue, binding.routing_key) for binding in declared.bindings
+    }
 
 
 def test_routing_keys_are_those_of_settings_and_results() -> None:
@@ -387,7 +460,8 @@ def test_routing_keys_are_those_of_settings_and_results() -> None:
     results = {
         channel["address"]: channel
         for channel in CHANNELS.values()
-        if channel["bindings"]["amqp"].get("queue", {}).get("name") == DEFAULTS.rabbitmq_results_queue
+        if channel["bindings"]["amqp"].get("queue", {}).get("name")
+        == DEFAULTS.rabbitmq_results_queue
     }
     assert set(results) == set(ROUTES)
     for address, kind in ROUTES.items():
@@ -413,23 +487,35 @@ def test_the_job_message_has_exactly_the_described_properties(stage: Stage) -> N
 
 def _job(stage: Stage) -> dict[str, Any]:
     engine = RabbitMQEngine(
-        Broker("amqp://localhost", topology=Topology()), exchange=DEFAULTS.rabbitmq_job_exchange,
-        routing_keys=DEFAULTS.routing_keys(), secrets=CallbackSecrets(["a-secret-of-the-tests"]),
-        public_url="https://aigen.example", policy=Policy(), now=lambda: NOW,
-    )  # fmt: skip
+        Broker("amqp://localhost", topology=Topology()),
+        exchange=DEFAULTS.rabbitmq_job_exchange,
+        routing_keys=DEFAULTS.routing_keys(),
+        secrets=CallbackSecrets(["a-secret-of-the-tests"]),
+        public_url="https://aigen.example",
+        policy=Policy(),
+        now=lambda: NOW,
+    )
     if stage is Stage.SAMPLES:
         return engine.job(a_request(state=State.PUBLISHING_TO_QUEUE))
     return engine.job(
         a_request(
-            state=State.PUBLISHING_TO_QUEUE, stage=stage, samples=four_samples(), selected_sample_id="sample-1",
+            state=State.PUBLISHING_TO_QUEUE,
+            stage=stage,
+            samples=four_samples(),
+            selected_sample_id="sample-1",
             final_size=Size(2048, 2048),
         )
-    )  # fmt: skip
+    )
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    "string": str, "integer": int, "object": dict, "array": list, "boolean": bool, "null": type(None)
-}  # fmt: skip
+    "string": str,
+    "integer": int,
+    "object": dict,
+    "array": list,
+    "boolean": bool,
+    "null": type(None),
+}
 
 
 def _fits(schema: dict[str, Any], value: Any) -> bool:
@@ -463,9 +549,13 @@ def announced() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         if not any(effect.value.startswith("announce") for effect in move.effects):
             continue
         change = apply(
-            _in_state(state), event, policy=Policy(publish_events=True), now=NOW, new_id=new_ids(),
+            _in_state(state),
+            event,
+            policy=Policy(publish_events=True),
+            now=NOW,
+            new_id=new_ids(),
             failure={"code": "provider_error"},
-        )  # fmt: skip
+        )
         bodies = {message.topic: dict(message.body) for message in change.messages}
         found[bodies[Topic.NOTIFY]["event_type"]] = (bodies[Topic.NOTIFY], bodies[Topic.EVENT])
     return found
@@ -478,13 +568,16 @@ def _in_state(state: State) -> GenerationRequest:
 def test_notifications_are_as_described() -> None:
     events = announced()
     table = section(page(DOCS / "notifications.md"), "What is sent, and when")
-    rows = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| .*? \|(.*?)\| `([\w.]+)` \|$", table, re.MULTILINE)}
-    assert set(rows) == set(events) == set(SCHEMAS["Notification"]["properties"]["event_type"]["enum"])
-    common = set(re.findall(r"`(\w+)`", table.partition("The common data: ")[2].partition(".\n")[0])) - {
-        "event_id",
-        "at",
-        "locale",
+    rows = {
+        row[0]: row[1:]
+        for row in re.findall(r"^\| `(\w+)` \| .*? \|(.*?)\| `([\w.]+)` \|$", table, re.MULTILINE)
     }
+    assert (
+        set(rows) == set(events) == set(SCHEMAS["Notification"]["properties"]["event_type"]["enum"])
+    )
+    common = set(
+        re.findall(r"`(\w+)`", table.partition("The common data: ")[2].partition(".\n")[0])
+    ) - {"event_id", "at", "locale"}
     assert common == set(SCHEMAS["EventData"]["required"])
     for event_type, (notification, event) in events.items():
         extra, lifecycle_event = rows[event_type]
@@ -494,20 +587,30 @@ def test_notifications_are_as_described() -> None:
         assert set(notification["data"]) <= set(SCHEMAS["EventData"]["properties"])
     published = {f"generation.{event['event_type']}" for _, event in events.values()}
     assert published == set(SCHEMAS["LifecycleEvent"]["properties"]["eventType"]["enum"])
-    assert {f"generation.{word}" for word in CHANNELS["lifecycleEvents"]["parameters"]["event"]["enum"]} == published
+    assert {
+        f"generation.{word}" for word in CHANNELS["lifecycleEvents"]["parameters"]["event"]["enum"]
+    } == published
 
 
 def test_webhooks_are_as_described() -> None:
     text = page(DOCS / "webhooks.md")
     events = {f"generation.{event['event_type']}" for _, event in announced().values()}
-    assert set(re.findall(r"^\| `(generation\.\w+)` \|", section(text, "What comes"), re.MULTILINE)) == events
+    assert (
+        set(re.findall(r"^\| `(generation\.\w+)` \|", section(text, "What comes"), re.MULTILINE))
+        == events
+    )
     troubles = re.findall(r"^\| (`.+?) \|", section(text, "Look, and send again"), re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", "".join(troubles))) == set(webhooks.DeliveryError) | {"last_error"}
+    assert set(re.findall(r"`(\w+)`", "".join(troubles))) == set(webhooks.DeliveryError) | {
+        "last_error"
+    }
     waits = re.findall(
-        r"(\d+) (seconds?|minutes?|hours?)", text.partition("at once, then after ")[2].partition(", each")[0]
+        r"(\d+) (seconds?|minutes?|hours?)",
+        text.partition("at once, then after ")[2].partition(", each")[0],
     )
     seconds = {"s": 1, "m": 60, "h": 3600}
-    assert [int(n) * seconds[unit[0]] for n, unit in waits] == [wait.total_seconds() for wait in webhooks.SCHEDULE]
+    assert [int(n) * seconds[unit[0]] for n, unit in waits] == [
+        wait.total_seconds() for wait in webhooks.SCHEDULE
+    ]
     sent = webhook_headers(["whsec_" + "aa" * 16], "id", 1, b"{}")
     shown = re.findall(r"^\| `(webhook-\w+)` \|", section(text, "What comes"), re.MULTILINE)
     assert set(shown) == {header for header in sent if header.startswith("webhook-")}
@@ -516,7 +619,9 @@ def test_webhooks_are_as_described() -> None:
 def test_messages_to_others_are_as_described() -> None:
     broker = RecordingBroker()
     notification, event = announced()["samples_ready"]
-    notifier = RabbitMQNotifier(cast("Broker", broker), queue=DEFAULTS.notify_queue, channels=DEFAULTS.notify_channels)
+    notifier = RabbitMQNotifier(
+        cast("Broker", broker), queue=DEFAULTS.notify_queue, channels=DEFAULTS.notify_channels
+    )
     publisher = EventPublisher(cast("Broker", broker), exchange=DEFAULTS.rabbitmq_topic_exchange)
     asyncio.run(notifier.send(notification))
     asyncio.run(publisher.publish(event))
@@ -524,12 +629,26 @@ def test_messages_to_others_are_as_described() -> None:
     assert set(told) == set(SCHEMAS["Notification"]["properties"])
     assert told["data"].keys() == {*notification["data"], "event_id", "at", "locale"}
     assert set(published) == set(SCHEMAS["LifecycleEvent"]["properties"])
-    assert published["sourceService"] == SCHEMAS["LifecycleEvent"]["properties"]["sourceService"]["const"]
-    assert published["eventVersion"] == SCHEMAS["LifecycleEvent"]["properties"]["eventVersion"]["const"]
-    assert (broker.messages[0].exchange, broker.messages[0].routing_key) == ("", DEFAULTS.notify_queue)
+    assert (
+        published["sourceService"]
+        == SCHEMAS["LifecycleEvent"]["properties"]["sourceService"]["const"]
+    )
+    assert (
+        published["eventVersion"]
+        == SCHEMAS["LifecycleEvent"]["properties"]["eventVersion"]["const"]
+    )
+    assert (broker.messages[0].exchange, broker.messages[0].routing_key) == (
+        "",
+        DEFAULTS.notify_queue,
+    )
     exchange = CHANNELS["lifecycleEvents"]["bindings"]["amqp"]["exchange"]["name"]
-    assert (broker.messages[1].exchange, broker.messages[1].routing_key) == (exchange, "generation.samples_ready")
-    examples = [orjson.loads(fence["text"]) for fence in _FENCE.finditer(page(DOCS / "notifications.md"))]
+    assert (broker.messages[1].exchange, broker.messages[1].routing_key) == (
+        exchange,
+        "generation.samples_ready",
+    )
+    examples = [
+        orjson.loads(fence["text"]) for fence in _FENCE.finditer(page(DOCS / "notifications.md"))
+    ]
     assert [set(example) for example in examples] == [set(told), set(published)]
     assert set(examples[0]["data"]) == set(told["data"])
 
@@ -543,7 +662,9 @@ def test_the_post_has_the_same_body() -> None:
 
     async def send(notification: dict[str, Any]) -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(take)) as client:
-            await HttpNotifier(client, url="https://n.example", api_key="k", channels=["websocket"]).send(notification)
+            await HttpNotifier(
+                client, url="https://n.example", api_key="k", channels=["websocket"]
+            ).send(notification)
 
     notification, _ = announced()["samples_ready"]
     asyncio.run(send(notification))

@@ -1,4 +1,6 @@
-"""The n8n workflows in n8n/: importable, complete, without secrets, and in the service's words. No services needed."""
+"""The n8n workflows in n8n/: importable, complete, without secrets, and in the service's words. No
+services needed.
+"""
 
 import json
 import re
@@ -27,17 +29,33 @@ IDS = {
     "store_s3": "aigenStoreS3",
 }
 KNOWN_NODES = {
-    ("code", 2), ("crypto", 2), ("editImage", 1.1), ("errorTrigger", 1), ("executeWorkflow", 1.3),
-    ("executeWorkflowTrigger", 1.1), ("httpRequest", 4.2), ("if", 2.2), ("noOp", 1), ("rabbitmq", 1.2),
-    ("rabbitmqTrigger", 1), ("s3", 1), ("set", 3.4), ("splitInBatches", 3), ("stickyNote", 1), ("stopAndError", 1),
-    ("switch", 3.2), ("wait", 1.1),
-}  # fmt: skip
+    ("code", 2),
+    ("crypto", 2),
+    ("editImage", 1.1),
+    ("errorTrigger", 1),
+    ("executeWorkflow", 1.3),
+    ("executeWorkflowTrigger", 1.1),
+    ("httpRequest", 4.2),
+    ("if", 2.2),
+    ("noOp", 1),
+    ("rabbitmq", 1.2),
+    ("rabbitmqTrigger", 1),
+    ("s3", 1),
+    ("set", 3.4),
+    ("splitInBatches", 3),
+    ("stickyNote", 1),
+    ("stopAndError", 1),
+    ("switch", 3.2),
+    ("wait", 1.1),
+}
 PROVIDERS = ("provider_openai_images", "provider_stability", "provider_stub")
 NO_CODES = {"openai_images", "content_policy", "content_filter"}
 """Words with an underscore beside error codes that are none."""
 DEFAULTS = Settings.model_construct()
 
-WORKFLOWS: dict[str, dict[str, Any]] = {name: json.loads((FOLDER / f"{name}.json").read_text("utf-8")) for name in IDS}
+WORKFLOWS: dict[str, dict[str, Any]] = {
+    name: json.loads((FOLDER / f"{name}.json").read_text("utf-8")) for name in IDS
+}
 
 
 def nodes(name: str, *kinds: str) -> Iterator[dict[str, Any]]:
@@ -76,12 +94,16 @@ def test_it_can_be_read_and_compared(name: str) -> None:
     written = json.dumps(WORKFLOWS[name], indent=2, ensure_ascii=False) + "\n"
     assert (FOLDER / f"{name}.json").read_text("utf-8") == written
     assert not WORKFLOWS[name]["active"], "import leaves it unpublished"
-    assert any(node["type"].endswith("stickyNote") for node in nodes(name)), "it explains itself on the canvas"
+    assert any(node["type"].endswith("stickyNote") for node in nodes(name)), (
+        "it explains itself on the canvas"
+    )
 
 
 @every_workflow
 def test_nodes_are_known_and_connected(name: str) -> None:
-    known = {(node["type"].removeprefix("n8n-nodes-base."), node["typeVersion"]) for node in nodes(name)}
+    known = {
+        (node["type"].removeprefix("n8n-nodes-base."), node["typeVersion"]) for node in nodes(name)
+    }
     assert known <= KNOWN_NODES
     names = [node["name"] for node in nodes(name)]
     assert len(set(names)) == len(names)
@@ -94,7 +116,9 @@ def test_nodes_are_known_and_connected(name: str) -> None:
     }
     assert set(WORKFLOWS[name]["connections"]) <= set(names)
     beginnings = {
-        node["name"] for node in nodes(name) if "rigger" in node["type"] or node["type"].endswith("stickyNote")
+        node["name"]
+        for node in nodes(name)
+        if "rigger" in node["type"] or node["type"].endswith("stickyNote")
     }
     assert set(names) - reached == beginnings
 
@@ -148,11 +172,15 @@ def test_credentials_are_placeholders() -> None:
 @every_workflow
 def test_there_is_nothing_secret_in_it(name: str) -> None:
     text = (FOLDER / f"{name}.json").read_text("utf-8")
-    found = re.findall(r"\b(?:sk-\w{8,}|whsec_\w+|eyJ[\w-]{10,}|AKIA\w{12,}|amqps?://[^\s\"]+@[^\s\"]+)", text)
+    found = re.findall(
+        r"\b(?:sk-\w{8,}|whsec_\w+|eyJ[\w-]{10,}|AKIA\w{12,}|amqps?://[^\s\"]+@[^\s\"]+)", text
+    )
     assert found == []
     assert not WORKFLOWS[name].get("staticData")
     assert WORKFLOWS[name]["pinData"] == {}
-    assert WORKFLOWS[name]["settings"]["saveDataSuccessExecution"] == "none", "tokens of jobs would be kept"
+    assert WORKFLOWS[name]["settings"]["saveDataSuccessExecution"] == "none", (
+        "tokens of jobs would be kept"
+    )
 
 
 def test_every_error_code_is_one_of_ours_and_every_one_of_ours_is_used() -> None:
@@ -171,7 +199,9 @@ def test_every_error_code_is_one_of_ours_and_every_one_of_ours_is_used() -> None
 def test_routing_keys_and_exchange_are_ours() -> None:
     text = "\n".join(texts([node["parameters"] for node in nodes("report")]))
     keys = dict(re.findall(r"'?([\w-]+)'?: '(ai\.event[\w.]+)'", text))
-    assert {key: kind.value for key, kind in ROUTES.items()} == {key: kind for kind, key in keys.items()}
+    assert {key: kind.value for key, kind in ROUTES.items()} == {
+        key: kind for kind, key in keys.items()
+    }
     assert _settings()["results_exchange"] == DEFAULTS.rabbitmq_topic_exchange
 
 
@@ -183,7 +213,9 @@ def test_every_setting_that_is_read_is_there() -> None:
 
 def _settings() -> dict[str, str]:
     (node,) = nodes("settings", "set")
-    return {each["name"]: each["value"] for each in node["parameters"]["assignments"]["assignments"]}
+    return {
+        each["name"]: each["value"] for each in node["parameters"]["assignments"]["assignments"]
+    }
 
 
 def test_whoever_is_called_is_there_and_gets_its_inputs() -> None:
@@ -196,7 +228,9 @@ def test_whoever_is_called_is_there_and_gets_its_inputs() -> None:
 
 def inputs(name: str) -> set[str]:
     (trigger,) = nodes(name, "executeWorkflowTrigger")
-    return {each["name"] for each in trigger["parameters"].get("workflowInputs", {}).get("values", [])}
+    return {
+        each["name"] for each in trigger["parameters"].get("workflowInputs", {}).get("values", [])
+    }
 
 
 def test_all_providers_have_one_interface_and_a_way_to_them() -> None:

@@ -10,7 +10,9 @@ from packaging.utils import canonicalize_name
 _PINNED = re.compile(r"^[\w.-]+(\[[\w,.-]+\])?==[^ ;\\]+", re.MULTILINE)
 LOCKED = [
     Requirement(found.group())
-    for found in _PINNED.finditer((Path(__file__).parents[2] / "requirements.lock").read_text("utf-8"))
+    for found in _PINNED.finditer(
+        (Path(__file__).parents[2] / "requirements.lock").read_text("utf-8")
+    )
 ]
 EXTRAS = {canonicalize_name(pinned.name): pinned.extras for pinned in LOCKED}
 
@@ -25,13 +27,15 @@ def _asked_of_others(name: str) -> list[Requirement]:
 
 
 def test_extras_are_pinned_with_their_package() -> None:
-    """The pip of Debian 12 takes `coverage[toml]` for another package than a pinned `coverage`, looks for its newest
-    release, and refuses that one for want of a hash.
+    """The pip of Debian 12 takes `coverage[toml]` for another package than a pinned `coverage`,
+    looks for its newest release, and refuses that one for want of a hash.
     """
     assert len(LOCKED) > 80
     asked = [(by.name, asks) for by in LOCKED for asks in _asked_of_others(by.name) if asks.extras]
     assert asked
     unpinned = [
-        f"{by} asks for {asks}" for by, asks in asked if not asks.extras <= EXTRAS[canonicalize_name(asks.name)]
+        f"{by} asks for {asks}"
+        for by, asks in asked
+        if not asks.extras <= EXTRAS[canonicalize_name(asks.name)]
     ]
     assert unpinned == []

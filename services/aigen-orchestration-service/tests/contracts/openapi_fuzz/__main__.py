@@ -1,7 +1,9 @@
-"""`make fuzz`: schemathesis leads calls made up from our own description against a running service, with all checks.
+"""`make fuzz`: schemathesis leads calls made up from our own description against a running service,
+with all checks.
 
-Left out: that whatever fits the schema is accepted (credits, plans and sizes are rules beyond it), and that a path
-without a method refuses it with 405 (`/quote` stands where an id may stand, so GET asks for a request of that name).
+Left out: that whatever fits the schema is accepted (credits, plans and sizes are rules beyond it),
+and that a path without a method refuses it with 405 (`/quote` stands where an id may stand, so GET
+asks for a request of that name).
 """
 
 import argparse
@@ -26,11 +28,24 @@ async def fuzz(program: str, arguments: list[str]) -> int:
     async with a_database(admin, "aigen_fuzz") as url:
         with TemporaryDirectory(prefix="aigen-fuzz-") as folder:
             environment = service_environment(url, Path(folder), port)
-            with process(["-m", "creativeflow.services.aigeneration", "serve"], environment) as running:
+            with process(
+                ["-m", "creativeflow.services.aigeneration", "serve"], environment
+            ) as running:
                 await wait_ready(port, running)
                 address = f"http://127.0.0.1:{port}/openapi.json"
-                told = [program, "run", address, "--checks", "all", "--exclude-checks", LEFT_OUT, *arguments]
-                ended = await asyncio.to_thread(subprocess.run, told, check=False, cwd=folder, env=dict(os.environ))
+                told = [
+                    program,
+                    "run",
+                    address,
+                    "--checks",
+                    "all",
+                    "--exclude-checks",
+                    LEFT_OUT,
+                    *arguments,
+                ]
+                ended = await asyncio.to_thread(
+                    subprocess.run, told, check=False, cwd=folder, env=dict(os.environ)
+                )
                 return ended.returncode
 
 

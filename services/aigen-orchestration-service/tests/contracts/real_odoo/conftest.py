@@ -16,4 +16,6 @@ collect_ignore: Sequence[str] = ["test_real_odoo.py"] if MISSING else []
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was left out, and how to have it."""
     if MISSING:
-        terminalreporter.write_line(f"tests/odoo not run: set {', '.join(MISSING)} (docs/odoo.md says how)")
+        terminalreporter.write_line(
+            f"tests/odoo not run: set {', '.join(MISSING)} (docs/odoo.md says how)"
+        )

@@ -1,4 +1,6 @@
-"""The suite of the Credits port on a real Odoo with the addon; ODOO_LOGIN is a CreativeFlow manager there."""
+"""The suite of the Credits port on a real Odoo with the addon; ODOO_LOGIN is a CreativeFlow manager
+there.
+"""
 
 import asyncio
 import os
@@ -17,11 +19,15 @@ from creativeflow.services.aigeneration.ports import CreditsUnknownError, HoldSt
 from tests.contracts.credits_suite import *  # noqa: F403 - the cases, run here on the fixture below
 from tests.contracts.credits_suite import Bank
 
-URL, DATABASE, LOGIN, KEY = (os.environ.get(name, "") for name in ("ODOO_URL", "ODOO_DB", "ODOO_LOGIN", "ODOO_API_KEY"))
+URL, DATABASE, LOGIN, KEY = (
+    os.environ.get(name, "") for name in ("ODOO_URL", "ODOO_DB", "ODOO_LOGIN", "ODOO_API_KEY")
+)
 
 
 class Manager:
-    """Whoever keeps the accounts in Odoo, over JSON-RPC, which every version has; signs in once for all tests."""
+    """Whoever keeps the accounts in Odoo, over JSON-RPC, which every version has; signs in once for
+    all tests.
+    """
 
     _uid: int | None = None
 
@@ -30,24 +36,39 @@ class Manager:
 
     async def give(self, user_id: str, amount: int, plan: str) -> None:
         """Open an account with that many hundredths."""
-        account = await self._do("creativeflow.credit.account", "create", {"user_ref": user_id, "plan": plan})
-        grant = {"account_id": account, "amount": credits_text(amount), "reason": "tests", "operation": str(uuid4())}
+        account = await self._do(
+            "creativeflow.credit.account", "create", {"user_ref": user_id, "plan": plan}
+        )
+        grant = {
+            "account_id": account,
+            "amount": credits_text(amount),
+            "reason": "tests",
+            "operation": str(uuid4()),
+        }
         await self._do(
-            "creativeflow.credit.grant", "action_grant", [await self._do("creativeflow.credit.grant", "create", grant)]
+            "creativeflow.credit.grant",
+            "action_grant",
+            [await self._do("creativeflow.credit.grant", "create", grant)],
         )
 
     async def balance(self, user_id: str) -> int:
         """What is on the account, having made sure that its statement adds up to it."""
         fields = ["balance", "movement_ids"]
-        (account,) = await self._do("creativeflow.credit.account", "search_read", [("user_ref", "=", user_id)], fields)
-        movements = await self._do("creativeflow.credit.movement", "read", account["movement_ids"], ["change"])
+        (account,) = await self._do(
+            "creativeflow.credit.account", "search_read", [("user_ref", "=", user_id)], fields
+        )
+        movements = await self._do(
+            "creativeflow.credit.movement", "read", account["movement_ids"], ["change"]
+        )
         assert sum(movement["change"] for movement in movements) == account["balance"]
         return int(account["balance"])
 
     async def _do(self, model: str, method: str, *arguments: Any) -> Any:
         if Manager._uid is None:
             Manager._uid = await self._rpc("common", "authenticate", DATABASE, LOGIN, KEY, {})
-        return await self._rpc("object", "execute_kw", DATABASE, Manager._uid, KEY, model, method, list(arguments), {})
+        return await self._rpc(
+            "object", "execute_kw", DATABASE, Manager._uid, KEY, model, method, list(arguments), {}
+        )
 
     async def _rpc(self, service: str, method: str, *arguments: Any) -> Any:
         params = {"service": service, "method": method, "args": arguments}
@@ -60,15 +81,23 @@ class Manager:
 def adapter(client: httpx.AsyncClient, api: Any, *, deadline_seconds: float = 30.0) -> OdooCredits:
     return OdooCredits(
         OdooCalls(
-            client, base_url=URL, database=DATABASE, login=LOGIN, api_key=KEY, model=MODEL, api=api,
+            client,
+            base_url=URL,
+            database=DATABASE,
+            login=LOGIN,
+            api_key=KEY,
+            model=MODEL,
+            api=api,
             deadline_seconds=deadline_seconds,
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(params=["auto", "jsonrpc"])
 async def bank(request: pytest.FixtureRequest) -> AsyncIterator[Bank]:
-    """The newest way this Odoo speaks, and the older one; what the test leaves held is given back."""
+    """The newest way this Odoo speaks, and the older one; what the test leaves held is given
+    back.
+    """
     async with httpx.AsyncClient() as client:
         manager = Manager(client)
         made = Bank(adapter(client, request.param), manager.give, manager.balance)
@@ -79,7 +108,9 @@ async def bank(request: pytest.FixtureRequest) -> AsyncIterator[Bank]:
 
 
 async def test_twenty_holds_of_five_from_a_hundred_are_exactly_twenty(bank: Bank) -> None:
-    told = await asyncio.gather(*(bank.hold(f"k{n}", amount=5) for n in range(32)), return_exceptions=True)
+    told = await asyncio.gather(
+        *(bank.hold(f"k{n}", amount=5) for n in range(32)), return_exceptions=True
+    )
     assert sum(outcome is None for outcome in told) == 20
     assert await bank.balance() == 0
 
@@ -100,7 +131,13 @@ async def test_a_caller_who_is_cut_off_finds_the_hold_by_its_key(bank: Bank) -> 
 async def test_a_wrong_key_is_unknown_never_no() -> None:
     async with httpx.AsyncClient() as client:
         calls = OdooCalls(
-            client, base_url=URL, database=DATABASE, login=LOGIN, api_key="wrong", model=MODEL, deadline_seconds=30
+            client,
+            base_url=URL,
+            database=DATABASE,
+            login=LOGIN,
+            api_key="wrong",
+            model=MODEL,
+            deadline_seconds=30,
         )
         with pytest.raises(CreditsUnknownError):
             await OdooCredits(calls).entitlements("anybody")

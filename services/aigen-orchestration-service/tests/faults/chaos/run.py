@@ -1,4 +1,6 @@
-"""What goes wrong in a storm: connections cut and slowed, backends ended, processes killed; at random, seeded."""
+"""What goes wrong in a storm: connections cut and slowed, backends ended, processes killed; at
+random, seeded.
+"""
 
 import asyncio
 import random
@@ -21,9 +23,13 @@ CALM_SECONDS = (0.2, 1.2)
 
 
 class Storm:
-    """Several serving processes, each thing between them and the world, and what is done to all of it."""
+    """Several serving processes, each thing between them and the world, and what is done to all of
+    it.
+    """
 
-    def __init__(self, made: Environment, *, processes: int, seed: int, servers: Sequence[Server] = ()) -> None:
+    def __init__(
+        self, made: Environment, *, processes: int, seed: int, servers: Sequence[Server] = ()
+    ) -> None:
         self.yard = made
         self.servers = servers
         self.random = random.Random(seed)  # noqa: S311 - a repeatable storm, no secret
@@ -55,7 +61,9 @@ class Storm:
     async def start(self, port: int) -> None:
         """A process that will serve."""
         environment = self.yard.environment(port, AIGEN_DATABASE_POOL_SIZE="6")
-        self.running[port] = await asyncio.to_thread(start, environment, self.trigger, str(self.yard.folder / "log"))
+        self.running[port] = await asyncio.to_thread(
+            start, environment, self.trigger, str(self.yard.folder / "log")
+        )
 
     async def serving(self, port: int, seconds: float = 60) -> None:
         """Until it serves."""
@@ -71,9 +79,17 @@ class Storm:
     async def rage(self) -> None:
         """One thing after another, for ever."""
         deeds = [
-            self.kill, self.cut_broker, self.cut_database, self.refuse_broker, self.stall_broker, self.stall_database,
-            self.end_backends, self.bother_receiver, self.bother_books, self.one_direction,
-        ]  # fmt: skip
+            self.kill,
+            self.cut_broker,
+            self.cut_database,
+            self.refuse_broker,
+            self.stall_broker,
+            self.stall_database,
+            self.end_backends,
+            self.bother_receiver,
+            self.bother_books,
+            self.one_direction,
+        ]
         if self.servers:
             deeds = [*deeds * 3, self.kill_server]
         while True:
@@ -136,7 +152,9 @@ class Storm:
         self.database.resume()
 
     async def one_direction(self) -> None:
-        """Statements and confirms go through, their answers do not, and then the connections end."""
+        """Statements and confirms go through, their answers do not, and then the connections
+        end.
+        """
         which = self.random.choice([self.broker, self.database])
         which.stall(to_server=False)
         await asyncio.sleep(self.random.uniform(0.1, 0.5))
@@ -149,7 +167,8 @@ class Storm:
         try:
             await connection.execute(
                 """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                   WHERE datname = current_database() AND application_name = 'aigen' AND random() < 0.5
+                   WHERE datname = current_database() AND application_name = 'aigen'
+                       AND random() < 0.5
                      AND client_port <> 0 AND pid <> pg_backend_pid()"""
             )
         finally:
@@ -162,7 +181,15 @@ class Storm:
     async def bother_books(self) -> None:
         """The credit service answers slowly, wrongly, twice or never."""
         if self.yard.books == "billing":
-            faults = ["slow", "error_before", "error_after", "silent_after", "drop_after", "wrong_body", "turned_away"]
+            faults = [
+                "slow",
+                "error_before",
+                "error_after",
+                "silent_after",
+                "drop_after",
+                "wrong_body",
+                "turned_away",
+            ]
             await self.yard.control(faults=self.random.choices(faults, k=5))
 
 

@@ -1,4 +1,5 @@
-"""`make crash`: kill the service at every seam, start it again, ask after everybody's money; a table, and JSON.
+"""`make crash`: kill the service at every seam, start it again, ask after everybody's money; a
+table, and JSON.
 
 Exits with 1 when anything was lost, doubled or charged wrongly, and when a seam was never reached.
 """
@@ -24,9 +25,13 @@ UNREACHED = {
     "LocalEngine.": "draws in the same process: there is no other side that could know of it",
     "ModerationCheck.": "moves nothing, and is asked before anything is written",
     "LogNotifier.": "writes a line into the log",
-    "Comparison.post": "mends a credit service that has lost what it was told: tests/integration/test_books.py",
+    "Comparison.post": (
+        "mends a credit service that has lost what it was told: tests/integration/test_books.py"
+    ),
     "LocalCredits.decide": "the local ledger is never in doubt",
-    "LocalCredits.capture": "goes with the delivery; what stays owed: tests/integration/test_ledger_here.py",
+    "LocalCredits.capture": (
+        "goes with the delivery; what stays owed: tests/integration/test_ledger_here.py"
+    ),
     "POST /api/v1/n8n-callbacks/assets": "a file, not state: tests/journeys has its faults",
 }
 """Seams which the mix of lives does not reach, by their beginning, and why that is right."""
@@ -36,13 +41,18 @@ _TIMES = (0.1, 0.4, 0.7)
 def planned(
     passed: dict[str, int], starting: dict[str, int], *, elsewhere: set[str], wanted: Sequence[str]
 ) -> list[tuple[Failpoint, str, int]]:
-    """Where it is killed: in the middle of the mix, on the wire also early and late, at the start where only that is.
+    """Where it is killed: in the middle of the mix, on the wire also early and late, at the start
+    where only that is.
 
     `elsewhere`: seams that the other books reach.
     """
     plan = []
     for seam in FAILPOINTS:
-        if seam.name in elsewhere or excused(seam.name) or (wanted and not any(text in seam.name for text in wanted)):
+        if (
+            seam.name in elsewhere
+            or excused(seam.name)
+            or (wanted and not any(text in seam.name for text in wanted))
+        ):
             continue
         count = passed[seam.name]
         if not count and not starting[seam.name]:
@@ -61,7 +71,9 @@ def excused(name: str) -> bool:
 def campaign(
     *, every: int, offset: int, wanted: Sequence[str], console: Console
 ) -> tuple[list[CampaignResult], set[str]]:
-    """All kills on both books, or each `every`-th of them from `offset` on; and the names of seams never reached."""
+    """All kills on both books, or each `every`-th of them from `offset` on; and the names of seams
+    never reached.
+    """
     results: list[CampaignResult] = []
     reached: set[str] = set()
 
@@ -74,12 +86,17 @@ def campaign(
         results.append(found)
         wrong = f"[red]{len(found.violations)} violations[/red]" if found.violations else "holds"
         missed = "" if found.reached else " [yellow](not reached)[/yellow]"
-        console.print(f"{time.strftime('%H:%M:%S')}  {found.books:8}{found.moment:7}{found.seam}: {wrong}{missed}")
+        console.print(
+            f"{time.strftime('%H:%M:%S')}  {found.books:8}{found.moment:7}{found.seam}:"
+            f" {wrong}{missed}"
+        )
         for violation in found.violations[:5]:
             console.print(f"    {violation}", markup=False)
 
     for books in ("local", "billing"):
-        results[:0] = asyncio.run(run(plan, books=books, report=report))[:1]  # the rehearsal itself is a result
+        results[:0] = asyncio.run(run(plan, books=books, report=report))[
+            :1
+        ]  # the rehearsal itself is a result
     known = {seam.name for seam in FAILPOINTS if not excused(seam.name)}
     return results, known - reached
 
@@ -87,7 +104,9 @@ def campaign(
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make crash ARGS=", description=__doc__)
-    parser.add_argument("--seam", action="append", default=[], help="only seams with this in their name")
+    parser.add_argument(
+        "--seam", action="append", default=[], help="only seams with this in their name"
+    )
     parser.add_argument("--every", type=int, default=1, help="only each n-th kill")
     parser.add_argument("--offset", type=int, default=0, help="from this one on")
     parser.add_argument("--list", action="store_true", help="name the seams and end")
@@ -98,27 +117,37 @@ def main() -> None:
             console.print(f"{seam.name}: {', '.join(seam.moments)}", markup=False)
         return
     began = time.monotonic()
-    results, never = campaign(every=told.every, offset=told.offset, wanted=told.seam, console=console)
+    results, never = campaign(
+        every=told.every, offset=told.offset, wanted=told.seam, console=console
+    )
     table = Table("seam", "books", "kills", "lives", "not reached", "violations")
     for name in dict.fromkeys(found.seam for found in results):
         of = [found for found in results if found.seam == name]
         table.add_row(
-            name, "/".join(sorted({found.books for found in of})), str(sum(found.kills for found in of)),
+            name,
+            "/".join(sorted({found.books for found in of})),
+            str(sum(found.kills for found in of)),
             str(sum(found.lives for found in of)),
-            ", ".join(found.moment for found in of if not found.reached and found.moment != "never"),
+            ", ".join(
+                found.moment for found in of if not found.reached and found.moment != "never"
+            ),
             str(sum(len(found.violations) for found in of)),
-        )  # fmt: skip
+        )
     console.print(table)
     wrong = sum(len(found.violations) for found in results)
     seconds = round(time.monotonic() - began)
     console.print(
         f"{sum(found.kills for found in results)} kills at {len(table.rows) - 1} seams, "
         f"{sum(found.lives for found in results)} lives, {wrong} violations, {seconds} s; "
-        f"never reached: {', '.join(sorted(never)) or 'none'}",
+        f"never reached: {', '.join(sorted(never)) or 'none'}"
     )
     folder = Path(__file__).parents[3] / "bench" / "results"
     folder.mkdir(exist_ok=True)
-    written = {"seconds": seconds, "never_reached": sorted(never), "found": [found.as_dict() for found in results]}
+    written = {
+        "seconds": seconds,
+        "never_reached": sorted(never),
+        "found": [found.as_dict() for found in results],
+    }
     name = f"crash-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     (folder / name).write_bytes(orjson.dumps(written, option=orjson.OPT_INDENT_2))
     whole = not told.seam

@@ -1,4 +1,6 @@
-"""Kills the service at each seam under a mix of lives, starts it again, and asks what came of everybody's money."""
+"""Kills the service at each seam under a mix of lives, starts it again, and asks what came of
+everybody's money.
+"""
 
 import asyncio
 import time
@@ -16,13 +18,17 @@ from tests.support.processes import free_port
 from tests.support.scenarios import SCENARIOS
 
 _START_SECONDS = 30
-_A_MINUTE_LATER = "UPDATE holds SET began_at = began_at - interval '1 minute' WHERE state <> 'placing'"
+_A_MINUTE_LATER = (
+    "UPDATE holds SET began_at = began_at - interval '1 minute' WHERE state <> 'placing'"
+)
 """Holds are compared with the credit service's books a minute after they began."""
 
 
 @dataclass
 class CampaignResult:
-    """What came of the kills at one moment of one seam; `reached` says whether the mix ever came there."""
+    """What came of the kills at one moment of one seam; `reached` says whether the mix ever came
+    there.
+    """
 
     seam: str
     moment: str
@@ -38,7 +44,9 @@ class CampaignResult:
 
 
 class Campaign:
-    """One serving process after another on one yard; whoever dies is followed by the next at once."""
+    """One serving process after another on one yard; whoever dies is followed by the next at
+    once.
+    """
 
     def __init__(self, made: Environment, kinds: Sequence[str]) -> None:
         self.yard = made
@@ -53,7 +61,9 @@ class Campaign:
 
     async def start(self) -> None:
         """A process that serves, or has died of what is armed."""
-        self.process = await asyncio.to_thread(start, self.environment, self.trigger, str(self.yard.folder / "log"))
+        self.process = await asyncio.to_thread(
+            start, self.environment, self.trigger, str(self.yard.folder / "log")
+        )
         ends = time.monotonic() + _START_SECONDS
         while self.process.exitcode is None:
             if time.monotonic() > ends:
@@ -65,7 +75,9 @@ class Campaign:
                 await asyncio.sleep(0.03)
 
     async def keep(self) -> None:
-        """Start the next process whenever one has died; what the dead one had taken becomes free as time would do."""
+        """Start the next process whenever one has died; what the dead one had taken becomes free as
+        time would do.
+        """
         while True:
             assert self.process is not None
             if self.process.exitcode is not None:
@@ -75,19 +87,25 @@ class Campaign:
             await asyncio.sleep(0.03)
 
     async def rehearse(self) -> tuple[dict[str, int], dict[str, int], CampaignResult]:
-        """The mix without a kill: how often each seam is passed by it, and while starting; and whether all is well."""
+        """The mix without a kill: how often each seam is passed by it, and while starting; and
+        whether all is well.
+        """
         starting = self.trigger.passes()
         found = CampaignResult("none", "never", self.yard.books)
         await self._lead(found)
         return self.trigger.passes(), starting, found
 
     async def kill_at(self, seam: Failpoint, moment: str, nth: int) -> CampaignResult:
-        """One kill: the mix is led while the seam is armed. `nth` 0: it is armed in a process that is starting."""
+        """One kill: the mix is led while the seam is armed. `nth` 0: it is armed in a process that
+        is starting.
+        """
         found = CampaignResult(seam.name, moment, self.yard.books)
         if not nth:
             self.stop()
             await self.yard.time_passes()
-        for times in sorted({nth or 1, 1}, reverse=True):  # how often it is passed differs a little from mix to mix
+        for times in sorted(
+            {nth or 1, 1}, reverse=True
+        ):  # how often it is passed differs a little from mix to mix
             self.trigger.arm(moment, seam.name, times)
             await self._lead(found)
             if found.reached:

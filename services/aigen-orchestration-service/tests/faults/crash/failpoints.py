@@ -1,7 +1,8 @@
-"""The seams at which the service can be killed, read off the code: a new method that writes appears here by itself.
+"""The seams at which the service can be killed, read off the code: a new method that writes appears
+here by itself.
 
-A seam is a method (or an HTTP answer) with moments before and after it; on the wire also the middle of it, when the
-statement or message has left and its answer has not come.
+A seam is a method (or an HTTP answer) with moments before and after it; on the wire also the middle
+of it, when the statement or message has left and its answer has not come.
 """
 
 import ast
@@ -27,29 +28,42 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.channels import Publis
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.workers.results_consumer import DeadLetterConsumer, ResultsConsumer
+from creativeflow.services.aigeneration.workers.results_consumer import (
+    DeadLetterConsumer,
+    ResultsConsumer,
+)
 
 PACKAGE = "creativeflow.services.aigeneration."
 WRITES = re.compile(
-    r"\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE\s+(?!OF\b)[a-z_]+\b|ensure_events_partition", re.IGNORECASE
+    r"\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE\s+(?!OF\b)[a-z_]+\b|ensure_events_partition",
+    re.IGNORECASE,
 )
 """What a statement that writes looks like; `FOR UPDATE OF` alone is none."""
 
 _WIRE: tuple[tuple[type, str], ...] = (
-    (Database, "execute"), (Database, "fetch"), (Database, "fetchrow"), (Database, "fetchval"),
-    (asyncpg.transaction.Transaction, "_Transaction__commit"), (Publisher, "publish"),
-    (httpx.AsyncClient, "request"), (SafeHttp, "post"),
-)  # fmt: skip
+    (Database, "execute"),
+    (Database, "fetch"),
+    (Database, "fetchrow"),
+    (Database, "fetchval"),
+    (asyncpg.transaction.Transaction, "_Transaction__commit"),
+    (Publisher, "publish"),
+    (httpx.AsyncClient, "request"),
+    (SafeHttp, "post"),
+)
 _FOREIGN: tuple[tuple[type, str], ...] = (
-    (EventPublisher, "publish"), (ResultsConsumer, "handle"), (DeadLetterConsumer, "handle"),
-)  # fmt: skip
+    (EventPublisher, "publish"),
+    (ResultsConsumer, "handle"),
+    (DeadLetterConsumer, "handle"),
+)
 _PROTOCOLS = (ports.Credits, ports.Engine, ports.Notifier, ports.PromptCheck)
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
 @dataclass(frozen=True, slots=True)
 class Failpoint:
-    """One place between two moments; `wire`: there is a moment in the middle. `owner` is None for an HTTP answer."""
+    """One place between two moments; `wire`: there is a moment in the middle. `owner` is None for
+    an HTTP answer.
+    """
 
     name: str
     owner: type | None = None
@@ -64,7 +78,12 @@ class Failpoint:
 
 def failpoints() -> list[Failpoint]:
     """All of them, each once."""
-    found = [*storage_seams(), *port_seams(), *_listed(_FOREIGN, wire=False), *_listed(_WIRE, wire=True)]
+    found = [
+        *storage_seams(),
+        *port_seams(),
+        *_listed(_FOREIGN, wire=False),
+        *_listed(_WIRE, wire=True),
+    ]
     found += [Failpoint(f"{method} {path}") for method, path in answers_cached()]
     return list({seam.name: seam for seam in found}.values())
 
@@ -88,7 +107,9 @@ def port_seams() -> Iterator[Failpoint]:
 
 
 def answers() -> set[tuple[str, str]]:
-    """Every call over HTTP that may change something: its method and its path, as the API description has them."""
+    """Every call over HTTP that may change something: its method and its path, as the API
+    description has them.
+    """
     paths = create_app(Settings(_env_file=None)).openapi()["paths"]  # type: ignore[call-arg]
     found = {(method.upper(), path) for path, calls in paths.items() for method in calls}
     return {(method, path) for method, path in found if method not in _SAFE_METHODS}
@@ -113,20 +134,32 @@ def classes(package: Any) -> Iterator[tuple[str, type]]:
     """The classes that a package's modules define."""
     for module in modules(package):
         for name, found in vars(module).items():
-            if inspect.isclass(found) and found.__module__ == module.__name__ and not name.startswith("_"):
+            if (
+                inspect.isclass(found)
+                and found.__module__ == module.__name__
+                and not name.startswith("_")
+            ):
                 yield name, found
 
 
 def modules(package: Any) -> Iterator[Any]:
     """The modules of a package, without the schema's migrations."""
     for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if not info.ispkg and not info.name.endswith("__main__") and ".migrations." not in info.name:
+        if (
+            not info.ispkg
+            and not info.name.endswith("__main__")
+            and ".migrations." not in info.name
+        ):
             yield importlib.import_module(info.name)
 
 
 def public_coroutines(owner: type) -> list[str]:
     """The public coroutine methods which a class defines itself."""
-    return [name for name, found in vars(owner).items() if inspect.iscoroutinefunction(found) and name[0] != "_"]
+    return [
+        name
+        for name, found in vars(owner).items()
+        if inspect.iscoroutinefunction(found) and name[0] != "_"
+    ]
 
 
 def writes(owner: type, method: str) -> bool:
@@ -135,7 +168,9 @@ def writes(owner: type, method: str) -> bool:
 
 
 def reach(owner: type, method: str) -> dict[tuple[str, str], str]:
-    """The sources of a method and of everything of the storage that it names, by module and name."""
+    """The sources of a method and of everything of the storage that it names, by module and
+    name.
+    """
     found: dict[tuple[str, str], str] = {}
     waiting = [(owner.__module__, f"self.{method}")]
     while waiting:
@@ -145,27 +180,37 @@ def reach(owner: type, method: str) -> dict[tuple[str, str], str]:
         if key in found or name not in names.sources:
             continue
         found[key] = names.sources[name]
-        waiting += [names.whose(used) for used in re.findall(r"\b_?[A-Za-z]\w*(?:\.\w+)?\b", found[key])]
+        waiting += [
+            names.whose(used) for used in re.findall(r"\b_?[A-Za-z]\w*(?:\.\w+)?\b", found[key])
+        ]
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What stands behind the names of a module: sources of its own, names and modules of others of its package."""
+    """What stands behind the names of a module: sources of its own, names and modules of others of
+    its package.
+    """
 
     module: str
     sources: dict[str, str]
     taken: dict[str, tuple[str, str]]
     modules: dict[str, str]
     batched: dict[str, str]
-    """Batchers of an object, and the method that writes for them: it is handed over when the object is made."""
+    """Batchers of an object, and the method that writes for them: it is handed over when the object
+    is made.
+    """
 
     def whose(self, used: str) -> tuple[str, str]:
         """The module and the name there of something that is used here."""
         first, _, rest = used.partition(".")
         if first == "self":
             return self.module, self.batched.get(used, used)
-        return (self.modules[first], rest) if first in self.modules else self.taken.get(first, (self.module, first))
+        return (
+            (self.modules[first], rest)
+            if first in self.modules
+            else self.taken.get(first, (self.module, first))
+        )
 
 
 @cache
@@ -176,22 +221,38 @@ def _names(module: str, owner: str) -> _Names:
     taken_modules: dict[str, str] = {}
     for node in ast.parse(inspect.getsource(importlib.import_module(module))).body:
         if isinstance(node, ast.Assign):
-            sources |= {target.id: ast.unparse(node.value) for target in node.targets if isinstance(target, ast.Name)}
+            sources |= {
+                target.id: ast.unparse(node.value)
+                for target in node.targets
+                if isinstance(target, ast.Name)
+            }
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             sources[node.name] = ast.unparse(_without_docstring(node))
         elif isinstance(node, ast.ClassDef) and node.name == owner:
-            methods = (part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
-            sources |= {f"self.{part.name}": ast.unparse(_without_docstring(part)) for part in methods}
+            methods = (
+                part
+                for part in node.body
+                if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+            )
+            sources |= {
+                f"self.{part.name}": ast.unparse(_without_docstring(part)) for part in methods
+            }
         elif isinstance(node, ast.ImportFrom) and node.module == storage_package.__name__:
             taken_modules |= {found.name: f"{node.module}.{found.name}" for found in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(storage_package.__name__):
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            storage_package.__name__
+        ):
             taken |= {found.name: (str(node.module), found.name) for found in node.names}
-    batched = dict(re.findall(r"(self\._\w+) = Batcher\((self\._\w+)", sources.get("self.__init__", "")))
+    batched = dict(
+        re.findall(r"(self\._\w+) = Batcher\((self\._\w+)", sources.get("self.__init__", ""))
+    )
     return _Names(module, sources, taken, taken_modules, batched)
 
 
 def statements(package: Any) -> Iterator[tuple[str, str]]:
-    """Every text of a package that looks like a statement that writes, with the function or constant it stands in."""
+    """Every text of a package that looks like a statement that writes, with the function or
+    constant it stands in.
+    """
     for module in modules(package):
         tree = ast.parse(Path(str(module.__file__)).read_text())
         for top in tree.body:
@@ -199,9 +260,14 @@ def statements(package: Any) -> Iterator[tuple[str, str]]:
             for part in parts:
                 function = isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
                 text = ast.unparse(_without_docstring(part) if function else part)
-                if isinstance(part, ast.Expr | ast.Import | ast.ImportFrom) or not WRITES.search(text):
+                if isinstance(part, ast.Expr | ast.Import | ast.ImportFrom) or not WRITES.search(
+                    text
+                ):
                     continue
-                yield module.__name__.removeprefix(PACKAGE), _label(part, "self." if part is not top else "")
+                yield (
+                    module.__name__.removeprefix(PACKAGE),
+                    _label(part, "self." if part is not top else ""),
+                )
 
 
 def _label(node: ast.stmt, of: str) -> str:
@@ -220,7 +286,9 @@ def _without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
 
 def _listed(listed: Sequence[tuple[type, str]], *, wire: bool) -> Iterator[Failpoint]:
     for owner, method in listed:
-        assert inspect.iscoroutinefunction(getattr(owner, method)), f"{owner.__name__}.{method} is gone"
+        assert inspect.iscoroutinefunction(getattr(owner, method)), (
+            f"{owner.__name__}.{method} is gone"
+        )
         yield Failpoint(_name(owner, method), owner, method, wire)
 
 

@@ -1,7 +1,9 @@
-"""Starts the real service in a process that dies at a named seam: everything is wrapped from here, nothing in there.
+"""Starts the real service in a process that dies at a named seam: everything is wrapped from here,
+nothing in there.
 
-The process is forked from one that has imported everything, so that a start costs a fraction of a second. What is
-armed stands in memory that both sides share: the moment, the seam, and how many times it is passed alive.
+The process is forked from one that has imported everything, so that a start costs a fraction of a
+second. What is armed stands in memory that both sides share: the moment, the seam, and how many
+times it is passed alive.
 """
 
 import asyncio
@@ -77,7 +79,9 @@ class Trigger:
 
 def start(environment: dict[str, str], trigger: Trigger, log: str) -> ForkServerProcess:
     """A serving process."""
-    process: ForkServerProcess = context.Process(target=_serve, args=(environment, trigger, log), daemon=True)
+    process: ForkServerProcess = context.Process(
+        target=_serve, args=(environment, trigger, log), daemon=True
+    )
     process.start()
     return process
 
@@ -95,7 +99,9 @@ def install(trigger: Trigger) -> None:
     """Wrap every seam of this process."""
     for seam in FAILPOINTS:
         if seam.owner is not None:
-            setattr(seam.owner, seam.method, _wrapped(getattr(seam.owner, seam.method), seam, trigger))
+            setattr(
+                seam.owner, seam.method, _wrapped(getattr(seam.owner, seam.method), seam, trigger)
+            )
     App.__call__ = _answering(App.__call__, trigger)  # type: ignore[method-assign]
 
 
@@ -114,7 +120,9 @@ def _wrapped(original: Callable[..., Any], seam: Failpoint, trigger: Trigger) ->
 
 
 def _answering(original: Callable[..., Any], trigger: Trigger) -> Callable[..., Any]:
-    """A call over HTTP: before it is handled, and when the work is done and its answer has not been sent."""
+    """A call over HTTP: before it is handled, and when the work is done and its answer has not been
+    sent.
+    """
 
     async def handle(self: App, scope: Scope, receive: Receive, send: Send) -> None:
         name = answer_name(scope["method"], scope["path"]) if scope["type"] == "http" else ""

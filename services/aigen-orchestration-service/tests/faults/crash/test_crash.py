@@ -1,4 +1,6 @@
-"""A sample of `make crash`: real processes killed at some seams of each kind, under every kind of life."""
+"""A sample of `make crash`: real processes killed at some seams of each kind, under every kind of
+life.
+"""
 
 import pytest
 from rich.console import Console
@@ -11,7 +13,8 @@ EVERY = 36
 
 @pytest.mark.timeout(240)
 def test_a_service_that_is_killed_at_a_seam_loses_nothing_and_charges_nobody_wrongly() -> None:
-    # Whether every seam is reached is asked of the whole campaign: a sample depends on the moment of each kill.
+    # Whether every seam is reached is asked of the whole campaign: a sample depends on the moment
+    # of each kill.
     results, _ = campaign(every=EVERY, offset=11, wanted=(), console=Console(quiet=True))
     assert [text for found in results for text in found.violations] == []
     assert sum(found.kills for found in results) >= 4

@@ -47,11 +47,19 @@ def test_reading_is_no_seam() -> None:
     names = {seam.name for seam in storage_seams()}
     assert "Store.load" not in names
     assert not {name for name in names if name.startswith("Queries.")}
-    assert {"Store.write", "Store.lease_jobs", "Outbox.settle", "Journal.begin", "Ledger.hold"} <= names
+    assert {
+        "Store.write",
+        "Store.lease_jobs",
+        "Outbox.settle",
+        "Journal.begin",
+        "Ledger.hold",
+    } <= names
 
 
 def test_what_a_new_method_does_is_seen() -> None:
-    storage = {name for module in modules(storage_package) for name in [module.__name__.rpartition(".")[2]]}
+    storage = {
+        name for module in modules(storage_package) for name in [module.__name__.rpartition(".")[2]]
+    }
     assert {"store", "outbox", "flags", "journal", "ledger", "deliveries", "targets"} <= storage
     assert len(list(classes(storage_package))) > 10
 
@@ -61,5 +69,8 @@ def test_every_call_that_may_change_something_is_a_seam() -> None:
     assert "POST /api/v1/generation-requests" in names
     assert "POST /api/v1/n8n-callbacks/sample-result" in names
     assert "DELETE /api/v1/webhook-endpoints/{target_id}" in names
-    assert answer_name("POST", "/api/v1/generation-requests/quote") == "POST /api/v1/generation-requests/quote"
+    assert (
+        answer_name("POST", "/api/v1/generation-requests/quote")
+        == "POST /api/v1/generation-requests/quote"
+    )
     assert not {name for name in names if name.startswith("GET ")}

@@ -1,4 +1,6 @@
-"""The local engine's pictures: right in size and format, equal for equal input, different where it counts."""
+"""The local engine's pictures: right in size and format, equal for equal input, different where it
+counts.
+"""
 
 import io
 from itertools import combinations, pairwise
@@ -10,11 +12,23 @@ from creativeflow.services.aigeneration.adapters.engine.drawing import Drawing, 
 from creativeflow.services.aigeneration.domain.formats import Size, sample_size
 
 PROMPT = "Autumn coffee festival in the old town"
-RATIOS = [(256, 256), (320, 180), (180, 320), (205, 256), (256, 134), (64, 64), (256, 64), (1, 1), (3, 300)]
+RATIOS = [
+    (256, 256),
+    (320, 180),
+    (180, 320),
+    (205, 256),
+    (256, 134),
+    (64, 64),
+    (256, 64),
+    (1, 1),
+    (3, 300),
+]
 ROUNDS = [f"request-{number}:1" for number in range(3)]
 
 
-def sample(index: int = 0, seed: str = "request-7:1", size: tuple[int, int] = (128, 128), **rest: object) -> Drawing:
+def sample(
+    index: int = 0, seed: str = "request-7:1", size: tuple[int, int] = (128, 128), **rest: object
+) -> Drawing:
     arguments: dict[str, object] = {"prompt": PROMPT, "seed": seed, "index": index, **rest}
     return draw(**{"width": size[0], "height": size[1], **arguments})
 
@@ -58,7 +72,9 @@ def test_the_largest_side_is_4096() -> None:
         ((512, 513), (511, 512)),
     ],
 )
-def test_a_sample_is_the_largest_of_its_ratio_in_the_box(asked: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_a_sample_is_the_largest_of_its_ratio_in_the_box(
+    asked: tuple[int, int], expected: tuple[int, int]
+) -> None:
     assert sample_size(Size(*asked)) == expected
 
 
@@ -68,13 +84,20 @@ def test_a_sample_may_have_another_box() -> None:
 
 @pytest.mark.parametrize(("index", "file_format"), list(enumerate(["png", "jpg", "webp", "png"])))
 def test_equal_arguments_give_equal_bytes(index: int, file_format: str) -> None:
-    arguments = {"colours": ["#0057ff"], "tone": "urgent", "watermark": True, "file_format": file_format}
+    arguments = {
+        "colours": ["#0057ff"],
+        "tone": "urgent",
+        "watermark": True,
+        "file_format": file_format,
+    }
     assert sample(index, **arguments) == sample(index, **arguments)
 
 
 @pytest.mark.parametrize("colours", [(), ("#0057ff",)])
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_the_four_samples_of_a_round_differ_at_one_glance(seed: str, colours: tuple[str, ...]) -> None:
+def test_the_four_samples_of_a_round_differ_at_one_glance(
+    seed: str, colours: tuple[str, ...]
+) -> None:
     four = [pixels(sample(index, seed, (96, 96), colours=colours)) for index in range(4)]
     assert min(difference(*pair) for pair in combinations(four, 2)) > 30
 
@@ -126,8 +149,13 @@ def test_the_chosen_colours_change_the_picture() -> None:
 
 @pytest.mark.parametrize("size", [(512, 512), (288, 512)])
 @pytest.mark.parametrize("index", [1, 3])
-def test_the_watermark_lies_over_the_whole_picture_and_leaves_it_visible(index: int, size: tuple[int, int]) -> None:
-    clean, marked = pixels(sample(index, size=size)), pixels(sample(index, size=size, watermark=True))
+def test_the_watermark_lies_over_the_whole_picture_and_leaves_it_visible(
+    index: int, size: tuple[int, int]
+) -> None:
+    clean, marked = (
+        pixels(sample(index, size=size)),
+        pixels(sample(index, size=size, watermark=True)),
+    )
     width, height = size
     for left, right in pairwise(range(0, width + 1, width // 2)):
         for top, bottom in pairwise(range(0, height + 1, height // 2)):
@@ -135,7 +163,9 @@ def test_the_watermark_lies_over_the_whole_picture_and_leaves_it_visible(index: 
             assert 1.5 < difference(clean.crop(part), marked.crop(part)) < 8
 
 
-@pytest.mark.parametrize(("file_format", "name"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+@pytest.mark.parametrize(
+    ("file_format", "name"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")]
+)
 def test_the_data_are_what_the_format_says(file_format: str, name: str) -> None:
     picture = sample(file_format=file_format)
     image = Image.open(io.BytesIO(picture.data))
@@ -145,7 +175,8 @@ def test_the_data_are_what_the_format_says(file_format: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "   ", "早安 咖啡", "Доброе утро", "🎉👍🏽", "\ud800", "\x00\n", "the of", "W" * 5000]
+    "prompt",
+    ["", "   ", "早安 咖啡", "Доброе утро", "🎉👍🏽", "\ud800", "\x00\n", "the of", "W" * 5000],
 )
 def test_any_prompt_can_be_drawn(prompt: str) -> None:
     assert pixels(sample(size=(96, 64), prompt=prompt)).size == (96, 64)
@@ -161,9 +192,13 @@ def test_any_prompt_can_be_drawn(prompt: str) -> None:
         ("早安 咖啡", ""),
     ],
 )
-def test_the_prompts_first_words_are_the_title(monkeypatch: pytest.MonkeyPatch, prompt: str, title: str) -> None:
+def test_the_prompts_first_words_are_the_title(
+    monkeypatch: pytest.MonkeyPatch, prompt: str, title: str
+) -> None:
     written: list[str] = []
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *arguments, **_: written.append(arguments[2]))
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda *arguments, **_: written.append(arguments[2])
+    )
     for index in range(4):
         written.clear()
         sample(index, size=(64, 64), prompt=prompt)

@@ -1,4 +1,6 @@
-"""What is found out about picture bytes: facts of whole pictures, a reason for every other one, never an exception."""
+"""What is found out about picture bytes: facts of whole pictures, a reason for every other one,
+never an exception.
+"""
 
 import io
 import struct
@@ -42,20 +44,32 @@ def refusal(tmp_path: Path, data: bytes) -> str:
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
 
 
 def png(width: int, height: int, data: bytes) -> bytes:
     """A PNG of one byte a pixel with this compressed data."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
 def test_inspect_whole_picture_returns_its_facts(tmp_path: Path, kind: str) -> None:
     data = picture(70, 50, kind)
     facts = inspect(tmp_path, data)
-    assert (facts["format"], facts["width"], facts["height"], facts["bytes"]) == (kind, 70, 50, len(data))
+    assert (facts["format"], facts["width"], facts["height"], facts["bytes"]) == (
+        kind,
+        70,
+        50,
+        len(data),
+    )
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
@@ -100,7 +114,9 @@ def test_inspect_webp_whose_header_claims_a_huge_canvas_is_refused(tmp_path: Pat
     assert refusal(tmp_path, data) == "too_many_pixels"
 
 
-def test_inspect_png_whose_data_unpacks_to_far_more_than_its_pixels_is_bounded(tmp_path: Path) -> None:
+def test_inspect_png_whose_data_unpacks_to_far_more_than_its_pixels_is_bounded(
+    tmp_path: Path,
+) -> None:
     bomb = zlib.compress(bytes(200_000_000), 9)
     assert len(bomb) < 250_000
     assert inspect(tmp_path, png(64, 64, bomb))["width"] == 64
@@ -132,7 +148,11 @@ _WHOLE = {kind: picture(40, 40, kind) for kind in ("png", "jpg", "webp")}
 
 
 @settings(max_examples=150, deadline=None)
-@given(kind=st.sampled_from(sorted(_WHOLE)), at=st.integers(0, 5000), junk=st.binary(min_size=1, max_size=40))
+@given(
+    kind=st.sampled_from(sorted(_WHOLE)),
+    at=st.integers(0, 5000),
+    junk=st.binary(min_size=1, max_size=40),
+)
 def test_inspect_any_damage_gives_facts_or_a_known_reason(
     tmp_path_factory: pytest.TempPathFactory, kind: str, at: int, junk: bytes
 ) -> None:
@@ -153,7 +173,9 @@ def test_inspect_any_damage_gives_facts_or_a_known_reason(
         ("webp", (300, 200), (300, 200)),
     ],
 )
-def test_reduce_keeps_at_most_2048_px(tmp_path: Path, kind: str, size: tuple[int, int], kept: tuple[int, int]) -> None:
+def test_reduce_keeps_at_most_2048_px(
+    tmp_path: Path, kind: str, size: tuple[int, int], kept: tuple[int, int]
+) -> None:
     assert reduced(tmp_path, plain(*size, kind)).size == kept
 
 

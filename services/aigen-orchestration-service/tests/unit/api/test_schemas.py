@@ -1,4 +1,6 @@
-"""What callers may send: each bad input is refused with its code and place, each good one is taken as it is."""
+"""What callers may send: each bad input is refused with its code and place, each good one is taken
+as it is.
+"""
 
 from typing import Any
 
@@ -37,7 +39,11 @@ EVERYTHING: dict[str, Any] = {
     "target_platform_hints": ["instagram"],
     "emotional_tone": "playful",
     "industry_template": "lifestyle",
-    "cultural_adaptation_parameters": {"region": "MX", "holidays": ["Día de Muertos"], "avoid": None},
+    "cultural_adaptation_parameters": {
+        "region": "MX",
+        "holidays": ["Día de Muertos"],
+        "avoid": None,
+    },
     "color_scheme": ["#fff", "#A1B2C3", "teal"],
     "model": "advanced",
     "locale": "es-MX",
@@ -47,7 +53,9 @@ EVERYTHING: dict[str, Any] = {
 
 
 def create(**changes: Any) -> CreateRequest:
-    return CreateRequest.model_validate({"input_prompt": "A lighthouse", "output_format": "XPost"} | changes)
+    return CreateRequest.model_validate(
+        {"input_prompt": "A lighthouse", "output_format": "XPost"} | changes
+    )
 
 
 def custom(width: Any, height: Any) -> CreateRequest:
@@ -64,7 +72,9 @@ def found(model: type[BaseModel], body: Any) -> list[tuple[str, str]]:
 
 
 def faults(**changes: Any) -> list[tuple[str, str]]:
-    return found(CreateRequest, {"input_prompt": "A lighthouse", "output_format": "XPost"} | changes)
+    return found(
+        CreateRequest, {"input_prompt": "A lighthouse", "output_format": "XPost"} | changes
+    )
 
 
 def sentence(**changes: Any) -> str:
@@ -103,7 +113,9 @@ def test_what_is_needed_cannot_be_left_out(missing: str) -> None:
     assert found(CreateRequest, body) == [("missing", f"/{missing}")]
 
 
-@pytest.mark.parametrize("name", [name for name in EVERYTHING if name not in {"input_prompt", "output_format"}])
+@pytest.mark.parametrize(
+    "name", [name for name in EVERYTHING if name not in {"input_prompt", "output_format"}]
+)
 def test_what_is_not_needed_may_be_null(name: str) -> None:
     body = {**EVERYTHING, name: None}
     if name == "custom_dimensions":
@@ -150,7 +162,9 @@ WRONG_TYPES: list[tuple[str, Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "code", "below"), WRONG_TYPES)
-def test_a_value_of_another_type_is_refused(name: str, value: object, code: str, below: str) -> None:
+def test_a_value_of_another_type_is_refused(
+    name: str, value: object, code: str, below: str
+) -> None:
     assert faults(**{name: value}) == [(code, f"/{name}{below}")]
 
 
@@ -192,7 +206,9 @@ def test_a_prompt_is_kept_composed_and_otherwise_as_it_is() -> None:
     assert create(input_prompt="ﬁne ① Ⅳ").input_prompt == "ﬁne ① Ⅳ"
 
 
-@pytest.mark.parametrize("prompt", ["one\ntwo", "one\r\ntwo", "a\n\n\nb", "مرحبا", "日本語の海", "👩\u200d🎨 paints"])
+@pytest.mark.parametrize(
+    "prompt", ["one\ntwo", "one\r\ntwo", "a\n\n\nb", "مرحبا", "日本語の海", "👩\u200d🎨 paints"]
+)
 def test_line_breaks_and_every_script_are_taken(prompt: str) -> None:
     assert create(input_prompt=prompt).input_prompt == prompt
 
@@ -203,7 +219,15 @@ def test_a_control_character_in_a_prompt_is_refused(character: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["user_id", "project_id", "style_guidance", "brand_kit_id", "emotional_tone", "industry_template"]
+    "name",
+    [
+        "user_id",
+        "project_id",
+        "style_guidance",
+        "brand_kit_id",
+        "emotional_tone",
+        "industry_template",
+    ],
 )
 @pytest.mark.parametrize("character", [NUL, ESC, "\x9f"])
 def test_a_control_character_in_any_text_is_refused(name: str, character: str) -> None:
@@ -211,12 +235,16 @@ def test_a_control_character_in_any_text_is_refused(name: str, character: str) -
 
 
 def test_a_control_character_in_a_list_of_texts_is_refused_at_its_place() -> None:
-    assert faults(target_platform_hints=["web", f"a{NUL}"]) == [("control_characters", "/target_platform_hints/1")]
+    assert faults(target_platform_hints=["web", f"a{NUL}"]) == [
+        ("control_characters", "/target_platform_hints/1")
+    ]
 
 
 @pytest.mark.parametrize("character", [NUL, ESC])
 @pytest.mark.parametrize("name", ["metadata", "cultural_adaptation_parameters"])
-def test_a_control_character_inside_an_object_is_refused_wherever_it_hides(name: str, character: str) -> None:
+def test_a_control_character_inside_an_object_is_refused_wherever_it_hides(
+    name: str, character: str
+) -> None:
     hidden = f"a{character}b"
     for value in (
         {"key": hidden},
@@ -232,7 +260,8 @@ def test_a_control_character_inside_an_object_is_refused_wherever_it_hides(name:
 
 @pytest.mark.parametrize("character", [NUL, ESC, "\x7f"])
 @pytest.mark.parametrize(
-    "reference", ["uploads/a{0}b.png", "s3://uploads/a{0}", "https://cdn.example/{0}a", "asset{0}0001"]
+    "reference",
+    ["uploads/a{0}b.png", "s3://uploads/a{0}", "https://cdn.example/{0}a", "asset{0}0001"],
 )
 def test_a_control_character_in_a_reference_is_refused(reference: str, character: str) -> None:
     ((_, pointer),) = faults(uploaded_image_references=[reference.format(character)])
@@ -263,10 +292,14 @@ def test_any_prompt_is_taken_without_control_characters_or_refused(prompt: str) 
 @pytest.mark.parametrize(
     ("name", "most"),
     [
-        ("user_id", 200), ("project_id", 200), ("style_guidance", 2000), ("brand_kit_id", 200),
-        ("emotional_tone", 200), ("industry_template", 200),
+        ("user_id", 200),
+        ("project_id", 200),
+        ("style_guidance", 2000),
+        ("brand_kit_id", 200),
+        ("emotional_tone", 200),
+        ("industry_template", 200),
     ],
-)  # fmt: skip
+)
 def test_every_text_has_a_bound(name: str, most: int) -> None:
     assert getattr(create(**{name: "x" * most}), name) == "x" * most
     assert faults(**{name: "x" * (most + 1)}) == [("string_too_long", f"/{name}")]
@@ -276,10 +309,15 @@ def test_every_text_has_a_bound(name: str, most: int) -> None:
 # Formats and dimensions
 
 
-@pytest.mark.parametrize("name", ["", "xpost", "XPost ", "Instagram", "custom", "CUSTOM", "MySpace", "x" * 101])
+@pytest.mark.parametrize(
+    "name", ["", "xpost", "XPost ", "Instagram", "custom", "CUSTOM", "MySpace", "x" * 101]
+)
 def test_an_unknown_format_is_refused(name: str) -> None:
     ((code, pointer),) = faults(output_format=name)
-    assert (code, pointer) in {("unknown_format", "/output_format"), ("string_too_long", "/output_format")}
+    assert (code, pointer) in {
+        ("unknown_format", "/output_format"),
+        ("string_too_long", "/output_format"),
+    }
 
 
 def test_the_refusal_of_a_format_lists_those_there_are() -> None:
@@ -295,7 +333,9 @@ def test_a_custom_format_needs_dimensions() -> None:
 
 
 def test_another_format_takes_no_dimensions() -> None:
-    ((code, pointer),) = faults(output_format="XPost", custom_dimensions={"width": 64, "height": 64})
+    ((code, pointer),) = faults(
+        output_format="XPost", custom_dimensions={"width": 64, "height": 64}
+    )
     assert code == "dimensions_not_allowed"
     assert pointer in {"", "/custom_dimensions"}
 
@@ -336,12 +376,17 @@ def test_a_side_out_of_bounds_or_not_a_whole_number_is_refused(side: object, cod
     [
         ({"width": 64}, [("missing", "/custom_dimensions/height")]),
         ({}, [("missing", "/custom_dimensions/width"), ("missing", "/custom_dimensions/height")]),
-        ({"width": 64, "height": 64, "depth": 3}, [("extra_forbidden", "/custom_dimensions/depth")]),
+        (
+            {"width": 64, "height": 64, "depth": 3},
+            [("extra_forbidden", "/custom_dimensions/depth")],
+        ),
         ([64, 64], [("model_type", "/custom_dimensions")]),
         ("64x64", [("model_type", "/custom_dimensions")]),
     ],
 )
-def test_dimensions_are_a_width_and_a_height(dimensions: object, expected: list[tuple[str, str]]) -> None:
+def test_dimensions_are_a_width_and_a_height(
+    dimensions: object, expected: list[tuple[str, str]]
+) -> None:
     assert faults(output_format="Custom", custom_dimensions=dimensions) == expected
 
 
@@ -421,7 +466,9 @@ def test_a_reference_has_a_bound() -> None:
 def test_ten_references_are_taken_and_eleven_are_not() -> None:
     ten = [f"uploads/{number}.png" for number in range(10)]
     assert create(uploaded_image_references=ten).uploaded_image_references == ten
-    assert faults(uploaded_image_references=[*ten, "uploads/11.png"]) == [("too_long", "/uploaded_image_references")]
+    assert faults(uploaded_image_references=[*ten, "uploads/11.png"]) == [
+        ("too_long", "/uploaded_image_references")
+    ]
 
 
 @pytest.mark.parametrize("colour", ["#fff", "#FFF", "#0a1B2c", "teal", "RebeccaPurple"])
@@ -474,7 +521,8 @@ def test_the_languages_of_the_product_are_taken(locale: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "locale", ["", "e", "EN", "en_US", "en-us", "english", "en-USA", "en-", "en-US\n", "\uff45\uff4e"]
+    "locale",
+    ["", "e", "EN", "en_US", "en-us", "english", "en-USA", "en-", "en-US\n", "\uff45\uff4e"],
 )
 def test_a_bad_locale_is_refused(locale: str) -> None:
     assert faults(locale=locale) == [("string_pattern_mismatch", "/locale")]
@@ -487,7 +535,11 @@ def test_a_selection_is_taken() -> None:
     chosen = SelectSample.model_validate(
         {"selected_sample_id": " sample-2 ", "desired_resolution": "4K", "output_format": "webp"}
     )
-    assert (chosen.selected_sample_id, chosen.desired_resolution, chosen.output_format) == ("sample-2", "4K", "webp")
+    assert (chosen.selected_sample_id, chosen.desired_resolution, chosen.output_format) == (
+        "sample-2",
+        "4K",
+        "webp",
+    )
     assert SelectSample.model_validate({"selected_sample_id": "s"}).output_format is None
 
 
@@ -498,10 +550,22 @@ def test_a_selection_is_taken() -> None:
         ({"selected_sample_id": ["a", "b"]}, [("string_type", "/selected_sample_id")]),
         ({"selected_sample_id": " "}, [("string_too_short", "/selected_sample_id")]),
         ({"selected_sample_id": f"a{NUL}"}, [("control_characters", "/selected_sample_id")]),
-        ({"selected_sample_id": "a", "output_format": "gif"}, [("literal_error", "/output_format")]),
-        ({"selected_sample_id": "a", "output_format": "PNG"}, [("literal_error", "/output_format")]),
-        ({"selected_sample_id": "a", "desired_resolution": 2048}, [("string_type", "/desired_resolution")]),
-        ({"selected_sample_id": "a", "desired_resolution": "9" * 21}, [("string_too_long", "/desired_resolution")]),
+        (
+            {"selected_sample_id": "a", "output_format": "gif"},
+            [("literal_error", "/output_format")],
+        ),
+        (
+            {"selected_sample_id": "a", "output_format": "PNG"},
+            [("literal_error", "/output_format")],
+        ),
+        (
+            {"selected_sample_id": "a", "desired_resolution": 2048},
+            [("string_type", "/desired_resolution")],
+        ),
+        (
+            {"selected_sample_id": "a", "desired_resolution": "9" * 21},
+            [("string_too_long", "/desired_resolution")],
+        ),
         ({"selected_sample_id": "a", "resolution": "4K"}, [("extra_forbidden", "/resolution")]),
     ],
 )
@@ -511,9 +575,17 @@ def test_a_bad_selection_is_refused(body: dict[str, Any], expected: list[tuple[s
 
 def test_changes_have_the_names_of_the_brief() -> None:
     changed = BriefChanges.model_validate(
-        {"updated_prompt": " Two lighthouses ", "updated_style_guidance": "harsh light", "model": "fast"}
+        {
+            "updated_prompt": " Two lighthouses ",
+            "updated_style_guidance": "harsh light",
+            "model": "fast",
+        }
     )
-    assert changed.changes() == {"input_prompt": "Two lighthouses", "style_guidance": "harsh light", "model": "fast"}
+    assert changed.changes() == {
+        "input_prompt": "Two lighthouses",
+        "style_guidance": "harsh light",
+        "model": "fast",
+    }
     assert BriefChanges.model_validate({}).changes() == {}
 
 
@@ -533,20 +605,33 @@ def test_bad_changes_are_refused(body: dict[str, Any], expected: list[tuple[str,
 
 
 @pytest.mark.parametrize(
-    ("amount", "hundredths"), [("5.00", 500), ("0.25", 25), ("-1", -100), ("1000000", 10**8), (5, 500)]
+    ("amount", "hundredths"),
+    [("5.00", 500), ("0.25", 25), ("-1", -100), ("1000000", 10**8), (5, 500)],
 )
-def test_a_grant_is_text_or_whole_credits_and_counts_hundredths(amount: object, hundredths: int) -> None:
-    assert CreditGrantCreate.model_validate({"user_id": "user-7", "amount": amount}).amount == hundredths
+def test_a_grant_is_text_or_whole_credits_and_counts_hundredths(
+    amount: object, hundredths: int
+) -> None:
+    assert (
+        CreditGrantCreate.model_validate({"user_id": "user-7", "amount": amount}).amount
+        == hundredths
+    )
 
 
-@pytest.mark.parametrize("amount", [5.0, 0.1, True, None, ["5"], "", "1e3", "0.001", "five", "-", "+5", "\u0665"])
+@pytest.mark.parametrize(
+    "amount", [5.0, 0.1, True, None, ["5"], "", "1e3", "0.001", "five", "-", "+5", "\u0665"]
+)
 def test_a_grant_of_no_decimal_text_is_refused(amount: object) -> None:
-    assert found(CreditGrantCreate, {"user_id": "user-7", "amount": amount}) == [("invalid_amount", "/amount")]
+    assert found(CreditGrantCreate, {"user_id": "user-7", "amount": amount}) == [
+        ("invalid_amount", "/amount")
+    ]
 
 
 @pytest.mark.parametrize("plan", ["free", "payg", "pro", "team", "enterprise"])
 def test_a_grant_may_set_the_plan(plan: str) -> None:
-    assert CreditGrantCreate.model_validate({"user_id": "user-7", "amount": "0", "plan": plan}).plan == plan
+    assert (
+        CreditGrantCreate.model_validate({"user_id": "user-7", "amount": "0", "plan": plan}).plan
+        == plan
+    )
 
 
 @pytest.mark.parametrize("plan", ["", "Pro", "gold", "pro "])
@@ -559,7 +644,10 @@ def test_a_plan_that_is_none_is_refused_at_its_place(plan: str) -> None:
 def test_an_operator_must_say_why(reason: str) -> None:
     ((_, pointer),) = found(ForceFailRequest, {"reason": reason})
     assert pointer == "/reason"
-    assert ForceFailRequest.model_validate({"reason": " stuck since noon "}).reason == "stuck since noon"
+    assert (
+        ForceFailRequest.model_validate({"reason": " stuck since noon "}).reason
+        == "stuck since noon"
+    )
 
 
 @given(
@@ -584,5 +672,12 @@ def test_any_body_is_taken_or_refused_in_plain_words(body: dict[str, Any]) -> No
 
 
 def test_the_depth_bound_of_the_reader_keeps_the_look_into_objects_bounded() -> None:
-    body = b'{"input_prompt":"x","output_format":"XPost","metadata":' + b'{"a":' * 18 + b'"\\u001b"' + b"}" * 19
-    assert found(CreateRequest, parse_json(body)) == [("control_characters", "/metadata" + "/a" * 18)]
+    body = (
+        b'{"input_prompt":"x","output_format":"XPost","metadata":'
+        + b'{"a":' * 18
+        + b'"\\u001b"'
+        + b"}" * 19
+    )
+    assert found(CreateRequest, parse_json(body)) == [
+        ("control_characters", "/metadata" + "/a" * 18)
+    ]

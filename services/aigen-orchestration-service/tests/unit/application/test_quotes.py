@@ -12,7 +12,12 @@ from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.model_routing import STANDARD
 from creativeflow.services.aigeneration.domain.ordering import check_quote, quote_terms
-from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices, price_final, price_samples
+from creativeflow.services.aigeneration.domain.pricing import (
+    PLANS,
+    Prices,
+    price_final,
+    price_samples,
+)
 from tests.support.builders import NOW
 
 QUOTES = Quotes([b"first-secret", b"older-secret"])
@@ -55,7 +60,13 @@ def test_no_byte_of_it_can_be_changed() -> None:
     cheaper = base64.urlsafe_b64encode(
         base64.urlsafe_b64decode(body + "==").replace(b"credits:25", b"credits:00")
     ).rstrip(b"=")
-    for forged in (f"q1.{cheaper.decode()}.{seal}", f"q2.{body}.{seal}", f"q1.{body}.", f"q1..{seal}", sealed + "A"):
+    for forged in (
+        f"q1.{cheaper.decode()}.{seal}",
+        f"q2.{body}.{seal}",
+        f"q1.{body}.",
+        f"q1..{seal}",
+        sealed + "A",
+    ):
         with pytest.raises(errors.InvalidRequestError):
             QUOTES.open(forged, "user", NOW)
 

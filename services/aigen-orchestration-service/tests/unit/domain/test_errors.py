@@ -1,4 +1,6 @@
-"""The tree of refusals and failures against a table written by hand: status, code, and whether to try again."""
+"""The tree of refusals and failures against a table written by hand: status, code, and whether to
+try again.
+"""
 
 import re
 from http import HTTPStatus
@@ -81,7 +83,12 @@ FIGURES: dict[str, dict[str, object]] = {
     "AlreadySelectedError": {"sample_id": "sample-2"},
     "TooManyRoundsError": {"limit": 10},
     "RateLimitedError": {"retry_after_seconds": 3},
-    "UploadQuotaError": {"pictures_max": 200, "bytes_max": 1000, "days": 30, "retry_after_seconds": 3},
+    "UploadQuotaError": {
+        "pictures_max": 200,
+        "bytes_max": 1000,
+        "days": 30,
+        "retry_after_seconds": 3,
+    },
     "JobUploadsError": {"pictures_max": 16, "bytes_max": 1000},
 }
 """The figures in a sentence; an error that is not here has a sentence without any."""
@@ -110,7 +117,9 @@ def test_every_error_is_listed_once() -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_an_error_says_what_happened_and_what_to_do_in_whole_sentences(error: type[AigenError]) -> None:
+def test_an_error_says_what_happened_and_what_to_do_in_whole_sentences(
+    error: type[AigenError],
+) -> None:
     said = str(built(error))
     assert re.fullmatch(r"[A-Z][^{}]*\.", said)
     assert len(said) < 200
@@ -120,7 +129,9 @@ def test_an_error_says_what_happened_and_what_to_do_in_whole_sentences(error: ty
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_refusal_is_a_4xx_and_what_is_our_fault_can_be_tried_again(error: type[AigenError]) -> None:
+def test_a_refusal_is_a_4xx_and_what_is_our_fault_can_be_tried_again(
+    error: type[AigenError],
+) -> None:
     assert 400 <= HTTPStatus(error.status) < 600
     assert error.status < 500 or error.retryable
 
@@ -145,8 +156,10 @@ def test_the_figures_stand_in_the_sentence() -> None:
 def test_an_impossible_move_names_the_state_and_the_event() -> None:
     with pytest.raises(IllegalTransitionError) as caught:
         transition_for(State.COMPLETED, Event.CANCEL_REQUESTED)
-    assert str(caught.value) == (
-        "The request is COMPLETED; cancel_requested cannot happen now. `actions` of the request lists what can."
+    assert (
+        str(caught.value)
+        == "The request is COMPLETED; cancel_requested cannot happen now. `actions` of the request"
+        " lists what can."
     )
 
 
@@ -158,7 +171,9 @@ def test_how_long_to_wait_is_known_where_it_was_said() -> None:
 
 def test_one_fault_at_one_place() -> None:
     error = InvalidRequestError.at("/model", "unknown_model", "Use one of these.")
-    assert error.errors == [{"pointer": "/model", "code": "unknown_model", "message": "Use one of these."}]
+    assert error.errors == [
+        {"pointer": "/model", "code": "unknown_model", "message": "Use one of these."}
+    ]
     assert str(error).startswith("Some fields do not fit.")
 
 

@@ -1,4 +1,6 @@
-"""The state machine against tables written by hand: where each event leads, what it sets off, and no dead end."""
+"""The state machine against tables written by hand: where each event leads, what it sets off, and
+no dead end.
+"""
 
 from collections import deque
 from datetime import timedelta
@@ -6,7 +8,10 @@ from itertools import product
 
 import pytest
 
-from creativeflow.services.aigeneration.domain.errors import IllegalTransitionError, InvalidStateError
+from creativeflow.services.aigeneration.domain.errors import (
+    IllegalTransitionError,
+    InvalidStateError,
+)
 from creativeflow.services.aigeneration.domain.lifecycle import (
     CONFIRMED,
     DELIVERED,
@@ -49,7 +54,13 @@ LEADS_TO: dict[str, dict[str, str]] = {
         **ENDS_EARLY,
         **TOO_LATE,
     },
-    "PENDING": {"job_leased": "PUBLISHING_TO_QUEUE", **BEGINS, **ENDS_A_JOB, **ENDS_EARLY, **TOO_LATE},
+    "PENDING": {
+        "job_leased": "PUBLISHING_TO_QUEUE",
+        **BEGINS,
+        **ENDS_A_JOB,
+        **ENDS_EARLY,
+        **TOO_LATE,
+    },
     "PUBLISHING_TO_QUEUE": {
         "samples_job_confirmed": "PROCESSING_SAMPLES",
         "final_job_confirmed": "PROCESSING_FINAL",
@@ -154,7 +165,9 @@ def reachable(start: State) -> set[State]:
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
-def test_each_event_leads_where_the_design_says_or_is_impossible(state: State, event: Event) -> None:
+def test_each_event_leads_where_the_design_says_or_is_impossible(
+    state: State, event: Event
+) -> None:
     expected = LEADS_TO[state].get(event)
     if expected is None:
         with pytest.raises(IllegalTransitionError) as caught:
@@ -165,7 +178,9 @@ def test_each_event_leads_where_the_design_says_or_is_impossible(state: State, e
         assert transition_for(state, event).to == expected
 
 
-@pytest.mark.parametrize(("state", "event"), [(s, e) for s, events in LEADS_TO.items() for e in events])
+@pytest.mark.parametrize(
+    ("state", "event"), [(s, e) for s, events in LEADS_TO.items() for e in events]
+)
 def test_each_move_sets_off_what_the_design_says_in_that_order(state: str, event: str) -> None:
     effects = SETS_OFF_HERE[state, event] if (state, event) in SETS_OFF_HERE else SETS_OFF[event]
     assert list(transition_for(State(state), Event(event)).effects) == effects
@@ -183,7 +198,9 @@ def test_every_effect_is_used() -> None:
     assert {effect for move in TRANSITIONS.values() for effect in move.effects} == set(Effect)
 
 
-@pytest.mark.parametrize("move", [pytest.param(move, id=f"{s} {e}") for (s, e), move in TRANSITIONS.items()])
+@pytest.mark.parametrize(
+    "move", [pytest.param(move, id=f"{s} {e}") for (s, e), move in TRANSITIONS.items()]
+)
 def test_every_move_has_a_sentence_for_the_docs(move: object) -> None:
     because = str(getattr(move, "because", ""))
     assert because[:1].isupper()
@@ -222,17 +239,36 @@ def test_every_live_state_can_be_cancelled_and_force_failed(state: State) -> Non
 
 @pytest.mark.parametrize("state", sorted(WITH_JOB))
 def test_every_state_with_a_job_takes_its_results_and_its_failures(state: State) -> None:
-    stages = {State.PROCESSING_SAMPLES: [Stage.SAMPLES], State.PROCESSING_FINAL: [Stage.FINAL]}.get(state, list(Stage))
+    stages = {State.PROCESSING_SAMPLES: [Stage.SAMPLES], State.PROCESSING_FINAL: [Stage.FINAL]}.get(
+        state, list(Stage)
+    )
     for stage in stages:
-        assert transition_for(state, STARTED[stage]).to in {State.PROCESSING_SAMPLES, State.PROCESSING_FINAL}
-        assert transition_for(state, DELIVERED[stage]).to in {State.AWAITING_SELECTION, State.COMPLETED}
-    for event in (Event.ATTEMPT_FAILED, Event.ATTEMPTS_EXHAUSTED, Event.INPUT_REFUSED, Event.PROMPT_REJECTED):
+        assert transition_for(state, STARTED[stage]).to in {
+            State.PROCESSING_SAMPLES,
+            State.PROCESSING_FINAL,
+        }
+        assert transition_for(state, DELIVERED[stage]).to in {
+            State.AWAITING_SELECTION,
+            State.COMPLETED,
+        }
+    for event in (
+        Event.ATTEMPT_FAILED,
+        Event.ATTEMPTS_EXHAUSTED,
+        Event.INPUT_REFUSED,
+        Event.PROMPT_REJECTED,
+    ):
         assert (state, event) in TRANSITIONS
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - WITH_JOB))
 def test_a_state_without_a_job_takes_no_results(state: State) -> None:
-    job_events = {*CONFIRMED.values(), *STARTED.values(), *DELIVERED.values(), Event.ATTEMPT_FAILED, Event.JOB_LEASED}
+    job_events = {
+        *CONFIRMED.values(),
+        *STARTED.values(),
+        *DELIVERED.values(),
+        Event.ATTEMPT_FAILED,
+        Event.JOB_LEASED,
+    }
     assert [event for event in job_events if (state, event) in TRANSITIONS] == []
 
 
@@ -278,7 +314,12 @@ def test_the_policy_bounds_the_wait_in_exactly_the_live_states() -> None:
 
 
 def test_the_policy_asks_its_own_settings() -> None:
-    seconds = {"dispatch_deadline": 1, "samples_deadline": 2, "final_deadline": 3, "selection_deadline": 4}
+    seconds = {
+        "dispatch_deadline": 1,
+        "samples_deadline": 2,
+        "final_deadline": 3,
+        "selection_deadline": 4,
+    }
     policy = Policy(**{name: timedelta(seconds=number) for name, number in seconds.items()})  # type: ignore[arg-type]
     assert [policy.deadline(state) for state in State if state in LIVE] == [
         timedelta(seconds=number) for number in (1, 1, 1, 2, 4, 3)
@@ -287,18 +328,27 @@ def test_the_policy_asks_its_own_settings() -> None:
 
 def test_the_numbers_of_the_policy_are_those_of_the_mission() -> None:
     policy = Policy()
-    assert (policy.max_attempts, policy.max_rounds, policy.sample_count, policy.free_generations) == (3, 10, 4, 100)
+    assert (
+        policy.max_attempts,
+        policy.max_rounds,
+        policy.sample_count,
+        policy.free_generations,
+    ) == (3, 10, 4, 100)
     assert policy.charge_rejected is True
 
 
 def test_whatever_is_delivered_is_captured() -> None:
-    delivered = [move.effects for (_, event), move in TRANSITIONS.items() if event in DELIVERED.values()]
+    delivered = [
+        move.effects for (_, event), move in TRANSITIONS.items() if event in DELIVERED.values()
+    ]
     assert len(delivered) == 6
     assert all(effects[0] is Effect.CAPTURE for effects in delivered)
 
 
 def test_nothing_is_captured_without_a_delivery() -> None:
-    capturing = {event for (_, event), move in TRANSITIONS.items() if Effect.CAPTURE in move.effects}
+    capturing = {
+        event for (_, event), move in TRANSITIONS.items() if Effect.CAPTURE in move.effects
+    }
     assert capturing == set(DELIVERED.values())
 
 
@@ -309,7 +359,9 @@ def test_every_unhappy_end_gives_back_what_is_held() -> None:
         for (state, event), move in TRANSITIONS.items()
         if move.to in unhappy and Effect.RELEASE not in move.effects
     }
-    assert keeping == {(State.VALIDATING_CREDITS, Event.CREDITS_REFUSED)}  # nothing was held: it was just refused
+    assert keeping == {
+        (State.VALIDATING_CREDITS, Event.CREDITS_REFUSED)
+    }  # nothing was held: it was just refused
 
 
 def test_every_end_is_announced_after_the_money_is_settled() -> None:
@@ -318,7 +370,7 @@ def test_every_end_is_announced_after_the_money_is_settled() -> None:
     assert all(effects[-1].startswith("announce ") for effects in ends)
 
 
-def test_a_job_is_queued_for_every_way_into_the_queue_that_is_not_the_way_back_from_the_broker() -> None:
+def test_every_transition_into_the_queue_but_a_return_from_the_broker_queues_a_job() -> None:
     into_the_queue = {
         event: set(move.effects) & {Effect.QUEUE_JOB, Effect.REQUEUE_JOB}
         for (_, event), move in TRANSITIONS.items()

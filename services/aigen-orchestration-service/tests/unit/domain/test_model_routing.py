@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from creativeflow.services.aigeneration.domain.errors import InvalidRequestError
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.model_routing import STANDARD, Asked, Model, Routing, Rule, Strategy
+from creativeflow.services.aigeneration.domain.model_routing import (
+    STANDARD,
+    Asked,
+    Model,
+    Routing,
+    Rule,
+    Strategy,
+)
 from creativeflow.services.aigeneration.domain.pricing import PLANS
 
 SPLIT = Rule(name="split", use={"standard": 90, "fast": 10})
@@ -18,8 +25,11 @@ SPLIT = Rule(name="split", use={"standard": 90, "fast": 10})
 
 def asked(**changes: Any) -> Asked:
     fields: dict[str, Any] = {
-        "stage": Stage.SAMPLES, "plan": PLANS["pro"], "output_format": "XPost", "user_id": "user-7"
-    } | changes  # fmt: skip
+        "stage": Stage.SAMPLES,
+        "plan": PLANS["pro"],
+        "output_format": "XPost",
+        "user_id": "user-7",
+    } | changes
     return Asked(**fields)
 
 
@@ -45,15 +55,22 @@ def test_without_rules_it_is_the_default_or_the_one_that_is_named() -> None:
 def test_an_unknown_model_is_refused_with_those_there_are(name: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         STANDARD.choose(asked(named=name))
-    assert caught.value.errors == [{
-        "pointer": "/model", "code": "unknown_model",
-        "message": "Use one of standard, fast, advanced, quality, cost, fastest.",
-    }]  # fmt: skip
+    assert caught.value.errors == [
+        {
+            "pointer": "/model",
+            "code": "unknown_model",
+            "message": "Use one of standard, fast, advanced, quality, cost, fastest.",
+        }
+    ]
 
 
-@pytest.mark.parametrize(("strategy", "model"), [("quality", "standard"), ("cost", "fast"), ("fastest", "fast")])
+@pytest.mark.parametrize(
+    ("strategy", "model"), [("quality", "standard"), ("cost", "fast"), ("fastest", "fast")]
+)
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_a_strategy_takes_the_best_that_costs_nothing_extra(strategy: str, model: str, plan: Any) -> None:
+def test_a_strategy_takes_the_best_that_costs_nothing_extra(
+    strategy: str, model: str, plan: Any
+) -> None:
     assert chosen(STANDARD, named=strategy, plan=plan) == (model, strategy)
 
 
@@ -72,7 +89,11 @@ def test_a_rule_may_send_a_strategy_to_an_advanced_model_where_credits_can_pay()
     [
         ({"stages": frozenset({Stage.FINAL})}, {"stage": Stage.FINAL}, {"stage": Stage.SAMPLES}),
         ({"plans": frozenset({"pro", "team"})}, {"plan": PLANS["team"]}, {"plan": PLANS["free"]}),
-        ({"formats": frozenset({"XPost"})}, {"output_format": "XPost"}, {"output_format": "TikTok_9x16"}),
+        (
+            {"formats": frozenset({"XPost"})},
+            {"output_format": "XPost"},
+            {"output_format": "TikTok_9x16"},
+        ),
         ({"strategy": Strategy.COST}, {"named": "cost"}, {}),
     ],
 )
@@ -84,7 +105,9 @@ def test_a_rule_fits_by_its_conditions(condition: Any, fits: Any, fits_not: Any)
 
 
 def test_the_first_rule_that_fits_decides_and_a_name_comes_before_all_rules() -> None:
-    routing = with_rules(Rule(name="first", use={"fast": 1}), Rule(name="second", use={"standard": 1}))
+    routing = with_rules(
+        Rule(name="first", use={"fast": 1}), Rule(name="second", use={"standard": 1})
+    )
     assert chosen(routing) == ("fast", "rule first")
     assert chosen(routing, named="standard") == ("standard", "named")
 
@@ -103,7 +126,10 @@ def test_a_rule_whose_models_cannot_be_used_here_is_passed_over() -> None:
 @given(st.text(min_size=1, max_size=40))
 def test_a_user_always_falls_on_the_same_side(user_id: str) -> None:
     routing = with_rules(SPLIT)
-    assert len({chosen(routing, user_id=user_id, output_format=f) for f in ("XPost", "TikTok_9x16")}) == 1
+    assert (
+        len({chosen(routing, user_id=user_id, output_format=f) for f in ("XPost", "TikTok_9x16")})
+        == 1
+    )
 
 
 def test_users_are_split_by_weight_and_differently_by_each_rule() -> None:
@@ -112,7 +138,8 @@ def test_users_are_split_by_weight_and_differently_by_each_rule() -> None:
     fell = Counter(chosen(routing, user_id=user)[0] for user in users)
     assert 900 < fell["fast"] < 1100
     both = sum(
-        chosen(routing, user_id=user)[0] == "fast" and chosen(other, user_id=user)[0] == "fast" for user in users
+        chosen(routing, user_id=user)[0] == "fast" and chosen(other, user_id=user)[0] == "fast"
+        for user in users
     )
     assert 60 < both < 140
 
@@ -174,10 +201,19 @@ def test_a_chain_of_fallbacks_is_gone_down_to_its_end(max_attempts: int, models:
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        (Model(name="m", provider="p", title="M", fallbacks=("nowhere",)), "fallback nowhere of m is not there"),
+        (
+            Model(name="m", provider="p", title="M", fallbacks=("nowhere",)),
+            "fallback nowhere of m is not there",
+        ),
         (Model(name="m", provider="p", title="M", fallbacks=("m",)), "own fallback"),
-        (Model(name="m", provider="p", title="M", surcharge=1, fallbacks=("fast",)), "can have no fallback"),
-        (Model(name="m", provider="p", title="M", fallbacks=("advanced",)), "costs a surcharge nobody agreed to"),
+        (
+            Model(name="m", provider="p", title="M", surcharge=1, fallbacks=("fast",)),
+            "can have no fallback",
+        ),
+        (
+            Model(name="m", provider="p", title="M", fallbacks=("advanced",)),
+            "costs a surcharge nobody agreed to",
+        ),
         (Model(name="quality", provider="p", title="M"), "that is a strategy"),
     ],
 )
@@ -215,5 +251,7 @@ def test_the_default_must_serve_everybody() -> None:
 
 def test_only_the_advanced_model_costs_more() -> None:
     assert {name: model.surcharge for name, model in STANDARD.models.items()} == {
-        "standard": 0, "fast": 0, "advanced": 100,
-    }  # fmt: skip
+        "standard": 0,
+        "fast": 0,
+        "advanced": 100,
+    }

@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creativeflow.services.aigeneration.adapters.moderation.word_lists import STANDARD_FILE, SafetyFileError, read_rules
+from creativeflow.services.aigeneration.adapters.moderation.word_lists import (
+    STANDARD_FILE,
+    SafetyFileError,
+    read_rules,
+)
 from creativeflow.services.aigeneration.domain.moderation import (
     ALLOWED,
     NEAR_WORDS,
@@ -16,7 +20,11 @@ from creativeflow.services.aigeneration.domain.moderation import (
 )
 
 STANDARD = WordLists(read_rules(STANDARD_FILE))
-BAD = SafetyRule(category="bad", outcome=ModerationOutcome.REJECT, words=("villain", "evil twin", "grob*", "café"))
+BAD = SafetyRule(
+    category="bad",
+    outcome=ModerationOutcome.REJECT,
+    words=("villain", "evil twin", "grob*", "café"),
+)
 LISTS = WordLists([BAD])
 
 
@@ -53,14 +61,22 @@ def test_a_word_is_found_in_its_disguises(text: str) -> None:
     assert says(LISTS, text) is ModerationOutcome.REJECT
 
 
-@pytest.mark.parametrize("text", ["villains", "a chevillainer", "the evil", "twin evil", "grog", "ill", "v ill ain t"])
+@pytest.mark.parametrize(
+    "text", ["villains", "a chevillainer", "the evil", "twin evil", "grog", "ill", "v ill ain t"]
+)
 def test_other_words_are_left_alone(text: str) -> None:
     assert says(LISTS, text) is ModerationOutcome.ALLOW
 
 
 def test_a_combination_counts_only_near_one_another() -> None:
     lists = WordLists(
-        [SafetyRule(category="c", outcome=ModerationOutcome.REVIEW, near=(("cat",), ("dog", "wolf"), ("fight*",)))]
+        [
+            SafetyRule(
+                category="c",
+                outcome=ModerationOutcome.REVIEW,
+                near=(("cat",), ("dog", "wolf"), ("fight*",)),
+            )
+        ]
     )
     assert says(lists, "a cat and a dog fighting") is ModerationOutcome.REVIEW
     assert says(lists, "fights of wolf against cat") is ModerationOutcome.REVIEW
@@ -70,11 +86,15 @@ def test_a_combination_counts_only_near_one_another() -> None:
 
 
 def test_a_rule_for_a_language_counts_there_and_where_the_language_is_unknown() -> None:
-    rule = SafetyRule(category="c", outcome=ModerationOutcome.REJECT, words=("die",), languages=frozenset({"en"}))
+    rule = SafetyRule(
+        category="c", outcome=ModerationOutcome.REJECT, words=("die",), languages=frozenset({"en"})
+    )
     lists = WordLists([rule])
     assert [says(lists, "die Sonne", language) for language in ("de", "en", None)] == [
-        ModerationOutcome.ALLOW, ModerationOutcome.REJECT, ModerationOutcome.REJECT,
-    ]  # fmt: skip
+        ModerationOutcome.ALLOW,
+        ModerationOutcome.REJECT,
+        ModerationOutcome.REJECT,
+    ]
 
 
 def test_the_strictest_of_all_texts_decides() -> None:

@@ -93,32 +93,99 @@ def test_what_could_be_read_in_two_ways_is_refused(url: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("url", "place", "host_header"),
     [
-        ("https://hooks.example.com", ("https", "hooks.example.com", 443, "/"), "hooks.example.com"),
-        ("HTTPS://Hooks.Example.COM:8443/A?b=%2F", ("https", "hooks.example.com", 8443, "/A?b=%2F"),
-         "hooks.example.com:8443"),
-        ("https://hooks.example.com?b=1", ("https", "hooks.example.com", 443, "/?b=1"), "hooks.example.com"),
+        (
+            "https://hooks.example.com",
+            ("https", "hooks.example.com", 443, "/"),
+            "hooks.example.com",
+        ),
+        (
+            "HTTPS://Hooks.Example.COM:8443/A?b=%2F",
+            ("https", "hooks.example.com", 8443, "/A?b=%2F"),
+            "hooks.example.com:8443",
+        ),
+        (
+            "https://hooks.example.com?b=1",
+            ("https", "hooks.example.com", 443, "/?b=1"),
+            "hooks.example.com",
+        ),
         ("http://192.0.2.1:80/x", ("http", "192.0.2.1", 80, "/x"), "192.0.2.1"),
-        ("https://[2001:DB8::0:1]:8443/", ("https", "2001:db8::1", 8443, "/"), "[2001:db8::1]:8443"),
-        ("https://xn--bcher-kva.example/@a", ("https", "xn--bcher-kva.example", 443, "/@a"), "xn--bcher-kva.example"),
-        ("https://a_b.example-1.com/", ("https", "a_b.example-1.com", 443, "/"), "a_b.example-1.com"),
+        (
+            "https://[2001:DB8::0:1]:8443/",
+            ("https", "2001:db8::1", 8443, "/"),
+            "[2001:db8::1]:8443",
+        ),
+        (
+            "https://xn--bcher-kva.example/@a",
+            ("https", "xn--bcher-kva.example", 443, "/@a"),
+            "xn--bcher-kva.example",
+        ),
+        (
+            "https://a_b.example-1.com/",
+            ("https", "a_b.example-1.com", 443, "/"),
+            "a_b.example-1.com",
+        ),
     ],
-)  # fmt: skip
-def test_a_plain_url_has_its_parts(url: str, place: tuple[str, str, int, str], host_header: str) -> None:
+)
+def test_a_plain_url_has_its_parts(
+    url: str, place: tuple[str, str, int, str], host_header: str
+) -> None:
     read = read_url(url)
     assert (read.scheme, read.host, read.port, read.target) == place
     assert read.host_header == host_header
 
 
 PRIVATE = [
-    "0.0.0.1", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.255.255.254", "169.254.0.1",
-    "169.254.169.254", "172.16.0.1", "172.31.255.255", "192.0.0.1", "192.0.0.192", "192.0.2.1", "192.168.1.1",
-    "198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
-    "168.63.129.16", "100.100.100.200",
-    "::", "::1", "::7f00:1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1",
-    "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::", "2002:a00:1::1", "2002:a9fe:a9fe::", "2001::1",
-    "2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001:db8::1", "100::1", "fc00::1", "fd00::1", "fd00:ec2::254",
-    "fe80::1", "fec0::1", "200::1", "4000::1", "e000::1", "ff02::1", "ff0e::1",
-]  # fmt: skip
+    "0.0.0.1",
+    "0.1.2.3",
+    "10.0.0.1",
+    "100.64.0.1",
+    "100.127.255.255",
+    "127.0.0.1",
+    "127.255.255.254",
+    "169.254.0.1",
+    "169.254.169.254",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.0.0.1",
+    "192.0.0.192",
+    "192.0.2.1",
+    "192.168.1.1",
+    "198.18.0.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "224.0.0.1",
+    "239.255.255.255",
+    "240.0.0.1",
+    "255.255.255.255",
+    "168.63.129.16",
+    "100.100.100.200",
+    "::",
+    "::1",
+    "::7f00:1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::ffff:169.254.169.254",
+    "64:ff9b::7f00:1",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::1",
+    "2002:7f00:1::",
+    "2002:a00:1::1",
+    "2002:a9fe:a9fe::",
+    "2001::1",
+    "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    "2001:db8::1",
+    "100::1",
+    "fc00::1",
+    "fd00::1",
+    "fd00:ec2::254",
+    "fe80::1",
+    "fec0::1",
+    "200::1",
+    "4000::1",
+    "e000::1",
+    "ff02::1",
+    "ff0e::1",
+]
 
 
 @pytest.mark.parametrize("address", [*PRIVATE, str(ip_address(0))])
@@ -131,11 +198,20 @@ def test_an_address_that_is_not_on_the_internet_is_refused(address: str) -> None
 
 @pytest.mark.parametrize(
     "address",
-    ["93.184.216.34", "1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::1"],
+    [
+        "93.184.216.34",
+        "1.1.1.1",
+        "2606:4700::1111",
+        "::ffff:1.1.1.1",
+        "64:ff9b::101:101",
+        "2002:101:101::1",
+    ],
 )
 def test_an_ordinary_address_is_called(address: str) -> None:
     assert is_public(embedded(ip_address(address)))
-    Rules().check(Place(scheme="https", host="hooks.example.com", port=443, target="/"), ip_address(address))
+    Rules().check(
+        Place(scheme="https", host="hooks.example.com", port=443, target="/"), ip_address(address)
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +223,9 @@ def test_an_ordinary_address_is_called(address: str) -> None:
         ("http", 8080, Rules(allow_http=True), "port_not_allowed"),
     ],
 )
-def test_scheme_and_port_are_bounded_on_the_internet(scheme: str, port: int, rules: Rules, code: str) -> None:
+def test_scheme_and_port_are_bounded_on_the_internet(
+    scheme: str, port: int, rules: Rules, code: str
+) -> None:
     with pytest.raises(UnfitAddressError, match="AIGEN_WEBHOOK_") as refused:
         rules.check(Place(scheme=scheme, host="hooks.example.com", port=port, target="/"), PUBLIC)
     assert refused.value.code == code
@@ -159,10 +237,14 @@ def test_a_listed_network_may_be_called_on_any_port_and_without_tls() -> None:
         rules.check(Place(scheme="http", host="n8n", port=5678, target="/"), ip_address(address))
     with pytest.raises(UnfitAddressError):
         rules.check(Place(scheme="https", host="n8n", port=443, target="/"), ip_address("10.2.0.1"))
-    Rules(allow_http=True).check(Place(scheme="http", host="a.example", port=80, target="/"), PUBLIC)
+    Rules(allow_http=True).check(
+        Place(scheme="http", host="a.example", port=80, target="/"), PUBLIC
+    )
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "fd00:ec2::254", "168.63.129.16", "100.100.100.200"])
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "fd00:ec2::254", "168.63.129.16", "100.100.100.200"]
+)
 def test_what_tells_a_machine_its_secrets_is_never_called(address: str) -> None:
     rules = Rules(networks=[ip_network("0.0.0.0/0"), ip_network("::/0")])
     with pytest.raises(UnfitAddressError):

@@ -66,11 +66,36 @@ HIGH_RESOLUTION_FINAL_OF_THE_ADVANCED_MODEL = [
 ]
 
 INCLUDES = {
-    "free": {"high_resolution": False, "brand_kit": False, "watermark": True, "monthly_generations": True},
-    "payg": {"high_resolution": True, "brand_kit": False, "watermark": False, "monthly_generations": False},
-    "pro": {"high_resolution": True, "brand_kit": True, "watermark": False, "monthly_generations": False},
-    "team": {"high_resolution": True, "brand_kit": True, "watermark": False, "monthly_generations": False},
-    "enterprise": {"high_resolution": True, "brand_kit": True, "watermark": False, "monthly_generations": False},
+    "free": {
+        "high_resolution": False,
+        "brand_kit": False,
+        "watermark": True,
+        "monthly_generations": True,
+    },
+    "payg": {
+        "high_resolution": True,
+        "brand_kit": False,
+        "watermark": False,
+        "monthly_generations": False,
+    },
+    "pro": {
+        "high_resolution": True,
+        "brand_kit": True,
+        "watermark": False,
+        "monthly_generations": False,
+    },
+    "team": {
+        "high_resolution": True,
+        "brand_kit": True,
+        "watermark": False,
+        "monthly_generations": False,
+    },
+    "enterprise": {
+        "high_resolution": True,
+        "brand_kit": True,
+        "watermark": False,
+        "monthly_generations": False,
+    },
 }
 
 
@@ -126,7 +151,10 @@ def test_a_high_resolution_final_of_the_advanced_model(plan: str, costs: str, pa
 def test_no_price_is_for_nothing_and_for_credits_at_once(plan: str) -> None:
     for surcharge in (0, 1, 100):
         charges = [price_samples(PLANS[plan], LIST, surcharge)]
-        charges += [price_final(PLANS[plan], LIST, longest_side=side, surcharge=surcharge) for side in (512, 4096)]
+        charges += [
+            price_final(PLANS[plan], LIST, longest_side=side, surcharge=surcharge)
+            for side in (512, 4096)
+        ]
         for charge in charges:
             assert (charge.amount > 0) is (charge.funding == "credits")
 
@@ -138,14 +166,17 @@ def test_the_price_list_is_a_setting() -> None:
     assert price_final(PLANS["pro"], dear, longest_side=1025).amount == 275
 
 
-@pytest.mark.parametrize(("longest_side", "high"), [(64, False), (1920, False), (1921, True), (4096, True)])
+@pytest.mark.parametrize(
+    ("longest_side", "high"), [(64, False), (1920, False), (1921, True), (4096, True)]
+)
 def test_high_resolution_begins_above_1920_px(longest_side: int, high: bool) -> None:
     assert is_high_resolution(LIST, longest_side) is high
 
 
 def test_each_plan_includes_what_the_mission_says() -> None:
     assert {
-        plan.name: {feature: getattr(plan, feature) for feature in INCLUDES["free"]} for plan in PLANS.values()
+        plan.name: {feature: getattr(plan, feature) for feature in INCLUDES["free"]}
+        for plan in PLANS.values()
     } == INCLUDES
 
 
@@ -156,8 +187,13 @@ def test_dearer_plans_weigh_at_least_as_much_in_the_fair_queue() -> None:
 
 
 def test_a_hold_has_the_key_of_its_stage_and_round() -> None:
-    assert hold_key(REQUEST_ID, Stage.SAMPLES, 2, 1) == "0195940d-0000-7000-8000-000000000001:samples:2:1"
-    assert hold_key(REQUEST_ID, Stage.FINAL, 1, 3) == "0195940d-0000-7000-8000-000000000001:final:1:3"
+    assert (
+        hold_key(REQUEST_ID, Stage.SAMPLES, 2, 1)
+        == "0195940d-0000-7000-8000-000000000001:samples:2:1"
+    )
+    assert (
+        hold_key(REQUEST_ID, Stage.FINAL, 1, 3) == "0195940d-0000-7000-8000-000000000001:final:1:3"
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +216,8 @@ def test_an_amount_is_written_with_two_decimals(amount: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "amount"), [("1", 100), ("1.5", 150), ("007", 700), (" 2.50 ", 250), ("-3", -300), ("-0", 0), ("0.0", 0)]
+    ("text", "amount"),
+    [("1", 100), ("1.5", 150), ("007", 700), (" 2.50 ", 250), ("-3", -300), ("-0", 0), ("0.0", 0)],
 )
 def test_an_amount_may_be_written_shorter(text: str, amount: int) -> None:
     assert credits_amount(text) == amount
@@ -197,11 +234,49 @@ def test_an_amount_survives_being_written_and_read(amount: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", "-", "--1", "+1", "- 1", "-+1", ".", ".5", "-.5", "1.234", "0.001", "1.000", "1e2", "1E2", "1.5e1",
-        "0x10", "1_000", "1,5", "1,000.00", "1.2.3", "1.-2", "1. 5", "1 000", "NaN", "nan", "inf", "-Infinity", "abc",
-        "€1", "1€", "١٢", "1.٢", "\uff11", "²", "½", "1000000000000", "9" * 5000, "1." + "0" * 5000, "1\x00", "0.2\n5",
+        "",
+        " ",
+        "-",
+        "--1",
+        "+1",
+        "- 1",
+        "-+1",
+        ".",
+        ".5",
+        "-.5",
+        "1.234",
+        "0.001",
+        "1.000",
+        "1e2",
+        "1E2",
+        "1.5e1",
+        "0x10",
+        "1_000",
+        "1,5",
+        "1,000.00",
+        "1.2.3",
+        "1.-2",
+        "1. 5",
+        "1 000",
+        "NaN",
+        "nan",
+        "inf",
+        "-Infinity",
+        "abc",
+        "€1",
+        "1€",
+        "١٢",
+        "1.٢",
+        "\uff11",
+        "²",
+        "½",
+        "1000000000000",
+        "9" * 5000,
+        "1." + "0" * 5000,
+        "1\x00",
+        "0.2\n5",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_a_decimal_number_of_credits_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="an amount"):
         credits_amount(text)

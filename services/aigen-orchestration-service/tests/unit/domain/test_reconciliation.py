@@ -14,9 +14,16 @@ from creativeflow.services.aigeneration.domain.reconciliation import (
 from creativeflow.services.aigeneration.domain.request import HoldState
 
 AGREE = {
-    ("placing", "absent"), ("placing", "held"), ("placing", "released"), ("held", "held"), ("captured", "captured"),
-    ("released", "absent"), ("released", "released"), ("refused", "absent"), ("refused", "released"),
-}  # fmt: skip
+    ("placing", "absent"),
+    ("placing", "held"),
+    ("placing", "released"),
+    ("held", "held"),
+    ("captured", "captured"),
+    ("released", "absent"),
+    ("released", "released"),
+    ("refused", "absent"),
+    ("refused", "released"),
+}
 
 
 def test_every_pair_has_a_line() -> None:
@@ -36,7 +43,9 @@ def test_a_compensation_only_finishes_what_was_decided_and_is_still_set_aside(
     if found is None or found.compensation is None:
         return
     assert theirs is HoldStatus.HELD
-    assert found.compensation is (Compensation.CAPTURE if ours is HoldState.CAPTURED else Compensation.RELEASE)
+    assert found.compensation is (
+        Compensation.CAPTURE if ours is HoldState.CAPTURED else Compensation.RELEASE
+    )
     assert ours not in {HoldState.HELD, HoldState.PLACING}
 
 

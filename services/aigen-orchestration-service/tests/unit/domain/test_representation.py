@@ -1,4 +1,6 @@
-"""How a request looks from outside: every field, the money as text, the times in UTC, and what can be done now."""
+"""How a request looks from outside: every field, the money as text, the times in UTC, and what can
+be done now.
+"""
 
 import json
 from dataclasses import fields
@@ -14,7 +16,15 @@ from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, Hold, HoldState
 from creativeflow.services.aigeneration.domain.transitions import failure
-from tests.support.builders import NOW, a_brief, a_final, a_hold, a_request, an_allowance, four_samples
+from tests.support.builders import (
+    NOW,
+    a_brief,
+    a_final,
+    a_hold,
+    a_request,
+    an_allowance,
+    four_samples,
+)
 
 FINAL_HOLD = a_hold(stage=Stage.FINAL, amount=200)
 
@@ -57,17 +67,28 @@ def test_a_new_request_shows_every_field() -> None:
 
 def test_a_finished_request_shows_what_became_of_it() -> None:
     finished = a_request(
-        state=State.COMPLETED, stage=Stage.FINAL, samples=four_samples(), selected_sample_id="sample-2",
-        sample_failures=({"index": 3, "error_code": "model_timeout", "message": "It took too long."},),
-        final_size=Size(2304, 4096), final_asset=a_final(), ai_model_used="fast", deadline_at=None,
-        retry_of=UUID(int=9), holds=(a_hold(state=HoldState.CAPTURED), FINAL_HOLD),
-    )  # fmt: skip
+        state=State.COMPLETED,
+        stage=Stage.FINAL,
+        samples=four_samples(),
+        selected_sample_id="sample-2",
+        sample_failures=(
+            {"index": 3, "error_code": "model_timeout", "message": "It took too long."},
+        ),
+        final_size=Size(2304, 4096),
+        final_asset=a_final(),
+        ai_model_used="fast",
+        deadline_at=None,
+        retry_of=UUID(int=9),
+        holds=(a_hold(state=HoldState.CAPTURED), FINAL_HOLD),
+    )
     shown = to_resource(finished)
     expected: dict[str, Any] = {
         "status": "COMPLETED",
         "stage": "final",
         "samples": list(four_samples()),
-        "sample_failures": [{"index": 3, "error_code": "model_timeout", "message": "It took too long."}],
+        "sample_failures": [
+            {"index": 3, "error_code": "model_timeout", "message": "It took too long."}
+        ],
         "selected_sample_id": "sample-2",
         "final_resolution": "2304x4096",
         "final_asset": a_final(),
@@ -89,7 +110,12 @@ def test_a_failed_request_says_why_and_offers_a_retry() -> None:
 @pytest.mark.parametrize("state", list(State))
 def test_the_resource_is_what_the_api_description_says(state: State) -> None:
     shown = to_resource(
-        a_request(state=state, samples=four_samples(), final_asset=a_final(), failure=failure("workflow_error"))
+        a_request(
+            state=state,
+            samples=four_samples(),
+            final_asset=a_final(),
+            failure=failure("workflow_error"),
+        )
     )
     assert set(shown) == set(schemas.GenerationRequest.model_fields)
     assert schemas.GenerationRequest.model_validate_json(json.dumps(shown)).status is state
@@ -99,7 +125,10 @@ def test_the_resource_is_what_the_api_description_says(state: State) -> None:
     ("holds", "expected"),
     [
         ((a_hold(),), {"samples": "0.25", "final": "0.00", "total": "0.25", "held": "0.25"}),
-        ((a_hold(state=HoldState.CAPTURED),), {"samples": "0.25", "final": "0.00", "total": "0.25", "held": "0.00"}),
+        (
+            (a_hold(state=HoldState.CAPTURED),),
+            {"samples": "0.25", "final": "0.00", "total": "0.25", "held": "0.00"},
+        ),
         (
             (a_hold(state=HoldState.CAPTURED), FINAL_HOLD),
             {"samples": "0.25", "final": "2.00", "total": "2.25", "held": "2.00"},
@@ -108,19 +137,32 @@ def test_the_resource_is_what_the_api_description_says(state: State) -> None:
             (a_hold(state=HoldState.CAPTURED), a_hold(round=2, state=HoldState.CAPTURED)),
             {"samples": "0.50", "final": "0.00", "total": "0.50", "held": "0.00"},
         ),
-        ((a_hold(state=HoldState.RELEASED),), {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}),
-        ((a_hold(state=HoldState.REFUSED),), {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}),
-        ((a_hold(state=HoldState.PLACING),), {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}),
+        (
+            (a_hold(state=HoldState.RELEASED),),
+            {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"},
+        ),
+        (
+            (a_hold(state=HoldState.REFUSED),),
+            {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"},
+        ),
+        (
+            (a_hold(state=HoldState.PLACING),),
+            {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"},
+        ),
         ((an_allowance(),), {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}),
     ],
 )
-def test_the_cost_is_what_is_charged_or_set_aside(holds: tuple[Hold, ...], expected: dict[str, str]) -> None:
+def test_the_cost_is_what_is_charged_or_set_aside(
+    holds: tuple[Hold, ...], expected: dict[str, str]
+) -> None:
     assert cost(*holds) == expected
 
 
 def test_while_credits_are_being_asked_for_only_cancelling_is_offered() -> None:
     placing = a_hold(stage=Stage.FINAL, state=HoldState.PLACING)
-    request = a_request(state=State.AWAITING_SELECTION, holds=(a_hold(state=HoldState.CAPTURED), placing))
+    request = a_request(
+        state=State.AWAITING_SELECTION, holds=(a_hold(state=HoldState.CAPTURED), placing)
+    )
     assert to_resource(request)["actions"] == ["cancel"]
 
 
@@ -136,14 +178,26 @@ def test_times_are_in_utc_to_the_microsecond() -> None:
 
 
 def test_the_resource_is_ready_for_json() -> None:
-    request = a_request(brief=a_brief(locale="fr-FR", color_scheme=["#fff"]), samples=four_samples(), updated_at=NOW)
+    request = a_request(
+        brief=a_brief(locale="fr-FR", color_scheme=["#fff"]), samples=four_samples(), updated_at=NOW
+    )
     assert json.loads(json.dumps(to_resource(request))) == to_resource(request)
 
 
 def test_what_only_we_need_is_not_shown() -> None:
     hidden = {
-        "created_by", "correlation_id", "traceparent", "job_id", "file_format", "pending_action", "model", "fair_at",
-        "due_at", "lease_until", "remind_at", "holds",
-    }  # fmt: skip
+        "created_by",
+        "correlation_id",
+        "traceparent",
+        "job_id",
+        "file_format",
+        "pending_action",
+        "model",
+        "fair_at",
+        "due_at",
+        "lease_until",
+        "remind_at",
+        "holds",
+    }
     assert hidden <= {each.name for each in fields(GenerationRequest)}
     assert hidden & set(to_resource(a_request())) == set()

@@ -1,4 +1,6 @@
-"""The aggregate's own knowledge: whether it has ended, how large it is to be, and what its holds come to."""
+"""The aggregate's own knowledge: whether it has ended, how large it is to be, and what its holds
+come to.
+"""
 
 import pytest
 
@@ -45,7 +47,9 @@ def test_the_terms_are_those_of_the_plan_it_was_submitted_under() -> None:
         (Stage.FINAL, [], 0),
     ],
 )
-def test_the_cost_of_a_stage_is_the_sum_of_its_holds(stage: Stage, states: list[HoldState], amount: int) -> None:
+def test_the_cost_of_a_stage_is_the_sum_of_its_holds(
+    stage: Stage, states: list[HoldState], amount: int
+) -> None:
     assert a_request(holds=HOLDS).cost(stage, *states) == amount
 
 
@@ -57,7 +61,13 @@ def test_the_hold_being_placed_is_found() -> None:
 
 @pytest.mark.parametrize(
     ("state", "still_open"),
-    [("placing", True), ("held", True), ("captured", False), ("released", False), ("refused", False)],
+    [
+        ("placing", True),
+        ("held", True),
+        ("captured", False),
+        ("released", False),
+        ("refused", False),
+    ],
 )
 def test_a_hold_is_open_until_it_is_resolved(state: str, still_open: bool) -> None:
     assert a_hold(state=HoldState(state)).open is still_open

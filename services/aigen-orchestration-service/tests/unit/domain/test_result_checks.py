@@ -1,4 +1,6 @@
-"""Whether what a worker delivered fits what was asked: each size, ratio, format and repetition (REQ-008, REQ-009)."""
+"""Whether what a worker delivered fits what was asked: each size, ratio, format and repetition
+(REQ-008, REQ-009).
+"""
 
 from typing import Any
 
@@ -7,7 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from creativeflow.services.aigeneration.domain.formats import Size, sample_size
-from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest, SampleFailure
+from creativeflow.services.aigeneration.domain.request import (
+    Asset,
+    GenerationRequest,
+    SampleFailure,
+)
 from creativeflow.services.aigeneration.domain.result_checks import (
     distinct_samples,
     failed_sample,
@@ -27,7 +33,7 @@ STORY = a_request(brief=a_brief(output_format="TikTok_9x16"))
 
 def custom(width: int, height: int) -> GenerationRequest:
     return a_request(
-        brief=a_brief(output_format="Custom", custom_dimensions={"width": width, "height": height}),
+        brief=a_brief(output_format="Custom", custom_dimensions={"width": width, "height": height})
     )
 
 
@@ -47,7 +53,11 @@ def test_four_good_samples_are_kept_as_they_came() -> None:
 
 def test_samples_without_an_index_are_numbered_in_their_order() -> None:
     judged = judge_samples(SQUARE, numbered("a", "b", "c"), [])
-    assert [(sample["asset_id"], sample["index"]) for sample in judged.good] == [("a", 0), ("b", 1), ("c", 2)]
+    assert [(sample["asset_id"], sample["index"]) for sample in judged.good] == [
+        ("a", 0),
+        ("b", 1),
+        ("c", 2),
+    ]
 
 
 def test_samples_are_shown_by_their_index() -> None:
@@ -70,7 +80,11 @@ def test_some_failed_samples_leave_the_good_ones() -> None:
     judged = judge_samples(SQUARE, four_samples()[:3], [told(3, "unsafe_output")])
     assert judged.good == four_samples()[:3]
     assert judged.failures == (
-        told(3, "unsafe_output", "The pictures did not pass our safety check. Try again or change the prompt."),
+        told(
+            3,
+            "unsafe_output",
+            "The pictures did not pass our safety check. Try again or change the prompt.",
+        ),
     )
 
 
@@ -88,7 +102,10 @@ def test_a_misfit_without_an_index_is_reported_under_its_place() -> None:
 
 def test_what_the_worker_reports_and_what_we_find_stand_in_the_order_of_the_samples() -> None:
     judged = judge_samples(SQUARE, numbered("a", resolution="0x0"), [told(1, "model_timeout")])
-    assert [failure["error_code"] for failure in judged.failures] == ["invalid_output", "model_timeout"]
+    assert [failure["error_code"] for failure in judged.failures] == [
+        "invalid_output",
+        "model_timeout",
+    ]
 
 
 def test_no_good_sample_is_told_as_it_is() -> None:
@@ -118,7 +135,9 @@ def test_a_sample_inside_the_box_in_the_asked_ratio_fits(resolution: str) -> Non
     assert sample_fits(SQUARE, a_sample(resolution=resolution)) is True
 
 
-@pytest.mark.parametrize("resolution", ["513x513", "512x513", "1024x1024", "1080x1080", "99999x99999"])
+@pytest.mark.parametrize(
+    "resolution", ["513x513", "512x513", "1024x1024", "1080x1080", "99999x99999"]
+)
 def test_a_sample_outside_the_box_does_not_fit(resolution: str) -> None:
     assert sample_fits(SQUARE, a_sample(resolution=resolution)) is False
 
@@ -177,7 +196,9 @@ def test_a_sample_in_the_very_size_that_the_job_names_always_fits(width: int, he
         ("1080x1920", "", False),
     ],
 )
-def test_a_final_must_have_exactly_the_size_and_format_asked_for(resolution: str, file_format: str, fits: bool) -> None:
+def test_a_final_must_have_exactly_the_size_and_format_asked_for(
+    resolution: str, file_format: str, fits: bool
+) -> None:
     request = a_request(final_size=Size(1080, 1920), file_format="png")
     assert final_fits(request, a_final(resolution=resolution, format=file_format)) is fits
 
@@ -204,9 +225,10 @@ def test_no_final_fits_before_one_was_asked_for() -> None:
 
 
 def test_a_story_is_judged_by_its_own_ratio() -> None:
-    assert [sample["asset_id"] for sample in judge_samples(STORY, numbered("a", resolution="288x512"), []).good] == [
-        "a"
-    ]
+    assert [
+        sample["asset_id"]
+        for sample in judge_samples(STORY, numbered("a", resolution="288x512"), []).good
+    ] == ["a"]
     assert judge_samples(STORY, numbered("a", resolution="512x512"), []).good == ()
 
 
@@ -231,28 +253,43 @@ def test_a_worker_cannot_speak_of_what_only_we_can_know(code: str) -> None:
 def test_judge_samples_fewer_than_ordered_reports_the_missing_ones() -> None:
     first, second, *_ = four_samples()
     judged = judge_samples(SQUARE, [first, second], [], ordered=4)
-    assert judged.failures == (told(2, "invalid_output", INVALID), told(3, "invalid_output", INVALID))
+    assert judged.failures == (
+        told(2, "invalid_output", INVALID),
+        told(3, "invalid_output", INVALID),
+    )
 
 
 def test_judge_samples_with_reported_failures_reports_only_what_nobody_speaks_of() -> None:
     first, *_ = four_samples()
     judged = judge_samples(SQUARE, [first], [told(2, "model_timeout")], ordered=4)
     assert [(failure["index"], failure["error_code"]) for failure in judged.failures] == [
-        (1, "invalid_output"), (2, "model_timeout"), (3, "invalid_output"),
-    ]  # fmt: skip
+        (1, "invalid_output"),
+        (2, "model_timeout"),
+        (3, "invalid_output"),
+    ]
 
 
 def test_judge_samples_numbered_beyond_the_order_is_whole_when_four_are_good() -> None:
-    judged = judge_samples(SQUARE, [a_sample(asset_id=str(n), index=n) for n in (1, 2, 3, 4)], [], ordered=4)
+    judged = judge_samples(
+        SQUARE, [a_sample(asset_id=str(n), index=n) for n in (1, 2, 3, 4)], [], ordered=4
+    )
     assert (len(judged.good), judged.failures) == (4, ())
 
 
 def test_judge_samples_nothing_at_all_reports_every_ordered_sample() -> None:
-    assert [failure["index"] for failure in judge_samples(SQUARE, [], [], ordered=4).failures] == [0, 1, 2, 3]
+    assert [failure["index"] for failure in judge_samples(SQUARE, [], [], ordered=4).failures] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_distinct_samples_with_equal_checksums_keeps_the_first() -> None:
-    samples = [a_sample(asset_id=one, checksum=checksum) for one, checksum in (("a", "x"), ("b", "y"), ("c", "x"))]
+    samples = [
+        a_sample(asset_id=one, checksum=checksum)
+        for one, checksum in (("a", "x"), ("b", "y"), ("c", "x"))
+    ]
     assert distinct_samples(samples) == (samples[:2], samples[2:])
 
 

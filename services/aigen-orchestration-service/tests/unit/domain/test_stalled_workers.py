@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.stalled_workers import LaneWork, QueueSeen, Stall, StallKind, stalls
+from creativeflow.services.aigeneration.domain.stalled_workers import (
+    LaneWork,
+    QueueSeen,
+    Stall,
+    StallKind,
+    stalls,
+)
 from tests.support.builders import NOW
 
 QUIET = timedelta(minutes=2)
@@ -24,16 +30,31 @@ def kinds(queue: QueueSeen | None = None, **work: Any) -> list[tuple[StallKind, 
         ({}, None, []),
         ({}, QueueSeen(ready=5, consumers=0), []),
         ({"unreported": 3, "unreported_since": SHORT}, QueueSeen(ready=3, consumers=0), []),
-        ({"unreported": 3, "unreported_since": LONG}, QueueSeen(ready=2, consumers=0), [("no_consumer", 2)]),
-        ({"unreported": 3, "unreported_since": LONG}, QueueSeen(ready=2, consumers=1), [("not_taking", 3)]),
-        ({"unreported": 3, "unreported_since": LONG}, QueueSeen(ready=0, consumers=1), [("never_started", 3)]),
+        (
+            {"unreported": 3, "unreported_since": LONG},
+            QueueSeen(ready=2, consumers=0),
+            [("no_consumer", 2)],
+        ),
+        (
+            {"unreported": 3, "unreported_since": LONG},
+            QueueSeen(ready=2, consumers=1),
+            [("not_taking", 3)],
+        ),
+        (
+            {"unreported": 3, "unreported_since": LONG},
+            QueueSeen(ready=0, consumers=1),
+            [("never_started", 3)],
+        ),
         ({"unreported": 3, "unreported_since": LONG}, None, [("never_started", 3)]),
         ({"silent": 4, "silent_since": SHORT}, QueueSeen(ready=0, consumers=1), []),
         ({"silent": 4, "silent_since": LONG}, QueueSeen(ready=9, consumers=1), [("silent", 4)]),
-        ({"unreported": 1, "unreported_since": LONG, "silent": 4, "silent_since": LONG}, None,
-         [("never_started", 1), ("silent", 4)]),
+        (
+            {"unreported": 1, "unreported_since": LONG, "silent": 4, "silent_since": LONG},
+            None,
+            [("never_started", 1), ("silent", 4)],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_told(work: Any, queue: QueueSeen | None, expected: list[tuple[str, int]]) -> None:
     assert kinds(queue, **work) == expected
 

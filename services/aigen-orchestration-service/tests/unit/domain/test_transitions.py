@@ -1,4 +1,6 @@
-"""What one event writes: the request after it, its line, its money and its messages, and what holds on any path."""
+"""What one event writes: the request after it, its line, its money and its messages, and what holds
+on any path.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -49,16 +51,26 @@ from tests.support.builders import (
 EVERY_MOVE = [pytest.param(state, event, id=f"{state}-{event}") for state, event in TRANSITIONS]
 FINAL_HOLD = a_hold(stage=Stage.FINAL, action="standard_generation", amount=100)
 HELD_SAMPLES = {
-    "key": f"{REQUEST_ID}:samples:1:1", "user_id": "user-7", "amount": 25, "action": "sample_generation"
-}  # fmt: skip
-HELD_FINAL = {"key": f"{REQUEST_ID}:final:1:1", "user_id": "user-7", "amount": 100, "action": "standard_generation"}
+    "key": f"{REQUEST_ID}:samples:1:1",
+    "user_id": "user-7",
+    "amount": 25,
+    "action": "sample_generation",
+}
+HELD_FINAL = {
+    "key": f"{REQUEST_ID}:final:1:1",
+    "user_id": "user-7",
+    "amount": 100,
+    "action": "standard_generation",
+}
 CAPTURED_SAMPLES = a_hold(state=HoldState.CAPTURED)
 
 PLAIN, WITH_EVENTS = Policy(), Policy(publish_events=True)
 GENEROUS = Policy(charge_rejected=False)
 
 
-def apply_event(request: GenerationRequest, event: Event, policy: Policy = PLAIN, **fields: Any) -> StateChange:
+def apply_event(
+    request: GenerationRequest, event: Event, policy: Policy = PLAIN, **fields: Any
+) -> StateChange:
     return apply(request, event, policy=policy, now=NOW, new_id=new_ids(), **fields)
 
 
@@ -140,7 +152,9 @@ def test_every_move_is_the_same_when_it_is_carried_out_again(state: State, event
 
 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
-def test_every_live_state_that_follows_has_a_deadline_and_no_ended_one_has(state: State, event: Event) -> None:
+def test_every_live_state_that_follows_has_a_deadline_and_no_ended_one_has(
+    state: State, event: Event
+) -> None:
     after = apply_event(a_request(state=state), event).after
     assert (after.deadline_at is not None) is (after.state in LIVE)
 
@@ -165,12 +179,21 @@ def test_every_topic_is_owed_by_some_move_and_every_move_owes_only_topics() -> N
         for topic in topics(apply_event(a_request(state=state, holds=(a_hold(),)), event, policy))
     }
     assert owed == set(TOPICS)
-    assert set(TOPICS) == {"notification.send", "event.publish", "credits.capture", "credits.release"}
+    assert set(TOPICS) == {
+        "notification.send",
+        "event.publish",
+        "credits.capture",
+        "credits.release",
+    }
 
 
 def test_the_fields_of_an_event_are_set_on_the_way() -> None:
     after = apply_event(
-        a_request(), Event.JOB_LEASED, lease_until=NOW + timedelta(seconds=60), model="fast", progress=None
+        a_request(),
+        Event.JOB_LEASED,
+        lease_until=NOW + timedelta(seconds=60),
+        model="fast",
+        progress=None,
     ).after
     assert (after.lease_until, after.model) == (NOW + timedelta(seconds=60), "fast")
 
@@ -200,7 +223,9 @@ def test_an_event_without_data_writes_an_empty_line() -> None:
         (State.PUBLISHING_TO_QUEUE, Event.ATTEMPT_FAILED, timedelta(hours=1)),
     ],
 )
-def test_a_new_wait_gets_the_deadline_of_its_state(state: State, event: Event, wait: timedelta) -> None:
+def test_a_new_wait_gets_the_deadline_of_its_state(
+    state: State, event: Event, wait: timedelta
+) -> None:
     assert apply_event(a_request(state=state), event).after.deadline_at == NOW + wait
 
 
@@ -220,12 +245,18 @@ def test_a_new_wait_gets_the_deadline_of_its_state(state: State, event: Event, w
 )
 def test_a_wait_that_goes_on_keeps_its_deadline(state: State, event: Event) -> None:
     deadline = NOW + timedelta(seconds=17)
-    assert apply_event(a_request(state=state, deadline_at=deadline), event).after.deadline_at == deadline
+    assert (
+        apply_event(a_request(state=state, deadline_at=deadline), event).after.deadline_at
+        == deadline
+    )
 
 
 def test_the_user_is_to_be_reminded_three_days_before_the_samples_expire() -> None:
     after = apply_event(a_request(state=State.PROCESSING_SAMPLES), Event.SAMPLES_DELIVERED).after
-    assert (after.remind_at, after.deadline_at) == (NOW + timedelta(days=27), NOW + timedelta(days=30))
+    assert (after.remind_at, after.deadline_at) == (
+        NOW + timedelta(days=27),
+        NOW + timedelta(days=30),
+    )
 
 
 def test_a_short_selection_time_has_no_reminder() -> None:
@@ -240,9 +271,18 @@ def test_the_reminder_goes_with_the_wait() -> None:
 
 def test_what_was_pending_is_no_longer_when_the_wait_is_over() -> None:
     pending = {"event": "sample_selected", "fields": {}}
-    assert apply_event(awaiting(pending_action=pending), Event.SAMPLE_SELECTED).after.pending_action is None
-    assert apply_event(awaiting(pending_action=pending), Event.CANCEL_REQUESTED).after.pending_action is None
-    assert apply_event(awaiting(pending_action=pending), Event.EXPIRY_NEARED).after.pending_action == pending
+    assert (
+        apply_event(awaiting(pending_action=pending), Event.SAMPLE_SELECTED).after.pending_action
+        is None
+    )
+    assert (
+        apply_event(awaiting(pending_action=pending), Event.CANCEL_REQUESTED).after.pending_action
+        is None
+    )
+    assert (
+        apply_event(awaiting(pending_action=pending), Event.EXPIRY_NEARED).after.pending_action
+        == pending
+    )
 
 
 # Jobs
@@ -272,8 +312,12 @@ def test_a_queued_job_is_new_and_its_first_attempt(state: State, event: Event) -
 
 
 @pytest.mark.parametrize(("attempt", "delay_seconds"), [(1, 2), (2, 4), (3, 8), (9, 512)])
-def test_each_attempt_waits_twice_as_long_as_the_one_before(attempt: int, delay_seconds: int) -> None:
-    request = a_request(state=State.PROCESSING_SAMPLES, attempt=attempt, fair_at=12.5, progress={"percent": 50})
+def test_each_attempt_waits_twice_as_long_as_the_one_before(
+    attempt: int, delay_seconds: int
+) -> None:
+    request = a_request(
+        state=State.PROCESSING_SAMPLES, attempt=attempt, fair_at=12.5, progress={"percent": 50}
+    )
     change = apply_event(request, Event.ATTEMPT_FAILED)
     after = change.after
     assert after.due_at == NOW + timedelta(seconds=delay_seconds)
@@ -285,7 +329,9 @@ def test_each_attempt_waits_twice_as_long_as_the_one_before(attempt: int, delay_
 
 def test_the_delay_between_attempts_is_a_setting() -> None:
     slow = Policy(retry_delay=timedelta(seconds=30))
-    assert apply_event(a_request(attempt=2), Event.ATTEMPT_FAILED, slow).after.due_at == NOW + timedelta(minutes=1)
+    assert apply_event(
+        a_request(attempt=2), Event.ATTEMPT_FAILED, slow
+    ).after.due_at == NOW + timedelta(minutes=1)
 
 
 def test_a_new_attempt_begins_without_the_samples_of_the_last() -> None:
@@ -308,7 +354,9 @@ def test_a_new_attempt_at_the_final_keeps_the_samples() -> None:
         (State.PROCESSING_FINAL, Event.FINAL_DELIVERED),
     ],
 )
-def test_every_other_move_keeps_the_job_so_that_its_results_are_known_again(state: State, event: Event) -> None:
+def test_every_other_move_keeps_the_job_so_that_its_results_are_known_again(
+    state: State, event: Event
+) -> None:
     change = apply_event(a_request(state=state, attempt=2), event)
     assert (change.after.job_id, change.after.attempt, change.queues) == (JOB_ID, 2, False)
 
@@ -317,7 +365,9 @@ def test_every_other_move_keeps_the_job_so_that_its_results_are_known_again(stat
 
 
 def test_the_samples_that_came_are_paid_for() -> None:
-    change = apply_event(a_request(state=State.PROCESSING_SAMPLES, holds=(a_hold(),)), Event.SAMPLES_DELIVERED)
+    change = apply_event(
+        a_request(state=State.PROCESSING_SAMPLES, holds=(a_hold(),)), Event.SAMPLES_DELIVERED
+    )
     assert change.holds == (CAPTURED_SAMPLES,)
     assert change.after.holds == (CAPTURED_SAMPLES,)
     assert change.messages[0] == OutboxMessage("credits.capture", HELD_SAMPLES)
@@ -333,7 +383,8 @@ def test_the_final_that_came_is_paid_for_and_the_samples_are_not_paid_for_again(
 
 
 @pytest.mark.parametrize(
-    "event", [Event.ATTEMPTS_EXHAUSTED, Event.INPUT_REFUSED, Event.CANCEL_REQUESTED, Event.OPERATOR_FAILED]
+    "event",
+    [Event.ATTEMPTS_EXHAUSTED, Event.INPUT_REFUSED, Event.CANCEL_REQUESTED, Event.OPERATOR_FAILED],
 )
 def test_what_was_not_delivered_is_given_back_and_what_was_stays_charged(event: Event) -> None:
     change = apply_event(making_final(), event)
@@ -364,15 +415,21 @@ def test_expired_samples_stay_charged() -> None:
         (Event.ATTEMPTS_EXHAUSTED, HoldState.RELEASED),
     ],
 )
-def test_an_allowance_is_resolved_without_owing_the_credit_service_anything(event: Event, state: HoldState) -> None:
+def test_an_allowance_is_resolved_without_owing_the_credit_service_anything(
+    event: Event, state: HoldState
+) -> None:
     request = a_request(state=State.PROCESSING_SAMPLES, plan="free", holds=(an_allowance(),))
     change = apply_event(request, event)
     assert change.holds == (an_allowance(state=state),)
     assert topics(change) == ["notification.send"]
 
 
-@pytest.mark.parametrize("state", [HoldState.CAPTURED, HoldState.RELEASED, HoldState.REFUSED, HoldState.PLACING])
-@pytest.mark.parametrize("event", [Event.SAMPLES_DELIVERED, Event.CANCEL_REQUESTED, Event.PROMPT_REJECTED])
+@pytest.mark.parametrize(
+    "state", [HoldState.CAPTURED, HoldState.RELEASED, HoldState.REFUSED, HoldState.PLACING]
+)
+@pytest.mark.parametrize(
+    "event", [Event.SAMPLES_DELIVERED, Event.CANCEL_REQUESTED, Event.PROMPT_REJECTED]
+)
 def test_only_a_held_hold_is_resolved(state: HoldState, event: Event) -> None:
     request = a_request(holds=(a_hold(state=state),))
     change = apply_event(request, event)
@@ -445,7 +502,9 @@ def test_a_hold_still_being_placed_when_the_user_cancels_is_left_to_be_settled()
         (None, False),
     ],
 )
-def test_a_change_says_whether_it_uses_up_a_generation_of_the_month(hold: Hold | None, uses_one: bool) -> None:
+def test_a_change_says_whether_it_uses_up_a_generation_of_the_month(
+    hold: Hold | None, uses_one: bool
+) -> None:
     change = apply_event(awaiting(), Event.REGENERATION_REQUESTED, hold=hold)
     assert change.allowance == (hold if uses_one else None)
 
@@ -453,14 +512,24 @@ def test_a_change_says_whether_it_uses_up_a_generation_of_the_month(hold: Hold |
 # Announcements
 
 SAYS: list[tuple[GenerationRequest, Event, str, str]] = [
-    (a_request(state=State.PROCESSING_SAMPLES), Event.SAMPLES_DELIVERED, "samples_ready", "samples_ready"),
+    (
+        a_request(state=State.PROCESSING_SAMPLES),
+        Event.SAMPLES_DELIVERED,
+        "samples_ready",
+        "samples_ready",
+    ),
     (making_final(), Event.FINAL_DELIVERED, "final_asset_ready", "completed"),
     (making_final(), Event.ATTEMPTS_EXHAUSTED, "generation_failed", "failed"),
     (making_final(), Event.INPUT_REFUSED, "generation_failed", "failed"),
     (making_final(), Event.OPERATOR_FAILED, "generation_failed", "failed"),
     (a_request(), Event.PROMPT_REJECTED, "generation_failed", "failed"),
     (a_request(), Event.DEADLINE_PASSED, "generation_failed", "failed"),
-    (a_request(state=State.VALIDATING_CREDITS), Event.CREDITS_REFUSED, "generation_failed", "failed"),
+    (
+        a_request(state=State.VALIDATING_CREDITS),
+        Event.CREDITS_REFUSED,
+        "generation_failed",
+        "failed",
+    ),
     (a_request(), Event.CANCEL_REQUESTED, "generation_cancelled", "cancelled"),
     (awaiting(), Event.EXPIRY_NEARED, "generation_expiring", "expiring"),
     (awaiting(), Event.DEADLINE_PASSED, "generation_expired", "expired"),
@@ -495,20 +564,38 @@ def test_only_the_moves_that_announce_owe_a_notification() -> None:
         if "notification.send" in topics(apply_event(a_request(state=state), event))
     }
     staying_silent = {
-        "credits_held", "credits_asked", "job_leased", "job_returned", "samples_job_confirmed", "final_job_confirmed",
-        "samples_started", "final_started", "progress_reported", "attempt_failed", "sample_selected",
-        "regeneration_requested", "review_passed",
-    }  # fmt: skip
+        "credits_held",
+        "credits_asked",
+        "job_leased",
+        "job_returned",
+        "samples_job_confirmed",
+        "final_job_confirmed",
+        "samples_started",
+        "final_started",
+        "progress_reported",
+        "attempt_failed",
+        "sample_selected",
+        "regeneration_requested",
+        "review_passed",
+    }
     silent = {(state, event) for state, event in TRANSITIONS if event in staying_silent}
-    assert set(TRANSITIONS) - speaking == silent | {(State.AWAITING_SELECTION, Event.CREDITS_REFUSED)}
+    assert set(TRANSITIONS) - speaking == silent | {
+        (State.AWAITING_SELECTION, Event.CREDITS_REFUSED)
+    }
 
 
 def test_ready_samples_are_announced_with_all_that_a_listener_needs() -> None:
     request = a_request(
-        state=State.PROCESSING_SAMPLES, holds=(a_hold(),), round=2, version=7, brief=a_brief(locale="de-DE")
+        state=State.PROCESSING_SAMPLES,
+        holds=(a_hold(),),
+        round=2,
+        version=7,
+        brief=a_brief(locale="de-DE"),
     )
     failures = ({"index": 3, "error_code": "unsafe_output", "message": "It did not pass."},)
-    change = apply_event(request, Event.SAMPLES_DELIVERED, samples=four_samples()[:3], sample_failures=failures)
+    change = apply_event(
+        request, Event.SAMPLES_DELIVERED, samples=four_samples()[:3], sample_failures=failures
+    )
     assert announced(change) == {
         "event_id": "00000000-0000-0000-0000-000000000001",
         "event_type": "samples_ready",
@@ -531,7 +618,9 @@ def test_ready_samples_are_announced_with_all_that_a_listener_needs() -> None:
 
 def test_a_final_is_announced_with_its_picture_and_all_that_was_charged() -> None:
     rounds = (CAPTURED_SAMPLES, a_hold(round=2, state=HoldState.CAPTURED), FINAL_HOLD)
-    data = announced(apply_event(making_final(holds=rounds), Event.FINAL_DELIVERED, final_asset=a_final()))["data"]
+    data = announced(
+        apply_event(making_final(holds=rounds), Event.FINAL_DELIVERED, final_asset=a_final())
+    )["data"]
     assert data["final_asset"] == a_final()
     assert data["credits_charged"] == "1.50"
     assert (data["status"], data["stage"]) == ("COMPLETED", "final")
@@ -547,7 +636,10 @@ def test_a_failure_is_announced_in_its_users_words_and_charges_nothing_for_the_s
 @pytest.mark.parametrize(("policy", "charged"), [(PLAIN, "0.25"), (GENEROUS, "0.00")])
 def test_a_rejection_says_whether_it_was_charged(policy: Policy, charged: str) -> None:
     change = apply_event(
-        a_request(holds=(a_hold(),)), Event.PROMPT_REJECTED, policy, failure=failure("prompt_rejected")
+        a_request(holds=(a_hold(),)),
+        Event.PROMPT_REJECTED,
+        policy,
+        failure=failure("prompt_rejected"),
     )
     assert announced(change)["data"]["credits_charged"] == charged
     assert announced(change)["data"]["failure"]["next_steps"] == ["adjust_prompt"]
@@ -555,7 +647,9 @@ def test_a_rejection_says_whether_it_was_charged(policy: Policy, charged: str) -
 
 def test_a_cancellation_charges_nothing_for_what_did_not_come() -> None:
     assert (
-        announced(apply_event(a_request(holds=(a_hold(),)), Event.CANCEL_REQUESTED))["data"]["credits_charged"]
+        announced(apply_event(a_request(holds=(a_hold(),)), Event.CANCEL_REQUESTED))["data"][
+            "credits_charged"
+        ]
         == "0.00"
     )
 
@@ -587,9 +681,13 @@ def test_a_request_that_needs_no_credits_starts_with_its_job_queued() -> None:
     ]
 
 
-def test_a_request_that_costs_credits_starts_with_its_hold_being_placed_and_no_place_in_the_queue() -> None:
+def test_a_paid_request_starts_with_a_placing_hold_and_outside_the_queue() -> None:
     placing = a_hold(state=HoldState.PLACING)
-    change = begin(a_request(state=State.VALIDATING_CREDITS, attempt=0, job_id=None, version=1, holds=(placing,)))
+    change = begin(
+        a_request(
+            state=State.VALIDATING_CREDITS, attempt=0, job_id=None, version=1, holds=(placing,)
+        )
+    )
     assert change.queues is False
     assert (change.after.placing, change.holds, change.allowance) == (placing, (placing,), None)
     assert change.entries[0].state is State.VALIDATING_CREDITS
@@ -624,11 +722,18 @@ class Journey:
     changes: list[StateChange] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Submit it: paid by credits, by an allowance, or by the plan, or with words a person has to look at first."""
+        """Submit it: paid by credits, by an allowance, or by the plan, or with words a person has
+        to look at first.
+        """
         if self.draw.draw(st.booleans(), label="a person looks first"):
             pending: Any = {"event": Event.REVIEW_PASSED.value, "fields": {}}
             waiting = replace(
-                self.request, state=State.VALIDATING_CREDITS, attempt=0, job_id=None, version=1, pending_action=pending
+                self.request,
+                state=State.VALIDATING_CREDITS,
+                attempt=0,
+                job_id=None,
+                version=1,
+                pending_action=pending,
             )
             self.take(started(waiting, data={}))
             return
@@ -637,9 +742,13 @@ class Journey:
         state = State.VALIDATING_CREDITS if funding is Funding.CREDITS else State.PENDING
         waits = state is State.PENDING
         new = replace(
-            self.request, state=state, attempt=int(waits), job_id=self.new_id() if waits else None, version=1,
+            self.request,
+            state=state,
+            attempt=int(waits),
+            job_id=self.new_id() if waits else None,
+            version=1,
             holds=(hold,) if hold else (),
-        )  # fmt: skip
+        )
         self.take(started(new, data={}))
 
     def hold_for(self, funding: Funding, stage: Stage, round_number: int) -> Hold | None:
@@ -659,12 +768,22 @@ class Journey:
         other = JOB_EVENTS[Stage.FINAL if request.stage is Stage.SAMPLES else Stage.SAMPLES]
         found = [event for event in found if event not in other]
         if request.state is State.VALIDATING_CREDITS:
-            asked = {Event.CREDITS_HELD} if request.in_review else {*ABOUT_REVIEW, Event.CREDITS_ASKED}
+            asked = (
+                {Event.CREDITS_HELD} if request.in_review else {*ABOUT_REVIEW, Event.CREDITS_ASKED}
+            )
             found = [event for event in found if event not in asked]
         if request.state is State.AWAITING_SELECTION:
             pending = request.pending_action
-            waiting = {Event.CREDITS_REFUSED, Event(pending["event"])} if pending else {Event.CREDITS_ASKED, *ORDERS}
-            found = [event for event in found if event in waiting or event not in {*ORDERS, *ABOUT_CREDITS}]
+            waiting = (
+                {Event.CREDITS_REFUSED, Event(pending["event"])}
+                if pending
+                else {Event.CREDITS_ASKED, *ORDERS}
+            )
+            found = [
+                event
+                for event in found
+                if event in waiting or event not in {*ORDERS, *ABOUT_CREDITS}
+            ]
         staying = [event for event in found if TRANSITIONS[request.state, event].to not in TERMINAL]
         return staying * 4 + found
 
@@ -672,15 +791,24 @@ class Journey:
         """Let one legal event happen."""
         event = self.draw.draw(st.sampled_from(self.legal()), label=str(self.request.state))
         fields = self.fields_of(event)
-        self.take(apply(self.request, event, policy=self.policy, now=NOW, new_id=self.new_id, **fields))
+        self.take(
+            apply(self.request, event, policy=self.policy, now=NOW, new_id=self.new_id, **fields)
+        )
 
     def fields_of(self, event: Event) -> dict[str, Any]:
         """What the orchestrator sets beside the event."""
-        return self.fields_after_review(event) if self.request.in_review else self.fields_otherwise(event)
+        return (
+            self.fields_after_review(event)
+            if self.request.in_review
+            else self.fields_otherwise(event)
+        )
 
     def fields_after_review(self, event: Event) -> dict[str, Any]:
         """The first hold comes when a person has accepted the words."""
-        fundings = {Event.REVIEW_PASSED: [Funding.ALLOWANCE, Funding.PLAN], Event.CREDITS_ASKED: [Funding.CREDITS]}
+        fundings = {
+            Event.REVIEW_PASSED: [Funding.ALLOWANCE, Funding.PLAN],
+            Event.CREDITS_ASKED: [Funding.CREDITS],
+        }
         if event not in fundings:
             return {"pending_action": None}
         funding = self.draw.draw(st.sampled_from(fundings[event]), label="paid by")
@@ -699,7 +827,8 @@ class Journey:
             case Event.CREDITS_ASKED:
                 order = self.draw.draw(st.sampled_from(sorted(ORDERS)), label="ordered")
                 stage, round_number = self.ordered(order)
-                # A refused order may be made again; its hold has the key of its stage and round again.
+                # A refused order may be made again; its hold has the key of its stage and round
+                # again.
                 return {
                     "hold": self.hold_for(Funding.CREDITS, stage, round_number),
                     "pending_action": {"event": order.value, "fields": {}},
@@ -710,7 +839,9 @@ class Journey:
                     hold: Hold | None = replace(placing, state=HoldState.HELD)
                 else:
                     without_credits = st.sampled_from([Funding.ALLOWANCE, Funding.PLAN])
-                    hold = self.hold_for(self.draw.draw(without_credits, label="paid by"), stage, round_number)
+                    hold = self.hold_for(
+                        self.draw.draw(without_credits, label="paid by"), stage, round_number
+                    )
                 return {"hold": hold, "stage": stage, "round": round_number}
             case _:
                 return {}
@@ -743,7 +874,9 @@ def check_step(change: StateChange) -> None:
     before, after = change.before, change.after
     (line,) = change.entries
     assert line.state is after.state
-    assert [hold.key for hold in after.holds] == list(dict.fromkeys(hold.key for hold in after.holds))
+    assert [hold.key for hold in after.holds] == list(
+        dict.fromkeys(hold.key for hold in after.holds)
+    )
     assert set(change.holds) <= set(after.holds)
     held = [hold for hold in after.holds if hold.state is HoldState.HELD]
     assert not held or after.state in WITH_JOB
@@ -752,11 +885,15 @@ def check_step(change: StateChange) -> None:
     if before is not None:
         assert after.version == before.version + 1
         assert TRANSITIONS[before.state, Event(line.event)].to is after.state
-        assert {hold.key for hold in before.holds} <= {hold.key for hold in after.holds}, "a hold is never forgotten"
+        assert {hold.key for hold in before.holds} <= {hold.key for hold in after.holds}, (
+            "a hold is never forgotten"
+        )
 
 
 def check_money(journey: Journey) -> None:
-    """Each hold is resolved at most once, its message written once, and captured means delivered."""
+    """Each hold is resolved at most once, its message written once, and captured means
+    delivered.
+    """
     settled: dict[str, HoldState] = {}
     owed: dict[str, str] = {}
     for change in journey.changes:
@@ -767,7 +904,9 @@ def check_money(journey: Journey) -> None:
             settled[hold.key] = hold.state
             if hold.state is HoldState.CAPTURED:
                 assert event in {"samples_delivered", "final_delivered", "prompt_rejected"}
-                assert event != "prompt_rejected" or (journey.policy.charge_rejected and hold.stage is Stage.SAMPLES)
+                assert event != "prompt_rejected" or (
+                    journey.policy.charge_rejected and hold.stage is Stage.SAMPLES
+                )
         for message in change.messages:
             if message.topic.startswith("credits."):
                 assert message.body["key"] not in owed, "one message for each hold"
@@ -776,7 +915,8 @@ def check_money(journey: Journey) -> None:
     assert owed == {
         key: "credits.capture" if hold.state is HoldState.CAPTURED else "credits.release"
         for key, hold in by_key.items()
-        if hold.funding is Funding.CREDITS and hold.state in {HoldState.CAPTURED, HoldState.RELEASED}
+        if hold.funding is Funding.CREDITS
+        and hold.state in {HoldState.CAPTURED, HoldState.RELEASED}
     }
 
 

@@ -27,49 +27,70 @@ FAILED = Attempt(status=500, trouble=DeliveryError.BAD_STATUS, duration_ms=1)
 
 
 def test_the_schedule_is_the_one_of_the_specification() -> None:
-    found = [classify_attempt(FAILED, tries=tries, failing_since=None, now=NOW) for tries in range(1, 11)]
+    found = [
+        classify_attempt(FAILED, tries=tries, failing_since=None, now=NOW) for tries in range(1, 11)
+    ]
     assert found[:9] == [
         RetryLater(timedelta(**wait))
         for wait in (
-            {"seconds": 5}, {"minutes": 5}, {"minutes": 30}, {"hours": 2}, {"hours": 5}, {"hours": 10}, {"hours": 14},
-            {"hours": 20}, {"hours": 24},
+            {"seconds": 5},
+            {"minutes": 5},
+            {"minutes": 30},
+            {"hours": 2},
+            {"hours": 5},
+            {"hours": 10},
+            {"hours": 14},
+            {"hours": 20},
+            {"hours": 24},
         )
-    ]  # fmt: skip
+    ]
     assert found[9] == Exhausted("given up after 10 tries: bad_status 500")
 
 
 def test_jitter_stretches_the_wait() -> None:
-    assert classify_attempt(FAILED, tries=2, failing_since=None, now=NOW, jitter=0.9) == RetryLater(SCHEDULE[1] * 0.9)
+    assert classify_attempt(FAILED, tries=2, failing_since=None, now=NOW, jitter=0.9) == RetryLater(
+        SCHEDULE[1] * 0.9
+    )
 
 
 @pytest.mark.parametrize(
     ("asked", "wait"),
     [
-        (timedelta(0), timedelta(seconds=5)), (timedelta(seconds=90), timedelta(seconds=90)),
+        (timedelta(0), timedelta(seconds=5)),
+        (timedelta(seconds=90), timedelta(seconds=90)),
         (timedelta(days=9), timedelta(days=1)),
     ],
-)  # fmt: skip
-def test_a_receiver_can_ask_for_more_time_but_not_for_ever(asked: timedelta, wait: timedelta) -> None:
+)
+def test_a_receiver_can_ask_for_more_time_but_not_for_ever(
+    asked: timedelta, wait: timedelta
+) -> None:
     busy = Attempt(status=429, trouble=DeliveryError.BAD_STATUS, duration_ms=1, retry_after=asked)
     assert classify_attempt(busy, tries=1, failing_since=None, now=NOW) == RetryLater(wait)
 
 
 def test_a_endpoint_that_is_gone_or_has_failed_for_days_is_disabled() -> None:
     gone = Attempt(status=410, trouble=DeliveryError.GONE, duration_ms=1)
-    assert classify_attempt(gone, tries=1, failing_since=None, now=NOW) == Disable(DisabledReason.GONE)
+    assert classify_attempt(gone, tries=1, failing_since=None, now=NOW) == Disable(
+        DisabledReason.GONE
+    )
     assert classify_attempt(FAILED, tries=1, failing_since=NOW - FAILING_MAX, now=NOW) == Disable(
         DisabledReason.FAILING
     )
     just_not = NOW - FAILING_MAX + timedelta(seconds=1)
-    assert classify_attempt(FAILED, tries=1, failing_since=just_not, now=NOW) == RetryLater(SCHEDULE[0])
+    assert classify_attempt(FAILED, tries=1, failing_since=just_not, now=NOW) == RetryLater(
+        SCHEDULE[0]
+    )
     taken = Attempt(status=200, trouble=None, duration_ms=1)
     assert classify_attempt(taken, tries=1, failing_since=NOW - FAILING_MAX, now=NOW) == Delivered()
 
 
 @pytest.mark.parametrize(
-    ("state", "event"), [key for key, move in TRANSITIONS.items() if "announce" in str(move.effects)]
+    ("state", "event"),
+    [key for key, move in TRANSITIONS.items() if "announce" in str(move.effects)],
 )
-def test_every_announcement_tells_endpoints_the_resource_as_it_then_is(state: State, event: object) -> None:
+def test_every_announcement_tells_endpoints_the_resource_as_it_then_is(
+    state: State, event: object
+) -> None:
     request = a_request(state=state, samples=four_samples(), final_asset=four_samples()[0])
     change = apply(request, event, policy=Policy(webhooks=True), now=NOW, new_id=new_ids())  # type: ignore[arg-type]
     (message,) = [message for message in change.messages if message.topic == Topic.WEBHOOK]
@@ -78,5 +99,7 @@ def test_every_announcement_tells_endpoints_the_resource_as_it_then_is(state: St
     assert message.body["event_id"] == notification.body["event_id"]
     silent = apply(request, event, policy=Policy(), now=NOW, new_id=new_ids())  # type: ignore[arg-type]
     assert Topic.WEBHOOK not in {message.topic for message in silent.messages}
-    assert [message for message in change.messages if message is not change.messages[-1]] == list(silent.messages)
+    assert [message for message in change.messages if message is not change.messages[-1]] == list(
+        silent.messages
+    )
     assert replace(change, messages=()) == replace(silent, messages=())

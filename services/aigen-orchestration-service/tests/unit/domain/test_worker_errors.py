@@ -1,4 +1,6 @@
-"""The published table of error codes: who caused it, what happens next, and what the user is told (REQ-007.1)."""
+"""The published table of error codes: who caused it, what happens next, and what the user is told
+(REQ-007.1).
+"""
 
 import re
 
@@ -35,11 +37,15 @@ OUR_CODES = {
     "operator_ended": ("system", "operator_failed"),
     "prompt_refused": ("user", "review_rejected"),
 }
-EVERY_FAULT = [pytest.param(fault, id=code) for code, fault in (WORKER_ERRORS | SERVICE_ERRORS).items()]
+EVERY_FAULT = [
+    pytest.param(fault, id=code) for code, fault in (WORKER_ERRORS | SERVICE_ERRORS).items()
+]
 
 
 def test_the_codes_of_workers_are_those_of_the_contract() -> None:
-    assert {code: (fault.party, fault.event) for code, fault in WORKER_ERRORS.items()} == WORKERS_CODES
+    assert {
+        code: (fault.party, fault.event) for code, fault in WORKER_ERRORS.items()
+    } == WORKERS_CODES
 
 
 def test_the_failures_we_find_ourselves_have_lines_of_their_own() -> None:
@@ -62,7 +68,9 @@ def test_only_what_the_user_caused_is_not_tried_again(code: str) -> None:
     assert worker_error_for(code).transient is (party != "user")
 
 
-@pytest.mark.parametrize("code", ["", "quota_exceeded", "PROMPT_REJECTED", "prompt_rejected ", "dispatch-timeout"])
+@pytest.mark.parametrize(
+    "code", ["", "quota_exceeded", "PROMPT_REJECTED", "prompt_rejected ", "dispatch-timeout"]
+)
 def test_an_unknown_code_counts_as_ours_and_is_tried_again(code: str) -> None:
     fault = worker_error_for(reported_code(code))
     assert (fault.party, fault.event, fault.transient) == ("system", "attempt_failed", True)
@@ -97,13 +105,17 @@ def test_what_our_own_codes_lead_to_ends_the_request(code: str, state: State) ->
 @pytest.mark.parametrize("fault", EVERY_FAULT)
 def test_each_message_is_friendly_and_leaves_a_way_on(fault: WorkerError) -> None:
     assert re.fullmatch(r"[A-Z].*\.", fault.message)
-    assert not re.search(r"error|exception|null|n8n|queue|broker|http|\d", fault.message, re.IGNORECASE)
+    assert not re.search(
+        r"error|exception|null|n8n|queue|broker|http|\d", fault.message, re.IGNORECASE
+    )
     assert fault.next_steps
     assert set(fault.next_steps) <= {"retry", "adjust_prompt", "other_model", "top_up"}
 
 
 @pytest.mark.parametrize("fault", EVERY_FAULT)
-def test_a_message_that_says_try_again_belongs_to_a_failure_with_a_way_on_of_that_kind(fault: WorkerError) -> None:
+def test_a_message_that_says_try_again_belongs_to_a_failure_with_a_way_on_of_that_kind(
+    fault: WorkerError,
+) -> None:
     if fault.transient:
         assert {"retry", "adjust_prompt", "other_model"} <= set(fault.next_steps)
 
@@ -120,12 +132,20 @@ def test_a_failure_is_told_in_the_users_words() -> None:
 
 def test_a_rejected_prompt_is_not_retryable_as_it_is() -> None:
     rejected = failure("prompt_rejected")
-    assert (rejected["fault"], rejected["retryable"], rejected["next_steps"]) == ("user", False, ["adjust_prompt"])
+    assert (rejected["fault"], rejected["retryable"], rejected["next_steps"]) == (
+        "user",
+        False,
+        ["adjust_prompt"],
+    )
 
 
 def test_missing_credits_can_be_topped_up() -> None:
     refused = failure("insufficient_credits")
-    assert (refused["fault"], refused["retryable"], refused["next_steps"]) == ("user", True, ["top_up", "retry"])
+    assert (refused["fault"], refused["retryable"], refused["next_steps"]) == (
+        "user",
+        True,
+        ["top_up", "retry"],
+    )
 
 
 def test_an_unknown_code_never_reaches_the_user() -> None:

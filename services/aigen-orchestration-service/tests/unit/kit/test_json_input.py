@@ -1,4 +1,6 @@
-"""Reading JSON from outside: bounded in depth, strict in form, and every fault named without repeating the input."""
+"""Reading JSON from outside: bounded in depth, strict in form, and every fault named without
+repeating the input.
+"""
 
 import json
 from typing import Any
@@ -9,13 +11,19 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from creativeflow.services.aigeneration.domain.errors import InvalidJsonError, InvalidRequestError
-from creativeflow.services.aigeneration.kit.json_input import describe, parse_json, to_invalid_request
+from creativeflow.services.aigeneration.kit.json_input import (
+    describe,
+    parse_json,
+    to_invalid_request,
+)
 
 SECRET = "input-that-must-not-come-back"
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -55,15 +63,35 @@ def test_whatever_can_be_written_as_json_is_read_back(value: object) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b" ", b"{", b"}", b"[1,]", b'{"a":}', b"{'a': 1}", b"{a: 1}", b"nul", b"None", b"NaN", b"Infinity",
-        b"[1] [2]", b"// a\n1", b'"\n"', b'"\x00"', b"01", b'"\\ud800"', b"<xml/>", b"a=1&b=2",
+        b"",
+        b" ",
+        b"{",
+        b"}",
+        b"[1,]",
+        b'{"a":}',
+        b"{'a': 1}",
+        b"{a: 1}",
+        b"nul",
+        b"None",
+        b"NaN",
+        b"Infinity",
+        b"[1] [2]",
+        b"// a\n1",
+        b'"\n"',
+        b'"\x00"',
+        b"01",
+        b'"\\ud800"',
+        b"<xml/>",
+        b"a=1&b=2",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_json_is_refused(body: bytes) -> None:
     assert refused(body)
 
 
-@pytest.mark.parametrize("body", [b'"\xff"', b'"\xc3\x28"', '{"a": 1}'.encode("utf-16"), '"é"'.encode("latin-1")])
+@pytest.mark.parametrize(
+    "body", [b'"\xff"', b'"\xc3\x28"', '{"a": 1}'.encode("utf-16"), '"é"'.encode("latin-1")]
+)
 def test_what_is_not_utf_8_is_refused(body: bytes) -> None:
     assert refused(body)
 
@@ -78,7 +106,8 @@ def test_no_noise_breaks_the_reader(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "too_deep"), [(1, False), (19, False), (20, False), (21, True), (22, True), (900, True)]
+    ("depth", "too_deep"),
+    [(1, False), (19, False), (20, False), (21, True), (22, True), (900, True)],
 )
 def test_twenty_levels_are_read_and_one_more_is_not(depth: int, too_deep: bool) -> None:
     assert refused(nested(depth)) is too_deep
@@ -104,7 +133,9 @@ def test_a_wide_text_is_not_a_deep_one() -> None:
     assert len(parse_json(b"[" + b",".join([b'{"a":[]}'] * 500) + b"]")) == 500
 
 
-@pytest.mark.parametrize(("depth", "too_deep"), [(2, False), (3, False), (4, True), (15, True), (20, True), (21, True)])
+@pytest.mark.parametrize(
+    ("depth", "too_deep"), [(2, False), (3, False), (4, True), (15, True), (20, True), (21, True)]
+)
 def test_another_bound_is_kept_as_well(depth: int, too_deep: bool) -> None:
     assert refused(nested(depth), max_depth=3) is too_deep
 
@@ -116,10 +147,21 @@ def test_a_higher_bound_lets_more_through() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100, "{" * 100, '"' + "[" * 50, "\\" + "[" * 50, '\\"' + "[" * 50, "\\\\" + "{" * 50, "]" * 50 + "[" * 50],
+    [
+        "[" * 100,
+        "{" * 100,
+        '"' + "[" * 50,
+        "\\" + "[" * 50,
+        '\\"' + "[" * 50,
+        "\\\\" + "{" * 50,
+        "]" * 50 + "[" * 50,
+    ],
 )
 def test_brackets_inside_texts_do_not_count(text: str) -> None:
-    assert parse_json(json.dumps({"prompt": text, "[{": [text]}).encode()) == {"prompt": text, "[{": [text]}
+    assert parse_json(json.dumps({"prompt": text, "[{": [text]}).encode()) == {
+        "prompt": text,
+        "[{": [text],
+    }
 
 
 @pytest.mark.parametrize("end", ["\\", '"', '\\"', "\\\\"])
@@ -225,7 +267,10 @@ def test_every_fault_is_listed_with_the_given_beginning_of_the_pointer() -> None
         Outer.model_validate({"needed": "x", "inner": {"count": 0}})
     error = to_invalid_request(caught.value, prefix="/items/3")
     assert isinstance(error, InvalidRequestError)
-    assert [fault["pointer"] for fault in error.errors] == ["/items/3/needed", "/items/3/inner/count"]
+    assert [fault["pointer"] for fault in error.errors] == [
+        "/items/3/needed",
+        "/items/3/inner/count",
+    ]
 
 
 def test_at_most_fifty_faults_are_listed() -> None:
@@ -233,7 +278,8 @@ def test_at_most_fifty_faults_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "pointer"), [("a/b", "/a~1b"), ("a~b", "/a~0b"), ("~1", "/~01"), ("", "/"), ("/", "/~1"), ("é", "/é")]
+    ("name", "pointer"),
+    [("a/b", "/a~1b"), ("a~b", "/a~0b"), ("~1", "/~01"), ("", "/"), ("/", "/~1"), ("é", "/é")],
 )
 def test_a_pointer_is_escaped_as_rfc_6901_says(name: str, pointer: str) -> None:
     (fault,) = faults(**{name: 1})
@@ -243,7 +289,12 @@ def test_a_pointer_is_escaped_as_rfc_6901_says(name: str, pointer: str) -> None:
 @given(JSON_VALUES)
 @settings(max_examples=60, deadline=None)
 def test_no_value_comes_back_in_a_fault(value: object) -> None:
-    body = {"needed": [SECRET, value], "inner": {"name": SECRET * 3, "count": SECRET}, "parts": SECRET, "ours": SECRET}
+    body = {
+        "needed": [SECRET, value],
+        "inner": {"name": SECRET * 3, "count": SECRET},
+        "parts": SECRET,
+        "ours": SECRET,
+    }
     found = faults(**body)
     assert len(found) == 5
     assert SECRET not in json.dumps(found)

@@ -1,4 +1,6 @@
-"""Proofs of a worker: a token that opens one job, and signatures that an independent library agrees with."""
+"""Proofs of a worker: a token that opens one job, and signatures that an independent library agrees
+with.
+"""
 
 import base64
 import re
@@ -26,12 +28,18 @@ def library(secret: str) -> Webhook:
     return Webhook(secret if secret.startswith("whsec_") else secret.encode())
 
 
-def library_signature(secret: str, *, message_id: str = "msg_1", at: int = AT, body: bytes = BODY) -> str:
+def library_signature(
+    secret: str, *, message_id: str = "msg_1", at: int = AT, body: bytes = BODY
+) -> str:
     return library(secret).sign(message_id, datetime.fromtimestamp(at, UTC), body.decode())
 
 
 def accepted(
-    signatures: str, *, secrets: list[str] | None = None, timestamp: str = str(AT), now: float = float(AT)
+    signatures: str,
+    *,
+    secrets: list[str] | None = None,
+    timestamp: str = str(AT),
+    now: float = float(AT),
 ) -> bool:
     return CallbackSecrets(secrets or [WHSEC]).signed("msg_1", timestamp, signatures, BODY, now=now)
 
@@ -47,7 +55,10 @@ def test_a_token_opens_no_other_job() -> None:
 
 
 def test_a_token_of_another_secret_opens_nothing() -> None:
-    assert CallbackSecrets([PLAIN]).opens(CallbackSecrets(["another secret"]).token(JOB_ID), JOB_ID) is False
+    assert (
+        CallbackSecrets([PLAIN]).opens(CallbackSecrets(["another secret"]).token(JOB_ID), JOB_ID)
+        is False
+    )
 
 
 @given(st.uuids(), st.uuids())
@@ -62,7 +73,11 @@ def test_a_token_is_safe_in_a_header_and_in_an_address() -> None:
 
 
 def test_while_rotating_the_new_secret_signs_and_both_verify() -> None:
-    old, new, rotating = CallbackSecrets(["old"]), CallbackSecrets(["new"]), CallbackSecrets(["new", "old"])
+    old, new, rotating = (
+        CallbackSecrets(["old"]),
+        CallbackSecrets(["new"]),
+        CallbackSecrets(["new", "old"]),
+    )
     assert rotating.token(JOB_ID) == new.token(JOB_ID)
     assert rotating.opens(old.token(JOB_ID), JOB_ID) is True
     assert rotating.opens(new.token(JOB_ID), JOB_ID) is True
@@ -78,7 +93,9 @@ def test_no_invented_token_opens_a_job_or_breaks_the_check(token: str) -> None:
     assert CallbackSecrets([PLAIN, WHSEC]).opens(token, JOB_ID) is False
 
 
-@pytest.mark.parametrize("change", [str.upper, lambda token: token + "=", lambda token: token[:-1], lambda _: "Bearer"])
+@pytest.mark.parametrize(
+    "change", [str.upper, lambda token: token + "=", lambda token: token[:-1], lambda _: "Bearer"]
+)
 def test_a_token_that_was_changed_opens_nothing(change: object) -> None:
     assert callable(change)
     secrets = CallbackSecrets([PLAIN])
@@ -91,7 +108,9 @@ def test_an_empty_secret_is_not_taken(secrets: list[str]) -> None:
         CallbackSecrets(secrets)
 
 
-@pytest.mark.parametrize("secret", ["whsec_", "whsec_====", "whsec_!!!!", "whsec_not base64", "whsec_QUJD\u00e9"])
+@pytest.mark.parametrize(
+    "secret", ["whsec_", "whsec_====", "whsec_!!!!", "whsec_not base64", "whsec_QUJD\u00e9"]
+)
 def test_a_webhook_secret_without_a_readable_key_is_not_taken(secret: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - also base64's own words will do
         CallbackSecrets([secret])
@@ -142,7 +161,8 @@ def test_a_signature_of_another_moment_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds_off", "fresh"), [(0, True), (300, True), (-300, True), (300.5, False), (301, False), (-301, False)]
+    ("seconds_off", "fresh"),
+    [(0, True), (300, True), (-300, True), (300.5, False), (301, False), (-301, False)],
 )
 def test_a_timestamp_may_be_off_by_five_minutes_either_way(seconds_off: float, fresh: bool) -> None:
     assert accepted(library_signature(WHSEC), now=AT + seconds_off) is fresh
@@ -155,7 +175,9 @@ def test_one_good_signature_among_several_is_enough() -> None:
     assert accepted(f"{foreign} v1,AAAA") is False
 
 
-@pytest.mark.parametrize("form", ["{0}", "v2,{0}", "v1a,{0}", "v1{0}", "v1,", "v1", "v1 ,{0}", "v1,{0}x", ""])
+@pytest.mark.parametrize(
+    "form", ["{0}", "v2,{0}", "v1a,{0}", "v1{0}", "v1,", "v1", "v1 ,{0}", "v1,{0}x", ""]
+)
 def test_a_signature_in_another_form_is_refused(form: str) -> None:
     digest = library_signature(WHSEC).removeprefix("v1,")
     assert accepted(form.format(digest)) is False
@@ -169,7 +191,21 @@ def test_at_most_eight_signatures_are_looked_at() -> None:
 
 @pytest.mark.parametrize(
     "timestamp",
-    ["", "now", "-1", "1.5", "1e9", " 1773480000", "1773480000 ", "١٧٧٣٤٨٠٠٠٠", "²", "nan", "inf", "0", "9" * 18],
+    [
+        "",
+        "now",
+        "-1",
+        "1.5",
+        "1e9",
+        " 1773480000",
+        "1773480000 ",
+        "١٧٧٣٤٨٠٠٠٠",
+        "²",
+        "nan",
+        "inf",
+        "0",
+        "9" * 18,
+    ],
 )
 def test_a_timestamp_that_is_none_is_refused(timestamp: str) -> None:
     assert accepted(library_signature(WHSEC), timestamp=timestamp) is False
@@ -180,7 +216,12 @@ def test_an_absurdly_long_timestamp_is_refused_like_any_other(digits: int) -> No
     assert accepted(library_signature(WHSEC), timestamp="9" * digits) is False
 
 
-@given(st.text(max_size=40), st.text(max_size=20) | st.just(str(AT)), st.text(max_size=80), st.binary(max_size=40))
+@given(
+    st.text(max_size=40),
+    st.text(max_size=20) | st.just(str(AT)),
+    st.text(max_size=80),
+    st.binary(max_size=40),
+)
 @example("msg", str(AT), "v1,é v1,\x00 v1,=", b"\xff")
 @settings(max_examples=150, deadline=None)
 def test_no_invented_signature_is_accepted_or_breaks_the_check(

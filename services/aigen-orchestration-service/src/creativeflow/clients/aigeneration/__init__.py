@@ -1,4 +1,6 @@
-"""A client of the AI generation service: start, follow and steer generations without ever starting one twice."""
+"""A client of the AI generation service: start, follow and steer generations without ever starting
+one twice.
+"""
 
 from creativeflow.clients.aigeneration.asynchronous import AsyncClient
 from creativeflow.clients.aigeneration.blocking import Client
@@ -13,6 +15,15 @@ from creativeflow.clients.aigeneration.problems import (
 from creativeflow.clients.aigeneration.resources import Asset, Generation, Quote
 
 __all__ = [
-    "Asset", "AsyncClient", "Client", "Generation", "GenerationEndedError", "GenerationServiceError", "NoAnswerError",
-    "ProblemError", "Quote", "Retries", "WaitedTooLongError",
-]  # fmt: skip
+    "Asset",
+    "AsyncClient",
+    "Client",
+    "Generation",
+    "GenerationEndedError",
+    "GenerationServiceError",
+    "NoAnswerError",
+    "ProblemError",
+    "Quote",
+    "Retries",
+    "WaitedTooLongError",
+]

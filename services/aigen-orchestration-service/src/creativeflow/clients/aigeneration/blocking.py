@@ -19,25 +19,44 @@ from creativeflow.clients.aigeneration.calls import (
     problem_of,
     snapshot,
 )
-from creativeflow.clients.aigeneration.problems import GenerationEndedError, NoAnswerError, WaitedTooLongError
-from creativeflow.clients.aigeneration.resources import AWAITING_SELECTION, COMPLETED, Asset, Generation, Quote
+from creativeflow.clients.aigeneration.problems import (
+    GenerationEndedError,
+    NoAnswerError,
+    WaitedTooLongError,
+)
+from creativeflow.clients.aigeneration.resources import (
+    AWAITING_SELECTION,
+    COMPLETED,
+    Asset,
+    Generation,
+    Quote,
+)
 
 
 class Client:
     """Calls the service; use it as a context, and share it between threads.
 
-    Every method raises ProblemError where the service says no, and NoAnswerError where it does not answer. A call that
-    changes something is made under an idempotency key, yours or one of its own, so that trying again starts nothing
-    twice.
+    Every method raises ProblemError where the service says no, and NoAnswerError where it does not
+    answer. A call that changes something is made under an idempotency key, yours or one of its own,
+    so that trying again starts nothing twice.
     """
 
     def __init__(
-        self, base_url: str, *, api_key: str | None = None, token: str | None = None, user_id: str | None = None,
-        language: str | None = None, timeout_seconds: float = 30.0, retries: Retries | None = None,
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        token: str | None = None,
+        user_id: str | None = None,
+        language: str | None = None,
+        timeout_seconds: float = 30.0,
+        retries: Retries | None = None,
         transport: httpx.BaseTransport | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         headers = headers_of(api_key, token, user_id, language)
-        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout_seconds, transport=transport)
+        self._http = httpx.Client(
+            base_url=base_url, headers=headers, timeout=timeout_seconds, transport=transport
+        )
         self._retries = retries or Retries()
 
     def __enter__(self) -> Self:
@@ -55,8 +74,12 @@ class Client:
         body = {"input_prompt": prompt, "output_format": output_format, **brief}
         return Quote.read(self._send(Call(method="POST", path=f"{ROOT}/quote", body=body)))
 
-    def create(self, prompt: str, output_format: str, *, key: str | None = None, **brief: Any) -> Generation:
-        """Start a generation. `brief` is whatever else the API takes, such as `emotional_tone` or `quote_id`."""
+    def create(
+        self, prompt: str, output_format: str, *, key: str | None = None, **brief: Any
+    ) -> Generation:
+        """Start a generation. `brief` is whatever else the API takes, such as `emotional_tone` or
+        `quote_id`.
+        """
         body = {"input_prompt": prompt, "output_format": output_format, **brief}
         return Generation.read(self._send(acting("", body, key)))
 
@@ -68,26 +91,42 @@ class Client:
         """All that fit, newest first, page by page as they are needed."""
         cursor = None
         while True:
-            wanted = {name: value for name, value in {**filters, "cursor": cursor}.items() if value is not None}
+            wanted = {
+                name: value
+                for name, value in {**filters, "cursor": cursor}.items()
+                if value is not None
+            }
             page = self._send(Call(method="GET", path=ROOT, parameters=wanted))
             yield from map(Generation.read, page["items"])
             if (cursor := page["next"]) is None:
                 return
 
     def select(
-        self, generation_id: str, sample: Asset | str, *, resolution: str | None = None,
-        file_format: str | None = None, quote_id: str | None = None, key: str | None = None,
-    ) -> Generation:  # fmt: skip
+        self,
+        generation_id: str,
+        sample: Asset | str,
+        *,
+        resolution: str | None = None,
+        file_format: str | None = None,
+        quote_id: str | None = None,
+        key: str | None = None,
+    ) -> Generation:
         """Pick one sample and order the final."""
         body = {
             "selected_sample_id": sample if isinstance(sample, str) else sample.asset_id,
-            "desired_resolution": resolution, "output_format": file_format, "quote_id": quote_id,
-        }  # fmt: skip
+            "desired_resolution": resolution,
+            "output_format": file_format,
+            "quote_id": quote_id,
+        }
         return Generation.read(self._send(acting(f"/{generation_id}/select-sample", body, key)))
 
-    def regenerate(self, generation_id: str, *, key: str | None = None, **changes: Any) -> Generation:
+    def regenerate(
+        self, generation_id: str, *, key: str | None = None, **changes: Any
+    ) -> Generation:
         """Ask for another round of samples; `changes` such as `updated_prompt`."""
-        return Generation.read(self._send(acting(f"/{generation_id}/regenerate-samples", changes, key)))
+        return Generation.read(
+            self._send(acting(f"/{generation_id}/regenerate-samples", changes, key))
+        )
 
     def retry(self, generation_id: str, *, key: str | None = None, **changes: Any) -> Generation:
         """Start one that has ended badly again; the answer is a new generation."""
@@ -98,13 +137,19 @@ class Client:
         return Generation.read(self._send(acting(f"/{generation_id}/cancel", None, key)))
 
     def stream(self, generation_id: str) -> Generator[Generation, None, None]:
-        """Every version from now on, live, until it has ended. A lost connection is taken up where it broke."""
+        """Every version from now on, live, until it has ended. A lost connection is taken up where
+        it broke.
+        """
         seen, lost = 0, 0
         while True:
             broken, problem = None, None
             try:
-                headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(seen)} if seen else {})
-                with self._http.stream("GET", f"{ROOT}/{generation_id}/stream", headers=headers) as answer:
+                headers = {"Accept": "text/event-stream"} | (
+                    {"Last-Event-ID": str(seen)} if seen else {}
+                )
+                with self._http.stream(
+                    "GET", f"{ROOT}/{generation_id}/stream", headers=headers
+                ) as answer:
                     if answer.is_error:
                         answer.read()
                         problem = problem_of(answer)
@@ -125,13 +170,19 @@ class Client:
             time.sleep(pause)
 
     def wait(
-        self, generation_id: str, *, for_samples: bool = False, seconds: float = 600.0,
+        self,
+        generation_id: str,
+        *,
+        for_samples: bool = False,
+        seconds: float = 600.0,
         on_change: Callable[[Generation], None] | None = None,
-    ) -> Generation:  # fmt: skip
-        """Wait for the final, or for samples to pick from; `on_change` is told of every new version.
+    ) -> Generation:
+        """Wait for the final, or for samples to pick from; `on_change` is told of every new
+        version.
 
         Raises:
-            GenerationEndedError: it has ended without them. WaitedTooLongError: the time is over; it goes on.
+            GenerationEndedError: it has ended without them. WaitedTooLongError: the time is over;
+            it goes on.
         """
         wanted = AWAITING_SELECTION if for_samples else COMPLETED
         ends, seen = time.monotonic() + seconds, 0
@@ -151,7 +202,9 @@ class Client:
         raise AssertionError("pauses never end")
 
     def download(self, asset: Asset) -> bytes:
-        """The bytes of a picture; who calls is told to the service only, never to another address."""
+        """The bytes of a picture; who calls is told to the service only, never to another
+        address.
+        """
         if of_service(asset.url, self._http.base_url):
             return self._tried(lambda: self._http.get(asset.url)).content
         return self._tried(lambda: httpx.get(asset.url, timeout=self._http.timeout)).content

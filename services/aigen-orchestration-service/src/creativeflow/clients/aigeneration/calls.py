@@ -1,4 +1,6 @@
-"""Calls without the network: what is sent, whether it is tried again, and what an answer means. Both clients use it."""
+"""Calls without the network: what is sent, whether it is tried again, and what an answer means.
+Both clients use it.
+"""
 
 import json
 import random
@@ -18,14 +20,18 @@ _IN_FLIGHT = "idempotency_key_in_flight"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How often a call is tried, and how long is waited in between: doubling, with jitter, within these seconds."""
+    """How often a call is tried, and how long is waited in between: doubling, with jitter, within
+    these seconds.
+    """
 
     tries: int = 5
     first_seconds: float = 0.5
     longest_seconds: float = 8.0
 
     def pause(self, tried: int, problem: ProblemError | None) -> float | None:
-        """Seconds to wait before the next try; None where another try cannot help, or none is left."""
+        """Seconds to wait before the next try; None where another try cannot help, or none is
+        left.
+        """
         if tried >= self.tries or (problem is not None and not _passing(problem)):
             return None
         pause: float = min(self.longest_seconds, self.first_seconds * 2 ** (tried - 1))
@@ -35,7 +41,9 @@ class Retries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call; one that changes something carries a key from the start, so that every try is the same call."""
+    """One call; one that changes something carries a key from the start, so that every try is the
+    same call.
+    """
 
     method: str
     path: str
@@ -52,15 +60,21 @@ class Call:
 def acting(path: str, body: Mapping[str, Any] | None, key: str | None) -> Call:
     """A call that changes something, under the caller's key or a new one."""
     said = {name: value for name, value in (body or {}).items() if value is not None}
-    return Call(method="POST", path=f"{ROOT}{path}", body=said or None, key=key or str(uuid.uuid4()))
+    return Call(
+        method="POST", path=f"{ROOT}{path}", body=said or None, key=key or str(uuid.uuid4())
+    )
 
 
-def headers_of(api_key: str | None, token: str | None, user_id: str | None, language: str | None) -> dict[str, str]:
+def headers_of(
+    api_key: str | None, token: str | None, user_id: str | None, language: str | None
+) -> dict[str, str]:
     """Who calls, and in which language problems are told."""
     said = {
-        "X-Internal-API-Key": api_key, "Authorization": f"Bearer {token}" if token else None, "X-User-ID": user_id,
+        "X-Internal-API-Key": api_key,
+        "Authorization": f"Bearer {token}" if token else None,
+        "X-User-ID": user_id,
         "Accept-Language": language,
-    }  # fmt: skip
+    }
     return {name: value for name, value in said.items() if value}
 
 
@@ -97,17 +111,25 @@ def of_service(url: str, base_url: httpx.URL) -> bool:
 
 
 def alive(line: str) -> bool:
-    """Whether a line of the live stream shows that it lasts: news, or the comment that comes when there are none."""
+    """Whether a line of the live stream shows that it lasts: news, or the comment that comes when
+    there are none.
+    """
     return line.startswith(("data: ", ":"))
 
 
 def snapshot(line: str) -> Generation | None:
     """The generation in a line of the live stream; None in all other lines."""
-    return Generation.read(json.loads(line.removeprefix("data: "))) if line.startswith("data: ") else None
+    return (
+        Generation.read(json.loads(line.removeprefix("data: ")))
+        if line.startswith("data: ")
+        else None
+    )
 
 
 def pauses() -> Iterator[float]:
-    """Seconds between looks while waiting without a live stream: soon at first, then every two seconds."""
+    """Seconds between looks while waiting without a live stream: soon at first, then every two
+    seconds.
+    """
     pause = 0.1
     while True:
         yield pause
@@ -115,7 +137,12 @@ def pauses() -> Iterator[float]:
 
 
 def _passing(problem: ProblemError) -> bool:
-    """Whether the same call may well succeed in a moment; a conflict only where its first try is still running."""
+    """Whether the same call may well succeed in a moment; a conflict only where its first try is
+    still running.
+    """
     if problem.status == httpx.codes.CONFLICT:
         return problem.code == _IN_FLIGHT
-    return problem.retryable or problem.status in {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.BAD_GATEWAY}
+    return problem.retryable or problem.status in {
+        httpx.codes.TOO_MANY_REQUESTS,
+        httpx.codes.BAD_GATEWAY,
+    }

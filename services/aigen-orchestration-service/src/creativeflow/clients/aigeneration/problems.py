@@ -1,4 +1,6 @@
-"""What a call can fail with: the service says no, does not answer, or a generation ends without its picture."""
+"""What a call can fail with: the service says no, does not answer, or a generation ends without its
+picture.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,13 +14,19 @@ class GenerationServiceError(Exception):
 
 
 class NoAnswerError(GenerationServiceError):
-    """No answer after all tries. With the same idempotency key the call can be made again safely."""
+    """No answer after all tries. With the same idempotency key the call can be made again
+    safely.
+    """
 
 
 class ProblemError(GenerationServiceError):
-    """The service says no; `code` is one of its problems (docs/problems.md), the text is for a person."""
+    """The service says no; `code` is one of its problems (docs/problems.md), the text is for a
+    person.
+    """
 
-    def __init__(self, status: int, document: Mapping[str, Any], retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, status: int, document: Mapping[str, Any], retry_after_seconds: float | None = None
+    ) -> None:
         super().__init__(str(document.get("detail") or f"The service answered {status}."))
         self.status = status
         self.code = str(document.get("code", "unknown"))
@@ -29,7 +37,9 @@ class ProblemError(GenerationServiceError):
 
 
 class GenerationEndedError(GenerationServiceError):
-    """The generation has ended without what was waited for; `generation.failure` says why, and the ways on."""
+    """The generation has ended without what was waited for; `generation.failure` says why, and the
+    ways on.
+    """
 
     def __init__(self, generation: "Generation") -> None:
         super().__init__(generation.failure_message or f"The generation is {generation.status}.")

@@ -22,7 +22,12 @@ class Asset:
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> Self:
         """From the service's words; what is not known here is left out."""
-        return cls(asset_id=said["asset_id"], url=said["url"], resolution=said["resolution"], format=said["format"])
+        return cls(
+            asset_id=said["asset_id"],
+            url=said["url"],
+            resolution=said["resolution"],
+            format=said["format"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +56,18 @@ class Generation:
         """From the service's words."""
         failure, final = said.get("failure") or {}, said.get("final_asset")
         return cls(
-            id=said["id"], status=said["status"], version=said["version"],
+            id=said["id"],
+            status=said["status"],
+            version=said["version"],
             samples=tuple(Asset.read(sample) for sample in said.get("samples", ())),
-            final=Asset.read(final) if final else None, cost=Decimal(said["cost"]["total"]),
-            actions=tuple(said.get("actions", ())), failure_code=failure.get("code"),
-            failure_message=failure.get("message"), percent=(said.get("progress") or {}).get("percent"), raw=said,
-        )  # fmt: skip
+            final=Asset.read(final) if final else None,
+            cost=Decimal(said["cost"]["total"]),
+            actions=tuple(said.get("actions", ())),
+            failure_code=failure.get("code"),
+            failure_message=failure.get("message"),
+            percent=(said.get("progress") or {}).get("percent"),
+            raw=said,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +85,9 @@ class Quote:
         """From the service's words."""
         balance = said.get("balance")
         return cls(
-            quote_id=said["quote_id"], expires_at=said["expires_at"], total=Decimal(said["total"]),
-            balance=None if balance is None else Decimal(balance), raw=said,
-        )  # fmt: skip
+            quote_id=said["quote_id"],
+            expires_at=said["expires_at"],
+            total=Decimal(said["total"]),
+            balance=None if balance is None else Decimal(balance),
+            raw=said,
+        )

@@ -18,11 +18,21 @@ from creativeflow.services.aigeneration.api.middleware import RequestContext
 from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
 from creativeflow.services.aigeneration.api.routes import callbacks
 from creativeflow.services.aigeneration.api.routing import ShortWay
-from creativeflow.services.aigeneration.bootstrap.container import Container, broker_queues, database_url
+from creativeflow.services.aigeneration.bootstrap.container import (
+    Container,
+    broker_queues,
+    database_url,
+)
 from creativeflow.services.aigeneration.kit.translations import Translations
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
-from creativeflow.services.aigeneration.web import console, error_pages, sign_in, static_files, studio
+from creativeflow.services.aigeneration.web import (
+    console,
+    error_pages,
+    sign_in,
+    static_files,
+    studio,
+)
 from creativeflow.services.aigeneration.web.console.snapshot import SnapshotCache
 from creativeflow.services.aigeneration.web.sessions import Sessions
 from creativeflow.services.aigeneration.web.studio import reference_images
@@ -30,12 +40,17 @@ from creativeflow.services.aigeneration.web.templating import Pages
 
 _ABOUT = """Takes a request for an AI-made creative from credit check to final image.
 
-Every state is true and every credit exact: holds are placed before the work and captured when it is delivered."""
+Every state is true and every credit exact: holds are placed before the work and captured when it
+is delivered."""
 
 _SECURITY = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-Internal-API-Key"},
     "userToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-    "callbackToken": {"type": "http", "scheme": "bearer", "description": "The `callback_token` of the job."},
+    "callbackToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The `callback_token` of the job.",
+    },
     "webhookSignature": {"type": "apiKey", "in": "header", "name": "webhook-signature"},
 }
 
@@ -54,7 +69,9 @@ class App(FastAPI):
         await self.short_way.lead(found, scope, receive, send)
 
 
-def create_app(settings: Settings | None = None, *, migrates: bool = True, service: Container | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, migrates: bool = True, service: Container | None = None
+) -> FastAPI:
     """The application; its lifespan starts and stops the roles of this process.
 
     A `service` that is given is used as it is, and neither started nor stopped.
@@ -85,15 +102,23 @@ def create_app(settings: Settings | None = None, *, migrates: bool = True, servi
         docs_url=None,
         redoc_url=None,
     )
-    uploads = {callbacks.UPLOADS: settings.asset_limit_bytes, reference_images.UPLOADS: settings.web_upload_bytes}
+    uploads = {
+        callbacks.UPLOADS: settings.asset_limit_bytes,
+        reference_images.UPLOADS: settings.web_upload_bytes,
+    }
     around = partial(RequestContext, body_limit=settings.body_limit_bytes, upload_limits=uploads)
     app.add_middleware(around)
     errors.install(app)
     app.state.catalogue, app.state.statics = Translations.load(), static_files.StaticFiles()
-    app.state.pages, app.state.present_error = Pages(settings, app.state.statics), error_pages.present
+    app.state.pages, app.state.present_error = (
+        Pages(settings, app.state.statics),
+        error_pages.present,
+    )
     pages = (static_files.router, sign_in.router, *studio.ROUTERS, *console.ROUTERS)
     for router in (*routes.ROUTERS, *pages):
-        app.router.routes.extend(router.routes)  # including a router would have each call look for its route twice
+        app.router.routes.extend(
+            router.routes
+        )  # including a router would have each call look for its route twice
     app.short_way = ShortWay(app.router.routes, around)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
@@ -110,7 +135,9 @@ async def start_service(settings: Settings, *, migrates: bool = True) -> Contain
 
 
 def _calm_the_collector() -> None:
-    """What was built at the start lives for ever: looking through it again and again stalls calls for 100 ms."""
+    """What was built at the start lives for ever: looking through it again and again stalls calls
+    for 100 ms.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
@@ -119,21 +146,40 @@ def _calm_the_collector() -> None:
 def _provide(app: FastAPI, service: Container) -> None:
     """What endpoints find on `app.state`."""
     provided: dict[str, Any] = {
-        "settings": service.settings, "orchestrator": service.orchestrator, "queries": service.queries,
-        "outbox": service.outbox, "reports": service.reports, "hub": service.hub, "assets": service.assets,
-        "save_upload": service.save_upload, "save_reference": service.save_reference,
-        "accounts": service.accounts, "figures": service.figures, "books": service.books, "flags": service.flags,
-        "reconciliation": service.reconciliation, "watchdog": service.watchdog,
+        "settings": service.settings,
+        "orchestrator": service.orchestrator,
+        "queries": service.queries,
+        "outbox": service.outbox,
+        "reports": service.reports,
+        "hub": service.hub,
+        "assets": service.assets,
+        "save_upload": service.save_upload,
+        "save_reference": service.save_reference,
+        "accounts": service.accounts,
+        "figures": service.figures,
+        "books": service.books,
+        "flags": service.flags,
+        "reconciliation": service.reconciliation,
+        "watchdog": service.watchdog,
         "routing": service.routing,
-        "entitlements": service.entitlements, "gate": service.gate,
-        "policy": service.policy, "broker": service.broker, "broker_queues": broker_queues(service.settings),
-        "checks": service.checks, "refresh_gauges": service.refresh_gauges, "now": service.now,
-        "new_id": service.new_id, "endpoints": service.endpoints,
+        "entitlements": service.entitlements,
+        "gate": service.gate,
+        "policy": service.policy,
+        "broker": service.broker,
+        "broker_queues": broker_queues(service.settings),
+        "checks": service.checks,
+        "refresh_gauges": service.refresh_gauges,
+        "now": service.now,
+        "new_id": service.new_id,
+        "endpoints": service.endpoints,
         "sessions": Sessions(
-            service.secrets.keys, service.gate, now=service.now, secure=service.public_url.startswith("https:")
+            service.secrets.keys,
+            service.gate,
+            now=service.now,
+            secure=service.public_url.startswith("https:"),
         ),
         "limiter": RateLimiter(service.settings.rate_limit_per_minute),
-    }  # fmt: skip
+    }
     for name, value in provided.items():
         setattr(app.state, name, value)
     app.state.overview = SnapshotCache(app.state)
@@ -142,7 +188,9 @@ def _provide(app: FastAPI, service: Container) -> None:
 def _describe(app: FastAPI) -> dict[str, Any]:
     """The API description, with the bodies that endpoints read as bytes and the ways to sign in."""
     if app.openapi_schema is None:
-        described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        described = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
         components = described.setdefault("components", {})
         for model in callbacks.DESCRIBED:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -156,15 +204,21 @@ def _describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _declare_refusals(described: dict[str, Any]) -> None:
-    """What any call may be refused for, as it is answered: the framework's own words for it are never sent."""
+    """What any call may be refused for, as it is answered: the framework's own words for it are
+    never sent.
+    """
     for path, calls in described["paths"].items():
         for method, call in calls.items():
             answers: dict[str, Any] = call["responses"]
-            if "422" in answers or path.startswith("/api/"):  # parameters nobody knows are refused everywhere
+            if "422" in answers or path.startswith(
+                "/api/"
+            ):  # parameters nobody knows are refused everywhere
                 answers["422"] = _refusal(422)
             unreadable = (400,) if method != "get" else ()
             refused = (*unreadable, 413, 415) if "requestBody" in call else unreadable
-            answers |= {str(status): _refusal(status) for status in refused if str(status) not in answers}
+            answers |= {
+                str(status): _refusal(status) for status in refused if str(status) not in answers
+            }
             call["responses"] = dict(sorted(answers.items()))
     for name in ("HTTPValidationError", "ValidationError"):
         described["components"]["schemas"].pop(name, None)

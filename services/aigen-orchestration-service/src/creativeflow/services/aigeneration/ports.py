@@ -1,4 +1,6 @@
-"""Other people's systems in our words: Credits, Engine, Notifier. Each has at least two adapters."""
+"""Other people's systems in our words: Credits, Engine, Notifier. Each has at least two
+adapters.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,23 @@ from creativeflow.services.aigeneration.domain.reconciliation import HoldStatus
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
 
 __all__ = [
-    "Credits", "CreditsConflictError", "CreditsRefusedError", "CreditsUndecidableError", "CreditsUnknownError",
-    "Engine", "Entitlements", "HoldStatus", "Notifier", "NotifierRefusedError", "NotifierUnavailableError",
-    "PromptCheck", "PromptCheckUnavailableError", "Publication", "PublicationOutcome", "Reservation",
-]  # fmt: skip
+    "Credits",
+    "CreditsConflictError",
+    "CreditsRefusedError",
+    "CreditsUndecidableError",
+    "CreditsUnknownError",
+    "Engine",
+    "Entitlements",
+    "HoldStatus",
+    "Notifier",
+    "NotifierRefusedError",
+    "NotifierUnavailableError",
+    "PromptCheck",
+    "PromptCheckUnavailableError",
+    "Publication",
+    "PublicationOutcome",
+    "Reservation",
+]
 
 
 class CreditsRefusedError(Exception):
@@ -23,23 +38,30 @@ class CreditsRefusedError(Exception):
 
 
 class CreditsConflictError(Exception):
-    """The key was used before with another amount: a fault of ours that must never be guessed away."""
+    """The key was used before with another amount: a fault of ours that must never be guessed
+    away.
+    """
 
 
 class CreditsUnknownError(Exception):
-    """No answer, or none that can be trusted: the operation may or may not have happened. Never "no"."""
+    """No answer, or none that can be trusted: the operation may or may not have happened. Never
+    "no".
+    """
 
 
 class CreditsUndecidableError(CreditsUnknownError):
-    """Unknown for good: the credit service has no way to ask what became of a key. A person must look."""
+    """Unknown for good: the credit service has no way to ask what became of a key. A person must
+    look.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entitlements:
-    """What a user may do (REQ-016); `balance` in 1/100 credit, None where the service does not tell.
+    """What a user may do (REQ-016); `balance` in 1/100 credit, None where the service does not
+    tell.
 
-    `stale`: the credit service does not answer, and this is what it said some minutes ago. Good enough for what is
-    free, never for what costs.
+    `stale`: the credit service does not answer, and this is what it said some minutes ago. Good
+    enough for what is free, never for what costs.
     """
 
     plan: Plan
@@ -50,7 +72,8 @@ class Entitlements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """What is to be set aside, taken or given back: the same facts travel with every operation on one key.
+    """What is to be set aside, taken or given back: the same facts travel with every operation on
+    one key.
 
     `amount` in 1/100 credit; `action` is one of the four action types of the price list.
     """
@@ -73,7 +96,8 @@ class Reservation:
 class Credits(Protocol):
     """A credit service. Every operation is idempotent on its key.
 
-    Any call may raise CreditsUnknownError, and CreditsUndecidableError where asking again will never help.
+    Any call may raise CreditsUnknownError, and CreditsUndecidableError where asking again will
+    never help.
     """
 
     async def entitlements(self, user_id: str) -> Entitlements:
@@ -98,7 +122,8 @@ class Credits(Protocol):
         ...
 
     async def release(self, held: Reservation) -> None:
-        """Give back what was held, or close a key that never held anything: a hold that arrives later is a conflict.
+        """Give back what was held, or close a key that never held anything: a hold that arrives
+        later is a conflict.
 
         Again: nothing happens.
 
@@ -112,7 +137,9 @@ class Credits(Protocol):
         ...
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """A person says what became of a key that could not be asked about; one that can be asked knows better."""
+        """A person says what became of a key that could not be asked about; one that can be asked
+        knows better.
+        """
         ...
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:
@@ -131,7 +158,8 @@ class PromptCheck(Protocol):
     """Whatever says whether words may be made into pictures."""
 
     async def check(self, texts: Sequence[str], locale: str | None) -> ModerationResult:
-        """The strictest verdict on all texts; `locale` such as `en-US` is the request's, if it has one.
+        """The strictest verdict on all texts; `locale` such as `en-US` is the request's, if it has
+        one.
 
         Raises:
             PromptCheckUnavailableError: it does not answer.
@@ -181,7 +209,8 @@ class NotifierRefusedError(Exception):
 class NotifierUnavailableError(Exception):
     """The receiver does not answer, or not well: the same notification is sent again later.
 
-    `retry_after` is set where trying costs nothing, such as on a connection that is known to be down.
+    `retry_after` is set where trying costs nothing, such as on a connection that is known to be
+    down.
     """
 
     def __init__(self, reason: str, retry_after: timedelta | None = None) -> None:

@@ -1,4 +1,6 @@
-"""Every knob: its type, its default, its sentence. `.env.example` and docs/settings.md are generated from here."""
+"""Every knob: its type, its default, its sentence. `.env.example` and docs/settings.md are
+generated from here.
+"""
 
 import hashlib
 import hmac
@@ -9,7 +11,15 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
@@ -24,7 +34,11 @@ _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
 def _comma_list(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _amount(value: Any) -> Any:
@@ -42,7 +56,9 @@ def _pairs(value: Any) -> Any:
 
 def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
     if wrong := [value for value in values if not _ORIGIN.fullmatch(value)]:
-        raise ValueError(f"an origin is https://host or https://host:port, nothing after it; not one: {wrong[0]}")
+        raise ValueError(
+            f"an origin is https://host or https://host:port, nothing after it; not one: {wrong[0]}"
+        )
     return values
 
 
@@ -61,6 +77,9 @@ def _named(name: str, *older: str) -> AliasChoices:
     return AliasChoices(f"AIGEN_{name.upper()}", *older)
 
 
+_PORT_MAX = 65_535
+
+
 class ApiKey:
     """One named service or operator; only the key's SHA-256 is kept."""
 
@@ -77,7 +96,9 @@ class ApiKey:
         return hmac.compare_digest(hashlib.sha256(key.encode()).hexdigest(), self._digest)
 
     def fingerprint(self, secret: bytes) -> str:
-        """What names this key, its role and its text, and tells nothing of it to who does not know the secret."""
+        """What names this key, its role and its text, and tells nothing of it to who does not know
+        the secret.
+        """
         said = f"{self.name}:{self.role}:{self._digest}".encode()
         return hmac.digest(secret, said, hashlib.sha256).hex()[:32]
 
@@ -99,7 +120,9 @@ class ApiKey:
         if key.startswith("sha256$"):
             digest = key.removeprefix("sha256$").lower()
             if not re.fullmatch(r"[0-9a-f]{64}", digest):
-                raise ValueError(f"the API key of {name} has no SHA-256 of 64 hexadecimal digits after sha256$")
+                raise ValueError(
+                    f"the API key of {name} has no SHA-256 of 64 hexadecimal digits after sha256$"
+                )
             return cls(name, role, digest)
         if len(key) < 16:  # noqa: PLR2004 - shorter keys can be guessed
             raise ValueError(f"the API key of {name} is too short: use at least 16 characters")
@@ -110,57 +133,103 @@ class Settings(BaseSettings):
     """All settings, read once from the environment and `.env`, then passed on."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_prefix="AIGEN_", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+        env_file=".env",
+        env_prefix="AIGEN_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
     )
 
     profile: Literal["embedded", "production"] = Field(
         "embedded",
-        description="`embedded`: all inside, open on loopback. `production`: refuses defaults and missing secrets.",
+        description=(
+            "`embedded`: all inside, open on loopback. `production`: refuses defaults and missing"
+            " secrets."
+        ),
     )
-    data_dir: Path = Field(Path("~/.local/share/aigen"), description="Embedded database, pictures, generated secret.")
+    data_dir: Path = Field(
+        Path("~/.local/share/aigen"), description="Embedded database, pictures, generated secret."
+    )
     database_url: SecretStr | None = Field(
         None,
         validation_alias=_named("database_url", "DATABASE_URL"),
-        description="`postgresql://user:password@host/database`. Unset: an embedded PostgreSQL in the data directory.",
+        description=(
+            "`postgresql://user:password@host/database`. Unset: an embedded PostgreSQL in the data"
+            " directory."
+        ),
     )
     engine_url: SecretStr = Field(
         SecretStr("local://"),
         validation_alias=_named("engine_url", "RABBITMQ_URL"),
-        description="`local://` draws pictures itself; `amqp(s)://user:password@host/vhost` hands jobs to n8n.",
+        description=(
+            "`local://` draws pictures itself; `amqp(s)://user:password@host/vhost` hands jobs to"
+            " n8n."
+        ),
     )
     credits_url: SecretStr = Field(
         SecretStr("local://"),
         validation_alias=_named("credits_url", "CREDIT_SERVICE_API_URL"),
-        description="`local://` keeps credits in our own database, `http(s)://adapter/api/v1` in a billing adapter, "
-        "`odoo+https://host[:port]/database` in an Odoo with the addon `creativeflow_aigen`.",
+        description=(
+            "`local://` keeps credits in our own database, `http(s)://adapter/api/v1` in a billing"
+            " adapter, `odoo+https://host[:port]/database` in an Odoo with the addon"
+            " `creativeflow_aigen`."
+        ),
     )
-    credits_login: str | None = Field(None, description="Login of the user in Odoo whose key is `credits_api_key`.")
+    credits_login: str | None = Field(
+        None, description="Login of the user in Odoo whose key is `credits_api_key`."
+    )
     credits_api_key: SecretStr | None = Field(
-        None, validation_alias=_named("credits_api_key", "CREDIT_SERVICE_API_KEY"),
-        description="Sent to the credit service: the billing adapter's X-Internal-API-Key, or a key of Odoo.",
-    )  # fmt: skip
+        None,
+        validation_alias=_named("credits_api_key", "CREDIT_SERVICE_API_KEY"),
+        description=(
+            "Sent to the credit service: the billing adapter's X-Internal-API-Key, or a key of"
+            " Odoo."
+        ),
+    )
     credits_refund_path: str = Field(
         "/users/{user_id}/credits/refund",
-        description="The billing adapter's refund route; `none` where it has none: then refunds wait for a person.",
+        description=(
+            "The billing adapter's refund route; `none` where it has none: then refunds wait for a"
+            " person."
+        ),
     )
     credits_lookup_path: str = Field(
-        "none", description="The billing adapter's look-up, such as `/users/{user_id}/credits/operations/{key}`."
+        "none",
+        description=(
+            "The billing adapter's look-up, such as `/users/{user_id}/credits/operations/{key}`."
+        ),
     )
     credits_plan_names: Pairs = Field(
-        {}, description="The billing adapter's plan names that are not ours, such as `Professional=pro,Basic=free`."
+        {},
+        description=(
+            "The billing adapter's plan names that are not ours, such as"
+            " `Professional=pro,Basic=free`."
+        ),
     )
     credits_odoo_api: Literal["auto", "json2", "jsonrpc"] = Field(
-        "auto", description="How to speak to Odoo: `json2` from version 19, `jsonrpc` before; `auto` asks it once."
+        "auto",
+        description=(
+            "How to speak to Odoo: `json2` from version 19, `jsonrpc` before; `auto` asks it once."
+        ),
     )
-    credits_call_timeout: Seconds = Field(10, description="Seconds one operation may take at the credit service.")
+    credits_call_timeout: Seconds = Field(
+        10, description="Seconds one operation may take at the credit service."
+    )
     notify_url: SecretStr = Field(
         SecretStr("log://"),
         validation_alias=_named("notify_url", "NOTIFICATION_SERVICE_API_URL"),
         description="`log://`, `amqp(s)://…` or `http(s)://…` of the notification service.",
     )
-    notify_api_key: SecretStr | None = Field(None, description="Sent as X-Internal-API-Key with HTTP notifications.")
-    notify_channels: Words = Field(("websocket",), description="`target_channels` of every notification.")
-    notify_queue: str = Field("ai_updates_notifications", description="The notification service's queue.")
+    notify_api_key: SecretStr | None = Field(
+        None, description="Sent as X-Internal-API-Key with HTTP notifications."
+    )
+    notify_channels: Words = Field(
+        ("websocket",), description="`target_channels` of every notification."
+    )
+    notify_queue: str = Field(
+        "ai_updates_notifications", description="The notification service's queue."
+    )
     public_url: str | None = Field(
         None,
         validation_alias=_named("public_url", "N8N_CALLBACK_BASE_URL"),
@@ -169,33 +238,50 @@ class Settings(BaseSettings):
     callback_secret: SecretStr | None = Field(
         None,
         validation_alias=_named("callback_secret", "N8N_CALLBACK_SECRET"),
-        description="Signs the workers' job tokens; two, separated by a comma, while rotating. Unset: generated once.",
+        description=(
+            "Signs the workers' job tokens; two, separated by a comma, while rotating. Unset:"
+            " generated once."
+        ),
     )
     field_names: Literal["current", "older"] = Field(
-        "current", description="`older`: jobs in the camelCase of older workflows, whose results are read as well."
+        "current",
+        description=(
+            "`older`: jobs in the camelCase of older workflows, whose results are read as well."
+        ),
     )
     allow_missing_job_id: bool = Field(
         False, description="Accept signed results without `job_id` for the request's current job."
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_list)] = Field(
-        (), description="`name:role:key` or `name:role:sha256$hex`, comma separated; role `service` or `operator`."
+        (),
+        description=(
+            "`name:role:key` or `name:role:sha256$hex`, comma separated; role `service` or"
+            " `operator`."
+        ),
     )
     jwt_secret: SecretStr | None = Field(None, description="HS256 secret of end-user tokens.")
     jwks_url: str | None = Field(
-        None, validation_alias=_named("jwks_url", "AIGEN_JWT_JWKS_URL"),
+        None,
+        validation_alias=_named("jwks_url", "AIGEN_JWT_JWKS_URL"),
         description="Key set of RS256 and ES256 end-user tokens.",
-    )  # fmt: skip
+    )
     jwt_audience: str | None = Field(None, description="Audience that end-user tokens must name.")
     jwt_issuer: str | None = Field(None, description="Issuer that end-user tokens must name.")
     webhook_endpoints_max: Annotated[int, Field(ge=0, le=1000)] = Field(
         10, description="Webhook endpoints of each API key; 0 turns webhooks off."
     )
     webhook_allowed_networks: Words = Field(
-        (), description="Private networks that webhooks may call, such as 10.1.0.0/16; else only the internet."
+        (),
+        description=(
+            "Private networks that webhooks may call, such as 10.1.0.0/16; else only the internet."
+        ),
     )
-    webhook_allow_http: bool = Field(False, description="Let webhooks call plain http on the internet too.")
+    webhook_allow_http: bool = Field(
+        False, description="Let webhooks call plain http on the internet too."
+    )
     webhook_ports: Words = Field(
-        ("80", "443", "8443"), description="Ports that webhooks may call; in the allowed networks any."
+        ("80", "443", "8443"),
+        description="Ports that webhooks may call; in the allowed networks any.",
     )
     webhook_timeout: Seconds = Field(15, description="Seconds a receiver has to answer a webhook.")
     webhook_log_days: Annotated[int, Field(ge=1, le=3650)] = Field(
@@ -203,37 +289,65 @@ class Settings(BaseSettings):
     )
     result_check: Literal["fetch", "stored", "off"] = Field(
         "fetch",
-        description="What is looked at before a result counts: `fetch` every picture it names, `stored` only what was "
-        "uploaded to this service, `off` nothing; for trials.",
+        description=(
+            "What is looked at before a result counts: `fetch` every picture it names, `stored`"
+            " only what was uploaded to this service, `off` nothing; for trials."
+        ),
     )
     result_allowed_networks: Words = Field(
-        (), description="Private networks where workers keep pictures, such as 10.1.0.0/16; else only the internet."
+        (),
+        description=(
+            "Private networks where workers keep pictures, such as 10.1.0.0/16; else only the"
+            " internet."
+        ),
     )
-    result_allow_http: bool = Field(True, description="Fetch workers' pictures over plain http on the internet too.")
+    result_allow_http: bool = Field(
+        True, description="Fetch workers' pictures over plain http on the internet too."
+    )
     result_ports: Words = Field(
-        ("80", "443", "8443"), description="Ports where workers' pictures are fetched; in the allowed networks any."
+        ("80", "443", "8443"),
+        description="Ports where workers' pictures are fetched; in the allowed networks any.",
     )
     result_timeout: Annotated[float, Field(gt=0, le=240)] = Field(
         20, description="Seconds for all tries to fetch one picture of a result."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on.")
-    roles: Words = Field(ROLES, description="What this process does; every role may run any number of times.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
-    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or coloured text.")
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="Port of /metrics on the same host for a process without the role api; 0 for none."
+    roles: Words = Field(
+        ROLES, description="What this process does; every role may run any number of times."
     )
-    database_pool_size: Annotated[int, Field(ge=2, le=200)] = Field(10, description="Connections per process.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="One JSON object a line, or coloured text."
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0,
+        description=(
+            "Port of /metrics on the same host for a process without the role api; 0 for none."
+        ),
+    )
+    database_pool_size: Annotated[int, Field(ge=2, le=200)] = Field(
+        10, description="Connections per process."
+    )
     web_origins: Annotated[Words, AfterValidator(_origins)] = Field(
-        (), description="Platforms that may hand their users over to the studio, such as `https://app.example.com`."
+        (),
+        description=(
+            "Platforms that may hand their users over to the studio, such as"
+            " `https://app.example.com`."
+        ),
     )
     web_picture_origins: Annotated[Words, AfterValidator(_picture_origins)] = Field(
         ("https:",),
-        description="Where else pages may show pictures from: `https:`, or origins; `https://*.example.com` is one.",
+        description=(
+            "Where else pages may show pictures from: `https:`, or origins; `https://*.example.com`"
+            " is one."
+        ),
     )
     web_top_up_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = Field(
-        None, description="Page where users buy credits or change their plan; the studio links there."
+        None,
+        description="Page where users buy credits or change their plan; the studio links there.",
     )
     web_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
         10_485_760, description="Largest reference picture that a user may upload in the studio."
@@ -242,7 +356,10 @@ class Settings(BaseSettings):
         200, description="Reference pictures that a user may upload within `web_uploads_days`."
     )
     web_uploads_bytes: Annotated[int, Field(ge=1024)] = Field(
-        536_870_912, description="Bytes that the reference pictures of these days may take together as they are kept."
+        536_870_912,
+        description=(
+            "Bytes that the reference pictures of these days may take together as they are kept."
+        ),
     )
     web_uploads_days: Annotated[int, Field(ge=1, le=366)] = Field(
         30, description="Days within which a user's reference pictures are counted."
@@ -253,43 +370,74 @@ class Settings(BaseSettings):
     job_uploads_bytes: Annotated[int, Field(ge=1024)] = Field(
         268_435_456, description="Bytes that the pictures of one job may take together."
     )
-    body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(262_144, description="Largest request body.")
-    asset_limit_bytes: Annotated[int, Field(ge=1024)] = Field(67_108_864, description="Largest uploaded picture.")
-    require_idempotency_key: bool = Field(False, description="Refuse state-changing calls without Idempotency-Key.")
+    body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(
+        262_144, description="Largest request body."
+    )
+    asset_limit_bytes: Annotated[int, Field(ge=1024)] = Field(
+        67_108_864, description="Largest uploaded picture."
+    )
+    require_idempotency_key: bool = Field(
+        False, description="Refuse state-changing calls without Idempotency-Key."
+    )
     rate_limit_per_minute: Annotated[int, Field(ge=0)] = Field(
         0, description="State-changing calls per caller and minute in each process; 0 for no limit."
     )
-    idempotency_hours: Annotated[int, Field(ge=72)] = Field(96, description="How long answers are kept for replay.")
+    idempotency_hours: Annotated[int, Field(ge=72)] = Field(
+        96, description="How long answers are kept for replay."
+    )
     price_samples: Credits = Field(25, description="Credits for a sample set, such as 0.25.")
     price_final: Credits = Field(100, description="Credits for a standard final.")
-    price_final_high_resolution: Credits = Field(200, description="Credits for a high-resolution final.")
+    price_final_high_resolution: Credits = Field(
+        200, description="Credits for a high-resolution final."
+    )
     high_resolution_above: Annotated[int, Field(ge=64, le=4096)] = Field(
         1920, description="Longest side in pixels above which a final counts as high resolution."
     )
-    free_generations: Annotated[int, Field(ge=0)] = Field(100, description="Generations a month on the Free plan.")
-    in_flight_limits: Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_pairs)] = Field(
+    free_generations: Annotated[int, Field(ge=0)] = Field(
+        100, description="Generations a month on the Free plan."
+    )
+    in_flight_limits: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_pairs)
+    ] = Field(
         {},
-        description="Jobs of one user with workers at once, by lane and plan; unset: "
-        f"`{','.join(f'{plan.name}={plan.in_flight}' for plan in PLANS.values())}`.",
+        description=(
+            "Jobs of one user with workers at once, by lane and plan; unset: "
+            f"`{','.join(f'{plan.name}={plan.in_flight}' for plan in PLANS.values())}`."
+        ),
     )
     routing_file: Path | None = Field(
-        None, description="TOML file with models and routing rules, read again when it changes. Unset: three models."
+        None,
+        description=(
+            "TOML file with models and routing rules, read again when it changes. Unset: three"
+            " models."
+        ),
     )
     quote_validity: Seconds = Field(900, description="Seconds a quote binds its prices.")
-    charge_rejected: bool = Field(True, description="Capture the sample hold when the provider rejects the prompt.")
+    charge_rejected: bool = Field(
+        True, description="Capture the sample hold when the provider rejects the prompt."
+    )
     safety_url: SecretStr = Field(
         SecretStr("words://"),
-        description="`words://` checks prompts against word lists, `https://…/v1/moderations` asks an endpoint too, "
-        "`none://` nobody.",
+        description=(
+            "`words://` checks prompts against word lists, `https://…/v1/moderations` asks an"
+            " endpoint too, `none://` nobody."
+        ),
     )
-    safety_file: Path | None = Field(None, description="TOML file with word lists in place of those that come along.")
-    safety_api_key: SecretStr | None = Field(None, description="Bearer token for the moderation endpoint.")
-    safety_model: str | None = Field(None, description="Model that the moderation endpoint is asked for.")
+    safety_file: Path | None = Field(
+        None, description="TOML file with word lists in place of those that come along."
+    )
+    safety_api_key: SecretStr | None = Field(
+        None, description="Bearer token for the moderation endpoint."
+    )
+    safety_model: str | None = Field(
+        None, description="Model that the moderation endpoint is asked for."
+    )
     safety_review_above: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Score of the moderation endpoint above which a person looks first."
     )
     safety_when_away: WhenAway = Field(
-        WhenAway.REFUSE, description="While the endpoint is away: `refuse` (503), `review` by a person, or `allow`."
+        WhenAway.REFUSE,
+        description="While the endpoint is away: `refuse` (503), `review` by a person, or `allow`.",
     )
     safety_abuse_after: Annotated[int, Field(ge=1)] = Field(
         3, description="Severe rejections within a day after which an account is restricted."
@@ -297,44 +445,92 @@ class Settings(BaseSettings):
     dispatch_deadline: Seconds = Field(3600, description="Seconds a job may wait for its turn.")
     samples_deadline: Seconds = Field(300, description="Seconds a worker has for samples.")
     final_deadline: Seconds = Field(600, description="Seconds a worker has for the final.")
-    selection_deadline: Seconds = Field(2_592_000, description="Seconds a user has to pick a sample (30 days).")
-    expiry_reminder: Seconds = Field(259_200, description="Seconds before that at which the user is reminded (3 days).")
-    review_deadline: Seconds = Field(259_200, description="Seconds an operator has to look at a prompt (3 days).")
+    selection_deadline: Seconds = Field(
+        2_592_000, description="Seconds a user has to pick a sample (30 days)."
+    )
+    expiry_reminder: Seconds = Field(
+        259_200, description="Seconds before that at which the user is reminded (3 days)."
+    )
+    review_deadline: Seconds = Field(
+        259_200, description="Seconds an operator has to look at a prompt (3 days)."
+    )
     job_lease: Seconds = Field(60, description="Seconds a dispatcher may take to publish a job.")
-    retry_delay: Seconds = Field(2, description="Seconds before the second attempt; doubles with each.")
-    hold_timeout: Seconds = Field(5, description="Seconds to wait for the credit service while a caller waits.")
-    worker_quiet: Seconds = Field(120, description="Seconds without a word of any worker after which that is told.")
+    retry_delay: Seconds = Field(
+        2, description="Seconds before the second attempt; doubles with each."
+    )
+    hold_timeout: Seconds = Field(
+        5, description="Seconds to wait for the credit service while a caller waits."
+    )
+    worker_quiet: Seconds = Field(
+        120, description="Seconds without a word of any worker after which that is told."
+    )
     sweep_interval: Seconds = Field(2, description="Seconds between looks at deadlines.")
-    reconcile_interval: Seconds = Field(3600, description="Seconds between looks for differences in money.")
-    usage_days: Annotated[int, Field(ge=31)] = Field(731, description="Days the usage log is kept (24 months).")
-    poll_interval: Seconds = Field(1, description="Longest pause between looks for work of other processes.")
-    max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(3, description="Attempts per stage and round.")
-    max_rounds: Annotated[int, Field(ge=1, le=100)] = Field(10, description="Rounds of samples per request.")
+    reconcile_interval: Seconds = Field(
+        3600, description="Seconds between looks for differences in money."
+    )
+    usage_days: Annotated[int, Field(ge=31)] = Field(
+        731, description="Days the usage log is kept (24 months)."
+    )
+    poll_interval: Seconds = Field(
+        1, description="Longest pause between looks for work of other processes."
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(
+        3, description="Attempts per stage and round."
+    )
+    max_rounds: Annotated[int, Field(ge=1, le=100)] = Field(
+        10, description="Rounds of samples per request."
+    )
     lane_window: Annotated[int, Field(ge=1, le=100_000)] = Field(
         100,
-        description="Unfinished jobs per lane in the broker: the rate times the time a job takes, and no more than "
-        "workers finish within a job's deadline.",
+        description=(
+            "Unfinished jobs per lane in the broker: the rate times the time a job takes, and no"
+            " more than workers finish within a job's deadline."
+        ),
     )
-    local_workers: Annotated[int, Field(ge=1, le=64)] = Field(2, description="Pictures the local engine draws at once.")
-    local_fault: str = Field("", description="Let the local engine fail in one way, such as `partial`; for trials.")
-    rabbitmq_job_exchange: str = Field("ex.creativeflow.direct", description="Direct exchange of the jobs.")
-    rabbitmq_topic_exchange: str = Field("ex.creativeflow.topic", description="Topic exchange of results and events.")
-    rabbitmq_dead_letter_exchange: str = Field("ex.dead_letter", description="Fanout exchange of dead letters.")
-    rabbitmq_samples_routing_key: str = Field("ai.generation.request", description="Routing key of samples jobs.")
-    rabbitmq_final_routing_key: str = Field("ai.generation.final", description="Routing key of final jobs.")
-    rabbitmq_samples_queue: str = Field("q.ai_generation.pending", description="Queue of samples jobs.")
-    rabbitmq_final_queue: str = Field("q.ai_generation.final_request", description="Queue of final jobs.")
+    local_workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Pictures the local engine draws at once."
+    )
+    local_fault: str = Field(
+        "", description="Let the local engine fail in one way, such as `partial`; for trials."
+    )
+    rabbitmq_job_exchange: str = Field(
+        "ex.creativeflow.direct", description="Direct exchange of the jobs."
+    )
+    rabbitmq_topic_exchange: str = Field(
+        "ex.creativeflow.topic", description="Topic exchange of results and events."
+    )
+    rabbitmq_dead_letter_exchange: str = Field(
+        "ex.dead_letter", description="Fanout exchange of dead letters."
+    )
+    rabbitmq_samples_routing_key: str = Field(
+        "ai.generation.request", description="Routing key of samples jobs."
+    )
+    rabbitmq_final_routing_key: str = Field(
+        "ai.generation.final", description="Routing key of final jobs."
+    )
+    rabbitmq_samples_queue: str = Field(
+        "q.ai_generation.pending", description="Queue of samples jobs."
+    )
+    rabbitmq_final_queue: str = Field(
+        "q.ai_generation.final_request", description="Queue of final jobs."
+    )
     rabbitmq_results_queue: str = Field("q.aigen.results", description="Our queue of results.")
     rabbitmq_dead_queue: str = Field("q.aigen.dead", description="Our queue of dead letters.")
-    rabbitmq_delivery_limit: Annotated[int, Field(ge=1)] = Field(5, description="Deliveries before a dead letter.")
-    rabbitmq_prefetch: Annotated[int, Field(ge=1, le=1000)] = Field(50, description="Results handled at once.")
+    rabbitmq_delivery_limit: Annotated[int, Field(ge=1)] = Field(
+        5, description="Deliveries before a dead letter."
+    )
+    rabbitmq_prefetch: Annotated[int, Field(ge=1, le=1000)] = Field(
+        50, description="Results handled at once."
+    )
 
     @field_validator("roles")
     @classmethod
     def _known_roles(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
         unknown = sorted(set(roles) - set(ROLES))
         if unknown or not roles:
-            raise ValueError(f"roles are {', '.join(ROLES)}; not known: {', '.join(unknown) or 'none given'}")
+            raise ValueError(
+                f"roles are {', '.join(ROLES)}; not known: {', '.join(unknown) or 'none given'}"
+            )
         return roles
 
     @field_validator("api_keys")
@@ -354,7 +550,7 @@ class Settings(BaseSettings):
     @field_validator("webhook_ports", "result_ports")
     @classmethod
     def _readable_ports(cls, ports: tuple[str, ...]) -> tuple[str, ...]:
-        if wrong := [port for port in ports if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65_535)]:  # noqa: PLR2004
+        if wrong := [port for port in ports if not _is_port(port)]:
             raise ValueError(f"ports are numbers from 1 to 65535; not one: {', '.join(wrong)}")
         return ports
 
@@ -367,20 +563,28 @@ class Settings(BaseSettings):
     def _plans_are_known(self) -> Self:
         unknown = {*self.in_flight_limits, *self.credits_plan_names.values()} - set(PLANS)
         if unknown:
-            raise ValueError(f"plans are {', '.join(PLANS)}; not known: {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"plans are {', '.join(PLANS)}; not known: {', '.join(sorted(unknown))}"
+            )
         return self
 
     @model_validator(mode="after")
     def _urls_are_known(self) -> Self:
         for name, url, known in (
             ("AIGEN_ENGINE_URL", self.engine_url, {"local", "amqp", "amqps"}),
-            ("AIGEN_CREDITS_URL", self.credits_url, {"local", "http", "https", "odoo+http", "odoo+https"}),
+            (
+                "AIGEN_CREDITS_URL",
+                self.credits_url,
+                {"local", "http", "https", "odoo+http", "odoo+https"},
+            ),
             ("AIGEN_SAFETY_URL", self.safety_url, {"words", "none", "http", "https"}),
             ("AIGEN_NOTIFY_URL", self.notify_url, {"log", "amqp", "amqps", "http", "https"}),
         ):
             if scheme(url) not in known:
                 choices = ", ".join(f"{each}://" for each in sorted(known))
-                raise ValueError(f"{name} begins with {scheme(url)}://, which is not known here; use {choices}")
+                raise ValueError(
+                    f"{name} begins with {scheme(url)}://, which is not known here; use {choices}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -388,7 +592,9 @@ class Settings(BaseSettings):
         if scheme(self.credits_url).startswith("odoo+"):
             odoo_address(self.credits_url)
             if not self.credits_login or not self.credits_api_key:
-                raise ValueError("credits in Odoo need AIGEN_CREDITS_LOGIN and AIGEN_CREDITS_API_KEY")
+                raise ValueError(
+                    "credits in Odoo need AIGEN_CREDITS_LOGIN and AIGEN_CREDITS_API_KEY"
+                )
         return self
 
     @model_validator(mode="after")
@@ -403,14 +609,18 @@ class Settings(BaseSettings):
             "AIGEN_DATABASE_URL": self.database_url is not None,
             "AIGEN_ENGINE_URL (amqp…)": scheme(self.engine_url).startswith("amqp"),
             "AIGEN_PUBLIC_URL": bool(self.public_url),
-            f"AIGEN_CALLBACK_SECRET of {SECRET_LENGTH_MIN} characters or more": all(
-                len(secret) >= SECRET_LENGTH_MIN for secret in self.callback_secrets()
-            )
-            and bool(self.callback_secrets()),
+            f"AIGEN_CALLBACK_SECRET of {SECRET_LENGTH_MIN} characters or more": (
+                all(len(secret) >= SECRET_LENGTH_MIN for secret in self.callback_secrets())
+                and bool(self.callback_secrets())
+            ),
             "AIGEN_API_KEYS, AIGEN_JWT_SECRET or AIGEN_JWKS_URL": not self.open_to_all,
-            "AIGEN_CREDITS_API_KEY": scheme(self.credits_url) == "local" or self.credits_api_key is not None,
-            f"an AIGEN_JWT_SECRET of {SECRET_LENGTH_MIN + 8} characters or more": self.jwt_secret is None
-            or len(self.jwt_secret.get_secret_value()) >= SECRET_LENGTH_MIN + 8,
+            "AIGEN_CREDITS_API_KEY": (
+                scheme(self.credits_url) == "local" or self.credits_api_key is not None
+            ),
+            f"an AIGEN_JWT_SECRET of {SECRET_LENGTH_MIN + 8} characters or more": (
+                self.jwt_secret is None
+                or len(self.jwt_secret.get_secret_value()) >= SECRET_LENGTH_MIN + 8
+            ),
         }
         return [name for name, there in checks.items() if not there]
 
@@ -431,7 +641,8 @@ class Settings(BaseSettings):
         """The numbers the domain needs."""
         return Policy(
             prices=Prices(
-                sample_set=self.price_samples, final=self.price_final,
+                sample_set=self.price_samples,
+                final=self.price_final,
                 high_resolution_final=self.price_final_high_resolution,
                 high_resolution_above=self.high_resolution_above,
             ),
@@ -443,38 +654,48 @@ class Settings(BaseSettings):
             review_deadline=timedelta(seconds=self.review_deadline),
             job_lease=timedelta(seconds=self.job_lease),
             retry_delay=timedelta(seconds=self.retry_delay),
-            max_attempts=self.max_attempts, max_rounds=self.max_rounds, free_generations=self.free_generations,
-            in_flight={plan.name: plan.in_flight for plan in PLANS.values()} | self.in_flight_limits,
+            max_attempts=self.max_attempts,
+            max_rounds=self.max_rounds,
+            free_generations=self.free_generations,
+            in_flight={plan.name: plan.in_flight for plan in PLANS.values()}
+            | self.in_flight_limits,
             quote_validity=timedelta(seconds=self.quote_validity),
-            charge_rejected=self.charge_rejected, publish_events=scheme(self.engine_url).startswith("amqp"),
+            charge_rejected=self.charge_rejected,
+            publish_events=scheme(self.engine_url).startswith("amqp"),
             webhooks=self.webhook_endpoints_max > 0,
-        )  # fmt: skip
+        )
 
     def webhook_rules(self) -> Rules:
         """Which addresses webhooks may call."""
         return Rules(
             networks=[ip_network(network) for network in self.webhook_allowed_networks],
-            ports=frozenset(int(port) for port in self.webhook_ports), allow_http=self.webhook_allow_http,
-        )  # fmt: skip
+            ports=frozenset(int(port) for port in self.webhook_ports),
+            allow_http=self.webhook_allow_http,
+        )
 
     def result_rules(self) -> Rules:
         """Which addresses are called for workers' pictures."""
         return Rules(
             networks=[ip_network(network) for network in self.result_allowed_networks],
-            ports=frozenset(int(port) for port in self.result_ports), allow_http=self.result_allow_http,
+            ports=frozenset(int(port) for port in self.result_ports),
+            allow_http=self.result_allow_http,
             settings="AIGEN_RESULT",
-        )  # fmt: skip
+        )
 
     def routing_keys(self) -> dict[Stage, str]:
         """The routing key of each stage's jobs."""
-        return {Stage.SAMPLES: self.rabbitmq_samples_routing_key, Stage.FINAL: self.rabbitmq_final_routing_key}
+        return {
+            Stage.SAMPLES: self.rabbitmq_samples_routing_key,
+            Stage.FINAL: self.rabbitmq_final_routing_key,
+        }
 
 
 def odoo_address(url: SecretStr) -> tuple[str, str]:
     """Base URL and database of `odoo+https://host[:port]/database`.
 
     Raises:
-        ValueError: another shape. Names and keys in the address are not taken: they would be logged with it.
+        ValueError: another shape. Names and keys in the address are not taken: they would be logged
+        with it.
     """
     address = url.get_secret_value().removeprefix("odoo+")
     match = re.fullmatch(r"(https?://[^/@?#\s]+)/([^/@?#\s]+)/?", address)
@@ -486,3 +707,7 @@ def odoo_address(url: SecretStr) -> tuple[str, str]:
 def scheme(url: SecretStr) -> str:
     """What stands before `://`: it chooses the adapter."""
     return url.get_secret_value().partition("://")[0].lower()
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) <= _PORT_MAX

@@ -1,1 +1,3 @@
-"""Adapters to other people's systems, one module for each; only the wiring knows which is in use."""
+"""Adapters to other people's systems, one module for each; only the wiring knows which is in
+use.
+"""

@@ -1,4 +1,6 @@
-"""Pictures as files in the data directory, named by unguessable ids: for the embedded profile and trials."""
+"""Pictures as files in the data directory, named by unguessable ids: for the embedded profile and
+trials.
+"""
 
 import asyncio
 import contextlib
@@ -27,49 +29,65 @@ _LOGS_KEPT_SECONDS = 400 * 86_400.0
 """Longer than any quota looks back."""
 
 REFERENCE_LIMITS = {
-    "side_min": 64, "side_max": 8192, "pixels_max": 4096 * 4096, "jpeg_pixels_max": 8192 * 6144, "side_kept": 2048,
-}  # fmt: skip
+    "side_min": 64,
+    "side_max": 8192,
+    "pixels_max": 4096 * 4096,
+    "jpeg_pixels_max": 8192 * 6144,
+    "side_kept": 2048,
+}
 """A JPEG can be opened at a fraction of its size, the other formats only whole."""
 _REFERENCE_SENTENCES = {
     "too_small": "Each side must have at least 64 pixels. Send a larger picture.",
-    "too_many_pixels": "A JPEG may have 50 megapixels and 8192 pixels a side, a PNG or WebP 16 megapixels. Make the "
-    "picture smaller, or save it as JPEG.",
+    "too_many_pixels": (
+        "A JPEG may have 50 megapixels and 8192 pixels a side, a PNG or WebP 16 megapixels. Make"
+        " the picture smaller, or save it as JPEG."
+    ),
 }
 
 
 class AssetStore:
     """A directory of pictures; an id cannot be guessed, so knowing one is the right to see it.
 
-    Beside each picture lies what was found when it was decoded, so that a report about it costs one small read.
+    Beside each picture lies what was found when it was decoded, so that a report about it costs one
+    small read.
     """
 
     def __init__(self, directory: Path, *, public_url: str, decoder: PictureDecoder) -> None:
         self._directory = directory
         self._public_url = public_url.rstrip("/")
         self._decoder = decoder
-        self._log = UploadLog(directory / "uploads", stored=lambda name: self.path(name) is not None)
+        self._log = UploadLog(
+            directory / "uploads", stored=lambda name: self.path(name) is not None
+        )
         directory.mkdir(parents=True, exist_ok=True)
 
-    async def save(self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None = None) -> Asset:
+    async def save(
+        self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None = None
+    ) -> Asset:
         """Keep one still picture of at most 4096 x 4096 px, after it was decoded to its last byte.
 
         Raises:
-            InvalidRequestError: the bytes are not a whole PNG, JPEG or WebP picture within these limits.
-            UploadQuotaError, JobUploadsError: the uploader's quota is used up.
+            InvalidRequestError: the bytes are not a whole PNG, JPEG or WebP picture within these
+            limits. UploadQuotaError, JobUploadsError: the uploader's quota is used up.
         """
         async with self._received(data, uploader) as partial:
             facts = await _accepted(self._decoder.inspect(partial))
             return await asyncio.to_thread(self._keep, partial, facts, uploader)
 
-    async def save_reference(self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None = None) -> Asset:
-        """Keep a user's picture: upright, at most 2048 px, one frame, and without what a camera noted.
+    async def save_reference(
+        self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None = None
+    ) -> Asset:
+        """Keep a user's picture: upright, at most 2048 px, one frame, and without what a camera
+        noted.
 
         Raises:
-            InvalidRequestError: the bytes are not a PNG, JPEG or WebP picture, or it is too small or too large.
-            UploadQuotaError: the user's quota is used up.
+            InvalidRequestError: the bytes are not a PNG, JPEG or WebP picture, or it is too small
+            or too large. UploadQuotaError: the user's quota is used up.
         """
         async with self._received(data, uploader) as partial, self.scratch() as reduced:
-            facts = await _accepted(self._decoder.reduce(partial, reduced, **REFERENCE_LIMITS), _REFERENCE_SENTENCES)
+            facts = await _accepted(
+                self._decoder.reduce(partial, reduced, **REFERENCE_LIMITS), _REFERENCE_SENTENCES
+            )
             return await asyncio.to_thread(self._keep, reduced, facts, uploader)
 
     def name_of(self, asset_id: str) -> str | None:
@@ -82,7 +100,9 @@ class AssetStore:
         return path if _NAME.fullmatch(name) and path.is_file() else None
 
     def own_name(self, url: str) -> str | None:
-        """The file that an address of ours stands for, whether it is there or not; None for any other address."""
+        """The file that an address of ours stands for, whether it is there or not; None for any
+        other address.
+        """
         name = url.removeprefix(f"{self._public_url}/assets/")
         return name if name != url and _NAME.fullmatch(name) else None
 
@@ -114,7 +134,9 @@ class AssetStore:
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
     async def tidy(self) -> None:
-        """Remove what processes left behind that ended in the middle of an upload, and logs that count no more."""
+        """Remove what processes left behind that ended in the middle of an upload, and logs that
+        count no more.
+        """
         await asyncio.to_thread(self._tidy)
 
     def _tidy(self) -> None:
@@ -125,8 +147,12 @@ class AssetStore:
         self._log.tidy(_LOGS_KEPT_SECONDS)
 
     @contextlib.asynccontextmanager
-    async def _received(self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None) -> AsyncIterator[Path]:
-        """A file with the bytes as they came, written piece by piece so that large uploads take no memory."""
+    async def _received(
+        self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None
+    ) -> AsyncIterator[Path]:
+        """A file with the bytes as they came, written piece by piece so that large uploads take no
+        memory.
+        """
         if uploader is not None:
             await asyncio.to_thread(self._log.check, uploader)
         async with self.scratch() as path:
@@ -150,9 +176,12 @@ class AssetStore:
                 _facts_path(path).unlink()
                 raise
         return Asset(
-            asset_id=asset_id, url=f"{self._public_url}/assets/{name}", resolution=facts.resolution,
-            format=facts.format, checksum=facts.checksum,
-        )  # fmt: skip
+            asset_id=asset_id,
+            url=f"{self._public_url}/assets/{name}",
+            resolution=facts.resolution,
+            format=facts.format,
+            checksum=facts.checksum,
+        )
 
 
 async def _pieces(data: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
@@ -163,7 +192,9 @@ async def _pieces(data: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _accepted(found: Awaitable[PictureFacts], sentences: Mapping[str, str] = REASONS) -> PictureFacts:
+async def _accepted(
+    found: Awaitable[PictureFacts], sentences: Mapping[str, str] = REASONS
+) -> PictureFacts:
     """The facts, or the refusal in words for whoever sent the picture."""
     try:
         return await found
@@ -177,7 +208,9 @@ def _facts_path(path: Path) -> Path:
 
 
 def _known_facts(path: Path) -> PictureFacts | None:
-    """What lies beside a picture; None where there is nothing, or it is of a file of another length."""
+    """What lies beside a picture; None where there is nothing, or it is of a file of another
+    length.
+    """
     try:
         facts = PictureFacts.from_json(_facts_path(path).read_text())
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,6 @@
-"""The routing rules in a TOML file, read again when it changes; one that does not fit never replaces one that did."""
+"""The routing rules in a TOML file, read again when it changes; one that does not fit never
+replaces one that did.
+"""
 
 import tomllib
 from pathlib import Path
@@ -9,7 +11,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.model_routing import STANDARD, Model, Routing, Rule, Strategy
+from creativeflow.services.aigeneration.domain.model_routing import (
+    STANDARD,
+    Model,
+    Routing,
+    Rule,
+    Strategy,
+)
 from creativeflow.services.aigeneration.domain.pricing import PLANS, credits_amount
 
 log = structlog.get_logger(__name__)
@@ -17,8 +25,11 @@ log = structlog.get_logger(__name__)
 PlanName = Literal["free", "payg", "pro", "team", "enterprise"]
 Score = Annotated[int, Field(ge=1, le=5)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
-Surcharge = Annotated[int, BeforeValidator(lambda value: credits_amount(value) if isinstance(value, str) else value),
-                      Field(ge=0, le=1_000_000)]  # fmt: skip
+Surcharge = Annotated[
+    int,
+    BeforeValidator(lambda value: credits_amount(value) if isinstance(value, str) else value),
+    Field(ge=0, le=1_000_000),
+]
 
 
 class _Part(BaseModel):
@@ -57,7 +68,9 @@ class RoutingFileError(Exception):
 
 
 class RoutingSource:
-    """The routing in force; every process reads the file for itself, and again when its time of change is another."""
+    """The routing in force; every process reads the file for itself, and again when its time of
+    change is another.
+    """
 
     def __init__(self, path: Path | None) -> None:
         """Read the file.
@@ -74,7 +87,9 @@ class RoutingSource:
         return self._routing
 
     def reload(self) -> None:
-        """Take a changed file; one that does not fit is refused with a word in the log, and the old rules stay."""
+        """Take a changed file; one that does not fit is refused with a word in the log, and the old
+        rules stay.
+        """
         if self._path is None or (changed := _changed(self._path)) == self._seen:
             return
         self._seen = changed
@@ -83,7 +98,9 @@ class RoutingSource:
         except RoutingFileError as error:
             log.error("routing_refused", reason=str(error))  # noqa: TRY400 - the fault is in the file
         else:
-            log.info("routing_reloaded", rules=len(self._routing.rules), models=len(self._routing.models))
+            log.info(
+                "routing_reloaded", rules=len(self._routing.rules), models=len(self._routing.models)
+            )
 
 
 def read_routing(path: Path) -> Routing:
@@ -109,17 +126,28 @@ def read_routing(path: Path) -> Routing:
 
 def _model(name: str, said: _Model) -> Model:
     return Model(
-        name=name, provider=said.provider, title=said.title, quality=said.quality, economy=said.economy,
-        speed=said.speed, surcharge=said.surcharge, fallbacks=tuple(said.fallbacks), stages=frozenset(said.stages),
+        name=name,
+        provider=said.provider,
+        title=said.title,
+        quality=said.quality,
+        economy=said.economy,
+        speed=said.speed,
+        surcharge=said.surcharge,
+        fallbacks=tuple(said.fallbacks),
+        stages=frozenset(said.stages),
         plans=frozenset(said.plans),
-    )  # fmt: skip
+    )
 
 
 def _rule(said: _Rule) -> Rule:
     return Rule(
-        name=said.name, use=said.use, stages=frozenset(said.stages), plans=frozenset(said.plans),
-        formats=frozenset(said.formats), strategy=said.strategy,
-    )  # fmt: skip
+        name=said.name,
+        use=said.use,
+        stages=frozenset(said.stages),
+        plans=frozenset(said.plans),
+        formats=frozenset(said.formats),
+        strategy=said.strategy,
+    )
 
 
 def _changed(path: Path | None) -> int | None:

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from creativeflow.services.aigeneration.domain.errors import AigenError, JobUploadsError, UploadQuotaError
+from creativeflow.services.aigeneration.domain.errors import (
+    AigenError,
+    JobUploadsError,
+    UploadQuotaError,
+)
 
 _DAY_SECONDS = 86_400
 
@@ -39,19 +43,37 @@ class Uploader:
 def user_uploader(user_id: str, *, pictures_max: int, bytes_max: int, days: int) -> Uploader:
     """A user of the studio."""
     return Uploader(
-        kind="user", name=user_id, pictures_max=pictures_max, bytes_max=bytes_max, seconds=days * _DAY_SECONDS
+        kind="user",
+        name=user_id,
+        pictures_max=pictures_max,
+        bytes_max=bytes_max,
+        seconds=days * _DAY_SECONDS,
     )
 
 
 def job_uploader(job_id: str, *, pictures_max: int, bytes_max: int) -> Uploader:
     """The worker of one job."""
-    return Uploader(kind="job", name=job_id, pictures_max=pictures_max, bytes_max=bytes_max, seconds=7 * _DAY_SECONDS)
+    return Uploader(
+        kind="job",
+        name=job_id,
+        pictures_max=pictures_max,
+        bytes_max=bytes_max,
+        seconds=7 * _DAY_SECONDS,
+    )
 
 
 class UploadLog:
-    """A directory with one append-only file for each uploader; any number of processes may share it. Blocking."""
+    """A directory with one append-only file for each uploader; any number of processes may share
+    it. Blocking.
+    """
 
-    def __init__(self, directory: Path, *, stored: Callable[[str], bool], now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        stored: Callable[[str], bool],
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._directory = directory
         self._stored = stored
         self._now = now
@@ -67,10 +89,12 @@ class UploadLog:
             raise uploader.refusal(self._wait(uploader, oldest))
 
     def record(self, uploader: Uploader, name: str, size: int) -> None:
-        """Count a picture that is stored under `name`; of concurrent uploads only those that fit are let through.
+        """Count a picture that is stored under `name`; of concurrent uploads only those that fit
+        are let through.
 
         Raises:
-            UploadQuotaError, JobUploadsError: it does not fit; the caller takes the picture away again.
+            UploadQuotaError, JobUploadsError: it does not fit; the caller takes the picture away
+            again.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path(uploader), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -90,7 +114,9 @@ class UploadLog:
                     path.unlink(missing_ok=True)
 
     def _used(self, uploader: Uploader, until: str | None = None) -> tuple[int, int, float]:
-        """How many pictures and bytes count, up to `until` in the order of the log, and when the oldest came."""
+        """How many pictures and bytes count, up to `until` in the order of the log, and when the
+        oldest came.
+        """
         since = self._now() - uploader.seconds
         pictures, size, oldest = 0, 0, self._now()
         try:

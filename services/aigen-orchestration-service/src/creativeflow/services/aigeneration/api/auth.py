@@ -16,13 +16,17 @@ from creativeflow.services.aigeneration.settings import ApiKey
 USER_ID_MAX = 200
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ELSEWHERE = frozenset({"cross-site", "same-site"})
-"""What a browser says in Sec-Fetch-Site of calls that pages of others make; what is no browser says nothing."""
+"""What a browser says in Sec-Fetch-Site of calls that pages of others make; what is no browser says
+nothing.
+"""
 _KEY_TYPES = {"RS256": "RSA", "ES256": "EC"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """An authenticated caller. `user_id` is the user they act for; None: a service that acts for all."""
+    """An authenticated caller. `user_id` is the user they act for; None: a service that acts for
+    all.
+    """
 
     name: str
     role: str
@@ -30,7 +34,9 @@ class Principal:
 
     @property
     def owner(self) -> str:
-        """Whose limits and idempotency keys a call counts for: a user cannot take a service's name."""
+        """Whose limits and idempotency keys a call counts for: a user cannot take a service's
+        name.
+        """
         return f"{'user' if self.end_user else 'key'}:{self.name}/{self.user_id or ''}"
 
     @property
@@ -55,12 +61,16 @@ class Principal:
                 raise errors.UserMismatchError
             return self.user_id
         if named is None:
-            raise errors.InvalidRequestError.at("/user_id", "missing", "Name the user: `user_id` or X-User-ID.")
+            raise errors.InvalidRequestError.at(
+                "/user_id", "missing", "Name the user: `user_id` or X-User-ID."
+            )
         return named
 
 
 class Authenticator:
-    """Tells callers apart by what they send; open where nothing is configured, which only the laptop allows."""
+    """Tells callers apart by what they send; open where nothing is configured, which only the
+    laptop allows.
+    """
 
     def __init__(
         self,
@@ -88,8 +98,9 @@ class Authenticator:
         """The caller of a request.
 
         Raises:
-            AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError.
-            CsrfError, HostNotAllowedError: nothing is configured, and another site's page makes this call, as the
+            AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError. CsrfError,
+            HostNotAllowedError: nothing is configured, and another site's page makes this call, as
+            the
                 browser says or the name does under which we are called.
         """
         self.check_name(request)
@@ -107,10 +118,12 @@ class Authenticator:
         return self.holder(await self.claims(token.strip()), acting_for)
 
     def check_name(self, request: Request) -> None:
-        """An open service trusts whoever reaches it: a page whose own name was made to lead here must not.
+        """An open service trusts whoever reaches it: a page whose own name was made to lead here
+        must not.
 
         Raises:
-            HostNotAllowedError: it is open, and called by a name of the internet that the settings do not know.
+            HostNotAllowedError: it is open, and called by a name of the internet that the settings
+            do not know.
         """
         if self.open:
             name = _hostname(request.headers.get("host", ""))
@@ -121,10 +134,11 @@ class Authenticator:
                 self._check_origin(origin, request.headers.get("host", ""))
 
     def _check_origin(self, origin: str, host: str) -> None:
-        """Refuse a page's unsafe call unless the page is this service's own, under a name that only it can have.
+        """Refuse a page's unsafe call unless the page is this service's own, under a name that only
+        it can have.
 
-        Browsers send Origin with every unsafe call. `0.0.0.0`, mapped addresses and names without a dot lead here as
-        well, but a foreign page can have them.
+        Browsers send Origin with every unsafe call. `0.0.0.0`, mapped addresses and names without a
+        dot lead here as well, but a foreign page can have them.
         """
         try:
             parts = urlsplit(origin)
@@ -132,7 +146,10 @@ class Authenticator:
         except ValueError:
             raise errors.CsrfError from None
         own_address = self._own_name is not None and name == self._own_name
-        if not (own_address or (parts.netloc == host and (name in self._own_names or _is_loopback(name)))):
+        if not (
+            own_address
+            or (parts.netloc == host and (name in self._own_names or _is_loopback(name)))
+        ):
             raise errors.CsrfError
 
     def key(self, text: str) -> ApiKey:
@@ -148,13 +165,16 @@ class Authenticator:
 
     def key_with(self, fingerprint: str, secret: bytes) -> ApiKey | None:
         """The configured key of this fingerprint; None once it has been removed."""
-        return next((known for known in self._keys if known.has_fingerprint(fingerprint, secret)), None)
+        return next(
+            (known for known in self._keys if known.has_fingerprint(fingerprint, secret)), None
+        )
 
     def holder(self, claims: Mapping[str, Any], acting_for: str | None) -> Principal:
         """Whom a token was made for.
 
         Raises:
-            InvalidCredentialsError: it names nobody. UserMismatchError: it is a user's, and somebody else is named.
+            InvalidCredentialsError: it names nobody. UserMismatchError: it is a user's, and
+            somebody else is named.
         """
         subject, roles = claims["sub"], claims.get("roles") or []
         if not isinstance(subject, str) or not is_user_id(subject):
@@ -166,7 +186,8 @@ class Authenticator:
         return Principal(name=subject, role="user", user_id=subject)
 
     async def claims(self, token: str) -> dict[str, Any]:
-        """The verified claims; the algorithm decides which key may verify, never the other way round.
+        """The verified claims; the algorithm decides which key may verify, never the other way
+        round.
 
         Raises:
             InvalidCredentialsError, TokenExpiredError.
@@ -176,9 +197,14 @@ class Authenticator:
             algorithm = str(jwt.get_unverified_header(token).get("alg"))
             key = await self._key(algorithm, token)
             claims: dict[str, Any] = jwt.decode(
-                token, key, algorithms=[algorithm], audience=self._audience, issuer=self._issuer, leeway=10,
+                token,
+                key,
+                algorithms=[algorithm],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=10,
                 options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
-            )  # fmt: skip
+            )
         except jwt.ExpiredSignatureError:
             raise errors.TokenExpiredError from None
         except jwt.PyJWTError:
@@ -226,7 +252,9 @@ def _hostname(host: str) -> str:
 
 @lru_cache(maxsize=100)
 def _may_be_a_site(name: str) -> bool:
-    """Whether it is neither an address, nor this machine, nor a name without a dot, which no site has."""
+    """Whether it is neither an address, nor this machine, nor a name without a dot, which no site
+    has.
+    """
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -247,7 +275,9 @@ def _is_loopback(name: str) -> bool:
 def _user_header(request: Request) -> str | None:
     user = request.headers.get("x-user-id")
     if user is not None and not is_user_id(user):
-        raise errors.InvalidRequestError.at("/header/X-User-ID", "invalid_user", "X-User-ID is not a user id.")
+        raise errors.InvalidRequestError.at(
+            "/header/X-User-ID", "invalid_user", "X-User-ID is not a user id."
+        )
     return user
 
 

@@ -1,4 +1,6 @@
-"""Dependencies of the endpoints: the process's services, the caller of an action, pages of a list."""
+"""Dependencies of the endpoints: the process's services, the caller of an action, pages of a
+list.
+"""
 
 import hashlib
 from datetime import UTC, datetime
@@ -28,9 +30,11 @@ def _header(name: str, about: str, **bounds: int) -> dict[str, Any]:
 
 
 _KEY = _header(
-    "Idempotency-Key", f"1 to {KEY_MAX} characters: the same key and body give the same answer once more.",
-    minLength=1, maxLength=KEY_MAX,
-)  # fmt: skip
+    "Idempotency-Key",
+    f"1 to {KEY_MAX} characters: the same key and body give the same answer once more.",
+    minLength=1,
+    maxLength=KEY_MAX,
+)
 _MATCH = _header("If-Match", "The version (ETag) the caller has seen; another one is answered 412.")
 KEYED = {"parameters": [_KEY]}
 KEYED_AND_MATCHED = {"parameters": [_KEY, _MATCH]}
@@ -49,11 +53,14 @@ def queries(request: Request) -> Queries:
     return found
 
 
-def key_claim(request: Request, principal: Principal, body: BaseModel | None) -> IdempotencyClaim | None:
+def key_claim(
+    request: Request, principal: Principal, body: BaseModel | None
+) -> IdempotencyClaim | None:
     """The caller's claim on an idempotency key; another address or body gives another fingerprint.
 
     Raises:
-        IdempotencyKeyRequiredError: there is none and the settings want one, or it is empty or too long.
+        IdempotencyKeyRequiredError: there is none and the settings want one, or it is empty or too
+        long.
     """
     key = request.headers.get("idempotency-key")
     if key is None and not request.app.state.settings.require_idempotency_key:
@@ -62,7 +69,9 @@ def key_claim(request: Request, principal: Principal, body: BaseModel | None) ->
         raise errors.IdempotencyKeyRequiredError
     said = body.model_dump(mode="json", exclude_unset=True) if body else None
     text = orjson.dumps([request.method, request.url.path, said], option=orjson.OPT_SORT_KEYS)
-    return IdempotencyClaim(principal=principal.owner, key=key, fingerprint=hashlib.sha256(text).hexdigest())
+    return IdempotencyClaim(
+        principal=principal.owner, key=key, fingerprint=hashlib.sha256(text).hexdigest()
+    )
 
 
 def build_caller(request: Request, principal: Principal, body: BaseModel | None = None) -> Caller:
@@ -75,7 +84,9 @@ def build_caller(request: Request, principal: Principal, body: BaseModel | None 
     )
 
 
-async def get_owned_request(reading: Queries, request_id: UUID, principal: Principal) -> GenerationRequest:
+async def get_owned_request(
+    reading: Queries, request_id: UUID, principal: Principal
+) -> GenerationRequest:
     """A request that the caller may see.
 
     Raises:
@@ -88,7 +99,9 @@ async def get_owned_request(reading: Queries, request_id: UUID, principal: Princ
 
 
 def header_versions(header: str | None) -> frozenset[int] | None:
-    """The versions in an If-Match or If-None-Match header; None for `*`, which any version matches."""
+    """The versions in an If-Match or If-None-Match header; None for `*`, which any version
+    matches.
+    """
     if header is None or header.strip() == "*":
         return None
     named = (part.strip().removeprefix("W/").strip('"') for part in header.split(",")[:20])
@@ -120,7 +133,9 @@ def accounts(request: Request) -> AccountService:
 
 
 async def queues_now(state: State) -> dict[str, Any]:
-    """The fair queue by lane, the broker's queues (None: not known), the messages, and lanes whose workers are silent."""
+    """The fair queue by lane, the broker's queues (None: not known), the messages, and lanes whose
+    workers are silent.
+    """
     depths: dict[str, Any] = {}
     if (broker := state.broker) is not None:
         for name in state.broker_queues:
@@ -128,6 +143,8 @@ async def queues_now(state: State) -> dict[str, Any]:
             depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
     reads: Queries = state.queries
     return {
-        "lanes": await reads.lanes(), "messages": await reads.messages(), "broker": depths,
+        "lanes": await reads.lanes(),
+        "messages": await reads.messages(),
+        "broker": depths,
         "stalled": await state.watchdog.look(),
-    }  # fmt: skip
+    }

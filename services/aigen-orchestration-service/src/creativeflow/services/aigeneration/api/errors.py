@@ -1,4 +1,6 @@
-"""Errors as problem documents (RFC 9457), in the caller's language, without anything technical or personal."""
+"""Errors as problem documents (RFC 9457), in the caller's language, without anything technical or
+personal.
+"""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -104,7 +106,9 @@ def _allowed(request: Request) -> set[str]:
 
 
 def from_validation(error: RequestValidationError) -> errors.AigenError:
-    """FastAPI's findings in our words; `body`, `query` and `path` become the start of the pointer."""
+    """FastAPI's findings in our words; `body`, `query` and `path` become the start of the
+    pointer.
+    """
     found = list(error.errors())
     if any(fault["type"] == "json_invalid" for fault in found):
         return errors.InvalidJsonError(max_depth=DEPTH_MAX)

@@ -1,4 +1,6 @@
-"""HTTP/1.1 on the wire: uvicorn's parser with bounds on the size, the number and the time of header lines."""
+"""HTTP/1.1 on the wire: uvicorn's parser with bounds on the size, the number and the time of header
+lines.
+"""
 
 import asyncio
 from http import HTTPStatus
@@ -19,8 +21,9 @@ HEAD_SECONDS = 15.0
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Answers 431 and closes where a head is too large, and 408 where it takes too long.
 
-    The parser collects a line until it ends, and copies it for each piece that arrives: without a bound one connection
-    that never ends its head holds the event loop and fills the memory of the process.
+    The parser collects a line until it ends, and copies it for each piece that arrives: without a
+    bound one connection that never ends its head holds the event loop and fills the memory of the
+    process.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -51,7 +54,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self._unbounded_bytes = 0 if self._bounded else self._unbounded_bytes + len(data)
         if self._too_large or self._unbounded_bytes > HEAD_BYTES_MAX:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "Send fewer or shorter headers.")
+            self._refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "Send fewer or shorter headers."
+            )
         elif self._head_begun and self._head_timer is None:
             self._start_timer()
 
@@ -72,7 +77,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Hand the request on, unless its head is too large; nothing behind such a head is answered."""
+        """Hand the request on, unless its head is too large; nothing behind such a head is
+        answered.
+        """
         self._in_head = self._head_begun = False
         self._bounded = True
         self._stop_timer()
@@ -108,8 +115,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         log.warning("http_head_refused", status=int(status), headers=len(self.headers or ()))
         body = b'{"type":"about:blank","title":"%b","status":%d,"detail":"%b"}' % (
-            status.phrase.encode(), status, detail.encode()
-        )  # fmt: skip
+            status.phrase.encode(),
+            status,
+            detail.encode(),
+        )
         head = (
             b"HTTP/1.1 %d %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
             b"connection: close\r\n\r\n"

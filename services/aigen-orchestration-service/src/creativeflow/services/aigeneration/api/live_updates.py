@@ -49,7 +49,9 @@ class Subscription:
 
 
 class UpdateBroadcaster:
-    """Knows who listens to what. Writes of this process arrive at once, those of others by one poll for all."""
+    """Knows who listens to what. Writes of this process arrive at once, those of others by one poll
+    for all.
+    """
 
     def __init__(self, queries: Queries, *, poll_seconds: float = 0.25) -> None:
         self._queries = queries
@@ -73,7 +75,8 @@ class UpdateBroadcaster:
         """Whether another stream of this user's requests may be opened.
 
         Raises:
-            RateLimitedError: the user has too many. ServiceUnavailableError: too many are open in this process.
+            RateLimitedError: the user has too many. ServiceUnavailableError: too many are open in
+            this process.
         """
         if self._of_user[user_id] >= LISTENERS_PER_USER_MAX:
             raise errors.RateLimitedError(retry_after_seconds=10)
@@ -128,14 +131,20 @@ class UpdateBroadcaster:
 
 
 def version_of(event_id: str | None) -> int:
-    """The version that an event's id stands for; 0 where it is none of ours, as before the first event."""
+    """The version that an event's id stands for; 0 where it is none of ours, as before the first
+    event.
+    """
     if event_id and event_id.isascii() and event_id.isdigit() and len(event_id) <= _DIGITS_MAX:
         return int(event_id)
     return 0
 
 
 async def updates(
-    hub: UpdateBroadcaster, found: GenerationRequest, *, say: Callable[[GenerationRequest], bytes], send_first: bool
+    hub: UpdateBroadcaster,
+    found: GenerationRequest,
+    *,
+    say: Callable[[GenerationRequest], bytes],
+    send_first: bool,
 ) -> AsyncIterator[bytes]:
     """A stream of what `say` makes of each newer state, until the request has ended.
 

@@ -1,4 +1,6 @@
-"""Around every call: request id, trace context, body limit, access log, metrics, and the last net for faults."""
+"""Around every call: request id, trace context, body limit, access log, metrics, and the last net
+for faults.
+"""
 
 import asyncio
 import re
@@ -24,7 +26,9 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(rb"00-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 _GONE = 499
-"""What is counted where the caller left in the middle of the body, as proxies count it; nobody is answered."""
+"""What is counted where the caller left in the middle of the body, as proxies count it; nobody is
+answered.
+"""
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _API = "/api/v1/"
 _CALLBACKS = "/api/v1/n8n-callbacks/"
@@ -32,7 +36,9 @@ _QUIET = ("/health", "/ready", "/metrics")
 
 
 def _too_large(limit: int) -> JsonFault:
-    """The body went over its limit; of a kind which the framework lets through while it reads the body."""
+    """The body went over its limit; of a kind which the framework lets through while it reads the
+    body.
+    """
     return JsonFault(errors.PayloadTooLargeError(limit_bytes=limit))
 
 
@@ -40,7 +46,12 @@ class RequestContext:
     """One middleware for all of it: every layer costs each call."""
 
     def __init__(
-        self, app: ASGIApp, *, body_limit: int, upload_limits: Mapping[str, int], patience: BodyTimeout | None = None
+        self,
+        app: ASGIApp,
+        *,
+        body_limit: int,
+        upload_limits: Mapping[str, int],
+        patience: BodyTimeout | None = None,
     ) -> None:
         """`upload_limits` are those of single addresses, which take more than the others."""
         self._app = app
@@ -69,7 +80,9 @@ class RequestContext:
 
         try:
             announced = headers.get(b"content-length", b"")
-            await self._guarded(scope, _limited(receive, limit, self._patience, task), answer, limit, announced)
+            await self._guarded(
+                scope, _limited(receive, limit, self._patience, task), answer, limit, announced
+            )
         except ClientDisconnect:
             status = _GONE
         finally:
@@ -79,7 +92,9 @@ class RequestContext:
             self._account(scope, status, seconds)
             structlog.contextvars.unbind_contextvars("request_id")
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send, limit: int, announced: bytes) -> None:
+    async def _guarded(
+        self, scope: Scope, receive: Receive, send: Send, limit: int, announced: bytes
+    ) -> None:
         begun = False
 
         async def watch(message: Message) -> None:
@@ -107,15 +122,21 @@ class RequestContext:
         _seconds_of(scope["method"], path, status // 100).observe(seconds)
         if path not in _QUIET:
             log.info(
-                "http_request", method=scope["method"], path=path, status=status,
-                duration_ms=round(seconds * 1000, 1), principal=scope.get("aigen.principal"),
-            )  # fmt: skip
+                "http_request",
+                method=scope["method"],
+                path=path,
+                status=status,
+                duration_ms=round(seconds * 1000, 1),
+                principal=scope.get("aigen.principal"),
+            )
 
 
 async def _admit_before_the_body(scope: Scope) -> None:
-    """Authenticate a call with a body before any of it is read, so that only known callers have theirs parsed.
+    """Authenticate a call with a body before any of it is read, so that only known callers have
+    theirs parsed.
 
-    The principal is kept in the scope for the endpoint's dependency. Callbacks prove themselves by their body.
+    The principal is kept in the scope for the endpoint's dependency. Callbacks prove themselves by
+    their body.
 
     Raises:
         Whatever `Gate.admit` raises.
@@ -144,7 +165,9 @@ def _told(found: BaseException, path: str) -> errors.AigenError:
 
 @lru_cache(maxsize=1_000)
 def _seconds_of(method: str, path: str, kind: int) -> Histogram:
-    """The part of the figure that this call belongs to: looking it up costs more than counting in it."""
+    """The part of the figure that this call belongs to: looking it up costs more than counting in
+    it.
+    """
     return HTTP_SECONDS.labels(method, path, f"{kind}xx")
 
 
@@ -154,9 +177,13 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
 
 
 def _trace(headers: dict[bytes, bytes]) -> str:
-    """The trace goes on under a span of our own; without one a new trace begins (W3C Trace Context)."""
+    """The trace goes on under a span of our own; without one a new trace begins (W3C Trace
+    Context).
+    """
     match = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-    trace_id, flags = (match[1].decode(), match[2].decode()) if match else (random_bytes().hex(), "01")
+    trace_id, flags = (
+        (match[1].decode(), match[2].decode()) if match else (random_bytes().hex(), "01")
+    )
     return f"00-{trace_id}-{random_bytes()[:8].hex()}-{flags}"
 
 
@@ -176,8 +203,12 @@ def _check_announced(length: bytes, limit: int) -> None:
         raise _too_large(limit)
 
 
-def _limited(receive: Receive, limit: int, patience: BodyTimeout, task: "asyncio.Task[Any] | None") -> Receive:
-    """Counts the body as it comes, and does not wait for ever: what was announced need not be true."""
+def _limited(
+    receive: Receive, limit: int, patience: BodyTimeout, task: "asyncio.Task[Any] | None"
+) -> Receive:
+    """Counts the body as it comes, and does not wait for ever: what was announced need not be
+    true.
+    """
     taken, whole = 0, task is None
 
     async def counted() -> Message:

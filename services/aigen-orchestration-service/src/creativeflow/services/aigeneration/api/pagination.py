@@ -24,5 +24,7 @@ def read_cursor(cursor: str | None) -> UUID | None:
         return UUID(bytes=base64.urlsafe_b64decode(cursor + "=="))
     except (ValueError, binascii.Error):
         raise InvalidRequestError.at(
-            "/query/cursor", "invalid_cursor", "Use the cursor of the page before, or leave it out to begin anew."
+            "/query/cursor",
+            "invalid_cursor",
+            "Use the cursor of the page before, or leave it out to begin anew.",
         ) from None

@@ -1,4 +1,6 @@
-"""Bounds on callers: state-changing calls per minute, with the standard's headers, and the time a body may take."""
+"""Bounds on callers: state-changing calls per minute, with the standard's headers, and the time a
+body may take.
+"""
 
 import asyncio
 import time
@@ -44,10 +46,11 @@ class RateLimiter:
 
 
 class BodyTimeout:
-    """Ends calls whose body does not come. One timer looks after all of them: a timer for each would cost every call.
+    """Ends calls whose body does not come. One timer looks after all of them: a timer for each
+    would cost every call.
 
-    A body may take `seconds`, and one more for every `bytes_per_second` of it: so a slow line is no fault, and a
-    caller who sends a byte now and then holds nothing for long.
+    A body may take `seconds`, and one more for every `bytes_per_second` of it: so a slow line is no
+    fault, and a caller who sends a byte now and then holds nothing for long.
     """
 
     ENDED = "the body did not come in time"

@@ -15,7 +15,9 @@ def json_bytes(value: Any) -> bytes:
     return orjson.dumps(value, default=str)
 
 
-def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    value: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """A JSON answer."""
     return Response(json_bytes(value), status, headers, "application/json")
 

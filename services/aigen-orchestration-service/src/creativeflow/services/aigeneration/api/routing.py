@@ -1,4 +1,6 @@
-"""How calls find their endpoints, how endpoints read bodies, and how they declare their refusals."""
+"""How calls find their endpoints, how endpoints read bodies, and how they declare their
+refusals.
+"""
 
 import re
 from collections.abc import Callable, Coroutine, Sequence
@@ -22,12 +24,18 @@ from creativeflow.services.aigeneration.domain.errors import (
     InvalidRequestError,
     UnsupportedMediaTypeError,
 )
-from creativeflow.services.aigeneration.kit.json_input import describe, parse_json, to_invalid_request
+from creativeflow.services.aigeneration.kit.json_input import (
+    describe,
+    parse_json,
+    to_invalid_request,
+)
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _WITH_ID = re.compile(r"(/.+/)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(/.+)?")
-"""A path with one id, in the form in which ids are given out; any other form is the framework's business."""
+"""A path with one id, in the form in which ids are given out; any other form is the framework's
+business.
+"""
 
 
 class JsonRequest(Request):
@@ -44,10 +52,11 @@ class JsonRequest(Request):
 
 
 class ShortRoute(APIRoute):
-    """A route whose calls skip the framework's steps where nothing is asked for but the request, the id in its path and
-    a JSON body.
+    """A route whose calls skip the framework's steps where nothing is asked for but the request,
+    the id in its path and a JSON body.
 
-    Steps and refusals are the same and in the same order; leaving the others out saves an eighth of an accept.
+    Steps and refusals are the same and in the same order; leaving the others out saves an eighth of
+    an accept.
     """
 
     straight: Handler | None = None
@@ -95,8 +104,8 @@ class JsonRoute(ShortRoute):
 
 
 class ShortWay:
-    """Leads a call whose path is a name of its own, or has one id, to its endpoint at once; any other goes through the
-    framework.
+    """Leads a call whose path is a name of its own, or has one id, to its endpoint at once; any
+    other goes through the framework.
 
     `around` is what stands around every call; errors are told there, as they are for all others.
     """
@@ -123,7 +132,9 @@ class ShortWay:
         route = self.routes.get((method, before, after))
         return (route, route.named(found)) if route is not None else None
 
-    async def lead(self, found: tuple[ShortRoute, dict[str, str]], scope: Scope, receive: Receive, send: Send) -> None:
+    async def lead(
+        self, found: tuple[ShortRoute, dict[str, str]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Answer a call of the route that was found."""
         scope["route"], scope["path_params"] = found
         await self._lead(scope, receive, send)
@@ -135,10 +146,14 @@ class ShortWay:
 
 
 def _short_handler(dependant: Dependant) -> Handler | None:
-    ids = [parameter for parameter in dependant.path_params if parameter.field_info.annotation is UUID]
+    ids = [
+        parameter for parameter in dependant.path_params if parameter.field_info.annotation is UUID
+    ]
     if not _asks_for_little(dependant) or len(ids) != len(dependant.path_params) or len(ids) > 1:
         return None
-    if len(dependant.body_params) > 1 or any(not body.field_info.is_required() for body in dependant.body_params):
+    if len(dependant.body_params) > 1 or any(
+        not body.field_info.is_required() for body in dependant.body_params
+    ):
         return None
 
     async def handle_bare(request: Request) -> Response:
@@ -166,16 +181,21 @@ def _short_handler(dependant: Dependant) -> Handler | None:
 
 
 def _asks_for_little(dependant: Dependant) -> bool:
-    """Whether a function, and whatever it depends on, asks for the request alone, beside an id and a body."""
+    """Whether a function, and whatever it depends on, asks for the request alone, beside an id and
+    a body.
+    """
     more = (dependant.query_params, dependant.header_params, dependant.cookie_params)
     inside = all(
-        not part.body_params and not part.path_params and _asks_for_little(part) for part in dependant.dependencies
+        not part.body_params and not part.path_params and _asks_for_little(part)
+        for part in dependant.dependencies
     )
     return iscoroutinefunction(dependant.call) and not any(more) and inside
 
 
 async def _arguments(dependant: Dependant, request: Request) -> dict[str, Any]:
-    """What a function is given that asks for the request, and for what others make of the request."""
+    """What a function is given that asks for the request, and for what others make of the
+    request.
+    """
     found: dict[str, Any] = {}
     if dependant.request_param_name:
         found[dependant.request_param_name] = request
@@ -191,7 +211,10 @@ async def _arguments(dependant: Dependant, request: Request) -> dict[str, Any]:
 def _refuse_unknown(request: Request, known: set[str]) -> None:
     """A misspelt filter must not silently show everything."""
     if unknown := [name for name in request.query_params if name not in known]:
-        told = [describe({"type": "extra_forbidden", "loc": (name[:100],)}, "/query") for name in unknown[:10]]
+        told = [
+            describe({"type": "extra_forbidden", "loc": (name[:100],)}, "/query")
+            for name in unknown[:10]
+        ]
         raise InvalidRequestError(errors=told)
 
 
@@ -207,6 +230,10 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The refusals of an endpoint, for its description; 500 is always possible."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
-        status: {"model": Problem, "description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: schema}}
+        status: {
+            "model": Problem,
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: schema},
+        }
         for status in (*statuses, 500)
     }

@@ -1,4 +1,6 @@
-"""What an operator does about a user's money: statements, grants, flags, holds in doubt; for API and console."""
+"""What an operator does about a user's money: statements, grants, flags, holds in doubt; for API
+and console.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,9 +47,17 @@ class AccountService:
     """Reads and steers accounts. `ledger` is None where credits are not kept here."""
 
     def __init__(
-        self, books: Accounting, flags: AccountFlags, ledger: Ledger | None, outbox: Outbox, orchestrator: GenerationService, *,
-        entitlements: Remembered, now: Callable[[], datetime], new_id: Callable[[], UUID],
-    ) -> None:  # fmt: skip
+        self,
+        books: Accounting,
+        flags: AccountFlags,
+        ledger: Ledger | None,
+        outbox: Outbox,
+        orchestrator: GenerationService,
+        *,
+        entitlements: Remembered,
+        now: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+    ) -> None:
         self._books = books
         self._flags = flags
         self._ledger = ledger
@@ -87,20 +97,26 @@ class AccountService:
         """Give credits; idempotent on `operation`, and False where it was given before.
 
         Raises:
-            NotFoundError: credits are not kept here. IdempotencyKeyReusedError: the operation was another grant.
-            InvalidRequestError: more would be taken than there is.
+            NotFoundError: credits are not kept here. IdempotencyKeyReusedError: the operation was
+            another grant. InvalidRequestError: more would be taken than there is.
         """
         if self._ledger is None:
             raise errors.NotFoundError
         try:
             return await self._ledger.grant(
-                gift.user_id, gift.amount, operation=operation or str(self._new_id()), reason=gift.reason,
-                plan=gift.plan, status=gift.status,
-            )  # fmt: skip
+                gift.user_id,
+                gift.amount,
+                operation=operation or str(self._new_id()),
+                reason=gift.reason,
+                plan=gift.plan,
+                status=gift.status,
+            )
         except OperationReusedError:
             raise errors.IdempotencyKeyReusedError from None
         except ValueError as error:
-            raise errors.InvalidRequestError.at("/amount", "invalid_grant", f"{error}.".capitalize()) from None
+            raise errors.InvalidRequestError.at(
+                "/amount", "invalid_grant", f"{error}.".capitalize()
+            ) from None
         finally:
             self._entitlements.forget(gift.user_id)
 
@@ -111,7 +127,8 @@ class AccountService:
         return cleared
 
     async def decide(self, key: str, *, charged: bool, by: str) -> int:
-        """Say what became of a hold in doubt; how many messages of the same key are tried again because of it.
+        """Say what became of a hold in doubt; how many messages of the same key are tried again
+        because of it.
 
         Raises:
             NotFoundError: no hold has this key. CreditsUnavailableError: it could not be kept now.

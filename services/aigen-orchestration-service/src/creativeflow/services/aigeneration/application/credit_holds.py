@@ -1,7 +1,8 @@
-"""Money's way in: a hold that was written as `placing` is asked for, and what the credit service says is written.
+"""Money's way in: a hold that was written as `placing` is asked for, and what the credit service
+says is written.
 
-Captures and releases are effects of moves and are paid by the relay. Nothing is guessed: an operation without an
-answer stays `placing` until the credit service has said what became of it.
+Captures and releases are effects of moves and are paid by the relay. Nothing is guessed: an
+operation without an answer stays `placing` until the credit service has said what became of it.
 """
 
 import asyncio
@@ -11,7 +12,11 @@ from uuid import UUID
 
 import structlog
 
-from creativeflow.services.aigeneration.application.transitions import ActionResult, TransitionRunner, accepted
+from creativeflow.services.aigeneration.application.transitions import (
+    ActionResult,
+    TransitionRunner,
+    accepted,
+)
 from creativeflow.services.aigeneration.domain import errors, worker_errors
 from creativeflow.services.aigeneration.domain.lifecycle import Event, State
 from creativeflow.services.aigeneration.domain.ordering import is_waiting_for, order_fields
@@ -31,15 +36,20 @@ log = structlog.get_logger(__name__)
 
 
 class CreditHolds:
-    """Places holds, for a caller who waits or for nobody any more; all of it is idempotent on the hold's key."""
+    """Places holds, for a caller who waits or for nobody any more; all of it is idempotent on the
+    hold's key.
+    """
 
-    def __init__(self, mover: TransitionRunner, credits_: Credits, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, mover: TransitionRunner, credits_: Credits, *, timeout_seconds: float
+    ) -> None:
         self._mover = mover
         self._credits = credits_
         self._timeout_seconds = timeout_seconds
 
     async def place_for_caller(self, request: GenerationRequest) -> ActionResult:
-        """Ask while the caller waits; without an answer in time the caller is told where the request stands.
+        """Ask while the caller waits; without an answer in time the caller is told where the
+        request stands.
 
         Raises:
             InsufficientCreditsError: refused, and written so.
@@ -55,13 +65,16 @@ class CreditHolds:
             log.warning("hold_unknown", generation_request_id=str(request.id), reason=str(error))
             after = await self._accept_in_doubt(request)
         except Exception:
-            # The request is committed and the sweeper will settle its hold: an error here must not deny that it exists.
+            # The request is committed and the sweeper will settle its hold: an error here must not
+            # deny that it exists.
             log.exception("hold_failed", generation_request_id=str(request.id))
             after = await self._accept_in_doubt(request)
         return ActionResult(answer=accepted(after), request=after)
 
     async def _accept_in_doubt(self, request: GenerationRequest) -> GenerationRequest:
-        """Store the answer under the request's key; if the database cannot, the settled hold stores it later."""
+        """Store the answer under the request's key; if the database cannot, the settled hold stores
+        it later.
+        """
         with suppress(errors.StorageUnavailableError):
             await self._mover.store.complete_key(request.id, accepted(request))
         return request
@@ -69,10 +82,11 @@ class CreditHolds:
     async def settle(self, request_id: UUID, key: str) -> None:
         """Find out what became of a hold that is still `placing`, and finish or undo it.
 
-        Does nothing where the hold of this key is no longer `placing`: a later asking has a caller of its own.
-        Where the request still waits for it, the same key is asked again; for one that has ended, it is given back,
-        which also closes the key against an answer that comes late. Where the credit service does not answer, the
-        hold stays as it is; where it can never answer, the hold is parked and the account flagged (REQ-016).
+        Does nothing where the hold of this key is no longer `placing`: a later asking has a caller
+        of its own. Where the request still waits for it, the same key is asked again; for one that
+        has ended, it is given back, which also closes the key against an answer that comes late.
+        Where the credit service does not answer, the hold stays as it is; where it can never
+        answer, the hold is parked and the account flagged (REQ-016).
         """
         request = await self._mover.store.load(request_id)
         if request is None or (hold := request.placing) is None or hold.key != key:
@@ -81,17 +95,22 @@ class CreditHolds:
             if is_waiting_for(request, hold):
                 await self._place(request, hold)
             else:
-                await self._mover.store.give_back_late(hold, request, held=True, now=self._mover.now())
+                await self._mover.store.give_back_late(
+                    hold, request, held=True, now=self._mover.now()
+                )
         except errors.InsufficientCreditsError:
             pass  # written as refused; there is no caller left to tell
         except CreditsUndecidableError as error:
             log.error("hold_parked", hold=hold.key, reason=str(error))  # noqa: TRY400 - no fault of the code that runs here
             await self._mover.store.park_hold(hold, reason=str(error), now=self._mover.now())
         except CreditsUnknownError as error:
-            log.warning("hold_still_unknown", generation_request_id=str(request_id), reason=str(error))
+            log.warning(
+                "hold_still_unknown", generation_request_id=str(request_id), reason=str(error)
+            )
 
     async def decide(self, key: str, *, charged: bool, by: str) -> bool:
-        """A person says whether the money of a key that was in doubt was taken; everything goes on from there.
+        """A person says whether the money of a key that was in doubt was taken; everything goes on
+        from there.
 
         False when nothing is known under the key.
 
@@ -114,7 +133,8 @@ class CreditHolds:
         """Ask the credit service for one hold and write its answer.
 
         Raises:
-            InsufficientCreditsError: refused, and written so. CreditsUnknownError: nothing is known, nothing written.
+            InsufficientCreditsError: refused, and written so. CreditsUnknownError: nothing is
+            known, nothing written.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -128,7 +148,9 @@ class CreditHolds:
             raise errors.InsufficientCreditsError(required=credits_text(hold.amount)) from None
         return await self._write_answer(request, hold, held=True)
 
-    async def _write_answer(self, request: GenerationRequest, hold: Hold, *, held: bool) -> GenerationRequest:
+    async def _write_answer(
+        self, request: GenerationRequest, hold: Hold, *, held: bool
+    ) -> GenerationRequest:
         answered = replace(hold, state=HoldState.HELD if held else HoldState.REFUSED)
 
         def decide(current: GenerationRequest) -> StateChange | None:
@@ -144,12 +166,24 @@ class CreditHolds:
     def _change(self, current: GenerationRequest, hold: Hold) -> StateChange:
         data = {"hold": hold.key, "credits": credits_text(hold.amount)}
         if hold.state is HoldState.REFUSED:
-            failed = failure(worker_errors.INSUFFICIENT_CREDITS) if current.state is State.VALIDATING_CREDITS else None
+            failed = (
+                failure(worker_errors.INSUFFICIENT_CREDITS)
+                if current.state is State.VALIDATING_CREDITS
+                else None
+            )
             change = self._mover.apply_event(
-                current, Event.CREDITS_REFUSED, hold=hold, data=data, failure=failed, pending_action=None,
+                current,
+                Event.CREDITS_REFUSED,
+                hold=hold,
+                data=data,
+                failure=failed,
+                pending_action=None,
                 selected_sample_id=None,
-            )  # fmt: skip
-            refusal = {"code": errors.InsufficientCreditsError.code, "fields": {"required": credits_text(hold.amount)}}
+            )
+            refusal = {
+                "code": errors.InsufficientCreditsError.code,
+                "fields": {"required": credits_text(hold.amount)},
+            }
             return replace(change, answer=ApiResponse(status=402, body=refusal))
         if current.pending_action is None:
             change = self._mover.apply_event(current, Event.CREDITS_HELD, hold=hold, data=data)

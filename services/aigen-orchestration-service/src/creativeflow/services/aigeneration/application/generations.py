@@ -1,9 +1,11 @@
-"""What users and operators can do with a request: one method for each thing, from the first call to the last coin.
+"""What users and operators can do with a request: one method for each thing, from the first call to
+the last coin.
 
-Every method loads the request, lets one event happen to it, and writes the change guarded by its version; when
-somebody else was faster it looks again. Nothing foreign is called inside a transaction: a hold is first written
-as `placing`, then asked for, then written as held. Only credits in our own database are taken by the change itself;
-where that does not work they are asked for like all others, and refused where they are refused.
+Every method loads the request, lets one event happen to it, and writes the change guarded by its
+version; when somebody else was faster it looks again. Nothing foreign is called inside a
+transaction: a hold is first written as `placing`, then asked for, then written as held. Only
+credits in our own database are taken by the change itself; where that does not work they are asked
+for like all others, and refused where they are refused.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,12 +28,7 @@ from creativeflow.services.aigeneration.application.transitions import (
 )
 from creativeflow.services.aigeneration.domain import errors, worker_errors
 from creativeflow.services.aigeneration.domain.formats import final_size
-from creativeflow.services.aigeneration.domain.lifecycle import (
-    IN_FLIGHT,
-    Event,
-    Stage,
-    State,
-)
+from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Event, Stage, State
 from creativeflow.services.aigeneration.domain.model_routing import Asked, ModelChoice, Routing
 from creativeflow.services.aigeneration.domain.moderation import ModerationOutcome, ModerationResult
 from creativeflow.services.aigeneration.domain.ordering import (
@@ -58,7 +55,13 @@ from creativeflow.services.aigeneration.domain.pricing import (
     price_samples,
 )
 from creativeflow.services.aigeneration.domain.representation import to_resource
-from creativeflow.services.aigeneration.domain.request import Brief, GenerationRequest, HoldState, Route, iso
+from creativeflow.services.aigeneration.domain.request import (
+    Brief,
+    GenerationRequest,
+    HoldState,
+    Route,
+    iso,
+)
 from creativeflow.services.aigeneration.domain.transitions import (
     ApiResponse,
     IdempotencyClaim,
@@ -66,11 +69,7 @@ from creativeflow.services.aigeneration.domain.transitions import (
     failure,
     started,
 )
-from creativeflow.services.aigeneration.ports import (
-    Credits,
-    CreditsUnknownError,
-    Entitlements,
-)
+from creativeflow.services.aigeneration.ports import Credits, CreditsUnknownError, Entitlements
 
 __all__ = ["ActionResult", "Caller", "GenerationService", "Submission"]
 
@@ -91,13 +90,17 @@ class Submission:
 
 
 class DecideToPay(Protocol):
-    """What is to happen to a request as it stands; `at_once`: its credits are taken by the change itself."""
+    """What is to happen to a request as it stands; `at_once`: its credits are taken by the change
+    itself.
+    """
 
     def __call__(self, request: GenerationRequest, *, at_once: bool) -> StateChange | None: ...
 
 
 class GenerationService:
-    """Decides what users and operators ask for; its state is in the store, so any number of processes may run it."""
+    """Decides what users and operators ask for; its state is in the store, so any number of
+    processes may run it.
+    """
 
     def __init__(
         self,
@@ -122,14 +125,16 @@ class GenerationService:
 
     # What a user does
 
-    async def submit(self, order: Submission, claim: IdempotencyClaim | None = None) -> ActionResult:
+    async def submit(
+        self, order: Submission, claim: IdempotencyClaim | None = None
+    ) -> ActionResult:
         """Take a new request: priced, its credits being held or none needed, its job queued.
 
         Idempotent on the claim: the same key gives the same answer and starts nothing twice.
 
         Raises:
-            PromptRejectedError, SafetyUnavailableError: the words may not be used, or nobody can say now.
-            FreeQuotaExhaustedError, InsufficientCreditsError: nothing was charged.
+            PromptRejectedError, SafetyUnavailableError: the words may not be used, or nobody can
+            say now. FreeQuotaExhaustedError, InsufficientCreditsError: nothing was charged.
             PlanRequiredError, AccountRestrictedError: the plan or the account does not allow it.
             QuoteExpiredError: it no longer costs what was quoted; nothing was charged.
             CreditsUnavailableError: the plan cannot be known right now.
@@ -139,29 +144,41 @@ class GenerationService:
     async def quote(self, user_id: str, brief: Brief) -> dict[str, Any]:
         """What a request would cost, item by item, and what it would leave; starts nothing.
 
-        Its `quote_id` binds these prices until `expires_at`: an action that comes with it costs them, or is refused.
+        Its `quote_id` binds these prices until `expires_at`: an action that comes with it costs
+        them, or is refused.
         """
         entitled = await self._entitled(user_id)
         prices = self._policy.prices
-        models = {stage: self._choose(stage, entitled.plan, brief, user_id).model for stage in Stage}
+        models = {
+            stage: self._choose(stage, entitled.plan, brief, user_id).model for stage in Stage
+        }
         check_plan(entitled.plan, brief, prices, models[Stage.SAMPLES])
-        terms, expires_at = quote_terms(entitled.plan, prices, models), self._now() + self._policy.quote_validity
+        terms, expires_at = (
+            quote_terms(entitled.plan, prices, models),
+            self._now() + self._policy.quote_validity,
+        )
         return build_quote(entitled.plan, brief, prices, models, balance=entitled.balance) | {
             "quote_id": self._quotes.seal(user_id, terms, expires_at),
             "expires_at": iso(expires_at.replace(microsecond=0)),
         }
 
     async def select_sample(
-        self, request_id: UUID, sample_id: str, caller: Caller, *, resolution: str | None, file_format: str | None,
+        self,
+        request_id: UUID,
+        sample_id: str,
+        caller: Caller,
+        *,
+        resolution: str | None,
+        file_format: str | None,
         quote_id: str | None = None,
-    ) -> ActionResult:  # fmt: skip
+    ) -> ActionResult:
         """Pick exactly one sample and order the final; the same sample again gives the same answer.
 
         Raises:
-            AlreadySelectedError: another sample was picked before.
-            InvalidRequestError: the sample is not one of this round, or the resolution does not fit.
-            QuoteExpiredError: it no longer costs what was quoted; nothing was charged.
-            PlanRequiredError, InsufficientCreditsError, ActionInProgressError, InvalidStateError.
+            AlreadySelectedError: another sample was picked before. InvalidRequestError: the sample
+            is not one of this round, or the resolution does not fit. QuoteExpiredError: it no
+            longer costs what was quoted; nothing was charged. PlanRequiredError,
+            InsufficientCreditsError, ActionInProgressError, InvalidStateError.
         """
 
         async def act() -> ActionResult:
@@ -175,15 +192,23 @@ class GenerationService:
                 check_selectable(request, Event.SAMPLE_SELECTED)
                 if sample_id not in {sample["asset_id"] for sample in request.samples}:
                     raise errors.InvalidRequestError.at(
-                        "/selected_sample_id", "unknown_sample", "Pick one of the request's current `samples`."
+                        "/selected_sample_id",
+                        "unknown_sample",
+                        "Pick one of the request's current `samples`.",
                     )
                 size = final_size(request.dimensions, resolution)
-                if is_high_resolution(self._policy.prices, size.longest) and not entitled.plan.high_resolution:
+                if (
+                    is_high_resolution(self._policy.prices, size.longest)
+                    and not entitled.plan.high_resolution
+                ):
                     raise errors.PlanRequiredError(feature="A high-resolution final", plan="Pro")
                 choice = self._choose(Stage.FINAL, entitled.plan, request.brief, request.user_id)
                 check_model(entitled.plan, choice.model)
                 charge = price_final(
-                    entitled.plan, self._policy.prices, longest_side=size.longest, surcharge=choice.model.surcharge
+                    entitled.plan,
+                    self._policy.prices,
+                    longest_side=size.longest,
+                    surcharge=choice.model.surcharge,
                 )
                 chosen = {
                     "selected_sample_id": sample_id,
@@ -194,7 +219,13 @@ class GenerationService:
                 }
                 check_quote(self._quotes.open(quote_id, request.user_id, self._now()), charge)
                 return self._order(
-                    request, Event.SAMPLE_SELECTED, charge, chosen, caller=caller, entitled=entitled, at_once=at_once
+                    request,
+                    Event.SAMPLE_SELECTED,
+                    charge,
+                    chosen,
+                    caller=caller,
+                    entitled=entitled,
+                    at_once=at_once,
                 )
 
             return await self._act_and_pay(request_id, caller, decide)
@@ -202,14 +233,18 @@ class GenerationService:
         return await self._mover.run_idempotent(caller.claim, act)
 
     async def regenerate(
-        self, request_id: UUID, caller: Caller, brief_changes: Mapping[str, str], quote_id: str | None = None
+        self,
+        request_id: UUID,
+        caller: Caller,
+        brief_changes: Mapping[str, str],
+        quote_id: str | None = None,
     ) -> ActionResult:
         """Ask for another round of samples, at the price of a sample set (REQ-008).
 
         Raises:
-            PromptRejectedError, PromptReviewRequiredError, SafetyUnavailableError: because of the changed words.
-            TooManyRoundsError, ActionInProgressError, InvalidStateError, FreeQuotaExhaustedError,
-            InsufficientCreditsError, QuoteExpiredError.
+            PromptRejectedError, PromptReviewRequiredError, SafetyUnavailableError: because of the
+            changed words. TooManyRoundsError, ActionInProgressError, InvalidStateError,
+            FreeQuotaExhaustedError, InsufficientCreditsError, QuoteExpiredError.
         """
 
         async def act() -> ActionResult:
@@ -231,20 +266,35 @@ class GenerationService:
                 check_model(entitled.plan, choice.model)
                 charge = price_samples(entitled.plan, self._policy.prices, choice.model.surcharge)
                 check_quote(self._quotes.open(quote_id, request.user_id, self._now()), charge)
-                fields = {"brief": dict(brief_changes), "plan": entitled.plan.name, "route": to_route(choice)}
+                fields = {
+                    "brief": dict(brief_changes),
+                    "plan": entitled.plan.name,
+                    "route": to_route(choice),
+                }
                 return self._order(
-                    request, Event.REGENERATION_REQUESTED, charge, fields, caller=caller, entitled=entitled,
+                    request,
+                    Event.REGENERATION_REQUESTED,
+                    charge,
+                    fields,
+                    caller=caller,
+                    entitled=entitled,
                     at_once=at_once,
-                )  # fmt: skip
+                )
 
             return await self._act_and_pay(request_id, caller, decide)
 
         return await self._mover.run_idempotent(caller.claim, act)
 
     async def retry(
-        self, request_id: UUID, caller: Caller, changes: Mapping[str, Any], *, correlation_id: str,
-        traceparent: str | None = None, quote_id: str | None = None,
-    ) -> ActionResult:  # fmt: skip
+        self,
+        request_id: UUID,
+        caller: Caller,
+        changes: Mapping[str, Any],
+        *,
+        correlation_id: str,
+        traceparent: str | None = None,
+        quote_id: str | None = None,
+    ) -> ActionResult:
         """Start a request that ended without its result again, as a new request with `retry_of`.
 
         Raises:
@@ -258,15 +308,26 @@ class GenerationService:
             if not request.terminal or request.state is State.COMPLETED:
                 raise errors.InvalidStateError(state=request.state)
             brief = Brief(**{**request.brief, **changes})  # type: ignore[typeddict-item]
-            if request.state is State.CONTENT_REJECTED and brief["input_prompt"] == request.brief["input_prompt"]:
+            if (
+                request.state is State.CONTENT_REJECTED
+                and brief["input_prompt"] == request.brief["input_prompt"]
+            ):
                 raise errors.InvalidRequestError.at(
-                    "/updated_prompt", "prompt_unchanged", "The prompt was rejected as it is: send another one."
+                    "/updated_prompt",
+                    "prompt_unchanged",
+                    "The prompt was rejected as it is: send another one.",
                 )
             order = Submission(
-                user_id=request.user_id, project_id=request.project_id, brief=brief, metadata=request.metadata,
-                created_by=caller.name, correlation_id=correlation_id, traceparent=traceparent, retry_of=request.id,
+                user_id=request.user_id,
+                project_id=request.project_id,
+                brief=brief,
+                metadata=request.metadata,
+                created_by=caller.name,
+                correlation_id=correlation_id,
+                traceparent=traceparent,
+                retry_of=request.id,
                 quote_id=quote_id,
-            )  # fmt: skip
+            )
             return await self._submit(order, caller.claim)
 
         return await self._mover.run_idempotent(caller.claim, act)
@@ -274,7 +335,8 @@ class GenerationService:
     async def cancel(self, request_id: UUID, caller: Caller) -> ActionResult:
         """End a request early; what is held is given back. On an ended request nothing happens.
 
-        `outcome` is `cancellation_requested` where a worker may still be busy: its results will be refused.
+        `outcome` is `cancellation_requested` where a worker may still be busy: its results will be
+        refused.
         """
 
         async def act() -> ActionResult:
@@ -289,46 +351,71 @@ class GenerationService:
                 change = self._mover.apply_event(
                     request, Event.CANCEL_REQUESTED, data={"by": caller.name}, pending_action=None
                 )
-                return replace(change, claim=caller.claim, answer=ApiResponse(status=200, body=body(change.after)))
+                return replace(
+                    change,
+                    claim=caller.claim,
+                    answer=ApiResponse(status=200, body=body(change.after)),
+                )
 
             def body(request: GenerationRequest) -> dict[str, Any]:
                 return to_resource(request) | {"outcome": outcome}
 
             request = await self._mover.move(request_id, decide, caller)
             acted = outcome != "already_terminal"
-            return ActionResult(answer=ApiResponse(status=200, body=body(request)), request=request, acted=acted)
+            return ActionResult(
+                answer=ApiResponse(status=200, body=body(request)), request=request, acted=acted
+            )
 
         return await self._mover.run_idempotent(caller.claim, act)
 
     async def force_fail(self, request_id: UUID, caller: Caller, reason: str) -> ActionResult:
-        """An operator ends a live request; what is held is given back and who did it stands in the timeline."""
+        """An operator ends a live request; what is held is given back and who did it stands in the
+        timeline.
+        """
 
         def decide(request: GenerationRequest) -> StateChange:
             change = self._mover.apply_event(
-                request, Event.OPERATOR_FAILED, data={"by": caller.name, "reason": reason},
-                failure=failure(worker_errors.OPERATOR_ENDED), pending_action=None,
-            )  # fmt: skip
-            return replace(change, claim=caller.claim, answer=ApiResponse(status=200, body=to_resource(change.after)))
+                request,
+                Event.OPERATOR_FAILED,
+                data={"by": caller.name, "reason": reason},
+                failure=failure(worker_errors.OPERATOR_ENDED),
+                pending_action=None,
+            )
+            return replace(
+                change,
+                claim=caller.claim,
+                answer=ApiResponse(status=200, body=to_resource(change.after)),
+            )
 
         async def act() -> ActionResult:
             request = await self._mover.move(request_id, decide, caller)
-            return ActionResult(answer=ApiResponse(status=200, body=to_resource(request)), request=request)
+            return ActionResult(
+                answer=ApiResponse(status=200, body=to_resource(request)), request=request
+            )
 
         return await self._mover.run_idempotent(caller.claim, act)
 
-    async def review(self, request_id: UUID, caller: Caller, *, accepted_: bool) -> GenerationRequest:
-        """An operator has looked at a prompt: the request goes on, or is rejected. Again: nothing happens.
+    async def review(
+        self, request_id: UUID, caller: Caller, *, accepted_: bool
+    ) -> GenerationRequest:
+        """An operator has looked at a prompt: the request goes on, or is rejected. Again: nothing
+        happens.
 
         Raises:
-            NotFoundError: no such request. CreditsUnavailableError: the plan cannot be known right now.
+            NotFoundError: no such request. CreditsUnavailableError: the plan cannot be known right
+            now.
         """
         before = await self._mover.load_owned(request_id, caller)
         if not before.in_review:
             return before
         if not accepted_:
-            return await self._mover.move(request_id, lambda request: self._reject(request, caller), caller)
+            return await self._mover.move(
+                request_id, lambda request: self._reject(request, caller), caller
+            )
         entitled = await self._entitlements_known(before.user_id)
-        surcharge = self._choose(Stage.SAMPLES, entitled.plan, before.brief, before.user_id).model.surcharge
+        surcharge = self._choose(
+            Stage.SAMPLES, entitled.plan, before.brief, before.user_id
+        ).model.surcharge
         charge = price_samples(entitled.plan, self._policy.prices, surcharge)
         try:
             request = await self._mover.move(
@@ -345,7 +432,8 @@ class GenerationService:
         await self._holds.settle(request_id, key)
 
     async def decide_hold(self, key: str, *, charged: bool, by: str) -> None:
-        """An operator says whether a hold in doubt was charged; see `Holds.decide`. Again: nothing happens.
+        """An operator says whether a hold in doubt was charged; see `Holds.decide`. Again: nothing
+        happens.
 
         Raises:
             NotFoundError: no hold has this key. CreditsUnavailableError: it could not be kept now.
@@ -364,9 +452,11 @@ class GenerationService:
         check_quote(self._quotes.open(order.quote_id, order.user_id, self._now()), charge)
         request = self._new_request(order, entitled.plan, charge, to_route(choice))
         data = {
-            "by": order.created_by, "charge": _payable(charge, entitled), "retry_of": order.retry_of,
+            "by": order.created_by,
+            "charge": _payable(charge, entitled),
+            "retry_of": order.retry_of,
             "route": request.route,
-        }  # fmt: skip
+        }
         if verdict.outcome is ModerationOutcome.REVIEW:
             request = self._for_review(request, verdict)
             return await self._start(request, data | {"review": verdict.category}, claim)
@@ -383,46 +473,85 @@ class GenerationService:
     ) -> ActionResult:
         """Write a new request, and what its caller is told with it."""
         answer = accepted(request)
-        await self._mover.write_new(started(request, data=data, claim=claim, answer=answer if claim else None))
+        await self._mover.write_new(
+            started(request, data=data, claim=claim, answer=answer if claim else None)
+        )
         return ActionResult(answer=answer, request=request)
 
     def _held(self, request: GenerationRequest) -> GenerationRequest:
-        """A new request whose hold is taken in the statement that writes it, so that it waits for its turn at once."""
+        """A new request whose hold is taken in the statement that writes it, so that it waits for
+        its turn at once.
+        """
         return replace(
-            request, state=State.PENDING, attempt=1, job_id=self._new_id(), due_at=request.created_at,
+            request,
+            state=State.PENDING,
+            attempt=1,
+            job_id=self._new_id(),
+            due_at=request.created_at,
             holds=tuple(map(as_held, request.holds)),
-        )  # fmt: skip
+        )
 
-    def _new_request(self, order: Submission, plan: Plan, charge: Charge, route: Route) -> GenerationRequest:
-        """The request in its first state: waiting for its hold, or for its turn where nothing is to be paid."""
+    def _new_request(
+        self, order: Submission, plan: Plan, charge: Charge, route: Route
+    ) -> GenerationRequest:
+        """The request in its first state: waiting for its hold, or for its turn where nothing is to
+        be paid.
+        """
         now, request_id = self._now(), self._new_id()
         hold = hold_for(charge, request_id, Stage.SAMPLES, 1, now)
         waits = charge.funding is not Funding.CREDITS
         return GenerationRequest(
-            id=request_id, user_id=order.user_id, project_id=order.project_id, created_by=order.created_by,
-            correlation_id=order.correlation_id, traceparent=order.traceparent,
-            state=State.PENDING if waits else State.VALIDATING_CREDITS, stage=Stage.SAMPLES, round=1,
-            attempt=1 if waits else 0, job_id=self._new_id() if waits else None, due_at=now if waits else None,
-            version=1, plan=plan.name, brief=order.brief, metadata=order.metadata, retry_of=order.retry_of,
-            max_rounds=self._policy.max_rounds, route=route,
-            deadline_at=now + self._policy.dispatch_deadline, created_at=now, updated_at=now,
+            id=request_id,
+            user_id=order.user_id,
+            project_id=order.project_id,
+            created_by=order.created_by,
+            correlation_id=order.correlation_id,
+            traceparent=order.traceparent,
+            state=State.PENDING if waits else State.VALIDATING_CREDITS,
+            stage=Stage.SAMPLES,
+            round=1,
+            attempt=1 if waits else 0,
+            job_id=self._new_id() if waits else None,
+            due_at=now if waits else None,
+            version=1,
+            plan=plan.name,
+            brief=order.brief,
+            metadata=order.metadata,
+            retry_of=order.retry_of,
+            max_rounds=self._policy.max_rounds,
+            route=route,
+            deadline_at=now + self._policy.dispatch_deadline,
+            created_at=now,
+            updated_at=now,
             holds=(hold,) if hold else (),
-        )  # fmt: skip
+        )
 
-    def _for_review(self, request: GenerationRequest, verdict: ModerationResult) -> GenerationRequest:
+    def _for_review(
+        self, request: GenerationRequest, verdict: ModerationResult
+    ) -> GenerationRequest:
         """The request as it waits for a person: nothing is held, and no job is queued."""
         return replace(
-            request, state=State.VALIDATING_CREDITS, attempt=0, job_id=None, due_at=None, holds=(),
+            request,
+            state=State.VALIDATING_CREDITS,
+            attempt=0,
+            job_id=None,
+            due_at=None,
+            holds=(),
             deadline_at=request.created_at + self._policy.review_deadline,
-            pending_action={"event": Event.REVIEW_PASSED.value, "fields": {"category": verdict.category}},
-        )  # fmt: skip
+            pending_action={
+                "event": Event.REVIEW_PASSED.value,
+                "fields": {"category": verdict.category},
+            },
+        )
 
     def _accept(
         self, request: GenerationRequest, charge: Charge, entitled: Entitlements, caller: Caller
     ) -> StateChange | None:
         if not request.in_review:
             return None
-        hold = hold_for(charge, request.id, Stage.SAMPLES, request.round, self._now(), earlier=request.holds)
+        hold = hold_for(
+            charge, request.id, Stage.SAMPLES, request.round, self._now(), earlier=request.holds
+        )
         event = Event.CREDITS_ASKED if charge.funding is Funding.CREDITS else Event.REVIEW_PASSED
         data = {"by": caller.name, "review": "passed", "charge": _payable(charge, entitled)}
         return self._mover.apply_event(
@@ -433,23 +562,40 @@ class GenerationService:
         if not request.in_review:
             return None
         return self._mover.apply_event(
-            request, Event.REVIEW_REJECTED, data={"by": caller.name}, failure=failure(worker_errors.PROMPT_REFUSED),
+            request,
+            Event.REVIEW_REJECTED,
+            data={"by": caller.name},
+            failure=failure(worker_errors.PROMPT_REFUSED),
             pending_action=None,
-        )  # fmt: skip
+        )
 
     def _cannot_pay(self, request: GenerationRequest) -> StateChange | None:
-        """The allowance is used up by now; credits that were refused have been written so already."""
+        """The allowance is used up by now; credits that were refused have been written so
+        already.
+        """
         if not request.in_review:
             return None
         return self._mover.apply_event(
-            request, Event.CREDITS_REFUSED, failure=failure(worker_errors.INSUFFICIENT_CREDITS), pending_action=None
+            request,
+            Event.CREDITS_REFUSED,
+            failure=failure(worker_errors.INSUFFICIENT_CREDITS),
+            pending_action=None,
         )
 
     def _order(
-        self, request: GenerationRequest, event: Event, charge: Charge, fields: dict[str, Any], *, caller: Caller,
-        entitled: Entitlements, at_once: bool,
-    ) -> StateChange:  # fmt: skip
-        """Queue the next job, or first ask for the credits it costs; `at_once`: they are taken along instead."""
+        self,
+        request: GenerationRequest,
+        event: Event,
+        charge: Charge,
+        fields: dict[str, Any],
+        *,
+        caller: Caller,
+        entitled: Entitlements,
+        at_once: bool,
+    ) -> StateChange:
+        """Queue the next job, or first ask for the credits it costs; `at_once`: they are taken
+        along instead.
+        """
         stage = Stage.FINAL if event is Event.SAMPLE_SELECTED else Stage.SAMPLES
         round_number = request.round + (stage is Stage.SAMPLES)
         hold = hold_for(charge, request.id, stage, round_number, self._now(), earlier=request.holds)
@@ -460,15 +606,21 @@ class GenerationService:
             change = self._mover.apply_event(
                 request, event, hold=hold, data=data, **order_fields(request, event, fields)
             )
-            return replace(change, claim=caller.claim, answer=accepted(change.after) if caller.claim else None)
-        chosen = {"selected_sample_id": fields["selected_sample_id"]} if stage is Stage.FINAL else {}
+            return replace(
+                change, claim=caller.claim, answer=accepted(change.after) if caller.claim else None
+            )
+        chosen = (
+            {"selected_sample_id": fields["selected_sample_id"]} if stage is Stage.FINAL else {}
+        )
         pending = {"event": event.value, "fields": fields}
         change = self._mover.apply_event(
             request, Event.CREDITS_ASKED, hold=hold, data=data, pending_action=pending, **chosen
         )
         return replace(change, claim=caller.claim)
 
-    async def _act_and_pay(self, request_id: UUID, caller: Caller, decide: DecideToPay) -> ActionResult:
+    async def _act_and_pay(
+        self, request_id: UUID, caller: Caller, decide: DecideToPay
+    ) -> ActionResult:
         acted = False
 
         def watched(request: GenerationRequest, *, at_once: bool) -> StateChange | None:
@@ -478,7 +630,9 @@ class GenerationService:
             return change
 
         try:
-            request = await self._mover.move(request_id, partial(watched, at_once=self._ledger_here), caller)
+            request = await self._mover.move(
+                request_id, partial(watched, at_once=self._ledger_here), caller
+            )
         except CreditsNotTakenError:
             request = await self._mover.move(request_id, partial(watched, at_once=False), caller)
         if request.placing is not None and request.pending_action is not None:
@@ -489,7 +643,11 @@ class GenerationService:
         """The model for a stage, by the rules in force now."""
         return self._routing().choose(
             Asked(
-                stage=stage, plan=plan, output_format=brief["output_format"], user_id=user_id, named=brief.get("model")
+                stage=stage,
+                plan=plan,
+                output_format=brief["output_format"],
+                user_id=user_id,
+                named=brief.get("model"),
             )
         )
 
@@ -507,7 +665,8 @@ class GenerationService:
 
 
 def _payable(charge: Charge, entitled: Entitlements) -> dict[str, Any]:
-    """The charge as the timeline shows it, marked where it rests on what the credit service said minutes ago.
+    """The charge as the timeline shows it, marked where it rests on what the credit service said
+    minutes ago.
 
     Raises:
         CreditsUnavailableError: it costs credits, and the credit service does not answer.

@@ -1,4 +1,6 @@
-"""Logs and metrics: JSON lines with ids and never content, and Prometheus figures under fixed names."""
+"""Logs and metrics: JSON lines with ids and never content, and Prometheus figures under fixed
+names.
+"""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -22,15 +24,29 @@ DURATION = Histogram(
     ("stage", "plan", "provider", "model"),
     buckets=(1, 5, 10, 15, 20, 25, 30, 60, 90, 120),
 )
-CREDITS = Counter("creativeflow_user_credits_consumed_total", "Credits captured.", ("action", "plan"))
-FAILED_ATTEMPTS = Counter("ai_generation_failed_attempts_total", "Attempts that failed.", ("stage", "code", "fault"))
+CREDITS = Counter(
+    "creativeflow_user_credits_consumed_total", "Credits captured.", ("action", "plan")
+)
+FAILED_ATTEMPTS = Counter(
+    "ai_generation_failed_attempts_total", "Attempts that failed.", ("stage", "code", "fault")
+)
 STATES = Counter("ai_generation_moves_total", "Moves by event.", ("event",))
 QUEUED = Gauge("ai_generation_queued_jobs", "Jobs that wait in the fair queue.", ("lane",))
-IN_FLIGHT = Gauge("ai_generation_in_flight_jobs", "Jobs leased, in the broker or with a worker.", ("lane",))
+IN_FLIGHT = Gauge(
+    "ai_generation_in_flight_jobs", "Jobs leased, in the broker or with a worker.", ("lane",)
+)
 OUTBOX_MESSAGES = Gauge("ai_generation_outbox_messages", "Messages in the outbox.", ("kind",))
-STALLED = Gauge("ai_generation_stalled_jobs", "Jobs that wait because workers have gone silent.", ("lane", "kind"))
-DIFFERENCES = Gauge("ai_generation_book_differences", "Differences the last reconciliation found.", ("difference",))
-WEBHOOK_DELIVERIES = Counter("aigen_webhook_deliveries_total", "Tries to deliver webhook events.", ("outcome",))
+STALLED = Gauge(
+    "ai_generation_stalled_jobs",
+    "Jobs that wait because workers have gone silent.",
+    ("lane", "kind"),
+)
+DIFFERENCES = Gauge(
+    "ai_generation_book_differences", "Differences the last reconciliation found.", ("difference",)
+)
+WEBHOOK_DELIVERIES = Counter(
+    "aigen_webhook_deliveries_total", "Tries to deliver webhook events.", ("outcome",)
+)
 STREAMS = Gauge("ai_generation_open_streams", "Open live streams in this process.")
 
 _STATUS = {
@@ -50,15 +66,26 @@ def count(change: StateChange) -> None:
         return
     for entry in change.entries:
         STATES.labels(entry.event).inc()
-        if entry.event in {Event.ATTEMPT_FAILED, Event.ATTEMPTS_EXHAUSTED, Event.PROMPT_REJECTED, Event.INPUT_REFUSED}:
-            FAILED_ATTEMPTS.labels(before.stage, entry.data.get("code", ""), entry.data.get("fault", "")).inc()
+        if entry.event in {
+            Event.ATTEMPT_FAILED,
+            Event.ATTEMPTS_EXHAUSTED,
+            Event.PROMPT_REJECTED,
+            Event.INPUT_REFUSED,
+        }:
+            FAILED_ATTEMPTS.labels(
+                before.stage, entry.data.get("code", ""), entry.data.get("fault", "")
+            ).inc()
     if after.terminal and not before.terminal:
         COMPLETED.labels(_STATUS[after.state], after.plan).inc()
-    delivered = {State.AWAITING_SELECTION: Stage.SAMPLES, State.COMPLETED: Stage.FINAL}.get(after.state)
+    delivered = {State.AWAITING_SELECTION: Stage.SAMPLES, State.COMPLETED: Stage.FINAL}.get(
+        after.state
+    )
     if delivered and before.state is not after.state and before.due_at is not None:
         seconds = (after.updated_at - before.due_at).total_seconds()
         provider = before.route["provider"] if before.route else "default"
-        DURATION.labels(delivered, after.plan, provider, before.model or "").observe(max(0.0, seconds))
+        DURATION.labels(delivered, after.plan, provider, before.model or "").observe(
+            max(0.0, seconds)
+        )
     for hold in change.holds:
         if hold.state is HoldState.CAPTURED and hold.amount:
             CREDITS.labels(hold.action, after.plan).inc(hold.amount / 100)

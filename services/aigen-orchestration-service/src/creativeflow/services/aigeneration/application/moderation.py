@@ -1,4 +1,6 @@
-"""Judges prompts before anything is charged: allowed, rejected, or left to a person. Their words are never logged."""
+"""Judges prompts before anything is charged: allowed, rejected, or left to a person. Their words
+are never logged.
+"""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -6,7 +8,12 @@ from datetime import datetime, timedelta
 import structlog
 
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.domain.moderation import ALLOWED, ModerationOutcome, ModerationResult, WhenAway
+from creativeflow.services.aigeneration.domain.moderation import (
+    ALLOWED,
+    ModerationOutcome,
+    ModerationResult,
+    WhenAway,
+)
 from creativeflow.services.aigeneration.domain.request import Brief
 from creativeflow.services.aigeneration.ports import PromptCheck, PromptCheckUnavailableError
 from creativeflow.services.aigeneration.storage.account_flags import CONTENT_ABUSE, AccountFlags
@@ -21,9 +28,15 @@ class PromptModeration:
     """Asks the check, remembers rejections, and flags accounts that keep asking for the worst."""
 
     def __init__(
-        self, check: PromptCheck, rejections: PromptRejections, flags: AccountFlags, *, now: Callable[[], datetime],
-        when_away: WhenAway, abuse_after: int,
-    ) -> None:  # fmt: skip
+        self,
+        check: PromptCheck,
+        rejections: PromptRejections,
+        flags: AccountFlags,
+        *,
+        now: Callable[[], datetime],
+        when_away: WhenAway,
+        abuse_after: int,
+    ) -> None:
         self._check = check
         self._rejections = rejections
         self._flags = flags
@@ -49,7 +62,8 @@ class PromptModeration:
         return verdict
 
     async def judge_change(self, user_id: str, brief: Brief) -> None:
-        """Whether changed words may be used at once; there is no waiting for a person in the middle of a request.
+        """Whether changed words may be used at once; there is no waiting for a person in the middle
+        of a request.
 
         Raises:
             PromptRejectedError, SafetyUnavailableError: as above.

@@ -1,4 +1,6 @@
-"""Quotes that bind: what was shown is what is charged, or nothing is. Sealed and carried by the caller, not stored."""
+"""Quotes that bind: what was shown is what is charged, or nothing is. Sealed and carried by the
+caller, not stored.
+"""
 
 import base64
 import hashlib
@@ -19,7 +21,9 @@ Terms = Mapping[str, str | None]
 
 
 class Quotes:
-    """Seals what was quoted to a user, and opens it again. Any process with the same secret can open it."""
+    """Seals what was quoted to a user, and opens it again. Any process with the same secret can
+    open it.
+    """
 
     def __init__(self, secrets: list[bytes]) -> None:
         """Seals with the first secret and opens with any, so that a secret can be rotated."""
@@ -65,7 +69,9 @@ class Quotes:
 
 def _unknown() -> errors.InvalidRequestError:
     return errors.InvalidRequestError.at(
-        "/quote_id", "unknown_quote", "Send the `quote_id` of a quote that was made for this user, or leave it out."
+        "/quote_id",
+        "unknown_quote",
+        "Send the `quote_id` of a quote that was made for this user, or leave it out.",
     )
 
 

@@ -1,7 +1,9 @@
-"""Compares holds, requests, the free count and the credit service, and posts what is missing when told to.
+"""Compares holds, requests, the free count and the credit service, and posts what is missing when
+told to.
 
-It never takes money nobody decided to take: a compensation is the capture or release that a change decided long ago
-and that somehow never arrived. Everything else is reported for a person. Running it again changes nothing.
+It never takes money nobody decided to take: a compensation is the capture or release that a change
+decided long ago and that somehow never arrived. Everything else is reported for a person. Running
+it again changes nothing.
 """
 
 import asyncio
@@ -13,10 +15,17 @@ from typing import Any
 import structlog
 
 from creativeflow.services.aigeneration.domain.pricing import credits_text
-from creativeflow.services.aigeneration.domain.reconciliation import Difference, HoldComparison, compare_hold
+from creativeflow.services.aigeneration.domain.reconciliation import (
+    Difference,
+    HoldComparison,
+    compare_hold,
+)
 from creativeflow.services.aigeneration.domain.request import HoldState
 from creativeflow.services.aigeneration.ports import Credits, CreditsUnknownError, Reservation
-from creativeflow.services.aigeneration.storage.reconciliation import BookedHold, ReconciliationStore
+from creativeflow.services.aigeneration.storage.reconciliation import (
+    BookedHold,
+    ReconciliationStore,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +38,9 @@ _FINDINGS_KEPT = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discrepancy:
-    """One difference; `ours` and `theirs` are what the two books say, `mends` what would be posted."""
+    """One difference; `ours` and `theirs` are what the two books say, `mends` what would be
+    posted.
+    """
 
     difference: Difference
     key: str
@@ -42,7 +53,8 @@ class Discrepancy:
 
 @dataclass(slots=True)
 class ReconciliationReport:
-    """What one run found; `unanswered` holds could not be asked about, `posted` compensations are on their way.
+    """What one run found; `unanswered` holds could not be asked about, `posted` compensations are
+    on their way.
 
     `complete` is False where there were more holds than were to be compared.
     """
@@ -57,15 +69,23 @@ class ReconciliationReport:
 class Reconciliation:
     """One run at a time is enough, several do no harm."""
 
-    def __init__(self, comparison: ReconciliationStore, credits_: Credits, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, comparison: ReconciliationStore, credits_: Credits, *, now: Callable[[], datetime]
+    ) -> None:
         self._comparison = comparison
         self._credits = credits_
         self._now = now
 
     async def run(
-        self, since: datetime, *, apply: bool = False, by: str = "reconciliation", most: int | None = None
+        self,
+        since: datetime,
+        *,
+        apply: bool = False,
+        by: str = "reconciliation",
+        most: int | None = None,
     ) -> ReconciliationReport:
-        """Compare the holds that began since then, all that are open, and what the credit service still keeps.
+        """Compare the holds that began since then, all that are open, and what the credit service
+        still keeps.
 
         `most` bounds how many holds are compared.
         """
@@ -79,22 +99,37 @@ class Reconciliation:
         for wrong in await self._comparison.free_counts_off(since, apply=apply):
             report.findings.append(
                 Discrepancy(
-                    difference=Difference.FREE_COUNT, key=f"{wrong['month']:%Y-%m}", user_id=wrong["user_id"],
-                    credits="0.00", ours=str(wrong["used"]), theirs=str(wrong["kept"]), mends="count",
+                    difference=Difference.FREE_COUNT,
+                    key=f"{wrong['month']:%Y-%m}",
+                    user_id=wrong["user_id"],
+                    credits="0.00",
+                    ours=str(wrong["used"]),
+                    theirs=str(wrong["kept"]),
+                    mends="count",
                 )
-            )  # fmt: skip
+            )
             report.posted += apply
         await self._comparison.keep_report(_summary(report, since, apply=apply, by=by), self._now())
         return report
 
     async def last(self) -> tuple[datetime, dict[str, Any]] | None:
-        """When the last run was, in any process, and what it found; its findings are the first of all."""
+        """When the last run was, in any process, and what it found; its findings are the first of
+        all.
+        """
         return await self._comparison.last_report()
 
     async def _compare_outstanding(
-        self, until: datetime, since: datetime, report: ReconciliationReport, *, apply: bool, by: str
+        self,
+        until: datetime,
+        since: datetime,
+        report: ReconciliationReport,
+        *,
+        apply: bool,
+        by: str,
     ) -> None:
-        """What the credit service has set aside for longer than the holds compared above can tell."""
+        """What the credit service has set aside for longer than the holds compared above can
+        tell.
+        """
         try:
             outstanding = await self._credits.outstanding(min(since, until), _OUTSTANDING_MAX)
         except CreditsUnknownError:
@@ -106,10 +141,14 @@ class Reconciliation:
         for reservation in (kept[key] for key in kept.keys() - {hold.key for hold in ours}):
             report.findings.append(
                 Discrepancy(
-                    difference=Difference.UNKNOWN_HERE, key=reservation.key, user_id=reservation.user_id,
-                    credits=credits_text(reservation.amount), ours="absent", theirs="held",
+                    difference=Difference.UNKNOWN_HERE,
+                    key=reservation.key,
+                    user_id=reservation.user_id,
+                    credits=credits_text(reservation.amount),
+                    ours="absent",
+                    theirs="held",
                 )
-            )  # fmt: skip
+            )
 
     async def _compare(
         self, holds: Sequence[BookedHold], report: ReconciliationReport, *, apply: bool, by: str
@@ -122,13 +161,16 @@ class Reconciliation:
 
         await asyncio.gather(*(judge(hold) for hold in holds))
 
-    async def _judge(self, hold: BookedHold, report: ReconciliationReport, *, apply: bool, by: str) -> None:
+    async def _judge(
+        self, hold: BookedHold, report: ReconciliationReport, *, apply: bool, by: str
+    ) -> None:
         report.compared += 1
         try:
             found = await self._verdict(hold)
             if found is None:
                 return
-            # It may have moved on between the two looks: only what is still so on a second look is a difference.
+            # It may have moved on between the two looks: only what is still so on a second look is
+            # a difference.
             (again,) = await self._comparison.by_keys([hold.key]) or (hold,)
             if again != hold or await self._verdict(again) != found:
                 return
@@ -138,25 +180,40 @@ class Reconciliation:
             return
         report.findings.append(
             Discrepancy(
-                difference=found.difference, key=hold.key, user_id=hold.user_id, credits=credits_text(hold.amount),
-                ours=hold.state, theirs=theirs, mends=found.compensation,
+                difference=found.difference,
+                key=hold.key,
+                user_id=hold.user_id,
+                credits=credits_text(hold.amount),
+                ours=hold.state,
+                theirs=theirs,
+                mends=found.compensation,
             )
-        )  # fmt: skip
+        )
         if apply and found.compensation is not None:
             body = hold.reservation()
-            report.posted += await self._comparison.post(found.compensation, body, hold, by=by, now=self._now())
+            report.posted += await self._comparison.post(
+                found.compensation, body, hold, by=by, now=self._now()
+            )
 
     async def _verdict(self, hold: BookedHold) -> HoldComparison | None:
         theirs = await self._credits.find(_reservation(hold))
         return compare_hold(HoldState(hold.state), theirs, owed=hold.owed)
 
 
-def _summary(report: ReconciliationReport, since: datetime, *, apply: bool, by: str) -> dict[str, Any]:
+def _summary(
+    report: ReconciliationReport, since: datetime, *, apply: bool, by: str
+) -> dict[str, Any]:
     return {
-        "by": by, "since": since, "applied": apply, "compared": report.compared, "unanswered": report.unanswered,
-        "posted": report.posted, "complete": report.complete, "differences": len(report.findings),
+        "by": by,
+        "since": since,
+        "applied": apply,
+        "compared": report.compared,
+        "unanswered": report.unanswered,
+        "posted": report.posted,
+        "complete": report.complete,
+        "differences": len(report.findings),
         "findings": [asdict(finding) for finding in report.findings[:_FINDINGS_KEPT]],
-    }  # fmt: skip
+    }
 
 
 def _reservation(hold: BookedHold) -> Reservation:

@@ -1,4 +1,6 @@
-"""How a request is moved: look, decide, write guarded by its version, look again when somebody was faster."""
+"""How a request is moved: look, decide, write guarded by its version, look again when somebody was
+faster.
+"""
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -14,8 +16,18 @@ from creativeflow.services.aigeneration.domain.lifecycle import Event
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
-from creativeflow.services.aigeneration.domain.transitions import ApiResponse, IdempotencyClaim, StateChange, apply
-from creativeflow.services.aigeneration.storage.requests import KeyTakenError, RequestStore, StoredResponse, WriteResult
+from creativeflow.services.aigeneration.domain.transitions import (
+    ApiResponse,
+    IdempotencyClaim,
+    StateChange,
+    apply,
+)
+from creativeflow.services.aigeneration.storage.requests import (
+    KeyTakenError,
+    RequestStore,
+    StoredResponse,
+    WriteResult,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +41,9 @@ Decide = Callable[[GenerationRequest], StateChange | None]
 
 
 class CreditsNotTakenError(Exception):
-    """The credits of a change that takes them itself are not to be had at once; nothing was written."""
+    """The credits of a change that takes them itself are not to be had at once; nothing was
+    written.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +58,8 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionResult:
-    """What a caller is told; `stored` is the exact text of an earlier answer to the same idempotency key.
+    """What a caller is told; `stored` is the exact text of an earlier answer to the same
+    idempotency key.
 
     `acted` is False where there was nothing to do any more.
     """
@@ -83,13 +98,17 @@ class TransitionRunner:
             self.remember(change.after)
         try:
             self._on_written(change)
-        except Exception:  # the change is committed: a fault in counting or waking must not be its caller's
+        except (
+            Exception
+        ):  # the change is committed: a fault in counting or waking must not be its caller's
             log.exception("on_written_failed", generation_request_id=str(change.after.id))
 
     def remember(self, request: GenerationRequest) -> None:
-        """What this process knows last of a live request; others may know better, and every write finds that out.
+        """What this process knows last of a live request; others may know better, and every write
+        finds that out.
 
-        Not while a hold is being placed: that is the one thing of a request which changes without a new version.
+        Not while a hold is being placed: that is the one thing of a request which changes without a
+        new version.
         """
         self._remembered.pop(request.id, None)
         if not request.terminal and request.placing is None:
@@ -99,7 +118,9 @@ class TransitionRunner:
 
     def apply_event(self, request: GenerationRequest, event: Event, **fields: Any) -> StateChange:
         """The change which an event makes now; see `carry_out`."""
-        return apply(request, event, policy=self.policy, now=self.now(), new_id=self.new_id, **fields)
+        return apply(
+            request, event, policy=self.policy, now=self.now(), new_id=self.new_id, **fields
+        )
 
     async def write_new(self, change: StateChange) -> None:
         """Write a new request.
@@ -112,21 +133,28 @@ class TransitionRunner:
         self.on_committed(change)
 
     async def move(
-        self, request_id: UUID, decide: Decide, caller: Caller | None = None, known: GenerationRequest | None = None
+        self,
+        request_id: UUID,
+        decide: Decide,
+        caller: Caller | None = None,
+        known: GenerationRequest | None = None,
     ) -> GenerationRequest:
         """Let happen what `decide` says; the request as it is afterwards.
 
-        It is tried first on what is `known`, or remembered from the last write of this process. That may be out of
-        date, so only a write that its version lets through counts; whatever else comes of it, and every refusal, is
-        decided anew on the request as it is.
+        It is tried first on what is `known`, or remembered from the last write of this process.
+        That may be out of date, so only a write that its version lets through counts; whatever else
+        comes of it, and every refusal, is decided anew on the request as it is.
 
         Raises:
-            NotFoundError, PreconditionFailedError, FreeQuotaExhaustedError, CreditsNotTakenError, and whatever
+            NotFoundError, PreconditionFailedError, FreeQuotaExhaustedError, CreditsNotTakenError,
+            and whatever
             `decide` raises.
             ServiceUnavailableError: others kept moving it first.
         """
         remembered = known or self._remembered.get(request_id)
-        if remembered is not None and (moved := await self._move_remembered(remembered, decide, caller)):
+        if remembered is not None and (
+            moved := await self._move_remembered(remembered, decide, caller)
+        ):
             return moved
         for _ in range(_LOOKS):
             request = await self.load_owned(request_id, caller)
@@ -191,11 +219,16 @@ class TransitionRunner:
         """Act, or give the answer that an earlier call with the same key got.
 
         Raises:
-            IdempotencyKeyReusedError, IdempotencyKeyInFlightError, and whatever `act` raises for the first time.
+            IdempotencyKeyReusedError, IdempotencyKeyInFlightError, and whatever `act` raises for
+            the first time.
         """
         try:
             reply = await act()
-            stored = await self.store.answer(claim.principal, claim.key) if claim and not reply.acted else None
+            stored = (
+                await self.store.answer(claim.principal, claim.key)
+                if claim and not reply.acted
+                else None
+            )
             return _replay(claim, stored) if claim and stored else reply
         except (KeyTakenError, errors.AigenError) as error:
             stored = await self.store.answer(claim.principal, claim.key) if claim else None
@@ -208,7 +241,9 @@ class TransitionRunner:
 
 def accepted(request: GenerationRequest) -> ApiResponse:
     """The answer to an action that was taken."""
-    return ApiResponse(status=202, body=to_resource(request), location=f"/api/v1/generation-requests/{request.id}")
+    return ApiResponse(
+        status=202, body=to_resource(request), location=f"/api/v1/generation-requests/{request.id}"
+    )
 
 
 def check_version(request: GenerationRequest, caller: Caller | None) -> None:
@@ -217,12 +252,18 @@ def check_version(request: GenerationRequest, caller: Caller | None) -> None:
     Raises:
         PreconditionFailedError: another one.
     """
-    if caller and caller.expected_versions is not None and request.version not in caller.expected_versions:
+    if (
+        caller
+        and caller.expected_versions is not None
+        and request.version not in caller.expected_versions
+    ):
         raise errors.PreconditionFailedError
 
 
 def _is_own_refusal(error: Exception, stored: StoredResponse) -> bool:
-    """Whether the stored answer is the refusal that was written just now: then the first answer is the error."""
+    """Whether the stored answer is the refusal that was written just now: then the first answer is
+    the error.
+    """
     return isinstance(error, errors.InsufficientCreditsError) and stored.status == error.status
 
 
@@ -231,4 +272,6 @@ def _replay(claim: IdempotencyClaim, stored: StoredResponse) -> ActionResult:
         raise errors.IdempotencyKeyReusedError
     if stored.status is None:
         raise errors.IdempotencyKeyInFlightError(retry_after_seconds=1)
-    return ActionResult(answer=ApiResponse(status=stored.status, body={}, location=stored.location), stored=stored)
+    return ActionResult(
+        answer=ApiResponse(status=stored.status, body={}, location=stored.location), stored=stored
+    )

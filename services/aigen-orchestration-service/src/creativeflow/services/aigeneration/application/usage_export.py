@@ -13,9 +13,18 @@ from creativeflow.services.aigeneration.domain.pricing import credits_text
 from creativeflow.services.aigeneration.domain.request import iso
 
 COLUMNS = (
-    "at", "user_id", "project_id", "generation_request_id", "stage", "round", "action", "paid_by", "credits", "plan",
+    "at",
+    "user_id",
+    "project_id",
+    "generation_request_id",
+    "stage",
+    "round",
+    "action",
+    "paid_by",
+    "credits",
+    "plan",
     "model",
-)  # fmt: skip
+)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -38,9 +47,13 @@ async def export(rows: AsyncIterator[dict[str, Any]], as_: UsageFormat) -> Async
         yield _written(list(COLUMNS))
     async for row in rows:
         yield write(
-            row | {"at": iso(row["at"]), "credits": credits_text(row["amount"]),
-                   "generation_request_id": str(row["request_id"])}
-        )  # fmt: skip
+            row
+            | {
+                "at": iso(row["at"]),
+                "credits": credits_text(row["amount"]),
+                "generation_request_id": str(row["request_id"]),
+            }
+        )
 
 
 def month_of(text: str) -> tuple[datetime, datetime]:

@@ -1,4 +1,6 @@
-"""Webhook endpoints as their callers see them: registered, steered, tried out, and what became of every event."""
+"""Webhook endpoints as their callers see them: registered, steered, tried out, and what became of
+every event.
+"""
 
 import base64
 import secrets
@@ -13,7 +15,11 @@ import orjson
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.outbound_urls import UnfitAddressError
 from creativeflow.services.aigeneration.domain.request import iso
-from creativeflow.services.aigeneration.domain.webhooks import TEST_EVENT, DisabledReason, EndpointState
+from creativeflow.services.aigeneration.domain.webhooks import (
+    TEST_EVENT,
+    DisabledReason,
+    EndpointState,
+)
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.webhook_endpoints import (
     AddressTaken,
@@ -28,7 +34,9 @@ _KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointScope:
-    """Whose endpoints a call is about: `sees_all` is an operator, who sees everybody's and registers their own."""
+    """Whose endpoints a call is about: `sees_all` is an operator, who sees everybody's and
+    registers their own.
+    """
 
     name: str
     sees_all: bool
@@ -76,10 +84,18 @@ class WebhookEndpointService:
             raise errors.InvalidRequestError.at("/url", error.code, str(error)) from None
         now = self._now()
         endpoint = WebhookEndpoint(
-            id=self._new_id(), owner=who.name, url=url, description=description, state=EndpointState.ENABLED,
-            disabled_reason=None, failing_since=None, created_at=now, updated_at=now,
-            secret=secret or new_secret(), previous_secrets=(),
-        )  # fmt: skip
+            id=self._new_id(),
+            owner=who.name,
+            url=url,
+            description=description,
+            state=EndpointState.ENABLED,
+            disabled_reason=None,
+            failing_since=None,
+            created_at=now,
+            updated_at=now,
+            secret=secret or new_secret(),
+            previous_secrets=(),
+        )
         match await self._endpoints.create(endpoint, most=self._most):
             case AddressTaken(known):
                 raise errors.WebhookEndpointExistsError(endpoint_id=str(known))
@@ -106,7 +122,9 @@ class WebhookEndpointService:
         await self._endpoints.delete(endpoint_id)
 
     async def enable(self, who: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
-        """Send to it again; on an enabled endpoint nothing happens, but that failures of before are forgotten."""
+        """Send to it again; on an enabled endpoint nothing happens, but that failures of before are
+        forgotten.
+        """
         await self.one(who, endpoint_id)
         enabled = _there(await self._endpoints.enable(endpoint_id, self._now()))
         self._on_change()
@@ -118,16 +136,24 @@ class WebhookEndpointService:
         await self._endpoints.disable(endpoint_id, DisabledReason.CALLER, self._now())
         return await self.one(who, endpoint_id)
 
-    async def rotate(self, who: EndpointScope, endpoint_id: UUID, secret: str | None) -> WebhookEndpoint:
+    async def rotate(
+        self, who: EndpointScope, endpoint_id: UUID, secret: str | None
+    ) -> WebhookEndpoint:
         """Sign with another secret; the one of before signs beside it for a day."""
         await self.one(who, endpoint_id)
-        return _there(await self._endpoints.rotate(endpoint_id, secret or new_secret(), self._now()))
+        return _there(
+            await self._endpoints.rotate(endpoint_id, secret or new_secret(), self._now())
+        )
 
     async def test(self, who: EndpointScope, endpoint_id: UUID) -> UUID:
         """Send it an event that says nothing; the event's id."""
         await self._enabled(who, endpoint_id)
         now, event_id = self._now(), self._new_id()
-        told = {"type": TEST_EVENT, "timestamp": iso(now), "data": {"endpoint_id": str(endpoint_id)}}
+        told = {
+            "type": TEST_EVENT,
+            "timestamp": iso(now),
+            "data": {"endpoint_id": str(endpoint_id)},
+        }
         await self._deliveries.announce(
             endpoint_id, event_id, event_type=TEST_EVENT, body=orjson.dumps(told).decode(), now=now
         )
@@ -148,7 +174,9 @@ class WebhookEndpointService:
             NotFoundError: it is not in the log. WebhookEndpointDisabledError.
         """
         await self._enabled(who, endpoint_id)
-        if not await self._deliveries.redeliver(endpoint_id, event_id, by=who.name, now=self._now()):
+        if not await self._deliveries.redeliver(
+            endpoint_id, event_id, by=who.name, now=self._now()
+        ):
             raise errors.NotFoundError
         self._on_change()
 

@@ -1,7 +1,8 @@
 """What workers report: one door for HTTP callbacks, RabbitMQ messages and the local engine.
 
-A report is read, its proof is checked against the job it speaks of, the pictures it names are looked at, and then it
-happens to the request. Looking takes time, so it comes before the change: no transaction waits for it.
+A report is read, its proof is checked against the job it speaks of, the pictures it names are
+looked at, and then it happens to the request. Looking takes time, so it comes before the change: no
+transaction waits for it.
 """
 
 import asyncio
@@ -16,7 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from creativeflow.services.aigeneration.application.jobs import JobService
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest, SampleFailure
+from creativeflow.services.aigeneration.domain.request import (
+    Asset,
+    GenerationRequest,
+    SampleFailure,
+)
 from creativeflow.services.aigeneration.domain.result_checks import (
     INVALID_OUTPUT,
     PictureFault,
@@ -25,7 +30,11 @@ from creativeflow.services.aigeneration.domain.result_checks import (
     sample_fits,
 )
 from creativeflow.services.aigeneration.kit.clock import uuid7_time
-from creativeflow.services.aigeneration.kit.json_input import parse_json, plain_texts, to_invalid_request
+from creativeflow.services.aigeneration.kit.json_input import (
+    parse_json,
+    plain_texts,
+    to_invalid_request,
+)
 from creativeflow.services.aigeneration.kit.legacy_field_names import current_result
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 
@@ -44,7 +53,9 @@ class ReportKind(StrEnum):
 
 
 class WorkerReport(BaseModel):
-    """What every report carries; fields that are not known here are ignored, workers may say more."""
+    """What every report carries; fields that are not known here are ignored, workers may say
+    more.
+    """
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
 
@@ -65,7 +76,9 @@ class ReportedAsset(BaseModel):
 
     asset_id: Short
     url: Url
-    resolution: Annotated[str, Field(max_length=20, pattern=r"^\d{1,5}[xX]\d{1,5}$", examples=["512x512"])]
+    resolution: Annotated[
+        str, Field(max_length=20, pattern=r"^\d{1,5}[xX]\d{1,5}$", examples=["512x512"])
+    ]
     format: Annotated[str, Field(max_length=10, examples=["png"])]
     index: Annotated[int, Field(ge=0, le=99)] | None = None
     model: Short | None = None
@@ -149,7 +162,9 @@ class PictureCheck(Protocol):
         ...
 
     async def look(self, job_id: UUID, asset: Asset) -> Asset | PictureFault:
-        """The asset with what was found in place of what was claimed, or why it is none. Bounded in time."""
+        """The asset with what was found in place of what was claimed, or why it is none. Bounded in
+        time.
+        """
         ...
 
 
@@ -177,7 +192,12 @@ class WorkerReports:
         self._older_names = older_names
 
     async def receive(
-        self, kind: ReportKind, body: bytes, *, token: str | None = None, signature: Signature | None = None
+        self,
+        kind: ReportKind,
+        body: bytes,
+        *,
+        token: str | None = None,
+        signature: Signature | None = None,
     ) -> GenerationRequest:
         """Take one report as it came. The same report again changes nothing.
 
@@ -189,7 +209,11 @@ class WorkerReports:
             NotFoundError, StaleResultError: no such request; not its current job.
         """
         signed = signature is not None and self._secrets.signed(
-            signature.message_id, signature.timestamp, signature.signatures, body, now=self._now().timestamp()
+            signature.message_id,
+            signature.timestamp,
+            signature.signatures,
+            body,
+            now=self._now().timestamp(),
         )
         if not signed and signature is not None and token is None:
             raise errors.InvalidCredentialsError
@@ -203,7 +227,8 @@ class WorkerReports:
         """Whether the token opens this job, and the job can still be under way.
 
         Raises:
-            InvalidCredentialsError: another job's token, or none of ours. StaleResultError: the job's time is over.
+            InvalidCredentialsError: another job's token, or none of ours. StaleResultError: the
+            job's time is over.
         """
         if not self._secrets.opens(token or "", job_id):
             raise errors.InvalidCredentialsError
@@ -221,7 +246,9 @@ class WorkerReports:
             case FinalReport():
                 return await self._final(report, job_id)
             case ErrorReport():
-                said = report.model_dump(include={"failed_stage", "is_system_error"}, exclude_none=True)
+                said = report.model_dump(
+                    include={"failed_stage", "is_system_error"}, exclude_none=True
+                )
                 return await told.attempt_failed(request_id, job_id, report.error_code, said)
             case _:
                 return await told.work_started(request_id, job_id)
@@ -230,17 +257,26 @@ class WorkerReports:
         """Pictures that are none are left out; the result will say so."""
         samples, _, _ = await self._looked_at(report.generation_request_id, job_id, report.samples)
         progress = report.model_dump(include={"percent", "step"}, exclude_none=True)
-        return await self._jobs.progress_reported(report.generation_request_id, job_id, progress, samples)
+        return await self._jobs.progress_reported(
+            report.generation_request_id, job_id, progress, samples
+        )
 
     async def _samples(self, report: SamplesReport, job_id: UUID) -> GenerationRequest:
-        samples, found, data = await self._looked_at(report.generation_request_id, job_id, report.samples)
+        samples, found, data = await self._looked_at(
+            report.generation_request_id, job_id, report.samples
+        )
         reported = [
-            SampleFailure(index=failed.index, error_code=failed.error_code, message="") for failed in report.failures
+            SampleFailure(index=failed.index, error_code=failed.error_code, message="")
+            for failed in report.failures
         ]
         return await self._jobs.samples_delivered(
-            report.generation_request_id, job_id, samples, [*reported, *found], ai_model_used=report.ai_model_used,
+            report.generation_request_id,
+            job_id,
+            samples,
+            [*reported, *found],
+            ai_model_used=report.ai_model_used,
             data=_work(report) | data,
-        )  # fmt: skip
+        )
 
     async def _final(self, report: FinalReport, job_id: UUID) -> GenerationRequest:
         request_id, asset = report.generation_request_id, report.final_asset.asset()
@@ -250,7 +286,9 @@ class WorkerReports:
                 found = await self._check.look(job_id, asset)
                 if isinstance(found, PictureFault):
                     evidence = _work(report) | {"checks": [{"reason": found.reason}]}
-                    return await self._jobs.attempt_failed(request_id, job_id, found.error_code, evidence)
+                    return await self._jobs.attempt_failed(
+                        request_id, job_id, found.error_code, evidence
+                    )
                 asset = found
         return await self._jobs.final_delivered(
             request_id, job_id, asset, ai_model_used=report.ai_model_used, data=_work(report)
@@ -259,10 +297,11 @@ class WorkerReports:
     async def _looked_at(
         self, request_id: UUID, job_id: UUID, reported: Sequence[ReportedAsset]
     ) -> tuple[list[Asset], list[SampleFailure], dict[str, Any]]:
-        """The samples as they really are, those that are none or repeat another one, and the evidence of that.
+        """The samples as they really are, those that are none or repeat another one, and the
+        evidence of that.
 
-        A report that is not awaited is refused before anything is fetched, and so is a sample that does not fit by its
-        own account.
+        A report that is not awaited is refused before anything is fetched, and so is a sample that
+        does not fit by its own account.
         """
         check = self._check
         samples = [Asset(**{"index": at, **each.asset()}) for at, each in enumerate(reported)]
@@ -276,19 +315,30 @@ class WorkerReports:
             return await check.look(job_id, sample) if sample_fits(request, sample) else sample
 
         found = await asyncio.gather(*(look(sample) for sample in samples))
-        good, again = distinct_samples([each for each in found if not isinstance(each, PictureFault)])
+        good, again = distinct_samples(
+            [each for each in found if not isinstance(each, PictureFault)]
+        )
         bad = {
-            sample["index"]: each for sample, each in zip(samples, found, strict=True) if isinstance(each, PictureFault)
+            sample["index"]: each
+            for sample, each in zip(samples, found, strict=True)
+            if isinstance(each, PictureFault)
         }
         bad |= {sample["index"]: PictureFault(INVALID_OUTPUT, "repeated") for sample in again}
-        failures = [SampleFailure(index=index, error_code=fault.error_code, message="") for index, fault in bad.items()]
+        failures = [
+            SampleFailure(index=index, error_code=fault.error_code, message="")
+            for index, fault in bad.items()
+        ]
         checks = [{"index": index, "reason": fault.reason} for index, fault in sorted(bad.items())]
         return good, failures, {"checks": checks} if checks else {}
 
     async def _current_job(self, report: WorkerReport, *, signed: bool) -> UUID:
-        """The current job for a worker that does not send its id: only where a setting allows it, and only signed."""
+        """The current job for a worker that does not send its id: only where a setting allows it,
+        and only signed.
+        """
         if not self._allow_missing_job_id:
-            raise errors.InvalidRequestError.at("/job_id", "missing", "Send the `job_id` of the job message back.")
+            raise errors.InvalidRequestError.at(
+                "/job_id", "missing", "Send the `job_id` of the job message back."
+            )
         if not signed:
             raise errors.InvalidCredentialsError
         return await self._jobs.current_job(report.generation_request_id)

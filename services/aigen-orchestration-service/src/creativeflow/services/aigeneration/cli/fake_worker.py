@@ -1,7 +1,8 @@
-"""A stand-in for n8n: takes jobs from RabbitMQ, draws real pictures, uploads them and reports, as workflows do.
+"""A stand-in for n8n: takes jobs from RabbitMQ, draws real pictures, uploads them and reports, as
+workflows do.
 
-For trying the real parts without n8n, for tests and for measuring. It can be told to misbehave in the ways that
-real workers do.
+For trying the real parts without n8n, for tests and for measuring. It can be told to misbehave in
+the ways that real workers do.
 """
 
 import asyncio
@@ -14,7 +15,13 @@ import orjson
 import structlog
 
 from creativeflow.services.aigeneration.adapters.engine.drawing import draw
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import AckDecision, Broker, Delivery, Message, Topology
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    AckDecision,
+    Broker,
+    Delivery,
+    Message,
+    Topology,
+)
 from creativeflow.services.aigeneration.application.worker_reports import ReportKind
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.settings import Settings
@@ -23,11 +30,22 @@ from creativeflow.services.aigeneration.workers.results_consumer import ROUTES
 log = structlog.get_logger(__name__)
 
 BEHAVIOURS = (
-    "well", "partially", "late", "twice", "out_of_order", "garbled", "wrong_size", "for_the_wrong_job", "fails",
-    "rejects", "crashes", "never",
-)  # fmt: skip
-"""How it answers. `late`: only after the deadline that it is given. `crashes`: the job is refused unread until the
-broker gives up on it and makes it a dead letter."""
+    "well",
+    "partially",
+    "late",
+    "twice",
+    "out_of_order",
+    "garbled",
+    "wrong_size",
+    "for_the_wrong_job",
+    "fails",
+    "rejects",
+    "crashes",
+    "never",
+)
+"""How it answers. `late`: only after the deadline that it is given. `crashes`: the job is refused
+unread until the broker gives up on it and makes it a dead letter.
+"""
 
 _KEYS = {kind: key for key, kind in ROUTES.items()}
 _LATE_SECONDS = 3.0
@@ -53,7 +71,9 @@ class StandInWorker:
         self._pictures = pictures
         self._work_seconds = work_seconds
         self._random = random.Random(seed)  # noqa: S311 - a repeatable mixture, no secret
-        self._broker = Broker(settings.engine_url.get_secret_value(), topology=Topology((), (), ()), name="stand-in")
+        self._broker = Broker(
+            settings.engine_url.get_secret_value(), topology=Topology((), (), ()), name="stand-in"
+        )
         self._http = httpx.AsyncClient(timeout=60)
         for queue in (settings.rabbitmq_samples_queue, settings.rabbitmq_final_queue):
             self._broker.consume(queue, self._take, prefetch=parallel)
@@ -66,13 +86,21 @@ class StandInWorker:
         await self._http.aclose()
 
     async def _take(self, delivery: Delivery) -> AckDecision:
-        """One job. Acknowledged when the work is done, however it ended: attempts are the service's business."""
+        """One job. Acknowledged when the work is done, however it ended: attempts are the service's
+        business.
+        """
         job = orjson.loads(delivery.body)
         behaviour = self._behaviour
         if behaviour == "mixed":
-            behaviour = self._random.choice([b for b in BEHAVIOURS if b not in {"late", "never", "crashes"}])
+            behaviour = self._random.choice(
+                [b for b in BEHAVIOURS if b not in {"late", "never", "crashes"}]
+            )
         if behaviour == "crashes":
-            return AckDecision.REQUEUE if delivery.headers.get("x-delivery-count", 0) < 100 else AckDecision.ACK  # noqa: PLR2004
+            return (
+                AckDecision.REQUEUE
+                if delivery.headers.get("x-delivery-count", 0) < 100  # noqa: PLR2004
+                else AckDecision.ACK
+            )
         if behaviour == "never":
             return AckDecision.ACK
         if not await self._report(job, ReportKind.STARTED, {}):
@@ -95,7 +123,9 @@ class StandInWorker:
         kind, body = await self._result(job)
         if kind is ReportKind.SAMPLES:
             body["samples"] = body["samples"][:2]
-            body["failures"] = [{"index": index, "error_code": "provider_error"} for index in (2, 3)]
+            body["failures"] = [
+                {"index": index, "error_code": "provider_error"} for index in (2, 3)
+            ]
         await self._report(job, kind, body)
 
     async def answer_out_of_order(self, job: dict[str, Any]) -> None:
@@ -126,65 +156,102 @@ class StandInWorker:
     async def answer_failing(self, job: dict[str, Any]) -> None:
         """A passing provider error on the first attempt."""
         if job["attempt"] == 1:
-            await self._report(job, ReportKind.ERROR, {"error_code": "provider_error", "error_message": "stand-in"})
+            await self._report(
+                job, ReportKind.ERROR, {"error_code": "provider_error", "error_message": "stand-in"}
+            )
         else:
             await self.answer_well(job)
 
     async def answer_rejecting(self, job: dict[str, Any]) -> None:
         """The prompt is refused."""
-        await self._report(job, ReportKind.ERROR, {"error_code": "prompt_rejected", "error_message": "stand-in"})
+        await self._report(
+            job, ReportKind.ERROR, {"error_code": "prompt_rejected", "error_message": "stand-in"}
+        )
 
     async def _result(self, job: dict[str, Any]) -> tuple[ReportKind, dict[str, Any]]:
         used = {"ai_model_used": f"stand-in/{job['model']['name']}", "provider": "stand-in"}
         if job["job_type"] == "final_generation":
             index = (job["selected_sample"] or {}).get("index", 0)
             size = Size.parse(job["final_resolution"])
-            return ReportKind.FINAL, used | {"final_asset": await self._picture(job, size, index, job["file_format"])}
+            return ReportKind.FINAL, used | {
+                "final_asset": await self._picture(job, size, index, job["file_format"])
+            }
         size = Size.parse(job["sample_resolution"])
-        samples = [await self._picture(job, size, index, "png") for index in range(job["sample_count"])]
+        samples = [
+            await self._picture(job, size, index, "png") for index in range(job["sample_count"])
+        ]
         return ReportKind.SAMPLES, used | {"samples": samples, "failures": []}
 
-    async def _picture(self, job: dict[str, Any], size: Size, index: int, file_format: str) -> dict[str, Any]:
+    async def _picture(
+        self, job: dict[str, Any], size: Size, index: int, file_format: str
+    ) -> dict[str, Any]:
         if not self._pictures:
             name = f"{job['job_id']}-{index}"
             return {
-                "asset_id": name, "url": f"https://pictures.invalid/{name}.{file_format}", "resolution": str(size),
-                "format": file_format, "index": index,
-            }  # fmt: skip
+                "asset_id": name,
+                "url": f"https://pictures.invalid/{name}.{file_format}",
+                "resolution": str(size),
+                "format": file_format,
+                "index": index,
+            }
         picture = await asyncio.to_thread(
-            draw, prompt=job["input_prompt"], style=job["style_guidance"] or "", tone=job["emotional_tone"] or "",
-            industry=job["industry_template"] or "", colours=job["color_scheme"],
-            seed=f"{job['generation_request_id']}:{job['round']}", index=index, width=size.width, height=size.height,
-            file_format=file_format, watermark=job["watermark"],
-        )  # fmt: skip
+            draw,
+            prompt=job["input_prompt"],
+            style=job["style_guidance"] or "",
+            tone=job["emotional_tone"] or "",
+            industry=job["industry_template"] or "",
+            colours=job["color_scheme"],
+            seed=f"{job['generation_request_id']}:{job['round']}",
+            index=index,
+            width=size.width,
+            height=size.height,
+            file_format=file_format,
+            watermark=job["watermark"],
+        )
         answer = await self._http.post(
-            job["callback_url_asset"], params={"job_id": job["job_id"]}, content=picture.data,
-            headers={"Authorization": f"Bearer {job['callback_token']}", "Content-Type": f"image/{file_format}"},
-        )  # fmt: skip
+            job["callback_url_asset"],
+            params={"job_id": job["job_id"]},
+            content=picture.data,
+            headers={
+                "Authorization": f"Bearer {job['callback_token']}",
+                "Content-Type": f"image/{file_format}",
+            },
+        )
         answer.raise_for_status()
         return {**answer.json(), "index": index}
 
     async def _report(self, job: dict[str, Any], kind: ReportKind, body: dict[str, Any]) -> bool:
         """Send one report; False when the service says that the job is no longer wanted."""
-        said = {"generation_request_id": job["generation_request_id"], "job_id": job["job_id"], **body}
+        said = {
+            "generation_request_id": job["generation_request_id"],
+            "job_id": job["job_id"],
+            **body,
+        }
         if self._over == "rabbitmq":
             said["callback_token"] = job["callback_token"]
         return await self._send(kind, orjson.dumps(said), job["callback_token"], job)
 
-    async def _send(self, kind: ReportKind, body: bytes, token: str, job: dict[str, Any] | None = None) -> bool:
+    async def _send(
+        self, kind: ReportKind, body: bytes, token: str, job: dict[str, Any] | None = None
+    ) -> bool:
         if self._over == "rabbitmq":
             message = Message(
-                exchange=self._settings.rabbitmq_topic_exchange, routing_key=_KEYS[kind], body=body,
-                message_id=f"{job['job_id']}.{kind}" if job else "garbled", type=kind.value,
+                exchange=self._settings.rabbitmq_topic_exchange,
+                routing_key=_KEYS[kind],
+                body=body,
+                message_id=f"{job['job_id']}.{kind}" if job else "garbled",
+                type=kind.value,
                 correlation_id=job["generation_request_id"] if job else None,
-            )  # fmt: skip
+            )
             await self._broker.publish([message])
             return True
         base = self._settings.public_url or f"http://{self._settings.host}:{self._settings.port}"
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         for attempt in range(8):
             try:
-                answer = await self._http.post(f"{base}/api/v1/n8n-callbacks/{kind}", content=body, headers=headers)
+                answer = await self._http.post(
+                    f"{base}/api/v1/n8n-callbacks/{kind}", content=body, headers=headers
+                )
             except httpx.HTTPError:
                 answer = None
             if answer is not None and answer.status_code < 500:  # noqa: PLR2004 - 5xx means: send it again

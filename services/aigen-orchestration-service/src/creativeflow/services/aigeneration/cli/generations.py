@@ -1,4 +1,6 @@
-"""What users do on the command line, over the API of a running service: price, ask, watch, pick, download."""
+"""What users do on the command line, over the API of a running service: price, ask, watch, pick,
+download.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -44,10 +46,18 @@ _FILE_FORMATS = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp"}
 
 @app.command(rich_help_panel=_PANEL)
 def quote(
-    prompt: Prompt, output_format: Format, size: Pixels = None,
-    style: Style = None, tone: Tone = None, model: Model = None, url: Url = HERE, key: Key = None,
-    token: Token = None, user: User = None, as_json: Json = False,
-) -> None:  # fmt: skip
+    prompt: Prompt,
+    output_format: Format,
+    size: Pixels = None,
+    style: Style = None,
+    tone: Tone = None,
+    model: Model = None,
+    url: Url = HERE,
+    key: Key = None,
+    token: Token = None,
+    user: User = None,
+    as_json: Json = False,
+) -> None:
     """Say what it would cost; nothing is started."""
     calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
@@ -58,7 +68,13 @@ def quote(
             return
         table = Table("for", "size", "model", "credits", "paid by")
         for item in found.raw["items"]:
-            table.add_row(item["stage"], item["resolution"] or "", item["model"], item["credits"], item["paid_by"])
+            table.add_row(
+                item["stage"],
+                item["resolution"] or "",
+                item["model"],
+                item["credits"],
+                item["paid_by"],
+            )
         Console().print(table)
         has = "" if found.balance is None else f"; the balance is {found.balance}"
         calling.say(f"{found.total} credits for samples and the final in its own size{has}.")
@@ -68,15 +84,33 @@ def quote(
 
 @app.command(rich_help_panel=_PANEL)
 def create(
-    prompt: Prompt, output_format: Format, size: Pixels = None, style: Style = None, tone: Tone = None,
-    model: Model = None, quote_id: QuoteId = None, once: Once = None, wait: Wait = False, number: Selected = None,
-    resolution: Resolution = None, file_format: FileFormat = None, download: Download = None,
-    wait_seconds: Patience = 600.0, url: Url = HERE, key: Key = None, token: Token = None, user: User = None,
+    prompt: Prompt,
+    output_format: Format,
+    size: Pixels = None,
+    style: Style = None,
+    tone: Tone = None,
+    model: Model = None,
+    quote_id: QuoteId = None,
+    once: Once = None,
+    wait: Wait = False,
+    number: Selected = None,
+    resolution: Resolution = None,
+    file_format: FileFormat = None,
+    download: Download = None,
+    wait_seconds: Patience = 600.0,
+    url: Url = HERE,
+    key: Key = None,
+    token: Token = None,
+    user: User = None,
     as_json: Json = False,
-) -> None:  # fmt: skip
-    """Ask for a creative; its id stands on standard output. --wait, --select and --download go all the way."""
+) -> None:
+    """Ask for a creative; its id stands on standard output. --wait, --select and --download go all
+    the way.
+    """
     if download is not None and number is None:
-        raise typer.BadParameter("Only a final can be downloaded; say with --select which sample it is made of.")
+        raise typer.BadParameter(
+            "Only a final can be downloaded; say with --select which sample it is made of."
+        )
     calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
     brief = _brief(size, style, tone, model) | ({"quote_id": quote_id} if quote_id else {})
 
@@ -88,7 +122,9 @@ def create(
             found = await calling.follow(client, found.id, {SAMPLES_READY}, wait_seconds)
         if number is not None:
             found = await _pick(client, found, number, resolution, file_format, download)
-            found = await _finish(calling, client, found, wait=wait, download=download, wait_seconds=wait_seconds)
+            found = await _finish(
+                calling, client, found, wait=wait, download=download, wait_seconds=wait_seconds
+            )
         _conclude(calling, found)
 
     calling.run(ask)
@@ -96,10 +132,18 @@ def create(
 
 @app.command(rich_help_panel=_PANEL)
 def watch(
-    generation: Id, download: Download = None, wait_seconds: Patience = 600.0, url: Url = HERE, key: Key = None,
-    token: Token = None, user: User = None, as_json: Json = False,
-) -> None:  # fmt: skip
-    """Watch it live until samples wait to be picked or the final is there; --json writes a line for every version."""
+    generation: Id,
+    download: Download = None,
+    wait_seconds: Patience = 600.0,
+    url: Url = HERE,
+    key: Key = None,
+    token: Token = None,
+    user: User = None,
+    as_json: Json = False,
+) -> None:
+    """Watch it live until samples wait to be picked or the final is there; --json writes a line for
+    every version.
+    """
     calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def look(client: AsyncClient) -> None:
@@ -114,7 +158,12 @@ def watch(
 
 @app.command(rich_help_panel=_PANEL)
 def show(
-    generation: Id, url: Url = HERE, key: Key = None, token: Token = None, user: User = None, as_json: Json = False
+    generation: Id,
+    url: Url = HERE,
+    key: Key = None,
+    token: Token = None,
+    user: User = None,
+    as_json: Json = False,
 ) -> None:
     """How it stands, where its pictures are, what it costs, and what can be done."""
     calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
@@ -132,18 +181,29 @@ def show(
 
 @app.command(rich_help_panel=_PANEL)
 def select(
-    generation: Id, number: Number,
-    resolution: Resolution = None, file_format: FileFormat = None, quote_id: QuoteId = None, wait: Wait = False,
-    download: Download = None, wait_seconds: Patience = 600.0, url: Url = HERE, key: Key = None, token: Token = None,
-    user: User = None, as_json: Json = False,
-) -> None:  # fmt: skip
+    generation: Id,
+    number: Number,
+    resolution: Resolution = None,
+    file_format: FileFormat = None,
+    quote_id: QuoteId = None,
+    wait: Wait = False,
+    download: Download = None,
+    wait_seconds: Patience = 600.0,
+    url: Url = HERE,
+    key: Key = None,
+    token: Token = None,
+    user: User = None,
+    as_json: Json = False,
+) -> None:
     """Pick a sample and order the final."""
     calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def pick(client: AsyncClient) -> None:
         shown = await client.get(str(generation))
         found = await _pick(client, shown, number, resolution, file_format, download, quote_id)
-        found = await _finish(calling, client, found, wait=wait, download=download, wait_seconds=wait_seconds)
+        found = await _finish(
+            calling, client, found, wait=wait, download=download, wait_seconds=wait_seconds
+        )
         _conclude(calling, found)
 
     calling.run(pick)
@@ -151,9 +211,16 @@ def select(
 
 @app.command(rich_help_panel=_PANEL)
 def regenerate(
-    generation: Id, words: OtherWords = None, wait: Wait = False, wait_seconds: Patience = 600.0, url: Url = HERE,
-    key: Key = None, token: Token = None, user: User = None, as_json: Json = False,
-) -> None:  # fmt: skip
+    generation: Id,
+    words: OtherWords = None,
+    wait: Wait = False,
+    wait_seconds: Patience = 600.0,
+    url: Url = HERE,
+    key: Key = None,
+    token: Token = None,
+    user: User = None,
+    as_json: Json = False,
+) -> None:
     """Ask for another round of samples, which costs what samples cost."""
     calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
@@ -168,10 +235,19 @@ def regenerate(
 
 @app.command(rich_help_panel=_PANEL)
 def retry(
-    generation: Id, words: OtherWords = None, wait: Wait = False, wait_seconds: Patience = 600.0, url: Url = HERE,
-    key: Key = None, token: Token = None, user: User = None, as_json: Json = False,
-) -> None:  # fmt: skip
-    """Ask again for one that has ended without its picture: a new one, whose id stands on standard output."""
+    generation: Id,
+    words: OtherWords = None,
+    wait: Wait = False,
+    wait_seconds: Patience = 600.0,
+    url: Url = HERE,
+    key: Key = None,
+    token: Token = None,
+    user: User = None,
+    as_json: Json = False,
+) -> None:
+    """Ask again for one that has ended without its picture: a new one, whose id stands on standard
+    output.
+    """
     calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
 
     async def ask(client: AsyncClient) -> None:
@@ -187,7 +263,12 @@ def retry(
 
 @app.command(rich_help_panel=_PANEL)
 def cancel(
-    generation: Id, url: Url = HERE, key: Key = None, token: Token = None, user: User = None, as_json: Json = False
+    generation: Id,
+    url: Url = HERE,
+    key: Key = None,
+    token: Token = None,
+    user: User = None,
+    as_json: Json = False,
 ) -> None:
     """End it early; what is only held is given back. On one that has ended nothing happens."""
     calling = ApiSession(url=url, key=key, token=token, user=user, as_json=as_json)
@@ -198,13 +279,17 @@ def cancel(
     calling.run(end)
 
 
-def _brief(size: str | None, style: str | None, tone: str | None, model: str | None) -> dict[str, Any]:
+def _brief(
+    size: str | None, style: str | None, tone: str | None, model: str | None
+) -> dict[str, Any]:
     """What is asked beside prompt and format, without what was not said."""
     width, _, height = (size or "").partition("x")
     said: dict[str, Any] = {
-        "style_guidance": style, "emotional_tone": tone, "model": model,
+        "style_guidance": style,
+        "emotional_tone": tone,
+        "model": model,
         "custom_dimensions": {"width": int(width), "height": int(height)} if size else None,
-    }  # fmt: skip
+    }
     return {name: value for name, value in said.items() if value is not None}
 
 
@@ -220,16 +305,29 @@ async def _started(
 
 
 async def _pick(
-    client: AsyncClient, shown: Generation, number: int, resolution: str | None, file_format: str | None,
-    download: Path | None, quote_id: str | None = None,
-) -> Generation:  # fmt: skip
-    """Pick the sample of this number; one that is not there is a wrong argument, and nothing is ordered."""
+    client: AsyncClient,
+    shown: Generation,
+    number: int,
+    resolution: str | None,
+    file_format: str | None,
+    download: Path | None,
+    quote_id: str | None = None,
+) -> Generation:
+    """Pick the sample of this number; one that is not there is a wrong argument, and nothing is
+    ordered.
+    """
     if shown.samples and number > len(shown.samples):
-        raise typer.BadParameter(f"There are {len(shown.samples)} samples of {shown.id}; pick one of them.")
+        raise typer.BadParameter(
+            f"There are {len(shown.samples)} samples of {shown.id}; pick one of them."
+        )
     sample = shown.samples[number - 1] if shown.samples else "none"
     ends_as = _FILE_FORMATS.get(download.suffix.removeprefix(".").lower()) if download else None
     return await client.select(
-        shown.id, sample, resolution=resolution, file_format=file_format or ends_as, quote_id=quote_id
+        shown.id,
+        sample,
+        resolution=resolution,
+        file_format=file_format or ends_as,
+        quote_id=quote_id,
     )
 
 
@@ -249,13 +347,17 @@ async def _finish(
 
 
 def _conclude(calling: ApiSession, found: Generation) -> None:
-    """The last words: the whole of it for a program, how it stands and what comes next for a person."""
+    """The last words: the whole of it for a program, how it stands and what comes next for a
+    person.
+    """
     if calling.as_json:
         calling.write(found.raw)
     elif found.status == SAMPLES_READY:
         calling.offer(found)
     elif not found.ended:
-        calling.say(f"It is {WORDS.get(found.status, found.status)}. `aigen watch {found.id}` follows it.")
+        calling.say(
+            f"It is {WORDS.get(found.status, found.status)}. `aigen watch {found.id}` follows it."
+        )
     elif found.status != COMPLETED:
         calling.say(f"It is {WORDS.get(found.status, found.status)}.")
 
@@ -271,6 +373,9 @@ def _lines(found: Generation) -> list[tuple[str, str]]:
         ("can be done", ", ".join(found.actions) or "nothing more"),
     ]
     lines += [("failure", found.failure_message)] if found.failure_message else []
-    lines += [(f"sample {place}", f"{shown.resolution}  {shown.url}") for place, shown in enumerate(found.samples, 1)]
+    lines += [
+        (f"sample {place}", f"{shown.resolution}  {shown.url}")
+        for place, shown in enumerate(found.samples, 1)
+    ]
     final = found.final
     return lines + ([("final", f"{final.resolution} {final.format}  {final.url}")] if final else [])

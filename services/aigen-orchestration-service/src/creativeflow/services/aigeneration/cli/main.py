@@ -19,11 +19,18 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from creativeflow.services.aigeneration import __version__
-from creativeflow.services.aigeneration.adapters.model_routing_file import RoutingFileError, RoutingSource
+from creativeflow.services.aigeneration.adapters.model_routing_file import (
+    RoutingFileError,
+    RoutingSource,
+)
 from creativeflow.services.aigeneration.api.http_protocol import BoundedHttpProtocol
 from creativeflow.services.aigeneration.app import create_app, start_service
 from creativeflow.services.aigeneration.application.reconciliation import ReconciliationReport
-from creativeflow.services.aigeneration.application.usage_export import UsageFormat, export, month_of
+from creativeflow.services.aigeneration.application.usage_export import (
+    UsageFormat,
+    export,
+    month_of,
+)
 from creativeflow.services.aigeneration.bootstrap.container import Container, database_url
 from creativeflow.services.aigeneration.cli import generations
 from creativeflow.services.aigeneration.cli.demo import run_demo
@@ -32,7 +39,12 @@ from creativeflow.services.aigeneration.cli.fake_worker import BEHAVIOURS, Stand
 from creativeflow.services.aigeneration.domain.errors import AigenError, InvalidRequestError
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.model_routing import Asked, Routing
-from creativeflow.services.aigeneration.domain.pricing import PLANS, SubscriptionStatus, credits_amount, credits_text
+from creativeflow.services.aigeneration.domain.pricing import (
+    PLANS,
+    SubscriptionStatus,
+    credits_amount,
+    credits_text,
+)
 from creativeflow.services.aigeneration.kit import clock
 from creativeflow.services.aigeneration.kit.logging import configure_logging
 from creativeflow.services.aigeneration.settings import ROLES, Settings
@@ -46,7 +58,9 @@ from creativeflow.services.aigeneration.storage.queries import Filters, Queries
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 requests_app = typer.Typer(help="Look at generation requests.", no_args_is_help=True)
-outbox_app = typer.Typer(help="Look at what is owed, and mend what is parked.", no_args_is_help=True)
+outbox_app = typer.Typer(
+    help="Look at what is owed, and mend what is parked.", no_args_is_help=True
+)
 routing_app = typer.Typer(help="Which model does what, and why.", no_args_is_help=True)
 usage_app = typer.Typer(help="What was used, and what paid for it.", no_args_is_help=True)
 credits_app = typer.Typer(help="Credits in the local ledger.", no_args_is_help=True)
@@ -70,10 +84,17 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     roles: Annotated[str | None, typer.Option(help=f"Of {', '.join(ROLES)}; default all.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that serve.")] = 1,
-    migrate_first: Annotated[bool, typer.Option("--migrate/--no-migrate", help="Bring the schema up to date.")] = True,
+    migrate_first: Annotated[
+        bool, typer.Option("--migrate/--no-migrate", help="Bring the schema up to date.")
+    ] = True,
 ) -> None:
     """Run the service; every role may run any number of times on any number of machines."""
-    chosen = {"AIGEN_HOST": host, "AIGEN_PORT": port, "AIGEN_ROLES": roles, "AIGEN_LOG_FORMAT": _log_format()}
+    chosen = {
+        "AIGEN_HOST": host,
+        "AIGEN_PORT": port,
+        "AIGEN_ROLES": roles,
+        "AIGEN_LOG_FORMAT": _log_format(),
+    }
     os.environ.update({name: str(value) for name, value in chosen.items() if value is not None})
     settings = _settings()
     _check_listening(settings)
@@ -85,13 +106,22 @@ def serve(
     if "api" not in settings.roles:
         _run(_serve_quietly(_settings()))
         return
-    # The server passes the signal on when it has stopped; leaving by an exception lets the embedded database stop too.
+    # The server passes the signal on when it has stopped; leaving by an exception lets the embedded
+    # database stop too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
-        f"{__name__}:served_app", factory=True, host=settings.host, port=settings.port, workers=workers,
-        log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10,
-        timeout_keep_alive=30, http=BoundedHttpProtocol,
-    )  # fmt: skip
+        f"{__name__}:served_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        timeout_keep_alive=30,
+        http=BoundedHttpProtocol,
+    )
 
 
 def served_app() -> Any:
@@ -108,17 +138,26 @@ def demo(
 ) -> None:
     """Start everything, send one real request, watch it live, and show where the pictures lie."""
     settings = _settings()
-    raise typer.Exit(run_demo(settings, leave=leave or not sys.stdout.isatty(), prompt=prompt, console=out))
+    raise typer.Exit(
+        run_demo(settings, leave=leave or not sys.stdout.isatty(), prompt=prompt, console=out)
+    )
 
 
 @app.command()
 def worker(
-    behaviour: Annotated[str, typer.Option(help=f"How it answers: mixed, {', '.join(BEHAVIOURS)}.")] = "well",
+    behaviour: Annotated[
+        str, typer.Option(help=f"How it answers: mixed, {', '.join(BEHAVIOURS)}.")
+    ] = "well",
     over: Annotated[str, typer.Option(help="Report over http or rabbitmq.")] = "http",
     pictures: Annotated[
-        bool, typer.Option(help="Draw and upload pictures, or invent addresses (with AIGEN_RESULT_CHECK=stored).")
+        bool,
+        typer.Option(
+            help="Draw and upload pictures, or invent addresses (with AIGEN_RESULT_CHECK=stored)."
+        ),
     ] = True,
-    work_seconds: Annotated[float, typer.Option(min=0, help="Seconds each job takes beside drawing.")] = 0.0,
+    work_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds each job takes beside drawing.")
+    ] = 0.0,
     parallel: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at once.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the mixture of behaviours.")] = 0,
 ) -> None:
@@ -127,10 +166,19 @@ def worker(
     if behaviour not in {*BEHAVIOURS, "mixed"} or over not in {"http", "rabbitmq"}:
         _fail("Unknown behaviour or way to report; see aigen worker --help.")
     configure_logging(level=settings.log_level, as_json=_log_format() == "json")
-    _run(_work(StandInWorker(
-        settings, behaviour=behaviour, over=over, pictures=pictures, work_seconds=work_seconds, parallel=parallel,
-        seed=seed,
-    )))  # fmt: skip
+    _run(
+        _work(
+            StandInWorker(
+                settings,
+                behaviour=behaviour,
+                over=over,
+                pictures=pictures,
+                work_seconds=work_seconds,
+                parallel=parallel,
+                seed=seed,
+            )
+        )
+    )
 
 
 @app.command(name="migrate")
@@ -142,12 +190,20 @@ def migrate_command() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say of each dependency whether it is reachable, which version it is, what is missing, and how to mend it."""
+    """Say of each dependency whether it is reachable, which version it is, what is missing, and how
+    to mend it.
+    """
     configure_logging(level="error", as_json=False)
     findings = _run(examine(_settings()))
     table = Table("", "part", "state", "what to do")
     for found in findings:
-        table.add_row("✓" if found.ok else "✗", found.part, found.state, found.remedy, style="" if found.ok else "bold")
+        table.add_row(
+            "✓" if found.ok else "✗",
+            found.part,
+            found.state,
+            found.remedy,
+            style="" if found.ok else "bold",
+        )
     out.print(table)
     raise typer.Exit(0 if all(found.ok for found in findings) else 1)
 
@@ -169,13 +225,24 @@ def list_requests(
     async def show(database: Database) -> None:
         filters = Filters(user_id=user, states=[status] if status else ())
         table = Table(
-            Column("id", no_wrap=True, min_width=36), "status", "user", "round", "attempt", "format", "created"
+            Column("id", no_wrap=True, min_width=36),
+            "status",
+            "user",
+            "round",
+            "attempt",
+            "format",
+            "created",
         )
         for found in await Queries(database).page(filters, limit):
             table.add_row(
-                str(found.id), found.state, found.user_id, str(found.round), str(found.attempt),
-                found.brief["output_format"], f"{found.created_at:%Y-%m-%d %H:%M:%S}",
-            )  # fmt: skip
+                str(found.id),
+                found.state,
+                found.user_id,
+                str(found.round),
+                str(found.attempt),
+                found.brief["output_format"],
+                f"{found.created_at:%Y-%m-%d %H:%M:%S}",
+            )
         out.print(table)
 
     _with_database(show)
@@ -190,14 +257,19 @@ def show_request(request_id: Annotated[UUID, typer.Argument(help="The request's 
         found = await queries.request(request_id)
         if found is None:
             _fail("There is no such request.")
-        out.print(f"[bold]{found.state}[/] · {found.stage} · round {found.round} · attempt {found.attempt}")
+        out.print(
+            f"[bold]{found.state}[/] · {found.stage} · round {found.round} · attempt"
+            f" {found.attempt}"
+        )
         for hold in found.holds:
             paid = credits_text(hold.amount) if hold.amount else hold.funding
             out.print(f"hold {hold.stage} {hold.round}: {paid} {hold.state}")
         table = Table("at", "event", "state", "data")
         for entry in await queries.timeline(request_id):
             data = " ".join(f"{name}={value}" for name, value in entry["data"].items())
-            table.add_row(f"{entry['at']:%H:%M:%S.%f}"[:-3], entry["event"], entry["state"] or "", data)
+            table.add_row(
+                f"{entry['at']:%H:%M:%S.%f}"[:-3], entry["event"], entry["state"] or "", data
+            )
         out.print(table)
 
     _with_database(show)
@@ -205,7 +277,8 @@ def show_request(request_id: Annotated[UUID, typer.Argument(help="The request's 
 
 @outbox_app.command("list")
 def list_messages(
-    every: Annotated[bool, typer.Option("--all", help="Also those that are only waiting.")] = False, limit: Limit = 50
+    every: Annotated[bool, typer.Option("--all", help="Also those that are only waiting.")] = False,
+    limit: Limit = 50,
 ) -> None:
     """Parked messages with their reason."""
 
@@ -213,9 +286,13 @@ def list_messages(
         table = Table("id", "topic", "request", "attempts", "parked because", "last error")
         for message in await Outbox(database).list_open(parked_only=not every, most=limit):
             table.add_row(
-                str(message["id"]), message["topic"], str(message["request_id"] or ""), str(message["attempts"]),
-                message["parked_reason"] or "", message["last_error"] or "",
-            )  # fmt: skip
+                str(message["id"]),
+                message["topic"],
+                str(message["request_id"] or ""),
+                str(message["attempts"]),
+                message["parked_reason"] or "",
+                message["last_error"] or "",
+            )
         out.print(table)
 
     _with_database(show)
@@ -238,9 +315,15 @@ def drop_message(message_id: int) -> None:
 def grant_credits(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     amount: Annotated[str, typer.Argument(help='Credits, such as 5 or 0.25; "-2" takes two back.')],
-    plan: Annotated[str | None, typer.Option(help=f"Also set the plan: {', '.join(PLANS)}.")] = None,
-    status: Annotated[SubscriptionStatus | None, typer.Option(help="Also set what the subscription is worth.")] = None,
-    reason: Annotated[str, typer.Option(help="Stands in the ledger.")] = "granted on the command line",
+    plan: Annotated[
+        str | None, typer.Option(help=f"Also set the plan: {', '.join(PLANS)}.")
+    ] = None,
+    status: Annotated[
+        SubscriptionStatus | None, typer.Option(help="Also set what the subscription is worth.")
+    ] = None,
+    reason: Annotated[
+        str, typer.Option(help="Stands in the ledger.")
+    ] = "granted on the command line",
 ) -> None:
     """Give credits to a user of the local ledger."""
 
@@ -248,12 +331,19 @@ def grant_credits(
         ledger = Ledger(database)
         try:
             await ledger.grant(
-                user, credits_amount(amount), operation=str(clock.uuid7()), reason=reason, plan=plan, status=status
+                user,
+                credits_amount(amount),
+                operation=str(clock.uuid7()),
+                reason=reason,
+                plan=plan,
+                status=status,
             )
         except ValueError as error:
             _fail(str(error))
         account = await ledger.account(user)
-        out.print(f"{user} is on the {account.plan} plan and has {credits_text(account.balance)} credits.")
+        out.print(
+            f"{user} is on the {account.plan} plan and has {credits_text(account.balance)} credits."
+        )
 
     _with_database(grant)
 
@@ -265,14 +355,23 @@ def show_credits(user: Annotated[str, typer.Argument(help="The user's id.")]) ->
     async def show(database: Database) -> None:
         account, books = await Ledger(database).account(user), Accounting(database)
         held = credits_text(await books.held(user))
-        out.print(f"{account.plan} plan ({account.status}), {credits_text(account.balance)} credits, {held} held")
+        out.print(
+            f"{account.plan} plan ({account.status}), {credits_text(account.balance)} credits,"
+            f" {held} held"
+        )
         for flag in await AccountFlags(database).open_flags(100, user):
-            out.print(f"[bold]restricted[/] since {flag['raised_at']:%Y-%m-%d %H:%M}: {flag['reason']}")
+            out.print(
+                f"[bold]restricted[/] since {flag['raised_at']:%Y-%m-%d %H:%M}: {flag['reason']}"
+            )
         table = Table("at", "kind", "amount", Column("operation", overflow="fold"), "reason")
         for entry in await books.movements(user):
             amount = credits_text(entry["amount"])
             table.add_row(
-                f"{entry['at']:%Y-%m-%d %H:%M:%S}", entry["kind"], amount, entry["operation"], entry["reason"]
+                f"{entry['at']:%Y-%m-%d %H:%M:%S}",
+                entry["kind"],
+                amount,
+                entry["operation"],
+                entry["reason"],
             )
         out.print(table)
 
@@ -281,10 +380,16 @@ def show_credits(user: Annotated[str, typer.Argument(help="The user's id.")]) ->
 
 @app.command()
 def reconcile(
-    hours: Annotated[int, typer.Option(min=1, help="Compare holds that began in the last hours.")] = 24,
-    apply: Annotated[bool, typer.Option("--apply", help="Post what was decided and never arrived.")] = False,
+    hours: Annotated[
+        int, typer.Option(min=1, help="Compare holds that began in the last hours.")
+    ] = 24,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Post what was decided and never arrived.")
+    ] = False,
 ) -> None:
-    """Compare our holds, the free count and the credit service, and print every difference (then it ends with 1)."""
+    """Compare our holds, the free count and the credit service, and print every difference (then it
+    ends with 1).
+    """
 
     async def compare() -> ReconciliationReport:
         await migrate(url)
@@ -300,16 +405,29 @@ def reconcile(
     configure_logging(level="error", as_json=False)
     url = database_url(settings)
     report = _run(compare())
-    table = Table("difference", Column("hold", overflow="fold"), "user", "credits", "here", "there", "mended by")
+    table = Table(
+        "difference",
+        Column("hold", overflow="fold"),
+        "user",
+        "credits",
+        "here",
+        "there",
+        "mended by",
+    )
     for found in report.findings:
         table.add_row(
-            found.difference, found.key, found.user_id, found.credits, found.ours, found.theirs,
+            found.difference,
+            found.key,
+            found.user_id,
+            found.credits,
+            found.ours,
+            found.theirs,
             found.mends or "a person",
-        )  # fmt: skip
+        )
     out.print(table if report.findings else "The books agree.")
     out.print(
-        f"{report.compared} holds compared, {len(report.findings)} differences, {report.posted} compensations posted, "
-        f"{report.unanswered} without an answer of the credit service."
+        f"{report.compared} holds compared, {len(report.findings)} differences, {report.posted}"
+        f" compensations posted, {report.unanswered} without an answer of the credit service."
     )
     raise typer.Exit(1 if report.findings or report.unanswered else 0)
 
@@ -317,7 +435,9 @@ def reconcile(
 @usage_app.command("export")
 def export_usage(
     month: Annotated[str, typer.Argument(help="Such as 2026-11 (UTC).")],
-    as_: Annotated[UsageFormat, typer.Option("--format", help="How to write it.")] = UsageFormat.CSV,
+    as_: Annotated[
+        UsageFormat, typer.Option("--format", help="How to write it.")
+    ] = UsageFormat.CSV,
     user: Annotated[str | None, typer.Option(help="Of this user only.")] = None,
     project: Annotated[str | None, typer.Option(help="Of this project only.")] = None,
 ) -> None:
@@ -338,29 +458,50 @@ def export_usage(
 @routing_app.command("explain")
 def explain_routing(
     plan: Annotated[str, typer.Option(help=f"Of {', '.join(PLANS)}.")],
-    user: Annotated[str, typer.Option(help="The user's id: it decides on which side of a split they fall.")],
-    output_format: Annotated[str, typer.Option("--format", help="Such as InstagramPost_1x1.")] = "InstagramPost_1x1",
-    model: Annotated[str | None, typer.Option(help="A model or strategy that is asked for.")] = None,
+    user: Annotated[
+        str, typer.Option(help="The user's id: it decides on which side of a split they fall.")
+    ],
+    output_format: Annotated[
+        str, typer.Option("--format", help="Such as InstagramPost_1x1.")
+    ] = "InstagramPost_1x1",
+    model: Annotated[
+        str | None, typer.Option(help="A model or strategy that is asked for.")
+    ] = None,
 ) -> None:
     """Say which model each stage of a request would get, why, and which rules did not fit."""
     if plan not in PLANS:
         _fail(f"Plans are {', '.join(PLANS)}.")
     routing, settings = _routing(), _settings()
-    table = Table("stage", "model", "provider", "because", "attempts", Column("rules passed over", overflow="fold"))
+    table = Table(
+        "stage",
+        "model",
+        "provider",
+        "because",
+        "attempts",
+        Column("rules passed over", overflow="fold"),
+    )
     for stage in Stage:
-        asked = Asked(stage=stage, plan=PLANS[plan], output_format=output_format, user_id=user, named=model)
+        asked = Asked(
+            stage=stage, plan=PLANS[plan], output_format=output_format, user_id=user, named=model
+        )
         try:
             choice = routing.choose(asked)
         except InvalidRequestError as error:
             _fail(error.errors[0]["message"])
         attempts = [
-            routing.attempt(choice.model.name, attempt=attempt, max_attempts=settings.max_attempts).name
+            routing.attempt(
+                choice.model.name, attempt=attempt, max_attempts=settings.max_attempts
+            ).name
             for attempt in range(1, settings.max_attempts + 1)
         ]
         table.add_row(
-            stage, choice.model.name, choice.model.provider, choice.reason, " → ".join(attempts),
+            stage,
+            choice.model.name,
+            choice.model.provider,
+            choice.reason,
+            " → ".join(attempts),
             "\n".join(choice.passed),
-        )  # fmt: skip
+        )
     out.print(table)
 
 
@@ -368,7 +509,10 @@ def explain_routing(
 def check_routing() -> None:
     """Read the routing file and say whether it fits; a running service takes it by itself."""
     routing = _routing()
-    out.print(f"{len(routing.models)} models and {len(routing.rules)} rules; the default is {routing.default}.")
+    out.print(
+        f"{len(routing.models)} models and {len(routing.rules)} rules; the default is"
+        f" {routing.default}."
+    )
 
 
 def _routing() -> Routing:
@@ -413,7 +557,9 @@ def _run(work: Coroutine[Any, Any, Found]) -> Found:
 
 
 async def _serve_quietly(settings: Settings) -> None:
-    """Run roles without the HTTP interface until told to end; metrics on a port of their own, if one is set."""
+    """Run roles without the HTTP interface until told to end; metrics on a port of their own, if
+    one is set.
+    """
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.host)
     service = await start_service(settings, migrates=False)
@@ -448,8 +594,8 @@ def _settings() -> Settings:
 def _check_listening(settings: Settings) -> None:
     if settings.open_to_all and settings.host not in {"127.0.0.1", "localhost", "::1"}:
         _fail(
-            "Without AIGEN_API_KEYS or JWT settings the service is open to all, so it listens on loopback only. "
-            "Set them, or leave the host at 127.0.0.1."
+            "Without AIGEN_API_KEYS or JWT settings the service is open to all, so it listens on"
+            " loopback only. Set them, or leave the host at 127.0.0.1."
         )
 
 

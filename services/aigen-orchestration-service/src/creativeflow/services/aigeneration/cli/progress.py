@@ -8,7 +8,12 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from creativeflow.clients.aigeneration import AsyncClient, Generation, GenerationEndedError, WaitedTooLongError
+from creativeflow.clients.aigeneration import (
+    AsyncClient,
+    Generation,
+    GenerationEndedError,
+    WaitedTooLongError,
+)
 
 SAMPLES_READY = "AWAITING_SELECTION"
 COMPLETED = "COMPLETED"
@@ -28,13 +33,19 @@ WORDS = {
 
 
 async def follow(
-    client: AsyncClient, generation_id: str, console: Console, *, until: Collection[str], seconds: float,
+    client: AsyncClient,
+    generation_id: str,
+    console: Console,
+    *,
+    until: Collection[str],
+    seconds: float,
     on_change: Callable[[Generation], None] | None = None,
-) -> Generation:  # fmt: skip
+) -> Generation:
     """Show every step until it is in one of these states; `on_change` is told of every version.
 
     Raises:
-        GenerationEndedError: it has ended in another state. WaitedTooLongError: the time is over; it goes on.
+        GenerationEndedError: it has ended in another state. WaitedTooLongError: the time is over;
+        it goes on.
     """
     found: Generation | None = None
     try:
@@ -55,8 +66,15 @@ class _Steps:
     """A bar where there is a terminal, and a line for every new step everywhere."""
 
     def __init__(self, console: Console) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+        )
+        self._bar = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
         self._task = self._bar.add_task("waiting", total=100)
         self._shown = ""
 

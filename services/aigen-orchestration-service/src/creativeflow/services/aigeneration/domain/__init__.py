@@ -1,1 +1,3 @@
-"""What a generation request is and what may happen to it, in plain Python without any input or output."""
+"""What a generation request is and what may happen to it, in plain Python without any input or
+output.
+"""

@@ -1,7 +1,7 @@
 """Every refusal and failure a caller can meet: one tree, a sentence each, and what to do next.
 
-Status, code and title stand on the class; `str(error)` is the sentence. docs/problems.md is generated from
-this module, and the catalogues of other languages translate by `code`.
+Status, code and title stand on the class; `str(error)` is the sentence. docs/problems.md is
+generated from this module, and the catalogues of other languages translate by `code`.
 """
 
 from typing import Any, ClassVar
@@ -13,7 +13,9 @@ class AigenError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Something went wrong on our side"
-    sentence: ClassVar[str] = "The request could not be handled. Nothing was charged; please try again in a moment."
+    sentence: ClassVar[str] = (
+        "The request could not be handled. Nothing was charged; please try again in a moment."
+    )
     retryable: ClassVar[bool] = False
 
     def __init__(self, **fields: Any) -> None:
@@ -59,7 +61,10 @@ class InvalidJsonError(AigenError):
     status = 422
     code = "invalid_json"
     title = "The body is not valid JSON"
-    sentence = "The body could not be read as JSON. Send one JSON object in UTF-8, nested at most {max_depth} levels."
+    sentence = (
+        "The body could not be read as JSON. Send one JSON object in UTF-8, nested at most"
+        " {max_depth} levels."
+    )
 
 
 class PayloadTooLargeError(AigenError):
@@ -77,7 +82,9 @@ class BodyTooSlowError(AigenError):
     status = 408
     code = "body_too_slow"
     title = "The body did not arrive in time"
-    sentence = "Nothing was done. Send the request again, over a faster connection if this happens often."
+    sentence = (
+        "Nothing was done. Send the request again, over a faster connection if this happens often."
+    )
     retryable = True
 
 
@@ -96,7 +103,10 @@ class MethodNotAllowedError(AigenError):
     status = 405
     code = "method_not_allowed"
     title = "This method is not allowed here"
-    sentence = "The path exists but does not take this method. The API description at /docs lists what it takes."
+    sentence = (
+        "The path exists but does not take this method. The API description at /docs lists what it"
+        " takes."
+    )
 
 
 class NotFoundError(AigenError):
@@ -105,7 +115,10 @@ class NotFoundError(AigenError):
     status = 404
     code = "not_found"
     title = "Not found"
-    sentence = "There is nothing here for you under this address. Check the id and the account it belongs to."
+    sentence = (
+        "There is nothing here for you under this address. Check the id and the account it"
+        " belongs to."
+    )
 
 
 class AuthenticationRequiredError(AigenError):
@@ -144,12 +157,17 @@ class ForbiddenError(AigenError):
 
 
 class HostNotAllowedError(AigenError):
-    """An open service was called by a name that is not its own: a foreign page may have made that name lead here."""
+    """An open service was called by a name that is not its own: a foreign page may have made that
+    name lead here.
+    """
 
     status = 403
     code = "host_not_allowed"
     title = "Not under this name"
-    sentence = "Without keys this service answers to its machine's name alone. Use localhost, or set AIGEN_PUBLIC_URL."
+    sentence = (
+        "Without keys this service answers to its machine's name alone. Use localhost, or set"
+        " AIGEN_PUBLIC_URL."
+    )
 
 
 class CsrfError(AigenError):
@@ -158,7 +176,10 @@ class CsrfError(AigenError):
     status = 403
     code = "csrf_failed"
     title = "This form cannot be taken"
-    sentence = "It did not come from a page of this session, or that page is too old. Start again from the page."
+    sentence = (
+        "It did not come from a page of this session, or that page is too old. Start again from the"
+        " page."
+    )
 
 
 class UserMismatchError(AigenError):
@@ -194,7 +215,9 @@ class InsufficientCreditsError(AigenError):
     status = 402
     code = "insufficient_credits"
     title = "Not enough credits"
-    sentence = "This costs {required} credits and the account does not have them. Top up and try again."
+    sentence = (
+        "This costs {required} credits and the account does not have them. Top up and try again."
+    )
 
 
 class FreeQuotaExhaustedError(AigenError):
@@ -203,7 +226,10 @@ class FreeQuotaExhaustedError(AigenError):
     status = 402
     code = "free_quota_exhausted"
     title = "The free generations of this month are used up"
-    sentence = "The Free plan includes {limit} generations a month (UTC). Upgrade to go on now, or wait for next month."
+    sentence = (
+        "The Free plan includes {limit} generations a month (UTC). Upgrade to go on now, or wait"
+        " for next month."
+    )
 
 
 class PromptRejectedError(AigenError):
@@ -212,7 +238,9 @@ class PromptRejectedError(AigenError):
     status = 422
     code = "prompt_rejected"
     title = "This prompt cannot be used"
-    sentence = "The prompt breaks the content rules. Change the words and try again; nothing was charged."
+    sentence = (
+        "The prompt breaks the content rules. Change the words and try again; nothing was charged."
+    )
 
 
 class PromptReviewRequiredError(AigenError):
@@ -221,7 +249,10 @@ class PromptReviewRequiredError(AigenError):
     status = 422
     code = "prompt_review_required"
     title = "These words need a look first"
-    sentence = "A person has to look at these words first. Start a new request with them; nothing was charged."
+    sentence = (
+        "A person has to look at these words first. Start a new request with them; nothing was"
+        " charged."
+    )
 
 
 class SafetyUnavailableError(AigenError):
@@ -230,17 +261,24 @@ class SafetyUnavailableError(AigenError):
     status = 503
     code = "safety_unavailable"
     title = "Prompts cannot be checked right now"
-    sentence = "The content check does not answer. Nothing was charged; please try again in a moment."
+    sentence = (
+        "The content check does not answer. Nothing was charged; please try again in a moment."
+    )
     retryable = True
 
 
 class QuoteExpiredError(AigenError):
-    """The price is no longer the quoted one, or the quote is too old: never a different charge (REQ-016)."""
+    """The price is no longer the quoted one, or the quote is too old: never a different charge
+    (REQ-016).
+    """
 
     status = 409
     code = "quote_expired"
     title = "The quote is no longer valid"
-    sentence = "The quote has expired or the price has changed since. Nothing was charged. Get a new quote."
+    sentence = (
+        "The quote has expired or the price has changed since. Nothing was charged. Get a new"
+        " quote."
+    )
 
 
 class InvalidStateError(AigenError):
@@ -249,13 +287,18 @@ class InvalidStateError(AigenError):
     status = 409
     code = "invalid_state"
     title = "Not possible now"
-    sentence = "The request is {state}; that cannot be done now. `actions` of the request lists what can."
+    sentence = (
+        "The request is {state}; that cannot be done now. `actions` of the request lists what can."
+    )
 
 
 class IllegalTransitionError(InvalidStateError):
     """An event met a state for which TRANSITIONS has no line."""
 
-    sentence = "The request is {state}; {event} cannot happen now. `actions` of the request lists what can."
+    sentence = (
+        "The request is {state}; {event} cannot happen now. `actions` of the request lists what"
+        " can."
+    )
 
 
 class ActionInProgressError(AigenError):
@@ -264,7 +307,10 @@ class ActionInProgressError(AigenError):
     status = 409
     code = "action_in_progress"
     title = "Another action is still being handled"
-    sentence = "An earlier action on this request is still being handled. Wait a moment and look at the request again."
+    sentence = (
+        "An earlier action on this request is still being handled. Wait a moment and look at the"
+        " request again."
+    )
     retryable = True
 
 
@@ -274,7 +320,10 @@ class AlreadySelectedError(AigenError):
     status = 409
     code = "already_selected"
     title = "Another sample was already selected"
-    sentence = "Sample {sample_id} was already selected for this request. Start a new request to use another one."
+    sentence = (
+        "Sample {sample_id} was already selected for this request. Start a new request to use"
+        " another one."
+    )
 
 
 class TooManyRoundsError(AigenError):
@@ -283,16 +332,23 @@ class TooManyRoundsError(AigenError):
     status = 409
     code = "too_many_rounds"
     title = "No more regenerations"
-    sentence = "A request can have {limit} rounds of samples. Pick one of these, or start a new request."
+    sentence = (
+        "A request can have {limit} rounds of samples. Pick one of these, or start a new request."
+    )
 
 
 class StaleResultError(AigenError):
-    """A result for a job that is not the current one: kept as evidence, never applied, never paid."""
+    """A result for a job that is not the current one: kept as evidence, never applied, never
+    paid.
+    """
 
     status = 409
     code = "stale_result"
     title = "This job is no longer current"
-    sentence = "The request has moved on and no longer waits for this job. Stop working on it; do not send it again."
+    sentence = (
+        "The request has moved on and no longer waits for this job. Stop working on it; do not send"
+        " it again."
+    )
 
 
 class PreconditionFailedError(AigenError):
@@ -301,7 +357,9 @@ class PreconditionFailedError(AigenError):
     status = 412
     code = "precondition_failed"
     title = "The request has changed meanwhile"
-    sentence = "The request is at another version than If-Match says. Read it again and decide anew."
+    sentence = (
+        "The request is at another version than If-Match says. Read it again and decide anew."
+    )
 
 
 class IdempotencyKeyRequiredError(AigenError):
@@ -311,7 +369,8 @@ class IdempotencyKeyRequiredError(AigenError):
     code = "idempotency_key_required"
     title = "Idempotency-Key is missing"
     sentence = (
-        "Send an Idempotency-Key header of 1 to 255 characters, new for every action and the same for its retries."
+        "Send an Idempotency-Key header of 1 to 255 characters, new for every action and the same"
+        " for its retries."
     )
 
 
@@ -321,7 +380,10 @@ class IdempotencyKeyInFlightError(AigenError):
     status = 409
     code = "idempotency_key_in_flight"
     title = "The first call with this key is still running"
-    sentence = "A call with this Idempotency-Key is still being handled. Repeat it in a moment to get its answer."
+    sentence = (
+        "A call with this Idempotency-Key is still being handled. Repeat it in a moment to get its"
+        " answer."
+    )
     retryable = True
 
 
@@ -335,12 +397,17 @@ class IdempotencyKeyReusedError(AigenError):
 
 
 class WebhookEndpointExistsError(AigenError):
-    """An address is registered once for each caller, so a registration that is repeated makes no second endpoint."""
+    """An address is registered once for each caller, so a registration that is repeated makes no
+    second endpoint.
+    """
 
     status = 409
     code = "webhook_endpoint_exists"
     title = "This address is registered already"
-    sentence = "This address is your endpoint {endpoint_id}. Use that one; if its secret is lost, rotate it."
+    sentence = (
+        "This address is your endpoint {endpoint_id}. Use that one; if its secret is lost,"
+        " rotate it."
+    )
 
 
 class TooManyWebhookEndpointsError(AigenError):
@@ -349,7 +416,10 @@ class TooManyWebhookEndpointsError(AigenError):
     status = 409
     code = "too_many_webhook_endpoints"
     title = "No more webhook endpoints"
-    sentence = "A caller can have {limit} webhook endpoints. Use one of them for more than one purpose, or delete one."
+    sentence = (
+        "A caller can have {limit} webhook endpoints. Use one of them for more than one purpose, or"
+        " delete one."
+    )
 
 
 class WebhookEndpointDisabledError(AigenError):
@@ -358,7 +428,9 @@ class WebhookEndpointDisabledError(AigenError):
     status = 409
     code = "webhook_endpoint_disabled"
     title = "The webhook endpoint is disabled"
-    sentence = "Nothing is sent to this endpoint while it is disabled. Check why, enable it and try again."
+    sentence = (
+        "Nothing is sent to this endpoint while it is disabled. Check why, enable it and try again."
+    )
 
 
 class RateLimitedError(AigenError):
@@ -372,14 +444,16 @@ class RateLimitedError(AigenError):
 
 
 class UploadQuotaError(AigenError):
-    """A user has uploaded as many reference pictures, or as many bytes of them, as an account may in some days."""
+    """A user has uploaded as many reference pictures, or as many bytes of them, as an account may
+    in some days.
+    """
 
     status = 429
     code = "upload_quota"
     title = "Too many pictures uploaded"
     sentence = (
-        "An account may upload {pictures_max} pictures and {bytes_max} bytes in {days} days. Use a picture that is "
-        "uploaded already, or try again in {retry_after_seconds} seconds."
+        "An account may upload {pictures_max} pictures and {bytes_max} bytes in {days} days. Use a"
+        " picture that is uploaded already, or try again in {retry_after_seconds} seconds."
     )
     retryable = True
 
@@ -391,8 +465,8 @@ class JobUploadsError(AigenError):
     code = "job_uploads"
     title = "Too many uploads for one job"
     sentence = (
-        "One job may upload {pictures_max} pictures and {bytes_max} bytes. Stop uploading and send the result with "
-        "what is uploaded already."
+        "One job may upload {pictures_max} pictures and {bytes_max} bytes. Stop uploading and send"
+        " the result with what is uploaded already."
     )
 
 
@@ -402,16 +476,21 @@ class ServiceUnavailableError(AigenError):
     status = 503
     code = "service_unavailable"
     title = "Not available for the moment"
-    sentence = "The service cannot take this right now. Nothing was charged; try again in a few seconds."
+    sentence = (
+        "The service cannot take this right now. Nothing was charged; try again in a few seconds."
+    )
     retryable = True
 
 
 class StorageUnavailableError(ServiceUnavailableError):
-    """The database cannot be reached, or the connection was lost: what was being written may be there or not."""
+    """The database cannot be reached, or the connection was lost: what was being written may be
+    there or not.
+    """
 
     code = "storage_unavailable"
     sentence = (
-        "The service cannot reach its database right now. Try again in a few seconds, with the same Idempotency-Key."
+        "The service cannot reach its database right now. Try again in a few seconds, with the same"
+        " Idempotency-Key."
     )
 
 
@@ -420,7 +499,10 @@ class CreditsUnavailableError(ServiceUnavailableError):
 
     code = "credits_unavailable"
     title = "Credits cannot be checked for the moment"
-    sentence = "Credits cannot be checked right now, so nothing was started or charged. Try again in a few seconds."
+    sentence = (
+        "Credits cannot be checked right now, so nothing was started or charged. Try again in a few"
+        " seconds."
+    )
 
 
 def every_error() -> list[type[AigenError]]:

@@ -1,4 +1,6 @@
-"""The output formats with their pixel sizes (REQ-005), and the sizes a sample and a final may have (REQ-009)."""
+"""The output formats with their pixel sizes (REQ-005), and the sizes a sample and a final may have
+(REQ-009).
+"""
 
 import re
 from types import MappingProxyType
@@ -54,9 +56,9 @@ class Size(NamedTuple):
         """Whether the ratio is the other's, within `tolerance` or one pixel."""
         height = self.width * other.height / other.width
         width = self.height * other.width / other.height
-        return abs(self.height - height) <= max(1.0, height * tolerance) or abs(self.width - width) <= max(
-            1.0, width * tolerance
-        )
+        return abs(self.height - height) <= max(1.0, height * tolerance) or abs(
+            self.width - width
+        ) <= max(1.0, width * tolerance)
 
 
 FORMATS: MappingProxyType[str, Size] = MappingProxyType(
@@ -77,14 +79,17 @@ FORMATS: MappingProxyType[str, Size] = MappingProxyType(
 
 
 def sample_size(asked: Size) -> Size:
-    """The size of a preview: the asked ratio inside the 512 x 512 box, never larger than what was asked."""
+    """The size of a preview: the asked ratio inside the 512 x 512 box, never larger than what was
+    asked.
+    """
     return asked.scaled(min(SAMPLE_BOX, asked.longest))
 
 
 def final_size(asked: Size, desired: str | None) -> Size:
     """The size of the final: the format's own, or what was desired at selection.
 
-    `desired` is "WIDTHxHEIGHT" in the format's ratio, or one of HD, FHD, 2K, 4K for the longest side.
+    `desired` is "WIDTHxHEIGHT" in the format's ratio, or one of HD, FHD, 2K, 4K for the longest
+    side.
 
     Raises:
         InvalidRequestError: not a size, out of bounds, or in another ratio.

@@ -1,7 +1,9 @@
-"""The state machine: TRANSITIONS says for every state and event where a request goes and what that sets off.
+"""The state machine: TRANSITIONS says for every state and event where a request goes and what that
+sets off.
 
-Policy is read off a line here and nowhere else. The diagram in docs/lifecycle.md and the actions which the API
-offers are made from this table; the constraints of the database are compared with it by a test.
+Policy is read off a line here and nowhere else. The diagram in docs/lifecycle.md and the actions
+which the API offers are made from this table; the constraints of the database are compared with it
+by a test.
 """
 
 from dataclasses import dataclass
@@ -80,7 +82,9 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One line of the table: the state that follows, what that sets off, and the sentence for the docs."""
+    """One line of the table: the state that follows, what that sets off, and the sentence for the
+    docs.
+    """
 
     to: State
     effects: tuple[Effect, ...]
@@ -95,29 +99,49 @@ _CANCEL = Transition(
     "The user no longer wants it; what is held is given back.",
 )
 _EXHAUST = Transition(
-    _S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "No attempt is left; a failure on our side costs nothing."
+    _S.FAILED,
+    (_F.RELEASE, _F.ANNOUNCE_FAILURE),
+    "No attempt is left; a failure on our side costs nothing.",
 )
 _AGAIN = Transition(
-    _S.PENDING, (_F.REQUEUE_JOB,), "The attempt failed for a passing reason; the same hold pays the next."
+    _S.PENDING,
+    (_F.REQUEUE_JOB,),
+    "The attempt failed for a passing reason; the same hold pays the next.",
 )
 _REFUSE_INPUT = Transition(
-    _S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "The provider cannot use the input; nothing was delivered."
+    _S.FAILED,
+    (_F.RELEASE, _F.ANNOUNCE_FAILURE),
+    "The provider cannot use the input; nothing was delivered.",
 )
 _REJECT = Transition(
     _S.CONTENT_REJECTED,
     (_F.SETTLE_REJECTED, _F.ANNOUNCE_FAILURE),
     "The provider refuses the prompt; a sample set is charged unless a setting says otherwise.",
 )
-_SHOW = Transition(_S.AWAITING_SELECTION, (_F.CAPTURE, _F.ANNOUNCE_SAMPLES), "At least one good sample came.")
-_FINISH = Transition(_S.COMPLETED, (_F.CAPTURE, _F.ANNOUNCE_FINAL), "The final came in the size and format asked for.")
-_FAIL = Transition(_S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "An operator ended it; what is held is given back.")
+_SHOW = Transition(
+    _S.AWAITING_SELECTION, (_F.CAPTURE, _F.ANNOUNCE_SAMPLES), "At least one good sample came."
+)
+_FINISH = Transition(
+    _S.COMPLETED,
+    (_F.CAPTURE, _F.ANNOUNCE_FINAL),
+    "The final came in the size and format asked for.",
+)
+_FAIL = Transition(
+    _S.FAILED,
+    (_F.RELEASE, _F.ANNOUNCE_FAILURE),
+    "An operator ended it; what is held is given back.",
+)
 _WAITED = Transition(
-    _S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "It waited too long for its turn; nothing is charged."
+    _S.FAILED,
+    (_F.RELEASE, _F.ANNOUNCE_FAILURE),
+    "It waited too long for its turn; nothing is charged.",
 )
 _SAMPLES_BEGUN = Transition(
     _S.PROCESSING_SAMPLES, (), "A worker reports that it has begun, before or after the confirm."
 )
-_FINAL_BEGUN = Transition(_S.PROCESSING_FINAL, (), "A worker reports that it has begun, before or after the confirm.")
+_FINAL_BEGUN = Transition(
+    _S.PROCESSING_FINAL, (), "A worker reports that it has begun, before or after the confirm."
+)
 
 TRANSITIONS: dict[tuple[State, Event], Transition] = {
     # A person looks at the prompt, or the hold for the first samples is being placed.
@@ -125,20 +149,29 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
         _S.PENDING, (_F.QUEUE_JOB,), "A person accepts the prompt, and nothing is to be held."
     ),
     (_S.VALIDATING_CREDITS, _E.REVIEW_REJECTED): Transition(
-        _S.CONTENT_REJECTED, (_F.ANNOUNCE_FAILURE,), "A person does not accept the prompt; nothing was charged."
+        _S.CONTENT_REJECTED,
+        (_F.ANNOUNCE_FAILURE,),
+        "A person does not accept the prompt; nothing was charged.",
     ),
     (_S.VALIDATING_CREDITS, _E.CREDITS_ASKED): Transition(
         _S.VALIDATING_CREDITS, (), "A person accepts the prompt; the credit service is being asked."
     ),
-    (_S.VALIDATING_CREDITS, _E.CREDITS_HELD): Transition(_S.PENDING, (_F.QUEUE_JOB,), "The credits are held."),
+    (_S.VALIDATING_CREDITS, _E.CREDITS_HELD): Transition(
+        _S.PENDING, (_F.QUEUE_JOB,), "The credits are held."
+    ),
     (_S.VALIDATING_CREDITS, _E.CREDITS_REFUSED): Transition(
-        _S.FAILED, (_F.ANNOUNCE_FAILURE,), "The credit service says no; there is nothing to give back."
+        _S.FAILED,
+        (_F.ANNOUNCE_FAILURE,),
+        "The credit service says no; there is nothing to give back.",
     ),
     (_S.VALIDATING_CREDITS, _E.CANCEL_REQUESTED): _CANCEL,
     (_S.VALIDATING_CREDITS, _E.DEADLINE_PASSED): _WAITED,
     (_S.VALIDATING_CREDITS, _E.OPERATOR_FAILED): _FAIL,
-    # The job waits for its turn. Results are legal: the lease of a job that did reach a worker may have expired.
-    (_S.PENDING, _E.JOB_LEASED): Transition(_S.PUBLISHING_TO_QUEUE, (), "A dispatcher took the job."),
+    # The job waits for its turn. Results are legal: the lease of a job that did reach a worker may
+    # have expired.
+    (_S.PENDING, _E.JOB_LEASED): Transition(
+        _S.PUBLISHING_TO_QUEUE, (), "A dispatcher took the job."
+    ),
     (_S.PENDING, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
     (_S.PENDING, _E.FINAL_STARTED): _FINAL_BEGUN,
     (_S.PENDING, _E.SAMPLES_DELIVERED): _SHOW,
@@ -158,7 +191,9 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
         _S.PROCESSING_FINAL, (), "The broker has stored the final job."
     ),
     (_S.PUBLISHING_TO_QUEUE, _E.JOB_RETURNED): Transition(
-        _S.PENDING, (), "The broker did not take it, or nobody knows: the same job is published again."
+        _S.PENDING,
+        (),
+        "The broker did not take it, or nobody knows: the same job is published again.",
     ),
     (_S.PUBLISHING_TO_QUEUE, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
     (_S.PUBLISHING_TO_QUEUE, _E.FINAL_STARTED): _FINAL_BEGUN,
@@ -196,7 +231,9 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
         _S.PENDING, (_F.QUEUE_JOB,), "One sample is chosen and paid for, if it costs anything."
     ),
     (_S.AWAITING_SELECTION, _E.REGENERATION_REQUESTED): Transition(
-        _S.PENDING, (_F.QUEUE_JOB,), "Another round of samples is wanted, at the price of a sample set."
+        _S.PENDING,
+        (_F.QUEUE_JOB,),
+        "Another round of samples is wanted, at the price of a sample set.",
     ),
     (_S.AWAITING_SELECTION, _E.CANCEL_REQUESTED): _CANCEL,
     (_S.AWAITING_SELECTION, _E.EXPIRY_NEARED): Transition(
@@ -205,12 +242,16 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
         "The samples will soon expire; the user is reminded once.",
     ),
     (_S.AWAITING_SELECTION, _E.DEADLINE_PASSED): Transition(
-        _S.EXPIRED, (_F.RELEASE, _F.ANNOUNCE_EXPIRY), "Nobody chose in time; delivered samples stay charged."
+        _S.EXPIRED,
+        (_F.RELEASE, _F.ANNOUNCE_EXPIRY),
+        "Nobody chose in time; delivered samples stay charged.",
     ),
     (_S.AWAITING_SELECTION, _E.OPERATOR_FAILED): _FAIL,
     # A worker makes the final.
     (_S.PROCESSING_FINAL, _E.FINAL_STARTED): _FINAL_BEGUN,
-    (_S.PROCESSING_FINAL, _E.PROGRESS_REPORTED): Transition(_S.PROCESSING_FINAL, (), "The worker says how far it is."),
+    (_S.PROCESSING_FINAL, _E.PROGRESS_REPORTED): Transition(
+        _S.PROCESSING_FINAL, (), "The worker says how far it is."
+    ),
     (_S.PROCESSING_FINAL, _E.FINAL_DELIVERED): _FINISH,
     (_S.PROCESSING_FINAL, _E.ATTEMPT_FAILED): _AGAIN,
     (_S.PROCESSING_FINAL, _E.ATTEMPTS_EXHAUSTED): _EXHAUST,
@@ -222,7 +263,9 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
 
 LIVE = frozenset(state for state, _ in TRANSITIONS)
 TERMINAL = frozenset(State) - LIVE
-WITH_JOB = frozenset({_S.PENDING, _S.PUBLISHING_TO_QUEUE, _S.PROCESSING_SAMPLES, _S.PROCESSING_FINAL})
+WITH_JOB = frozenset(
+    {_S.PENDING, _S.PUBLISHING_TO_QUEUE, _S.PROCESSING_SAMPLES, _S.PROCESSING_FINAL}
+)
 """States in which a job exists and is not finished."""
 IN_FLIGHT = WITH_JOB - {_S.PENDING}
 """States in which a job counts towards its lane's window."""
@@ -239,7 +282,9 @@ ON_DEADLINE: dict[State, Event] = {
     _S.AWAITING_SELECTION: _E.DEADLINE_PASSED,
     _S.PROCESSING_FINAL: _E.ATTEMPT_FAILED,
 }
-"""What it means when a state's deadline passes; every live state has an entry, so nothing is stuck for ever."""
+"""What it means when a state's deadline passes; every live state has an entry, so nothing is stuck
+for ever.
+"""
 
 USER_ACTIONS: dict[str, Event] = {
     "select-sample": Event.SAMPLE_SELECTED,
@@ -253,7 +298,8 @@ def transition_for(state: State, event: Event) -> Transition:
     """The move which `event` causes in `state`.
 
     Raises:
-        IllegalTransitionError: the event cannot happen in that state; every event on a terminal state.
+        IllegalTransitionError: the event cannot happen in that state; every event on a terminal
+        state.
     """
     try:
         return TRANSITIONS[state, event]

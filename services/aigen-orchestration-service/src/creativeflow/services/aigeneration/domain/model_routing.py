@@ -1,7 +1,8 @@
-"""Which AI model does a job, and why: the one that was named, else the first rule that fits, else the default.
+"""Which AI model does a job, and why: the one that was named, else the first rule that fits, else
+the default.
 
-Rules split users by weight, and the same user always falls on the same side. A model with a surcharge has no fallback:
-nobody pays for an advanced model and gets another.
+Rules split users by weight, and the same user always falls on the same side. A model with a
+surcharge has no fallback: nobody pays for an advanced model and gets another.
 """
 
 import hashlib
@@ -27,7 +28,9 @@ class Strategy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model and what it is good at, from 1 to 5; `surcharge` is in 1/100 credit per sample set and per final."""
+    """A model and what it is good at, from 1 to 5; `surcharge` is in 1/100 credit per sample set
+    and per final.
+    """
 
     name: str
     provider: str
@@ -47,11 +50,21 @@ class Model:
 
     def score(self, strategy: Strategy) -> int:
         """How well it serves a strategy."""
-        return {Strategy.QUALITY: self.quality, Strategy.COST: self.economy, Strategy.FASTEST: self.speed}[strategy]
+        return {
+            Strategy.QUALITY: self.quality,
+            Strategy.COST: self.economy,
+            Strategy.FASTEST: self.speed,
+        }[strategy]
 
     def serves(self, stage: Stage, plan: Plan) -> bool:
-        """Whether it can be used; credits never pay on the Free plan, so what costs them cannot be used there."""
-        return stage in self.stages and plan.name in self.plans and not (self.surcharge and plan.monthly_generations)
+        """Whether it can be used; credits never pay on the Free plan, so what costs them cannot be
+        used there.
+        """
+        return (
+            stage in self.stages
+            and plan.name in self.plans
+            and not (self.surcharge and plan.monthly_generations)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +97,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """The model of a stage and the reason for it, as the timeline shows it; `passed` are the rules that did not fit."""
+    """The model of a stage and the reason for it, as the timeline shows it; `passed` are the rules
+    that did not fit.
+    """
 
     model: Model
     reason: str
@@ -100,7 +115,8 @@ class Routing:
     rules: tuple[Rule, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        """Whether everything that is named is there and nobody can be charged for what they do not get.
+        """Whether everything that is named is there and nobody can be charged for what they do not
+        get.
 
         Raises:
             ValueError: it is not, in words for whoever wrote the rules.
@@ -124,11 +140,15 @@ class Routing:
                 return ModelChoice(model=model, reason=f"rule {rule.name}", passed=tuple(passed))
             passed.append(f"{rule.name}: {why or 'none of its models can be used here'}")
         if asked.strategy is not None:
-            return ModelChoice(model=self._best(asked.strategy, asked), reason=asked.strategy, passed=tuple(passed))
+            return ModelChoice(
+                model=self._best(asked.strategy, asked), reason=asked.strategy, passed=tuple(passed)
+            )
         return ModelChoice(model=self.models[self.default], reason="default", passed=tuple(passed))
 
     def attempt(self, chosen: str | None, *, attempt: int, max_attempts: int) -> Model:
-        """The model of one attempt: the last attempts go down the chain of fallbacks, the very last to its end."""
+        """The model of one attempt: the last attempts go down the chain of fallbacks, the very last
+        to its end.
+        """
         model = self.models.get(chosen or self.default, self.models[self.default])
         chain = (model.name, *model.fallbacks)
         first_fallback = max(2, max_attempts - len(model.fallbacks) + 1)
@@ -150,17 +170,30 @@ class Routing:
     def _named(self, name: str, asked: Asked) -> Model:
         self.check_named(name)
         model = self.models[name]
-        if asked.stage not in model.stages:  # a model for samples only is asked for: the final goes by the rules
+        if (
+            asked.stage not in model.stages
+        ):  # a model for samples only is asked for: the final goes by the rules
             return self.choose(
-                Asked(stage=asked.stage, plan=asked.plan, output_format=asked.output_format, user_id=asked.user_id)
+                Asked(
+                    stage=asked.stage,
+                    plan=asked.plan,
+                    output_format=asked.output_format,
+                    user_id=asked.user_id,
+                )
             ).model
         return model
 
     def _usable(self, rule: Rule, asked: Asked) -> dict[str, int]:
-        return {name: w for name, w in rule.use.items() if w and self.models[name].serves(asked.stage, asked.plan)}
+        return {
+            name: w
+            for name, w in rule.use.items()
+            if w and self.models[name].serves(asked.stage, asked.plan)
+        }
 
     def _best(self, strategy: Strategy, asked: Asked) -> Model:
-        """The best model for a strategy among those without a surcharge; that one is only paid for by name."""
+        """The best model for a strategy among those without a surcharge; that one is only paid for
+        by name.
+        """
         free = [model for model in self.offered(asked.stage, asked.plan) if not model.surcharge]
         return max(free, key=lambda model: model.score(strategy), default=self.models[self.default])
 
@@ -179,7 +212,9 @@ def _unfit(rule: Rule, asked: Asked) -> str | None:
 
 
 def _pick(rule_name: str, user_id: str, use: Mapping[str, int]) -> str:
-    """Where a user falls: by a hash of rule and user, so always on the same side, and on another in another rule."""
+    """Where a user falls: by a hash of rule and user, so always on the same side, and on another in
+    another rule.
+    """
     digest = hashlib.sha256(f"{rule_name}\n{user_id}".encode()).digest()[:_SPLIT_BYTES]
     place = int.from_bytes(digest) % sum(use.values())
     for name, weight in use.items():
@@ -190,7 +225,11 @@ def _pick(rule_name: str, user_id: str, use: Mapping[str, int]) -> str:
 
 
 def _faults_of_models(routing: Routing) -> list[str]:
-    wrong = [] if routing.default in routing.models else [f"the default model {routing.default} is not there"]
+    wrong = (
+        []
+        if routing.default in routing.models
+        else [f"the default model {routing.default} is not there"]
+    )
     for model in routing.models.values():
         missing = [name for name in model.fallbacks if name not in routing.models]
         wrong += [f"the fallback {name} of {model.name} is not there" for name in missing]
@@ -199,11 +238,16 @@ def _faults_of_models(routing: Routing) -> list[str]:
         if model.surcharge and model.fallbacks:
             wrong.append(f"{model.name} has a surcharge, so it can have no fallback")
         dearer = [n for n in model.fallbacks if n not in missing and routing.models[n].surcharge]
-        wrong += [f"the fallback {name} of {model.name} costs a surcharge nobody agreed to" for name in dearer]
+        wrong += [
+            f"the fallback {name} of {model.name} costs a surcharge nobody agreed to"
+            for name in dearer
+        ]
         if model.name in set(Strategy):
             wrong.append(f"a model cannot be called {model.name}: that is a strategy")
     default = routing.models.get(routing.default)
-    if default and (default.surcharge or default.stages != frozenset(Stage) or default.plans != frozenset(PLANS)):
+    if default and (
+        default.surcharge or default.stages != frozenset(Stage) or default.plans != frozenset(PLANS)
+    ):
         wrong.append("the default model must serve every stage and plan without a surcharge")
     return wrong
 
@@ -212,13 +256,20 @@ def _faults_of_rules(routing: Routing) -> list[str]:
     wrong = []
     for rule in routing.rules:
         wrong += [
-            f"the model {name} of rule {rule.name} is not there" for name in rule.use if name not in routing.models
+            f"the model {name} of rule {rule.name} is not there"
+            for name in rule.use
+            if name not in routing.models
         ]
         if not any(rule.use.values()) or any(weight < 0 for weight in rule.use.values()):
             wrong.append(f"rule {rule.name} needs a model with a weight above 0 and none below")
-        dearer = [name for name in rule.use if name in routing.models and routing.models[name].surcharge]
+        dearer = [
+            name for name in rule.use if name in routing.models and routing.models[name].surcharge
+        ]
         if rule.strategy is None:
-            wrong += [f"rule {rule.name} sends everybody to {name}, which costs a surcharge" for name in dearer]
+            wrong += [
+                f"rule {rule.name} sends everybody to {name}, which costs a surcharge"
+                for name in dearer
+            ]
     return wrong
 
 
@@ -232,13 +283,26 @@ STANDARD = Routing(
         {
             model.name: model
             for model in (
-                Model(name="standard", provider="default", title="Standard", quality=4, fallbacks=("fast",)),
+                Model(
+                    name="standard",
+                    provider="default",
+                    title="Standard",
+                    quality=4,
+                    fallbacks=("fast",),
+                ),
                 Model(name="fast", provider="default", title="Fast", quality=2, economy=5, speed=5),
-                Model(name="advanced", provider="default", title="Advanced AI", quality=5, economy=1, speed=2,
-                      surcharge=100),
+                Model(
+                    name="advanced",
+                    provider="default",
+                    title="Advanced AI",
+                    quality=5,
+                    economy=1,
+                    speed=2,
+                    surcharge=100,
+                ),
             )
         }
     ),
     default="standard",
-)  # fmt: skip
+)
 """The routing where no file is set."""

@@ -1,8 +1,8 @@
 """What may be asked for: words and patterns of a list, found through the usual disguises.
 
-A text is folded before it is looked at: compatibility forms, case, accents, zero-width characters, letters of other
-alphabets that look alike, digits and signs that stand for letters, and letters set apart. Words are whole words, so
-that a harmless word which contains a bad one stays harmless.
+A text is folded before it is looked at: compatibility forms, case, accents, zero-width characters,
+letters of other alphabets that look alike, digits and signs that stand for letters, and letters set
+apart. Words are whole words, so that a harmless word which contains a bad one stays harmless.
 """
 
 import re
@@ -30,7 +30,9 @@ _SEVERITY = {ModerationOutcome.ALLOW: 0, ModerationOutcome.REVIEW: 1, Moderation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModerationResult:
-    """What a check says, and of which category; `severe` counts towards the account's restriction."""
+    """What a check says, and of which category; `severe` counts towards the account's
+    restriction.
+    """
 
     outcome: ModerationOutcome
     category: str | None = None
@@ -39,7 +41,11 @@ class ModerationResult:
     @classmethod
     def worst(cls, verdicts: Iterable["ModerationResult"]) -> "ModerationResult":
         """The strictest of several."""
-        return max(verdicts, key=lambda verdict: (_SEVERITY[verdict.outcome], verdict.severe), default=ALLOWED)
+        return max(
+            verdicts,
+            key=lambda verdict: (_SEVERITY[verdict.outcome], verdict.severe),
+            default=ALLOWED,
+        )
 
 
 ALLOWED = ModerationResult(outcome=ModerationOutcome.ALLOW)
@@ -47,7 +53,8 @@ ALLOWED = ModerationResult(outcome=ModerationOutcome.ALLOW)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafetyRule:
-    """Words that decide alone, or combinations of words that do so near one another; `*` stands for any ending.
+    """Words that decide alone, or combinations of words that do so near one another; `*` stands for
+    any ending.
 
     `languages` are those of the request in which the rule counts, such as `en`; none: in every one.
     """
@@ -64,20 +71,29 @@ class WordLists:
     """Rules made ready: one look says whether any word of any rule occurs at all, which is rare."""
 
     def __init__(self, rules: Sequence[SafetyRule]) -> None:
-        self._rules = [(rule, _any_of(rule.words), [_any_of(group) for group in rule.near]) for rule in rules]
-        every = [word for rule in rules for word in (*rule.words, *(rule.near[0] if rule.near else ()))]
+        self._rules = [
+            (rule, _any_of(rule.words), [_any_of(group) for group in rule.near]) for rule in rules
+        ]
+        every = [
+            word for rule in rules for word in (*rule.words, *(rule.near[0] if rule.near else ()))
+        ]
         self._any = _any_of(every)
 
     def check(self, texts: Iterable[str], language: str | None) -> ModerationResult:
-        """The strictest verdict of all rules on all texts; `language` is the request's, None if it is not known."""
+        """The strictest verdict of all rules on all texts; `language` is the request's, None if it
+        is not known.
+        """
         found = []
         for text in texts:
             for folded in fold(text):
                 if self._any and self._any.search(folded):
                     found += [
-                        ModerationResult(outcome=rule.outcome, category=rule.category, severe=rule.severe)
+                        ModerationResult(
+                            outcome=rule.outcome, category=rule.category, severe=rule.severe
+                        )
                         for rule, words, near in self._rules
-                        if _counts(rule, language) and (_occurs(words, folded) or _occur_near(near, folded))
+                        if _counts(rule, language)
+                        and (_occurs(words, folded) or _occur_near(near, folded))
                     ]
         return ModerationResult.worst(found)
 
@@ -90,7 +106,9 @@ def fold(text: str) -> list[str]:
         readings += [_words(plain.translate(signs)) for signs in (_SIGNS_I, _SIGNS_L)]
     readings += [_REPEATED.sub(r"\1", reading) for reading in readings if _REPEATED.search(reading)]
     readings += [
-        _SPELT.sub(lambda run: run[0].replace(" ", ""), reading) for reading in readings if _SPELT.search(reading)
+        _SPELT.sub(lambda run: run[0].replace(" ", ""), reading)
+        for reading in readings
+        if _SPELT.search(reading)
     ]
     return readings if len(readings) == 1 else sorted(set(readings))
 
@@ -101,7 +119,9 @@ def _words(plain: str) -> str:
 
 def _without_marks(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).casefold()
-    plain = "".join(letter for letter in plain if unicodedata.category(letter) not in {"Mn", "Cf", "Me"})
+    plain = "".join(
+        letter for letter in plain if unicodedata.category(letter) not in {"Mn", "Cf", "Me"}
+    )
     return plain.translate(_LOOKALIKES)
 
 
@@ -127,7 +147,9 @@ def _occur_near(groups: Sequence[re.Pattern[str] | None], folded: str) -> bool:
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str] | None:
-    """A pattern that finds any of the words; those of one first letter stand together, so that most are passed by."""
+    """A pattern that finds any of the words; those of one first letter stand together, so that most
+    are passed by.
+    """
     if not words:
         return None
     forms = sorted({re.escape(_plain(word)).replace(r"\*", r"[a-z]*") for word in words})
@@ -149,21 +171,62 @@ _DISGUISED = re.compile(r"[0-9@$!|+€£]")
 _REPEATED = re.compile(r"([a-z])\1{2,}")
 _SPELT = re.compile(r"(?<![a-z])[a-z](?: [a-z])+(?![a-z])")
 _SIGNS = {
-    "0": "o", "2": "z", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g", "@": "a", "$": "s",
-    "€": "e", "£": "l", "+": "t",
-}  # fmt: skip
+    "0": "o",
+    "2": "z",
+    "3": "e",
+    "4": "a",
+    "5": "s",
+    "6": "g",
+    "7": "t",
+    "8": "b",
+    "9": "g",
+    "@": "a",
+    "$": "s",
+    "€": "e",
+    "£": "l",
+    "+": "t",
+}
 _SIGNS_I = str.maketrans(_SIGNS | dict.fromkeys("1!|", "i"))
 _SIGNS_L = str.maketrans(_SIGNS | dict.fromkeys("1!|", "l"))
-# Cyrillic and Greek letters that look like Latin ones, and letters that do not fall apart into one and an accent.
+# Cyrillic and Greek letters that look like Latin ones, and letters that do not fall apart into one
+# and an accent.
 _LOOKALIKES = str.maketrans(
     {
-        "\u0430": "a", "\u0432": "b", "\u0435": "e", "\u043a": "k", "\u043c": "m", "\u043d": "h", "\u043e": "o",
-        "\u0440": "p", "\u0441": "c", "\u0442": "t", "\u0443": "y", "\u0445": "x", "\u0456": "i", "\u0458": "j",
-        "\u0455": "s", "\u0501": "d", "\u051b": "q", "\u03b1": "a", "\u03b2": "b", "\u03b5": "e", "\u03b7": "n",
-        "\u03b9": "i", "\u03ba": "k", "\u03bd": "v", "\u03bf": "o", "\u03c1": "p", "\u03c4": "t", "\u03c5": "u",
-        "\u03c7": "x", "\u0131": "i", "\u0142": "l", "\u00f8": "o", "\u0111": "d",
+        "\u0430": "a",
+        "\u0432": "b",
+        "\u0435": "e",
+        "\u043a": "k",
+        "\u043c": "m",
+        "\u043d": "h",
+        "\u043e": "o",
+        "\u0440": "p",
+        "\u0441": "c",
+        "\u0442": "t",
+        "\u0443": "y",
+        "\u0445": "x",
+        "\u0456": "i",
+        "\u0458": "j",
+        "\u0455": "s",
+        "\u0501": "d",
+        "\u051b": "q",
+        "\u03b1": "a",
+        "\u03b2": "b",
+        "\u03b5": "e",
+        "\u03b7": "n",
+        "\u03b9": "i",
+        "\u03ba": "k",
+        "\u03bd": "v",
+        "\u03bf": "o",
+        "\u03c1": "p",
+        "\u03c4": "t",
+        "\u03c5": "u",
+        "\u03c7": "x",
+        "\u0131": "i",
+        "\u0142": "l",
+        "\u00f8": "o",
+        "\u0111": "d",
     }
-)  # fmt: skip
+)
 
 
 class WhenAway(StrEnum):

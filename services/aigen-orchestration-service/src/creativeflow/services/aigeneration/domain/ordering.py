@@ -1,4 +1,6 @@
-"""What a user orders: which plan allows it, what it costs, which job it leads to, whether it repeats another."""
+"""What a user orders: which plan allows it, what it costs, which job it leads to, whether it
+repeats another.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -52,7 +54,8 @@ def check_plan(plan: Plan, brief: Brief, prices: Prices, model: Model) -> None:
 
 
 def check_model(plan: Plan, model: Model) -> None:
-    """Whether the plan has the model; credits never pay on the Free plan, so one with a surcharge is none of its.
+    """Whether the plan has the model; credits never pay on the Free plan, so one with a surcharge
+    is none of its.
 
     Raises:
         PlanRequiredError: it has not.
@@ -66,9 +69,11 @@ def check_model(plan: Plan, model: Model) -> None:
 def to_route(choice: ModelChoice) -> Route:
     """A choice as the request keeps it."""
     return Route(
-        chosen=choice.model.name, reason=choice.reason, provider=choice.model.provider,
+        chosen=choice.model.name,
+        reason=choice.reason,
+        provider=choice.model.provider,
         strategy=choice.model.strategy.value,
-    )  # fmt: skip
+    )
 
 
 def route_for_attempt(route: Route | None, model: Model) -> Route:
@@ -96,13 +101,19 @@ def check_selectable(request: GenerationRequest, event: Event) -> None:
 def build_quote(
     plan: Plan, brief: Brief, prices: Prices, models: Mapping[Stage, Model], *, balance: int | None
 ) -> dict[str, Any]:
-    """Every price of a brief: the total is one set of samples and the final in the format's own size."""
+    """Every price of a brief: the total is one set of samples and the final in the format's own
+    size.
+    """
     size, final = dimensions_of(brief), models[Stage.FINAL]
     largest = [] if is_high_resolution(prices, size.longest) else [size.scaled(SIDE_MAX)]
     samples = price_samples(plan, prices, models[Stage.SAMPLES].surcharge)
     priced: list[tuple[Stage, Size | None, Charge]] = [(Stage.SAMPLES, None, samples)]
     priced += [
-        (Stage.FINAL, each, price_final(plan, prices, longest_side=each.longest, surcharge=final.surcharge))
+        (
+            Stage.FINAL,
+            each,
+            price_final(plan, prices, longest_side=each.longest, surcharge=final.surcharge),
+        )
         for each in (size, *(largest if plan.high_resolution else []))
     ]
     counted = 2
@@ -110,7 +121,11 @@ def build_quote(
     return {
         "plan": plan.name,
         "items": [
-            {"stage": stage.value, "resolution": str(size) if size else None, "model": models[stage].name}
+            {
+                "stage": stage.value,
+                "resolution": str(size) if size else None,
+                "model": models[stage].name,
+            }
             | charge_data(charge)
             | {"included_in_total": position < counted}
             for position, (stage, size, charge) in enumerate(priced)
@@ -123,12 +138,15 @@ def build_quote(
 
 
 def quote_terms(plan: Plan, prices: Prices, models: Mapping[Stage, Model]) -> dict[str, str | None]:
-    """What a quote binds: the price of a set of samples, of a standard and of a high-resolution final.
+    """What a quote binds: the price of a set of samples, of a standard and of a high-resolution
+    final.
 
     None where the plan does not include it at all.
     """
     surcharge = models[Stage.FINAL].surcharge
-    high = price_final(plan, prices, longest_side=prices.high_resolution_above + 1, surcharge=surcharge)
+    high = price_final(
+        plan, prices, longest_side=prices.high_resolution_above + 1, surcharge=surcharge
+    )
     return {
         "samples": _priced(price_samples(plan, prices, models[Stage.SAMPLES].surcharge)),
         "final": _priced(price_final(plan, prices, longest_side=1, surcharge=surcharge)),
@@ -137,7 +155,8 @@ def quote_terms(plan: Plan, prices: Prices, models: Mapping[Stage, Model]) -> di
 
 
 def check_quote(quoted: Mapping[str, str | None] | None, charge: Charge) -> None:
-    """Whether an action costs what its quote says, and is paid by the same; without a quote it costs what it costs.
+    """Whether an action costs what its quote says, and is paid by the same; without a quote it
+    costs what it costs.
 
     Raises:
         QuoteExpiredError: another price: nothing is charged, the caller asks for a new quote.
@@ -153,25 +172,40 @@ def _priced(charge: Charge) -> str:
 
 def charge_data(charge: Charge) -> dict[str, str]:
     """A charge as the timeline and a quote show it."""
-    return {"action": charge.action, "paid_by": charge.funding.value, "credits": credits_text(charge.amount)}
+    return {
+        "action": charge.action,
+        "paid_by": charge.funding.value,
+        "credits": credits_text(charge.amount),
+    }
 
 
 def hold_for(
-    charge: Charge, request_id: UUID, stage: Stage, round_number: int, now: datetime, *, earlier: Sequence[Hold] = ()
+    charge: Charge,
+    request_id: UUID,
+    stage: Stage,
+    round_number: int,
+    now: datetime,
+    *,
+    earlier: Sequence[Hold] = (),
 ) -> Hold | None:
-    """The hold of a charge as it begins: still to be placed where credits pay, held at once where the month's
-    allowance does, None where the plan includes it. `earlier`: the request's holds so far, which give the asking its
-    number.
+    """The hold of a charge as it begins: still to be placed where credits pay, held at once where
+    the month's allowance does, None where the plan includes it. `earlier`: the request's holds so
+    far, which give the asking its number.
     """
     if charge.funding is Funding.PLAN:
         return None
     paid = charge.funding is Funding.CREDITS
     asking = 1 + sum(hold.stage is stage and hold.round == round_number for hold in earlier)
     return Hold(
-        key=hold_key(request_id, stage, round_number, asking), stage=stage, round=round_number, action=charge.action,
-        funding=charge.funding, amount=charge.amount, state=HoldState.PLACING if paid else HoldState.HELD,
+        key=hold_key(request_id, stage, round_number, asking),
+        stage=stage,
+        round=round_number,
+        action=charge.action,
+        funding=charge.funding,
+        amount=charge.amount,
+        state=HoldState.PLACING if paid else HoldState.HELD,
         month=None if paid else now.date().replace(day=1).isoformat(),
-    )  # fmt: skip
+    )
 
 
 def as_held(hold: Hold) -> Hold:
@@ -179,7 +213,9 @@ def as_held(hold: Hold) -> Hold:
     return replace(hold, state=HoldState.HELD)
 
 
-def order_fields(request: GenerationRequest, event: Event, fields: Mapping[str, Any]) -> dict[str, Any]:
+def order_fields(
+    request: GenerationRequest, event: Event, fields: Mapping[str, Any]
+) -> dict[str, Any]:
     """The request's fields once an order stands: which stage and round the next job is for."""
     if event is Event.SAMPLE_SELECTED:
         return {
@@ -205,8 +241,12 @@ def timeline_data(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != "brief"}
 
 
-def is_repeat(request: GenerationRequest, sample_id: str, resolution: str | None, file_format: str | None) -> bool:
-    """Whether a selection is the one that was made before; what it leaves out it does not contradict."""
+def is_repeat(
+    request: GenerationRequest, sample_id: str, resolution: str | None, file_format: str | None
+) -> bool:
+    """Whether a selection is the one that was made before; what it leaves out it does not
+    contradict.
+    """
     made = request.pending_action["fields"] if request.pending_action else {}
     size = made.get("final_resolution") or str(request.final_size)
     return (

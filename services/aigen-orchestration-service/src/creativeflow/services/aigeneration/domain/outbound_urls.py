@@ -1,4 +1,6 @@
-"""Which addresses may be called for somebody else: how a URL must be spelt, and which networks are the internet."""
+"""Which addresses may be called for somebody else: how a URL must be spelt, and which networks are
+the internet.
+"""
 
 import re
 from collections.abc import Sequence
@@ -18,15 +20,24 @@ _NAT64 = ip_network("64:ff9b::/96")
 _METADATA = frozenset(
     ip_address(known)
     for known in (
-        "169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200", "192.0.0.192",
-        "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
+        "169.254.169.254",
+        "169.254.170.2",
+        "169.254.170.23",
+        "168.63.129.16",
+        "100.100.100.200",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
     )
-)  # fmt: skip
+)
 """Where clouds tell a machine its own secrets: never called, whatever is allowed."""
 
 
 class UnfitAddressError(Exception):
-    """A URL that is not called; `code` is for programs, the text is a sentence for whoever gave it."""
+    """A URL that is not called; `code` is for programs, the text is a sentence for whoever gave
+    it.
+    """
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -35,7 +46,9 @@ class UnfitAddressError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A URL in the parts with which it is called; `host` is a name in small letters, or an IP address."""
+    """A URL in the parts with which it is called; `host` is a name in small letters, or an IP
+    address.
+    """
 
     scheme: str
     host: str
@@ -59,7 +72,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What an operator allows: in `networks`, which are otherwise refused, any port and plain http are allowed too.
+    """What an operator allows: in `networks`, which are otherwise refused, any port and plain http
+    are allowed too.
 
     `settings` is how the names of the settings begin that say so.
     """
@@ -76,28 +90,35 @@ class Rules:
             UnfitAddressError: not; the sentence names the setting that would allow it.
         """
         meant = embedded(address)
-        listed = any(meant in network for network in self.networks if network.version == meant.version)
+        listed = any(
+            meant in network for network in self.networks if network.version == meant.version
+        )
         if meant in _METADATA or not (listed or is_public(meant)):
             raise UnfitAddressError(
                 "private_address",
-                "This leads into a private or special network, which is not called. Use a public address, or have "
-                f"the operator list the network in {self.settings}_ALLOWED_NETWORKS.",
+                "This leads into a private or special network, which is not called. Use a public"
+                " address, or have the operator list the network in"
+                f" {self.settings}_ALLOWED_NETWORKS.",
             )
         if place.scheme != "https" and not (self.allow_http or listed):
             raise UnfitAddressError(
                 "https_required",
-                f"Use https. Plain http is called only where the operator sets {self.settings}_ALLOW_HTTP.",
+                "Use https. Plain http is called only where the operator sets"
+                f" {self.settings}_ALLOW_HTTP.",
             )
         if place.port not in self.ports and not listed:
             ports = ", ".join(str(port) for port in sorted(self.ports))
             raise UnfitAddressError(
                 "port_not_allowed",
-                f"Use one of the ports {ports}. The operator allows others in {self.settings}_PORTS.",
+                f"Use one of the ports {ports}. The operator allows others in"
+                f" {self.settings}_PORTS.",
             )
 
 
 def embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for (mapped, 6to4, NAT64), else the address itself."""
+    """The IPv4 address that an IPv6 address stands for (mapped, 6to4, NAT64), else the address
+    itself.
+    """
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:
@@ -107,7 +128,9 @@ def embedded(address: Address) -> Address:
 
 def is_public(address: Address) -> bool:
     """Whether an address is an ordinary one of the internet."""
-    special = address.is_multicast or address.is_reserved or address.is_loopback or address.is_link_local
+    special = (
+        address.is_multicast or address.is_reserved or address.is_loopback or address.is_link_local
+    )
     if isinstance(address, IPv6Address):
         special = special or address.is_site_local
     return address.is_global and not special
@@ -119,16 +142,27 @@ def read_url(url: str) -> Place:
     Raises:
         UnfitAddressError: it is not, or not a URL at all.
     """
-    if not url.isascii() or not url.isprintable() or re.search(r'[\s\\<>"^`{|}]', url) or len(url) > URL_MAX:
-        raise _unreadable("Use plain ASCII without spaces; write names of other scripts in their xn-- form.")
+    if (
+        not url.isascii()
+        or not url.isprintable()
+        or re.search(r'[\s\\<>"^`{|}]', url)
+        or len(url) > URL_MAX
+    ):
+        raise _unreadable(
+            "Use plain ASCII without spaces; write names of other scripts in their xn-- form."
+        )
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in _DEFAULT_PORTS:
         raise UnfitAddressError("unknown_scheme", "Use an address that begins with https://.")
     if "#" in url:
-        raise UnfitAddressError("fragment_not_allowed", "Leave out everything from # on; it never reaches a receiver.")
+        raise UnfitAddressError(
+            "fragment_not_allowed", "Leave out everything from # on; it never reaches a receiver."
+        )
     authority = re.split(r"[/?]", rest, maxsplit=1)[0]
     if "@" in authority:
-        raise UnfitAddressError("userinfo_not_allowed", "Leave out user and password; calls are proven by signatures.")
+        raise UnfitAddressError(
+            "userinfo_not_allowed", "Leave out user and password; calls are proven by signatures."
+        )
     match = _AUTHORITY.fullmatch(authority.lower())
     if match is None:
         raise _unreadable("The host is not spelt plainly. Use a name such as hooks.example.com.")
@@ -137,9 +171,11 @@ def read_url(url: str) -> Place:
         raise UnfitAddressError("invalid_port", f"Use a port from 1 to {_PORT_MAX}.")
     target = rest[len(authority) :]
     return Place(
-        scheme=scheme.lower(), host=_host(match["host"]), port=port,
+        scheme=scheme.lower(),
+        host=_host(match["host"]),
+        port=port,
         target=target if target.startswith("/") else f"/{target}",
-    )  # fmt: skip
+    )
 
 
 def _host(host: str) -> str:
@@ -148,10 +184,13 @@ def _host(host: str) -> str:
             return str(IPv6Address(host[1:-1]))
         labels = host.split(".")
         if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):
-            return str(IPv4Address(host))  # strict: four decimals, no leading zeros, no shortened forms
+            return str(
+                IPv4Address(host)
+            )  # strict: four decimals, no leading zeros, no shortened forms
     except ValueError:
         raise UnfitAddressError(
-            "ambiguous_address", "Write an IP address in its usual form, such as 203.0.113.7, or use a name."
+            "ambiguous_address",
+            "Write an IP address in its usual form, such as 203.0.113.7, or use a name.",
         ) from None
     if len(host) > _HOST_MAX or not all(_LABEL.fullmatch(label) for label in labels):
         raise _unreadable("The host is not spelt plainly. Use a name such as hooks.example.com.")

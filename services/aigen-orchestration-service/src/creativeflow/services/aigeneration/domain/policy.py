@@ -25,7 +25,9 @@ class Policy:
     max_rounds: int = 10
     sample_count: int = 4
     free_generations: int = 100
-    in_flight: Mapping[str, int] = field(default_factory=lambda: {plan.name: plan.in_flight for plan in PLANS.values()})
+    in_flight: Mapping[str, int] = field(
+        default_factory=lambda: {plan.name: plan.in_flight for plan in PLANS.values()}
+    )
     """How many jobs of one user may be in a lane at once, by plan."""
     quote_validity: timedelta = timedelta(minutes=15)
     charge_rejected: bool = True
@@ -40,7 +42,9 @@ class Policy:
 
     @property
     def job_lifetime(self) -> timedelta:
-        """No job is current for longer: twice its wait and its work, since an unconfirmed job waits once more."""
+        """No job is current for longer: twice its wait and its work, since an unconfirmed job waits
+        once more.
+        """
         return 2 * (self.dispatch_deadline + max(self.samples_deadline, self.final_deadline))
 
     def deadline(self, state: State) -> timedelta | None:

@@ -11,7 +11,9 @@ from types import MappingProxyType
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 
 ACTIONS = ("sample_generation", "standard_generation", "hd_export", "advanced_ai_feature")
-"""Every action type there is: a billing adapter takes any other for free, so no other is ever sent (REQ-016)."""
+"""Every action type there is: a billing adapter takes any other for free, so no other is ever sent
+(REQ-016).
+"""
 
 
 class Funding(StrEnum):
@@ -38,7 +40,8 @@ class SubscriptionStatus(StrEnum):
 class Plan:
     """What a subscription includes.
 
-    `weight` is its share in the fair queue, `in_flight` how many jobs of one user of it may be with workers at once.
+    `weight` is its share in the fair queue, `in_flight` how many jobs of one user of it may be with
+    workers at once.
     """
 
     name: str
@@ -53,32 +56,71 @@ class Plan:
 
 
 FREE = Plan(
-    name="free", title="Free", includes_standard=True, monthly_generations=True, high_resolution=False,
-    brand_kit=False, watermark=True, weight=1.0, in_flight=5,
-)  # fmt: skip
+    name="free",
+    title="Free",
+    includes_standard=True,
+    monthly_generations=True,
+    high_resolution=False,
+    brand_kit=False,
+    watermark=True,
+    weight=1.0,
+    in_flight=5,
+)
 PAYG = Plan(
-    name="payg", title="Pay as you go", includes_standard=False, monthly_generations=False, high_resolution=True,
-    brand_kit=False, watermark=False, weight=1.0, in_flight=10,
-)  # fmt: skip
+    name="payg",
+    title="Pay as you go",
+    includes_standard=False,
+    monthly_generations=False,
+    high_resolution=True,
+    brand_kit=False,
+    watermark=False,
+    weight=1.0,
+    in_flight=10,
+)
 PRO = Plan(
-    name="pro", title="Pro", includes_standard=True, monthly_generations=False, high_resolution=True,
-    brand_kit=True, watermark=False, weight=2.0, in_flight=20,
-)  # fmt: skip
+    name="pro",
+    title="Pro",
+    includes_standard=True,
+    monthly_generations=False,
+    high_resolution=True,
+    brand_kit=True,
+    watermark=False,
+    weight=2.0,
+    in_flight=20,
+)
 TEAM = Plan(
-    name="team", title="Team", includes_standard=True, monthly_generations=False, high_resolution=True,
-    brand_kit=True, watermark=False, weight=3.0, in_flight=50,
-)  # fmt: skip
+    name="team",
+    title="Team",
+    includes_standard=True,
+    monthly_generations=False,
+    high_resolution=True,
+    brand_kit=True,
+    watermark=False,
+    weight=3.0,
+    in_flight=50,
+)
 ENTERPRISE = Plan(
-    name="enterprise", title="Enterprise", includes_standard=True, monthly_generations=False, high_resolution=True,
-    brand_kit=True, watermark=False, weight=4.0, in_flight=100,
-)  # fmt: skip
+    name="enterprise",
+    title="Enterprise",
+    includes_standard=True,
+    monthly_generations=False,
+    high_resolution=True,
+    brand_kit=True,
+    watermark=False,
+    weight=4.0,
+    in_flight=100,
+)
 _WHOLE_DIGITS_MAX = 12
-PLANS: Mapping[str, Plan] = MappingProxyType({plan.name: plan for plan in (FREE, PAYG, PRO, TEAM, ENTERPRISE)})
+PLANS: Mapping[str, Plan] = MappingProxyType(
+    {plan.name: plan for plan in (FREE, PAYG, PRO, TEAM, ENTERPRISE)}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
-    """The price list in 1/100 credit; high resolution begins above `high_resolution_above` px on the longest side."""
+    """The price list in 1/100 credit; high resolution begins above `high_resolution_above` px on
+    the longest side.
+    """
 
     sample_set: int = 25
     final: int = 100
@@ -102,7 +144,9 @@ def terms(plan: Plan, status: SubscriptionStatus) -> Plan:
 
 
 def price_samples(plan: Plan, prices: Prices, surcharge: int = 0) -> Charge:
-    """The charge for one set of samples; an advanced model's surcharge is paid in credits on every plan."""
+    """The charge for one set of samples; an advanced model's surcharge is paid in credits on every
+    plan.
+    """
     base = 0 if plan.includes_standard else prices.sample_set
     if base + surcharge:
         return Charge(action="sample_generation", funding=Funding.CREDITS, amount=base + surcharge)
@@ -113,7 +157,11 @@ def price_samples(plan: Plan, prices: Prices, surcharge: int = 0) -> Charge:
 def price_final(plan: Plan, prices: Prices, *, longest_side: int, surcharge: int = 0) -> Charge:
     """The charge for the final; high resolution costs credits on every plan that has it."""
     if is_high_resolution(prices, longest_side):
-        return Charge(action="hd_export", funding=Funding.CREDITS, amount=prices.high_resolution_final + surcharge)
+        return Charge(
+            action="hd_export",
+            funding=Funding.CREDITS,
+            amount=prices.high_resolution_final + surcharge,
+        )
     amount = (0 if plan.includes_standard else prices.final) + surcharge
     funding = Funding.CREDITS if amount else Funding.PLAN
     return Charge(action="standard_generation", funding=funding, amount=amount)
@@ -127,8 +175,9 @@ def is_high_resolution(prices: Prices, longest_side: int) -> bool:
 def hold_key(request_id: object, stage: Stage, round_number: int, asking: int) -> str:
     """Return the business key of a hold: `{request}:{stage}:{round}:{asking}`.
 
-    Re-attempts of a job share their hold. An asking that was refused is over for good: the next one has a key of its
-    own, so that a late answer to the first can never be taken for an answer to the second.
+    Re-attempts of a job share their hold. An asking that was refused is over for good: the next one
+    has a key of its own, so that a late answer to the first can never be taken for an answer to the
+    second.
     """
     return f"{request_id}:{stage}:{round_number}:{asking}"
 

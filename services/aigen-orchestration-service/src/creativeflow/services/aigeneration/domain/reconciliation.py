@@ -31,13 +31,17 @@ class Difference(StrEnum):
     HOLD_VANISHED = "hold_vanished"
     """Set aside here for unfinished work, and there no longer."""
     UNKNOWN_HERE = "unknown_here"
-    """Set aside there under a key that is not ours: another system's, or of a database that was lost."""
+    """Set aside there under a key that is not ours: another system's, or of a database that was
+    lost.
+    """
     FREE_COUNT = "free_count"
     """The month's count of free generations is not the number of kept allowances."""
 
 
 class Compensation(StrEnum):
-    """What can be posted without asking anybody, because it only finishes what was decided before."""
+    """What can be posted without asking anybody, because it only finishes what was decided
+    before.
+    """
 
     CAPTURE = "credits.capture"
     RELEASE = "credits.release"
@@ -68,7 +72,9 @@ VERDICTS: Mapping[tuple[HoldState, HoldStatus], HoldComparison | None] = Mapping
         (_OURS.HELD, _THEIRS.CAPTURED): _CHARGED_WRONGLY,
         (_OURS.HELD, _THEIRS.RELEASED): _VANISHED,
         (_OURS.CAPTURED, _THEIRS.ABSENT): _NOT_CHARGED,
-        (_OURS.CAPTURED, _THEIRS.HELD): HoldComparison(Difference.CAPTURE_MISSING, Compensation.CAPTURE),
+        (_OURS.CAPTURED, _THEIRS.HELD): HoldComparison(
+            Difference.CAPTURE_MISSING, Compensation.CAPTURE
+        ),
         (_OURS.CAPTURED, _THEIRS.CAPTURED): None,
         (_OURS.CAPTURED, _THEIRS.RELEASED): _NOT_CHARGED,
         (_OURS.RELEASED, _THEIRS.ABSENT): None,
@@ -80,13 +86,14 @@ VERDICTS: Mapping[tuple[HoldState, HoldStatus], HoldComparison | None] = Mapping
         (_OURS.REFUSED, _THEIRS.CAPTURED): _CHARGED_WRONGLY,
         (_OURS.REFUSED, _THEIRS.RELEASED): None,
     }
-)  # fmt: skip
+)
 
 
 def compare_hold(ours: HoldState, theirs: HoldStatus, *, owed: bool) -> HoldComparison | None:
     """What to think of one hold in two books; None where they agree.
 
-    `owed`: the credit service has not been told yet and will be, so what only awaits the telling is no difference.
+    `owed`: the credit service has not been told yet and will be, so what only awaits the telling is
+    no difference.
     """
     found = VERDICTS[ours, theirs]
     return None if owed and found is not None and found.compensation is not None else found

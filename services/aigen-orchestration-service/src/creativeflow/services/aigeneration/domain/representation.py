@@ -1,4 +1,6 @@
-"""How a request looks from outside: the one representation that API, stream and stored answers share."""
+"""How a request looks from outside: the one representation that API, stream and stored answers
+share.
+"""
 
 from typing import Any
 
@@ -10,9 +12,11 @@ _KEPT = (HoldState.HELD, HoldState.CAPTURED)
 
 
 def to_resource(request: GenerationRequest, *, queue_position: int | None = None) -> dict[str, Any]:
-    """The request as JSON-ready values; amounts are decimal strings of credits, times are ISO 8601 in UTC.
+    """The request as JSON-ready values; amounts are decimal strings of credits, times are ISO 8601
+    in UTC.
 
-    `cost` counts what is charged or set aside; `held` is the part of it that may still be given back.
+    `cost` counts what is charged or set aside; `held` is the part of it that may still be given
+    back.
     """
     samples = final = held = 0
     for hold in request.holds:

@@ -1,4 +1,6 @@
-"""A generation request with its current job and its holds: the one aggregate everything happens to."""
+"""A generation request with its current job and its holds: the one aggregate everything happens
+to.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,7 +64,9 @@ class Failure(TypedDict):
 
 
 class Route(TypedDict):
-    """Which model was chosen for the stage, why, and who provides the one that does the current attempt."""
+    """Which model was chosen for the stage, why, and who provides the one that does the current
+    attempt.
+    """
 
     chosen: str
     reason: str
@@ -117,8 +121,8 @@ class PendingAction(TypedDict):
 class GenerationRequest:
     """One row of `generation_requests` and its holds; replaced as a whole, never changed in place.
 
-    `version` counts moves and guards every write. `job_id` names the current attempt: it is the fencing token
-    against results of earlier ones. All times are UTC.
+    `version` counts moves and guards every write. `job_id` names the current attempt: it is the
+    fencing token against results of earlier ones. All times are UTC.
     """
 
     id: UUID
@@ -177,7 +181,9 @@ class GenerationRequest:
     @property
     def in_review(self) -> bool:
         """Whether a person has to look at the prompt before anything else happens."""
-        return self.pending_action is not None and self.pending_action["event"] == Event.REVIEW_PASSED
+        return (
+            self.pending_action is not None and self.pending_action["event"] == Event.REVIEW_PASSED
+        )
 
     @property
     def placing(self) -> Hold | None:
@@ -186,7 +192,9 @@ class GenerationRequest:
 
     def cost(self, stage: Stage, *states: HoldState) -> int:
         """The sum of the stage's credit holds in these states, in 1/100 credit."""
-        return sum(hold.amount for hold in self.holds if hold.stage is stage and hold.state in states)
+        return sum(
+            hold.amount for hold in self.holds if hold.stage is stage and hold.state in states
+        )
 
 
 def dimensions_of(brief: Brief) -> Size:

@@ -1,10 +1,16 @@
-"""Whether what a worker delivered fits what was asked: sizes, ratios and file formats (REQ-008, REQ-009)."""
+"""Whether what a worker delivered fits what was asked: sizes, ratios and file formats (REQ-008,
+REQ-009).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from creativeflow.services.aigeneration.domain.formats import SAMPLE_BOX, Size, sample_size
-from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest, SampleFailure
+from creativeflow.services.aigeneration.domain.request import (
+    Asset,
+    GenerationRequest,
+    SampleFailure,
+)
 from creativeflow.services.aigeneration.domain.worker_errors import reported_code, worker_error_for
 
 INVALID_OUTPUT = "invalid_output"
@@ -24,19 +30,27 @@ class JudgedSamples:
 
 @dataclass(frozen=True, slots=True)
 class PictureFault:
-    """Why a reported picture is none: a code of `domain/faults.py`, and for operators what was found."""
+    """Why a reported picture is none: a code of `domain/faults.py`, and for operators what was
+    found.
+    """
 
     error_code: str
     reason: str
 
 
 def judge_samples(
-    request: GenerationRequest, samples: Sequence[Asset], failures: Sequence[SampleFailure], *, ordered: int = 0
+    request: GenerationRequest,
+    samples: Sequence[Asset],
+    failures: Sequence[SampleFailure],
+    *,
+    ordered: int = 0,
 ) -> JudgedSamples:
-    """Keep the samples that fit the 512 x 512 box and the asked ratio; report every other one as failed.
+    """Keep the samples that fit the 512 x 512 box and the asked ratio; report every other one as
+    failed.
 
-    A second good sample with an id or an index already seen is a repetition and is dropped; four are enough. Of the
-    `ordered` samples those that nobody speaks of have failed too: a set that is not whole says so (REQ-008).
+    A second good sample with an id or an index already seen is a repetition and is dropped; four
+    are enough. Of the `ordered` samples those that nobody speaks of have failed too: a set that is
+    not whole says so (REQ-008).
     """
     good: dict[int, Asset] = {}
     bad = {failure["index"]: failure["error_code"] for failure in failures}
@@ -63,7 +77,9 @@ def judge_samples(
 
 
 def distinct_samples(samples: Sequence[Asset]) -> tuple[list[Asset], list[Asset]]:
-    """Split samples into distinct ones and repetitions, by checksum; without one a sample counts as distinct."""
+    """Split samples into distinct ones and repetitions, by checksum; without one a sample counts as
+    distinct.
+    """
     first: list[Asset] = []
     again: list[Asset] = []
     seen: set[str] = set()
@@ -76,7 +92,9 @@ def distinct_samples(samples: Sequence[Asset]) -> tuple[list[Asset], list[Asset]
 
 
 def sample_fits(request: GenerationRequest, sample: Asset) -> bool:
-    """Inside the box, in the asked ratio, not a mere thumbnail; providers round sides, so a small error is allowed."""
+    """Inside the box, in the asked ratio, not a mere thumbnail; providers round sides, so a small
+    error is allowed.
+    """
     try:
         size = Size.parse(sample["resolution"])
     except ValueError:
@@ -92,7 +110,10 @@ def final_fits(request: GenerationRequest, asset: Asset) -> bool:
     except ValueError:
         return False
     file_format = asset["format"].lower()
-    return size == request.final_size and _SAME_FORMAT.get(file_format, file_format) == request.file_format
+    return (
+        size == request.final_size
+        and _SAME_FORMAT.get(file_format, file_format) == request.file_format
+    )
 
 
 def failed_sample(index: int, code: str) -> SampleFailure:

@@ -1,4 +1,5 @@
-"""What each count, stall, flag, difference and parked message means to an operator, and what to do: said once.
+"""What each count, stall, flag, difference and parked message means to an operator, and what to do:
+said once.
 
 The console shows these sentences, and docs/operations.md has the same, which a test compares.
 """
@@ -27,10 +28,12 @@ INVARIANTS: Mapping[str, Explanation] = MappingProxyType(
             "find the request; release the hold at the credit service; report a fault",
         ),
         "captured_without_delivery": Explanation(
-            "credits were charged and nothing was delivered", "give the credits back by a grant; report a fault"
+            "credits were charged and nothing was delivered",
+            "give the credits back by a grant; report a fault",
         ),
         "delivered_without_capture": Explanation(
-            "a final was delivered and its credits are not charged", "decide whether to charge; report a fault"
+            "a final was delivered and its credits are not charged",
+            "decide whether to charge; report a fault",
         ),
         "holds_parked": Explanation(
             "the credit service cannot say whether a hold was charged; its account is restricted",
@@ -41,20 +44,24 @@ INVARIANTS: Mapping[str, Explanation] = MappingProxyType(
             "make it answer; the sweeper then finishes by itself",
         ),
         "resolved_without_message": Explanation(
-            "a hold is captured or released here, its credit service was not told and nobody is going to",
+            "a hold is captured or released here, its credit service was not told and nobody is"
+            " going to",
             "capture or release it there by its key; report a fault",
         ),
         "ledger_not_zero_sum": Explanation(
             "an operation of the local ledger does not sum to zero", "stop granting; report a fault"
         ),
         "balances_off_ledger": Explanation(
-            "a balance is not the sum of its entries", "the entries are right: correct the account; report a fault"
+            "a balance is not the sum of its entries",
+            "the entries are right: correct the account; report a fault",
         ),
         "free_usage_off_holds": Explanation(
             "the month's count of free generations is not the number of kept allowances",
             "the holds are right; report a fault",
         ),
-        "messages_parked": Explanation("somebody must decide about a message", "see [parked messages](#parked-messages)"),
+        "messages_parked": Explanation(
+            "somebody must decide about a message", "see [parked messages](#parked-messages)"
+        ),
         "deadlines_missed": Explanation(
             "a deadline passed five minutes ago and nothing happened",
             "start a sweeper; see [stuck requests](#stuck-requests)",
@@ -64,7 +71,7 @@ INVARIANTS: Mapping[str, Explanation] = MappingProxyType(
             "tell the user; report a fault",
         ),
     }
-)  # fmt: skip
+)
 """Each count of the invariants; `then` is what to do, with links into docs/operations.md."""
 
 STALLS: Mapping[StallKind, Explanation] = MappingProxyType(
@@ -74,7 +81,8 @@ STALLS: Mapping[StallKind, Explanation] = MappingProxyType(
             "the workflow is off, or its trigger was cancelled: publish it again",
         ),
         StallKind.NOT_TAKING: Explanation(
-            "jobs wait, somebody consumes, nothing is reported", "every slot is taken by work that never ends"
+            "jobs wait, somebody consumes, nothing is reported",
+            "every slot is taken by work that never ends",
         ),
         StallKind.NEVER_STARTED: Explanation(
             "workers took the jobs and said nothing",
@@ -85,13 +93,13 @@ STALLS: Mapping[StallKind, Explanation] = MappingProxyType(
             "a provider that hangs, or a worker that was killed",
         ),
     }
-)  # fmt: skip
+)
 """`then` is the usual cause."""
 
 FLAGS: Mapping[str, Explanation] = MappingProxyType(
     {
         "hold_undecided": Explanation(
-            "the credit service may or may not have taken the money, and cannot be asked",
+            "the credit service may or may not have taken the money, and cannot be asked"
         ),
         "charge_failed": Explanation("something was delivered and could not be charged"),
         "refund_failed": Explanation("something was not delivered and could not be given back"),
@@ -104,10 +112,16 @@ DIFFERENCES: Mapping[Difference, Explanation] = MappingProxyType(
         Difference.CAPTURE_MISSING: Explanation("delivered and captured", "captures"),
         Difference.RELEASE_MISSING: Explanation("released or refused", "releases"),
         Difference.NOT_CHARGED: Explanation("delivered and captured", "a person decides"),
-        Difference.CHARGED_WRONGLY: Explanation("released, refused or unfinished", "a person decides"),
+        Difference.CHARGED_WRONGLY: Explanation(
+            "released, refused or unfinished", "a person decides"
+        ),
         Difference.HOLD_VANISHED: Explanation("held for unfinished work", "a person decides"),
-        Difference.UNKNOWN_HERE: Explanation("nothing under this key", "left alone: it may be another system's"),
-        Difference.FREE_COUNT: Explanation("the month's count of free generations", "sets the count right"),
+        Difference.UNKNOWN_HERE: Explanation(
+            "nothing under this key", "left alone: it may be another system's"
+        ),
+        Difference.FREE_COUNT: Explanation(
+            "the month's count of free generations", "sets the count right"
+        ),
     }
 )
 """`means` is how it stands here, `then` what applying a reconciliation does about it."""
@@ -123,7 +137,8 @@ OUTBOX_MESSAGES: Mapping[str, Explanation] = MappingProxyType(
             "The user does not get these credits back.",
         ),
         Topic.NOTIFY: Explanation(
-            "The notification service did not take “{event}” for {user}.", "The user is never told. No money moves."
+            "The notification service did not take “{event}” for {user}.",
+            "The user is never told. No money moves.",
         ),
         Topic.EVENT: Explanation(
             "The broker did not take the event “{event}”.",
@@ -138,5 +153,5 @@ OUTBOX_MESSAGES: Mapping[str, Explanation] = MappingProxyType(
             "What it said is lost; the job is tried again by its deadline. No money moves.",
         ),
     }
-)  # fmt: skip
+)
 """By topic: what has happened, and what dropping it means. Replaying makes it due at once."""

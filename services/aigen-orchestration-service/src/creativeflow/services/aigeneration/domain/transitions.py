@@ -1,6 +1,8 @@
-"""What one event writes: the request after it, its line in the timeline, holds resolved, messages owed.
+"""What one event writes: the request after it, its line in the timeline, holds resolved, messages
+owed.
 
-`carry_out` is the only place where a state changes. It is pure: the same arguments give the same change.
+`carry_out` is the only place where a state changes. It is pure: the same arguments give the same
+change.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,11 +11,23 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from creativeflow.services.aigeneration.domain.lifecycle import Effect, Event, Stage, State, transition_for
+from creativeflow.services.aigeneration.domain.lifecycle import (
+    Effect,
+    Event,
+    Stage,
+    State,
+    transition_for,
+)
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import Funding, credits_text
 from creativeflow.services.aigeneration.domain.representation import to_resource
-from creativeflow.services.aigeneration.domain.request import Failure, GenerationRequest, Hold, HoldState, iso
+from creativeflow.services.aigeneration.domain.request import (
+    Failure,
+    GenerationRequest,
+    Hold,
+    HoldState,
+    iso,
+)
 from creativeflow.services.aigeneration.domain.webhooks import event_type as webhook_type
 from creativeflow.services.aigeneration.domain.worker_errors import worker_error_for
 
@@ -29,7 +43,9 @@ class Topic:
     CAPTURE = "credits.capture"
     RELEASE = "credits.release"
     WEBHOOK = "webhook"
-    """For every endpoint of the request's caller; the store makes one message for each, none where there is no endpoint."""
+    """For every endpoint of the request's caller; the store makes one message for each, none where
+    there is no endpoint.
+    """
 
 
 TOPICS = (Topic.NOTIFY, Topic.EVENT, Topic.CAPTURE, Topic.RELEASE)
@@ -54,7 +70,9 @@ class OutboxMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """One chargeable action that took place, whatever paid for it; `amount` in 1/100 credit (REQ-016)."""
+    """One chargeable action that took place, whatever paid for it; `amount` in 1/100 credit
+    (REQ-016).
+    """
 
     stage: Stage
     round: int
@@ -86,8 +104,8 @@ class ApiResponse:
 class StateChange:
     """All that one statement writes, together or not at all.
 
-    `queues` asks the store for a place in the fair queue. `claim` takes an idempotency key; an `answer` without
-    a claim completes the key that was claimed when the action began.
+    `queues` asks the store for a place in the fair queue. `claim` takes an idempotency key; an
+    `answer` without a claim completes the key that was claimed when the action began.
     """
 
     before: GenerationRequest | None
@@ -103,7 +121,10 @@ class StateChange:
     @property
     def allowance(self) -> Hold | None:
         """The hold in this change that uses up one generation of the month."""
-        return next((h for h in self.holds if h.funding is Funding.ALLOWANCE and h.state is HoldState.HELD), None)
+        return next(
+            (h for h in self.holds if h.funding is Funding.ALLOWANCE and h.state is HoldState.HELD),
+            None,
+        )
 
     @property
     def taking(self) -> Hold | None:
@@ -127,7 +148,9 @@ class _Draft:
     queues: bool = False
 
     def resolve(self, hold: Hold, state: HoldState) -> None:
-        """Resolve one open hold; the message to the credit service, and what was used, are written along."""
+        """Resolve one open hold; the message to the credit service, and what was used, are written
+        along.
+        """
         self.put(replace(hold, state=state))
         if state is HoldState.CAPTURED:
             self.use(hold.action, hold.funding, hold.amount)
@@ -140,10 +163,14 @@ class _Draft:
         request = self.request
         self.usage.append(
             UsageRecord(
-                stage=request.stage, round=request.round, action=action, paid_by=paid_by, amount=amount,
+                stage=request.stage,
+                round=request.round,
+                action=action,
+                paid_by=paid_by,
+                amount=amount,
                 model=request.ai_model_used or request.model,
             )
-        )  # fmt: skip
+        )
 
     def put(self, hold: Hold) -> None:
         self.changed[hold.key] = hold
@@ -164,15 +191,19 @@ def apply(
 ) -> StateChange:
     """Let `event` happen to `request`: the move, its effects, and `fields` set on the way.
 
-    `hold` is a hold which this event creates or changes beside the effects. `data` goes into the timeline.
+    `hold` is a hold which this event creates or changes beside the effects. `data` goes into the
+    timeline.
 
     Raises:
         IllegalTransitionError: TRANSITIONS has no line for it.
     """
     move = transition_for(request.state, event)
     set_by_move: dict[str, Any] = {
-        "state": move.to, "version": request.version + 1, "updated_at": now, "lease_until": None,
-    }  # fmt: skip
+        "state": move.to,
+        "version": request.version + 1,
+        "updated_at": now,
+        "lease_until": None,
+    }
     moved = replace(request, **(set_by_move | _times(request, move.to, policy, now) | fields))
     draft = _Draft(moved, policy, now, new_id)
     if hold is not None:
@@ -198,7 +229,9 @@ def started(
     claim: IdempotencyClaim | None = None,
     answer: ApiResponse | None = None,
 ) -> StateChange:
-    """The change that brings a new request into being, with its hold and, when it waits already, its first job."""
+    """The change that brings a new request into being, with its hold and, when it waits already,
+    its first job.
+    """
     change = StateChange(
         before=None,
         after=request,
@@ -212,10 +245,14 @@ def started(
 
 
 def _with_money_line(change: StateChange) -> StateChange:
-    """Credits that are taken at once have their line in the timeline, as those which were asked for have."""
+    """Credits that are taken at once have their line in the timeline, as those which were asked for
+    have.
+    """
     if (hold := change.taking) is None:
         return change
-    line = TimelineEntry(Event.CREDITS_HELD.value, None, {"hold": hold.key, "credits": credits_text(hold.amount)})
+    line = TimelineEntry(
+        Event.CREDITS_HELD.value, None, {"hold": hold.key, "credits": credits_text(hold.amount)}
+    )
     return replace(change, entries=(*change.entries, line))
 
 
@@ -223,13 +260,18 @@ def failure(code: str) -> Failure:
     """A failure as its user sees it: friendly words, who caused it, and the ways on (REQ-007.1)."""
     fault = worker_error_for(code)
     return Failure(
-        code=code, fault=fault.party.value, message=fault.message, retryable="retry" in fault.next_steps,
+        code=code,
+        fault=fault.party.value,
+        message=fault.message,
+        retryable="retry" in fault.next_steps,
         next_steps=list(fault.next_steps),
-    )  # fmt: skip
+    )
 
 
 def _times(request: GenerationRequest, to: State, policy: Policy, now: datetime) -> dict[str, Any]:
-    """The deadline of the state that follows; a state kept keeps its own, and so does a job's way to the broker."""
+    """The deadline of the state that follows; a state kept keeps its own, and so does a job's way
+    to the broker.
+    """
     waiting = (State.PENDING, State.PUBLISHING_TO_QUEUE)
     if to is request.state or (to in waiting and request.state in waiting):
         return {}
@@ -245,12 +287,19 @@ def _times(request: GenerationRequest, to: State, policy: Policy, now: datetime)
 def _queue_job(draft: _Draft) -> None:
     draft.queues = True
     draft.request = replace(
-        draft.request, job_id=draft.new_id(), attempt=1, due_at=draft.now, progress=None, failure=None
+        draft.request,
+        job_id=draft.new_id(),
+        attempt=1,
+        due_at=draft.now,
+        progress=None,
+        failure=None,
     )
 
 
 def _requeue_job(draft: _Draft) -> None:
-    """A new attempt is a new job; it keeps its place in the fair queue and waits longer each time."""
+    """A new attempt is a new job; it keeps its place in the fair queue and waits longer each
+    time.
+    """
     delay = draft.policy.retry_delay * 2 ** (draft.request.attempt - 1)
     draft.request = replace(
         draft.request,
@@ -266,7 +315,9 @@ def _requeue_job(draft: _Draft) -> None:
 def _capture(draft: _Draft) -> None:
     """Take what is held for what was delivered; where nothing is held, the plan has paid."""
     if not _resolve_held(draft, HoldState.CAPTURED):
-        action = "sample_generation" if draft.request.stage is Stage.SAMPLES else "standard_generation"
+        action = (
+            "sample_generation" if draft.request.stage is Stage.SAMPLES else "standard_generation"
+        )
         draft.use(action, Funding.PLAN)
 
 
@@ -282,7 +333,9 @@ def _release(draft: _Draft) -> None:
 
 
 def _settle_rejected(draft: _Draft) -> None:
-    """A rejected prompt costs its sample set by default (a setting); an undelivered final never costs anything."""
+    """A rejected prompt costs its sample set by default (a setting); an undelivered final never
+    costs anything.
+    """
     charged = draft.policy.charge_rejected and draft.request.stage is Stage.SAMPLES
     _resolve_held(draft, HoldState.CAPTURED if charged else HoldState.RELEASED)
 
@@ -291,30 +344,50 @@ def _announce(event_type: str, topic_event: str) -> Callable[[_Draft], None]:
     def announce(draft: _Draft) -> None:
         request = draft.request
         data: dict[str, Any] = {
-            "generation_request_id": str(request.id), "status": request.state.value, "stage": request.stage.value,
-            "round": request.round, "project_id": request.project_id,
-        }  # fmt: skip
+            "generation_request_id": str(request.id),
+            "status": request.state.value,
+            "stage": request.stage.value,
+            "round": request.round,
+            "project_id": request.project_id,
+        }
         match event_type:
             case "samples_ready":
-                data |= {"samples": list(request.samples), "sample_failures": list(request.sample_failures)}
+                data |= {
+                    "samples": list(request.samples),
+                    "sample_failures": list(request.sample_failures),
+                }
             case "final_asset_ready":
                 data |= {"final_asset": request.final_asset}
             case "generation_failed":
                 data |= {"failure": request.failure}
             case "generation_expiring":
                 data |= {"expires_at": iso(request.deadline_at)}
-        data["credits_charged"] = credits_text(sum(request.cost(stage, HoldState.CAPTURED) for stage in Stage))
+        data["credits_charged"] = credits_text(
+            sum(request.cost(stage, HoldState.CAPTURED) for stage in Stage)
+        )
         envelope = {
-            "event_id": str(draft.new_id()), "event_type": event_type, "user_id": request.user_id,
-            "correlation_id": request.correlation_id, "locale": request.brief.get("locale"),
-            "at": iso(draft.now), "data": data,
-        }  # fmt: skip
+            "event_id": str(draft.new_id()),
+            "event_type": event_type,
+            "user_id": request.user_id,
+            "correlation_id": request.correlation_id,
+            "locale": request.brief.get("locale"),
+            "at": iso(draft.now),
+            "data": data,
+        }
         draft.messages.append(OutboxMessage(Topic.NOTIFY, envelope))
         if draft.policy.publish_events:
-            draft.messages.append(OutboxMessage(Topic.EVENT, envelope | {"event_type": topic_event}))
+            draft.messages.append(
+                OutboxMessage(Topic.EVENT, envelope | {"event_type": topic_event})
+            )
         if draft.policy.webhooks:
-            told = {"type": webhook_type(topic_event), "timestamp": envelope["at"], "data": to_resource(request)}
-            draft.messages.append(OutboxMessage(Topic.WEBHOOK, {"event_id": envelope["event_id"], "told": told}))
+            told = {
+                "type": webhook_type(topic_event),
+                "timestamp": envelope["at"],
+                "data": to_resource(request),
+            }
+            draft.messages.append(
+                OutboxMessage(Topic.WEBHOOK, {"event_id": envelope["event_id"], "told": told})
+            )
 
     return announce
 

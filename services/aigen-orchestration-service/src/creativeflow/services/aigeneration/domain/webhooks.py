@@ -1,11 +1,18 @@
-"""What service callers are told by webhook: the events, the schedule of tries, and what a try comes to."""
+"""What service callers are told by webhook: the events, the schedule of tries, and what a try comes
+to.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-SCHEDULE = tuple(timedelta(seconds=seconds) for seconds in (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))
-"""The waits between tries that the Standard Webhooks specification recommends; the first try is immediate."""
+SCHEDULE = tuple(
+    timedelta(seconds=seconds)
+    for seconds in (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+)
+"""The waits between tries that the Standard Webhooks specification recommends; the first try is
+immediate.
+"""
 JITTER = 0.1
 """Waits differ by up to a tenth, so that what failed together is not tried together."""
 FAILING_MAX = timedelta(days=5)
@@ -29,7 +36,9 @@ class EndpointState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """What has become of one event at one endpoint; `failed`: given up, because its endpoint was disabled or gone."""
+    """What has become of one event at one endpoint; `failed`: given up, because its endpoint was
+    disabled or gone.
+    """
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -100,11 +109,17 @@ Verdict = Delivered | RetryLater | Exhausted | Disable
 
 
 def classify_attempt(
-    attempt: Attempt, *, tries: int, failing_since: datetime | None, now: datetime, jitter: float = 1.0
+    attempt: Attempt,
+    *,
+    tries: int,
+    failing_since: datetime | None,
+    now: datetime,
+    jitter: float = 1.0,
 ) -> Verdict:
     """What a try comes to; `tries` counts this one, `jitter` stretches the wait.
 
-    A Retry-After can only lengthen the wait: receivers say when they are ready, the schedule how often to ask.
+    A Retry-After can only lengthen the wait: receivers say when they are ready, the schedule how
+    often to ask.
     """
     if attempt.trouble is None:
         return Delivered()

@@ -1,4 +1,6 @@
-"""The one table from an error code of a worker to who caused it, what happens next, and what it costs."""
+"""The one table from an error code of a worker to who caused it, what happens next, and what it
+costs.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,33 +36,66 @@ _AGAIN = Event.ATTEMPT_FAILED
 
 WORKER_ERRORS: dict[str, WorkerError] = {
     "model_unavailable": WorkerError(
-        Responsibility.PROVIDER, _AGAIN, "The AI model is not available right now. Try again, or choose another model.", _RETRY
+        Responsibility.PROVIDER,
+        _AGAIN,
+        "The AI model is not available right now. Try again, or choose another model.",
+        _RETRY,
     ),
     "model_timeout": WorkerError(
-        Responsibility.PROVIDER, _AGAIN, "The AI model took too long. Try again, or choose another model.", _RETRY
+        Responsibility.PROVIDER,
+        _AGAIN,
+        "The AI model took too long. Try again, or choose another model.",
+        _RETRY,
     ),
-    "provider_error": WorkerError(Responsibility.PROVIDER, _AGAIN, "The AI provider had a problem. Try again in a moment.", _RETRY),
+    "provider_error": WorkerError(
+        Responsibility.PROVIDER,
+        _AGAIN,
+        "The AI provider had a problem. Try again in a moment.",
+        _RETRY,
+    ),
     "provider_rate_limited": WorkerError(
-        Responsibility.PROVIDER, _AGAIN, "The AI provider is very busy. Try again in a few minutes.", _RETRY
+        Responsibility.PROVIDER,
+        _AGAIN,
+        "The AI provider is very busy. Try again in a few minutes.",
+        _RETRY,
     ),
     "invalid_output": WorkerError(
-        Responsibility.PROVIDER, _AGAIN, "The AI model did not deliver usable pictures. Try again or change the prompt.", _RETRY
+        Responsibility.PROVIDER,
+        _AGAIN,
+        "The AI model did not deliver usable pictures. Try again or change the prompt.",
+        _RETRY,
     ),
     "unsafe_output": WorkerError(
-        Responsibility.PROVIDER, _AGAIN, "The pictures did not pass our safety check. Try again or change the prompt.", _RETRY
+        Responsibility.PROVIDER,
+        _AGAIN,
+        "The pictures did not pass our safety check. Try again or change the prompt.",
+        _RETRY,
     ),
-    "network_error": WorkerError(Responsibility.SYSTEM, _AGAIN, "A connection broke while we worked on it. Try again.", _RETRY),
-    "workflow_error": WorkerError(Responsibility.SYSTEM, _AGAIN, "Something went wrong on our side. Try again.", _RETRY),
-    "storage_error": WorkerError(Responsibility.SYSTEM, _AGAIN, "The pictures could not be stored. Try again.", _RETRY),
+    "network_error": WorkerError(
+        Responsibility.SYSTEM,
+        _AGAIN,
+        "A connection broke while we worked on it. Try again.",
+        _RETRY,
+    ),
+    "workflow_error": WorkerError(
+        Responsibility.SYSTEM, _AGAIN, "Something went wrong on our side. Try again.", _RETRY
+    ),
+    "storage_error": WorkerError(
+        Responsibility.SYSTEM, _AGAIN, "The pictures could not be stored. Try again.", _RETRY
+    ),
     "prompt_rejected": WorkerError(
-        Responsibility.USER, Event.PROMPT_REJECTED, "The AI provider does not accept this prompt. Change the words.",
+        Responsibility.USER,
+        Event.PROMPT_REJECTED,
+        "The AI provider does not accept this prompt. Change the words.",
         ("adjust_prompt",),
     ),
     "invalid_input": WorkerError(
-        Responsibility.USER, Event.INPUT_REFUSED, "The AI provider cannot use these inputs. Change them and try again.",
+        Responsibility.USER,
+        Event.INPUT_REFUSED,
+        "The AI provider cannot use these inputs. Change them and try again.",
         ("adjust_prompt", "other_model"),
     ),
-}  # fmt: skip
+}
 
 DISPATCH_TIMEOUT = "dispatch_timeout"
 INSUFFICIENT_CREDITS = "insufficient_credits"
@@ -69,30 +104,37 @@ PROMPT_REFUSED = "prompt_refused"
 
 SERVICE_ERRORS: dict[str, WorkerError] = {
     DISPATCH_TIMEOUT: WorkerError(
-        Responsibility.SYSTEM, Event.DEADLINE_PASSED,
+        Responsibility.SYSTEM,
+        Event.DEADLINE_PASSED,
         "We could not start the work in time. Try again; what was not delivered costs nothing.",
         ("retry",),
     ),
     INSUFFICIENT_CREDITS: WorkerError(
-        Responsibility.USER, Event.CREDITS_REFUSED, "There are not enough credits for this. Top up and try again.",
+        Responsibility.USER,
+        Event.CREDITS_REFUSED,
+        "There are not enough credits for this. Top up and try again.",
         ("top_up", "retry"),
     ),
     PROMPT_REFUSED: WorkerError(
-        Responsibility.USER, Event.REVIEW_REJECTED,
+        Responsibility.USER,
+        Event.REVIEW_REJECTED,
         "We cannot make pictures of this. Change the words and try again; nothing was charged.",
         ("adjust_prompt",),
     ),
     OPERATOR_ENDED: WorkerError(
-        Responsibility.SYSTEM, Event.OPERATOR_FAILED,
+        Responsibility.SYSTEM,
+        Event.OPERATOR_FAILED,
         "Our support team ended this request. Try again; what was not delivered costs nothing.",
         ("retry",),
     ),
-}  # fmt: skip
+}
 """Failures that no worker reports: we find them ourselves."""
 
 
 def reported_code(code: str) -> str:
-    """A worker's code if it is one of the table; any other counts as our own workflow's fault and costs nothing."""
+    """A worker's code if it is one of the table; any other counts as our own workflow's fault and
+    costs nothing.
+    """
     return code if code in WORKER_ERRORS else "workflow_error"
 
 

@@ -18,12 +18,16 @@ def now() -> datetime:
 
 
 def random_bytes() -> bytes:
-    """16 unpredictable bytes. The system is asked for many at a time: each question costs more than an id."""
+    """16 unpredictable bytes. The system is asked for many at a time: each question costs more than
+    an id.
+    """
     try:
         return _pieces.popleft()  # one step, so that two threads never draw the same
     except IndexError:
         drawn = os.urandom(_PIECE_BYTES * _PIECES)
-        _pieces.extend(drawn[at : at + _PIECE_BYTES] for at in range(_PIECE_BYTES, len(drawn), _PIECE_BYTES))
+        _pieces.extend(
+            drawn[at : at + _PIECE_BYTES] for at in range(_PIECE_BYTES, len(drawn), _PIECE_BYTES)
+        )
         return drawn[:_PIECE_BYTES]
 
 

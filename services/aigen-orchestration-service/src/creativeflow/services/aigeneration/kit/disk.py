@@ -9,7 +9,9 @@ _WRITTEN_BYTES = 1 << 20
 
 
 async def write(path: Path, pieces: AsyncIterable[bytes]) -> int:
-    """Write what comes to a file and return its length, without making the event loop wait for the disk."""
+    """Write what comes to a file and return its length, without making the event loop wait for the
+    disk.
+    """
     written = 0
     with await asyncio.to_thread(path.open, "wb") as file:
         kept: list[bytes] = []

@@ -1,4 +1,6 @@
-"""Reading JSON from outside: bounded in depth, and every fault named by its place in plain words."""
+"""Reading JSON from outside: bounded in depth, and every fault named by its place in plain
+words.
+"""
 
 import re
 import unicodedata
@@ -34,7 +36,8 @@ def parse_json(body: bytes, *, max_depth: int = DEPTH_MAX) -> Any:
 def _too_deep(body: bytes, max_depth: int) -> bool:
     """Whether a JSON text is nested deeper than that; brackets inside strings do not count.
 
-    Each round removes the innermost pairs. All of it runs in C, so that a large body does not hold the event loop.
+    Each round removes the innermost pairs. All of it runs in C, so that a large body does not hold
+    the event loop.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
@@ -47,7 +50,9 @@ def _too_deep(body: bytes, max_depth: int) -> bool:
 
 
 def clean_text(text: Any) -> Any:
-    """Trim and compose (NFC); nothing that cannot be seen may hide in a text, but line breaks may stand."""
+    """Trim and compose (NFC); nothing that cannot be seen may hide in a text, but line breaks may
+    stand.
+    """
     if not isinstance(text, str):
         return text
     text = unicodedata.normalize("NFC", text.strip())
@@ -55,12 +60,16 @@ def clean_text(text: Any) -> Any:
         return text
     for character in text:
         if unicodedata.category(character) in {"Cc", "Cs"} and character not in LINE_BREAKS:
-            raise ValueError("control_characters: Control characters are not allowed here; remove them.")
+            raise ValueError(
+                "control_characters: Control characters are not allowed here; remove them."
+            )
     return text
 
 
 def plain_texts(value: Any, place: str = "") -> Any:
-    """The same check for every text inside a value, which stays as it is; `place` is a pointer to the value."""
+    """The same check for every text inside a value, which stays as it is; `place` is a pointer to
+    the value.
+    """
     if isinstance(value, str):
         try:
             clean_text(value)
@@ -114,13 +123,20 @@ _PLAIN_WORDS = {
 
 
 def to_invalid_request(error: ValidationError, *, prefix: str = "") -> InvalidRequestError:
-    """Pydantic's findings as ours: a JSON pointer, a code and a sentence each; the input itself is not repeated."""
-    found = [describe(dict(fault), prefix) for fault in error.errors(include_url=False, include_input=False)]
+    """Pydantic's findings as ours: a JSON pointer, a code and a sentence each; the input itself is
+    not repeated.
+    """
+    found = [
+        describe(dict(fault), prefix)
+        for fault in error.errors(include_url=False, include_input=False)
+    ]
     return InvalidRequestError(errors=found[:ERRORS_MAX])
 
 
 def describe(fault: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """One of Pydantic's findings in our words; validators of ours raise `code: sentence` or `code@/place: sentence`."""
+    """One of Pydantic's findings in our words; validators of ours raise `code: sentence` or
+    `code@/place: sentence`.
+    """
     pointer = prefix + "".join(f"/{escaped(str(part))}" for part in fault["loc"])
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "value_error":

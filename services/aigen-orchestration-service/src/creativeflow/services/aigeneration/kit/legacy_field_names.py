@@ -1,4 +1,5 @@
-"""Jobs and results by the names of older CreativeFlow workflows: two tables, used where a setting says so.
+"""Jobs and results by the names of older CreativeFlow workflows: two tables, used where a setting
+says so.
 
 Results are told apart by what they carry, so workers of both kinds can report at the same time.
 """
@@ -74,13 +75,19 @@ def older_job(job: Mapping[str, Any]) -> dict[str, Any]:
     """A job under its older names."""
     renamed = {JOB.get(name, name): value for name, value in job.items()}
     if (selected := renamed.get("selectedSample")) is not None:
-        renamed["selectedSample"] = {"assetId" if name == "asset_id" else name: v for name, v in selected.items()}
+        renamed["selectedSample"] = {
+            "assetId" if name == "asset_id" else name: v for name, v in selected.items()
+        }
     return renamed
 
 
 def current_result(kind: str, value: Any) -> tuple[str, Any]:
-    """A result under our names, and the kind it really is of; one that has our names already is left as it is."""
-    if not isinstance(value, dict) or not (RESULT.keys() & value.keys() or str(value.get("status")) in STATUS):
+    """A result under our names, and the kind it really is of; one that has our names already is
+    left as it is.
+    """
+    if not isinstance(value, dict) or not (
+        RESULT.keys() & value.keys() or str(value.get("status")) in STATUS
+    ):
         return kind, value
     said = _renamed(value)
     status = str(said.pop("status", ""))

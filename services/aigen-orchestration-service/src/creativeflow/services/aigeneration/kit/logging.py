@@ -9,7 +9,9 @@ import structlog
 
 
 def configure_logging(*, level: str, as_json: bool) -> None:
-    """One JSON object a line on stderr, or coloured text; the standard library's loggers join in."""
+    """One JSON object a line on stderr, or coloured text; the standard library's loggers join
+    in.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -17,7 +19,9 @@ def configure_logging(*, level: str, as_json: bool) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     renderer: Any = (
-        structlog.processors.JSONRenderer(serializer=lambda value, **_: orjson.dumps(value, default=str).decode())
+        structlog.processors.JSONRenderer(
+            serializer=lambda value, **_: orjson.dumps(value, default=str).decode()
+        )
         if as_json
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
@@ -31,10 +35,15 @@ def configure_logging(*, level: str, as_json: bool) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final], foreign_pre_chain=shared
-    ))  # fmt: skip
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+            foreign_pre_chain=shared,
+        )
+    )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(getattr(logging, level.upper()), logging.WARNING))
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # the adapter says in plain words what pika only mumbles
+    logging.getLogger("pika").setLevel(
+        logging.CRITICAL
+    )  # the adapter says in plain words what pika only mumbles

@@ -1,4 +1,6 @@
-"""Proofs: that a callback is a worker's, by the token of one job, and Standard Webhooks signatures both ways."""
+"""Proofs: that a callback is a worker's, by the token of one job, and Standard Webhooks signatures
+both ways.
+"""
 
 import base64
 import hashlib
@@ -12,7 +14,9 @@ TOLERANCE_SECONDS = 300
 
 
 class CallbackSecrets:
-    """One live secret, or two while rotating: the first signs, all verify. Compared in constant time."""
+    """One live secret, or two while rotating: the first signs, all verify. Compared in constant
+    time.
+    """
 
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets or not all(secrets):
@@ -36,22 +40,42 @@ class CallbackSecrets:
         """The `webhook-signature` of a body (Standard Webhooks, v1)."""
         return f"v1,{_signature(self._webhook_keys[0], message_id, timestamp, body)}"
 
-    def signed(self, message_id: str, timestamp: str, signatures: str, body: bytes, *, now: float) -> bool:
-        """Whether one of the signatures is ours and the timestamp is within five minutes of `now` (unix seconds)."""
-        if not re.fullmatch(r"[0-9]{1,12}", timestamp) or abs(now - int(timestamp)) > TOLERANCE_SECONDS:
+    def signed(
+        self, message_id: str, timestamp: str, signatures: str, body: bytes, *, now: float
+    ) -> bool:
+        """Whether one of the signatures is ours and the timestamp is within five minutes of `now`
+        (unix seconds).
+        """
+        if (
+            not re.fullmatch(r"[0-9]{1,12}", timestamp)
+            or abs(now - int(timestamp)) > TOLERANCE_SECONDS
+        ):
             return False
-        given = [part.partition(",")[2].encode() for part in signatures.split() if part.startswith("v1,")][:8]
-        expected = [_signature(key, message_id, int(timestamp), body).encode() for key in self._webhook_keys]
+        given = [
+            part.partition(",")[2].encode() for part in signatures.split() if part.startswith("v1,")
+        ][:8]
+        expected = [
+            _signature(key, message_id, int(timestamp), body).encode() for key in self._webhook_keys
+        ]
         return any([hmac.compare_digest(ours, theirs) for ours in expected for theirs in given])  # noqa: C419
 
 
-def webhook_headers(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers that prove to a receiver that a body is ours: one signature (v1) for each secret."""
-    signatures = [f"v1,{_signature(_webhook_key(secret), message_id, timestamp, body)}" for secret in secrets]
+def webhook_headers(
+    secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
+) -> dict[str, str]:
+    """The headers that prove to a receiver that a body is ours: one signature (v1) for each
+    secret.
+    """
+    signatures = [
+        f"v1,{_signature(_webhook_key(secret), message_id, timestamp, body)}" for secret in secrets
+    ]
     return {
-        "webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": " ".join(signatures),
-        "content-type": "application/json", "user-agent": "creativeflow-aigen",
-    }  # fmt: skip
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(signatures),
+        "content-type": "application/json",
+        "user-agent": "creativeflow-aigen",
+    }
 
 
 def _token(key: bytes, job_id: UUID) -> str:

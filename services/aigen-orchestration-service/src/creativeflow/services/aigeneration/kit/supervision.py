@@ -1,4 +1,6 @@
-"""Supervised background tasks: one that ends without being stopped is logged, counted and started again."""
+"""Supervised background tasks: one that ends without being stopped is logged, counted and started
+again.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,7 +13,9 @@ from prometheus_client import Counter
 log = structlog.get_logger(__name__)
 
 RESTARTS = Counter(
-    "aigen_background_task_restarts_total", "Background tasks that ended unexpectedly and were restarted.", ("task",)
+    "aigen_background_task_restarts_total",
+    "Background tasks that ended unexpectedly and were restarted.",
+    ("task",),
 )
 _PAUSE_SECONDS = (0.1, 10.0)
 _STABLE_SECONDS = 60.0
@@ -19,9 +23,17 @@ _STABLE_SECONDS = 60.0
 _DOUBLINGS_MAX = 10
 
 
+def is_own_cancellation(error: BaseException) -> bool:
+    """Return whether `error` cancels the current task, rather than something the task awaited."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """The status of one background task; `detail` names its current problem and is empty while there is none."""
+    """The status of one background task; `detail` names its current problem and is empty while
+    there is none.
+    """
 
     name: str
     running: bool
@@ -35,10 +47,11 @@ class TaskStatus:
 
 
 class SupervisedTask:
-    """A coroutine that runs until `stop`; whatever else ends it, an exception, a return or a cancellation, restarts it.
+    """A coroutine that runs until `stop`; whatever else ends it, an exception, a return or a
+    cancellation, restarts it.
 
-    With `may_return` a normal return ends the task until the next `start`. The restart is scheduled by the task's done
-    callback and not by a second coroutine, which could itself be cancelled.
+    With `may_return` a normal return ends the task until the next `start`. The restart is scheduled
+    by the task's done callback and not by a second coroutine, which could itself be cancelled.
     """
 
     def __init__(
@@ -64,7 +77,11 @@ class SupervisedTask:
     def status(self) -> TaskStatus:
         """Whether the task runs, and why not."""
         running = self._task is not None and not self._task.done()
-        detail = "" if running or not self._wanted else f"ended ({self._last_error}); it is being restarted"
+        detail = (
+            ""
+            if running or not self._wanted
+            else f"ended ({self._last_error}); it is being restarted"
+        )
         return TaskStatus(self.name, running, self._restarts, detail)
 
     @property
@@ -115,11 +132,17 @@ class SupervisedTask:
         stable = loop.time() - self._began > _STABLE_SECONDS
         self._failures = 1 if stable else self._failures + 1
         self._restarts += 1
-        self._last_error = "cancelled" if task.cancelled() else type(error).__name__ if error else "returned"
+        self._last_error = (
+            "cancelled" if task.cancelled() else type(error).__name__ if error else "returned"
+        )
         floor, limit = self._pause_seconds
         pause = min(limit, floor * 2 ** min(self._failures - 1, _DOUBLINGS_MAX))
         RESTARTS.labels(self.name).inc()
         log.error(
-            "background_task_ended", task=self.name, reason=self._last_error, restart_in_seconds=pause, exc_info=error
+            "background_task_ended",
+            task=self.name,
+            reason=self._last_error,
+            restart_in_seconds=pause,
+            exc_info=error,
         )
         self._timer = loop.call_later(pause, self._spawn)

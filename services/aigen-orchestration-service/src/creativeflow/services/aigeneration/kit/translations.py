@@ -1,4 +1,6 @@
-"""The catalogue of what people read: English stands on the error classes, other languages in `locales/`."""
+"""The catalogue of what people read: English stands on the error classes, other languages in
+`locales/`.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,6 @@
-"""Accounts with a money fault that nobody could undo: flagged, restricted, and cleared by an operator (REQ-016)."""
+"""Accounts with a money fault that nobody could undo: flagged, restricted, and cleared by an
+operator (REQ-016).
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,7 +19,8 @@ REFUND_FAILED = "refund_failed"
 CONTENT_ABUSE = "content_abuse"
 """Severely refused prompts came again and again."""
 
-# The user is told in the same statement, by a message of its own; `flag` selects user_id, reason, hold_key, request_id.
+# The user is told in the same statement, by a message of its own; `flag` selects user_id, reason,
+# hold_key, request_id.
 RAISE = """
 raised AS (
     INSERT INTO account_flags (user_id, reason, hold_key, request_id, raised_at)
@@ -30,7 +33,8 @@ raised AS (
         'event_id', gen_random_uuid(), 'event_type', 'credits_problem', 'user_id', f.user_id,
         'correlation_id', COALESCE(r.correlation_id, ''), 'locale', r.brief->>'locale',
         'at', to_char({now}::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-        'data', jsonb_build_object('generation_request_id', f.request_id, 'reason', f.reason)), {now}, {now}
+        'data', jsonb_build_object('generation_request_id', f.request_id, 'reason', f.reason)),
+            {now}, {now}
     FROM raised f LEFT JOIN generation_requests r ON r.id = f.request_id
 )"""
 
@@ -43,12 +47,15 @@ class AccountFlags:
         self._flagged = GroupCommit(self._load_flagged, key=lambda user_id: user_id)
 
     async def flagged(self, user_id: str) -> bool:
-        """Whether the account is restricted; asked together with others that wait at the same moment."""
+        """Whether the account is restricted; asked together with others that wait at the same
+        moment.
+        """
         return await self._flagged.submit(user_id)
 
     async def _load_flagged(self, user_ids: Sequence[str]) -> list[bool]:
         found = await self._database.fetch(
-            "SELECT DISTINCT user_id FROM account_flags WHERE cleared_at IS NULL AND user_id = ANY($1::text[])",
+            "SELECT DISTINCT user_id FROM account_flags WHERE cleared_at IS NULL AND user_id ="
+            " ANY($1::text[])",
             list(user_ids),
         )
         known = {row["user_id"] for row in found}
@@ -57,24 +64,33 @@ class AccountFlags:
     async def raise_(self, user_id: str, reason: str, now: datetime) -> None:
         """Flag an account for a reason of its own, without a hold; the user is told."""
         await self._database.execute(
-            f"""WITH flag AS (SELECT $1::text AS user_id, $2::text AS reason, NULL::text AS hold_key,
-                                     NULL::uuid AS request_id), {RAISE.format(now="$3")} SELECT 1""",
-            user_id, reason, now,
-        )  # fmt: skip
+            f"""WITH flag AS (SELECT $1::text AS user_id, $2::text AS reason,
+                NULL::text AS hold_key,
+                                     NULL::uuid AS request_id), {RAISE.format(now="$3")}
+                                         SELECT 1""",
+            user_id,
+            reason,
+            now,
+        )
 
     async def clear(self, user_id: str, *, by: str, note: str, now: datetime) -> int:
         """Lift the restriction; how many flags were open. Who did it and why stays with each."""
         return await self._database.execute_counted(
             """UPDATE account_flags SET cleared_at = $2, cleared_by = $3, note = $4
                WHERE user_id = $1 AND cleared_at IS NULL""",
-            user_id, now, by, note,
-        )  # fmt: skip
+            user_id,
+            now,
+            by,
+            note,
+        )
 
     async def open_flags(self, most: int, user_id: str | None = None) -> list[dict[str, Any]]:
         """Flags that are not cleared, the oldest first."""
         found = await self._database.fetch(
             """SELECT id, user_id, reason, hold_key, request_id, raised_at FROM account_flags
-               WHERE cleared_at IS NULL AND ($2::text IS NULL OR user_id = $2) ORDER BY id LIMIT $1""",
-            most, user_id,
-        )  # fmt: skip
+               WHERE cleared_at IS NULL AND ($2::text IS NULL OR user_id = $2) ORDER BY id
+                   LIMIT $1""",
+            most,
+            user_id,
+        )
         return [dict(row) for row in found]

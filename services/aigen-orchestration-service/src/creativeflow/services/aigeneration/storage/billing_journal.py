@@ -1,7 +1,8 @@
-"""What we asked of a billing service that remembers nothing: one row for each key, written before and after each call.
+"""What we asked of a billing service that remembers nothing: one row for each key, written before
+and after each call.
 
-The row is the memory that makes such a service idempotent: a key is asked for once, and an answer that never came
-is seen as what it is. Amounts in 1/100 credit.
+The row is the memory that makes such a service idempotent: a key is asked for once, and an answer
+that never came is seen as what it is. Amounts in 1/100 credit.
 """
 
 from collections.abc import Mapping
@@ -36,7 +37,9 @@ class JournalEntry:
 
 
 class BillingJournal:
-    """Keys and their states; every change names the state it comes from, so that only one caller makes it."""
+    """Keys and their states; every change names the state it comes from, so that only one caller
+    makes it.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,10 +47,16 @@ class BillingJournal:
     async def begin(self, entry: JournalEntry) -> bool:
         """Write a key for the first time; False when it is there already."""
         tag = await self._database.execute(
-            """INSERT INTO billing_journal (key, user_id, amount, action, state, since) VALUES ($1, $2, $3, $4, $5, $6)
+            """INSERT INTO billing_journal (key, user_id, amount, action, state, since)
+                VALUES ($1, $2, $3, $4, $5, $6)
                ON CONFLICT (key) DO NOTHING""",
-            entry.key, entry.user_id, entry.amount, entry.action, entry.state, entry.since,
-        )  # fmt: skip
+            entry.key,
+            entry.user_id,
+            entry.amount,
+            entry.action,
+            entry.state,
+            entry.since,
+        )
         return tag == "INSERT 0 1"
 
     async def find(self, key: str) -> JournalEntry | None:
@@ -55,24 +64,34 @@ class BillingJournal:
         row = await self._database.fetchrow("SELECT * FROM billing_journal WHERE key = $1", key)
         return _entry(dict(row)) if row else None
 
-    async def move(self, key: str, before: JournalState, after: JournalState, now: datetime) -> bool:
+    async def move(
+        self, key: str, before: JournalState, after: JournalState, now: datetime
+    ) -> bool:
         """Write what became of a key; False when it was not in the state `before`."""
         tag = await self._database.execute(
-            "UPDATE billing_journal SET state = $3, since = $4 WHERE key = $1 AND state = $2", key, before, after, now
+            "UPDATE billing_journal SET state = $3, since = $4 WHERE key = $1 AND state = $2",
+            key,
+            before,
+            after,
+            now,
         )
         return tag == "UPDATE 1"
 
     async def forget(self, key: str) -> None:
         """Free a key whose call surely did nothing."""
-        await self._database.execute("DELETE FROM billing_journal WHERE key = $1 AND state = 'asking'", key)
+        await self._database.execute(
+            "DELETE FROM billing_journal WHERE key = $1 AND state = 'asking'", key
+        )
 
     async def outstanding(self, before: datetime, most: int) -> list[JournalEntry]:
         """Keys that are held or in doubt since before that moment, the oldest first."""
         found = await self._database.fetch(
-            """SELECT * FROM billing_journal WHERE state IN ('asking', 'held', 'refunding') AND since < $1
+            """SELECT * FROM billing_journal WHERE state IN ('asking', 'held', 'refunding')
+                AND since < $1
                ORDER BY since LIMIT $2""",
-            before, most,
-        )  # fmt: skip
+            before,
+            most,
+        )
         return [_entry(dict(row)) for row in found]
 
 

@@ -24,15 +24,23 @@ _LOST = (
     OSError,
 )
 
-# Every statement on a request's way finds its rows by an index. The planner does not know that of tables which it has
-# never counted, and keeps reading them whole for minutes after they have grown: 20 ms of a lifecycle, then 100.
+# Every statement on a request's way finds its rows by an index. The planner does not know that of
+# tables which it has never counted, and keeps reading them whole for minutes after they have grown:
+# 20 ms of a lifecycle, then 100.
 _BY_INDEX = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 
-# There is one such way whatever the arguments are, so it is planned once for a connection: planning anew for each
-# execution, as the server does where that looks a little cheaper, is a tenth of its work for a lifecycle.
+# There is one such way whatever the arguments are, so it is planned once for a connection: planning
+# anew for each execution, as the server does where that looks a little cheaper, is a tenth of its
+# work for a lifecycle.
 _PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan"}
 
-_SESSION = {"application_name": "aigen", "timezone": "UTC", "jit": "off", **_BY_INDEX, **_PLANNED_ONCE}
+_SESSION = {
+    "application_name": "aigen",
+    "timezone": "UTC",
+    "jit": "off",
+    **_BY_INDEX,
+    **_PLANNED_ONCE,
+}
 
 _TRIES = 4
 """How often a statement is run that a deadlock or a serialization failure has ended."""
@@ -42,9 +50,11 @@ _READ_ONLY = asyncpg.ReadOnlySQLTransactionError
 
 
 def session_attribute(url: str) -> SessionAttribute | None:
-    """Return the attribute of a server that takes writes; None where the URL names another attribute itself.
+    """Return the attribute of a server that takes writes; None where the URL names another
+    attribute itself.
 
-    With several hosts in the URL (`postgresql://user@one:5432,two:5432/name`) they are tried in turn.
+    With several hosts in the URL (`postgresql://user@one:5432,two:5432/name`) they are tried in
+    turn.
     """
     return None if "target_session_attrs=" in url else SessionAttribute.read_write
 
@@ -52,7 +62,9 @@ def session_attribute(url: str) -> SessionAttribute | None:
 class Database:
     """A bounded pool of connections; `statement_timeout_seconds` bounds every statement."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, statement_timeout_seconds: float = 15.0) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 10, statement_timeout_seconds: float = 15.0
+    ) -> None:
         self._url = url
         self._pool_size = pool_size
         self._timeout_seconds = statement_timeout_seconds
@@ -71,7 +83,8 @@ class Database:
             try:
                 pool = await asyncpg.create_pool(
                     self._url,
-                    min_size=0,  # else the driver itself keeps trying while the server is away, and tells each time
+                    # Else the driver keeps trying by itself while the server is away.
+                    min_size=0,
                     max_size=self._pool_size,
                     init=_speak_json,
                     reset=_keep,
@@ -86,7 +99,9 @@ class Database:
                 raise StorageUnavailableError from error
 
     async def reconnect(self) -> None:
-        """Replace all connections as they come back to the pool, because the server they lead to takes no writes."""
+        """Replace all connections as they come back to the pool, because the server they lead to
+        takes no writes.
+        """
         if self._pool is not None:
             await self._pool.expire_connections()
 
@@ -104,7 +119,8 @@ class Database:
         """Borrow a connection.
 
         Raises:
-            StorageUnavailableError: the connection was lost, the server takes no writes, or a conflict ended the
+            StorageUnavailableError: the connection was lost, the server takes no writes, or a
+            conflict ended the
                 transaction. The caller may try again.
         """
         try:
@@ -123,7 +139,8 @@ class Database:
             async with pool.acquire(timeout=10) as connection:
                 yield connection
         except _READ_ONLY as error:
-            # The server was demoted under its connections: all of them are replaced, by such to a server that writes.
+            # The server was demoted under its connections: all of them are replaced, by such to a
+            # server that writes.
             await self.reconnect()
             raise StorageUnavailableError from error
         except _LOST as error:
@@ -131,7 +148,9 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Borrow a connection inside a transaction: committed at the end, rolled back on an error."""
+        """Borrow a connection inside a transaction: committed at the end, rolled back on an
+        error.
+        """
         async with self.connection() as connection, connection.transaction():
             yield connection
 
@@ -161,7 +180,9 @@ class Database:
         return str(await self._run("execute", statement, arguments))
 
     async def _run(self, how: str, statement: str, arguments: Sequence[Any]) -> Any:
-        """Run one statement. It is done whole or not at all, so one that a conflict has ended is simply run again."""
+        """Run one statement. It is done whole or not at all, so one that a conflict has ended is
+        simply run again.
+        """
         for _ in range(_TRIES):
             with suppress(*_CONFLICTS):
                 async with self._borrowed() as connection:
@@ -179,8 +200,12 @@ def to_json(value: Any) -> str:
 
 
 async def _keep(connection: Any) -> None:
-    """Nothing to reset: no statement of ours leaves session state behind, and a reset is a round trip each time."""
+    """Nothing to reset: no statement of ours leaves session state behind, and a reset is a round
+    trip each time.
+    """
 
 
 async def _speak_json(connection: Any) -> None:
-    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=to_json, decoder=orjson.loads)
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=to_json, decoder=orjson.loads
+    )

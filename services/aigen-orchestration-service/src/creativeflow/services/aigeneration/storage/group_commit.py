@@ -14,10 +14,11 @@ BatchOutcome = TypeVar("BatchOutcome")
 class GroupCommit(Generic[Item, BatchOutcome]):
     """Collects items while earlier ones are being written, and writes them together.
 
-    An idle batcher writes at once, so nothing waits for company. No batch holds two items of one key, and keys take
-    turns. A batch that fails falls apart into single items, so that one bad row harms only its own caller: `write` must
-    therefore raise only where it has written nothing. Where the outcome is unknown because the connection was lost,
-    nothing is written a second time and every caller gets the error.
+    An idle batcher writes at once, so nothing waits for company. No batch holds two items of one
+    key, and keys take turns. A batch that fails falls apart into single items, so that one bad row
+    harms only its own caller: `write` must therefore raise only where it has written nothing. Where
+    the outcome is unknown because the connection was lost, nothing is written a second time and
+    every caller gets the error.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class GroupCommit(Generic[Item, BatchOutcome]):
         self._key = key
         self._max_size = max_size
         self._max_concurrent = max_concurrent
-        self._waiting: OrderedDict[Hashable, deque[tuple[Item, asyncio.Future[BatchOutcome]]]] = OrderedDict()
+        self._waiting: OrderedDict[Hashable, deque[tuple[Item, asyncio.Future[BatchOutcome]]]] = (
+            OrderedDict()
+        )
         self._writing = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -51,8 +54,8 @@ class GroupCommit(Generic[Item, BatchOutcome]):
         return await future
 
     async def _drain(self) -> None:
-        # The count falls in the same step in which nothing was found to take: an item submitted between the two
-        # would otherwise wait for a writer that has already left.
+        # The count falls in the same step in which nothing was found to take: an item submitted
+        # between the two would otherwise wait for a writer that has already left.
         try:
             while batch := self._take():
                 await self._write_batch(batch)
@@ -65,7 +68,9 @@ class GroupCommit(Generic[Item, BatchOutcome]):
             queue = self._waiting[key]
             batch.append(queue.popleft())
             if queue:
-                self._waiting.move_to_end(key)  # busy keys must not keep their places before everybody else
+                self._waiting.move_to_end(
+                    key
+                )  # busy keys must not keep their places before everybody else
             else:
                 del self._waiting[key]
         return batch

@@ -1,8 +1,8 @@
 """The local ledger: double-entry, append-only, every operation summing to zero.
 
-A user's account is `user:<id>`, what is set aside lies in `held:<key>`, captured credits go to `revenue`, and
-grants come from `issued`. The account row is locked by its one guarded update, so a balance never falls below
-zero however many callers there are. Amounts in 1/100 credit.
+A user's account is `user:<id>`, what is set aside lies in `held:<key>`, captured credits go to
+`revenue`, and grants come from `issued`. The account row is locked by its one guarded update, so a
+balance never falls below zero however many callers there are. Amounts in 1/100 credit.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,12 @@ from creativeflow.services.aigeneration.domain.pricing import FREE, PLANS, Subsc
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
 
-# No batch has two holds of one user, and they come in the order of their users, as every batch's do.
+# No batch has two holds of one user, and they come in the order of their users, as every batch's
+# do.
 _HOLD = """
 WITH asked AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS a(key, user_id, amount, action)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS a(key, user_id,
+        amount, action)
 ), taken AS (
     UPDATE credit_accounts c SET balance = balance - a.amount FROM asked a
     WHERE c.user_id = a.user_id AND balance >= a.amount
@@ -30,7 +32,8 @@ WITH asked AS MATERIALIZED (
 ), entries AS (
     INSERT INTO credit_entries (operation, account, amount, kind, reason)
     SELECT 'hold:' || t.key, e.account, e.amount, 'hold', t.action
-    FROM taken t, LATERAL (VALUES ('user:' || t.user_id, -t.amount), ('held:' || t.key, t.amount)) AS e(account, amount)
+    FROM taken t, LATERAL (VALUES ('user:' || t.user_id, -t.amount), ('held:'
+        || t.key, t.amount)) AS e(account, amount)
 )
 SELECT key FROM taken"""
 
@@ -38,7 +41,8 @@ SELECT key FROM taken"""
 _RESOLVE = """
 WITH held AS MATERIALIZED (
     SELECT a.key, a.kind, h.amount, u.account,
-           (SELECT d.kind FROM credit_entries d WHERE d.operation = 'resolve:' || a.key LIMIT 1) AS done
+           (SELECT d.kind FROM credit_entries d WHERE d.operation = 'resolve:' || a.key
+               LIMIT 1) AS done
     FROM unnest($1::text[], $2::text[]) AS a(key, kind)
     JOIN credit_entries h ON h.operation = 'hold:' || a.key AND h.account = 'held:' || a.key
     LEFT JOIN credit_entries u ON u.operation = h.operation AND u.account LIKE 'user:%'
@@ -46,7 +50,8 @@ WITH held AS MATERIALIZED (
     INSERT INTO credit_entries (operation, account, amount, kind)
     SELECT 'resolve:' || h.key, e.account, e.amount, h.kind FROM held h,
     LATERAL (VALUES ('held:' || h.key, -h.amount),
-                    (CASE h.kind WHEN 'capture' THEN 'revenue' ELSE h.account END, h.amount)) AS e(account, amount)
+                    (CASE h.kind WHEN 'capture' THEN 'revenue'
+                        ELSE h.account END, h.amount)) AS e(account, amount)
     WHERE h.done IS NULL
     RETURNING account, amount
 ), returned AS (
@@ -57,8 +62,8 @@ WITH held AS MATERIALIZED (
 )
 SELECT key, COALESCE(done, kind) AS resolved FROM held"""
 
-# What follows is for the statements that write requests: credits kept here move with what they pay for, together or
-# not at all.
+# What follows is for the statements that write requests: credits kept here move with what they pay
+# for, together or not at all.
 
 TAKING = """
 taking AS MATERIALIZED (
@@ -66,20 +71,24 @@ taking AS MATERIALIZED (
     WHERE c.take_key IS NOT NULL AND NOT c.key_used
 ), paying AS (
     UPDATE credit_accounts a SET balance = balance - t.amount FROM (
-        SELECT user_id, sum(amount)::bigint AS amount FROM taking GROUP BY user_id ORDER BY user_id COLLATE "C") t
+        SELECT user_id, sum(amount)::bigint AS amount FROM taking GROUP BY user_id
+            ORDER BY user_id COLLATE "C") t
     WHERE a.user_id = t.user_id AND balance >= t.amount
     RETURNING a.user_id
 ), taken AS MATERIALIZED (SELECT id FROM taking JOIN paying USING (user_id))"""
-"""Takes what rows ask for; of several for one user all or none. Who writes `written` lets only `taken` through.
+"""Takes what rows ask for; of several for one user all or none. Who writes `written` lets only
+`taken` through.
 
-A key that was used before violates the key of the entries, here and below: the statement writes nothing.
+A key that was used before violates the key of the entries, here and below: the statement writes
+nothing.
 """
 
 SET_ASIDE = """
 set_aside AS (
     INSERT INTO credit_entries (operation, account, amount, kind, reason)
     SELECT 'hold:' || c.take_key, e.account, e.amount, 'hold', c.take_action
-    FROM written c, LATERAL (VALUES ('user:' || c.user_id, -c.take_amount), ('held:' || c.take_key, c.take_amount))
+    FROM written c, LATERAL (VALUES ('user:' || c.user_id, -c.take_amount), ('held:'
+        || c.take_key, c.take_amount))
         AS e(account, amount)
     WHERE c.take_key IS NOT NULL
 )"""
@@ -94,14 +103,19 @@ settling AS MATERIALIZED (
 ), revenue AS (
     INSERT INTO credit_entries (operation, account, amount, kind)
     SELECT 'resolve:' || s.key, e.account, e.amount, 'capture'
-    FROM settling s, LATERAL (VALUES ('held:' || s.key, -s.amount), ('revenue', s.amount)) AS e(account, amount)
+    FROM settling s, LATERAL (VALUES ('held:' || s.key, -s.amount), ('revenue',
+        s.amount)) AS e(account, amount)
 )"""
-"""Captures what was held here; anything else stays a message, and the relay finds out what is wrong with it."""
+"""Captures what was held here; anything else stays a message, and the relay finds out what is wrong
+with it.
+"""
 
-# A hold of nothing that is released already: the entry's key is the hold's own, so only one of the two can be there.
+# A hold of nothing that is released already: the entry's key is the hold's own, so only one of the
+# two can be there.
 _CLOSE = """
 INSERT INTO credit_entries (operation, account, amount, kind)
-SELECT o.operation, 'held:' || $1, 0, 'release' FROM (VALUES ('hold:' || $1), ('resolve:' || $1)) AS o(operation)
+SELECT o.operation, 'held:' || $1, 0, 'release' FROM (VALUES ('hold:' || $1), ('resolve:'
+    || $1)) AS o(operation)
 WHERE NOT EXISTS (SELECT FROM credit_entries WHERE operation = 'hold:' || $1)"""
 
 
@@ -134,7 +148,9 @@ class Ledger:
         self._database = database
         self._accounts = GroupCommit(self._load_accounts, key=lambda user_id: user_id)
         self._holds = GroupCommit(self._write_holds, key=lambda hold: hold[1])
-        self._resolutions = GroupCommit(self._write_resolutions, key=lambda resolution: resolution[0])
+        self._resolutions = GroupCommit(
+            self._write_resolutions, key=lambda resolution: resolution[0]
+        )
 
     async def account(self, user_id: str) -> LedgerAccount:
         """The account of a user; asked together with others that wait at the same moment."""
@@ -142,18 +158,25 @@ class Ledger:
 
     async def _load_accounts(self, user_ids: Sequence[str]) -> list[LedgerAccount]:
         found = await self._database.fetch(
-            "SELECT user_id, plan, balance, status FROM credit_accounts WHERE user_id = ANY($1::text[])",
+            "SELECT user_id, plan, balance, status FROM credit_accounts WHERE user_id ="
+            " ANY($1::text[])",
             list(user_ids),
         )
         known = {
-            row["user_id"]: LedgerAccount(plan=row["plan"], balance=row["balance"], status=row["status"])
+            row["user_id"]: LedgerAccount(
+                plan=row["plan"], balance=row["balance"], status=row["status"]
+            )
             for row in found
         }
         return [known.get(user_id, LedgerAccount()) for user_id in user_ids]
 
     async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> bool:
-        """Move the amount to `held:<key>`; False when the balance is too low or the key is known already."""
-        with suppress(asyncpg.UniqueViolationError):  # the same hold came twice at once, and the other was first
+        """Move the amount to `held:<key>`; False when the balance is too low or the key is known
+        already.
+        """
+        with suppress(
+            asyncpg.UniqueViolationError
+        ):  # the same hold came twice at once, and the other was first
             return await self._holds.submit((key, user_id, amount, action))
         return False
 
@@ -181,27 +204,36 @@ class Ledger:
 
     async def close(self, key: str) -> None:
         """Make sure that a key which never held anything never will."""
-        with suppress(asyncpg.UniqueViolationError):  # the hold came at the same moment, and was first
+        with suppress(
+            asyncpg.UniqueViolationError
+        ):  # the hold came at the same moment, and was first
             await self._database.execute(_CLOSE, key)
 
     async def outstanding(self, before: datetime, most: int) -> list[dict[str, Any]]:
         """What lies in `held:` accounts since before that moment, the oldest first."""
         found = await self._database.fetch(
-            """SELECT substr(h.account, 6) AS key, substr(u.account, 6) AS user_id, h.amount, h.reason AS action
-               FROM credit_entries h JOIN credit_entries u ON u.operation = h.operation AND u.account LIKE 'user:%'
+            """SELECT substr(h.account, 6) AS key, substr(u.account, 6) AS user_id, h.amount,
+                h.reason AS action
+               FROM credit_entries h JOIN credit_entries u ON u.operation = h.operation
+                   AND u.account LIKE 'user:%'
                WHERE h.kind = 'hold' AND h.account LIKE 'held:%' AND h.at < $1
                  AND NOT EXISTS (SELECT FROM credit_entries r
-                                 WHERE r.operation = 'resolve:' || substr(h.account, 6) AND r.account = h.account)
+                                 WHERE r.operation = 'resolve:' || substr(h.account, 6)
+                                     AND r.account = h.account)
                ORDER BY h.id LIMIT $2""",
-            before, most,
-        )  # fmt: skip
+            before,
+            most,
+        )
         return [dict(row) for row in found]
 
     async def find(self, key: str) -> Movement | None:
-        """What is known under the key; a key that was closed unused belongs to nobody and stands at zero."""
+        """What is known under the key; a key that was closed unused belongs to nobody and stands at
+        zero.
+        """
         row = await self._database.fetchrow(
             """SELECT COALESCE(substr(u.account, 6), '') AS user_id, h.amount,
-                      (SELECT kind FROM credit_entries r WHERE r.operation = 'resolve:' || $1 LIMIT 1) AS resolved
+                      (SELECT kind FROM credit_entries r WHERE r.operation = 'resolve:' || $1
+                          LIMIT 1) AS resolved
                FROM credit_entries h
                LEFT JOIN credit_entries u ON u.operation = h.operation AND u.account LIKE 'user:%'
                WHERE h.operation = 'hold:' || $1 AND h.account = 'held:' || $1""",
@@ -210,10 +242,17 @@ class Ledger:
         return Movement(**row) if row else None
 
     async def grant(
-        self, user_id: str, amount: int, *, operation: str, reason: str, plan: str | None = None,
+        self,
+        user_id: str,
+        amount: int,
+        *,
+        operation: str,
+        reason: str,
+        plan: str | None = None,
         status: SubscriptionStatus | None = None,
-    ) -> bool:  # fmt: skip
-        """Give credits and set plan and status; idempotent on `operation`. False when it was done before.
+    ) -> bool:
+        """Give credits and set plan and status; idempotent on `operation`. False when it was done
+        before.
 
         Raises:
             ValueError: the plan is unknown, or the amount would take the balance below zero.
@@ -222,10 +261,19 @@ class Ledger:
         if plan is not None and plan not in PLANS:
             raise ValueError(f"unknown plan; use one of {', '.join(PLANS)}")
         told = " ".join(
-            [reason, *(f"({word} {value})" for word, value in (("plan", plan), ("status", status)) if value)]
+            [
+                reason,
+                *(
+                    f"({word} {value})"
+                    for word, value in (("plan", plan), ("status", status))
+                    if value
+                ),
+            ]
         )
         async with self._database.transaction() as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('grant:' || $1, 0))", operation)
+            await connection.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended('grant:' || $1, 0))", operation
+            )
             before = await connection.fetchrow(
                 """SELECT account, amount, reason FROM credit_entries
                    WHERE operation = 'grant:' || $1 AND account LIKE 'user:%'""",
@@ -237,21 +285,30 @@ class Ledger:
                 return False
             await connection.execute(
                 """INSERT INTO credit_entries (operation, account, amount, kind, reason) VALUES
-                   ('grant:' || $1, 'user:' || $2, $3, 'grant', $4), ('grant:' || $1, 'issued', -$3, 'grant', $4)""",
-                operation, user_id, amount, told,
-            )  # fmt: skip
+                   ('grant:' || $1, 'user:' || $2, $3, 'grant', $4), ('grant:'
+                       || $1, 'issued', -$3, 'grant', $4)""",
+                operation,
+                user_id,
+                amount,
+                told,
+            )
             await connection.execute(
                 """INSERT INTO credit_accounts (user_id, plan, status)
                    VALUES ($1, COALESCE($2, 'free'), COALESCE($3, 'active'))
                    ON CONFLICT (user_id) DO UPDATE SET
-                       plan = COALESCE($2, credit_accounts.plan), status = COALESCE($3, credit_accounts.status)""",
-                user_id, plan, status,
-            )  # fmt: skip
+                       plan = COALESCE($2, credit_accounts.plan), status = COALESCE($3,
+                           credit_accounts.status)""",
+                user_id,
+                plan,
+                status,
+            )
             balance = await connection.fetchval(
-                """UPDATE credit_accounts SET balance = balance + $2 WHERE user_id = $1 AND balance + $2 >= 0
+                """UPDATE credit_accounts SET balance = balance + $2 WHERE user_id = $1 AND balance
+                    + $2 >= 0
                    RETURNING balance""",
-                user_id, amount,
-            )  # fmt: skip
+                user_id,
+                amount,
+            )
             if balance is None:
                 raise ValueError("the balance cannot fall below zero")
             return True

@@ -1,7 +1,7 @@
 """The messages: what is owed to somebody else, leased one at a time, paid, put off or parked.
 
-An empty table means that nothing is owed. Rows are never polled by `id > last`, because ids become visible out
-of order.
+An empty table means that nothing is owed. Rows are never polled by `id > last`, because ids become
+visible out of order.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,19 @@ from typing import Any
 from uuid import UUID
 
 from creativeflow.services.aigeneration.domain.transitions import Topic
-from creativeflow.services.aigeneration.storage.account_flags import CHARGE_FAILED, RAISE, REFUND_FAILED
+from creativeflow.services.aigeneration.storage.account_flags import (
+    CHARGE_FAILED,
+    RAISE,
+    REFUND_FAILED,
+)
 from creativeflow.services.aigeneration.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedMessage:
-    """A message somebody is paying right now; `token` proves the lease when the outcome is written."""
+    """A message somebody is paying right now; `token` proves the lease when the outcome is
+    written.
+    """
 
     id: int
     token: UUID
@@ -51,15 +57,19 @@ class Parked:
 Outcome = Delivered | RetryLater | Parked
 
 IN_ITS_TURN = """(o.request_id IS NULL OR o.id = (
-    SELECT e.id FROM outbox e WHERE e.request_id = o.request_id AND e.topic = o.topic AND e.parked_reason IS NULL
+    SELECT e.id FROM outbox e WHERE e.request_id = o.request_id AND e.topic = o.topic
+        AND e.parked_reason IS NULL
     ORDER BY e.id LIMIT 1))"""
 """Messages of one request and topic are paid in their order; those of no request have none.
 
-Asked as a look for the first: asked whether there is an earlier one, the planner compares all with all.
+Asked as a look for the first: asked whether there is an earlier one, the planner compares all with
+all.
 """
 
 DEAD_LETTER = "dead_letter"
-"""A message nobody could read: parked from the start, and read once more when an operator replays it."""
+"""A message nobody could read: parked from the start, and read once more when an operator replays
+it.
+"""
 
 _PAID = {
     DEAD_LETTER: "dead_letter_handled",
@@ -81,25 +91,36 @@ class Outbox:
     ) -> list[LeasedMessage]:
         """Take up to `most` due messages of these topics.
 
-        Messages of one request and topic are taken in their order: the next only when the one before it is gone.
+        Messages of one request and topic are taken in their order: the next only when the one
+        before it is gone.
         """
         found = await self._database.fetch(
-            f"""UPDATE outbox SET lease_token = $1, leased_until = $4, attempts = attempts + 1 WHERE id IN (
+            f"""UPDATE outbox SET lease_token = $1, leased_until = $4, attempts = attempts + 1
+                WHERE id IN (
                    SELECT o.id FROM outbox o
                    WHERE o.parked_reason IS NULL AND o.due_at <= $3 AND o.topic = ANY($5)
-                     AND o.topic NOT LIKE 'webhook:%'  -- those have an index, an order and a lease of their own
+                     AND o.topic NOT LIKE 'webhook:%'  -- those have an index,
+                         an order and a lease of their own
                      AND (o.leased_until IS NULL OR o.leased_until <= $3)
                      AND {IN_ITS_TURN}
                    ORDER BY o.due_at, o.id LIMIT $2 FOR UPDATE OF o SKIP LOCKED)
                RETURNING id, lease_token AS token, request_id, topic, body, attempts, created_at""",  # noqa: S608 - a constant
-            token, most, now, now + lease_for, list(topics),
-        )  # fmt: skip
+            token,
+            most,
+            now,
+            now + lease_for,
+            list(topics),
+        )
         return sorted((LeasedMessage(**row) for row in found), key=lambda message: message.id)
 
-    async def settle(self, outcomes: Sequence[tuple[LeasedMessage, Outcome]], *, now: datetime) -> None:
+    async def settle(
+        self, outcomes: Sequence[tuple[LeasedMessage, Outcome]], *, now: datetime
+    ) -> None:
         """Write what came of leased messages; a lease that was lost meanwhile writes nothing."""
         paid = [message for message, outcome in outcomes if isinstance(outcome, Delivered)]
-        paid.sort(key=lambda message: str(message.request_id))  # as every statement locks what belongs to requests
+        paid.sort(
+            key=lambda message: str(message.request_id)
+        )  # as every statement locks what belongs to requests
         if paid:
             await self._pay(paid, now)
         for message, outcome in outcomes:
@@ -124,130 +145,186 @@ class Outbox:
                )
                INSERT INTO generation_events (request_id, event, data, at)
                SELECT request_id, event, jsonb_strip_nulls(jsonb_build_object(
-                          'event_type', body->'event_type', 'event_id', body->'event_id', 'hold', body->'key')), $4
+                          'event_type', body->'event_type', 'event_id', body->'event_id', 'hold',
+                              body->'key')), $4
                FROM paid WHERE request_id IS NOT NULL ORDER BY id""",
-            [message.id for message in paid], [message.token for message in paid], [_PAID[message.topic] for message in paid], now,
-        )  # fmt: skip
+            [message.id for message in paid],
+            [message.token for message in paid],
+            [_PAID[message.topic] for message in paid],
+            now,
+        )
 
     async def _put_off(self, message: LeasedMessage, later: RetryLater, now: datetime) -> None:
         delay = later.delay or backoff(message.attempts)
         await self._database.execute(
-            """UPDATE outbox SET due_at = $3, lease_token = NULL, leased_until = NULL, last_error = $4
+            """UPDATE outbox SET due_at = $3, lease_token = NULL, leased_until = NULL,
+                last_error = $4
                WHERE id = $1 AND lease_token = $2""",
-            message.id, message.token, now + delay, later.reason[:500],
-        )  # fmt: skip
+            message.id,
+            message.token,
+            now + delay,
+            later.reason[:500],
+        )
 
     async def _park(self, message: LeasedMessage, parked: Parked, now: datetime) -> None:
-        """Leave a message to a person; one to the credit service flags the account in the same statement (REQ-016)."""
+        """Leave a message to a person; one to the credit service flags the account in the same
+        statement (REQ-016).
+        """
         await self._database.execute(
             f"""WITH parked AS (
-                    UPDATE outbox SET parked_reason = $3, lease_token = NULL, leased_until = NULL, last_error = $3
+                    UPDATE outbox SET parked_reason = $3, lease_token = NULL, leased_until = NULL,
+                        last_error = $3
                     WHERE id = $1 AND lease_token = $2 RETURNING request_id, topic, body
                 ), flag AS (
-                    SELECT body->>'user_id' AS user_id, f.reason, body->>'key' AS hold_key, request_id
+                    SELECT body->>'user_id' AS user_id, f.reason, body->>'key' AS hold_key,
+                        request_id
                     FROM parked JOIN (VALUES ('{Topic.CAPTURE}', '{CHARGE_FAILED}'),
-                                             ('{Topic.RELEASE}', '{REFUND_FAILED}')) AS f(topic, reason) USING (topic)
+                                             ('{Topic.RELEASE}', '{REFUND_FAILED}')) AS f(topic,
+                                                 reason) USING (topic)
                 ), {RAISE.format(now="$4")}
                 INSERT INTO generation_events (request_id, event, data, at)
-                SELECT request_id, 'message_parked', jsonb_build_object('topic', topic, 'reason', $3::text), $4
+                SELECT request_id, 'message_parked', jsonb_build_object('topic', topic, 'reason',
+                    $3::text), $4
                 FROM parked WHERE request_id IS NOT NULL""",  # noqa: S608 - joined from constants
-            message.id, message.token, parked.reason[:500], now,
-        )  # fmt: skip
+            message.id,
+            message.token,
+            parked.reason[:500],
+            now,
+        )
 
     async def park_foreign(
-        self, topic: str, body: dict[str, Any], *, reason: str, now: datetime, most: int | None = None
+        self,
+        topic: str,
+        body: dict[str, Any],
+        *,
+        reason: str,
+        now: datetime,
+        most: int | None = None,
     ) -> bool:
-        """Keep something that nobody can handle, such as an unreadable message, for an operator to see.
+        """Keep something that nobody can handle, such as an unreadable message, for an operator to
+        see.
 
         Returns False, and keeps nothing, where `most` of the topic are parked already.
         """
         written = await self._database.execute_counted(
             """INSERT INTO outbox (topic, body, due_at, parked_reason, created_at)
                SELECT $1, $2, $4, $3, $4 WHERE $5::int IS NULL OR (
-                   SELECT count(*) FROM (SELECT FROM outbox WHERE parked_reason IS NOT NULL AND topic = $1 LIMIT $5) p
+                   SELECT count(*) FROM (SELECT FROM outbox WHERE parked_reason IS NOT NULL
+                       AND topic = $1 LIMIT $5) p
                ) < $5""",
-            topic, body, reason[:500], now, most,
-        )  # fmt: skip
+            topic,
+            body,
+            reason[:500],
+            now,
+            most,
+        )
         return bool(written)
 
     async def replay(self, message_id: int, *, by: str, now: datetime) -> bool:
         """Make a parked message due again; False when there is no such parked message."""
         return await self._resolve_parked(
             """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
-               WHERE id = $1 AND parked_reason IS NOT NULL RETURNING request_id, topic, body, 'pending' AS delivery""",
-            "message_replayed", message_id, by, now,
-        )  # fmt: skip
+               WHERE id = $1 AND parked_reason IS NOT NULL RETURNING request_id, topic, body,
+                   'pending' AS delivery""",
+            "message_replayed",
+            message_id,
+            by,
+            now,
+        )
 
     async def drop(self, message_id: int, *, by: str, now: datetime) -> bool:
         """Give a parked message up for good; False when there is no such parked message.
 
-        A hold that nobody will be told of is settled with that: the comparison of the books names what it left.
+        A hold that nobody will be told of is settled with that: the comparison of the books names
+        what it left.
         """
         return await self._resolve_parked(
-            """DELETE FROM outbox WHERE id = $1 AND parked_reason IS NOT NULL AND $2::timestamptz IS NOT NULL
+            """DELETE FROM outbox WHERE id = $1 AND parked_reason IS NOT NULL AND $2::timestamptz
+                IS NOT NULL
                RETURNING request_id, topic, body, 'failed' AS delivery""",
-            "message_dropped", message_id, by, now,
-        )  # fmt: skip
+            "message_dropped",
+            message_id,
+            by,
+            now,
+        )
 
-    async def _resolve_parked(self, statement: str, event: str, message_id: int, by: str, now: datetime) -> bool:
+    async def _resolve_parked(
+        self, statement: str, event: str, message_id: int, by: str, now: datetime
+    ) -> bool:
         return bool(
             await self._database.fetchval(
                 f"""WITH resolved AS ({statement}), entry AS (
                         INSERT INTO generation_events (request_id, event, data, at)
-                        SELECT request_id, $3, jsonb_build_object('topic', topic, 'by', $4::text), $2
+                        SELECT request_id, $3, jsonb_build_object('topic', topic, 'by', $4::text),
+                            $2
                         FROM resolved WHERE request_id IS NOT NULL
                     ), logged AS (
                         UPDATE webhook_deliveries d SET state = r.delivery, updated_at = $2
-                        FROM resolved r WHERE r.topic LIKE 'webhook:%' AND r.topic = 'webhook:' || d.target_id
+                        FROM resolved r WHERE r.topic LIKE 'webhook:%' AND r.topic = 'webhook:'
+                            || d.target_id
                             AND d.event_id = (r.body->>'event_id')::uuid
                     ), settled AS (
                         UPDATE holds h SET settled_at = $2 FROM resolved r
-                        WHERE r.delivery = 'failed' AND r.topic LIKE 'credits.%' AND h.key = r.body->>'key')
+                        WHERE r.delivery = 'failed' AND r.topic LIKE 'credits.%'
+                            AND h.key = r.body->>'key')
                     SELECT count(*) FROM resolved""",  # noqa: S608 - joined from the two statements above
-                message_id, now, event, by,
+                message_id,
+                now,
+                event,
+                by,
             )
-        )  # fmt: skip
+        )
 
     async def replay_for(self, key: str, *, now: datetime) -> int:
-        """Make the parked messages of one hold due again, after a person has said what became of it."""
+        """Make the parked messages of one hold due again, after a person has said what became of
+        it.
+        """
         return await self._database.execute_counted(
             """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
                WHERE topic LIKE 'credits.%' AND body->>'key' = $1 AND parked_reason IS NOT NULL""",
-            key, now,
-        )  # fmt: skip
+            key,
+            now,
+        )
 
     async def list_open(self, *, parked_only: bool, most: int) -> list[dict[str, Any]]:
         """Open messages for an operator, the oldest first."""
         found = await self._database.fetch(
             """SELECT id, request_id, topic, attempts, due_at, last_error, parked_reason, created_at
                FROM outbox WHERE NOT $1 OR parked_reason IS NOT NULL ORDER BY id LIMIT $2""",
-            parked_only, most,
-        )  # fmt: skip
+            parked_only,
+            most,
+        )
         return [dict(row) for row in found]
 
     async def owed(self, most: int, request_id: UUID | None = None) -> list[dict[str, Any]]:
-        """What is owed as a person reads it, the oldest first: all that is parked, or everything of one request.
+        """What is owed as a person reads it, the oldest first: all that is parked, or everything of
+        one request.
 
         `about` is the topic without the endpoint of a webhook, whose address is `endpoint`.
         """
         condition = "o.parked_reason IS NOT NULL"
         if request_id is not None:
             condition = (
-                "(o.request_id = $2 AND o.parked_reason IS NULL OR o.request_id = $2 AND o.parked_reason IS NOT NULL)"
+                "(o.request_id = $2 AND o.parked_reason IS NULL OR o.request_id = $2 AND"
+                " o.parked_reason IS NOT NULL)"
             )
         found = await self._database.fetch(
-            f"""SELECT o.id, o.request_id, o.topic, split_part(o.topic, ':', 1) AS about, o.attempts, o.due_at,
+            f"""SELECT o.id, o.request_id, o.topic, split_part(o.topic, ':', 1) AS about,
+                o.attempts, o.due_at,
                        o.last_error, o.parked_reason, o.created_at, o.body->>'key' AS key,
                        (o.body->>'amount')::int AS amount, o.body->>'user_id' AS user_id,
                        o.body->>'event_type' AS event_type, t.url AS endpoint
                 FROM outbox o LEFT JOIN webhook_targets t
                      ON o.topic LIKE 'webhook:%' AND t.id::text = substr(o.topic, 9)
                 WHERE {condition} ORDER BY o.id LIMIT $1""",  # noqa: S608 - one of the two conditions above
-            most, *([request_id] if request_id is not None else []),
-        )  # fmt: skip
+            most,
+            *([request_id] if request_id is not None else []),
+        )
         return [dict(row) for row in found]
 
 
 def backoff(attempts: int) -> timedelta:
-    """The wait before the next try: 0.5 s doubling to 5 minutes; many tries span days, nothing is given up silently."""
+    """The wait before the next try: 0.5 s doubling to 5 minutes; many tries span days, nothing is
+    given up silently.
+    """
     return timedelta(seconds=min(300.0, 0.5 * 2 ** min(attempts - 1, 12)))

@@ -11,20 +11,29 @@ class PromptRejections:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def note(self, user_id: str, category: str, *, severe: bool, now: datetime, since: datetime) -> int:
+    async def note(
+        self, user_id: str, category: str, *, severe: bool, now: datetime, since: datetime
+    ) -> int:
         """Remember one; how many severe ones the user has had since then, this one included."""
         return int(
             await self._database.fetchval(
                 """WITH noted AS (
-                       INSERT INTO prompt_rejections (user_id, category, severe, at) VALUES ($1, $2, $3, $4))
-                   SELECT count(*) + $3::int FROM prompt_rejections WHERE user_id = $1 AND severe AND at > $5""",
-                user_id, category, severe, now, since,
+                       INSERT INTO prompt_rejections (user_id, category, severe, at)
+                           VALUES ($1, $2, $3, $4))
+                   SELECT count(*) + $3::int FROM prompt_rejections WHERE user_id = $1 AND severe
+                       AND at > $5""",
+                user_id,
+                category,
+                severe,
+                now,
+                since,
             )
-        )  # fmt: skip
+        )
 
     async def forget(self, before: datetime) -> int:
         """Delete what is older; bounded, so call again while it returns many."""
         return await self._database.execute_counted(
-            "DELETE FROM prompt_rejections WHERE id IN (SELECT id FROM prompt_rejections WHERE at < $1 LIMIT 5000)",
+            "DELETE FROM prompt_rejections WHERE id IN (SELECT id FROM prompt_rejections WHERE at <"
+            " $1 LIMIT 5000)",
             before,
         )

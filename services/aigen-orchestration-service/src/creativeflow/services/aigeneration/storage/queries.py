@@ -45,7 +45,9 @@ class Queries:
 
     async def requests(self, ids: Sequence[UUID]) -> list[GenerationRequest]:
         """Several requests with their holds, in no order."""
-        found = await self._database.fetch(f"{SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
+        found = await self._database.fetch(
+            f"{SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids)
+        )
         return [request_rows.to_request(row) for row in found]
 
     async def queue_position(self, request: GenerationRequest) -> int | None:
@@ -53,16 +55,21 @@ class Queries:
         if request.state is not State.PENDING or request.fair_at is None:
             return None
         ahead = await self._database.fetchval(
-            """SELECT count(*) FROM (SELECT FROM generation_requests WHERE state = 'PENDING' AND stage = $1
+            """SELECT count(*) FROM (SELECT FROM generation_requests WHERE state = 'PENDING'
+                AND stage = $1
                    AND (fair_at, id) < ($2, $3) LIMIT $4) ahead""",
-            request.stage, request.fair_at, request.id, QUEUE_POSITION_MAX,
-        )  # fmt: skip
+            request.stage,
+            request.fair_at,
+            request.id,
+            QUEUE_POSITION_MAX,
+        )
         return int(ahead) + 1
 
     async def page(self, filters: Filters, most: int) -> list[GenerationRequest]:
         """The newest requests that fit, newest first; ids are time-ordered, so they are the order.
 
-        A time is looked for by the ids born around it: the walk begins there and not at the newest of all.
+        A time is looked for by the ids born around it: the walk begins there and not at the newest
+        of all.
         """
         wanted: list[str] = []
         arguments: list[Any] = []
@@ -72,7 +79,10 @@ class Queries:
             ("r.state = ANY(${}::text[])", list(filters.states) or None),
             ("r.created_at >= ${}", filters.created_from),
             ("r.created_at < ${}", filters.created_to),
-            ("r.id >= ${}", filters.created_from and first_id(filters.created_from, -_DRIFT_SECONDS)),
+            (
+                "r.id >= ${}",
+                filters.created_from and first_id(filters.created_from, -_DRIFT_SECONDS),
+            ),
             ("r.id < ${}", filters.created_to and first_id(filters.created_to, _DRIFT_SECONDS)),
             ("r.id < ${}", filters.before),
         ):
@@ -91,17 +101,23 @@ class Queries:
         month = now.date().replace(day=1)
         return int(
             await self._database.fetchval(
-                "SELECT COALESCE((SELECT used FROM free_usage WHERE user_id = $1 AND month = $2), 0)", user_id, month
+                "SELECT COALESCE((SELECT used FROM free_usage WHERE user_id = $1 AND month ="
+                " $2), 0)",
+                user_id,
+                month,
             )
         )
 
     async def timeline(self, request_id: UUID, most: int = 1000) -> list[dict[str, Any]]:
-        """State, money, broker, callbacks and notifications of one request in one list, oldest first."""
+        """State, money, broker, callbacks and notifications of one request in one list, oldest
+        first.
+        """
         found = await self._database.fetch(
             """SELECT seq, at, event, state, version, data FROM generation_events
                WHERE request_id = $1 ORDER BY seq LIMIT $2""",
-            request_id, most,
-        )  # fmt: skip
+            request_id,
+            most,
+        )
         return [dict(row) for row in found]
 
     async def versions(self, ids: Sequence[UUID]) -> dict[UUID, int]:
@@ -112,19 +128,23 @@ class Queries:
         return {UUID(int=row["id"].int): row["version"] for row in found}
 
     async def stuck(self, now: datetime, most: int) -> list[GenerationRequest]:
-        """Requests whose deadline or lease passed more than a minute ago and that nobody has moved on."""
+        """Requests whose deadline or lease passed more than a minute ago and that nobody has moved
+        on.
+        """
         late = now - timedelta(minutes=1)
         found = await self._database.fetch(
             f"""{SELECT_REQUEST} WHERE r.deadline_at IS NOT NULL AND {NEXT_LOOK} < $1
                 AND LEAST(r.deadline_at, r.lease_until) < $1 ORDER BY r.updated_at LIMIT $2""",
-            late, most,
-        )  # fmt: skip
+            late,
+            most,
+        )
         return [request_rows.to_request(row) for row in found]
 
     async def in_review(self, most: int) -> list[GenerationRequest]:
         """Requests whose prompt waits for a person, the oldest first."""
         found = await self._database.fetch(
-            f"""{SELECT_REQUEST} WHERE r.state = 'VALIDATING_CREDITS' AND r.pending_action IS NOT NULL
+            f"""{SELECT_REQUEST} WHERE r.state = 'VALIDATING_CREDITS' AND r.pending_action
+                IS NOT NULL
                 ORDER BY r.id LIMIT $1""",
             most,
         )
@@ -132,42 +152,48 @@ class Queries:
 
     async def lanes(self) -> list[dict[str, Any]]:
         """How many jobs wait and are in flight, by lane, and since when the oldest waits."""
-        found = await self._database.fetch(
-            """SELECT l.lane, l.virtual_time,
+        found = await self._database.fetch("""SELECT l.lane, l.virtual_time,
                       count(r.id) FILTER (WHERE r.state = 'PENDING') AS waiting,
                       count(r.id) FILTER (WHERE r.state <> 'PENDING') AS in_flight,
                       min(r.updated_at) FILTER (WHERE r.state = 'PENDING') AS oldest_waiting_since
                FROM lanes l LEFT JOIN generation_requests r ON r.stage = l.lane AND r.state IN
                    ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')
-               GROUP BY l.lane ORDER BY l.lane"""
-        )
+               GROUP BY l.lane ORDER BY l.lane""")
         return [dict(row) for row in found]
 
     async def lane_work(self) -> list[LaneWork]:
-        """Of the jobs which the broker has: those nobody has spoken of, and those that were begun, by lane."""
-        found = await self._database.fetch(
-            """SELECT stage,
+        """Of the jobs which the broker has: those nobody has spoken of, and those that were begun,
+        by lane.
+        """
+        found = await self._database.fetch("""SELECT stage,
                       count(*) FILTER (WHERE progress IS NULL) AS unreported,
                       min(updated_at) FILTER (WHERE progress IS NULL) AS unreported_since,
                       count(*) FILTER (WHERE progress IS NOT NULL) AS silent,
                       min(updated_at) FILTER (WHERE progress IS NOT NULL) AS silent_since
-               FROM generation_requests WHERE state IN ('PROCESSING_SAMPLES', 'PROCESSING_FINAL') GROUP BY stage"""
-        )
+               FROM generation_requests WHERE state IN ('PROCESSING_SAMPLES',
+                   'PROCESSING_FINAL') GROUP BY stage""")
         return [
             LaneWork(
-                lane=Stage(row["stage"]), unreported=row["unreported"], unreported_since=row["unreported_since"],
-                silent=row["silent"], silent_since=row["silent_since"],
+                lane=Stage(row["stage"]),
+                unreported=row["unreported"],
+                unreported_since=row["unreported_since"],
+                silent=row["silent"],
+                silent_since=row["silent_since"],
             )
             for row in found
-        ]  # fmt: skip
+        ]
 
     async def messages(self) -> dict[str, int]:
-        """How many messages are open, and how many of them are parked; events for callers' own receivers apart."""
+        """How many messages are open, and how many of them are parked; events for callers' own
+        receivers apart.
+        """
         row = await self._database.fetchrow(
-            """SELECT count(*) FILTER (WHERE NOT hook) AS open, count(*) FILTER (WHERE NOT hook AND parked) AS parked,
+            """SELECT count(*) FILTER (WHERE NOT hook) AS open, count(*) FILTER (WHERE NOT hook
+                AND parked) AS parked,
                       count(*) FILTER (WHERE hook) AS webhooks,
                       count(*) FILTER (WHERE hook AND parked) AS webhooks_parked
-               FROM (SELECT topic LIKE 'webhook:%' AS hook, parked_reason IS NOT NULL AS parked FROM outbox) messages"""
+               FROM (SELECT topic LIKE 'webhook:%' AS hook, parked_reason IS NOT NULL AS parked
+                   FROM outbox) messages"""
         )
         return dict(row) if row else {}
 
@@ -182,7 +208,8 @@ class Queries:
         """Whether the server takes writes: it is no standby, and not set to read-only."""
         return bool(
             await self._database.fetchval(
-                "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'"
+                "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') ="
+                " 'off'"
             )
         )
 
@@ -191,10 +218,11 @@ class Queries:
         return str(await self._database.fetchval("SHOW server_version"))
 
     async def invariants(self, now: datetime, since: datetime | None = None) -> dict[str, int]:
-        """Counts of what must never be; every one is 0 in a healthy service (see docs/operations.md).
+        """Counts of what must never be; every one is 0 in a healthy service (see
+        docs/operations.md).
 
-        What has ended is looked at where it began after `since`: it never changes again, so that a look at a month
-        each day misses nothing. What is still open is always looked at.
+        What has ended is looked at where it began after `since`: it never changes again, so that a
+        look at a month each day misses nothing. What is still open is always looked at.
         """
         since = since or datetime(1970, 1, 1, tzinfo=UTC)
         found = await self._database.fetch_report(_INVARIANTS, now, since, _first_id(since))
@@ -210,13 +238,16 @@ _INVARIANTS = f"""
 SELECT
     (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
      WHERE h.state = 'held' AND r.state NOT IN
-         ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')) AS holds_without_work,
+         ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES',
+             'PROCESSING_FINAL')) AS holds_without_work,
     (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
      WHERE h.began_at >= $2 AND h.state = 'captured' AND NOT CASE h.stage
-         WHEN 'samples' THEN h.round <= (SELECT count(*) FROM generation_events e WHERE e.request_id = r.id
+         WHEN 'samples' THEN h.round <= (SELECT count(*) FROM generation_events e
+             WHERE e.request_id = r.id
                                         AND e.event IN ('samples_delivered', 'prompt_rejected'))
          ELSE r.final_asset IS NOT NULL END) AS captured_without_delivery,
-    (SELECT count(*) FROM generation_requests r WHERE r.id >= $3 AND r.final_asset IS NOT NULL AND EXISTS (
+    (SELECT count(*) FROM generation_requests r WHERE r.id >= $3 AND r.final_asset IS NOT NULL
+        AND EXISTS (
          SELECT FROM holds h WHERE h.request_id = r.id AND h.stage = 'final'
              AND h.state NOT IN ('captured', 'refused')))
         AS delivered_without_capture,
@@ -232,18 +263,24 @@ SELECT
         GROUP BY operation HAVING sum(amount) <> 0) t)
         AS ledger_not_zero_sum,
     (SELECT count(*) FROM credit_accounts a WHERE a.balance <>
-        (SELECT COALESCE(sum(e.amount), 0) FROM credit_entries e WHERE e.account = 'user:' || a.user_id))
+        (SELECT COALESCE(sum(e.amount), 0) FROM credit_entries e WHERE e.account = 'user:'
+            || a.user_id))
         AS balances_off_ledger,
     (SELECT count(*) FROM free_usage u WHERE u.used <> (
         SELECT count(*) FROM holds h WHERE h.user_id = u.user_id AND h.month = u.month
         AND h.funding = 'allowance' AND h.state IN ('held', 'captured'))) AS free_usage_off_holds,
-    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL AND topic NOT LIKE 'webhook:%') AS messages_parked,
-    (SELECT count(*) FROM generation_requests r WHERE r.deadline_at < $1::timestamptz - interval '5 minutes'
+    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL
+        AND topic NOT LIKE 'webhook:%') AS messages_parked,
+    (SELECT count(*) FROM generation_requests r WHERE r.deadline_at < $1::timestamptz
+        - interval '5 minutes'
         AND {NEXT_LOOK} < $1::timestamptz - interval '5 minutes') AS deadlines_missed,
     (SELECT count(*) FROM generation_requests r WHERE r.id >= $3 AND r.deadline_at IS NULL
-        AND NOT EXISTS (SELECT FROM outbox o WHERE o.request_id = r.id AND o.topic = 'notification.send')
+        AND NOT EXISTS (SELECT FROM outbox o WHERE o.request_id = r.id
+            AND o.topic = 'notification.send')
         AND NOT EXISTS (SELECT FROM generation_events e WHERE e.request_id = r.id
-                        AND (e.event = 'message_dropped' OR (e.event = 'notification_sent' AND e.data->>'event_type' IN (
-                            'final_asset_ready', 'generation_failed', 'generation_cancelled', 'generation_expired')))))
+                        AND (e.event = 'message_dropped' OR (e.event = 'notification_sent'
+                            AND e.data->>'event_type' IN (
+                            'final_asset_ready', 'generation_failed', 'generation_cancelled',
+                                'generation_expired')))))
         AS ended_unannounced
 """  # noqa: S608 - a constant of the store

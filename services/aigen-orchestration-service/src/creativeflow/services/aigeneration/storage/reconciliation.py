@@ -1,4 +1,6 @@
-"""Our side of a reconciliation: the holds as they are booked, and the messages that mend a difference."""
+"""Our side of a reconciliation: the holds as they are booked, and the messages that mend a
+difference.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ FROM holds h"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BookedHold:
-    """A hold that credits pay for; `owed`: resolved here, and the credit service is still to be told."""
+    """A hold that credits pay for; `owed`: resolved here, and the credit service is still to be
+    told.
+    """
 
     key: str
     user_id: str
@@ -31,7 +35,12 @@ class BookedHold:
 
     def reservation(self) -> dict[str, Any]:
         """What the credit service needs to know of it."""
-        return {"key": self.key, "user_id": self.user_id, "amount": self.amount, "action": self.action}
+        return {
+            "key": self.key,
+            "user_id": self.user_id,
+            "amount": self.amount,
+            "action": self.action,
+        }
 
 
 class ReconciliationStore:
@@ -41,7 +50,9 @@ class ReconciliationStore:
         self._database = database
 
     async def holds(self, since: datetime, until: datetime) -> AsyncIterator[list[BookedHold]]:
-        """Holds that began since then, or are still open; nothing that began or was resolved after `until`."""
+        """Holds that began since then, or are still open; nothing that began or was resolved after
+        `until`.
+        """
         after: tuple[datetime | None, str] = (None, "")
         while True:
             found = await self._database.fetch(
@@ -50,8 +61,11 @@ class ReconciliationStore:
                     AND (h.resolved_at IS NULL OR h.resolved_at < $2)
                     AND ($3::timestamptz IS NULL OR (h.began_at, h.key) > ($3, $4))
                     ORDER BY h.began_at, h.key LIMIT $5""",
-                since, until, *after, _PAGE,
-            )  # fmt: skip
+                since,
+                until,
+                *after,
+                _PAGE,
+            )
             if found:
                 yield [BookedHold(**row) for row in found]
             if len(found) < _PAGE:
@@ -63,11 +77,14 @@ class ReconciliationStore:
         found = await self._database.fetch(f"{_BOOKED} WHERE h.key = ANY($1::text[])", list(keys))
         return [BookedHold(**row) for row in found]
 
-    async def post(self, topic: str, body: Mapping[str, Any], hold: BookedHold, *, by: str, now: datetime) -> bool:
+    async def post(
+        self, topic: str, body: Mapping[str, Any], hold: BookedHold, *, by: str, now: datetime
+    ) -> bool:
         """Queue for the credit service what it was never told.
 
-        The hold's state is compared again in the statement, under the row's lock: what was found a moment ago may be
-        true no longer. Returns False where the hold has changed since, or the message is queued already.
+        The hold's state is compared again in the statement, under the row's lock: what was found a
+        moment ago may be true no longer. Returns False where the hold has changed since, or the
+        message is queued already.
         """
         return bool(
             await self._database.fetchval(
@@ -76,30 +93,43 @@ class ReconciliationStore:
                    ), posted AS (
                        INSERT INTO outbox (request_id, topic, body, due_at, created_at)
                        SELECT $1, $2, $3, $4, $4 FROM booked WHERE NOT EXISTS (
-                           SELECT FROM outbox WHERE request_id = $1 AND topic = $2 AND body->>'key' = $5)
+                           SELECT FROM outbox WHERE request_id = $1 AND topic = $2
+                               AND body->>'key' = $5)
                        RETURNING id
                    ), entry AS (
                        INSERT INTO generation_events (request_id, event, data, at)
-                       SELECT $1, 'compensation_posted', jsonb_build_object('topic', $2::text, 'hold', $5::text,
-                                                                            'by', $6::text), $4 FROM posted
+                       SELECT $1, 'compensation_posted', jsonb_build_object('topic', $2::text,
+                           'hold', $5::text,
+                                                                            'by', $6::text), $4
+                                                                                FROM posted
                    )
                    SELECT count(*) FROM posted""",
-                hold.request_id, topic, dict(body), now, hold.key, by, hold.state,
+                hold.request_id,
+                topic,
+                dict(body),
+                now,
+                hold.key,
+                by,
+                hold.state,
             )
-        )  # fmt: skip
+        )
 
     async def free_counts_off(self, since: datetime, *, apply: bool) -> list[dict[str, Any]]:
-        """Months since then whose count is not the number of allowances that are kept; `apply` sets the count right."""
+        """Months since then whose count is not the number of allowances that are kept; `apply` sets
+        the count right.
+        """
         found = await self._database.fetch(
             """WITH off AS (
                    SELECT u.user_id, u.month, u.used, count(h.key)::int AS kept FROM free_usage u
-                   LEFT JOIN holds h ON h.user_id = u.user_id AND h.month = u.month AND h.funding = 'allowance'
+                   LEFT JOIN holds h ON h.user_id = u.user_id AND h.month = u.month
+                       AND h.funding = 'allowance'
                        AND h.state IN ('held', 'captured')
                    WHERE u.month >= date_trunc('month', $2::timestamptz AT TIME ZONE 'UTC')::date
                    GROUP BY u.user_id, u.month, u.used HAVING u.used <> count(h.key) LIMIT 1000
                ), mended AS (
                    UPDATE free_usage u SET used = off.kept FROM off
-                   WHERE $1 AND u.user_id = off.user_id AND u.month = off.month AND u.used = off.used
+                   WHERE $1 AND u.user_id = off.user_id AND u.month = off.month
+                       AND u.used = off.used
                )
                SELECT * FROM off""",
             apply,
@@ -108,27 +138,36 @@ class ReconciliationStore:
         return [dict(row) for row in found]
 
     async def keep_report(self, outcome: Mapping[str, Any], now: datetime) -> None:
-        """Keep what the last comparison found, for operators to see; the one before it is forgotten."""
+        """Keep what the last comparison found, for operators to see; the one before it is
+        forgotten.
+        """
         await self._database.execute(
-            """INSERT INTO periodic_work (name, began_at, outcome) VALUES ('reconciliation_report', $1, $2)
+            """INSERT INTO periodic_work (name, began_at, outcome)
+                VALUES ('reconciliation_report', $1, $2)
                ON CONFLICT (name) DO UPDATE SET began_at = $1, outcome = $2""",
-            now, dict(outcome),
-        )  # fmt: skip
+            now,
+            dict(outcome),
+        )
 
     async def last_report(self) -> tuple[datetime, dict[str, Any]] | None:
         """When the last comparison was made, in any process, and what it found."""
         row = await self._database.fetchrow(
-            "SELECT began_at, outcome FROM periodic_work WHERE name = 'reconciliation_report' AND outcome IS NOT NULL"
+            "SELECT began_at, outcome FROM periodic_work WHERE name = 'reconciliation_report' AND"
+            " outcome IS NOT NULL"
         )
         return (row["began_at"], row["outcome"]) if row else None
 
     async def take_turn(self, name: str, *, every_seconds: float, now: datetime) -> bool:
-        """Whether this process does a piece of periodic work now; one of all processes in each period."""
+        """Whether this process does a piece of periodic work now; one of all processes in each
+        period.
+        """
         return bool(
             await self._database.fetchval(
                 """INSERT INTO periodic_work AS p (name, began_at) VALUES ($1, $2)
                    ON CONFLICT (name) DO UPDATE SET began_at = $2
                    WHERE p.began_at <= $2 - make_interval(secs => $3) RETURNING 1""",
-                name, now, every_seconds,
+                name,
+                now,
+                every_seconds,
             )
-        )  # fmt: skip
+        )

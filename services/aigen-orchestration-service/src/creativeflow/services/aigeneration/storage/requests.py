@@ -1,7 +1,9 @@
-"""Writes changes and reads requests: the one door to state and money, one statement for each thing that happens.
+"""Writes changes and reads requests: the one door to state and money, one statement for each thing
+that happens.
 
-A change is written whole or not at all: request, timeline, holds, messages, idempotency key. Who owns a row is
-decided by its version: a write that expects another version writes nothing and says so.
+A change is written whole or not at all: request, timeline, holds, messages, idempotency key. Who
+owns a row is decided by its version: a write that expects another version writes nothing and says
+so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +34,9 @@ log = structlog.get_logger(__name__)
 
 NOTES_MAX = 50
 MONTHS_AHEAD = 12
-"""Of the timeline's partitions: a backup or a missing right may delay one for a year before it matters."""
+"""Of the timeline's partitions: a backup or a missing right may delay one for a year before it
+matters.
+"""
 _TURNS = 3
 """How often a dispatcher looks at a lane again when others have just taken from it."""
 
@@ -50,7 +54,9 @@ class WriteResult(Enum):
     KEY_USED = auto()
     """The idempotency key that it claims is already there; nothing was written."""
     CROWDED = auto()
-    """Several generations of one user came in one batch and do not all fit into the month; alone this one may."""
+    """Several generations of one user came in one batch and do not all fit into the month; alone
+    this one may.
+    """
 
 
 class KeyTakenError(Exception):
@@ -59,7 +65,9 @@ class KeyTakenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """What is known under an idempotency key; `status` is None while its action has no answer yet."""
+    """What is known under an idempotency key; `status` is None while its action has no answer
+    yet.
+    """
 
     fingerprint: str
     request_id: UUID
@@ -71,7 +79,9 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class LeasedJobs:
-    """Jobs that are ours to publish; `window_full`: others wait until a job of the lane is finished."""
+    """Jobs that are ours to publish; `window_full`: others wait until a job of the lane is
+    finished.
+    """
 
     jobs: list[GenerationRequest]
     window_full: bool = False
@@ -80,26 +90,39 @@ class LeasedJobs:
 class RequestStore:
     """State, timeline, holds and messages in one database.
 
-    `ledger_here`: so are the credits, and a capture is no message but done in the statement that delivers.
+    `ledger_here`: so are the credits, and a capture is no message but done in the statement that
+    delivers.
     """
 
     def __init__(
-        self, database: Database, *, free_generations: int, ledger_here: bool = False, batch_size: int = 64
+        self,
+        database: Database,
+        *,
+        free_generations: int,
+        ledger_here: bool = False,
+        batch_size: int = 64,
     ) -> None:
         self._database = database
         self._free_generations = free_generations
         self._ledger_here = ledger_here
-        # One writer: two at once would read the same last job of a user and give its next ones the same virtual time.
-        self._intakes = GroupCommit(self._write_intakes, key=_intake_key, max_size=batch_size, max_concurrent=1)
-        self._moves = GroupCommit(self._write_moves, key=lambda change: change.after.id, max_size=batch_size)
-        self._loads = GroupCommit(self._load_many, key=lambda request_id: request_id, max_size=batch_size)
+        # One writer: two at once would read the same last job of a user and give its next ones the
+        # same virtual time.
+        self._intakes = GroupCommit(
+            self._write_intakes, key=_intake_key, max_size=batch_size, max_concurrent=1
+        )
+        self._moves = GroupCommit(
+            self._write_moves, key=lambda change: change.after.id, max_size=batch_size
+        )
+        self._loads = GroupCommit(
+            self._load_many, key=lambda request_id: request_id, max_size=batch_size
+        )
 
     async def write(self, change: StateChange) -> WriteResult:
         """Write one change, together with others that wait at the same moment.
 
         Raises:
-            KeyTakenError: the change claims an idempotency key that is already there; nothing was written.
-            StorageUnavailableError: nobody knows whether it was written.
+            KeyTakenError: the change claims an idempotency key that is already there; nothing was
+            written. StorageUnavailableError: nobody knows whether it was written.
         """
         try:
             written = await self._write(change)
@@ -114,15 +137,26 @@ class RequestStore:
     async def _write(self, change: StateChange) -> WriteResult:
         if change.before is None:
             written = await self._intakes.submit(change)
-            # Not in the batch, whose other changes are committed by now: what fails here concerns this caller alone.
-            return (await self._write_intakes([change]))[0] if written is WriteResult.CROWDED else written
+            # Not in the batch, whose other changes are committed by now: what fails here concerns
+            # this caller alone.
+            return (
+                (await self._write_intakes([change]))[0]
+                if written is WriteResult.CROWDED
+                else written
+            )
         if change.allowance is not None:
             return await self._write_with_allowance(change)
         return await self._moves.submit(change)
 
     async def write_moves(self, changes: Sequence[StateChange]) -> list[bool]:
-        """Write many changes of different requests as one statement; for each, whether it was written."""
-        return [outcome is WriteResult.YES for outcome in await self._write_moves(changes)] if changes else []
+        """Write many changes of different requests as one statement; for each, whether it was
+        written.
+        """
+        return (
+            [outcome is WriteResult.YES for outcome in await self._write_moves(changes)]
+            if changes
+            else []
+        )
 
     async def load(self, request_id: UUID) -> GenerationRequest | None:
         """The request with its holds, as last committed."""
@@ -133,8 +167,9 @@ class RequestStore:
         row = await self._database.fetchrow(
             """SELECT fingerprint, request_id, status, body, location, created_at
                FROM idempotency_keys WHERE principal = $1 AND key = $2""",
-            principal, key,
-        )  # fmt: skip
+            principal,
+            key,
+        )
         return StoredResponse(**row) if row else None
 
     async def complete_key(self, request_id: UUID, answer: ApiResponse) -> None:
@@ -142,29 +177,44 @@ class RequestStore:
         await self._database.execute(
             """UPDATE idempotency_keys SET status = $2, location = $3, body = $4
                WHERE request_id = $1 AND status IS NULL""",
-            request_id, answer.status, answer.location, to_json(answer.body),
-        )  # fmt: skip
+            request_id,
+            answer.status,
+            answer.location,
+            to_json(answer.body),
+        )
 
     async def lease_jobs(
-        self, lane: Stage, *, window: int, most: int, per_user: Mapping[str, int], now: datetime,
+        self,
+        lane: Stage,
+        *,
+        window: int,
+        most: int,
+        per_user: Mapping[str, int],
+        now: datetime,
         lease: Callable[[GenerationRequest], StateChange],
-    ) -> LeasedJobs:  # fmt: skip
-        """Take the next jobs of a lane in fair order, at most `most` and never more than the window allows.
+    ) -> LeasedJobs:
+        """Take the next jobs of a lane in fair order, at most `most` and never more than the window
+        allows.
 
-        `per_user`: how many jobs of one user may be in the lane at once, by plan; the others wait for their turn
-        without standing before anybody.
+        `per_user`: how many jobs of one user may be in the lane at once, by plan; the others wait
+        for their turn without standing before anybody.
 
-        Any number of dispatchers may ask. A lane counts its turns: whoever has looked at the lane takes the next turn
-        with what they write, and a turn that somebody else has taken meanwhile writes nothing. So the window is exact.
+        Any number of dispatchers may ask. A lane counts its turns: whoever has looked at the lane
+        takes the next turn with what they write, and a turn that somebody else has taken meanwhile
+        writes nothing. So the window is exact.
         """
         for _ in range(_TURNS):
-            found = await self._database.fetch(request_sql.LEASABLE, lane, now, window, most, dict(per_user))
+            found = await self._database.fetch(
+                request_sql.LEASABLE, lane, now, window, most, dict(per_user)
+            )
             if not found:
                 return LeasedJobs([], window_full=await self._some_wait(lane, now))
             changes = [lease(request_rows.to_request(row)) for row in found]
             payload = _payload(changes, request_rows.from_job_move)
             reached = max(row["fair_at"] for row in found)
-            taken = await self._database.fetch(request_sql.LEASE, payload, lane, found[0]["turn"], reached)
+            taken = await self._database.fetch(
+                request_sql.LEASE, payload, lane, found[0]["turn"], reached
+            )
             if taken:
                 written = {row["id"] for row in taken}
                 return LeasedJobs(
@@ -178,56 +228,79 @@ class RequestStore:
             await self._database.fetchval(
                 """SELECT EXISTS (SELECT FROM generation_requests
                                   WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2)""",
-                lane, now,
+                lane,
+                now,
             )
-        )  # fmt: skip
+        )
 
     async def due(self, now: datetime, most: int) -> list[GenerationRequest]:
         """Requests whose deadline, lease or reminder has passed, the longest overdue first."""
         found = await self._database.fetch(
-            f"""{request_sql.SELECT_REQUEST} WHERE r.deadline_at IS NOT NULL AND {request_sql.NEXT_LOOK} <= $1
+            f"""{request_sql.SELECT_REQUEST} WHERE r.deadline_at IS NOT NULL
+                AND {request_sql.NEXT_LOOK} <= $1
                 ORDER BY {request_sql.NEXT_LOOK} LIMIT $2""",
-            now, most,
-        )  # fmt: skip
+            now,
+            most,
+        )
         return [request_rows.to_request(row) for row in found]
 
     async def unsettled_holds(self, before: datetime, most: int) -> list[tuple[UUID, str]]:
-        """Request and key of holds that have been `placing` since `before`: their callers are gone or got no answer."""
+        """Request and key of holds that have been `placing` since `before`: their callers are gone
+        or got no answer.
+        """
         found = await self._database.fetch(
-            """SELECT request_id, key FROM holds WHERE state = 'placing' AND parked_at IS NULL AND began_at <= $1
+            """SELECT request_id, key FROM holds WHERE state = 'placing' AND parked_at IS NULL
+                AND began_at <= $1
                ORDER BY began_at LIMIT $2""",
-            before, most,
-        )  # fmt: skip
+            before,
+            most,
+        )
         return [(row["request_id"], row["key"]) for row in found]
 
-    async def give_back_late(self, hold: Hold, request: GenerationRequest, *, held: bool, now: datetime) -> bool:
-        """Resolve a `placing` hold whose request ended meanwhile: what turned out held is released again.
+    async def give_back_late(
+        self, hold: Hold, request: GenerationRequest, *, held: bool, now: datetime
+    ) -> bool:
+        """Resolve a `placing` hold whose request ended meanwhile: what turned out held is released
+        again.
 
         Returns False when somebody else has resolved it already.
         """
-        entry = TimelineEntry("credits_released_late" if held else "credits_not_held", None, {"hold": hold.key})
+        entry = TimelineEntry(
+            "credits_released_late" if held else "credits_not_held", None, {"hold": hold.key}
+        )
         messages = [OutboxMessage(Topic.RELEASE, hold.reservation(request.user_id))] if held else []
         return bool(
             await self._database.fetchval(
                 """WITH hold AS (
-                       UPDATE holds SET state = $3, resolved_at = $2 WHERE key = $1 AND state = 'placing' RETURNING key
+                       UPDATE holds SET state = $3, resolved_at = $2 WHERE key = $1
+                           AND state = 'placing' RETURNING key
                    ), entry AS (
                        INSERT INTO generation_events (request_id, event, data, at)
                        SELECT $4, $5, $6::jsonb, $2 FROM hold
                    ), message AS (
                        INSERT INTO outbox (request_id, topic, body, due_at, created_at)
-                       SELECT $4, d->>'topic', d->'body', $2, $2 FROM hold, jsonb_array_elements($7::jsonb) d
+                       SELECT $4, d->>'topic', d->'body', $2, $2
+                           FROM hold, jsonb_array_elements($7::jsonb) d
                    )
                    SELECT count(*) FROM hold""",
-                hold.key, now, HoldState.RELEASED if held else HoldState.REFUSED, request.id,
-                entry.event, entry.data, [{"topic": d.topic, "body": d.body} for d in messages],
+                hold.key,
+                now,
+                HoldState.RELEASED if held else HoldState.REFUSED,
+                request.id,
+                entry.event,
+                entry.data,
+                [{"topic": d.topic, "body": d.body} for d in messages],
             )
-        )  # fmt: skip
+        )
 
-    async def give_back_refused(self, hold: Hold, request: GenerationRequest, *, now: datetime) -> bool:
-        """Release a hold that was accepted after it had been written as refused: two askers of one key can meet so.
+    async def give_back_refused(
+        self, hold: Hold, request: GenerationRequest, *, now: datetime
+    ) -> bool:
+        """Release a hold that was accepted after it had been written as refused: two askers of one
+        key can meet so.
 
-        The state is checked in the statement. Returns False where the hold is not refused or its release is queued.
+        The state is checked in the statement. Returns False where the hold is not refused or its
+        release is queued.
         """
         return bool(
             await self._database.fetchval(
@@ -236,54 +309,73 @@ class RequestStore:
                    ), message AS (
                        INSERT INTO outbox (request_id, topic, body, due_at, created_at)
                        SELECT $2, $3, $4::jsonb, $5, $5 FROM hold WHERE NOT EXISTS (
-                           SELECT FROM outbox WHERE request_id = $2 AND topic = $3 AND body->>'key' = $1)
+                           SELECT FROM outbox WHERE request_id = $2 AND topic = $3
+                               AND body->>'key' = $1)
                        RETURNING id
                    ), entry AS (
                        INSERT INTO generation_events (request_id, event, data, at)
-                       SELECT $2, 'credits_released_late', jsonb_build_object('hold', $1::text), $5 FROM message
+                       SELECT $2, 'credits_released_late', jsonb_build_object('hold', $1::text), $5
+                           FROM message
                    )
                    SELECT count(*) FROM message""",
-                hold.key, request.id, Topic.RELEASE, hold.reservation(request.user_id), now,
+                hold.key,
+                request.id,
+                Topic.RELEASE,
+                hold.reservation(request.user_id),
+                now,
             )
-        )  # fmt: skip
+        )
 
     async def park_hold(self, hold: Hold, *, reason: str, now: datetime) -> bool:
-        """Leave a `placing` hold to a person, because the credit service cannot say what became of it.
+        """Leave a `placing` hold to a person, because the credit service cannot say what became of
+        it.
 
-        The account is flagged and its user told in the same statement. Returns False when it is parked already,
-        or no longer in doubt.
+        The account is flagged and its user told in the same statement. Returns False when it is
+        parked already, or no longer in doubt.
         """
         return bool(
             await self._database.fetchval(
                 f"""WITH parked AS (
                         UPDATE holds SET parked_at = $2, parked_reason = $3
-                        WHERE key = $1 AND state = 'placing' AND parked_at IS NULL RETURNING key, user_id, request_id
+                        WHERE key = $1 AND state = 'placing' AND parked_at IS NULL
+                            RETURNING key, user_id, request_id
                     ), entry AS (
                         INSERT INTO generation_events (request_id, event, data, at)
-                        SELECT request_id, 'hold_parked', jsonb_build_object('hold', key, 'reason', $3::text), $2
+                        SELECT request_id, 'hold_parked', jsonb_build_object('hold', key, 'reason',
+                            $3::text), $2
                         FROM parked
                     ), flag AS (
                         SELECT user_id, $4::text AS reason, key AS hold_key, request_id FROM parked
                     ), {RAISE.format(now="$2")}
                     SELECT count(*) FROM parked""",  # noqa: S608 - joined from constants
-                hold.key, now, reason[:500], HOLD_UNDECIDED,
+                hold.key,
+                now,
+                reason[:500],
+                HOLD_UNDECIDED,
             )
-        )  # fmt: skip
+        )
 
     async def unpark_hold(self, key: str, *, by: str, charged: bool, now: datetime) -> UUID | None:
-        """Take a parked hold up again, after a person has said what became of it; its request, or None if unknown."""
+        """Take a parked hold up again, after a person has said what became of it; its request, or
+        None if unknown.
+        """
         found = await self._database.fetchval(
             """WITH taken AS (
                    UPDATE holds SET parked_at = NULL, parked_reason = NULL
                    WHERE key = $1 AND parked_at IS NOT NULL RETURNING key, request_id
                ), entry AS (
                    INSERT INTO generation_events (request_id, event, data, at)
-                   SELECT request_id, 'hold_decided', jsonb_build_object('hold', key, 'by', $2::text,
-                                                                         'charged', $3::boolean), $4 FROM taken
+                   SELECT request_id, 'hold_decided', jsonb_build_object('hold', key, 'by',
+                       $2::text,
+                                                                         'charged', $3::boolean), $4
+                                                                             FROM taken
                )
                SELECT request_id FROM taken""",
-            key, by, charged, now,
-        )  # fmt: skip
+            key,
+            by,
+            charged,
+            now,
+        )
         return UUID(int=found.int) if found else None
 
     async def hold(self, key: str) -> tuple[UUID, Hold] | None:
@@ -298,12 +390,19 @@ class RequestStore:
         """
         await self._database.execute(
             """INSERT INTO generation_events (request_id, event, data, at) SELECT $1, $2, $3, $4
-               WHERE (SELECT count(*) FROM generation_events WHERE request_id = $1 AND event = $2) < $5""",
-            request_id, entry.event, entry.data, now, NOTES_MAX,
-        )  # fmt: skip
+               WHERE (SELECT count(*) FROM generation_events WHERE request_id = $1
+                   AND event = $2) < $5""",
+            request_id,
+            entry.event,
+            entry.data,
+            now,
+            NOTES_MAX,
+        )
 
     async def forget_old_keys(self, before: datetime) -> int:
-        """Delete idempotency keys older than `before`; bounded, so call again while it returns many."""
+        """Delete idempotency keys older than `before`; bounded, so call again while it returns
+        many.
+        """
         return await self._database.execute_counted(
             """DELETE FROM idempotency_keys WHERE (principal, key) IN (
                    SELECT principal, key FROM idempotency_keys WHERE created_at < $1 LIMIT 5000)""",
@@ -311,33 +410,50 @@ class RequestStore:
         )
 
     async def prepare_months(self, now: datetime) -> int:
-        """Create the timeline's partitions of this month and the next twelve; return how many of them are there.
+        """Create the timeline's partitions of this month and the next twelve; return how many of
+        them are there.
 
-        Never waits for long: a month whose lock is not granted at once, as beside a backup, is created by a later call.
-        Until its partition exists, a month's entries go to the default partition.
+        Never waits for long: a month whose lock is not granted at once, as beside a backup, is
+        created by a later call. Until its partition exists, a month's entries go to the default
+        partition.
         """
         month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         for ready in range(MONTHS_AHEAD + 1):
             following = (month + timedelta(days=32)).replace(day=1)
             try:
-                await self._database.execute("SELECT ensure_events_partition($1, $2)", month.date(), following.date())
+                await self._database.execute(
+                    "SELECT ensure_events_partition($1, $2)", month.date(), following.date()
+                )
             except (asyncpg.LockNotAvailableError, asyncpg.InsufficientPrivilegeError) as error:
                 log.warning(
-                    "months_not_prepared", ready=ready, reason=type(error).__name__,
-                    hint="tried again within the hour; `aigen migrate` with the owner's role creates them, too",
-                )  # fmt: skip
+                    "months_not_prepared",
+                    ready=ready,
+                    reason=type(error).__name__,
+                    hint=(
+                        "tried again within the hour; `aigen migrate` with the owner's role creates"
+                        " them, too"
+                    ),
+                )
                 return ready
             month = following
         return MONTHS_AHEAD + 1
 
     async def _write_intakes(self, changes: Sequence[StateChange]) -> list[WriteResult]:
-        """One statement and nothing after it: whatever fails here has written nothing, so it may be written again."""
+        """One statement and nothing after it: whatever fails here has written nothing, so it may be
+        written again.
+        """
         payload = _payload(changes)
-        statement = request_sql.INTAKE_AND_TAKE if any("take_key" in row for row in payload) else request_sql.INTAKE
+        statement = (
+            request_sql.INTAKE_AND_TAKE
+            if any("take_key" in row for row in payload)
+            else request_sql.INTAKE
+        )
         written = _outcomes(await self._database.fetch(statement, payload, self._free_generations))
         without_allowance = WriteResult.CROWDED if len(changes) > 1 else WriteResult.NO_ALLOWANCE
         return [
-            written.get(change.after.id, WriteResult.NOT_TAKEN if change.taking else without_allowance)
+            written.get(
+                change.after.id, WriteResult.NOT_TAKEN if change.taking else without_allowance
+            )
             for change in changes
         ]
 
@@ -348,8 +464,13 @@ class RequestStore:
         except asyncpg.UniqueViolationError as error:
             if error.table_name != "credit_entries" or len(changes) > 1:
                 raise
-            # Somebody used the key in the ledger at this moment; the long way finds out what became of it.
-            return [WriteResult.NOT_TAKEN] if changes[0].taking else await self._move_all(changes, settle=False)
+            # Somebody used the key in the ledger at this moment; the long way finds out what became
+            # of it.
+            return (
+                [WriteResult.NOT_TAKEN]
+                if changes[0].taking
+                else await self._move_all(changes, settle=False)
+            )
 
     async def _move_all(self, changes: Sequence[StateChange], *, settle: bool) -> list[WriteResult]:
         written = _outcomes(await self._database.fetch(*_moved_by(changes, settle=settle)))
@@ -362,11 +483,14 @@ class RequestStore:
             transaction = connection.transaction()
             await transaction.start()
             try:
-                # First the request, then the month: as a move that gives a generation back locks them.
+                # First the request, then the month: as a move that gives a generation back locks
+                # them.
                 written = _outcomes(await connection.fetch(statement, payload))
                 outcome = written.get(change.after.id, WriteResult.SUPERSEDED)
                 if outcome is WriteResult.YES:
-                    used = await connection.fetch(request_sql.USE_ALLOWANCE, payload, self._free_generations)
+                    used = await connection.fetch(
+                        request_sql.USE_ALLOWANCE, payload, self._free_generations
+                    )
                     outcome = WriteResult.YES if used else WriteResult.NO_ALLOWANCE
             except BaseException:
                 await transaction.rollback()
@@ -375,7 +499,9 @@ class RequestStore:
         return outcome
 
     async def _load_many(self, ids: Sequence[UUID]) -> list[GenerationRequest | None]:
-        found = await self._database.fetch(f"{request_sql.SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids))
+        found = await self._database.fetch(
+            f"{request_sql.SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids)
+        )
         by_id = {row["id"]: request_rows.to_request(row) for row in found}
         return [by_id.get(request_id) for request_id in ids]
 
@@ -384,15 +510,18 @@ _OUTCOMES = {True: WriteResult.YES, False: WriteResult.NOT_TAKEN, None: WriteRes
 
 
 def _outcomes(found: Sequence[asyncpg.Record]) -> dict[UUID, WriteResult]:
-    """What a writing statement reports of its changes by request id; it says nothing of those it did not find."""
+    """What a writing statement reports of its changes by request id; it says nothing of those it
+    did not find.
+    """
     return {row["id"]: _OUTCOMES[row["written"]] for row in found}
 
 
 def _payload(
-    changes: Sequence[StateChange], row: Callable[[StateChange], dict[str, Any]] = request_rows.from_change
+    changes: Sequence[StateChange],
+    row: Callable[[StateChange], dict[str, Any]] = request_rows.from_change,
 ) -> list[dict[str, Any]]:
-    """What a statement is given, in the order of the ids: two statements that lock some of the same requests do so in
-    one order, and never wait for each other in a circle.
+    """What a statement is given, in the order of the ids: two statements that lock some of the same
+    requests do so in one order, and never wait for each other in a circle.
     """
     return [row(change) for change in sorted(changes, key=lambda change: change.after.id)]
 
@@ -402,7 +531,9 @@ def _moved_by(changes: Sequence[StateChange], *, settle: bool) -> tuple[str, lis
     if all(map(request_rows.moves_job_alone, changes)):
         return request_sql.MOVE_ALONE, _payload(changes, request_rows.from_job_move)
     payload = _payload(changes)
-    captures = settle and any(message.topic == Topic.CAPTURE for change in changes for message in change.messages)
+    captures = settle and any(
+        message.topic == Topic.CAPTURE for change in changes for message in change.messages
+    )
     takes, tells = (any(name in row for row in payload) for name in ("take_key", "webhook"))
     return request_sql.move(take=takes, settle=captures, tell=tells), payload
 

@@ -1,6 +1,7 @@
 """Figures for operators: what each minute of the last hour brought, and what stands open now.
 
-Every statement is bounded by an index: by time in the timeline, or by partial indexes of what is unfinished.
+Every statement is bounded by an index: by time in the timeline, or by partial indexes of what is
+unfinished.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ _WAITED_MAX = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinuteCounts:
-    """What happened in one minute, in all processes together; the waits are seconds from the order to the delivery."""
+    """What happened in one minute, in all processes together; the waits are seconds from the order
+    to the delivery.
+    """
 
     at: datetime
     accepted: int = 0
@@ -39,7 +42,8 @@ SELECT date_trunc('minute', at) AS minute,
        count(*) FILTER (WHERE event = 'submitted') AS accepted,
        count(*) FILTER (WHERE event = 'samples_delivered') AS samples,
        count(*) FILTER (WHERE event = 'final_delivered') AS finals,
-       count(*) FILTER (WHERE event IN ('attempt_failed', 'attempts_exhausted', 'input_refused', 'prompt_rejected'))
+       count(*) FILTER (WHERE event IN ('attempt_failed', 'attempts_exhausted', 'input_refused',
+           'prompt_rejected'))
            AS failed_attempts,
        count(*) FILTER (WHERE state = 'COMPLETED') AS completed,
        count(*) FILTER (WHERE state = 'FAILED') AS failed,
@@ -48,25 +52,30 @@ SELECT date_trunc('minute', at) AS minute,
        count(*) FILTER (WHERE state = 'EXPIRED') AS expired
 FROM generation_events WHERE at >= $1 AND at < $2 GROUP BY 1"""
 
-# A stage is ordered when its job gets its first place in the queue; another attempt keeps that moment.
+# A stage is ordered when its job gets its first place in the queue; another attempt keeps that
+# moment.
 _WAITED = """
 WITH delivered AS (
     SELECT request_id, seq, at, event,
            row_number() OVER (PARTITION BY event, date_trunc('minute', at) ORDER BY seq) AS nth
-    FROM generation_events WHERE at >= $1 AND at < $2 AND event IN ('samples_delivered', 'final_delivered')
+    FROM generation_events WHERE at >= $1 AND at < $2 AND event
+        IN ('samples_delivered', 'final_delivered')
 )
 SELECT date_trunc('minute', d.at) AS minute, d.event,
        array_agg(extract(epoch FROM d.at - ordered.at)::float8 ORDER BY d.seq) AS seconds
 FROM delivered d CROSS JOIN LATERAL (
     SELECT o.at FROM generation_events o
-    WHERE o.request_id = d.request_id AND o.seq < d.seq AND o.at <= d.at AND o.at >= d.at - $4::interval
-      AND o.event IN ('submitted', 'credits_held', 'review_passed', 'regeneration_requested', 'sample_selected')
+    WHERE o.request_id = d.request_id AND o.seq < d.seq AND o.at <= d.at AND o.at >= d.at
+        - $4::interval
+      AND o.event IN ('submitted', 'credits_held', 'review_passed', 'regeneration_requested',
+          'sample_selected')
     ORDER BY o.seq DESC LIMIT 1) ordered
 WHERE d.nth <= $3 GROUP BY 1, 2"""
 
 # Whatever is set aside belongs to a job that is not finished, or is still being asked for.
 _SET_ASIDE = """
-SELECT count(*) FILTER (WHERE state = 'held') AS held, COALESCE(sum(amount) FILTER (WHERE state = 'held'), 0) AS amount,
+SELECT count(*) FILTER (WHERE state = 'held') AS held,
+    COALESCE(sum(amount) FILTER (WHERE state = 'held'), 0) AS amount,
        count(*) FILTER (WHERE state = 'placing') AS placing
 FROM (
     SELECT h.state, h.amount FROM generation_requests r JOIN holds h ON h.request_id = r.id
@@ -93,10 +102,12 @@ ORDER BY r.stage DESC, starts_in NULLS LAST, in_flight DESC, r.user_id LIMIT $1"
 _OPEN = f"""
 SELECT (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL) AS messages,
        (SELECT count(*) FROM holds WHERE state = 'placing' AND parked_at IS NOT NULL) AS holds,
-       (SELECT count(*) FROM generation_requests WHERE state = 'VALIDATING_CREDITS' AND pending_action IS NOT NULL)
+       (SELECT count(*) FROM generation_requests WHERE state = 'VALIDATING_CREDITS'
+           AND pending_action IS NOT NULL)
            AS reviews,
        (SELECT count(DISTINCT user_id) FROM account_flags WHERE cleared_at IS NULL) AS flags,
-       (SELECT count(*) FROM generation_requests r WHERE r.deadline_at IS NOT NULL AND {NEXT_LOOK} < $1
+       (SELECT count(*) FROM generation_requests r WHERE r.deadline_at IS NOT NULL
+           AND {NEXT_LOOK} < $1
             AND LEAST(r.deadline_at, r.lease_until) < $1) AS stuck"""  # noqa: S608 - a constant of the store
 
 
@@ -107,7 +118,9 @@ class Statistics:
         self._database = database
 
     async def minutes(self, since: datetime, until: datetime) -> list[MinuteCounts]:
-        """The minutes in which something happened, oldest first; `since` is the beginning of a minute."""
+        """The minutes in which something happened, oldest first; `since` is the beginning of a
+        minute.
+        """
         counted = await self._database.fetch(_COUNTED, since, until)
         waited = await self._database.fetch(_WAITED, since, until, WAITS_MAX, _WAITED_MAX)
         waits: dict[tuple[datetime, str], tuple[float, ...]] = {
@@ -115,15 +128,17 @@ class Statistics:
         }
         return [
             MinuteCounts(
-                at=row["minute"], samples_waits=waits.get((row["minute"], "samples_delivered"), ()),
+                at=row["minute"],
+                samples_waits=waits.get((row["minute"], "samples_delivered"), ()),
                 final_waits=waits.get((row["minute"], "final_delivered"), ()),
                 **{name: count for name, count in row.items() if name != "minute"},
             )
             for row in sorted(counted, key=lambda row: row["minute"])
-        ]  # fmt: skip
+        ]
 
     async def set_aside(self) -> dict[str, int]:
-        """Holds that are outstanding: how many are held, their sum in 1/100 credit, and how many are being asked for.
+        """Holds that are outstanding: how many are held, their sum in 1/100 credit, and how many
+        are being asked for.
 
         Those in doubt count as being asked for.
         """
@@ -133,7 +148,8 @@ class Statistics:
     async def queue_by_user(self, most: int) -> list[dict[str, Any]]:
         """Who waits and who is served, by lane in fair order.
 
-        `starts_in` is how far ahead of the lane's virtual time the user's next job starts: 0 is now.
+        `starts_in` is how far ahead of the lane's virtual time the user's next job starts: 0 is
+        now.
         """
         return [dict(row) for row in await self._database.fetch(_BY_USER, most)]
 
@@ -143,7 +159,9 @@ class Statistics:
         return dict(row) if row else {}
 
     async def mark(self) -> tuple[int, int]:
-        """What differs whenever something has happened: the timeline's last number, and how much is parked."""
+        """What differs whenever something has happened: the timeline's last number, and how much is
+        parked.
+        """
         row = await self._database.fetchrow(
             """SELECT COALESCE(pg_sequence_last_value('generation_events_seq'), 0) AS last,
                       (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL) AS parked"""
@@ -151,28 +169,38 @@ class Statistics:
         return (row["last"], row["parked"]) if row else (0, 0)
 
     async def given_up(self, since: datetime, most: int) -> list[dict[str, Any]]:
-        """Webhook deliveries that were given up since then, the newest first, with their endpoint."""
+        """Webhook deliveries that were given up since then, the newest first, with their
+        endpoint.
+        """
         found = await self._database.fetch(
-            """SELECT d.target_id AS endpoint_id, d.event_id, d.request_id, d.type, d.state, d.attempts, d.last_status, d.last_error,
+            """SELECT d.target_id AS endpoint_id, d.event_id, d.request_id, d.type, d.state,
+                d.attempts, d.last_status, d.last_error,
                       d.updated_at, t.url, t.owner, t.state AS endpoint_state
                FROM webhook_deliveries d LEFT JOIN webhook_targets t ON t.id = d.target_id
-               WHERE d.state = 'failed' AND d.updated_at >= $1 ORDER BY d.updated_at DESC LIMIT $2""",
-            since, most,
-        )  # fmt: skip
+               WHERE d.state = 'failed' AND d.updated_at >= $1 ORDER BY d.updated_at DESC
+                   LIMIT $2""",
+            since,
+            most,
+        )
         return [dict(row) for row in found]
 
     async def deliveries_of(self, request_id: Any, most: int = 100) -> Sequence[dict[str, Any]]:
         """What became of the webhook events of one request, oldest first.
 
-        A delivery is made in the same statement as the line of the timeline that it tells of, so their times agree.
+        A delivery is made in the same statement as the line of the timeline that it tells of, so
+        their times agree.
         """
         found = await self._database.fetch(
-            """SELECT d.target_id AS endpoint_id, d.event_id, d.request_id, d.type, d.state, d.attempts, d.last_status, d.last_error,
-                      d.next_attempt_at, d.created_at, d.updated_at, t.url, t.owner, t.state AS endpoint_state
+            """SELECT d.target_id AS endpoint_id, d.event_id, d.request_id, d.type, d.state,
+                d.attempts, d.last_status, d.last_error,
+                      d.next_attempt_at, d.created_at, d.updated_at, t.url, t.owner,
+                          t.state AS endpoint_state
                FROM webhook_deliveries d LEFT JOIN webhook_targets t ON t.id = d.target_id
-               WHERE d.created_at IN (SELECT at FROM generation_events WHERE request_id = $1 AND version IS NOT NULL)
+               WHERE d.created_at IN (SELECT at FROM generation_events WHERE request_id = $1
+                   AND version IS NOT NULL)
                  AND d.request_id = $1
                ORDER BY d.created_at, d.event_id LIMIT $2""",
-            request_id, most,
-        )  # fmt: skip
+            request_id,
+            most,
+        )
         return [dict(row) for row in found]

@@ -1,4 +1,6 @@
-"""Who looks at a page, and what they may do: sessions become the principals of the API, forms are checked."""
+"""Who looks at a page, and what they may do: sessions become the principals of the API, forms are
+checked.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,7 +17,9 @@ _READS = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visitor:
-    """A session that was let in; `begun` is one that this very answer begins, so its cookie goes out with it."""
+    """A session that was let in; `begun` is one that this very answer begins, so its cookie goes
+    out with it.
+    """
 
     session: Session
     principal: Principal
@@ -32,7 +36,9 @@ async def _visit(request: Request) -> Visitor:
         session, begun = sessions.guest(), True
     if session is None:
         raise errors.CsrfError if gate.open else errors.AuthenticationRequiredError
-    visitor = Visitor(session=session, principal=session.principal(), csrf=sessions.csrf(session), begun=begun)
+    visitor = Visitor(
+        session=session, principal=session.principal(), csrf=sessions.csrf(session), begun=begun
+    )
     request.scope["aigen.visitor"] = visitor
     count(request, visitor.principal)
     if request.method not in _READS:
@@ -41,7 +47,9 @@ async def _visit(request: Request) -> Visitor:
 
 
 async def _check_ours(request: Request, sessions: Sessions, session: Session) -> None:
-    """Whether what changes something comes from a page of this session: by its token, and by the browser's word."""
+    """Whether what changes something comes from a page of this session: by its token, and by the
+    browser's word.
+    """
     token = request.headers.get("x-csrf-token")
     if token is None:
         token = (await read_form(request)).get("csrf")
@@ -53,7 +61,10 @@ async def _operate(visitor: Annotated[Visitor, Depends(_visit)]) -> Visitor:
     if not visitor.principal.operator:
         raise errors.ForbiddenError(role="operator")
     return Visitor(
-        session=visitor.session, principal=visitor.session.operator(), csrf=visitor.csrf, begun=visitor.begun
+        session=visitor.session,
+        principal=visitor.session.operator(),
+        csrf=visitor.csrf,
+        begun=visitor.begun,
     )
 
 

@@ -38,38 +38,51 @@ PLAIN: Mapping[str, ErrorText] = MappingProxyType(
             "Please sign in", "You are not signed in, or your session has ended. Sign in and go on."
         ),
         "invalid_credentials": ErrorText(
-            "That did not work", "This key or token is not accepted here. Check it, or get a new one."
+            "That did not work",
+            "This key or token is not accepted here. Check it, or get a new one.",
         ),
         "token_expired": ErrorText(
             "Your token has expired", "Get a new token where you got this one, and sign in again."
         ),
         "not_found": ErrorText(
-            "There is nothing here", "The page does not exist, or it belongs to another account than yours."
+            "There is nothing here",
+            "The page does not exist, or it belongs to another account than yours.",
         ),
         "method_not_allowed": ErrorText(
             "There is nothing here", "This address takes no such call. Start from the studio."
         ),
-        "forbidden": ErrorText("This is not for your account", "Sign in with an account that has the role {role}."),
-        "invalid_request": ErrorText("Something does not fit yet", "Correct what is marked, and send it again."),
-        "unsupported_media_type": ErrorText("This cannot be read", "Send it from the page's own form."),
+        "forbidden": ErrorText(
+            "This is not for your account", "Sign in with an account that has the role {role}."
+        ),
+        "invalid_request": ErrorText(
+            "Something does not fit yet", "Correct what is marked, and send it again."
+        ),
+        "unsupported_media_type": ErrorText(
+            "This cannot be read", "Send it from the page's own form."
+        ),
         "payload_too_large": ErrorText("That is too much", "Shorten it, and send it again."),
         "invalid_state": ErrorText(
-            "That is not possible any more", "Something happened in the meantime. Here is how things stand now."
+            "That is not possible any more",
+            "Something happened in the meantime. Here is how things stand now.",
         ),
         "already_selected": ErrorText(
-            "You have already picked", "Another picture was picked first, perhaps in another window. That one counts."
+            "You have already picked",
+            "Another picture was picked first, perhaps in another window. That one counts.",
         ),
         "precondition_failed": ErrorText(
-            "Something changed meanwhile", "You saw an older state. Look at the one below, and decide again."
+            "Something changed meanwhile",
+            "You saw an older state. Look at the one below, and decide again.",
         ),
         "quote_expired": ErrorText(
-            "The price has changed or was too old", "Nothing was charged. Here is the price that holds now."
+            "The price has changed or was too old",
+            "Nothing was charged. Here is the price that holds now.",
         ),
         "idempotency_key_in_flight": ErrorText(
             "We are on it already", "You sent this a moment ago. Nothing is done or charged twice."
         ),
         "idempotency_key_reused": ErrorText(
-            "That page was used already", "It has sent something else before. Start again from the page as it is now."
+            "That page was used already",
+            "It has sent something else before. Start again from the page as it is now.",
         ),
     }
 )
@@ -95,7 +108,9 @@ def error_text(request: Request, error: errors.AigenError) -> ErrorText:
 
 
 def present(request: Request, error: errors.AigenError) -> Response | None:
-    """The page of an error; None where no page was asked for. A stranger's look at a page leads to the sign-in."""
+    """The page of an error; None where no page was asked for. A stranger's look at a page leads to
+    the sign-in.
+    """
     path = request.url.path
     if not any(path == start or path.startswith(f"{start}/") for start in PATHS):
         return None
@@ -115,5 +130,11 @@ def failure_page(request: Request, error: errors.AigenError) -> Response:
     again = request.url.path if error.retryable and request.method == "GET" else ""
     faults = error.errors if isinstance(error, errors.InvalidRequestError) else ()
     return page(
-        request, "error.html", error.status, words=error_text(request, error), way=way, again=again, faults=faults
+        request,
+        "error.html",
+        error.status,
+        words=error_text(request, error),
+        way=way,
+        again=again,
+        faults=faults,
     )

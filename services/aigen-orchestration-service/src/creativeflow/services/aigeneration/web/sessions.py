@@ -1,4 +1,6 @@
-"""Who is signed in on the pages: a sealed cookie that any process with the same secret can open, and nothing stored."""
+"""Who is signed in on the pages: a sealed cookie that any process with the same secret can open,
+and nothing stored.
+"""
 
 import base64
 import hashlib
@@ -31,7 +33,9 @@ class SessionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One sign-in. `user_id` is the user for whom the studio acts; `nonce` makes its CSRF token its own."""
+    """One sign-in. `user_id` is the user for whom the studio acts; `nonce` makes its CSRF token its
+    own.
+    """
 
     kind: SessionKind
     name: str
@@ -47,7 +51,9 @@ class Session:
         return self.role != "user"
 
     def acting_for(self, user_id: str) -> "Session":
-        """The same session for another user; forms on pages that show the one before are no longer taken."""
+        """The same session for another user; forms on pages that show the one before are no longer
+        taken.
+        """
         return replace(self, user_id=user_id, nonce=_nonce())
 
     def principal(self) -> Principal:
@@ -63,10 +69,17 @@ class Sessions:
     """Makes sessions, seals them into cookies and opens them again."""
 
     def __init__(
-        self, secret_keys: Sequence[bytes], gate: Authenticator, *, now: Callable[[], datetime], secure: bool
+        self,
+        secret_keys: Sequence[bytes],
+        gate: Authenticator,
+        *,
+        now: Callable[[], datetime],
+        secure: bool,
     ) -> None:
         """Seals with the first secret and opens with any, so that a secret can be rotated."""
-        self._keys = [hmac.digest(secret, b"aigen-session", hashlib.sha256) for secret in secret_keys]
+        self._keys = [
+            hmac.digest(secret, b"aigen-session", hashlib.sha256) for secret in secret_keys
+        ]
         self._gate = gate
         self._now = now
         self.secure = secure
@@ -82,24 +95,37 @@ class Sessions:
     def of_key(self, key: ApiKey, user_id: str) -> Session:
         """A session of a service or operator; it ends when the key is removed from the settings."""
         who = Principal(name=key.name, role=key.role)
-        return self._begin(SessionKind.KEY, who, user_id, fingerprint=key.fingerprint(self._keys[0]))
+        return self._begin(
+            SessionKind.KEY, who, user_id, fingerprint=key.fingerprint(self._keys[0])
+        )
 
     def of_token(self, who: Principal, expires: float) -> Session:
-        """A session of a token's holder, which ends with the token (unix seconds) if that is earlier."""
-        return self._begin(SessionKind.TOKEN, who, who.name, until=datetime.fromtimestamp(expires, UTC))
+        """A session of a token's holder, which ends with the token (unix seconds) if that is
+        earlier.
+        """
+        return self._begin(
+            SessionKind.TOKEN, who, who.name, until=datetime.fromtimestamp(expires, UTC)
+        )
 
     def seal(self, session: Session) -> str:
         """The cookie's text."""
         said = orjson.dumps(
             [
-                session.kind, session.name, session.role, session.user_id, int(session.expires_at.timestamp()),
-                session.nonce, session.fingerprint,
+                session.kind,
+                session.name,
+                session.role,
+                session.user_id,
+                int(session.expires_at.timestamp()),
+                session.nonce,
+                session.fingerprint,
             ]
-        )  # fmt: skip
+        )
         return f"{_VERSION}.{_text(said)}.{_text(_mac(self._keys[0], said))}"
 
     def open(self, cookie: str | None) -> Session | None:
-        """The session of a cookie; None where it is not ours, is over, or rests on what is no longer configured."""
+        """The session of a cookie; None where it is not ours, is over, or rests on what is no
+        longer configured.
+        """
         version, _, rest = (cookie or "").partition(".")
         body, _, seal = rest.partition(".")
         try:
@@ -110,7 +136,11 @@ class Sessions:
         if version != _VERSION or not fitting:
             return None
         session = _read(orjson.loads(said))
-        return session if self._now() < session.expires_at and self._stands(session, fitting[0]) else None
+        return (
+            session
+            if self._now() < session.expires_at and self._stands(session, fitting[0])
+            else None
+        )
 
     def csrf(self, session: Session) -> str:
         """What every form of this session carries."""
@@ -120,20 +150,32 @@ class Sessions:
         """Whether a form is of this session, compared in constant time."""
         said = b"csrf:" + session.nonce.encode()
         given = token.encode(errors="replace")
-        return any([hmac.compare_digest(_text(_mac(key, said)).encode(), given) for key in self._keys])  # noqa: C419
+        fits = [hmac.compare_digest(_text(_mac(key, said)).encode(), given) for key in self._keys]
+        return any(fits)
 
     def seconds_left(self, session: Session) -> int:
         """How long the session still lasts."""
         return max(0, int((session.expires_at - self._now()).total_seconds()))
 
     def _begin(
-        self, kind: SessionKind, who: Principal, user_id: str, *, until: datetime | None = None, fingerprint: str = ""
+        self,
+        kind: SessionKind,
+        who: Principal,
+        user_id: str,
+        *,
+        until: datetime | None = None,
+        fingerprint: str = "",
     ) -> Session:
         ends = self._now() + LIFETIME
         return Session(
-            kind=kind, name=who.name, role=who.role, user_id=user_id, expires_at=min(ends, until or ends),
-            nonce=_nonce(), fingerprint=fingerprint,
-        )  # fmt: skip
+            kind=kind,
+            name=who.name,
+            role=who.role,
+            user_id=user_id,
+            expires_at=min(ends, until or ends),
+            nonce=_nonce(),
+            fingerprint=fingerprint,
+        )
 
     def _stands(self, session: Session, seal_key: bytes) -> bool:
         match session.kind:
@@ -148,9 +190,14 @@ class Sessions:
 def _read(said: list[Any]) -> Session:
     kind, name, role, user_id, expires, nonce, fingerprint = said
     return Session(
-        kind=SessionKind(kind), name=name, role=role, user_id=user_id, expires_at=datetime.fromtimestamp(expires, UTC),
-        nonce=nonce, fingerprint=fingerprint,
-    )  # fmt: skip
+        kind=SessionKind(kind),
+        name=name,
+        role=role,
+        user_id=user_id,
+        expires_at=datetime.fromtimestamp(expires, UTC),
+        nonce=nonce,
+        fingerprint=fingerprint,
+    )
 
 
 def _nonce() -> str:

@@ -1,4 +1,6 @@
-"""Signing in and out: by API key or token, and the hand-over of a user by the platform they come from."""
+"""Signing in and out: by API key or token, and the hand-over of a user by the platform they come
+from.
+"""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -14,7 +16,13 @@ from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor
 from creativeflow.services.aigeneration.web.error_pages import ErrorText, error_text
 from creativeflow.services.aigeneration.web.forms import FormFields, from_own_page
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
-from creativeflow.services.aigeneration.web.templating import drop_session, keep_session, page, pages_router, see_other
+from creativeflow.services.aigeneration.web.templating import (
+    drop_session,
+    keep_session,
+    page,
+    pages_router,
+    see_other,
+)
 
 TOKEN_MAX = 8_000
 HOME = "/studio"
@@ -39,7 +47,9 @@ async def sign_in_page(
 
 @router.post("/sign-in")
 async def sign_in(request: Request, form: Form) -> Response:
-    """Begin a session; the form is our own page's, or that of a platform which the settings name."""
+    """Begin a session; the form is our own page's, or that of a platform which the settings
+    name.
+    """
     _check_origin(request)
     following = _inside(form.get("next"))
     try:
@@ -68,7 +78,9 @@ async def switch_user(request: Request, visitor: StudioVisitor, form: Form) -> R
     if not session.may_switch:
         raise errors.UserMismatchError
     if not is_user_id(user_id):
-        raise errors.InvalidRequestError.at("/user_id", "invalid_user", "Type the user's id, up to 200 characters.")
+        raise errors.InvalidRequestError.at(
+            "/user_id", "invalid_user", "Type the user's id, up to 200 characters."
+        )
     answer = see_other(HOME)
     keep_session(request, answer, session.acting_for(user_id))
     return answer
@@ -90,9 +102,11 @@ async def _session(request: Request, form: FormFields) -> Session:
 
 
 def _check_origin(request: Request) -> None:
-    """Nobody may be signed in, as anybody, by a page they did not mean: the browser must name a page we know.
+    """Nobody may be signed in, as anybody, by a page they did not mean: the browser must name a
+    page we know.
 
-    A stranger's page could otherwise sign a visitor in to the stranger's account and read what they ask for there.
+    A stranger's page could otherwise sign a visitor in to the stranger's account and read what they
+    ask for there.
 
     Raises:
         CsrfError: the form comes from somewhere else, or the browser does not say.
@@ -108,13 +122,24 @@ def _ask(request: Request, following: str, error: errors.AigenError | None = Non
     refusal: ErrorText | None = error_text(request, error) if error else None
     faults = error.errors if isinstance(error, errors.InvalidRequestError) else ()
     return page(
-        request, "sign_in.html", error.status if error else 200, following=following, refusal=refusal,
-        takes_keys=gate.takes_keys, takes_tokens=gate.takes_tokens, faults=faults,
-    )  # fmt: skip
+        request,
+        "sign_in.html",
+        error.status if error else 200,
+        following=following,
+        refusal=refusal,
+        takes_keys=gate.takes_keys,
+        takes_tokens=gate.takes_tokens,
+        faults=faults,
+    )
 
 
 def _inside(path: str) -> str:
     """Where to go after signing in: only to pages of ours, whatever the address says."""
     parts = urlsplit(path)
-    safe = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+    safe = (
+        path.startswith("/")
+        and not path.startswith("//")
+        and "\\" not in path
+        and path.isprintable()
+    )
     return path if safe and not parts.scheme and not parts.netloc else HOME

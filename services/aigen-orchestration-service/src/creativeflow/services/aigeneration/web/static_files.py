@@ -1,4 +1,5 @@
-"""Styles, scripts and pictures of the pages: from memory, under an address that changes with their content.
+"""Styles, scripts and pictures of the pages: from memory, under an address that changes with their
+content.
 
 One digest stands for all files, so that scripts find one another by relative addresses.
 """
@@ -61,7 +62,9 @@ class StaticFiles:
 
 @router.get(f"{PREFIX}/{{digest}}/{{name:path}}")
 async def static(
-    digest: Annotated[str, Path(max_length=64)], name: Annotated[str, Path(max_length=200)], request: Request
+    digest: Annotated[str, Path(max_length=64)],
+    name: Annotated[str, Path(max_length=200)],
+    request: Request,
 ) -> Response:
     """A file; other content has another address, so it is kept for ever."""
     statics: StaticFiles = request.app.state.statics
@@ -86,7 +89,11 @@ def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversa
 
 
 def _load(name: str, content: bytes) -> Static:
-    media_type = _TYPES.get(name[name.rfind(".") :]) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    media_type = (
+        _TYPES.get(name[name.rfind(".") :])
+        or mimetypes.guess_type(name)[0]
+        or "application/octet-stream"
+    )
     packed = gzip.compress(content, mtime=0) if len(content) > _WORTH_PACKING else b""
     return Static(
         f'"{hashlib.sha256(content).hexdigest()[:16]}"',

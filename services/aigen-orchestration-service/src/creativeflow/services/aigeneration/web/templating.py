@@ -1,4 +1,6 @@
-"""Pages from templates: escaped, under a strict content policy, whole or only the part that a script asks for."""
+"""Pages from templates: escaped, under a strict content policy, whole or only the part that a
+script asks for.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,15 +47,23 @@ class Pages:
 
     def __init__(self, settings: Settings, statics: StaticFiles) -> None:
         self._policy = _content_policy(settings.web_picture_origins)
-        self._own_pictures = (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/")
+        self._own_pictures = (
+            settings.public_url or f"http://{settings.host}:{settings.port}"
+        ).rstrip("/")
         self._templates = Environment(
-            loader=PackageLoader("creativeflow.services.aigeneration.web"), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True, auto_reload=False,
-        )  # fmt: skip
+            loader=PackageLoader("creativeflow.services.aigeneration.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
         self._templates.globals |= {"static": statics.url, "sections": SECTIONS}
         self._templates.filters |= {"time": _time, "picture": self.picture}
 
-    def render(self, request: Request, name: str, status: int, values: Mapping[str, Any]) -> Response:
+    def render(
+        self, request: Request, name: str, status: int, values: Mapping[str, Any]
+    ) -> Response:
         """The page, or the block of it that the header asks for."""
         visitor: Visitor | None = request.scope.get("aigen.visitor")
         known = {
@@ -65,7 +75,9 @@ class Pages:
         template = self._templates.get_template(name)
         context = {**known, **values}
         part = request.headers.get(PART, "")
-        text = _block(template, part, context) if part in template.blocks else template.render(context)
+        text = (
+            _block(template, part, context) if part in template.blocks else template.render(context)
+        )
         answer = HTMLResponse(text, status, self._headers(part))
         if visitor and visitor.begun:
             keep_session(request, answer, visitor.session)
@@ -104,29 +116,43 @@ def see_other(path: str) -> RedirectResponse:
 def keep_session(request: Request, answer: Response, session: Session) -> None:
     """Let the browser keep the session.
 
-    Lax, not Strict: a link from another site, and the hand-over from a platform, must find the session.
+    Lax, not Strict: a link from another site, and the hand-over from a platform, must find the
+    session.
     """
     sessions: Sessions = request.app.state.sessions
     answer.set_cookie(
-        sessions.cookie, sessions.seal(session), max_age=sessions.seconds_left(session), path="/",
-        secure=sessions.secure, httponly=True, samesite="lax",
-    )  # fmt: skip
+        sessions.cookie,
+        sessions.seal(session),
+        max_age=sessions.seconds_left(session),
+        path="/",
+        secure=sessions.secure,
+        httponly=True,
+        samesite="lax",
+    )
 
 
 def drop_session(request: Request, answer: Response) -> None:
     """Let the browser forget the session."""
     sessions: Sessions = request.app.state.sessions
-    answer.delete_cookie(sessions.cookie, path="/", secure=sessions.secure, httponly=True, samesite="lax")
+    answer.delete_cookie(
+        sessions.cookie, path="/", secure=sessions.secure, httponly=True, samesite="lax"
+    )
 
 
 def _content_policy(picture_origins: tuple[str, ...]) -> str:
     pictures = " ".join(("'self'", "data:", *picture_origins))
     return "; ".join(
         (
-            "default-src 'none'", "script-src 'self'", "style-src 'self'", f"img-src {pictures}", "connect-src 'self'",
-            "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'",
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            f"img-src {pictures}",
+            "connect-src 'self'",
+            "form-action 'self'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
         )
-    )  # fmt: skip
+    )
 
 
 def _block(template: Template, name: str, values: Mapping[str, Any]) -> str:
@@ -134,10 +160,14 @@ def _block(template: Template, name: str, values: Mapping[str, Any]) -> str:
 
 
 def _csrf_field(visitor: Visitor | None) -> Markup:
-    return Markup('<input type="hidden" name="csrf" value="{}">').format(visitor.csrf if visitor else "")
+    return Markup('<input type="hidden" name="csrf" value="{}">').format(
+        visitor.csrf if visitor else ""
+    )
 
 
 def _time(moment: datetime | str) -> Markup:
     """A time that reads the same everywhere, and that a script turns into the reader's own."""
     at = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return Markup('<time datetime="{}">{}</time>').format(at.isoformat(), at.strftime("%-d %b %Y, %H:%M UTC"))
+    return Markup('<time datetime="{}">{}</time>').format(
+        at.isoformat(), at.strftime("%-d %b %Y, %H:%M UTC")
+    )

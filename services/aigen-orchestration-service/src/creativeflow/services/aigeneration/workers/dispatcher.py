@@ -1,4 +1,6 @@
-"""From the fair queue to the engine: leases the next jobs, publishes them, records what came of it."""
+"""From the fair queue to the engine: leases the next jobs, publishes them, records what came of
+it.
+"""
 
 import asyncio
 
@@ -14,7 +16,9 @@ BATCHES_MAX = 5
 
 
 class Dispatcher:
-    """Any number may run; each lane is taken from by one at a time, and every job is leased to one."""
+    """Any number may run; each lane is taken from by one at a time, and every job is leased to
+    one.
+    """
 
     def __init__(self, jobs: JobService, engine: Engine, *, window: int, batch: int = 200) -> None:
         self._jobs = jobs
@@ -22,7 +26,9 @@ class Dispatcher:
         self._window = window
         self._batch = batch
         self.window_full = False
-        """Whether jobs wait only because their lane's window is full: then a finished job is worth a look."""
+        """Whether jobs wait only because their lane's window is full: then a finished job is worth
+        a look.
+        """
 
     async def step(self) -> int:
         """Dispatch some batches of each lane; how many jobs were published."""
@@ -32,7 +38,9 @@ class Dispatcher:
         return sum([await self._dispatch(lane) for lane in LANES])
 
     async def _dispatch(self, lane: Stage) -> int:
-        """While a batch is on its way to the broker, the next is leased: the two wait for different servers."""
+        """While a batch is on its way to the broker, the next is leased: the two wait for different
+        servers.
+        """
         count = 0
         on_its_way: asyncio.Task[None] | None = None
         try:
@@ -41,7 +49,9 @@ class Dispatcher:
                 self.window_full = self.window_full or leased.window_full
                 count += len(leased.jobs)
                 before = on_its_way
-                on_its_way = asyncio.create_task(self._hand_over(leased.jobs)) if leased.jobs else None
+                on_its_way = (
+                    asyncio.create_task(self._hand_over(leased.jobs)) if leased.jobs else None
+                )
                 if before is not None:
                     await before
                 if len(leased.jobs) < self._batch:

@@ -34,7 +34,9 @@ PATIENCE = timedelta(days=3)
 
 
 class Relay:
-    """Any number may run: a message is leased to one, and only the lease's token may write what came of it."""
+    """Any number may run: a message is leased to one, and only the lease's token may write what
+    came of it.
+    """
 
     def __init__(
         self,
@@ -58,7 +60,11 @@ class Relay:
     async def step(self) -> int:
         """Pay one batch; how many messages were tried."""
         messages = await self._outbox.lease(
-            self._new_id(), most=self._batch, now=self._now(), lease_for=self._lease, topics=list(self._handlers)
+            self._new_id(),
+            most=self._batch,
+            now=self._now(),
+            lease_for=self._lease,
+            topics=list(self._handlers),
         )
         if messages:
             outcomes = await asyncio.gather(*(self._pay(message) for message in messages))
@@ -81,7 +87,9 @@ class Relay:
             return self._later(message, type(error).__name__)
         return Delivered()
 
-    def _later(self, message: LeasedMessage, reason: str, delay: timedelta | None = None) -> Outcome:
+    def _later(
+        self, message: LeasedMessage, reason: str, delay: timedelta | None = None
+    ) -> Outcome:
         if self._now() - message.created_at > PATIENCE:
             log.error("message_parked", topic=message.topic, message=message.id, reason=reason)
             return Parked(f"given up after {message.attempts} tries: {reason}")

@@ -1,4 +1,6 @@
-"""Housekeeping that takes its time: each chore is done now and then by one process of all, and holds up nothing."""
+"""Housekeeping that takes its time: each chore is done now and then by one process of all, and
+holds up nothing.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +30,13 @@ class TakeTurn(Protocol):
 
 
 class PeriodicTasks:
-    """Does what is due; a chore that fails has had its turn, and does not keep the others from theirs."""
+    """Does what is due; a chore that fails has had its turn, and does not keep the others from
+    theirs.
+    """
 
-    def __init__(self, chores: Sequence[PeriodicTask], *, take_turn: TakeTurn, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, chores: Sequence[PeriodicTask], *, take_turn: TakeTurn, now: Callable[[], datetime]
+    ) -> None:
         self._chores = chores
         self._take_turn = take_turn
         self._now = now
@@ -38,7 +44,9 @@ class PeriodicTasks:
     async def step(self) -> int:
         """Do every chore whose turn is free."""
         for chore in self._chores:
-            if not await self._take_turn(chore.name, every_seconds=chore.every.total_seconds(), now=self._now()):
+            if not await self._take_turn(
+                chore.name, every_seconds=chore.every.total_seconds(), now=self._now()
+            ):
                 continue
             try:
                 await chore.do()

@@ -1,4 +1,6 @@
-"""Results from RabbitMQ: the same reports as over HTTP, and the dead letters, of which none stays unseen."""
+"""Results from RabbitMQ: the same reports as over HTTP, and the dead letters, of which none stays
+unseen.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,21 +38,30 @@ ROUTES: Mapping[str, ReportKind] = {
 }
 REASON_HEADER = "x-aigen-reason"
 BODY_MAX_BYTES = 256 * 1024
-"""A larger message is never parsed: no report has so many bytes, and parsing would hold the event loop."""
+"""A larger message is never parsed: no report has so many bytes, and parsing would hold the event
+loop.
+"""
 UNPROVEN_KEPT = 100
-"""How many parked messages without a job's token are kept; more are counted and dropped, so that they fill nothing."""
+"""How many parked messages without a job's token are kept; more are counted and dropped, so that
+they fill nothing.
+"""
 _BODY_KEPT = 20_000
 _TEXT_KEPT = 255
 
 UNPROVEN_DROPPED = Counter(
-    "aigen_unproven_dead_letters_dropped_total", "Dead letters without a job's token that were dropped, not parked."
+    "aigen_unproven_dead_letters_dropped_total",
+    "Dead letters without a job's token that were dropped, not parked.",
 )
 
 
 class ResultsConsumer:
-    """Acknowledges after the commit; our own trouble keeps the message, unreadable ones become dead letters."""
+    """Acknowledges after the commit; our own trouble keeps the message, unreadable ones become dead
+    letters.
+    """
 
-    def __init__(self, reports: WorkerReports, broker: Broker, *, dead_letter_exchange: str) -> None:
+    def __init__(
+        self, reports: WorkerReports, broker: Broker, *, dead_letter_exchange: str
+    ) -> None:
         self._reports = reports
         self._broker = broker
         self._dead_letter_exchange = dead_letter_exchange
@@ -60,9 +71,13 @@ class ResultsConsumer:
         kind = ROUTES.get(delivery.routing_key)
         try:
             if kind is None:
-                raise errors.InvalidRequestError.at("", "unknown_routing_key", "No result has this routing key.")
+                raise errors.InvalidRequestError.at(
+                    "", "unknown_routing_key", "No result has this routing key."
+                )
             if len(delivery.body) > BODY_MAX_BYTES:
-                raise errors.InvalidRequestError.at("", "too_large", "A result has at most 256 KiB.")
+                raise errors.InvalidRequestError.at(
+                    "", "too_large", "A result has at most 256 KiB."
+                )
             await self._reports.receive(kind, delivery.body)
         except (errors.StaleResultError, errors.NotFoundError) as error:
             log.info("result_ignored", reason=error.code, correlation_id=delivery.correlation_id)
@@ -92,14 +107,20 @@ class ResultsConsumer:
 class DeadLetterConsumer:
     """A dead job is a failed attempt; anything else is parked for an operator.
 
-    `proves`: whether a token was made for a job. A dead letter counts for a job only with the job's own token: whoever
-    may publish to the broker could name any job. Nothing that a message contains keeps it from being handled.
+    `proves`: whether a token was made for a job. A dead letter counts for a job only with the job's
+    own token: whoever may publish to the broker could name any job. Nothing that a message contains
+    keeps it from being handled.
     """
 
     def __init__(
-        self, jobs: JobService, outbox: Outbox, *, job_queues: set[str], proves: Callable[[str, UUID], bool],
+        self,
+        jobs: JobService,
+        outbox: Outbox,
+        *,
+        job_queues: set[str],
+        proves: Callable[[str, UUID], bool],
         now: Callable[[], datetime],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._jobs = jobs
         self._outbox = outbox
         self._job_queues = job_queues
@@ -118,7 +139,12 @@ class DeadLetterConsumer:
         death = self._death(delivery.headers)
         job = _job_in(delivery.body)
         proven = job is not None and self._proves(job.token, job.job_id)
-        if REASON_HEADER not in delivery.headers and death is not None and job is not None and proven:
+        if (
+            REASON_HEADER not in delivery.headers
+            and death is not None
+            and job is not None
+            and proven
+        ):
             await self._fail_attempt(job.request_id, job.job_id, reason=death)
             return
         body = {
@@ -127,15 +153,21 @@ class DeadLetterConsumer:
             "message_id": _plain(delivery.message_id) if delivery.message_id else None,
             "body": delivery.body[:_BODY_KEPT].decode("utf-8", "replace").replace("\x00", ""),
         }
-        reason = _plain(delivery.headers.get(REASON_HEADER) or "a dead letter that is no job of ours")
+        reason = _plain(
+            delivery.headers.get(REASON_HEADER) or "a dead letter that is no job of ours"
+        )
         most = None if proven else UNPROVEN_KEPT
-        if await self._outbox.park_foreign(DEAD_LETTER, body, reason=reason, now=self._now(), most=most):
+        if await self._outbox.park_foreign(
+            DEAD_LETTER, body, reason=reason, now=self._now(), most=most
+        ):
             log.error("dead_letter_parked", reason=reason, correlation_id=body["correlation_id"])
         else:
             UNPROVEN_DROPPED.inc()
 
     def _death(self, headers: Mapping[str, Any]) -> str | None:
-        """Why a message died in a job queue; None where it did not, or `x-death` is not what a broker writes."""
+        """Why a message died in a job queue; None where it did not, or `x-death` is not what a
+        broker writes.
+        """
         deaths = headers.get("x-death")
         for death in deaths if isinstance(deaths, list) else ():
             if isinstance(death, dict) and _plain(death.get("queue")) in self._job_queues:
@@ -144,9 +176,13 @@ class DeadLetterConsumer:
 
     async def _fail_attempt(self, request_id: UUID, job_id: UUID, *, reason: str) -> None:
         try:
-            await self._jobs.attempt_failed(request_id, job_id, "workflow_error", {"dead_letter": reason})
+            await self._jobs.attempt_failed(
+                request_id, job_id, "workflow_error", {"dead_letter": reason}
+            )
         except (errors.StaleResultError, errors.NotFoundError) as error:
-            log.info("dead_letter_ignored", reason=error.code, generation_request_id=str(request_id))
+            log.info(
+                "dead_letter_ignored", reason=error.code, generation_request_id=str(request_id)
+            )
 
 
 def replay_dead_letter(reports: WorkerReports) -> Callable[[dict[str, Any]], Any]:
@@ -175,7 +211,9 @@ def _reason(error: errors.AigenError) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A text of foreign origin that the database can keep: bounded, without NUL and half characters."""
+    """A text of foreign origin that the database can keep: bounded, without NUL and half
+    characters.
+    """
     text = str(value)[:_TEXT_KEPT].replace("\x00", "")
     return text.encode("utf-8", "replace").decode()
 
@@ -194,6 +232,10 @@ def _job_in(body: bytes) -> _NamedJob | None:
         return None
     try:
         _, job = current_result("job", parse_json(body))
-        return _NamedJob(UUID(job["generation_request_id"]), UUID(job["job_id"]), str(job.get("callback_token") or ""))
+        return _NamedJob(
+            UUID(job["generation_request_id"]),
+            UUID(job["job_id"]),
+            str(job.get("callback_token") or ""),
+        )
     except (errors.AigenError, KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -9,13 +9,19 @@ from dataclasses import replace
 import structlog
 
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
-from creativeflow.services.aigeneration.kit.supervision import SupervisedTask, TaskStatus
+from creativeflow.services.aigeneration.kit.supervision import (
+    SupervisedTask,
+    TaskStatus,
+    is_own_cancellation,
+)
 
 log = structlog.get_logger(__name__)
 
 _PAUSE_MAX_SECONDS = 10.0
 _DOUBLINGS_MAX = 10
-"""The pause grows no further after this many failures; an uncapped exponent overflows a float after 1,024 of them."""
+"""The pause grows no further after this many failures; an uncapped exponent overflows a float after
+1,024 of them.
+"""
 _EAGER_SECONDS = 0.01
 """The interval right after work was found: where there was some, others have often written more."""
 _DEGRADED_AFTER_SECONDS = 30.0
@@ -23,16 +29,20 @@ _DEGRADED_AFTER_SECONDS = 30.0
 
 
 class Poller:
-    """Calls `step` repeatedly; `step` returns the number of items it handled, and 0 means that nothing is left.
+    """Calls `step` repeatedly; `step` returns the number of items it handled, and 0 means that
+    nothing is left.
 
-    After work the interval is short and then doubles up to `interval_seconds`: what other processes write is found
-    within milliseconds under traffic, and polling costs next to nothing without.
+    After work the interval is short and then doubles up to `interval_seconds`: what other processes
+    write is found within milliseconds under traffic, and polling costs next to nothing without.
 
-    A failed step is logged and retried after a growing pause. The loop itself is supervised: whatever ends it without
+    A failed step is logged and retried after a growing pause. The loop itself is supervised:
+    whatever ends it without
     `stop` restarts it.
     """
 
-    def __init__(self, name: str, step: Callable[[], Awaitable[int]], *, interval_seconds: float) -> None:
+    def __init__(
+        self, name: str, step: Callable[[], Awaitable[int]], *, interval_seconds: float
+    ) -> None:
         self.name = name
         self._step = step
         self._interval_seconds = interval_seconds
@@ -44,7 +54,9 @@ class Poller:
 
     @property
     def status(self) -> TaskStatus | None:
-        """The status of the loop, with the reason when its steps keep failing; None while it is not started."""
+        """The status of the loop, with the reason when its steps keep failing; None while it is not
+        started.
+        """
         if not self._task.wanted:
             return None
         status = self._task.status
@@ -81,8 +93,8 @@ class Poller:
                 log.warning("role_waits", role=self.name, reason=error.code)
                 done = 0
             except (Exception, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                    raise  # this task is cancelled; otherwise something that the step awaited was
+                if is_own_cancellation(error):
+                    raise
                 failures = self._failed(failures, type(error).__name__)
                 log.exception("role_failed", role=self.name)
                 done = 0

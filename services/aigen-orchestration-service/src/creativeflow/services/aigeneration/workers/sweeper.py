@@ -1,4 +1,6 @@
-"""What time does: deadlines, expired leases, reminders, holds nobody waits for, and the monthly housekeeping."""
+"""What time does: deadlines, expired leases, reminders, holds nobody waits for, and the monthly
+housekeeping.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -40,12 +42,16 @@ class Sweeper:
         self._tidied_at: datetime | None = None
 
     async def step(self) -> int:
-        """Let everything overdue happen; how many requests were looked at while more may be waiting."""
+        """Let everything overdue happen; how many requests were looked at while more may be
+        waiting.
+        """
         overdue = await self._store.due(self._now(), _BATCH)
         for request in overdue:
             await self._guarded(self._jobs.time_passed(request), request.id)
         unsettled = await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH)
-        room = asyncio.Semaphore(_PARALLEL)  # a credit service that hangs must not hold up the deadlines for long
+        room = asyncio.Semaphore(
+            _PARALLEL
+        )  # a credit service that hangs must not hold up the deadlines for long
 
         async def settle(request_id: UUID, key: str) -> None:
             async with room:
@@ -59,7 +65,9 @@ class Sweeper:
         return len(overdue) if len(overdue) == _BATCH else 0
 
     async def _guarded(self, work: Awaitable[None], request_id: UUID) -> None:
-        """One item that fails keeps no other from its turn; without the database the whole step is tried again."""
+        """One item that fails keeps no other from its turn; without the database the whole step is
+        tried again.
+        """
         try:
             await work
         except ServiceUnavailableError:

@@ -1,6 +1,8 @@
-"""Watches whether workers work: a trigger that has died still says that it is active, and only silence shows it.
+"""Watches whether workers work: a trigger that has died still says that it is active, and only
+silence shows it.
 
-It only tells. The jobs themselves are tried again by their deadline, and money does not move before that.
+It only tells. The jobs themselves are tried again by their deadline, and money does not move before
+that.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,7 +12,13 @@ import structlog
 
 from creativeflow.services.aigeneration.application.metrics import STALLED
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.stalled_workers import LaneWork, QueueSeen, Stall, StallKind, stalls
+from creativeflow.services.aigeneration.domain.stalled_workers import (
+    LaneWork,
+    QueueSeen,
+    Stall,
+    StallKind,
+    stalls,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -22,9 +30,14 @@ class Watchdog:
     """Looks at the jobs of each lane and at the lane's queue; any number may look."""
 
     def __init__(
-        self, work: Callable[[], Awaitable[Sequence[LaneWork]]], depth: Depth, queues: Mapping[Stage, str], *,
-        now: Callable[[], datetime], quiet_for: timedelta,
-    ) -> None:  # fmt: skip
+        self,
+        work: Callable[[], Awaitable[Sequence[LaneWork]]],
+        depth: Depth,
+        queues: Mapping[Stage, str],
+        *,
+        now: Callable[[], datetime],
+        quiet_for: timedelta,
+    ) -> None:
         self._work = work
         self._depth = depth
         self._queues = queues
@@ -47,9 +60,12 @@ class Watchdog:
         for key, stall in found.items():
             if key not in self._known:
                 log.error(
-                    "worker_stalled", lane=stall.lane, kind=stall.kind, jobs=stall.jobs,
+                    "worker_stalled",
+                    lane=stall.lane,
+                    kind=stall.kind,
+                    jobs=stall.jobs,
                     seconds=round((self._now() - stall.since).total_seconds()),
-                )  # fmt: skip
+                )
         for lane, kind in self._known.keys() - found.keys():
             log.info("worker_recovered", lane=lane, kind=kind)
         self._known = found

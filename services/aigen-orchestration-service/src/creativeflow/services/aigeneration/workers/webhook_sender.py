@@ -31,9 +31,11 @@ Post = Callable[[str, Mapping[str, str], bytes], Awaitable[Attempt]]
 
 
 class WebhookSender:
-    """Any number may run: a delivery is leased to one, and only the lease's token may write what came of it.
+    """Any number may run: a delivery is leased to one, and only the lease's token may write what
+    came of it.
 
-    Deliveries run beside one another and nobody waits for the slowest: a step only takes as many as there is room for.
+    Deliveries run beside one another and nobody waits for the slowest: a step only takes as many as
+    there is room for.
     """
 
     def __init__(
@@ -69,12 +71,18 @@ class WebhookSender:
         room = self._at_once - len(self._running)
         if room <= 0:
             return 0
-        if self._idle:  # before the look for messages: what is written from here on wakes us, what was before is found
+        # Before the look for messages: what is written from here on wakes us, what was before is
+        # found.
+        if self._idle:
             self.owners = await self._endpoints.owners()
         taken = await self._deliveries.lease(
-            self._new_id(), most=room, per_endpoint=self._per_endpoint, busy=self._busy,
-            now=self._now(), lease_for=self._lease,
-        )  # fmt: skip
+            self._new_id(),
+            most=room,
+            per_endpoint=self._per_endpoint,
+            busy=self._busy,
+            now=self._now(),
+            lease_for=self._lease,
+        )
         self._idle = not taken
         for due in taken:
             self._busy[due.endpoint_id] += 1
@@ -84,7 +92,9 @@ class WebhookSender:
         return len(taken)
 
     async def finish(self, timeout_seconds: float | None = None) -> None:
-        """Wait for what is under way; what takes longer is broken off, and sent again when its lease ends."""
+        """Wait for what is under way; what takes longer is broken off, and sent again when its
+        lease ends.
+        """
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=timeout_seconds)
             for task in late:
@@ -93,14 +103,21 @@ class WebhookSender:
     async def _deliver(self, due: DueDelivery) -> None:
         try:
             sent_at, body = self._now(), due.body.encode()
-            headers = webhook_headers(due.secrets, str(due.event_id), int(sent_at.timestamp()), body)
+            headers = webhook_headers(
+                due.secrets, str(due.event_id), int(sent_at.timestamp()), body
+            )
             await self._settle(due, await self._post(due.url, headers, body))
         except ServiceUnavailableError as error:
             log.warning(
-                "webhook_unsettled", endpoint=str(due.endpoint_id), event_id=str(due.event_id), reason=error.code
+                "webhook_unsettled",
+                endpoint=str(due.endpoint_id),
+                event_id=str(due.event_id),
+                reason=error.code,
             )
         except Exception:
-            log.exception("webhook_failed", endpoint=str(due.endpoint_id), event_id=str(due.event_id))
+            log.exception(
+                "webhook_failed", endpoint=str(due.endpoint_id), event_id=str(due.event_id)
+            )
         finally:
             self._busy[due.endpoint_id] -= 1
             if not self._busy[due.endpoint_id]:
@@ -110,12 +127,17 @@ class WebhookSender:
     async def _settle(self, due: DueDelivery, attempt: Attempt) -> None:
         now = self._now()
         jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - nothing secret
-        verdict = classify_attempt(attempt, tries=due.tries, failing_since=due.failing_since, now=now, jitter=jitter)
+        verdict = classify_attempt(
+            attempt, tries=due.tries, failing_since=due.failing_since, now=now, jitter=jitter
+        )
         match verdict:
             case Delivered():
                 written, outcome = await self._deliveries.delivered(due, attempt, now), "delivered"
             case RetryLater(delay):
-                written, outcome = await self._deliveries.put_off(due, attempt, now, delay), "put_off"
+                written, outcome = (
+                    await self._deliveries.put_off(due, attempt, now, delay),
+                    "put_off",
+                )
             case Exhausted(reason):
                 written, outcome = await self._deliveries.park(due, attempt, now, reason), "parked"
             case Disable(why):
@@ -123,9 +145,17 @@ class WebhookSender:
                 if written:
                     given_up = await self._endpoints.disable(due.endpoint_id, why, now)
                     log.warning(
-                        "webhook_endpoint_disabled", endpoint=str(due.endpoint_id), reason=why, given_up=given_up
+                        "webhook_endpoint_disabled",
+                        endpoint=str(due.endpoint_id),
+                        reason=why,
+                        given_up=given_up,
                     )
         if written:
             WEBHOOK_DELIVERIES.labels(outcome).inc()
             if outcome == "parked":
-                log.error("message_parked", topic="webhook", message=due.message_id, reason=attempt.trouble)
+                log.error(
+                    "message_parked",
+                    topic="webhook",
+                    message=due.message_id,
+                    reason=attempt.trouble,
+                )

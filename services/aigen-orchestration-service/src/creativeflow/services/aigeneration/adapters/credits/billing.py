@@ -1,8 +1,10 @@
-"""Credits of the subscription-billing adapter, which knows only deduct, and remembers nothing: we remember for it.
+"""Credits of the subscription-billing adapter, which knows only deduct, and remembers nothing: we
+remember for it.
 
-A hold is a deduction, a capture costs no call, a release is a refund. Each call is written into a journal before it
-leaves and after its answer came, so a key is asked for once; where no answer came, nobody guesses: the adapter is
-asked where it has a look-up, and a person where it has none (REQ-016).
+A hold is a deduction, a capture costs no call, a release is a refund. Each call is written into a
+journal before it leaves and after its answer came, so a key is asked for once; where no answer
+came, nobody guesses: the adapter is asked where it has a look-up, and a person where it has none
+(REQ-016).
 """
 
 import asyncio
@@ -40,7 +42,11 @@ from creativeflow.services.aigeneration.ports import (
     HoldStatus,
     Reservation,
 )
-from creativeflow.services.aigeneration.storage.billing_journal import BillingJournal, JournalEntry, JournalState
+from creativeflow.services.aigeneration.storage.billing_journal import (
+    BillingJournal,
+    JournalEntry,
+    JournalState,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -76,12 +82,16 @@ class _NoAnswerError(_FailedCallError):
 
 
 class _TurnedAwayError(Exception):
-    """The adapter is there and does not let us in: it surely did nothing, and trying at once does not help."""
+    """The adapter is there and does not let us in: it surely did nothing, and trying at once does
+    not help.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BillingRoutes:
-    """Where the adapter is and which routes it has; `{user_id}` and `{key}` are filled in. None: it has none."""
+    """Where the adapter is and which routes it has; `{user_id}` and `{key}` are filled in. None: it
+    has none.
+    """
 
     base_url: str
     refund: str | None = "/users/{user_id}/credits/refund"
@@ -124,15 +134,21 @@ class BillingCredits:
             return Entitlements(plan=FREE, balance=balance)
         try:
             status = SubscriptionStatus(str(subscription["status"]).lower())
-            plan = self._plan(str(subscription["current_plan_name"]), subscription.get("features") or {})
+            plan = self._plan(
+                str(subscription["current_plan_name"]), subscription.get("features") or {}
+            )
         except (KeyError, ValueError) as error:
             raise CreditsUnknownError("the subscription could not be read") from error
         return Entitlements(
-            plan=terms(plan, status), restricted=status is SubscriptionStatus.SUSPENDED, balance=balance
+            plan=terms(plan, status),
+            restricted=status is SubscriptionStatus.SUSPENDED,
+            balance=balance,
         )
 
     async def hold(self, asked: Reservation) -> None:
-        """Deduct once. The call goes on when the caller stops waiting, so that its answer is not lost."""
+        """Deduct once. The call goes on when the caller stops waiting, so that its answer is not
+        lost.
+        """
         await self._carry_on(self._hold(asked))
 
     async def capture(self, held: Reservation) -> None:
@@ -160,18 +176,26 @@ class BillingCredits:
             await self._write_outcome(entry, charged=charged)
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
-        """Deductions of the journal that were neither kept nor refunded; the adapter cannot list its own."""
+        """Deductions of the journal that were neither kept nor refunded; the adapter cannot list
+        its own.
+        """
         found = await _stored(self._journal.outstanding(before, most))
         return [
-            Reservation(key=entry.key, user_id=entry.user_id, amount=entry.amount, action=entry.action)
+            Reservation(
+                key=entry.key, user_id=entry.user_id, amount=entry.amount, action=entry.action
+            )
             for entry in found
         ]
 
     async def _hold(self, asked: Reservation) -> None:
         entry = JournalEntry(
-            key=asked.key, user_id=asked.user_id, amount=asked.amount, action=asked.action,
-            state=JournalState.ASKING, since=self._now(),
-        )  # fmt: skip
+            key=asked.key,
+            user_id=asked.user_id,
+            amount=asked.amount,
+            action=asked.action,
+            state=JournalState.ASKING,
+            since=self._now(),
+        )
         if not await _stored(self._journal.begin(entry)):
             await self._hold_again(asked)
             return
@@ -189,9 +213,13 @@ class BillingCredits:
             raise CreditsRefusedError
         elif answer.is_client_error:
             await _stored(self._journal.forget(asked.key))
-            raise CreditsUnknownError(f"the billing adapter does not take the deduction ({answer.status_code})")
+            raise CreditsUnknownError(
+                f"the billing adapter does not take the deduction ({answer.status_code})"
+            )
         else:
-            raise CreditsUnknownError(f"the deduction was answered {answer.status_code} in other words")
+            raise CreditsUnknownError(
+                f"the deduction was answered {answer.status_code} in other words"
+            )
 
     async def _hold_again(self, asked: Reservation) -> None:
         entry = await self._answered(asked.key)
@@ -209,9 +237,13 @@ class BillingCredits:
 
     async def _release(self, held: Reservation) -> None:
         closed = JournalEntry(
-            key=held.key, user_id=held.user_id, amount=held.amount, action=held.action,
-            state=JournalState.RELEASED, since=self._now(),
-        )  # fmt: skip
+            key=held.key,
+            user_id=held.user_id,
+            amount=held.amount,
+            action=held.action,
+            state=JournalState.RELEASED,
+            since=self._now(),
+        )
         if await _stored(self._journal.begin(closed)):
             return
         entry = await self._answered(held.key)
@@ -229,7 +261,9 @@ class BillingCredits:
             raise CreditsUndecidableError("the billing adapter has no refund route")
         if entry and await self._move(held, JournalState.HELD, JournalState.REFUNDING):
             # What was deducted is what is refunded, whatever the caller says it was.
-            await self._refund(replace(held, user_id=entry.user_id, amount=entry.amount), self._routes.refund)
+            await self._refund(
+                replace(held, user_id=entry.user_id, amount=entry.amount), self._routes.refund
+            )
         else:
             await self._release(held)  # somebody else was faster: see what came of it
 
@@ -246,7 +280,9 @@ class BillingCredits:
             return
         if answer.is_client_error or _body(answer).get("success") is False:
             await self._move(held, JournalState.REFUNDING, JournalState.HELD)
-            raise CreditsUndecidableError(f"the billing adapter refuses the refund ({answer.status_code})")
+            raise CreditsUndecidableError(
+                f"the billing adapter refuses the refund ({answer.status_code})"
+            )
         raise CreditsUnknownError(f"the refund was answered {answer.status_code} in other words")
 
     async def _resolve(self, entry: JournalEntry) -> JournalEntry | None:
@@ -259,7 +295,9 @@ class BillingCredits:
         if not self._overdue(entry):
             raise CreditsUnknownError("the billing adapter is still being asked")
         if self._routes.lookup is None:
-            raise CreditsUndecidableError("the billing adapter did not answer, and cannot be asked what it did")
+            raise CreditsUndecidableError(
+                "the billing adapter did not answer, and cannot be asked what it did"
+            )
         found = await self._read(self._routes.lookup, user_id=entry.user_id, key=entry.key)
         status = found.get("status") if found else "absent"
         if status not in {"charged", "refunded", "absent"}:
@@ -268,7 +306,9 @@ class BillingCredits:
         return await self._entry(entry.key)
 
     async def _answered(self, key: str) -> JournalEntry | None:
-        """The entry of a key once nobody is waiting for the adapter's answer any more; bounded by a call's time."""
+        """The entry of a key once nobody is waiting for the adapter's answer any more; bounded by a
+        call's time.
+        """
         for _ in range(int(2 * self._call_seconds / _LOOK_SECONDS)):
             entry = await self._entry(key)
             if entry is None or entry.state in _STATUS or self._overdue(entry):
@@ -278,29 +318,43 @@ class BillingCredits:
 
     def _overdue(self, entry: JournalEntry) -> bool:
         """Whether the call that began with this entry has surely ended."""
-        return self._now() - entry.since >= timedelta(seconds=TRIES * (self._call_seconds + _PAUSE_SECONDS_MAX))
+        return self._now() - entry.since >= timedelta(
+            seconds=TRIES * (self._call_seconds + _PAUSE_SECONDS_MAX)
+        )
 
     async def _write_outcome(self, entry: JournalEntry, *, charged: bool) -> None:
         if charged:
-            await _stored(self._journal.move(entry.key, entry.state, JournalState.HELD, self._now()))
+            await _stored(
+                self._journal.move(entry.key, entry.state, JournalState.HELD, self._now())
+            )
         elif entry.state is JournalState.ASKING:
             await _stored(self._journal.forget(entry.key))
         else:
-            await _stored(self._journal.move(entry.key, entry.state, JournalState.RELEASED, self._now()))
+            await _stored(
+                self._journal.move(entry.key, entry.state, JournalState.RELEASED, self._now())
+            )
 
     def _plan(self, name: str, features: Mapping[str, Any]) -> Plan:
         known = (self._routes.plan_names or {}).get(name.lower(), name.lower())
         plan = PLANS[known]
         if plan.monthly_generations:
             return plan
-        given = {ours: features[theirs] for theirs, ours in _FEATURES.items() if isinstance(features.get(theirs), bool)}
+        given = {
+            ours: features[theirs]
+            for theirs, ours in _FEATURES.items()
+            if isinstance(features.get(theirs), bool)
+        }
         return replace(plan, **given)
 
     async def _balance(self, user_id: str) -> int | None:
         found = await self._read("/users/{user_id}/credits/balance", user_id=user_id)
         told = (found or {}).get("balance", (found or {}).get("current_balance"))
         try:
-            return None if told is None else credits_amount(f"{told:.2f}" if isinstance(told, float) else str(told))
+            return (
+                None
+                if told is None
+                else credits_amount(f"{told:.2f}" if isinstance(told, float) else str(told))
+            )
         except ValueError:
             return None
 
@@ -311,34 +365,55 @@ class BillingCredits:
             return await self._send("GET", path, parts, None)
 
         try:
-            answer = await call_with_retry(ask, again_after=_FailedCallError, first_pause_seconds=self._pause_seconds)
+            answer = await call_with_retry(
+                ask, again_after=_FailedCallError, first_pause_seconds=self._pause_seconds
+            )
         except (_FailedCallError, _TurnedAwayError) as error:
             raise CreditsUnknownError(f"the billing adapter does not answer: {error}") from error
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         if not answer.is_success or not (found := _body(answer)):
-            raise CreditsUnknownError(f"the billing adapter answered {answer.status_code} in other words")
+            raise CreditsUnknownError(
+                f"the billing adapter answered {answer.status_code} in other words"
+            )
         return found
 
     async def _post(self, path: str, asked: Reservation) -> httpx.Response:
         """A call that moves money: tried again only where it surely was not sent."""
         body = {
-            "action_type": asked.action, "reference_id": asked.key, "amount_override": credits_text(asked.amount)
-        }  # fmt: skip
+            "action_type": asked.action,
+            "reference_id": asked.key,
+            "amount_override": credits_text(asked.amount),
+        }
 
         async def ask() -> httpx.Response:
-            return await self._send("POST", path, {"user_id": asked.user_id, "key": asked.key}, body)
+            return await self._send(
+                "POST", path, {"user_id": asked.user_id, "key": asked.key}, body
+            )
 
-        return await call_with_retry(ask, again_after=_NotSentError, first_pause_seconds=self._pause_seconds)
+        return await call_with_retry(
+            ask, again_after=_NotSentError, first_pause_seconds=self._pause_seconds
+        )
 
-    async def _send(self, method: str, path: str, parts: Mapping[str, str], body: Any) -> httpx.Response:
-        url = self._routes.base_url.rstrip("/") + path.format(**{n: quote(v, safe="") for n, v in parts.items()})
-        headers = self._headers | ({"Idempotency-Key": f"{path.rpartition('/')[2]}:{parts['key']}"} if body else {})
+    async def _send(
+        self, method: str, path: str, parts: Mapping[str, str], body: Any
+    ) -> httpx.Response:
+        url = self._routes.base_url.rstrip("/") + path.format(
+            **{n: quote(v, safe="") for n, v in parts.items()}
+        )
+        headers = self._headers | (
+            {"Idempotency-Key": f"{path.rpartition('/')[2]}:{parts['key']}"} if body else {}
+        )
 
         async def ask() -> httpx.Response:
             try:
                 answer = await self._http.request(
-                    method, url, json=body, headers=headers, timeout=self._call_seconds, follow_redirects=False
+                    method,
+                    url,
+                    json=body,
+                    headers=headers,
+                    timeout=self._call_seconds,
+                    follow_redirects=False,
                 )
             except _NEVER_SENT as error:
                 raise _NotSentError(type(error).__name__) from error
@@ -358,7 +433,9 @@ class BillingCredits:
         return answer
 
     async def _carry_on(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for a call, and leave it running when the wait is cut short: its answer goes into the journal."""
+        """Wait for a call, and leave it running when the wait is cut short: its answer goes into
+        the journal.
+        """
         task = asyncio.create_task(work)
         self._asking.add(task)
         task.add_done_callback(self._done)

@@ -1,6 +1,8 @@
-"""What users may do, remembered in front of any credit service for a short time, and longer while it is away.
+"""What users may do, remembered in front of any credit service for a short time, and longer while
+it is away.
 
-At most 30 seconds old; while the credit service does not answer, up to five minutes, and marked as stale (REQ-016).
+At most 30 seconds old; while the credit service does not answer, up to five minutes, and marked as
+stale (REQ-016).
 """
 
 import asyncio
@@ -24,7 +26,8 @@ STALE_SECONDS = 300.0
 class _Known:
     entitled: Entitlements
     asked_at: float
-    """When the question was asked, not when the answer came: an answer is as old as its question."""
+    """When the question was asked, not when the answer came: an answer is as old as its question.
+    """
 
 
 class CachedEntitlements:
@@ -43,10 +46,12 @@ class CachedEntitlements:
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def __call__(self, user_id: str) -> Entitlements:
-        """What the user may do; an account that is flagged here is restricted, whatever the credit service says.
+        """What the user may do; an account that is flagged here is restricted, whatever the credit
+        service says.
 
         Raises:
-            CreditsUnknownError: the credit service does not answer, and nothing recent enough is remembered.
+            CreditsUnknownError: the credit service does not answer, and nothing recent enough is
+            remembered.
         """
         known, now = self._known.get(user_id), self._monotonic()
         if known and now - known.asked_at < FRESH_SECONDS:
@@ -54,7 +59,11 @@ class CachedEntitlements:
         said, flagged = await asyncio.gather(
             self._credits.entitlements(user_id), self._flagged(user_id), return_exceptions=True
         )
-        if isinstance(said, CreditsUnknownError) and known is not None and now - known.asked_at <= STALE_SECONDS:
+        if (
+            isinstance(said, CreditsUnknownError)
+            and known is not None
+            and now - known.asked_at <= STALE_SECONDS
+        ):
             log.warning("entitlements_stale", seconds=round(now - known.asked_at), reason=str(said))
             return replace(known.entitled, stale=True)
         if isinstance(said, BaseException):

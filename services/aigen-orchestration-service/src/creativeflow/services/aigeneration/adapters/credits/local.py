@@ -22,7 +22,9 @@ _STATUS = {None: HoldStatus.HELD, "capture": HoldStatus.CAPTURED, "release": Hol
 
 
 class LocalCredits:
-    """The Credits port; a lost connection is an unknown outcome, as with any other credit service."""
+    """The Credits port; a lost connection is an unknown outcome, as with any other credit
+    service.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -32,18 +34,26 @@ class LocalCredits:
         account = await _known(self._ledger.account(user_id))
         status = SubscriptionStatus(account.status)
         return Entitlements(
-            plan=terms(PLANS[account.plan], status), restricted=status is SubscriptionStatus.SUSPENDED,
+            plan=terms(PLANS[account.plan], status),
+            restricted=status is SubscriptionStatus.SUSPENDED,
             balance=account.balance,
-        )  # fmt: skip
+        )
 
     async def hold(self, asked: Reservation) -> None:
         """Set the amount aside."""
-        if await _known(self._ledger.hold(asked.key, user_id=asked.user_id, amount=asked.amount, action=asked.action)):
+        if await _known(
+            self._ledger.hold(
+                asked.key, user_id=asked.user_id, amount=asked.amount, action=asked.action
+            )
+        ):
             return
         movement = await _known(self._ledger.find(asked.key))
         if movement is None:
             raise CreditsRefusedError
-        if movement.resolved or (movement.user_id, movement.amount) != (asked.user_id, asked.amount):
+        if movement.resolved or (movement.user_id, movement.amount) != (
+            asked.user_id,
+            asked.amount,
+        ):
             raise CreditsConflictError(asked.key)
 
     async def capture(self, held: Reservation) -> None:

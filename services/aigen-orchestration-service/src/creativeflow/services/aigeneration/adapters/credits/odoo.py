@@ -25,7 +25,9 @@ MODEL = "creativeflow.credits"
 
 
 class OdooCredits:
-    """The Credits port. Odoo answers what happened; everything else than a clear answer is unknown."""
+    """The Credits port. Odoo answers what happened; everything else than a clear answer is
+    unknown.
+    """
 
     def __init__(self, calls: OdooCalls) -> None:
         self._calls = calls
@@ -35,7 +37,12 @@ class OdooCredits:
         told = await self._calls("creativeflow_entitlements", user_id=user_id)
         try:
             balance = credits_amount(_text(told, "balance"))
-            return entitled(_text(told, "plan"), _text(told, "status"), restricted=told["restricted"], balance=balance)
+            return entitled(
+                _text(told, "plan"),
+                _text(told, "status"),
+                restricted=told["restricted"],
+                balance=balance,
+            )
         except (KeyError, ValueError) as error:
             raise CreditsUnknownError("Odoo tells no entitlements that are known here") from error
 
@@ -53,7 +60,10 @@ class OdooCredits:
 
     async def capture(self, held: Reservation) -> None:
         """Take what is held."""
-        if _status(await self._calls("creativeflow_capture", key=held.key)) is not HoldStatus.CAPTURED:
+        if (
+            _status(await self._calls("creativeflow_capture", key=held.key))
+            is not HoldStatus.CAPTURED
+        ):
             raise CreditsConflictError(held.key)
 
     async def release(self, held: Reservation) -> None:
@@ -77,7 +87,10 @@ class OdooCredits:
         """Holds that are still open in Odoo."""
         told = await self._calls("creativeflow_outstanding", before=before.isoformat(), limit=most)
         try:
-            return [Reservation(**{**hold, "amount": credits_amount(hold["amount"])}) for hold in told["holds"]]
+            return [
+                Reservation(**{**hold, "amount": credits_amount(hold["amount"])})
+                for hold in told["holds"]
+            ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CreditsUnknownError("Odoo lists holds in a way that is not known here") from error
 
@@ -90,15 +103,19 @@ def entitled(plan: str, status: str, *, restricted: bool, balance: int) -> Entit
     """
     known = SubscriptionStatus(status)
     return Entitlements(
-        plan=terms(PLANS[plan], known), restricted=restricted or known is SubscriptionStatus.SUSPENDED, balance=balance
+        plan=terms(PLANS[plan], known),
+        restricted=restricted or known is SubscriptionStatus.SUSPENDED,
+        balance=balance,
     )
 
 
 def _arguments(reservation: Reservation) -> dict[str, str]:
     return {
-        "key": reservation.key, "user_id": reservation.user_id, "amount": credits_text(reservation.amount),
+        "key": reservation.key,
+        "user_id": reservation.user_id,
+        "amount": credits_text(reservation.amount),
         "action": reservation.action,
-    }  # fmt: skip
+    }
 
 
 def _text(told: Mapping[str, Any], name: str) -> str:

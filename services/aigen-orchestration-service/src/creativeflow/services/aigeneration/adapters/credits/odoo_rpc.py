@@ -1,4 +1,6 @@
-"""Methods of one Odoo model called over HTTP, in the way its version speaks: JSON-2 from 19, JSON-RPC before."""
+"""Methods of one Odoo model called over HTTP, in the way its version speaks: JSON-2 from 19,
+JSON-RPC before.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,7 +9,11 @@ from typing import Any, Literal
 import httpx
 import structlog
 
-from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, call_with_retry
+from creativeflow.services.aigeneration.adapters.http.retries import (
+    CircuitBreaker,
+    CircuitOpenError,
+    call_with_retry,
+)
 from creativeflow.services.aigeneration.ports import CreditsUnknownError
 
 log = structlog.get_logger(__name__)
@@ -28,17 +34,27 @@ class _DeniedError(CreditsUnknownError):
 
 
 class OdooCalls:
-    """One door to one model. Every call must be idempotent: it may be made several times before it is answered.
+    """One door to one model. Every call must be idempotent: it may be made several times before it
+    is answered.
 
-    Raises nothing but CreditsUnknownError. What Odoo tells of an error beyond its class (a traceback, the arguments)
-    is neither logged nor passed on.
+    Raises nothing but CreditsUnknownError. What Odoo tells of an error beyond its class (a
+    traceback, the arguments) is neither logged nor passed on.
     """
 
     def __init__(
-        self, client: httpx.AsyncClient, *, base_url: str, database: str, login: str, api_key: str, model: str,
-        api: OdooApi = "auto", deadline_seconds: float = 10.0, pause_seconds: float = 0.5,
+        self,
+        client: httpx.AsyncClient,
+        *,
+        base_url: str,
+        database: str,
+        login: str,
+        api_key: str,
+        model: str,
+        api: OdooApi = "auto",
+        deadline_seconds: float = 10.0,
+        pause_seconds: float = 0.5,
         breaker: CircuitBreaker | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._client = client
         self._base_url, self._database, self._model = base_url, database, model
         self._login, self._api_key = login, api_key
@@ -50,11 +66,17 @@ class OdooCalls:
         self._signing_in = asyncio.Lock()
 
     async def __call__(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Call a method, up to three times within the deadline, and return the object it answers with."""
+        """Call a method, up to three times within the deadline, and return the object it answers
+        with.
+        """
         try:
-            return await self._breaker.call(lambda: self._in_time(method, arguments), failure=_PassingError)
+            return await self._breaker.call(
+                lambda: self._in_time(method, arguments), failure=_PassingError
+            )
         except CircuitOpenError as error:
-            raise CreditsUnknownError("Odoo failed too often and is left alone for a minute") from error
+            raise CreditsUnknownError(
+                "Odoo failed too often and is left alone for a minute"
+            ) from error
         except _DeniedError:
             log.error("odoo_denies_access", login=self._login, hint=_HINT)  # noqa: TRY400 - no fault of the code here
             raise
@@ -63,16 +85,21 @@ class OdooCalls:
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 return await call_with_retry(
-                    lambda: self._once(method, arguments), again_after=_PassingError,
+                    lambda: self._once(method, arguments),
+                    again_after=_PassingError,
                     first_pause_seconds=self._pause_seconds,
-                )  # fmt: skip
+                )
         except TimeoutError as error:
             raise _PassingError("Odoo gave no answer in time") from error
 
     async def _once(self, method: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self._api == "auto":
             self._api = await self._detect()
-        told = await (self._json2(method, arguments) if self._api == "json2" else self._jsonrpc(method, arguments))
+        told = await (
+            self._json2(method, arguments)
+            if self._api == "json2"
+            else self._jsonrpc(method, arguments)
+        )
         if not isinstance(told, dict):
             raise CreditsUnknownError("Odoo's answer is no object")
         return told
@@ -85,17 +112,23 @@ class OdooCalls:
         try:
             return "json2" if int(_read(answer)["version_info"][0]) >= _JSON2_SINCE else "jsonrpc"
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise CreditsUnknownError("Odoo does not tell its version; set AIGEN_CREDITS_ODOO_API") from error
+            raise CreditsUnknownError(
+                "Odoo does not tell its version; set AIGEN_CREDITS_ODOO_API"
+            ) from error
 
     async def _json2(self, method: str, arguments: Mapping[str, Any]) -> Any:
         headers = {"Authorization": f"bearer {self._api_key}", "X-Odoo-Database": self._database}
-        answer = await self._send("POST", f"/json/2/{self._model}/{method}", headers=headers, json=dict(arguments))
+        answer = await self._send(
+            "POST", f"/json/2/{self._model}/{method}", headers=headers, json=dict(arguments)
+        )
         if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             raise _DeniedError(f"Odoo answers {answer.status_code}")
         return _read(answer)
 
     async def _jsonrpc(self, method: str, arguments: Mapping[str, Any]) -> Any:
-        """Call with the user id that is known; where Odoo denies it, sign in once more and call again."""
+        """Call with the user id that is known; where Odoo denies it, sign in once more and call
+        again.
+        """
         uid = await self._signed_in()
         try:
             return await self._execute(uid, method, arguments)
@@ -104,15 +137,27 @@ class OdooCalls:
 
     async def _execute(self, uid: int, method: str, arguments: Mapping[str, Any]) -> Any:
         return await self._rpc(
-            "object", "execute_kw", self._database, uid, self._api_key, self._model, method, [], dict(arguments)
+            "object",
+            "execute_kw",
+            self._database,
+            uid,
+            self._api_key,
+            self._model,
+            method,
+            [],
+            dict(arguments),
         )
 
     async def _signed_in(self, *, instead_of: int | None = None) -> int:
-        """The user id of the login; asked once and kept, because signing in takes Odoo most of a second each time."""
+        """The user id of the login; asked once and kept, because signing in takes Odoo most of a
+        second each time.
+        """
         async with self._signing_in:
             if self._uid is None or self._uid == instead_of:
                 self._uid = None
-                told = await self._rpc("common", "authenticate", self._database, self._login, self._api_key, {})
+                told = await self._rpc(
+                    "common", "authenticate", self._database, self._login, self._api_key, {}
+                )
                 if not isinstance(told, int) or isinstance(told, bool):
                     raise _DeniedError("Odoo does not know the login or its key")
                 self._uid = told
@@ -120,7 +165,9 @@ class OdooCalls:
 
     async def _rpc(self, service: str, method: str, *arguments: Any) -> Any:
         params = {"service": service, "method": method, "args": arguments}
-        answer = await self._send("POST", "/jsonrpc", json={"jsonrpc": "2.0", "method": "call", "params": params})
+        answer = await self._send(
+            "POST", "/jsonrpc", json={"jsonrpc": "2.0", "method": "call", "params": params}
+        )
         told = _read(answer)
         if not isinstance(told, dict):
             raise CreditsUnknownError("Odoo's answer is no object")
@@ -131,7 +178,11 @@ class OdooCalls:
     async def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:
             answer = await self._client.request(
-                method, f"{self._base_url}{path}", timeout=self._deadline_seconds, follow_redirects=False, **more
+                method,
+                f"{self._base_url}{path}",
+                timeout=self._deadline_seconds,
+                follow_redirects=False,
+                **more,
             )
         except httpx.HTTPError as error:
             raise _PassingError(f"no answer from Odoo: {type(error).__name__}") from error
@@ -143,7 +194,11 @@ class OdooCalls:
 def _read(answer: httpx.Response) -> Any:
     """The JSON of an answer that is no refusal."""
     if not answer.is_success:
-        log.error("odoo_refuses_call", status=answer.status_code, hint="is the addon installed in this database?")
+        log.error(
+            "odoo_refuses_call",
+            status=answer.status_code,
+            hint="is the addon installed in this database?",
+        )
         raise CreditsUnknownError(f"Odoo answers {answer.status_code}")
     try:
         return answer.json()
@@ -158,10 +213,16 @@ def _name(error: Any) -> str:
 
 
 def _failed(name: str) -> CreditsUnknownError:
-    """What an error of Odoo means here: troubles of its database pass, refusals do not, and no error says no."""
+    """What an error of Odoo means here: troubles of its database pass, refusals do not, and no
+    error says no.
+    """
     if name == _DENIED:
         return _DeniedError("Odoo denies access")
     if name.startswith(("psycopg2.", "odoo.sql_db.")):
         return _PassingError(f"Odoo's database: {name}")
-    log.error("odoo_refuses_call", error=name, hint="is the addon installed, and is the user a credit bot?")
+    log.error(
+        "odoo_refuses_call",
+        error=name,
+        hint="is the addon installed, and is the user a credit bot?",
+    )
     return CreditsUnknownError(f"Odoo refuses the call: {name or 'no reason given'}")

@@ -1,7 +1,7 @@
 """The engine on a laptop: draws real pictures in this process and reports them like a worker.
 
-It can be told to fail in each way a provider can, by a marker in the prompt such as `[[partial]]` or by the
-setting `AIGEN_LOCAL_FAULT`; that is how the error paths are tried by hand.
+It can be told to fail in each way a provider can, by a marker in the prompt such as `[[partial]]`
+or by the setting `AIGEN_LOCAL_FAULT`; that is how the error paths are tried by hand.
 """
 
 import asyncio
@@ -22,14 +22,29 @@ from creativeflow.services.aigeneration.ports import Publication, PublicationOut
 
 log = structlog.get_logger(__name__)
 
-WORKER_ERRORS = ("slow", "partial", "transient", "down", "unsafe", "rejected", "invalid", "garbage", "silence")
-"""Slow: 2 s a picture. Partial: two of four samples fail. Transient: the first attempt fails. Down: every attempt
-fails. Unsafe: the output does not pass moderation. Rejected, invalid: the prompt or the input is refused.
-Garbage: pictures of the wrong size. Silence: no report at all, until the deadline."""
+WORKER_ERRORS = (
+    "slow",
+    "partial",
+    "transient",
+    "down",
+    "unsafe",
+    "rejected",
+    "invalid",
+    "garbage",
+    "silence",
+)
+"""Slow: 2 s a picture. Partial: two of four samples fail. Transient: the first attempt fails. Down:
+every attempt fails. Unsafe: the output does not pass moderation. Rejected, invalid: the prompt or
+the input is refused. Garbage: pictures of the wrong size. Silence: no report at all, until the
+deadline.
+"""
 
 _ERRORS = {
-    "down": "model_unavailable", "unsafe": "unsafe_output", "rejected": "prompt_rejected", "invalid": "invalid_input"
-}  # fmt: skip
+    "down": "model_unavailable",
+    "unsafe": "unsafe_output",
+    "rejected": "prompt_rejected",
+    "invalid": "invalid_input",
+}
 _SLOW_SECONDS = 2.0
 _QUEUE_MAX = 100_000
 
@@ -38,17 +53,27 @@ Report = Callable[[str, dict[str, Any], UUID], Awaitable[None]]
 
 
 class LocalEngine:
-    """The Engine port without a broker: jobs wait in memory; what a crash loses, the deadline brings back."""
+    """The Engine port without a broker: jobs wait in memory; what a crash loses, the deadline
+    brings back.
+    """
 
     def __init__(
-        self, assets: AssetStore, report: Report, *, workers: int = 2, fault: str = "", samples: int = 4
+        self,
+        assets: AssetStore,
+        report: Report,
+        *,
+        workers: int = 2,
+        fault: str = "",
+        samples: int = 4,
     ) -> None:
         self._assets = assets
         self._report = report
         self._fault = fault
         self._samples = samples
         self._jobs: asyncio.Queue[GenerationRequest] = asyncio.Queue(_QUEUE_MAX)
-        self._workers = [SupervisedTask(f"local-worker-{n}", self._work) for n in range(1, workers + 1)]
+        self._workers = [
+            SupervisedTask(f"local-worker-{n}", self._work) for n in range(1, workers + 1)
+        ]
 
     async def start(self) -> None:
         """Start the workers."""
@@ -97,7 +122,9 @@ class LocalEngine:
         await self._say(request, "started")
         if fault in _ERRORS or (fault == "transient" and request.attempt == 1):
             code = _ERRORS.get(fault, "provider_error")
-            await self._say(request, "error", error_code=code, error_message="asked for by a marker")
+            await self._say(
+                request, "error", error_code=code, error_message="asked for by a marker"
+            )
         elif request.stage is Stage.SAMPLES:
             await self._make_samples(request, fault)
         else:
@@ -114,23 +141,37 @@ class LocalEngine:
             asset = await self._draw(request, size, index, "png", fault)
             good.append(Asset(**{**asset, "index": index}))
             percent = 100 * (index + 1) // self._samples
-            await self._say(request, "progress", percent=percent, step=f"sample {index + 1}", samples=good[-1:])
+            await self._say(
+                request, "progress", percent=percent, step=f"sample {index + 1}", samples=good[-1:]
+            )
         await self._say(
-            request, "sample-result", samples=good, failures=failures, ai_model_used=f"local/{request.model}",
+            request,
+            "sample-result",
+            samples=good,
+            failures=failures,
+            ai_model_used=f"local/{request.model}",
             provider="local",
-        )  # fmt: skip
+        )
 
     async def _make_final(self, request: GenerationRequest, fault: str) -> None:
         size = Size(333, 999) if fault == "garbage" else request.final_size or request.dimensions
-        chosen = next((s for s in request.samples if s["asset_id"] == request.selected_sample_id), None)
+        chosen = next(
+            (s for s in request.samples if s["asset_id"] == request.selected_sample_id), None
+        )
         index = chosen.get("index", 0) if chosen else 0
         await self._say(request, "progress", percent=30, step="drawing")
         asset = await self._draw(request, size, index, request.file_format, fault)
         await self._say(
-            request, "final-result", final_asset=asset, ai_model_used=f"local/{request.model}", provider="local"
+            request,
+            "final-result",
+            final_asset=asset,
+            ai_model_used=f"local/{request.model}",
+            provider="local",
         )
 
-    async def _draw(self, request: GenerationRequest, size: Size, index: int, file_format: str, fault: str) -> Asset:
+    async def _draw(
+        self, request: GenerationRequest, size: Size, index: int, file_format: str, fault: str
+    ) -> Asset:
         if fault == "slow":
             await asyncio.sleep(_SLOW_SECONDS)
         picture = await asyncio.to_thread(_draw_now, request, size, index, file_format)
@@ -149,8 +190,15 @@ class LocalEngine:
 def _draw_now(request: GenerationRequest, size: Size, index: int, file_format: str) -> Drawing:
     brief = request.brief
     return draw(
-        prompt=brief["input_prompt"], style=brief.get("style_guidance", ""), tone=brief.get("emotional_tone", ""),
-        industry=brief.get("industry_template", ""), colours=brief.get("color_scheme", []),
-        seed=f"{request.id}:{request.round}", index=index, width=size.width, height=size.height,
-        file_format=file_format, watermark=request.terms.watermark,
-    )  # fmt: skip
+        prompt=brief["input_prompt"],
+        style=brief.get("style_guidance", ""),
+        tone=brief.get("emotional_tone", ""),
+        industry=brief.get("industry_template", ""),
+        colours=brief.get("color_scheme", []),
+        seed=f"{request.id}:{request.round}",
+        index=index,
+        width=size.width,
+        height=size.height,
+        file_format=file_format,
+        watermark=request.terms.watermark,
+    )

@@ -1,4 +1,6 @@
-"""Jobs to n8n through RabbitMQ: the message of a job, and its publication with the broker's confirm."""
+"""Jobs to n8n through RabbitMQ: the message of a job, and its publication with the broker's
+confirm.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -6,7 +8,11 @@ from typing import Any
 
 import orjson
 
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Message, PublishOutcome
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    Broker,
+    Message,
+    PublishOutcome,
+)
 from creativeflow.services.aigeneration.domain.formats import sample_size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.policy import Policy
@@ -91,7 +97,11 @@ class RabbitMQEngine:
             "project_id": request.project_id,
             "user_context": {"tier": request.plan, "locale": request.brief.get("locale")},
             "dimensions": {"width": request.dimensions.width, "height": request.dimensions.height},
-            "model": {"provider": route["provider"], "name": request.model, "strategy": route["strategy"]},
+            "model": {
+                "provider": route["provider"],
+                "name": request.model,
+                "strategy": route["strategy"],
+            },
             "watermark": request.terms.watermark,
             "deadline": iso(self._now() + self._policy.work(request.stage)),
             "callback_url_started": f"{callbacks}/started",
@@ -133,7 +143,9 @@ def _brief(request: GenerationRequest) -> dict[str, Any]:
 
 
 def _final(request: GenerationRequest) -> dict[str, Any]:
-    selected = next((s for s in request.samples if s["asset_id"] == request.selected_sample_id), None)
+    selected = next(
+        (s for s in request.samples if s["asset_id"] == request.selected_sample_id), None
+    )
     return {
         "job_type": "final_generation",
         "sample_count": 0,

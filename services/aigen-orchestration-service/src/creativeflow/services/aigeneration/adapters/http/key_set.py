@@ -8,16 +8,23 @@ import httpx
 import jwt
 import structlog
 
-from creativeflow.services.aigeneration.domain.errors import InvalidCredentialsError, ServiceUnavailableError
+from creativeflow.services.aigeneration.domain.errors import (
+    InvalidCredentialsError,
+    ServiceUnavailableError,
+)
 
 log = structlog.get_logger(__name__)
 
 FRESH_SECONDS = 300.0
-"""How long a set is used without asking again: a key that the issuer removed is trusted no longer than this."""
+"""How long a set is used without asking again: a key that the issuer removed is trusted no longer
+than this.
+"""
 STALE_SECONDS = 3600.0
 """How long the last set is used while the issuer does not answer."""
 RETRY_SECONDS = 10.0
-"""The least time between two fetches once a set is known: tokens with invented key ids cause no more."""
+"""The least time between two fetches once a set is known: tokens with invented key ids cause no
+more.
+"""
 DEADLINE_SECONDS = 5.0
 KNOWN_KEY_WAITS_SECONDS = 1.0
 """How long a token of a known key waits for a set that has to be fetched anew."""
@@ -27,7 +34,9 @@ _BYTES_MAX = 256 * 1024
 class KeySet:
     """Looks signing keys up by their id. Known keys never wait for an issuer that hangs."""
 
-    def __init__(self, http: httpx.AsyncClient, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, url: str, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._http = http
         self._url = url
         self._monotonic = monotonic
@@ -39,8 +48,8 @@ class KeySet:
         """Return the key of this id.
 
         Raises:
-            InvalidCredentialsError: the issuer has no such key.
-            ServiceUnavailableError: the issuer does not answer, and what is known is missing or too old.
+            InvalidCredentialsError: the issuer has no such key. ServiceUnavailableError: the issuer
+            does not answer, and what is known is missing or too old.
         """
         if not key_id:
             raise InvalidCredentialsError
@@ -54,7 +63,9 @@ class KeySet:
         return self._keys[key_id]
 
     async def _refresh(self, wait_seconds: float) -> None:
-        """Fetch the set, together with whoever waits for it already, unless it was asked for a moment ago."""
+        """Fetch the set, together with whoever waits for it already, unless it was asked for a
+        moment ago.
+        """
         if self._fetching is None or self._fetching.done():
             if self._keys is not None and self._monotonic() - self._asked_at < RETRY_SECONDS:
                 return
@@ -71,8 +82,19 @@ class KeySet:
                 log.warning("key_set_unavailable", reason="larger than 256 KiB")
                 return
             found = jwt.PyJWKSet.from_dict(answer.json())
-        except (httpx.HTTPError, jwt.PyJWTError, ValueError, AttributeError, TypeError, TimeoutError) as error:
+        except (
+            httpx.HTTPError,
+            jwt.PyJWTError,
+            ValueError,
+            AttributeError,
+            TypeError,
+            TimeoutError,
+        ) as error:
             log.warning("key_set_unavailable", reason=type(error).__name__)
             return
-        self._keys = {key.key_id: key for key in found.keys if key.key_id and key.public_key_use in {None, "sig"}}
+        self._keys = {
+            key.key_id: key
+            for key in found.keys
+            if key.key_id and key.public_key_use in {None, "sig"}
+        }
         self._fetched_at = self._monotonic()

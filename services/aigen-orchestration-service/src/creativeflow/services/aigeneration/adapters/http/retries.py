@@ -1,11 +1,19 @@
-"""How a service that is not ours is called: a few tries with growing pauses, and none at all while it is down."""
+"""How a service that is not ours is called: a few tries with growing pauses, and none at all while
+it is down.
+"""
 
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 Answer = TypeVar("Answer")
 
@@ -17,7 +25,8 @@ class CircuitOpenError(Exception):
 
 
 class CircuitBreaker:
-    """Opens after five failures within a minute, for a minute; then one probe decides whether it closes.
+    """Opens after five failures within a minute, for a minute; then one probe decides whether it
+    closes.
 
     Failures are calls without a usable answer; a clear no is an answer.
     """
@@ -38,7 +47,9 @@ class CircuitBreaker:
         self._open_until: float | None = None
         self._probing = False
 
-    async def call(self, ask: Callable[[], Awaitable[Answer]], *, failure: type[Exception]) -> Answer:
+    async def call(
+        self, ask: Callable[[], Awaitable[Answer]], *, failure: type[Exception]
+    ) -> Answer:
         """Call, unless it is open; exceptions of the type `failure` count as failures.
 
         Raises:
@@ -71,7 +82,10 @@ class CircuitBreaker:
     def _failed(self) -> None:
         now = self._monotonic()
         self._failed_at.append(now)
-        often = len(self._failed_at) == self._failures and now - self._failed_at[0] <= self._window_seconds
+        often = (
+            len(self._failed_at) == self._failures
+            and now - self._failed_at[0] <= self._window_seconds
+        )
         if self._probing or often:
             self._open_until = now + self._open_seconds
         self._probing = False
@@ -83,19 +97,25 @@ class CircuitBreaker:
 
 
 async def call_with_retry(
-    ask: Callable[[], Awaitable[Answer]], *, again_after: type[Exception] | tuple[type[Exception], ...],
-    first_pause_seconds: float = 0.5, longest_pause_seconds: float = 5.0,
-) -> Answer:  # fmt: skip
-    """Ask up to three times, with pauses of 0.5 to 5 s and jitter, while it fails in one of these ways.
+    ask: Callable[[], Awaitable[Answer]],
+    *,
+    again_after: type[Exception] | tuple[type[Exception], ...],
+    first_pause_seconds: float = 0.5,
+    longest_pause_seconds: float = 5.0,
+) -> Answer:
+    """Ask up to three times, with pauses of 0.5 to 5 s and jitter, while it fails in one of these
+    ways.
 
     Raises:
         Exception: the last failure.
     """
     async for attempt in AsyncRetrying(
-        stop=stop_after_attempt(TRIES), retry=retry_if_exception_type(again_after), reraise=True,
+        stop=stop_after_attempt(TRIES),
+        retry=retry_if_exception_type(again_after),
+        reraise=True,
         wait=wait_exponential(multiplier=first_pause_seconds, max=longest_pause_seconds)
         + wait_random(0, first_pause_seconds),
-    ):  # fmt: skip
+    ):
         with attempt:
             return await ask()
     raise AssertionError("the last attempt either returns or raises")

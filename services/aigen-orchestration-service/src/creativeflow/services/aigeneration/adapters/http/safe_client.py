@@ -1,4 +1,6 @@
-"""Calls to addresses that others chose: resolved and checked by us at every try, made to exactly what was checked."""
+"""Calls to addresses that others chose: resolved and checked by us at every try, made to exactly
+what was checked.
+"""
 
 import asyncio
 import email.utils
@@ -17,8 +19,18 @@ from urllib.parse import urljoin
 
 import httpx
 
-from creativeflow.services.aigeneration.domain.outbound_urls import Address, Place, Rules, UnfitAddressError, read_url
-from creativeflow.services.aigeneration.domain.webhooks import RETRY_AFTER_MAX, Attempt, DeliveryError
+from creativeflow.services.aigeneration.domain.outbound_urls import (
+    Address,
+    Place,
+    Rules,
+    UnfitAddressError,
+    read_url,
+)
+from creativeflow.services.aigeneration.domain.webhooks import (
+    RETRY_AFTER_MAX,
+    Attempt,
+    DeliveryError,
+)
 from creativeflow.services.aigeneration.kit.disk import write
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -28,7 +40,11 @@ _LOOKUPS = 8
 _ADDRESSES_TRIED = 3
 _LOOKUP_SECONDS = 5.0
 _REDIRECTS = 3
-_GET_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "creativeflow-aigen"}
+_GET_HEADERS = {
+    "Accept": "image/*",
+    "Accept-Encoding": "identity",
+    "User-Agent": "creativeflow-aigen",
+}
 
 
 class DiskError(Exception):
@@ -49,24 +65,32 @@ class Download:
 
 
 class SafeHttp:
-    """Calls without proxies of the environment, cookies or reused connections; a POST follows no redirect.
+    """Calls without proxies of the environment, cookies or reused connections; a POST follows no
+    redirect.
 
-    A name is resolved once for each try; every address must be fit, and the connection goes to one of them, while
-    certificate and Host are those of the name. So a name that answers differently next time gains nothing.
+    A name is resolved once for each try; every address must be fit, and the connection goes to one
+    of them, while certificate and Host are those of the name. So a name that answers differently
+    next time gains nothing.
     """
 
     def __init__(
-        self, rules: Rules, *, timeout_seconds: float, resolve: Resolve | None = None,
+        self,
+        rules: Rules,
+        *,
+        timeout_seconds: float,
+        resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._rules = rules
         self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup")
         self._resolve = resolve or self._look_up
         self._transport = httpx.AsyncHTTPTransport(
-            verify=tls or httpx.create_ssl_context(), trust_env=False, retries=0,
+            verify=tls or httpx.create_ssl_context(),
+            trust_env=False,
+            retries=0,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-        )  # fmt: skip
+        )
 
     async def close(self) -> None:
         """Let go of connections and threads."""
@@ -84,11 +108,14 @@ class SafeHttp:
                 await self._fit(read_url(url))
         except (OSError, TimeoutError, UnicodeError):
             raise UnfitAddressError(
-                "host_not_allowed", "This host name leads nowhere. Check its spelling; if it is new, try again later."
+                "host_not_allowed",
+                "This host name leads nowhere. Check its spelling; if it is new, try again later.",
             ) from None
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
-        """One try, bounded in time as a whole; only the status of the answer is looked at, never its body."""
+        """One try, bounded in time as a whole; only the status of the answer is looked at, never
+        its body.
+        """
         began = time.perf_counter()
         status, retry_after = None, None
 
@@ -103,11 +130,15 @@ class SafeHttp:
         spent = round((time.perf_counter() - began) * 1000)
         return Attempt(status=status, trouble=trouble, duration_ms=spent, retry_after=retry_after)
 
-    async def download(self, url: str, target: Path, *, bytes_max: int, own: bool = False) -> Download:
-        """GET a file, bounded in time as a whole and in bytes; each of a few redirects is checked like the first URL.
+    async def download(
+        self, url: str, target: Path, *, bytes_max: int, own: bool = False
+    ) -> Download:
+        """GET a file, bounded in time as a whole and in bytes; each of a few redirects is checked
+        like the first URL.
 
-        The body is written as it comes over the wire: it is asked for uncompressed, and never unpacked. `own` is an
-        address that the operator gave, so it may be private; where it redirects to may not.
+        The body is written as it comes over the wire: it is asked for uncompressed, and never
+        unpacked. `own` is an address that the operator gave, so it may be private; where it
+        redirects to may not.
         """
         result = Download()
 
@@ -153,13 +184,24 @@ class SafeHttp:
 
     @asynccontextmanager
     async def _answer(
-        self, method: str, place: Place, headers: Mapping[str, str], body: bytes, *, own: bool = False
+        self,
+        method: str,
+        place: Place,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        own: bool = False,
     ) -> AsyncIterator[httpx.Response]:
         addresses = await self._fit(place, own=own)
         for left, address in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
             request = httpx.Request(
                 method,
-                httpx.URL(scheme=place.scheme, host=str(address), port=place.port, raw_path=place.target.encode()),
+                httpx.URL(
+                    scheme=place.scheme,
+                    host=str(address),
+                    port=place.port,
+                    raw_path=place.target.encode(),
+                ),
                 headers={**headers, "Host": place.host_header, "Connection": "close"},
                 content=body,
                 extensions={"sni_hostname": place.host},
@@ -190,7 +232,9 @@ class SafeHttp:
         return addresses[:_ADDRESSES_TRIED]
 
     async def _look_up(self, host: str, port: int) -> Sequence[str]:
-        """In threads of their own: names whose servers do not answer must not hold up other look-ups of ours."""
+        """In threads of their own: names whose servers do not answer must not hold up other
+        look-ups of ours.
+        """
         found = await asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         )

@@ -1,7 +1,9 @@
-"""Decode pictures from others in a process of its own: limited memory, no secrets, one picture at a time.
+"""Decode pictures from others in a process of its own: limited memory, no secrets, one picture at a
+time.
 
-`python -m …adapters.picture_decoder` reads one JSON object a line from stdin and answers each with one on stdout;
-it ends when stdin does. A picture that exhausts the memory limit or crashes a decoder ends only this process.
+`python -m …adapters.picture_decoder` reads one JSON object a line from stdin and answers each with
+one on stdout; it ends when stdin does. A picture that exhausts the memory limit or crashes a
+decoder ends only this process.
 """
 
 import contextlib
@@ -17,11 +19,14 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
-"""The formats that are read. MPO is a JPEG of a phone that is followed by further pictures, which are ignored."""
+"""The formats that are read. MPO is a JPEG of a phone that is followed by further pictures, which
+are ignored.
+"""
 OPENED = ("PNG", "JPEG", "WEBP")
 MEMORY_BYTES = 640 * 1024 * 1024
-"""Address space of the process. The largest pictures that are read, 4096 x 4096 px in WebP or 8192 x 6144 px in
-progressive JPEG, need 400 MB."""
+"""Address space of the process. The largest pictures that are read, 4096 x 4096 px in WebP or 8192
+x 6144 px in progressive JPEG, need 400 MB.
+"""
 
 _ICC_PROFILE_BYTES = 100_000
 _ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
@@ -40,7 +45,8 @@ def inspect(path: Path, *, pixels_max: int, side_max: int) -> dict[str, Any]:
     """Decode a still picture to its last byte; its format, displayed size, length and SHA-256.
 
     Raises:
-        RefusedPictureError: not a whole PNG, JPEG or WebP picture, animated, or larger than the limits.
+        RefusedPictureError: not a whole PNG, JPEG or WebP picture, animated, or larger than the
+        limits.
     """
     data = path.read_bytes()
     with _refusing(), _opened(data, pixels_max=pixels_max, side_max=side_max) as image:
@@ -50,15 +56,26 @@ def inspect(path: Path, *, pixels_max: int, side_max: int) -> dict[str, Any]:
         _check_complete(data, image)
         size = _displayed_size(image)
         return {
-            "format": FORMATS[image.format or ""], "width": size[0], "height": size[1], "bytes": len(data),
+            "format": FORMATS[image.format or ""],
+            "width": size[0],
+            "height": size[1],
+            "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
-        }  # fmt: skip
+        }
 
 
 def reduce(
-    path: Path, target: Path, *, side_min: int, side_max: int, pixels_max: int, jpeg_pixels_max: int, side_kept: int
+    path: Path,
+    target: Path,
+    *,
+    side_min: int,
+    side_max: int,
+    pixels_max: int,
+    jpeg_pixels_max: int,
+    side_kept: int,
 ) -> dict[str, Any]:
-    """Write the first frame upright, at most `side_kept` px, without metadata, and return its facts.
+    """Write the first frame upright, at most `side_kept` px, without metadata, and return its
+    facts.
 
     Raises:
         RefusedPictureError: not a readable PNG, JPEG or WebP picture, or outside the limits.
@@ -70,14 +87,21 @@ def reduce(
             raise RefusedPictureError("too_small")
         if name != "JPEG" and image.width * image.height > pixels_max:
             raise RefusedPictureError("too_many_pixels")
-        image.draft(None, (side_kept, side_kept))  # a JPEG is decoded at 1/2, 1/4 or 1/8, which needs less memory
+        image.draft(
+            None, (side_kept, side_kept)
+        )  # a JPEG is decoded at 1/2, 1/4 or 1/8, which needs less memory
         image.load()
         profile = image.info.get("icc_profile")
         mode = "RGBA" if image.has_transparency_data and name != "JPEG" else "RGB"
         upright: Image.Image = image
-        if image.mode.startswith("I"):  # 16 bits of grey: converting alone would cut off the upper half
+        if image.mode.startswith(
+            "I"
+        ):  # 16 bits of grey: converting alone would cut off the upper half
             upright = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-        if upright.mode not in {"RGB", "RGBA"}:  # palettes cannot be scaled smoothly; the others are copied once less
+        if upright.mode not in {
+            "RGB",
+            "RGBA",
+        }:  # palettes cannot be scaled smoothly; the others are copied once less
             upright = upright.convert(mode)
         upright.thumbnail((side_kept, side_kept))
         upright = upright.convert(mode)
@@ -86,7 +110,11 @@ def reduce(
             upright = ImageOps.exif_transpose(upright)
         # What is left is what a camera or an editor noted: place, time, comments, a preview.
         upright.info = {}
-        kept_profile = profile if profile and len(profile) <= _ICC_PROFILE_BYTES and image.mode in _PROFILED else None
+        kept_profile = (
+            profile
+            if profile and len(profile) <= _ICC_PROFILE_BYTES and image.mode in _PROFILED
+            else None
+        )
         upright.save(target, name, quality=_QUALITY, icc_profile=kept_profile, exif=b"")
     return inspect(target, pixels_max=side_kept * side_kept, side_max=side_kept)
 
@@ -109,7 +137,9 @@ def _opened(data: bytes, *, pixels_max: int, side_max: int) -> Image.Image:
 
 
 def _check_complete(data: bytes, image: Image.Image) -> None:
-    """Find the damage that a decoder tolerates: wrong checksums of a PNG, a JPEG without its end."""
+    """Find the damage that a decoder tolerates: wrong checksums of a PNG, a JPEG without its
+    end.
+    """
     if image.format == "PNG":
         with Image.open(io.BytesIO(data), formats=["PNG"]) as again:
             again.verify()

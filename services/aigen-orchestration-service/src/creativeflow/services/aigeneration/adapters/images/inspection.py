@@ -1,4 +1,6 @@
-"""What a picture file really is, found out by a decoder process that is limited in memory and time."""
+"""What a picture file really is, found out by a decoder process that is limited in memory and
+time.
+"""
 
 import asyncio
 import json
@@ -81,9 +83,11 @@ class PictureFacts:
 
 
 class PictureDecoder:
-    """One decoder process, started when it is needed and replaced when it has ended; orders wait for one another.
+    """One decoder process, started when it is needed and replaced when it has ended; orders wait
+    for one another.
 
-    So at most one picture is decoded at a time, and none in this process, whose event loop is never held up by it.
+    So at most one picture is decoded at a time, and none in this process, whose event loop is never
+    held up by it.
     """
 
     def __init__(self, *, timeout_seconds: float = _DECODE_SECONDS) -> None:
@@ -148,14 +152,21 @@ class PictureDecoder:
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is not None and self._process.poll() is not None:
-            self._end()  # it ended between two pictures, for example by the system's out-of-memory killer
+            # It ended between two pictures, for example by the system's out-of-memory killer.
+            self._end()
         if self._process is None:
             environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-            environment["MALLOC_MMAP_THRESHOLD_"] = "1048576"  # glibc gives back what a large picture took
+            environment["MALLOC_MMAP_THRESHOLD_"] = (
+                "1048576"  # glibc gives back what a large picture took
+            )
             self._process = subprocess.Popen(  # noqa: S603 - this module of ours
-                [sys.executable, "-m", _DECODER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, env=environment, close_fds=True,
-            )  # fmt: skip
+                [sys.executable, "-m", _DECODER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                close_fds=True,
+            )
         return self._process
 
     def _end(self) -> None:

@@ -1,4 +1,6 @@
-"""Look at the pictures that workers report: what is stored here is read, what lies elsewhere is fetched and decoded."""
+"""Look at the pictures that workers report: what is stored here is read, what lies elsewhere is
+fetched and decoded.
+"""
 
 import asyncio
 import base64
@@ -11,7 +13,11 @@ from uuid import UUID
 import structlog
 
 from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
-from creativeflow.services.aigeneration.adapters.http.safe_client import DiskError, Download, SafeHttp
+from creativeflow.services.aigeneration.adapters.http.safe_client import (
+    DiskError,
+    Download,
+    SafeHttp,
+)
 from creativeflow.services.aigeneration.adapters.images.inspection import (
     PictureDecoder,
     PictureFacts,
@@ -48,13 +54,24 @@ Looked = PictureFacts | PictureFault
 
 
 class ResultCheck:
-    """What reported pictures really are; concurrent and repeated reports of a job look at each address once."""
+    """What reported pictures really are; concurrent and repeated reports of a job look at each
+    address once.
+    """
 
     def __init__(
-        self, assets: AssetStore, decoder: PictureDecoder, http: SafeHttp, *, fetches: bool, bytes_max: int,
-        timeout_seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:  # fmt: skip
-        """`fetches`: also look at what lies elsewhere; `timeout_seconds` bounds all tries at one picture."""
+        self,
+        assets: AssetStore,
+        decoder: PictureDecoder,
+        http: SafeHttp,
+        *,
+        fetches: bool,
+        bytes_max: int,
+        timeout_seconds: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`fetches`: also look at what lies elsewhere; `timeout_seconds` bounds all tries at one
+        picture.
+        """
         self._assets = assets
         self._decoder = decoder
         self._http = http
@@ -77,11 +94,18 @@ class ResultCheck:
         if isinstance(found, PictureFacts) and not checksum_fits(asset.get("checksum"), found):
             found = PictureFault(INVALID_OUTPUT, "checksum_mismatch")
         if isinstance(found, PictureFault):
-            log.warning("result_picture_refused", job_id=str(job_id), error_code=found.error_code, reason=found.reason)
+            log.warning(
+                "result_picture_refused",
+                job_id=str(job_id),
+                error_code=found.error_code,
+                reason=found.reason,
+            )
             return found
         facts: Mapping[str, Any] = {
-            "resolution": found.resolution, "format": found.format, "checksum": found.checksum,
-        }  # fmt: skip
+            "resolution": found.resolution,
+            "format": found.format,
+            "checksum": found.checksum,
+        }
         return Asset(**{**asset, **facts})  # type: ignore[typeddict-item]
 
     async def close(self) -> None:
@@ -92,7 +116,9 @@ class ResultCheck:
         await asyncio.gather(*looks, return_exceptions=True)
 
     def _looking(self, job_id: UUID, url: str) -> "asyncio.Task[Looked]":
-        """The one look at an address for a job; one that came to nothing is done again when it is asked for again."""
+        """The one look at an address for a job; one that came to nothing is done again when it is
+        asked for again.
+        """
         key = (job_id, url)
         known = self._looks.get(key)
         if known is None or (known.done() and not _found(known)):
@@ -122,7 +148,9 @@ class ResultCheck:
             try:
                 async with asyncio.timeout(self._timeout_seconds):
                     for pause in (*_PAUSES, None):
-                        got = await self._http.download(url, target, bytes_max=self._bytes_max, own=own)
+                        got = await self._http.download(
+                            url, target, bytes_max=self._bytes_max, own=own
+                        )
                         found = _fault(got)
                         if found is None:
                             break
@@ -136,7 +164,11 @@ class ResultCheck:
 
 
 def _found(look: "asyncio.Task[Looked]") -> bool:
-    return not look.cancelled() and look.exception() is None and isinstance(look.result(), PictureFacts)
+    return (
+        not look.cancelled()
+        and look.exception() is None
+        and isinstance(look.result(), PictureFacts)
+    )
 
 
 def _fault(got: Download) -> PictureFault | None:
@@ -151,7 +183,9 @@ def _fault(got: Download) -> PictureFault | None:
 
 
 def checksum_fits(claimed: str | None, facts: PictureFacts) -> bool:
-    """Whether a claimed SHA-256, in hexadecimal or base64, is the picture's; other kinds are not compared."""
+    """Whether a claimed SHA-256, in hexadecimal or base64, is the picture's; other kinds are not
+    compared.
+    """
     match = _SHA256.fullmatch(claimed.strip()) if claimed else None
     if match is None:
         return True

@@ -6,7 +6,11 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from creativeflow.services.aigeneration.adapters.http.retries import CircuitBreaker, CircuitOpenError, call_with_retry
+from creativeflow.services.aigeneration.adapters.http.retries import (
+    CircuitBreaker,
+    CircuitOpenError,
+    call_with_retry,
+)
 from creativeflow.services.aigeneration.domain.moderation import ModerationOutcome, ModerationResult
 from creativeflow.services.aigeneration.ports import PromptCheck, PromptCheckUnavailableError
 
@@ -28,7 +32,9 @@ class _NoAnswerError(Exception):
 
 
 class ModerationCheck:
-    """The PromptCheck port on `POST {url} {"input": [...]}`; what the first check refuses is not sent at all."""
+    """The PromptCheck port on `POST {url} {"input": [...]}`; what the first check refuses is not
+    sent at all.
+    """
 
     def __init__(
         self,
@@ -65,17 +71,25 @@ class ModerationCheck:
         try:
             answer = await call_with_retry(
                 lambda: self._breaker.call(lambda: self._ask(texts), failure=_NoAnswerError),
-                again_after=_NoAnswerError, first_pause_seconds=self._pause_seconds, longest_pause_seconds=1.0,
-            )  # fmt: skip
+                again_after=_NoAnswerError,
+                first_pause_seconds=self._pause_seconds,
+                longest_pause_seconds=1.0,
+            )
         except (_NoAnswerError, CircuitOpenError) as error:
             raise PromptCheckUnavailableError(str(error) or "left alone after failures") from error
-        return ModerationResult.worst([first, *(self._verdict(result) for result in answer.results)])
+        return ModerationResult.worst(
+            [first, *(self._verdict(result) for result in answer.results)]
+        )
 
     async def _ask(self, texts: Sequence[str]) -> _Answer:
         body: Mapping[str, Any] = {"input": list(texts), **self._more}
         try:
             answer = await self._http.post(
-                self._url, json=body, headers=self._headers, timeout=self._timeout_seconds, follow_redirects=False
+                self._url,
+                json=body,
+                headers=self._headers,
+                timeout=self._timeout_seconds,
+                follow_redirects=False,
             )
             if not answer.is_success:
                 raise _NoAnswerError(f"status {answer.status_code}")
@@ -90,7 +104,15 @@ class ModerationCheck:
         if result.flagged:
             severe = SEVERE & set(named)
             category = min(severe) if severe else min(named, default="flagged")
-            return ModerationResult(outcome=ModerationOutcome.REJECT, category=category, severe=bool(severe))
-        category, score = max(result.category_scores.items(), key=lambda each: each[1], default=("", 0.0))
-        outcome = ModerationOutcome.REVIEW if score > self._review_above else ModerationOutcome.ALLOW
-        return ModerationResult(outcome=outcome, category=category if outcome is ModerationOutcome.REVIEW else None)
+            return ModerationResult(
+                outcome=ModerationOutcome.REJECT, category=category, severe=bool(severe)
+            )
+        category, score = max(
+            result.category_scores.items(), key=lambda each: each[1], default=("", 0.0)
+        )
+        outcome = (
+            ModerationOutcome.REVIEW if score > self._review_above else ModerationOutcome.ALLOW
+        )
+        return ModerationResult(
+            outcome=outcome, category=category if outcome is ModerationOutcome.REVIEW else None
+        )

@@ -31,7 +31,11 @@ class _Rule(BaseModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> "_Rule":
-        if bool(self.words) == bool(self.near) or any(not group for group in self.near) or len(self.near) == 1:
+        if (
+            bool(self.words) == bool(self.near)
+            or any(not group for group in self.near)
+            or len(self.near) == 1
+        ):
             raise ValueError("a rule has either words, or near with two groups or more")
         return self
 
@@ -73,8 +77,12 @@ def read_rules(path: Path) -> list[SafetyRule]:
         raise SafetyFileError(f"{path.name}: {error}") from error
     return [
         SafetyRule(
-            category=rule.category, outcome=rule.outcome, severe=rule.severe, languages=frozenset(rule.languages),
-            words=tuple(rule.words), near=tuple(tuple(group) for group in rule.near),
+            category=rule.category,
+            outcome=rule.outcome,
+            severe=rule.severe,
+            languages=frozenset(rule.languages),
+            words=tuple(rule.words),
+            near=tuple(tuple(group) for group in rule.near),
         )
         for rule in said.rules
-    ]  # fmt: skip
+    ]

@@ -13,12 +13,18 @@ _TRY_AGAIN = {408, 409, 425, 429}
 
 
 class HttpNotifier:
-    """The Notifier port on HTTP: any 2xx is taken; other 4xx will never be; everything else is tried again."""
+    """The Notifier port on HTTP: any 2xx is taken; other 4xx will never be; everything else is
+    tried again.
+    """
 
-    def __init__(self, client: httpx.AsyncClient, *, url: str, api_key: str | None, channels: list[str]) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, *, url: str, api_key: str | None, channels: list[str]
+    ) -> None:
         self._client = client
         self._url = url
-        self._headers = {"Content-Type": "application/json"} | ({"X-Internal-API-Key": api_key} if api_key else {})
+        self._headers = {"Content-Type": "application/json"} | (
+            {"X-Internal-API-Key": api_key} if api_key else {}
+        )
         self._channels = channels
 
     async def send(self, notification: Mapping[str, Any]) -> None:

@@ -9,7 +9,9 @@ log = structlog.get_logger(__name__)
 
 
 class LogNotifier:
-    """The Notifier port that only writes a line; it names the event, never the user or the content."""
+    """The Notifier port that only writes a line; it names the event, never the user or the
+    content.
+    """
 
     async def send(self, notification: Mapping[str, Any]) -> None:
         """Write one line."""

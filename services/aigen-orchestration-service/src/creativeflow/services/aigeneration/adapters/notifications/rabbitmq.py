@@ -1,4 +1,6 @@
-"""Notifications to the notification service through its RabbitMQ queue, and lifecycle events to the topic exchange."""
+"""Notifications to the notification service through its RabbitMQ queue, and lifecycle events to the
+topic exchange.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -7,18 +9,27 @@ from typing import Any
 import orjson
 
 from creativeflow.services.aigeneration.adapters.notifications.payload import told
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Message, PublishOutcome, PublishResult
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
+    Broker,
+    Message,
+    PublishOutcome,
+    PublishResult,
+)
 from creativeflow.services.aigeneration.ports import NotifierRefusedError, NotifierUnavailableError
 
 SOURCE = "aigen-orchestration-service"
 
 
 class RabbitMQNotifier:
-    """The Notifier port on the default exchange. `channels` must not be empty: the receiver drops such messages."""
+    """The Notifier port on the default exchange. `channels` must not be empty: the receiver drops
+    such messages.
+    """
 
     def __init__(self, broker: Broker, *, queue: str, channels: Sequence[str]) -> None:
         if not channels:
-            raise ValueError("at least one target channel is needed, or notifications are silently dropped")
+            raise ValueError(
+                "at least one target channel is needed, or notifications are silently dropped"
+            )
         self._broker = broker
         self._queue = queue
         self._channels = list(channels)
@@ -43,7 +54,9 @@ class RabbitMQNotifier:
 
 
 class EventPublisher:
-    """Publishes lifecycle events as `generation.<event>`; nobody need listen, so unroutable is fine."""
+    """Publishes lifecycle events as `generation.<event>`; nobody need listen, so unroutable is
+    fine.
+    """
 
     def __init__(self, broker: Broker, *, exchange: str) -> None:
         self._broker = broker

@@ -1,4 +1,6 @@
-"""The service's one connection to RabbitMQ: keeps it up, declares the topology, publishes and consumes."""
+"""The service's one connection to RabbitMQ: keeps it up, declares the topology, publishes and
+consumes.
+"""
 
 import asyncio
 import re
@@ -28,7 +30,11 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.channels import (
     TryAgainError,
     first_of,
 )
-from creativeflow.services.aigeneration.kit.supervision import SupervisedTask, TaskStatus
+from creativeflow.services.aigeneration.kit.supervision import (
+    SupervisedTask,
+    TaskStatus,
+    is_own_cancellation,
+)
 
 __all__ = [
     "AckDecision",
@@ -50,7 +56,9 @@ _LOG = structlog.get_logger(__name__)
 _MAX_PREFETCH = 65535
 _ACCESS_REFUSED = 403
 _PRECONDITION_FAILED = 406
-_OTHER_ARGUMENT = re.compile(r"inequivalent arg '(?P<name>[^']+)'.*received (?P<ours>.+) but current is (?P<theirs>.+)")
+_OTHER_ARGUMENT = re.compile(
+    r"inequivalent arg '(?P<name>[^']+)'.*received (?P<ours>.+) but current is (?P<theirs>.+)"
+)
 _TYPED_VALUE = re.compile(r"the value ('.*') of type '\w+'")
 
 
@@ -91,7 +99,9 @@ class Topology:
 
 
 async def _declare(link: Connection, topology: Topology) -> list[str]:
-    """Creates what is missing, touches nothing that exists, and names in sentences what exists otherwise."""
+    """Creates what is missing, touches nothing that exists, and names in sentences what exists
+    otherwise.
+    """
     found = []
     for exchange in topology.exchanges:
         expected: dict[str, Any] = {"exchange_type": exchange.kind, "durable": exchange.durable}
@@ -122,7 +132,9 @@ async def _ensure(link: Connection, kind: str, name: str, expected: Mapping[str,
     except BrokerCommandError as error:
         if exists and error.code == _PRECONDITION_FAILED:
             return _mismatch(kind, name, error.reason)
-        if not (exists and error.code == _ACCESS_REFUSED):  # may use it but not compare it: that is enough
+        if not (
+            exists and error.code == _ACCESS_REFUSED
+        ):  # may use it but not compare it: that is enough
             raise
     return ""
 
@@ -134,8 +146,8 @@ def _mismatch(kind: str, name: str, reason: str) -> str:
         detail = f"{told['name']} is {told['theirs']}, expected {told['ours']}"
         wanted = f"{told['name']} {told['ours']}"
     return (
-        f"{kind.capitalize()} {name} exists with other arguments than expected ({detail}); it is used as it is. "
-        f"To get {wanted}, delete it when empty and restart."
+        f"{kind.capitalize()} {name} exists with other arguments than expected ({detail}); it is"
+        f" used as it is. To get {wanted}, delete it when empty and restart."
     )
 
 
@@ -157,7 +169,9 @@ class Broker:
         reconnect_seconds: tuple[float, float] = (0.5, 15.0),
     ) -> None:
         if max_unconfirmed < 1 or not 0 < reconnect_seconds[0] <= reconnect_seconds[1]:
-            raise ValueError("max_unconfirmed must be at least 1 and reconnect_seconds positive and ascending")
+            raise ValueError(
+                "max_unconfirmed must be at least 1 and reconnect_seconds positive and ascending"
+            )
         self._parameters = _parameters(url, name, heartbeat_seconds)
         self._topology = topology
         self._max_unconfirmed = max_unconfirmed
@@ -197,11 +211,15 @@ class Broker:
 
     @property
     def mismatches(self) -> list[str]:
-        """One sentence for each exchange or queue found with other arguments at the last connect."""
+        """One sentence for each exchange or queue found with other arguments at the last
+        connect.
+        """
         return list(self._mismatches)
 
     async def start(self) -> None:
-        """Begins to connect in the background, for ever. Idempotent; raises RuntimeError after close()."""
+        """Begins to connect in the background, for ever. Idempotent; raises RuntimeError after
+        close().
+        """
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
             self._running.start()
@@ -220,13 +238,17 @@ class Broker:
         return True
 
     def when_connected(self, act: Callable[[], None]) -> None:
-        """Has this done each time that messages can be published again: what waited for it need not look itself."""
+        """Has this done each time that messages can be published again: what waited for it need not
+        look itself.
+        """
         self._on_connected.append(act)
 
     async def publish(self, messages: Sequence[Message]) -> list[PublishResult]:
-        """Publishes persistently and waits at most confirm_timeout_seconds in all for the answers, in order.
+        """Publishes persistently and waits at most confirm_timeout_seconds in all for the answers,
+        in order.
 
-        A message that AMQP cannot carry (a float header, a key beyond 255 bytes) is REFUSED by itself.
+        A message that AMQP cannot carry (a float header, a key beyond 255 bytes) is REFUSED by
+        itself.
         """
         if self._publisher is None or not self._publisher.is_open:
             return [PublishResult(PublishOutcome.LOST, "not connected")] * len(messages)
@@ -235,7 +257,8 @@ class Broker:
         return await self._publisher.publish(messages, self._confirm_timeout_seconds)
 
     def consume(self, queue: str, handler: Handler, *, prefetch: int) -> None:
-        """Has a queue's messages handled, `prefetch` (1 to 65535) at a time, over every connection to come.
+        """Has a queue's messages handled, `prefetch` (1 to 65535) at a time, over every connection
+        to come.
 
         A handler is cancelled when its channel dies; its message is then delivered again.
         """
@@ -247,8 +270,12 @@ class Broker:
             self._spawn(self._subscribe(self._link, consumer, self._closing))
 
     async def queue_depth(self, queue: str) -> tuple[int, int] | None:
-        """The queue's ready messages and its consumers; None when it is missing or the broker cannot tell."""
-        if self._link is None or self._link.blocked_reason:  # a blocking broker reads nothing and would not answer
+        """The queue's ready messages and its consumers; None when it is missing or the broker
+        cannot tell.
+        """
+        if (
+            self._link is None or self._link.blocked_reason
+        ):  # a blocking broker reads nothing and would not answer
             return None
         try:
             async with self._link.channel() as channel:
@@ -258,7 +285,9 @@ class Broker:
         return method.message_count, method.consumer_count
 
     async def close(self, timeout_seconds: float = 10.0) -> None:
-        """Lets handlers, acks and confirms finish, then closes; what lasts longer is cancelled. Idempotent."""
+        """Lets handlers, acks and confirms finish, then closes; what lasts longer is cancelled.
+        Idempotent.
+        """
         if self._closing is None:
             return
         if not self._closing.done():
@@ -329,7 +358,9 @@ class Broker:
             act()
         return self._publisher
 
-    async def _keep(self, link: Connection, publisher: Publisher, closing: "asyncio.Future[None]") -> None:
+    async def _keep(
+        self, link: Connection, publisher: Publisher, closing: "asyncio.Future[None]"
+    ) -> None:
         backoff = Backoff(*self._reconnect_seconds)
         clock = asyncio.get_running_loop().time
         while True:
@@ -341,7 +372,8 @@ class Broker:
                 break
             _LOG.warning("publisher_channel_lost", reason=publisher.closed.result().reason)
             publisher = await self._prepare(link)
-            # A message that kills the channel again and again must not keep the broker busy declaring.
+            # A message that kills the channel again and again must not keep the broker busy
+            # declaring.
             await first_of(link.closed, closing, timeout_seconds=backoff.next(clock() - began))
         while self._subscribing:
             await asyncio.wait(self._subscribing)
@@ -353,7 +385,9 @@ class Broker:
         self._subscribing.add(task)
         task.add_done_callback(self._subscribing.discard)
 
-    async def _subscribe(self, link: Connection, consumer: Consumer, closing: "asyncio.Future[None]") -> None:
+    async def _subscribe(
+        self, link: Connection, consumer: Consumer, closing: "asyncio.Future[None]"
+    ) -> None:
         """Keeps one consumer subscribed for as long as the connection lives."""
         backoff = Backoff(*self._reconnect_seconds)
         clock = asyncio.get_running_loop().time
@@ -368,8 +402,8 @@ class Broker:
             except BrokerCommandError as error:
                 failure = error
             except (Exception, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                    raise  # this task is cancelled; otherwise something that it awaited was
+                if is_own_cancellation(error):
+                    raise
                 _LOG.exception("consumer_failed", queue=consumer.queue)
                 failure = BrokerCommandError(f"unexpected {type(error).__name__}")
             if failure is None or link.closed.done():
@@ -382,7 +416,9 @@ class Broker:
     async def _consume_until_ended(
         self, link: Connection, consumer: Consumer, closing: "asyncio.Future[None]"
     ) -> BrokerCommandError | None:
-        """Returns None when it ends because of close(); raises BrokerCommandError when it could not begin."""
+        """Returns None when it ends because of close(); raises BrokerCommandError when it could not
+        begin.
+        """
         subscription = await Subscription.open(link, consumer)
         _LOG.info("consumer_started", queue=consumer.queue, prefetch=consumer.prefetch)
         try:
@@ -391,7 +427,8 @@ class Broker:
             await subscription.abandon()
             raise
         if subscription.is_open:
-            # Handlers of a consumer that was merely cancelled finish on the old channel, beside its successor.
+            # Handlers of a consumer that was merely cancelled finish on the old channel, beside its
+            # successor.
             self._spawn(subscription.drain())
         else:
             await subscription.abandon()

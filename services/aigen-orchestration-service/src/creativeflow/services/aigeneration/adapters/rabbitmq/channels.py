@@ -1,4 +1,6 @@
-"""One RabbitMQ connection and its channels, made awaitable: publishing with confirms, consuming with acks."""
+"""One RabbitMQ connection and its channels, made awaitable: publishing with confirms, consuming
+with acks.
+"""
 
 import asyncio
 import random
@@ -14,6 +16,8 @@ import structlog
 from pika import BasicProperties, spec
 from pika import exceptions as pika_errors
 from pika.adapters.asyncio_connection import AsyncioConnection
+
+from creativeflow.services.aigeneration.kit.supervision import is_own_cancellation
 
 _LOG = structlog.get_logger(__name__)
 
@@ -74,11 +78,15 @@ class Delivery:
 
 
 class TryAgainError(Exception):
-    """What a handler raises when something it needs is away for the moment: no fault, so no traceback."""
+    """What a handler raises when something it needs is away for the moment: no fault, so no
+    traceback.
+    """
 
 
 class AckDecision(Enum):
-    """A handler's answer: done, dead-letter or drop it, or put it back at once (without any pause)."""
+    """A handler's answer: done, dead-letter or drop it, or put it back at once (without any
+    pause).
+    """
 
     ACK = "ack"
     REJECT = "reject"
@@ -98,7 +106,9 @@ class Consumer:
 
 
 class BrokerCommandError(Exception):
-    """The broker refused a command (then with its reply code), did not answer in time or is gone (code 0)."""
+    """The broker refused a command (then with its reply code), did not answer in time or is gone
+    (code 0).
+    """
 
     def __init__(self, reason: str, code: int = 0) -> None:
         super().__init__(reason)
@@ -107,7 +117,9 @@ class BrokerCommandError(Exception):
 
 
 class Backoff:
-    """Waits drawn at random between a floor and a ceiling that doubles up to its limit, in seconds."""
+    """Waits drawn at random between a floor and a ceiling that doubles up to its limit, in
+    seconds.
+    """
 
     def __init__(self, floor: float, limit: float) -> None:
         self._floor = floor
@@ -115,7 +127,9 @@ class Backoff:
         self._ceiling = floor
 
     def next(self, lived_seconds: float = 0.0) -> float:
-        """The next wait; the shortest again when what failed had lived for longer than the limit."""
+        """The next wait; the shortest again when what failed had lived for longer than the
+        limit.
+        """
         if lived_seconds > self._limit:
             self._ceiling = self._floor
         self._ceiling = min(self._limit, self._ceiling * 2)
@@ -124,7 +138,10 @@ class Backoff:
 
 def in_words(error: BaseException) -> str:
     """The innermost cause in one line for a person."""
-    causes = getattr(error, "exceptions", None) or [getattr(error, "exception", None), *error.args[:1]]
+    causes = getattr(error, "exceptions", None) or [
+        getattr(error, "exception", None),
+        *error.args[:1],
+    ]
     inner = next((cause for cause in reversed(causes) if isinstance(cause, BaseException)), None)
     if inner is not None:
         return in_words(inner)
@@ -153,7 +170,9 @@ async def first_of(*futures: "asyncio.Future[Any]", timeout_seconds: float | Non
 
 
 class _Together(AsyncioConnection):  # type: ignore[misc]  # pika ships no type information
-    """Sends what is written in one turn of the loop as one piece: pika hands the system every frame by itself."""
+    """Sends what is written in one turn of the loop as one piece: pika hands the system every frame
+    by itself.
+    """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._held: list[bytes] = []
@@ -166,7 +185,9 @@ class _Together(AsyncioConnection):  # type: ignore[misc]  # pika ships no type 
 
     def _send_held(self) -> None:
         held, self._held = b"".join(self._held), []
-        if self._transport is not None:  # else the connection was lost meanwhile, and its end is told elsewhere
+        if (
+            self._transport is not None
+        ):  # else the connection was lost meanwhile, and its end is told elsewhere
             super()._adapter_emit_data(held)
 
 
@@ -191,14 +212,22 @@ class Connection:
 
     @classmethod
     async def open(cls, parameters: Any, interrupt: "asyncio.Future[None]") -> "Connection":
-        """Connects once; raises BrokerCommandError when that fails, takes too long or is interrupted."""
+        """Connects once; raises BrokerCommandError when that fails, takes too long or is
+        interrupted.
+        """
         link = cls(parameters)
         # pika bounds everything but the name's resolution; a name may stand for two addresses.
-        bound = parameters.connection_attempts * (2 * parameters.stack_timeout + parameters.retry_delay)
+        bound = parameters.connection_attempts * (
+            2 * parameters.stack_timeout + parameters.retry_delay
+        )
         try:
             await first_of(link._opened, link.closed, interrupt, timeout_seconds=bound)
         finally:
-            failure = link.closed.result() if link.closed.done() else f"connecting took longer than {bound:g} s"
+            failure = (
+                link.closed.result()
+                if link.closed.done()
+                else f"connecting took longer than {bound:g} s"
+            )
             if not link.is_open:
                 await link.close(CANCEL_SECONDS)
         if link.is_open:
@@ -246,8 +275,8 @@ class Connection:
                 await first_of(self.closed, timeout_seconds=timeout_seconds)
         finally:
             if not self.closed.done():
-                # pika has no public way to give up on a silent peer (its own heartbeat does it like this), and
-                # its close() during a handshake ends in an AssertionError.
+                # pika has no public way to give up on a silent peer (its own heartbeat does it like
+                # this), and its close() during a handshake ends in an AssertionError.
                 error = pika_errors.AMQPConnectionError("the connection was given up")
                 self._connection._terminate_stream(error)  # noqa: SLF001
         await first_of(self.closed, timeout_seconds=timeout_seconds)
@@ -277,7 +306,9 @@ class Channel:
         self.amqp.add_on_close_callback(self._on_closed)
 
     async def call(self, command: str, **arguments: Any) -> Any:
-        """Sends a command of pika's channel and returns the answer's frame; raises BrokerCommandError."""
+        """Sends a command of pika's channel and returns the answer's frame; raises
+        BrokerCommandError.
+        """
         answer = asyncio.get_running_loop().create_future()
         try:
             getattr(self.amqp, command)(**arguments, callback=answer.set_result)
@@ -342,7 +373,9 @@ _NACKED = PublishResult(PublishOutcome.REFUSED, "refused by the broker")
 
 
 class Publisher:
-    """The channel for publishing: in confirm mode, pipelined, with a window of unconfirmed messages."""
+    """The channel for publishing: in confirm mode, pipelined, with a window of unconfirmed
+    messages.
+    """
 
     def __init__(self, link: Connection, channel: Channel, max_unconfirmed: int) -> None:
         self._link = link
@@ -381,8 +414,12 @@ class Publisher:
         """Resolves with the reason when the channel has closed."""
         return self._channel.closed
 
-    async def publish(self, messages: Sequence[Message], timeout_seconds: float) -> list[PublishResult]:
-        """Writes all messages and waits for their answers, the wait for room in the window included."""
+    async def publish(
+        self, messages: Sequence[Message], timeout_seconds: float
+    ) -> list[PublishResult]:
+        """Writes all messages and waits for their answers, the wait for room in the window
+        included.
+        """
         batch = _Batch(len(messages))
         self._batches.add(batch.done)
         try:
@@ -437,7 +474,9 @@ class Publisher:
                 message.exchange, message.routing_key, message.body, properties, mandatory=True
             )
         except (pika_errors.ChannelWrongStateError, pika_errors.ConnectionWrongStateError):
-            batch.settle(index, PublishResult(PublishOutcome.LOST, self._refusal() or "not connected"))
+            batch.settle(
+                index, PublishResult(PublishOutcome.LOST, self._refusal() or "not connected")
+            )
         except Exception as error:  # noqa: BLE001 - pika's encoder raises whatever it meets; nothing is written then
             reason = f"the message cannot be written as AMQP ({type(error).__name__})"
             batch.settle(index, PublishResult(PublishOutcome.REFUSED, reason))
@@ -451,7 +490,11 @@ class Publisher:
     def _give_up(self, batch: _Batch, seconds: float) -> None:
         for index, answer in enumerate(batch.answers):
             if answer is None:
-                words = "not confirmed within" if index < batch.written else "still waiting for its turn after"
+                words = (
+                    "not confirmed within"
+                    if index < batch.written
+                    else "still waiting for its turn after"
+                )
                 batch.settle(index, PublishResult(PublishOutcome.LOST, f"{words} {seconds:g} s"))
                 self._leave(index < batch.written)
 
@@ -473,7 +516,8 @@ class Publisher:
 
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
         key = (properties.message_id, method.exchange, method.routing_key)
-        # The broker returns in the order of publishing, so the search goes on where the last one ended.
+        # The broker returns in the order of publishing, so the search goes on where the last one
+        # ended.
         for tag in chain(range(self._last_returned_tag + 1, self._last_tag + 1), self._unconfirmed):
             message = self._unconfirmed.get(tag)
             if message is not None and message.key == key:
@@ -490,7 +534,9 @@ class Publisher:
 
 
 class Subscription:
-    """One consumer on a channel of its own; `ended` resolves with the reason when deliveries stop."""
+    """One consumer on a channel of its own; `ended` resolves with the reason when deliveries
+    stop.
+    """
 
     def __init__(self, channel: Channel, consumer: Consumer) -> None:
         self._loop = asyncio.get_running_loop()
@@ -505,13 +551,17 @@ class Subscription:
 
     @classmethod
     async def open(cls, link: Connection, consumer: Consumer) -> "Subscription":
-        """Begins to consume; raises BrokerCommandError, with NOT_FOUND when there is no such queue."""
+        """Begins to consume; raises BrokerCommandError, with NOT_FOUND when there is no such
+        queue.
+        """
         channel = await link.open_channel()
         subscription = cls(channel, consumer)
         try:
             await channel.call("basic_qos", prefetch_count=consumer.prefetch)
             on_message = subscription._on_message
-            frame = await channel.call("basic_consume", queue=consumer.queue, on_message_callback=on_message)
+            frame = await channel.call(
+                "basic_consume", queue=consumer.queue, on_message_callback=on_message
+            )
             subscription._tag = frame.method.consumer_tag
         except BaseException:
             await subscription.abandon()
@@ -547,7 +597,9 @@ class Subscription:
         if self._handling:
             _, stubborn = await asyncio.wait(self._handling, timeout=CANCEL_SECONDS)
             for task in stubborn:
-                _LOG.warning("handler_ignores_cancellation", queue=self._consumer.queue, task=task.get_name())
+                _LOG.warning(
+                    "handler_ignores_cancellation", queue=self._consumer.queue, task=task.get_name()
+                )
 
     def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
         delivery = Delivery(
@@ -570,12 +622,14 @@ class Subscription:
             try:
                 verdict = AckDecision(await self._consumer.handler(delivery))
             except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_own_cancellation(error):
                     raise
-                self._log_failure(delivery, attempt, error)  # cancelled itself: the message must not be forgotten
+                # The handler was cancelled by itself: the message must not be forgotten.
+                self._log_failure(delivery, attempt, error)
             except TryAgainError as error:
-                _LOG.warning("handler_waits", queue=self._consumer.queue, attempt=attempt, reason=str(error))
+                _LOG.warning(
+                    "handler_waits", queue=self._consumer.queue, attempt=attempt, reason=str(error)
+                )
             except Exception as error:  # noqa: BLE001 - whatever goes wrong, the message stays
                 self._log_failure(delivery, attempt, error)
             else:
@@ -587,18 +641,26 @@ class Subscription:
 
     def _log_failure(self, delivery: Delivery, attempt: int, error: BaseException) -> None:
         queue, message_id = self._consumer.queue, delivery.message_id
-        _LOG.error("handler_failed", queue=queue, message_id=message_id, attempt=attempt, exc_info=error)
+        _LOG.error(
+            "handler_failed", queue=queue, message_id=message_id, attempt=attempt, exc_info=error
+        )
 
     def _answer(self, delivery_tag: int, verdict: AckDecision) -> None:
         with suppress(pika_errors.AMQPError):  # a dead channel has given the message back already
             if verdict is AckDecision.ACK:
                 self._channel.amqp.basic_ack(delivery_tag)
             else:
-                self._channel.amqp.basic_reject(delivery_tag, requeue=verdict is AckDecision.REQUEUE)
+                self._channel.amqp.basic_reject(
+                    delivery_tag, requeue=verdict is AckDecision.REQUEUE
+                )
 
     def _on_cancelled(self, _frame: Any) -> None:
         if not self.ended.done():
-            self.ended.set_result(BrokerCommandError("the broker cancelled the consumer; its queue is gone", NOT_FOUND))
+            self.ended.set_result(
+                BrokerCommandError(
+                    "the broker cancelled the consumer; its queue is gone", NOT_FOUND
+                )
+            )
 
     def _on_closed(self, closed: "asyncio.Future[BrokerCommandError]") -> None:
         if not self.ended.done():

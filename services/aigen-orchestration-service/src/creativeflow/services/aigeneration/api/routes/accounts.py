@@ -1,4 +1,6 @@
-"""What an operator sees and does about money: statements, grants, flags, holds in doubt, usage, reconciliation."""
+"""What an operator sees and does about money: statements, grants, flags, holds in doubt, usage,
+reconciliation.
+"""
 
 from datetime import timedelta
 from typing import Annotated
@@ -13,7 +15,11 @@ from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
 from creativeflow.services.aigeneration.application.accounts import CreditGrant
 from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
-from creativeflow.services.aigeneration.application.usage_export import UsageFormat, export, month_of
+from creativeflow.services.aigeneration.application.usage_export import (
+    UsageFormat,
+    export,
+    month_of,
+)
 from creativeflow.services.aigeneration.domain.pricing import credits_text
 from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
 from creativeflow.services.aigeneration.storage.accounting import Accounting, UsageFilter
@@ -40,8 +46,12 @@ async def grant(body: schemas.CreditGrantCreate, request: Request, operator: Ope
     """Idempotent on Idempotency-Key. Only where credits are kept here."""
     claim = key_claim(request, operator, body)
     gift = CreditGrant(
-        user_id=body.user_id, amount=body.amount, reason=body.reason, plan=body.plan, status=body.status
-    )  # fmt: skip
+        user_id=body.user_id,
+        amount=body.amount,
+        reason=body.reason,
+        plan=body.plan,
+        status=body.status,
+    )
     given = await accounts(request).grant(gift, f"{claim.principal}:{claim.key}" if claim else None)
     headers = None if given else {"Idempotent-Replayed": "true"}
     return json_response(await accounts(request).statement(body.user_id), 201, headers)
@@ -49,43 +59,64 @@ async def grant(body: schemas.CreditGrantCreate, request: Request, operator: Ope
 
 @router.get("/users/{user_id}/statement", responses=problems(422, 503), summary="A user's credits")
 async def statement(user_id: schemas.Identifier, request: Request) -> Response:
-    """Plan, balance, what is held, open flags, and every movement with its request and reason, newest first."""
+    """Plan, balance, what is held, open flags, and every movement with its request and reason,
+    newest first.
+    """
     return json_response(await accounts(request).statement(user_id))
 
 
 @router.post("/users/{user_id}/clear", responses=problems(422), summary="Lift a restriction")
 async def clear(
-    user_id: schemas.Identifier, body: schemas.ClearFlagsRequest, request: Request, operator: Operator
+    user_id: schemas.Identifier,
+    body: schemas.ClearFlagsRequest,
+    request: Request,
+    operator: Operator,
 ) -> Response:
-    """Every open flag of the account is cleared; who did it and why stays with each. Again: nothing happens."""
-    return json_response({"cleared": await accounts(request).clear(user_id, by=operator.name, note=body.note)})
+    """Every open flag of the account is cleared; who did it and why stays with each. Again: nothing
+    happens.
+    """
+    return json_response(
+        {"cleared": await accounts(request).clear(user_id, by=operator.name, note=body.note)}
+    )
 
 
 @router.get("/flags", summary="Flagged accounts")
 async def flagged(request: Request, limit: Most = 100) -> Response:
-    """Accounts that are restricted because of a money fault nobody could undo, the oldest first (REQ-016)."""
+    """Accounts that are restricted because of a money fault nobody could undo, the oldest first
+    (REQ-016).
+    """
     flags: AccountFlags = request.app.state.flags
     return json_response({"items": await flags.open_flags(limit)})
 
 
 @router.get("/holds/parked", summary="Holds in doubt")
 async def parked_holds(request: Request, limit: Most = 100) -> Response:
-    """Holds of which the credit service cannot say whether they were charged; a person looks and decides."""
+    """Holds of which the credit service cannot say whether they were charged; a person looks and
+    decides.
+    """
     books: Accounting = request.app.state.books
     found = await books.parked_holds(limit)
-    return json_response({"items": [hold | {"amount": credits_text(hold["amount"])} for hold in found]})
+    return json_response(
+        {"items": [hold | {"amount": credits_text(hold["amount"])} for hold in found]}
+    )
 
 
-@router.post("/holds/{key}/decide", responses=problems(404, 422, 503), summary="Say what became of a hold")
-async def decide(key: HoldKey, body: schemas.HoldDecision, request: Request, operator: Operator) -> Response:
-    """`charged` is what the credit service's books show. Everything goes on from there; a hold that is not in
-    doubt stays as it is, and messages that were parked for this key are tried again.
+@router.post(
+    "/holds/{key}/decide", responses=problems(404, 422, 503), summary="Say what became of a hold"
+)
+async def decide(
+    key: HoldKey, body: schemas.HoldDecision, request: Request, operator: Operator
+) -> Response:
+    """`charged` is what the credit service's books show. Everything goes on from there; a hold that
+    is not in doubt stays as it is, and messages that were parked for this key are tried again.
     """
     replayed = await accounts(request).decide(key, charged=body.charged, by=operator.name)
     return json_response({"status": "decided", "messages_replayed": replayed})
 
 
-@router.get("/usage", responses=problems(422), summary="The usage log", response_class=StreamingResponse)
+@router.get(
+    "/usage", responses=problems(422), summary="The usage log", response_class=StreamingResponse
+)
 async def usage(
     request: Request,
     month: Annotated[str, Query(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", examples=["2026-11"])],
@@ -96,14 +127,22 @@ async def usage(
     """One row for each chargeable action that took place in a month (UTC), whatever paid for it."""
     books: Accounting = request.app.state.books
     since, until = month_of(month)
-    rows = books.usage(UsageFilter(since=since, until=until, user_id=user_id, project_id=project_id))
+    rows = books.usage(
+        UsageFilter(since=since, until=until, user_id=user_id, project_id=project_id)
+    )
     headers = {"Content-Disposition": f'attachment; filename="usage-{month}.{as_}"'}
     return StreamingResponse(export(rows, as_), headers=headers, media_type=as_.media_type)
 
 
-@router.post("/reconcile", responses=problems(422), summary="Compare our books with the credit service's")
-async def reconcile(body: schemas.ReconcileRequest, request: Request, operator: Operator) -> Response:
-    """Reports every difference; with `apply` posts what was decided and never arrived, and nothing else."""
+@router.post(
+    "/reconcile", responses=problems(422), summary="Compare our books with the credit service's"
+)
+async def reconcile(
+    body: schemas.ReconcileRequest, request: Request, operator: Operator
+) -> Response:
+    """Reports every difference; with `apply` posts what was decided and never arrived, and nothing
+    else.
+    """
     reconciliation: Reconciliation = request.app.state.reconciliation
     since = request.app.state.now() - timedelta(hours=body.hours)
     return json_response(await reconciliation.run(since, apply=body.apply, by=operator.name))

@@ -27,18 +27,27 @@ UPLOADS = f"{router.prefix}/assets"
 """Where pictures are uploaded, which are larger than other bodies."""
 
 SECURED: dict[str, object] = {"security": [{"callbackToken": []}, {"webhookSignature": []}]}
-_PICTURE: dict[str, object] = {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}, "required": True}
+_PICTURE: dict[str, object] = {
+    "content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")},
+    "required": True,
+}
 
 
 def _described(kind: ReportKind) -> dict[str, object]:
-    """The body's schema for the API description; the bytes themselves are read whole, for the signature."""
+    """The body's schema for the API description; the bytes themselves are read whole, for the
+    signature.
+    """
     reference = {"$ref": f"#/components/schemas/{MODELS[kind].__name__}"}
-    return SECURED | {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
+    return SECURED | {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
+    }
 
 
 async def _receive(kind: ReportKind, request: Request) -> Response:
     reports: WorkerReports = request.app.state.reports
-    await reports.receive(kind, await request.body(), token=_token(request), signature=_signature(request))
+    await reports.receive(
+        kind, await request.body(), token=_token(request), signature=_signature(request)
+    )
     return json_response({"status": "received"})
 
 
@@ -46,45 +55,60 @@ _ANSWERS = problems(401, 404, 409, 413, 422, 503)
 
 
 @router.post(
-    "/started", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(ReportKind.STARTED),
+    "/started",
+    response_model=schemas.Received,
+    responses=_ANSWERS,
+    openapi_extra=_described(ReportKind.STARTED),
     summary="A worker has begun",
-)  # fmt: skip
+)
 async def started(request: Request) -> Response:
     """409 means: the request no longer waits for this job; stop quietly."""
     return await _receive(ReportKind.STARTED, request)
 
 
 @router.post(
-    "/progress", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(ReportKind.PROGRESS),
+    "/progress",
+    response_model=schemas.Received,
+    responses=_ANSWERS,
+    openapi_extra=_described(ReportKind.PROGRESS),
     summary="How far a worker is",
-)  # fmt: skip
+)
 async def progress(request: Request) -> Response:
     """Samples that are ready may come along; they can be seen, but not yet selected."""
     return await _receive(ReportKind.PROGRESS, request)
 
 
 @router.post(
-    "/sample-result", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(ReportKind.SAMPLES),
+    "/sample-result",
+    response_model=schemas.Received,
+    responses=_ANSWERS,
+    openapi_extra=_described(ReportKind.SAMPLES),
     summary="Samples are ready",
-)  # fmt: skip
+)
 async def sample_result(request: Request) -> Response:
     """Some may have failed: the good ones are delivered. The same result again changes nothing."""
     return await _receive(ReportKind.SAMPLES, request)
 
 
 @router.post(
-    "/final-result", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(ReportKind.FINAL),
+    "/final-result",
+    response_model=schemas.Received,
+    responses=_ANSWERS,
+    openapi_extra=_described(ReportKind.FINAL),
     summary="The final is ready",
-)  # fmt: skip
+)
 async def final_result(request: Request) -> Response:
     """Size and format must be what was asked. The same result again changes nothing."""
     return await _receive(ReportKind.FINAL, request)
 
 
 @router.post(
-    "/error", response_model=schemas.Received, responses=_ANSWERS, openapi_extra=_described(ReportKind.ERROR),
+    "/error",
+    response_model=schemas.Received,
+    responses=_ANSWERS,
+    openapi_extra=_described(ReportKind.ERROR),
     summary="A job could not be done",
-)  # fmt: skip
+)
 async def error(request: Request) -> Response:
     """The code decides whether it is tried again and who pays; see docs/lifecycle.md."""
     return await _receive(ReportKind.ERROR, request)
@@ -123,5 +147,11 @@ def _signature(request: Request) -> Signature | None:
     return Signature(message_id=found[0] or "", timestamp=found[1] or "", signatures=found[2] or "")
 
 
-DESCRIBED: tuple[type[WorkerReport], ...] = (WorkerReport, ProgressReport, SamplesReport, FinalReport, ErrorReport)
+DESCRIBED: tuple[type[WorkerReport], ...] = (
+    WorkerReport,
+    ProgressReport,
+    SamplesReport,
+    FinalReport,
+    ErrorReport,
+)
 """Bodies that stand in the API description though the endpoints read bytes."""

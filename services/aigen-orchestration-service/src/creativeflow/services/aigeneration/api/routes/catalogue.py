@@ -1,4 +1,6 @@
-"""What can be asked for, and what it costs: formats, prices, models, and what every problem means."""
+"""What can be asked for, and what it costs: formats, prices, models, and what every problem
+means.
+"""
 
 from typing import Annotated, Any
 
@@ -20,14 +22,25 @@ from creativeflow.services.aigeneration.domain.formats import (
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.model_routing import Routing, Strategy
 from creativeflow.services.aigeneration.domain.policy import Policy
-from creativeflow.services.aigeneration.domain.pricing import PLANS, Plan, credits_text, price_final, price_samples
+from creativeflow.services.aigeneration.domain.pricing import (
+    PLANS,
+    Plan,
+    credits_text,
+    price_final,
+    price_samples,
+)
 
 router = APIRouter(tags=["catalogue"])
 
 Listing = dict[str, Any]
 
 
-@router.get("/api/v1/formats", summary="Output formats", dependencies=[CALLERS_ONLY], responses=problems(401))
+@router.get(
+    "/api/v1/formats",
+    summary="Output formats",
+    dependencies=[CALLERS_ONLY],
+    responses=problems(401),
+)
 async def formats() -> Listing:
     """Every format with its pixel size, and the bounds of Custom."""
     listed = [
@@ -38,7 +51,9 @@ async def formats() -> Listing:
     return {"formats": listed, "custom": custom, "file_formats": list(FILE_FORMATS)}
 
 
-@router.get("/api/v1/prices", summary="Prices by plan", dependencies=[CALLERS_ONLY], responses=problems(401))
+@router.get(
+    "/api/v1/prices", summary="Prices by plan", dependencies=[CALLERS_ONLY], responses=problems(401)
+)
 async def prices(request: Request) -> Listing:
     """What each action costs on each plan, in credits as decimal text."""
     policy: Policy = request.app.state.policy
@@ -48,7 +63,9 @@ async def prices(request: Request) -> Listing:
     }
 
 
-@router.get("/api/v1/models", summary="AI models", dependencies=[CALLERS_ONLY], responses=problems(401))
+@router.get(
+    "/api/v1/models", summary="AI models", dependencies=[CALLERS_ONLY], responses=problems(401)
+)
 async def models(request: Request) -> Listing:
     """Models and strategies that a request may name; a surcharge is paid on every plan.
 
@@ -60,15 +77,23 @@ async def models(request: Request) -> Listing:
         "strategies": list(Strategy),
         "models": [
             {
-                "name": model.name, "title": model.title, "strategy": model.strategy, "provider": model.provider,
-                "quality": model.quality, "economy": model.economy, "speed": model.speed,
-                "surcharge": credits_text(model.surcharge), "fallbacks": model.fallbacks,
+                "name": model.name,
+                "title": model.title,
+                "strategy": model.strategy,
+                "provider": model.provider,
+                "quality": model.quality,
+                "economy": model.economy,
+                "speed": model.speed,
+                "surcharge": credits_text(model.surcharge),
+                "fallbacks": model.fallbacks,
                 "stages": [stage for stage in Stage if stage in model.stages],
-                "plans": [plan.name for plan in PLANS.values() if model.serves(min(model.stages), plan)],
+                "plans": [
+                    plan.name for plan in PLANS.values() if model.serves(min(model.stages), plan)
+                ],
             }
             for model in routing.models.values()
         ],
-    }  # fmt: skip
+    }
 
 
 @router.get("/problems/{code}", summary="What a problem means", responses=problems(404))
@@ -76,8 +101,15 @@ async def problem_type(code: Annotated[str, Path(max_length=100)]) -> Response:
     """The address in a problem's `type`."""
     for found in errors.every_error():
         if found.code == code:
-            about = {"code": code, "title": found.title, "status": found.status, "meaning": found.__doc__}
-            return json_response(about | {"what_to_do": found.sentence, "retryable": found.retryable})
+            about = {
+                "code": code,
+                "title": found.title,
+                "status": found.status,
+                "meaning": found.__doc__,
+            }
+            return json_response(
+                about | {"what_to_do": found.sentence, "retryable": found.retryable}
+            )
     raise errors.NotFoundError
 
 
@@ -87,9 +119,12 @@ def _plan_prices(plan: Plan, policy: Policy) -> Listing:
     standard = price_final(plan, policy.prices, longest_side=above)
     high = price_final(plan, policy.prices, longest_side=above + 1)
     return {
-        "plan": plan.name, "title": plan.title, "samples": credits_text(samples.amount),
+        "plan": plan.name,
+        "title": plan.title,
+        "samples": credits_text(samples.amount),
         "final": credits_text(standard.amount),
         "final_high_resolution": credits_text(high.amount) if plan.high_resolution else None,
         "monthly_generations": policy.free_generations if plan.monthly_generations else None,
-        "brand_kit": plan.brand_kit, "watermark": plan.watermark,
-    }  # fmt: skip
+        "brand_kit": plan.brand_kit,
+        "watermark": plan.watermark,
+    }

@@ -9,7 +9,11 @@ from starlette.responses import HTMLResponse, Response
 
 from creativeflow.services.aigeneration.domain.errors import NotFoundError
 
-_TYPES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
+_TYPES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon.png": "image/png",
+}
 
 router = APIRouter(include_in_schema=False)
 
@@ -32,4 +36,6 @@ async def part(name: Annotated[str, Path(max_length=50)]) -> Response:
     if name not in _TYPES:
         raise NotFoundError
     content = (files("fastapi_offline") / "static" / name).read_bytes()
-    return Response(content, media_type=_TYPES[name], headers={"Cache-Control": "public, max-age=86400"})
+    return Response(
+        content, media_type=_TYPES[name], headers={"Cache-Control": "public, max-age=86400"}
+    )

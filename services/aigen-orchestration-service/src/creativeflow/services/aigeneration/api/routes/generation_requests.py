@@ -28,7 +28,9 @@ from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.storage.queries import Filters
 
-router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation requests"], route_class=JsonRoute)
+router = APIRouter(
+    prefix="/api/v1/generation-requests", tags=["generation requests"], route_class=JsonRoute
+)
 
 
 @router.post(
@@ -39,21 +41,26 @@ router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation reque
     openapi_extra=KEYED,
     summary="Start a generation",
 )
-async def create(
-    body: schemas.CreateRequest,
-    request: Request,
-    principal: AnyCaller,
-) -> Response:
-    """Check plan and credits, hold what it costs, and queue the job. Nothing is charged before samples come."""
+async def create(body: schemas.CreateRequest, request: Request, principal: AnyCaller) -> Response:
+    """Check plan and credits, hold what it costs, and queue the job. Nothing is charged before
+    samples come.
+    """
     order = _submission(body, request, principal)
-    return reply_response(await orchestrator(request).submit(order, key_claim(request, principal, body)))
+    return reply_response(
+        await orchestrator(request).submit(order, key_claim(request, principal, body))
+    )
 
 
 @router.post(
-    "/quote", response_model=schemas.Quote, responses=problems(401, 403, 422, 503), summary="What it would cost"
+    "/quote",
+    response_model=schemas.Quote,
+    responses=problems(401, 403, 422, 503),
+    summary="What it would cost",
 )
 async def quote(body: schemas.CreateRequest, request: Request, principal: AnyCaller) -> Response:
-    """The same body as for a start: every price, what pays for it, and what it would leave. Starts nothing."""
+    """The same body as for a start: every price, what pays for it, and what it would leave. Starts
+    nothing.
+    """
     order = _submission(body, request, principal)
     return json_response(await orchestrator(request).quote(order.user_id, order.brief))
 
@@ -72,22 +79,35 @@ async def list_requests(
 ) -> Response:
     """Newest first. A user sees their own; a service sees all, or those of the user it names."""
     filters = Filters(
-        user_id=principal.user_id or user_id, project_id=project_id, states=status or (),
-        created_from=to_utc("created_from", created_from), created_to=to_utc("created_to", created_to),
+        user_id=principal.user_id or user_id,
+        project_id=project_id,
+        states=status or (),
+        created_from=to_utc("created_from", created_from),
+        created_to=to_utc("created_to", created_to),
         before=read_cursor(cursor),
-    )  # fmt: skip
+    )
     if principal.user_id is not None and user_id not in {None, principal.user_id}:
         return json_response({"items": [], "next": None})
     found = await queries(request).page(filters, limit + 1)
-    items, following = found[:limit], write_cursor(found[limit - 1].id) if len(found) > limit else None
-    headers = {"Link": f'<{request.url.include_query_params(cursor=following)}>; rel="next"'} if following else None
-    return json_response({"items": [to_resource(item) for item in items], "next": following}, headers=headers)
+    items, following = (
+        found[:limit],
+        write_cursor(found[limit - 1].id) if len(found) > limit else None,
+    )
+    headers = (
+        {"Link": f'<{request.url.include_query_params(cursor=following)}>; rel="next"'}
+        if following
+        else None
+    )
+    return json_response(
+        {"items": [to_resource(item) for item in items], "next": following}, headers=headers
+    )
 
 
 @router.get(
     "/{request_id}",
     response_model=schemas.GenerationRequest,
-    responses=problems(401, 404) | {304: {"description": "Not changed since the version in If-None-Match"}},
+    responses=problems(401, 404)
+    | {304: {"description": "Not changed since the version in If-None-Match"}},
     summary="One request",
 )
 async def get_request(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
@@ -103,7 +123,10 @@ async def get_request(request_id: UUID, request: Request, principal: AnyCaller) 
 
 
 @router.get(
-    "/{request_id}/events", response_model=schemas.Timeline, responses=problems(401, 404), summary="Its timeline"
+    "/{request_id}/events",
+    response_model=schemas.Timeline,
+    responses=problems(401, 404),
+    summary="Its timeline",
 )
 async def get_events(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
     """State, money, broker, callbacks and notifications in one list, oldest first."""
@@ -121,17 +144,18 @@ async def get_events(request_id: UUID, request: Request, principal: AnyCaller) -
     summary="Pick a sample and order the final",
 )
 async def select_sample(
-    request_id: UUID,
-    body: schemas.SelectSample,
-    request: Request,
-    principal: AnyCaller,
+    request_id: UUID, body: schemas.SelectSample, request: Request, principal: AnyCaller
 ) -> Response:
     """Exactly one can be picked: the same again gives the same answer, another is a conflict."""
     caller = build_caller(request, principal, body)
     reply = await orchestrator(request).select_sample(
-        request_id, body.selected_sample_id, caller, resolution=body.desired_resolution,
-        file_format=body.output_format, quote_id=body.quote_id,
-    )  # fmt: skip
+        request_id,
+        body.selected_sample_id,
+        caller,
+        resolution=body.desired_resolution,
+        file_format=body.output_format,
+        quote_id=body.quote_id,
+    )
     return reply_response(reply)
 
 
@@ -152,7 +176,9 @@ async def regenerate_samples(
     """The price of a sample set again; the words and the model may be changed."""
     caller = build_caller(request, principal, body)
     changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
-    return reply_response(await orchestrator(request).regenerate(request_id, caller, changes, quote_id))
+    return reply_response(
+        await orchestrator(request).regenerate(request_id, caller, changes, quote_id)
+    )
 
 
 @router.post(
@@ -173,9 +199,13 @@ async def retry(
     caller = build_caller(request, principal, body)
     changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
     reply = await orchestrator(request).retry(
-        request_id, caller, changes, correlation_id=request.scope["aigen.request_id"],
-        traceparent=request.scope["aigen.traceparent"], quote_id=quote_id,
-    )  # fmt: skip
+        request_id,
+        caller,
+        changes,
+        correlation_id=request.scope["aigen.request_id"],
+        traceparent=request.scope["aigen.traceparent"],
+        quote_id=quote_id,
+    )
     return reply_response(reply)
 
 
@@ -186,25 +216,34 @@ async def retry(
     openapi_extra=KEYED_AND_MATCHED,
     summary="End a request early",
 )
-async def cancel(
-    request_id: UUID,
-    request: Request,
-    principal: AnyCaller,
-) -> Response:
-    """What is held is given back; what was delivered stays charged. On an ended request nothing happens."""
-    return reply_response(await orchestrator(request).cancel(request_id, build_caller(request, principal)))
+async def cancel(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
+    """What is held is given back; what was delivered stays charged. On an ended request nothing
+    happens.
+    """
+    return reply_response(
+        await orchestrator(request).cancel(request_id, build_caller(request, principal))
+    )
 
 
 def _submission(body: schemas.CreateRequest, request: Request, principal: Principal) -> Submission:
     return Submission(
-        user_id=principal.acting_for(body.user_id), project_id=body.project_id, brief=body.brief(),
-        metadata=body.metadata or {}, created_by=principal.name, correlation_id=request.scope["aigen.request_id"],
-        traceparent=request.scope.get("aigen.traceparent"), quote_id=body.quote_id,
-    )  # fmt: skip
+        user_id=principal.acting_for(body.user_id),
+        project_id=body.project_id,
+        brief=body.brief(),
+        metadata=body.metadata or {},
+        created_by=principal.name,
+        correlation_id=request.scope["aigen.request_id"],
+        traceparent=request.scope.get("aigen.traceparent"),
+        quote_id=body.quote_id,
+    )
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     return {
-        "seq": entry["seq"], "at": entry["at"], "event": entry["event"], "status": entry["state"],
-        "version": entry["version"], "data": entry["data"],
-    }  # fmt: skip
+        "seq": entry["seq"],
+        "at": entry["at"],
+        "event": entry["event"],
+        "status": entry["state"],
+        "version": entry["version"],
+        "data": entry["data"],
+    }

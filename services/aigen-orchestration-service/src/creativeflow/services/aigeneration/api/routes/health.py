@@ -16,7 +16,11 @@ async def health(request: Request) -> Response:
     return json_response({"status": "ok", "version": request.app.version})
 
 
-@router.get("/ready", summary="Ready", responses={503: {"description": "A dependency is missing; the body says which"}})
+@router.get(
+    "/ready",
+    summary="Ready",
+    responses={503: {"description": "A dependency is missing; the body says which"}},
+)
 async def ready(request: Request) -> Response:
     """Each dependency with its reason. 503 while the database is away: nothing can be taken then.
 
@@ -24,7 +28,9 @@ async def ready(request: Request) -> Response:
     """
     checks = await request.app.state.checks()
     usable = all(check["ok"] for check in checks.values() if check["required"])
-    return json_response({"status": "ready" if usable else "not_ready", "checks": checks}, 200 if usable else 503)
+    return json_response(
+        {"status": "ready" if usable else "not_ready", "checks": checks}, 200 if usable else 503
+    )
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

@@ -1,4 +1,6 @@
-"""What an operator sees and does about work: stuck and parked, replay, force-fail, queues, invariants."""
+"""What an operator sees and does about work: stuck and parked, replay, force-fail, queues,
+invariants.
+"""
 
 from datetime import timedelta
 from typing import Annotated
@@ -49,7 +51,9 @@ async def messages(request: Request, parked: bool = True, limit: Most = 100) -> 
     return json_response({"items": await outbox.list_open(parked_only=parked, most=limit)})
 
 
-@router.post("/outbox/{message_id}/replay", responses=problems(404), summary="Try a parked message again")
+@router.post(
+    "/outbox/{message_id}/replay", responses=problems(404), summary="Try a parked message again"
+)
 async def replay(message_id: MessageId, request: Request, operator: Operator) -> Response:
     """It becomes due at once; who did it stands in the timeline."""
     outbox: Outbox = request.app.state.outbox
@@ -58,7 +62,9 @@ async def replay(message_id: MessageId, request: Request, operator: Operator) ->
     return json_response({"status": "due"})
 
 
-@router.post("/outbox/{message_id}/drop", responses=problems(404), summary="Give a parked message up")
+@router.post(
+    "/outbox/{message_id}/drop", responses=problems(404), summary="Give a parked message up"
+)
 async def drop(message_id: MessageId, request: Request, operator: Operator) -> Response:
     """It is deleted for good; who did it stands in the timeline."""
     outbox: Outbox = request.app.state.outbox
@@ -75,10 +81,7 @@ async def drop(message_id: MessageId, request: Request, operator: Operator) -> R
     summary="End a live request",
 )
 async def fail(
-    request_id: UUID,
-    body: schemas.ForceFailRequest,
-    request: Request,
-    operator: Operator,
+    request_id: UUID, body: schemas.ForceFailRequest, request: Request, operator: Operator
 ) -> Response:
     """FAILED, what is held is given back, the user is told; who did it stands in the timeline."""
     caller = build_caller(request, operator, body)
@@ -87,7 +90,9 @@ async def fail(
 
 @router.get("/reviews", summary="Prompts that wait for a person")
 async def reviews(request: Request, limit: Most = 100) -> Response:
-    """Requests whose words the content check left to a person, the oldest first. Nothing is charged yet."""
+    """Requests whose words the content check left to a person, the oldest first. Nothing is charged
+    yet.
+    """
     found = await queries(request).in_review(limit)
     return json_response({"items": [to_resource(item) for item in found]})
 
@@ -98,26 +103,37 @@ async def reviews(request: Request, limit: Most = 100) -> Response:
     responses=problems(404, 422, 503),
     summary="Accept or reject a prompt",
 )
-async def review(request_id: UUID, body: schemas.ReviewDecision, request: Request, operator: Operator) -> Response:
-    """Accepted: it goes on and is charged as ever. Rejected: CONTENT_REJECTED, nothing is charged. Again: nothing
-    happens.
+async def review(
+    request_id: UUID, body: schemas.ReviewDecision, request: Request, operator: Operator
+) -> Response:
+    """Accepted: it goes on and is charged as ever. Rejected: CONTENT_REJECTED, nothing is charged.
+    Again: nothing happens.
     """
     caller = Caller(name=operator.name)
-    reviewed = await orchestrator(request).review(request_id, caller, accepted_=body.decision == "accept")
+    reviewed = await orchestrator(request).review(
+        request_id, caller, accepted_=body.decision == "accept"
+    )
     return json_response(to_resource(reviewed))
 
 
 @router.get("/queues", summary="How much waits, and where")
 async def queues(request: Request) -> Response:
-    """The fair queue by lane, the broker's queues, the messages, and where workers have gone silent."""
+    """The fair queue by lane, the broker's queues, the messages, and where workers have gone
+    silent.
+    """
     return json_response(await queues_now(request.app.state))
 
 
 @router.get("/invariants", summary="Counts that must be 0")
-async def invariants(request: Request, days: Annotated[int, Query(ge=1, le=10_000)] = 31) -> Response:
+async def invariants(
+    request: Request, days: Annotated[int, Query(ge=1, le=10_000)] = 31
+) -> Response:
     """Every count is of something that must never be; docs/operations.md says what each one means.
 
-    What has ended is looked at for so many days back: it never changes again. What is open is always looked at.
+    What has ended is looked at for so many days back: it never changes again. What is open is
+    always looked at.
     """
     now = request.app.state.now()
-    return json_response({"counts": await queries(request).invariants(now, now - timedelta(days=days))})
+    return json_response(
+        {"counts": await queries(request).invariants(now, now - timedelta(days=days))}
+    )

@@ -8,7 +8,11 @@ from starlette.responses import StreamingResponse
 
 from creativeflow.services.aigeneration.api.auth import AnyCaller
 from creativeflow.services.aigeneration.api.dependencies import get_owned_request, queries
-from creativeflow.services.aigeneration.api.live_updates import UpdateBroadcaster, updates, version_of
+from creativeflow.services.aigeneration.api.live_updates import (
+    UpdateBroadcaster,
+    updates,
+    version_of,
+)
 from creativeflow.services.aigeneration.api.responses import json_bytes
 from creativeflow.services.aigeneration.api.routing import problems
 from creativeflow.services.aigeneration.domain.representation import to_resource
@@ -28,15 +32,22 @@ router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation reque
     response_class=StreamingResponse,
 )
 async def stream(request_id: UUID, request: Request, principal: AnyCaller) -> StreamingResponse:
-    """Every change as a snapshot under `id: <version>`; resumes after `Last-Event-ID`; ends with the request."""
+    """Every change as a snapshot under `id: <version>`; resumes after `Last-Event-ID`; ends with
+    the request.
+    """
     found = await get_owned_request(queries(request), request_id, principal)
     known = version_of(request.headers.get("last-event-id"))
     known = known if known <= found.version else 0  # an id of another request: begin anew
     hub: UpdateBroadcaster = request.app.state.hub
     hub.check_room(found.user_id)
     body = updates(hub, found, say=_event, send_first=known < found.version)
-    return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return StreamingResponse(
+        body, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
 
 
 def _event(request: GenerationRequest) -> bytes:
-    return b"id: %d\nevent: generation.updated\ndata: %b\n\n" % (request.version, json_bytes(to_resource(request)))
+    return b"id: %d\nevent: generation.updated\ndata: %b\n\n" % (
+        request.version,
+        json_bytes(to_resource(request)),
+    )

@@ -1,4 +1,6 @@
-"""Webhook endpoints over HTTP: registering, steering and trying them out, and their delivery log."""
+"""Webhook endpoints over HTTP: registering, steering and trying them out, and their delivery
+log.
+"""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -10,7 +12,10 @@ from creativeflow.services.aigeneration.api.auth import Principal, ServiceCaller
 from creativeflow.services.aigeneration.api.responses import json_response
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.api.schemas import webhook_endpoints as schemas
-from creativeflow.services.aigeneration.application.webhook_endpoints import EndpointScope, WebhookEndpointService
+from creativeflow.services.aigeneration.application.webhook_endpoints import (
+    EndpointScope,
+    WebhookEndpointService,
+)
 from creativeflow.services.aigeneration.domain.request import iso
 from creativeflow.services.aigeneration.domain.webhooks import DeliveryState
 from creativeflow.services.aigeneration.storage.webhook_endpoints import WebhookEndpoint
@@ -32,29 +37,44 @@ router = APIRouter(
     responses=problems(409, 422),
     summary="Register an address for events",
 )
-async def register(body: schemas.WebhookEndpointCreate, request: Request, caller: ServiceCaller) -> Response:
-    """Events of the requests which this caller makes from now on are sent there. An address is registered once."""
-    endpoint = await _endpoints(request).register(_whose(caller), body.url, body.secret, body.description)
+async def register(
+    body: schemas.WebhookEndpointCreate, request: Request, caller: ServiceCaller
+) -> Response:
+    """Events of the requests which this caller makes from now on are sent there. An address is
+    registered once.
+    """
+    endpoint = await _endpoints(request).register(
+        _whose(caller), body.url, body.secret, body.description
+    )
     return json_response(
-        _shown(endpoint) | {"secret": endpoint.secret}, 201, {"Location": f"{router.prefix}/{endpoint.id}"}
+        _shown(endpoint) | {"secret": endpoint.secret},
+        201,
+        {"Location": f"{router.prefix}/{endpoint.id}"},
     )
 
 
 @router.get("", response_model=schemas.WebhookEndpointList, summary="List endpoints")
 async def list_endpoints(request: Request, caller: ServiceCaller) -> Response:
     """A service sees its own, an operator all. Secrets are never shown."""
-    return json_response({"items": [_shown(endpoint) for endpoint in await _endpoints(request).page(_whose(caller))]})
+    return json_response(
+        {"items": [_shown(endpoint) for endpoint in await _endpoints(request).page(_whose(caller))]}
+    )
 
 
 @router.get(
-    "/{endpoint_id}", response_model=schemas.WebhookEndpointOut, responses=problems(404), summary="One endpoint"
+    "/{endpoint_id}",
+    response_model=schemas.WebhookEndpointOut,
+    responses=problems(404),
+    summary="One endpoint",
 )
 async def get_endpoint(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> Response:
     """Where it leads, and whether it is sent to."""
     return json_response(_shown(await _endpoints(request).one(_whose(caller), endpoint_id)))
 
 
-@router.delete("/{endpoint_id}", status_code=204, responses=problems(404), summary="Remove a endpoint")
+@router.delete(
+    "/{endpoint_id}", status_code=204, responses=problems(404), summary="Remove a endpoint"
+)
 async def delete_endpoint(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> Response:
     """What was to be sent to it is not sent any more."""
     await _endpoints(request).delete(_whose(caller), endpoint_id)
@@ -90,10 +110,15 @@ async def disable(endpoint_id: UUID, request: Request, caller: ServiceCaller) ->
     summary="Sign with another secret",
 )
 async def rotate_secret(
-    endpoint_id: UUID, request: Request, caller: ServiceCaller, body: schemas.SecretRotate | None = None
+    endpoint_id: UUID,
+    request: Request,
+    caller: ServiceCaller,
+    body: schemas.SecretRotate | None = None,
 ) -> Response:
     """For 24 hours the old secret signs beside the new one, so that receivers can change over."""
-    endpoint = await _endpoints(request).rotate(_whose(caller), endpoint_id, body.secret if body else None)
+    endpoint = await _endpoints(request).rotate(
+        _whose(caller), endpoint_id, body.secret if body else None
+    )
     return json_response(_shown(endpoint) | {"secret": endpoint.secret})
 
 
@@ -106,7 +131,9 @@ async def rotate_secret(
 )
 async def test(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> Response:
     """A `webhook.test` event goes the way of all others; the log has what came of it."""
-    return json_response({"event_id": await _endpoints(request).test(_whose(caller), endpoint_id)}, 202)
+    return json_response(
+        {"event_id": await _endpoints(request).test(_whose(caller), endpoint_id)}, 202
+    )
 
 
 @router.get(
@@ -123,7 +150,9 @@ async def deliveries(
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20,
 ) -> Response:
     """The newest first."""
-    found = await _endpoints(request).deliveries(_whose(caller), endpoint_id, state=status, most=limit)
+    found = await _endpoints(request).deliveries(
+        _whose(caller), endpoint_id, state=status, most=limit
+    )
     return json_response({"items": [_delivery(row) for row in found]})
 
 
@@ -134,7 +163,9 @@ async def deliveries(
     responses=problems(404, 409),
     summary="Send an event again",
 )
-async def redeliver(endpoint_id: UUID, event_id: UUID, request: Request, caller: ServiceCaller) -> Response:
+async def redeliver(
+    endpoint_id: UUID, event_id: UUID, request: Request, caller: ServiceCaller
+) -> Response:
     """At once, with the same id and body, whether it was delivered before or given up."""
     await _endpoints(request).redeliver(_whose(caller), endpoint_id, event_id)
     return json_response({"event_id": event_id}, 202)
@@ -151,10 +182,16 @@ def _whose(caller: Principal) -> EndpointScope:
 
 def _shown(endpoint: WebhookEndpoint) -> dict[str, Any]:
     return {
-        "id": str(endpoint.id), "owner": endpoint.owner, "url": endpoint.url, "description": endpoint.description,
-        "state": endpoint.state, "disabled_reason": endpoint.disabled_reason, "failing_since": iso(endpoint.failing_since),
-        "created_at": iso(endpoint.created_at), "updated_at": iso(endpoint.updated_at),
-    }  # fmt: skip
+        "id": str(endpoint.id),
+        "owner": endpoint.owner,
+        "url": endpoint.url,
+        "description": endpoint.description,
+        "state": endpoint.state,
+        "disabled_reason": endpoint.disabled_reason,
+        "failing_since": iso(endpoint.failing_since),
+        "created_at": iso(endpoint.created_at),
+        "updated_at": iso(endpoint.updated_at),
+    }
 
 
 def _delivery(row: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,15 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    model_validator,
+)
 
 from creativeflow.services.aigeneration.application.quotes import ID_MAX
 from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, SIDE_MAX, SIDE_MIN
@@ -27,14 +35,18 @@ _REFERENCE = re.compile(
 
 def _visible(text: str) -> str:
     if not any(unicodedata.category(character)[0] not in "CZ" for character in text):
-        raise ValueError("nothing_visible: This text shows nothing; write what the picture should show.")
+        raise ValueError(
+            "nothing_visible: This text shows nothing; write what the picture should show."
+        )
     return text
 
 
 def _no_number(value: Any) -> Any:
     """Seconds since 1970 are no date to people, though they can be read as one."""
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9.]+\s*", value):
-        raise ValueError("datetime_parsing: This must be a date and time such as 2026-01-31T12:00:00Z.")
+        raise ValueError(
+            "datetime_parsing: This must be a date and time such as 2026-01-31T12:00:00Z."
+        )
     return value
 
 
@@ -46,13 +58,18 @@ def _one_line(text: str) -> str:
 
 def _reference(text: str) -> str:
     if not _REFERENCE.fullmatch(text) or "/../" in f"{text}/" or not text.isprintable():
-        raise ValueError("invalid_reference: Use bucket/key, s3://bucket/key, https://… or an asset id.")
+        raise ValueError(
+            "invalid_reference: Use bucket/key, s3://bucket/key, https://… or an asset id."
+        )
     return text
 
 
 def _format(name: str) -> str:
     if name != CUSTOM and name not in FORMATS:
-        raise ValueError(f"unknown_format: Use one of {', '.join([*FORMATS, CUSTOM])}; GET /api/v1/formats has sizes.")
+        raise ValueError(
+            f"unknown_format: Use one of {', '.join([*FORMATS, CUSTOM])}; GET /api/v1/formats has"
+            " sizes."
+        )
     return name
 
 
@@ -64,12 +81,16 @@ def _colour(text: str) -> str:
 
 def _model(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
-        raise ValueError("unknown_model: Use the name of one of /api/v1/models, or quality, cost or fastest.")
+        raise ValueError(
+            "unknown_model: Use the name of one of /api/v1/models, or quality, cost or fastest."
+        )
     return name
 
 
 def _credits(value: Any) -> int:
-    """A text such as "2.50", or whole credits as a number; a float is refused, because it is not exact."""
+    """A text such as "2.50", or whole credits as a number; a float is refused, because it is not
+    exact.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -82,7 +103,10 @@ def _credits(value: Any) -> int:
 
 Clean = BeforeValidator(clean_text)
 Prompt = Annotated[
-    str, Field(min_length=1, max_length=PROMPT_MAX, examples=["A lighthouse at dawn"]), Clean, AfterValidator(_visible)
+    str,
+    Field(min_length=1, max_length=PROMPT_MAX, examples=["A lighthouse at dawn"]),
+    Clean,
+    AfterValidator(_visible),
 ]
 Guidance = Annotated[str, Field(min_length=1, max_length=2000), Clean]
 Short = Annotated[str, Field(min_length=1, max_length=200), Clean]
@@ -100,7 +124,9 @@ ModelName = Annotated[
 
 
 class Body(BaseModel):
-    """A body that callers send: unknown fields are refused, so a misspelt one is not silently ignored."""
+    """A body that callers send: unknown fields are refused, so a misspelt one is not silently
+    ignored.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -113,7 +139,12 @@ class Dimensions(Body):
 
 
 QuoteId = Annotated[
-    str, Field(min_length=1, max_length=ID_MAX, description="From a quote: the action costs its prices or is refused.")
+    str,
+    Field(
+        min_length=1,
+        max_length=ID_MAX,
+        description="From a quote: the action costs its prices or is refused.",
+    ),
 ]
 
 
@@ -124,19 +155,29 @@ class CreateRequest(Body):
     project_id: Identifier | None = None
     input_prompt: Prompt
     style_guidance: Guidance | None = None
-    output_format: Annotated[str, AfterValidator(_format), Field(max_length=100, examples=["InstagramPost_1x1"])]
+    output_format: Annotated[
+        str, AfterValidator(_format), Field(max_length=100, examples=["InstagramPost_1x1"])
+    ]
     custom_dimensions: Dimensions | None = None
     brand_kit_id: Identifier | None = None
-    uploaded_image_references: Annotated[list[Reference], Field(max_length=REFERENCES_MAX)] | None = None
+    uploaded_image_references: (
+        Annotated[list[Reference], Field(max_length=REFERENCES_MAX)] | None
+    ) = None
     target_platform_hints: Annotated[list[Short], Field(max_length=20)] | None = None
     emotional_tone: Short | None = None
     industry_template: Short | None = None
     cultural_adaptation_parameters: Object | None = None
     color_scheme: (
-        Annotated[list[Annotated[str, Field(max_length=40), AfterValidator(_colour)]], Field(max_length=12)] | None
+        Annotated[
+            list[Annotated[str, Field(max_length=40), AfterValidator(_colour)]],
+            Field(max_length=12),
+        ]
+        | None
     ) = None
     model: ModelName | None = None
-    locale: Annotated[str, Field(pattern=r"^[a-z]{2}(-[A-Z]{2})?$", examples=["en-US"])] | None = None
+    locale: Annotated[str, Field(pattern=r"^[a-z]{2}(-[A-Z]{2})?$", examples=["en-US"])] | None = (
+        None
+    )
     metadata: Object | None = None
     quote_id: QuoteId | None = None
 
@@ -144,19 +185,29 @@ class CreateRequest(Body):
     def _parts_fit_together(self) -> "CreateRequest":
         if self.output_format == CUSTOM and self.custom_dimensions is None:
             raise ValueError(
-                "dimensions_required@/custom_dimensions: Custom needs `custom_dimensions` with width and height."
+                "dimensions_required@/custom_dimensions: Custom needs `custom_dimensions` with"
+                " width and height."
             )
         if self.output_format != CUSTOM and self.custom_dimensions is not None:
             raise ValueError(
-                "dimensions_not_allowed@/custom_dimensions: Only Custom takes `custom_dimensions`; leave it out."
+                "dimensions_not_allowed@/custom_dimensions: Only Custom takes `custom_dimensions`;"
+                " leave it out."
             )
-        if len(self.model_dump_json(exclude_none=True, exclude={"metadata"}).encode()) > BRIEF_MAX_BYTES:
-            raise ValueError(f"brief_too_large: All fields together may have {BRIEF_MAX_BYTES} bytes; shorten some.")
+        if (
+            len(self.model_dump_json(exclude_none=True, exclude={"metadata"}).encode())
+            > BRIEF_MAX_BYTES
+        ):
+            raise ValueError(
+                f"brief_too_large: All fields together may have {BRIEF_MAX_BYTES} bytes; shorten"
+                " some."
+            )
         return self
 
     def brief(self) -> Brief:
         """What was asked, without who asked and without what was not said."""
-        asked = self.model_dump(exclude_none=True, exclude={"user_id", "project_id", "metadata", "quote_id"})
+        asked = self.model_dump(
+            exclude_none=True, exclude={"user_id", "project_id", "metadata", "quote_id"}
+        )
         return cast("Brief", asked)
 
 
@@ -164,7 +215,9 @@ class SelectSample(Body):
     """Which sample becomes the final, and in which size (REQ-009)."""
 
     selected_sample_id: Identifier
-    desired_resolution: Annotated[str, Field(max_length=20, examples=["2048x2048", "4K"])] | None = None
+    desired_resolution: (
+        Annotated[str, Field(max_length=20, examples=["2048x2048", "4K"])] | None
+    ) = None
     output_format: FileFormat | None = None
     quote_id: QuoteId | None = None
 
@@ -180,8 +233,10 @@ class BriefChanges(Body):
     def changes(self) -> dict[str, str]:
         """The changed fields under their names in the brief."""
         named = {
-            "input_prompt": self.updated_prompt, "style_guidance": self.updated_style_guidance, "model": self.model
-        }  # fmt: skip
+            "input_prompt": self.updated_prompt,
+            "style_guidance": self.updated_style_guidance,
+            "model": self.model,
+        }
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -190,7 +245,9 @@ class CreditGrantCreate(Body):
 
     user_id: Identifier
     amount: Annotated[
-        int, BeforeValidator(_credits), Field(json_schema_extra={"type": ["string", "integer"], "examples": ["5.00"]})
+        int,
+        BeforeValidator(_credits),
+        Field(json_schema_extra={"type": ["string", "integer"], "examples": ["5.00"]}),
     ]
     plan: Literal["free", "payg", "pro", "team", "enterprise"] | None = None
     status: SubscriptionStatus | None = None
@@ -299,7 +356,9 @@ class GenerationRequest(BaseModel):
 
 
 class Cancelled(GenerationRequest):
-    """A request after a cancel; `cancellation_requested`: a worker may still be busy, its results are refused."""
+    """A request after a cancel; `cancellation_requested`: a worker may still be busy, its results
+    are refused.
+    """
 
     outcome: Literal["cancelled", "cancellation_requested", "already_terminal"]
 
@@ -341,7 +400,8 @@ class QuoteItem(BaseModel):
 
 
 class Quote(BaseModel):
-    """What a request would cost: the total is one set of samples and the final in the format's own size.
+    """What a request would cost: the total is one set of samples and the final in the format's own
+    size.
 
     An action that is sent with `quote_id` before `expires_at` costs these prices or is refused.
     """

@@ -27,7 +27,8 @@ def _secret(text: str) -> str:
         key = b""
     if not text.startswith("whsec_") or not _KEY_MIN <= len(key) <= _KEY_MAX:
         raise ValueError(
-            f"invalid_secret: Use whsec_ and then {_KEY_MIN} to {_KEY_MAX} random bytes in base64, or leave it out."
+            f"invalid_secret: Use whsec_ and then {_KEY_MIN} to {_KEY_MAX} random bytes in base64,"
+            " or leave it out."
         )
     return text
 
@@ -38,7 +39,10 @@ Secret = Annotated[str, Field(max_length=200), AfterValidator(_secret)]
 class WebhookEndpointCreate(Body):
     """Where to send events; without a `secret` one is made."""
 
-    url: Annotated[str, Field(min_length=1, max_length=URL_MAX, examples=["https://hooks.example.com/creatives"])]
+    url: Annotated[
+        str,
+        Field(min_length=1, max_length=URL_MAX, examples=["https://hooks.example.com/creatives"]),
+    ]
     secret: Secret | None = None
     description: Annotated[str, Field(min_length=1, max_length=200), Clean] | None = None
 

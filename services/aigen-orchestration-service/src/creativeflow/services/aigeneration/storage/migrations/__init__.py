@@ -28,8 +28,8 @@ def head() -> str:
 async def migrate(url: str, revision: str = "head") -> None:
     """Bring the database to a revision; safe while others serve, and when several start at once.
 
-    A lock that is not granted within seconds is given up and asked for again, so that a migration never stands
-    before a queue of waiting statements for long.
+    A lock that is not granted within seconds is given up and asked for again, so that a migration
+    never stands before a queue of waiting statements for long.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -55,7 +55,9 @@ def statements(text: str) -> Iterator[str]:
 async def _upgrade(url: str, revision: str) -> None:
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
         settings = {"lock_timeout": "5s", "timezone": "UTC"}
-        return await asyncpg.connect(url, server_settings=settings, target_session_attrs=session_attribute(url))
+        return await asyncpg.connect(
+            url, server_settings=settings, target_session_attrs=session_attribute(url)
+        )
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:

@@ -1,6 +1,13 @@
 """The operators' console."""
 
-from creativeflow.services.aigeneration.web.console import accounts, attention, overview, request, requests, settings
+from creativeflow.services.aigeneration.web.console import (
+    accounts,
+    attention,
+    overview,
+    request,
+    requests,
+    settings,
+)
 
 ROUTERS = (
     overview.router,

@@ -1,4 +1,6 @@
-"""What needs a person: parked messages, holds in doubt, words to review, stuck requests, flagged accounts."""
+"""What needs a person: parked messages, holds in doubt, words to review, stuck requests, flagged
+accounts.
+"""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -37,18 +39,24 @@ async def attention(request: Request, visitor: OperatorVisitor) -> Response:
 
 
 @router.post("/outbox/{message_id}/replay")
-async def replay(message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form) -> Response:
+async def replay(
+    message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form
+) -> Response:
     """Try a parked message again."""
     outbox: Outbox = request.app.state.outbox
 
     async def act() -> bool:
-        return await outbox.replay(message_id, by=visitor.principal.name, now=request.app.state.now())
+        return await outbox.replay(
+            message_id, by=visitor.principal.name, now=request.app.state.now()
+        )
 
     return await _do(request, visitor, form, act, "replayed")
 
 
 @router.post("/outbox/{message_id}/drop")
-async def drop(message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form) -> Response:
+async def drop(
+    message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form
+) -> Response:
     """Give a parked message up."""
     outbox: Outbox = request.app.state.outbox
 
@@ -65,7 +73,9 @@ async def decide(key: HoldKey, request: Request, visitor: OperatorVisitor, form:
     async def act() -> int:
         said = form.get("charged")
         if said not in {"yes", "no"}:
-            raise errors.InvalidRequestError.at("/charged", "missing", "Say whether it was charged.")
+            raise errors.InvalidRequestError.at(
+                "/charged", "missing", "Say whether it was charged."
+            )
         await accounts(request).decide(key, charged=said == "yes", by=visitor.principal.name)
         return 1
 
@@ -73,7 +83,11 @@ async def decide(key: HoldKey, request: Request, visitor: OperatorVisitor, form:
 
 
 async def _do(
-    request: Request, visitor: Visitor, form: FormFields, act: Callable[[], Awaitable[Any]], done: str
+    request: Request,
+    visitor: Visitor,
+    form: FormFields,
+    act: Callable[[], Awaitable[Any]],
+    done: str,
 ) -> Response:
     async def show(status: int, words: ErrorText) -> Response:
         return await _show(request, visitor, status, words)
@@ -81,7 +95,9 @@ async def _do(
     return await run_action(request, form, show, act, done=done, fallback=PATH)
 
 
-async def _show(request: Request, visitor: Visitor, status: int = 200, refusal: ErrorText | None = None) -> Response:
+async def _show(
+    request: Request, visitor: Visitor, status: int = 200, refusal: ErrorText | None = None
+) -> Response:
     state = request.app.state
     outbox: Outbox = state.outbox
     books: Accounting = state.books
@@ -90,8 +106,18 @@ async def _show(request: Request, visitor: Visitor, status: int = 200, refusal: 
     now = state.now()
     glance = await overview(request).glance()
     return await console_page(
-        request, visitor, "console/attention.html", status, refusal=refusal, messages=await outbox.owed(MOST),
-        holds=await books.parked_holds(MOST), stuck=await queries(request).stuck(now, MOST),
-        reviews=await queries(request).in_review(MOST), flags=await flags.open_flags(MOST), flag_words=FLAGS,
-        stalled=glance.queues["stalled"], given_up=await figures.given_up(now - GIVEN_UP_SINCE, MOST), cost=cost,
-    )  # fmt: skip
+        request,
+        visitor,
+        "console/attention.html",
+        status,
+        refusal=refusal,
+        messages=await outbox.owed(MOST),
+        holds=await books.parked_holds(MOST),
+        stuck=await queries(request).stuck(now, MOST),
+        reviews=await queries(request).in_review(MOST),
+        flags=await flags.open_flags(MOST),
+        flag_words=FLAGS,
+        stalled=glance.queues["stalled"],
+        given_up=await figures.given_up(now - GIVEN_UP_SINCE, MOST),
+        cost=cost,
+    )

@@ -9,10 +9,16 @@ Value = TypeVar("Value")
 
 
 class TimedCache(Generic[Value]):
-    """Asks at most once in so many seconds, and once at a time; whoever comes meanwhile gets the same answer."""
+    """Asks at most once in so many seconds, and once at a time; whoever comes meanwhile gets the
+    same answer.
+    """
 
     def __init__(
-        self, ask: Callable[[], Awaitable[Value]], *, seconds: float, monotonic: Callable[[], float] = time.monotonic
+        self,
+        ask: Callable[[], Awaitable[Value]],
+        *,
+        seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
         self._seconds = seconds

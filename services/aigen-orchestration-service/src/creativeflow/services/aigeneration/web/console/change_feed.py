@@ -1,4 +1,6 @@
-"""What pages about many requests listen to: that something has happened, by one look for all viewers of a process."""
+"""What pages about many requests listen to: that something has happened, by one look for all
+viewers of a process.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,9 +19,13 @@ LOOK_SECONDS = 2.0
 
 
 class ChangeFeed:
-    """Looks at the mark while somebody views, and tells all of them when it differs: never what, only that."""
+    """Looks at the mark while somebody views, and tells all of them when it differs: never what,
+    only that.
+    """
 
-    def __init__(self, mark: Callable[[], Awaitable[object]], *, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(
+        self, mark: Callable[[], Awaitable[object]], *, look_seconds: float = LOOK_SECONDS
+    ) -> None:
         self._mark = mark
         self._look_seconds = look_seconds
         self._viewers: set[asyncio.Event] = set()
@@ -34,13 +40,16 @@ class ChangeFeed:
         """Whether another viewer may come.
 
         Raises:
-            ServiceUnavailableError: too many are here; their pages look again by themselves, more seldom.
+            ServiceUnavailableError: too many are here; their pages look again by themselves, more
+            seldom.
         """
         if len(self._viewers) >= VIEWERS_MAX:
             raise errors.ServiceUnavailableError(retry_after_seconds=30)
 
     async def beats(self) -> AsyncIterator[bytes]:
-        """A stream of `changed` events for `live.js`, at most one in each look, and a heartbeat in between."""
+        """A stream of `changed` events for `live.js`, at most one in each look, and a heartbeat in
+        between.
+        """
         happened = asyncio.Event()
         self._viewers.add(happened)
         self._task.start()

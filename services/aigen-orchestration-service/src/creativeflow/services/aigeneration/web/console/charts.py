@@ -1,4 +1,6 @@
-"""Small charts as places on a drawing; a template makes them SVG, with their words and a table beside them."""
+"""Small charts as places on a drawing; a template makes them SVG, with their words and a table
+beside them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,18 +35,26 @@ class Chart:
 
 def bars(values: Sequence[float], above: Sequence[float] = ()) -> Chart:
     """A bar for each value, and on top of it what stands in `above`."""
-    stacked = [value + more for value, more in zip(values, above or [0.0] * len(values), strict=True)]
+    stacked = [
+        value + more for value, more in zip(values, above or [0.0] * len(values), strict=True)
+    ]
     top = nice(max(stacked, default=0))
-    below = [_bar(number, len(values), 0, value, top) for number, value in enumerate(values) if value]
+    below = [
+        _bar(number, len(values), 0, value, top) for number, value in enumerate(values) if value
+    ]
     upper = [
-        _bar(number, len(values), values[number], more, top) for number, more in enumerate(above) if more
-    ]  # fmt: skip
+        _bar(number, len(values), values[number], more, top)
+        for number, more in enumerate(above)
+        if more
+    ]
     return Chart(top=top, bars=below, above=upper)
 
 
 def lines(*series: Sequence[float | None]) -> Chart:
     """A line for each series, broken where nothing is known; a lonely value is a short stroke."""
-    top = nice(max((value for values in series for value in values if value is not None), default=0))
+    top = nice(
+        max((value for values in series for value in values if value is not None), default=0)
+    )
     return Chart(top=top, lines=[_path(values, top) for values in series])
 
 
@@ -62,7 +72,12 @@ def _bar(number: int, count: int, base: float, value: float, top: float) -> Bar:
     slot = WIDTH / count
     height = max(_LEAST, HEIGHT * value / top)
     foot = HEIGHT - HEIGHT * base / top
-    return Bar(round(number * slot + _GAP / 2, 2), round(foot - height, 2), round(slot - _GAP, 2), round(height, 2))
+    return Bar(
+        round(number * slot + _GAP / 2, 2),
+        round(foot - height, 2),
+        round(slot - _GAP, 2),
+        round(height, 2),
+    )
 
 
 def _path(values: Sequence[float | None], top: float) -> str:

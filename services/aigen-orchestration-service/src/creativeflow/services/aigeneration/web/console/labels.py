@@ -1,4 +1,6 @@
-"""How the console says things: states, events, spans of time and amounts, in an operator's plain words."""
+"""How the console says things: states, events, spans of time and amounts, in an operator's plain
+words.
+"""
 
 import re
 from collections.abc import Mapping
@@ -41,10 +43,14 @@ IN_REVIEW = StateLabel("A person looks at the words", "warn")
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
-        "state": "State", "money": "Money", "broker": "Broker", "worker": "Callbacks", "told": "Notifications",
+        "state": "State",
+        "money": "Money",
+        "broker": "Broker",
+        "worker": "Callbacks",
+        "told": "Notifications",
         "person": "People",
     }
-)  # fmt: skip
+)
 """What a line of a timeline is about, and the word on its chip."""
 
 
@@ -83,10 +89,14 @@ _WORDINGS: Mapping[str, Wording] = MappingProxyType(
         Event.EXPIRY_NEARED: Wording("state", "The time to pick is nearly over"),
         Event.DEADLINE_PASSED: Wording("state", "Its time was over"),
         Event.OPERATOR_FAILED: Wording("person", "{by} ended it: {reason}"),
-        "stale_result": Wording("worker", "A word of an older job came ({kind}): kept, not applied, not paid"),
+        "stale_result": Wording(
+            "worker", "A word of an older job came ({kind}): kept, not applied, not paid"
+        ),
         "credits_captured": Wording("money", "The credit service was told to charge"),
         "credits_released": Wording("money", "The credit service was told to give back"),
-        "credits_released_late": Wording("money", "A late hold is given back, because the request has ended"),
+        "credits_released_late": Wording(
+            "money", "A late hold is given back, because the request has ended"
+        ),
         "credits_not_held": Wording("money", "Nothing had been set aside after all"),
         "hold_parked": Wording("money", "A hold is in doubt: {reason}"),
         "hold_decided": Wording("person", "{by} decided the hold in doubt: {charged}"),
@@ -94,14 +104,16 @@ _WORDINGS: Mapping[str, Wording] = MappingProxyType(
         "notification_sent": Wording("told", "The user was told: {event_type}"),
         "event_published": Wording("told", "Published: {event_type}"),
         "webhook_delivered": Wording("told", "The caller's receiver took {event_type}"),
-        "webhook_parked": Wording("told", "The caller's receiver does not take {event_type}: {reason}"),
+        "webhook_parked": Wording(
+            "told", "The caller's receiver does not take {event_type}: {reason}"
+        ),
         "webhook_redelivered": Wording("person", "{by} has {event_type} sent again"),
         "message_parked": Wording("told", "A message is parked ({topic}): {reason}"),
         "message_replayed": Wording("person", "{by} replays the parked message {topic}"),
         "message_dropped": Wording("person", "{by} gave up the parked message {topic}"),
         "dead_letter_handled": Wording("broker", "A dead letter was read once more"),
     }
-)  # fmt: skip
+)
 
 
 _LINK = re.compile(r"\[([^]]*)\]\(#([a-z-]+)\)")
@@ -122,7 +134,11 @@ def wording(event: str, data: Mapping[str, Any]) -> Wording:
     said = _Data(data)
     if "charged" in data:
         said["charged"] = "charged" if data["charged"] else "not charged"
-    kind = "money" if event == "message_parked" and str(data.get("topic", "")).startswith("credits.") else known.kind
+    kind = (
+        "money"
+        if event == "message_parked" and str(data.get("topic", "")).startswith("credits.")
+        else known.kind
+    )
     return Wording(kind, known.title.format_map(said))
 
 
@@ -138,8 +154,10 @@ def span(seconds: float) -> str:
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - tenths matter below ten
     for size, unit, smaller, lesser in (
-        (86_400, "day", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"),
-    ):  # fmt: skip
+        (86_400, "day", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
         if seconds >= size:
             whole, rest = divmod(int(seconds), size)
             said = f"{whole} {unit}{'s' if unit == 'day' and whole > 1 else ''}"
@@ -158,7 +176,9 @@ def since(moment: datetime, now: datetime) -> str:
 
 
 def linked(text: str) -> Markup:
-    """What stands in docs/operations.md with links into it, with links to what needs attention in their place."""
+    """What stands in docs/operations.md with links into it, with links to what needs attention in
+    their place.
+    """
     place = Markup('<a href="/console/attention#{}">{}</a>')
     parts = _LINK.split(text)
     said = [Markup.escape(parts[0])]
@@ -182,7 +202,10 @@ DONE: Mapping[str, str] = MappingProxyType(
         "rejected": "The words are rejected; nothing was charged.",
         "replayed": "The message is due now and will be tried at once.",
         "dropped": "The message is given up for good.",
-        "decided": "The hold is decided; everything goes on from there. Look whether the account can be cleared.",
+        "decided": (
+            "The hold is decided; everything goes on from there. Look whether the account can be"
+            " cleared."
+        ),
         "redelivered": "The event is sent again.",
         "granted": "The credits are booked.",
         "cleared": "The restriction is lifted.",

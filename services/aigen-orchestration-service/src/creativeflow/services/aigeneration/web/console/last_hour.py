@@ -1,4 +1,6 @@
-"""The last hour, minute by minute: what is finished is remembered, so that only the newest minutes are asked for."""
+"""The last hour, minute by minute: what is finished is remembered, so that only the newest minutes
+are asked for.
+"""
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -54,7 +56,9 @@ class Hour:
     """Asks for minutes, and remembers those that will not change any more."""
 
     def __init__(
-        self, ask: Callable[[datetime, datetime], Awaitable[Sequence[MinuteCounts]]], now: Callable[[], datetime]
+        self,
+        ask: Callable[[datetime, datetime], Awaitable[Sequence[MinuteCounts]]],
+        now: Callable[[], datetime],
     ) -> None:
         self._ask = ask
         self._now = now

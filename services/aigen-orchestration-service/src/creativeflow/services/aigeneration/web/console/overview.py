@@ -1,4 +1,6 @@
-"""The console's first page, the queue and the invariants: how the service does now, as its own figures tell it."""
+"""The console's first page, the queue and the invariants: how the service does now, as its own
+figures tell it.
+"""
 
 from typing import Annotated
 
@@ -27,9 +29,14 @@ async def now(request: Request, visitor: OperatorVisitor) -> Response:
     """What the last hour brought, what stands open, and whether all is well."""
     glance = await overview(request).glance()
     return await console_page(
-        request, visitor, "console/now.html", glance=glance, hour=glance.hour, charts=_charts(glance.hour),
+        request,
+        visitor,
+        "console/now.html",
+        glance=glance,
+        hour=glance.hour,
+        charts=_charts(glance.hour),
         counts=await overview(request).counts(),
-    )  # fmt: skip
+    )
 
 
 @router.get("/stream")
@@ -38,7 +45,9 @@ async def stream(request: Request, visitor: OperatorVisitor) -> Response:
     pulse = overview(request).pulse
     pulse.check_room()
     body = while_signed_in(pulse.beats(), request.app.state.sessions, visitor.session)
-    return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return StreamingResponse(
+        body, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
 
 
 @router.get("/queue")
@@ -47,28 +56,44 @@ async def queue(request: Request, visitor: OperatorVisitor) -> Response:
     figures: Statistics = request.app.state.figures
     glance = await overview(request).glance()
     return await console_page(
-        request, visitor, "console/queue.html", glance=glance, users=await figures.queue_by_user(USERS_SHOWN),
-        plans=PLANS, policy=request.app.state.policy, window=request.app.state.settings.lane_window,
-    )  # fmt: skip
+        request,
+        visitor,
+        "console/queue.html",
+        glance=glance,
+        users=await figures.queue_by_user(USERS_SHOWN),
+        plans=PLANS,
+        policy=request.app.state.policy,
+        window=request.app.state.settings.lane_window,
+    )
 
 
 @router.get("/invariants")
 async def invariants(
-    request: Request, visitor: OperatorVisitor, days: Annotated[int, Query(ge=1, le=10_000)] = COUNT_DAYS
+    request: Request,
+    visitor: OperatorVisitor,
+    days: Annotated[int, Query(ge=1, le=10_000)] = COUNT_DAYS,
 ) -> Response:
     """What must never be, counted now."""
     return await console_page(
-        request, visitor, "console/invariants.html", counts=await overview(request).count(days), meanings=INVARIANTS,
-        days=days, revision=await queries(request).revision(),
-    )  # fmt: skip
+        request,
+        visitor,
+        "console/invariants.html",
+        counts=await overview(request).count(days),
+        meanings=INVARIANTS,
+        days=days,
+        revision=await queries(request).revision(),
+    )
 
 
 def _charts(hour: LastHour) -> dict[str, object]:
     minutes = hour.minutes
     found: dict[str, object] = {
-        name: bars([getattr(minute, name) for minute in minutes]) for name in ("accepted", "samples", "finals")
+        name: bars([getattr(minute, name) for minute in minutes])
+        for name in ("accepted", "samples", "finals")
     }
-    found["failed"] = bars([minute.failed for minute in minutes], [minute.failed_attempts for minute in minutes])
+    found["failed"] = bars(
+        [minute.failed for minute in minutes], [minute.failed_attempts for minute in minutes]
+    )
     for name in ("samples_waits", "final_waits"):
         known = [waits(getattr(minute, name)) for minute in minutes]
         found[name] = lines([each.p50 for each in known], [each.p95 for each in known])

@@ -1,4 +1,6 @@
-"""All requests in a table: found by id, user or project, narrowed by state and time, page by page."""
+"""All requests in a table: found by id, user or project, narrowed by state and time, page by
+page.
+"""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
@@ -53,13 +55,27 @@ async def requests(
     wanted, show = q.strip(), show if show in SHOWN else "all"
     if (found_id := _id(wanted)) and await queries(request).request(found_id):
         return see_other(f"/console/requests/{found_id}")
-    items = await _find(request, wanted, SHOWN[show][1], _day(since), _day(until), read_cursor(cursor))
-    said = {name: value for name, value in {"q": wanted, "since": since, "until": until}.items() if value}
+    items = await _find(
+        request, wanted, SHOWN[show][1], _day(since), _day(until), read_cursor(cursor)
+    )
+    said = {
+        name: value
+        for name, value in {"q": wanted, "since": since, "until": until}.items()
+        if value
+    }
     return await console_page(
-        request, visitor, "console/requests.html", items=items[:PER_PAGE], shown=SHOWN, show=show, said=said,
-        first=cursor is None, older=write_cursor(items[PER_PAGE - 1].id) if len(items) > PER_PAGE else None,
-        link=lambda **more: f"/console/requests?{urlencode(said | {'show': show} | more)}", cost=cost,
-    )  # fmt: skip
+        request,
+        visitor,
+        "console/requests.html",
+        items=items[:PER_PAGE],
+        shown=SHOWN,
+        show=show,
+        said=said,
+        first=cursor is None,
+        older=write_cursor(items[PER_PAGE - 1].id) if len(items) > PER_PAGE else None,
+        link=lambda **more: f"/console/requests?{urlencode(said | {'show': show} | more)}",
+        cost=cost,
+    )
 
 
 async def _find(
@@ -72,9 +88,11 @@ async def _find(
 ) -> list[GenerationRequest]:
     """Those of a user of this name, else those of a project."""
     common = {
-        "states": states, "before": before, "created_from": _midnight(since),
+        "states": states,
+        "before": before,
+        "created_from": _midnight(since),
         "created_to": _midnight(until + timedelta(days=1)) if until else None,
-    }  # fmt: skip
+    }
     reads = queries(request)
     if not wanted:
         return await reads.page(Filters(**common), PER_PAGE + 1)  # type: ignore[arg-type]

@@ -20,21 +20,30 @@ from creativeflow.services.aigeneration.web.templating import pages_router
 
 _ADAPTERS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
     {
-        "engine_url": ("Who makes the pictures", {"local": "the local engine", "amqp": "n8n, through RabbitMQ"}),
+        "engine_url": (
+            "Who makes the pictures",
+            {"local": "the local engine", "amqp": "n8n, through RabbitMQ"},
+        ),
         "credits_url": (
             "Who keeps the credits",
             {"local": "the ledger here", "http": "a billing adapter", "odoo+http": "Odoo"},
         ),
         "notify_url": (
-            "Who tells the users", {"log": "nobody: the log", "amqp": "RabbitMQ", "http": "an HTTP service"}
+            "Who tells the users",
+            {"log": "nobody: the log", "amqp": "RabbitMQ", "http": "an HTTP service"},
         ),
         "safety_url": (
             "Who checks the words",
-            {"words": "the word lists", "none": "nobody", "http": "the word lists, then an endpoint"},
+            {
+                "words": "the word lists",
+                "none": "nobody",
+                "http": "the word lists, then an endpoint",
+            },
         ),
     }
-)  # fmt: skip
-"""What the scheme of an address chooses; a scheme for encrypted connections ends with one more `s`."""
+)
+"""What the scheme of an address chooses; a scheme for encrypted connections ends with one more `s`.
+"""
 
 router = pages_router("/console")
 
@@ -55,26 +64,37 @@ async def settings(request: Request, visitor: OperatorVisitor) -> Response:
     """What this process runs with."""
     found: Settings = request.app.state.settings
     return await console_page(
-        request, visitor, "console/settings.html", knobs=setting_rows(found), adapters=adapters(found),
-        version=request.app.version, revision=await queries(request).revision(),
-        database="set" if found.database_url else "embedded", checks=await request.app.state.checks(),
-    )  # fmt: skip
+        request,
+        visitor,
+        "console/settings.html",
+        knobs=setting_rows(found),
+        adapters=adapters(found),
+        version=request.app.version,
+        revision=await queries(request).revision(),
+        database="set" if found.database_url else "embedded",
+        checks=await request.app.state.checks(),
+    )
 
 
 def setting_rows(found: Settings) -> list[SettingRow]:
     """Every setting, by name."""
     return [
         SettingRow(
-            name=f"AIGEN_{name.upper()}", value=_shown(name, getattr(found, name)), sentence=field.description or "",
-            default=getattr(found, name) == field.get_default(), secret=_secret(getattr(found, name), field.annotation),
+            name=f"AIGEN_{name.upper()}",
+            value=_shown(name, getattr(found, name)),
+            sentence=field.description or "",
+            default=getattr(found, name) == field.get_default(),
+            secret=_secret(getattr(found, name), field.annotation),
         )
         for name, field in sorted(Settings.model_fields.items())
-    ]  # fmt: skip
+    ]
 
 
 def adapters(found: Settings) -> list[tuple[str, str]]:
     """Which part does each job."""
-    return [(job, by[_plain(scheme(getattr(found, name)))]) for name, (job, by) in _ADAPTERS.items()]
+    return [
+        (job, by[_plain(scheme(getattr(found, name)))]) for name, (job, by) in _ADAPTERS.items()
+    ]
 
 
 def _plain(name: str) -> str:
@@ -86,7 +106,9 @@ def _secret(value: Any, annotation: Any) -> bool:
 
 
 def _shown(name: str, value: Any) -> str:
-    """A value for eyes; of a secret only whether it is there, of a secret address what it begins with."""
+    """A value for eyes; of a secret only whether it is there, of a secret address what it begins
+    with.
+    """
     annotation = Settings.model_fields[name].annotation
     if _secret(value, annotation):
         if not value:
@@ -115,4 +137,5 @@ def _text(value: Any) -> str:
 def _address(url: str) -> str:
     """An address without names and keys that somebody may have written into it."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?…' if parts.query else ''}"
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}{'?…' if parts.query else ''}"

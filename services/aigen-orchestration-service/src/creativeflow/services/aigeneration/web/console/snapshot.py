@@ -66,7 +66,9 @@ class SnapshotCache:
         self._counts = TimedCache(lambda: self.count(COUNT_DAYS), seconds=COUNT_SECONDS)
 
     async def counts(self) -> Counts | None:
-        """The invariants of a minute ago at most; None while they are being counted for the first time."""
+        """The invariants of a minute ago at most; None while they are being counted for the first
+        time.
+        """
         return await self._counts.soon(_PATIENCE_SECONDS)
 
     async def count(self, days: int) -> Counts:
@@ -94,8 +96,17 @@ class SnapshotCache:
     async def _glance(self) -> Snapshot:
         figures: Statistics = self._state.figures
         hour, queues, checks, set_aside, needs = await asyncio.gather(
-            self.hour(), queues_now(self._state), self._state.checks(), figures.set_aside(), self.needs()
+            self.hour(),
+            queues_now(self._state),
+            self._state.checks(),
+            figures.set_aside(),
+            self.needs(),
         )
         return Snapshot(
-            at=self._state.now(), hour=hour, queues=queues, checks=checks, set_aside=set_aside, needs=needs
-        )  # fmt: skip
+            at=self._state.now(),
+            hour=hour,
+            queues=queues,
+            checks=checks,
+            set_aside=set_aside,
+            needs=needs,
+        )

@@ -1,4 +1,6 @@
-"""One timeline of a request: its moves, its money and whoever was told, in one order with the time in between."""
+"""One timeline of a request: its moves, its money and whoever was told, in one order with the time
+in between.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +27,9 @@ LONG_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line: `gap` is the time since the line before, `moved` the state that the request came into."""
+    """One line: `gap` is the time since the line before, `moved` the state that the request came
+    into.
+    """
 
     key: str
     kind: str
@@ -39,13 +43,17 @@ class Line:
 
 
 def lines(timeline: Sequence[Mapping[str, Any]], holds: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """All lines, oldest first. What happened in one statement has one time, and stands in the order of its causes."""
+    """All lines, oldest first. What happened in one statement has one time, and stands in the order
+    of its causes.
+    """
     found = sorted([*_events(timeline), *_money(holds)], key=lambda line: line.order)
     before: Line | None = None
     spaced = []
     for line in found:
         seconds = (line.at - before.at).total_seconds() if before else 0.0
-        spaced.append(replace(line, gap=f"+{span(seconds)}" if seconds else "", long=seconds >= LONG_SECONDS))
+        spaced.append(
+            replace(line, gap=f"+{span(seconds)}" if seconds else "", long=seconds >= LONG_SECONDS)
+        )
         before = line
     return spaced
 
@@ -64,30 +72,48 @@ def _events(timeline: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
         moved = STATES[to] if to is not None and to is not state else None
         state = to or state
         yield Line(
-            key=f"event-{entry['seq']}", kind=said.kind, title=said.title, at=entry["at"], moved=moved,
-            data=_shown(entry["data"] | {"event": entry["event"]}), order=(entry["at"], 0, entry["seq"]),
-        )  # fmt: skip
+            key=f"event-{entry['seq']}",
+            kind=said.kind,
+            title=said.title,
+            at=entry["at"],
+            moved=moved,
+            data=_shown(entry["data"] | {"event": entry["event"]}),
+            order=(entry["at"], 0, entry["seq"]),
+        )
 
 
 def _money(holds: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
-    """What was set aside and what became of it; the moves that caused it do not say so themselves."""
+    """What was set aside and what became of it; the moves that caused it do not say so
+    themselves.
+    """
     for hold in holds:
-        what = f"for the {'samples of round ' + str(hold['round']) if hold['stage'] == 'samples' else 'final'}"
+        samples = f"samples of round {hold['round']}"
+        what = f"for the {samples if hold['stage'] == 'samples' else 'final'}"
         free = hold["funding"] == Funding.ALLOWANCE
-        sum_ = f"A free generation of {hold['month']:%B %Y}" if free else credits_words(hold["amount"])
+        sum_ = (
+            f"A free generation of {hold['month']:%B %Y}" if free else credits_words(hold["amount"])
+        )
         data = _shown({name: value for name, value in hold.items() if value is not None})
         begun = f"{sum_} {'is used' if free else 'to be set aside'} {what}"
         yield Line(
-            key=f"hold-{hold['key']}", kind="money", title=begun, at=hold["began_at"], data=data,
+            key=f"hold-{hold['key']}",
+            kind="money",
+            title=begun,
+            at=hold["began_at"],
+            data=data,
             order=(hold["began_at"], 1, 0),
-        )  # fmt: skip
+        )
         if hold["resolved_at"] is not None:
             captured = hold["state"] == "captured"
             became = ("stays used" if free else "charged") if captured else "given back"
             yield Line(
-                key=f"resolved-{hold['key']}", kind="money", title=f"{sum_} {became} {what}", at=hold["resolved_at"],
-                data=data, order=(hold["resolved_at"], 1, 1),
-            )  # fmt: skip
+                key=f"resolved-{hold['key']}",
+                kind="money",
+                title=f"{sum_} {became} {what}",
+                at=hold["resolved_at"],
+                data=data,
+                order=(hold["resolved_at"], 1, 1),
+            )
 
 
 def _shown(data: Mapping[str, Any]) -> str:

@@ -2,9 +2,4 @@
 
 from creativeflow.services.aigeneration.web.studio import history, home, reference_images, request
 
-ROUTERS = (
-    home.router,
-    request.router,
-    history.router,
-    reference_images.router,
-)
+ROUTERS = (home.router, request.router, history.router, reference_images.router)

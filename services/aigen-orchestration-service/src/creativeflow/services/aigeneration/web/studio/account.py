@@ -11,7 +11,9 @@ from creativeflow.services.aigeneration.ports import CreditsUnknownError, Entitl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserAccount:
-    """`balance` and `free_left` are None where they say nothing; `plan` is None while the credit service is away."""
+    """`balance` and `free_left` are None where they say nothing; `plan` is None while the credit
+    service is away.
+    """
 
     plan: Plan | None = None
     balance: str | None = None
@@ -29,13 +31,22 @@ async def account_of(request: Request, user_id: str) -> UserAccount:
         entitled: Entitlements = await state.entitlements(user_id)
     except CreditsUnknownError:
         return UserAccount(top_up_url=top_up_url)
-    used = await state.queries.free_used(user_id, state.now()) if entitled.plan.monthly_generations else 0
+    used = (
+        await state.queries.free_used(user_id, state.now())
+        if entitled.plan.monthly_generations
+        else 0
+    )
     return UserAccount(
-        plan=entitled.plan, restricted=entitled.restricted, top_up_url=top_up_url,
-        balance=None if entitled.balance is None or entitled.plan.monthly_generations
+        plan=entitled.plan,
+        restricted=entitled.restricted,
+        top_up_url=top_up_url,
+        balance=None
+        if entitled.balance is None or entitled.plan.monthly_generations
         else credits_text(entitled.balance),
-        free_left=max(0, policy.free_generations - used) if entitled.plan.monthly_generations else None,
-    )  # fmt: skip
+        free_left=max(0, policy.free_generations - used)
+        if entitled.plan.monthly_generations
+        else None,
+    )
 
 
 def forget(request: Request, user_id: str) -> None:

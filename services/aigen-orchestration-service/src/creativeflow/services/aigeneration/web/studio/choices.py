@@ -8,9 +8,19 @@ from creativeflow.services.aigeneration.domain.formats import FORMATS, Size
 
 TONES = ("Professional", "Playful", "Warm", "Bold", "Elegant", "Calm", "Urgent", "Humorous")
 INDUSTRIES = (
-    "Luxury", "Technology", "Lifestyle", "Food and drink", "Fashion", "Travel", "Health", "Finance", "Real estate",
-    "Sports", "Education", "Non-profit",
-)  # fmt: skip
+    "Luxury",
+    "Technology",
+    "Lifestyle",
+    "Food and drink",
+    "Fashion",
+    "Travel",
+    "Health",
+    "Finance",
+    "Real estate",
+    "Sports",
+    "Education",
+    "Non-profit",
+)
 _NAMES = MappingProxyType(
     {
         "InstagramPost_1x1": ("Instagram", "Post"),
@@ -45,7 +55,9 @@ class FormatShown:
         divisor = gcd(*self.size)
         width, height = self.size.width // divisor, self.size.height // divisor
         return (
-            f"{width}:{height}" if max(width, height) <= _RATIO_MAX else f"{self.size.width / self.size.height:.2f}:1"
+            f"{width}:{height}"
+            if max(width, height) <= _RATIO_MAX
+            else f"{self.size.width / self.size.height:.2f}:1"
         )
 
     @property
@@ -54,7 +66,9 @@ class FormatShown:
         return self.size.scaled(_DRAWN)
 
 
-FORMATS_SHOWN = tuple(FormatShown(name, *_NAMES.get(name, ("", name)), size) for name, size in FORMATS.items())
+FORMATS_SHOWN = tuple(
+    FormatShown(name, *_NAMES.get(name, ("", name)), size) for name, size in FORMATS.items()
+)
 
 
 def format_title(name: str) -> str:

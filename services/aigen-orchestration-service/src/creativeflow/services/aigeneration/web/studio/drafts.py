@@ -1,4 +1,6 @@
-"""What somebody is about to ask for: read from a form, a link or an earlier request, and checked like a call."""
+"""What somebody is about to ask for: read from a form, a link or an earlier request, and checked
+like a call.
+"""
 
 import re
 from collections.abc import Mapping
@@ -15,14 +17,30 @@ from creativeflow.services.aigeneration.kit.json_input import to_invalid_request
 from creativeflow.services.aigeneration.web.forms import FormFields
 
 TEXTS = (
-    "input_prompt", "style_guidance", "output_format", "width", "height", "emotional_tone", "industry_template",
-    "region", "color_scheme", "model", "brand_kit_id", "project_id", "uploaded_image_references",
-)  # fmt: skip
+    "input_prompt",
+    "style_guidance",
+    "output_format",
+    "width",
+    "height",
+    "emotional_tone",
+    "industry_template",
+    "region",
+    "color_scheme",
+    "model",
+    "brand_kit_id",
+    "project_id",
+    "uploaded_image_references",
+)
 """The fields of the form, named like those of the API; lists are texts with separators here."""
 DETAILS = (
-    "style_guidance", "emotional_tone", "industry_template", "region", "color_scheme", "model",
+    "style_guidance",
+    "emotional_tone",
+    "industry_template",
+    "region",
+    "color_scheme",
+    "model",
     "uploaded_image_references",
-)  # fmt: skip
+)
 """Fields that stand folded away until they say something."""
 _PLACES = {"custom_dimensions": "width", "cultural_adaptation_parameters": "region"}
 
@@ -44,7 +62,9 @@ class Draft:
 
     @classmethod
     def of_link(cls, parameters: Mapping[str, str]) -> "Draft":
-        """What a link suggests, such as one from the platform; `prompt` is short for `input_prompt`."""
+        """What a link suggests, such as one from the platform; `prompt` is short for
+        `input_prompt`.
+        """
         known = {name: parameters[name][:5000] for name in TEXTS if name in parameters}
         return cls({"input_prompt": parameters.get("prompt", "")[:5000]} | known)
 
@@ -59,7 +79,12 @@ class Draft:
         }
         known = {name: str(said[name]) for name in TEXTS if isinstance(said.get(name), str)}
         region = said.get("cultural_adaptation_parameters", {}).get("region")
-        more = {"width": size.get("width"), "height": size.get("height"), "region": region, "project_id": project_id}
+        more = {
+            "width": size.get("width"),
+            "height": size.get("height"),
+            "region": region,
+            "project_id": project_id,
+        }
         return cls(known | lists | {name: str(value) for name, value in more.items() if value})
 
     @property
@@ -74,8 +99,16 @@ class Draft:
 
     def asked(self) -> dict[str, Any]:
         """The body of the call that this comes to; what was not said is left out."""
-        plain = ("input_prompt", "style_guidance", "output_format", "emotional_tone", "industry_template", "model",
-                 "brand_kit_id", "project_id")  # fmt: skip
+        plain = (
+            "input_prompt",
+            "style_guidance",
+            "output_format",
+            "emotional_tone",
+            "industry_template",
+            "model",
+            "brand_kit_id",
+            "project_id",
+        )
         said: dict[str, Any] = {name: self[name] for name in plain if self[name]}
         if self["output_format"] == CUSTOM:
             said["custom_dimensions"] = {side: _number(self[side]) for side in ("width", "height")}
@@ -103,7 +136,9 @@ class Draft:
         """
         said = self.asked()
         matter = ("output_format", "custom_dimensions", "model", "brand_kit_id")
-        return _checked({"input_prompt": "-", **{name: said[name] for name in matter if name in said}}).brief()
+        return _checked(
+            {"input_prompt": "-", **{name: said[name] for name in matter if name in said}}
+        ).brief()
 
 
 def by_field(error: InvalidRequestError) -> dict[str, str]:

@@ -42,7 +42,15 @@ async def history(
     found = await queries(request).page(filters, PER_PAGE + 1)
     items = found[:PER_PAGE]
     return page(
-        request, "studio/history.html", items=items, show=show, shown=SHOWN, first=cursor is None,
-        older=write_cursor(items[-1].id) if len(found) > PER_PAGE else None, told=status_text, thumbnail=thumbnail,
-        format_title=format_title, account=await account_of(request, user_id),
-    )  # fmt: skip
+        request,
+        "studio/history.html",
+        items=items,
+        show=show,
+        shown=SHOWN,
+        first=cursor is None,
+        older=write_cursor(items[-1].id) if len(found) > PER_PAGE else None,
+        told=status_text,
+        thumbnail=thumbnail,
+        format_title=format_title,
+        account=await account_of(request, user_id),
+    )

@@ -7,7 +7,11 @@ from uuid import UUID
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import get_owned_request, orchestrator, queries
+from creativeflow.services.aigeneration.api.dependencies import (
+    get_owned_request,
+    orchestrator,
+    queries,
+)
 from creativeflow.services.aigeneration.api.responses import reply_response
 from creativeflow.services.aigeneration.api.schemas.generations import PROMPT_MAX, CreateRequest
 from creativeflow.services.aigeneration.application.generations import Submission
@@ -34,7 +38,9 @@ router = pages_router("/studio")
 
 @router.get("")
 async def studio(
-    request: Request, visitor: StudioVisitor, origin: Annotated[UUID | None, Query(alias="from")] = None
+    request: Request,
+    visitor: StudioVisitor,
+    origin: Annotated[UUID | None, Query(alias="from")] = None,
 ) -> Response:
     """An empty form, one that a link has begun, or one with what an earlier request asked for."""
     draft = Draft.of_link(request.query_params)
@@ -51,16 +57,22 @@ async def quote(request: Request, visitor: StudioVisitor, form: Form) -> Respons
     if PART not in request.headers:
         return await _ask(request, visitor, draft)
     account = await account_of(request, visitor.session.user_id)
-    return page(request, "studio/new.html", account=account, **await _priced(request, visitor, draft))
+    return page(
+        request, "studio/new.html", account=account, **await _priced(request, visitor, draft)
+    )
 
 
 @router.post("/requests")
 async def create(request: Request, visitor: StudioVisitor, form: Form) -> Response:
-    """Ask for it; what is refused is told at the form, with everything that was typed still in it."""
+    """Ask for it; what is refused is told at the form, with everything that was typed still in
+    it.
+    """
     draft, principal = Draft.of_form(form), visitor.principal
     try:
         order = _submission(request, visitor, draft.checked(), form.get("quote_id") or None)
-        reply = await orchestrator(request).submit(order, claim(request, principal, form.get("key"), draft.asked()))
+        reply = await orchestrator(request).submit(
+            order, claim(request, principal, form.get("key"), draft.asked())
+        )
         location = reply_response(reply).headers["location"]
     except errors.AigenError as error:
         return await _ask(request, visitor, draft, as_seen(error))
@@ -71,22 +83,38 @@ async def create(request: Request, visitor: StudioVisitor, form: Form) -> Respon
 
 async def _ask(
     request: Request, visitor: Visitor, draft: Draft, refused: errors.AigenError | None = None
-) -> Response:  # fmt: skip
+) -> Response:
     account = await account_of(request, visitor.session.user_id)
     recent = await queries(request).page(Filters(user_id=visitor.session.user_id), RECENT)
     faults = by_field(refused) if isinstance(refused, errors.InvalidRequestError) else {}
     return page(
-        request, "studio/new.html", refused.status if refused else 200,
-        draft=draft, account=account, faults=faults, unfolded=draft.elaborate or not faults.keys().isdisjoint(DETAILS),
+        request,
+        "studio/new.html",
+        refused.status if refused else 200,
+        draft=draft,
+        account=account,
+        faults=faults,
+        unfolded=draft.elaborate or not faults.keys().isdisjoint(DETAILS),
         elsewhere=[message for name, message in faults.items() if name not in TEXTS],
         refusal=error_text(request, refused) if refused else None,
-        refused=refused.code if refused else "", key=secrets.token_urlsafe(18),
-        formats=FORMATS_SHOWN, custom=CUSTOM, side_min=SIDE_MIN, side_max=SIDE_MAX, prompt_max=PROMPT_MAX,
-        tones=TONES, industries=INDUSTRIES, models=_models(request, account), credits_text=credits_text,
-        references=previews(request, draft.references), upload_limit=request.app.state.settings.web_upload_bytes,
-        recent=recent, told=status_text, thumbnail=thumbnail,
+        refused=refused.code if refused else "",
+        key=secrets.token_urlsafe(18),
+        formats=FORMATS_SHOWN,
+        custom=CUSTOM,
+        side_min=SIDE_MIN,
+        side_max=SIDE_MAX,
+        prompt_max=PROMPT_MAX,
+        tones=TONES,
+        industries=INDUSTRIES,
+        models=_models(request, account),
+        credits_text=credits_text,
+        references=previews(request, draft.references),
+        upload_limit=request.app.state.settings.web_upload_bytes,
+        recent=recent,
+        told=status_text,
+        thumbnail=thumbnail,
         **await _priced(request, visitor, draft),
-    )  # fmt: skip
+    )
 
 
 async def _priced(request: Request, visitor: Visitor, draft: Draft) -> dict[str, Any]:
@@ -108,9 +136,16 @@ def _models(request: Request, account: UserAccount) -> list[Model]:
     return offered if len(offered) > 1 else []
 
 
-def _submission(request: Request, visitor: Visitor, body: CreateRequest, quote_id: str | None) -> Submission:
+def _submission(
+    request: Request, visitor: Visitor, body: CreateRequest, quote_id: str | None
+) -> Submission:
     return Submission(
-        user_id=visitor.session.user_id, project_id=body.project_id, brief=body.brief(), metadata={},
-        created_by=visitor.principal.name, correlation_id=request.scope["aigen.request_id"],
-        traceparent=request.scope.get("aigen.traceparent"), quote_id=quote_id,
-    )  # fmt: skip
+        user_id=visitor.session.user_id,
+        project_id=body.project_id,
+        brief=body.brief(),
+        metadata={},
+        created_by=visitor.principal.name,
+        correlation_id=request.scope["aigen.request_id"],
+        traceparent=request.scope.get("aigen.traceparent"),
+        quote_id=quote_id,
+    )

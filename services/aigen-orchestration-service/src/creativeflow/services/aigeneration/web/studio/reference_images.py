@@ -32,14 +32,21 @@ async def upload(request: Request, visitor: StudioVisitor) -> Response:
     """Keep one picture, sent as it is; the answer says how to refer to it."""
     if not request.headers.get("content-type", "").startswith("image/"):
         raise errors.UnsupportedMediaTypeError(expected="a PNG, JPEG or WebP picture")
-    asset = await request.app.state.save_reference(visitor.principal.user_id or "", request.stream())
+    asset = await request.app.state.save_reference(
+        visitor.principal.user_id or "", request.stream()
+    )
     reference = asset["url"] if asset["url"].startswith("https://") else asset["asset_id"]
-    return json_response({"reference": reference, "picture": f"/assets/{asset['asset_id']}.{asset['format']}"}, 201)
+    return json_response(
+        {"reference": reference, "picture": f"/assets/{asset['asset_id']}.{asset['format']}"}, 201
+    )
 
 
 def previews(request: Request, references: Sequence[str]) -> list[Preview]:
     """The references with what can be shown of them."""
-    return [Preview(reference, _picture(request, reference)) for reference in references[:REFERENCES_MAX]]
+    return [
+        Preview(reference, _picture(request, reference))
+        for reference in references[:REFERENCES_MAX]
+    ]
 
 
 def _picture(request: Request, reference: str) -> str:

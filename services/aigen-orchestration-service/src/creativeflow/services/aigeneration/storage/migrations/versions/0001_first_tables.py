@@ -1,4 +1,6 @@
-"""The first tables: requests, timeline, holds, outbox, idempotency keys, lanes, and the local ledger."""
+"""The first tables: requests, timeline, holds, outbox, idempotency keys, lanes, and the local
+ledger.
+"""
 
 from alembic import op
 

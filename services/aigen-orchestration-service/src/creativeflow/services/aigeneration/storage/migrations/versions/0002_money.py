@@ -1,4 +1,6 @@
-"""Flagged accounts, subscription statuses, parked holds, the billing journal, the usage log, periodic work."""
+"""Flagged accounts, subscription statuses, parked holds, the billing journal, the usage log,
+periodic work.
+"""
 
 from alembic import op
 

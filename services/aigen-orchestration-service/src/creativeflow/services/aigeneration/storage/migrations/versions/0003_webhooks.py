@@ -7,8 +7,9 @@ from creativeflow.services.aigeneration.storage.migrations import statements
 revision = "0003"
 down_revision = "0002"
 
-# The relay's own index leaves webhooks out and theirs has them by target: a target that is away piles up debts, and
-# nobody else has to look past them. The version before finds its debts without its index while both serve.
+# The relay's own index leaves webhooks out and theirs has them by target: a target that is away
+# piles up debts, and nobody else has to look past them. The version before finds its debts without
+# its index while both serve.
 STATEMENTS = """
 CREATE TABLE webhook_targets (
     id uuid PRIMARY KEY,

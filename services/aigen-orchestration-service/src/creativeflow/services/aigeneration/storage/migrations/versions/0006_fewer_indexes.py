@@ -1,4 +1,6 @@
-"""Fewer indexes on requests: each one costs every move, and a job's id is never looked for without its request."""
+"""Fewer indexes on requests: each one costs every move, and a job's id is never looked for without
+its request.
+"""
 
 from alembic import op
 

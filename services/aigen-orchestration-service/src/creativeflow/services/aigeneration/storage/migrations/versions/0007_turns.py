@@ -1,4 +1,6 @@
-"""Turns of lanes: a dispatcher takes the next one with what it leases, instead of locking the lane while it looks."""
+"""Turns of lanes: a dispatcher takes the next one with what it leases, instead of locking the lane
+while it looks.
+"""
 
 from alembic import op
 

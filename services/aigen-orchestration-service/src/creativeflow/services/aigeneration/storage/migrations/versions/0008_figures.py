@@ -1,4 +1,6 @@
-"""What the console asks: the timeline by time, requests that ended badly, deliveries given up, the last comparison."""
+"""What the console asks: the timeline by time, requests that ended badly, deliveries given up, the
+last comparison.
+"""
 
 from alembic import op
 
@@ -7,8 +9,8 @@ from creativeflow.services.aigeneration.storage.migrations import statements
 revision = "0008"
 down_revision = "0007"
 
-# The timeline grows in the order of time: a block range index finds an hour in it, and costs a write next to nothing.
-# The other two indexes are written only when something has gone wrong.
+# The timeline grows in the order of time: a block range index finds an hour in it, and costs a
+# write next to nothing. The other two indexes are written only when something has gone wrong.
 STATEMENTS = """
 CREATE INDEX generation_events_at ON generation_events USING brin (at)
     WITH (pages_per_range = 32, autosummarize = on);

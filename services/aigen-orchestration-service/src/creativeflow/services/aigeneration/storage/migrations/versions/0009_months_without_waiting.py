@@ -1,4 +1,6 @@
-"""Months of the timeline are created aside and attached: no writer waits, and no right to create is needed."""
+"""Months of the timeline are created aside and attached: no writer waits, and no right to create is
+needed.
+"""
 
 from alembic import op
 
@@ -7,11 +9,13 @@ from creativeflow.services.aigeneration.storage.migrations import statements
 revision = "0009"
 down_revision = "0008"
 
-# CREATE TABLE ... PARTITION OF takes an ACCESS EXCLUSIVE lock on the parent: beside a backup, which holds ACCESS SHARE
-# for hours, it waits, and every write waits behind it. ATTACH takes SHARE UPDATE EXCLUSIVE, which writes do not
-# conflict with; only the default partition is locked, for at most the function's own lock_timeout.
+# CREATE TABLE ... PARTITION OF takes an ACCESS EXCLUSIVE lock on the parent: beside a backup, which
+# holds ACCESS SHARE for hours, it waits, and every write waits behind it. ATTACH takes SHARE UPDATE
+# EXCLUSIVE, which writes do not conflict with; only the default partition is locked, for at most
+# the function's own lock_timeout.
 #
-# The function runs with the rights of its owner, who migrated. So the service's own role needs no right to create.
+# The function runs with the rights of its owner, who migrated. So the service's own role needs no
+# right to create.
 STATEMENTS = """
 CREATE OR REPLACE FUNCTION ensure_events_partition(first date, following date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '250ms' AS $$
