@@ -58,7 +58,7 @@ async def register(
 async def act(
     caller: Caller, endpoint: dict[str, Any], action: str, who: dict[str, str] = SHOP, **body: Any
 ) -> Any:
-    """Do something with a endpoint."""
+    """Do something with an endpoint."""
     return await caller.post(
         f"{ENDPOINTS}/{endpoint['id']}/{action}", json=body or None, headers=who
     )

@@ -60,7 +60,7 @@ async def registered(
     who: EndpointScope = TEST,
     secret: str | None = None,
 ) -> WebhookEndpoint:
-    """A endpoint at a receiver."""
+    """An endpoint at a receiver."""
     return await world.service.endpoints.register(who, receiver.url, secret, None)
 
 

@@ -1,4 +1,4 @@
-"""The HTTP application and its lifespan: what `aigen serve` runs."""
+"""The ASGI application and its lifespan."""
 
 import asyncio
 import gc
@@ -41,6 +41,15 @@ _ABOUT = """Takes a request for an AI-made creative from credit check to final i
 Every state is true and every credit exact: holds are placed before the work and captured when it
 is delivered."""
 
+_TAGS = [
+    {"name": "generation requests", "description": "Create, follow and steer generation requests."},
+    {"name": "catalogue", "description": "Formats, prices, models and problem types."},
+    {"name": "callbacks", "description": "Reports and uploads of workers."},
+    {"name": "webhook endpoints", "description": "Endpoints of calling services, and deliveries."},
+    {"name": "operations", "description": "Stuck requests, outbox, reviews, queues, invariants."},
+    {"name": "accounts", "description": "Credits, flags, holds in doubt, usage, reconciliation."},
+    {"name": "health", "description": "Liveness, readiness and metrics."},
+]
 _SECURITY = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-Internal-API-Key"},
     "userToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -82,6 +91,11 @@ def create_app(
         title="CreativeFlow AI Generation Orchestration",
         version=__version__,
         description=_ABOUT,
+        openapi_tags=_TAGS,
+        servers=[{"url": "/", "description": "This service"}],
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        contact={"name": "CreativeFlow maintainers"},
+        generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

@@ -128,6 +128,7 @@ def add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:
             assert isinstance(route, APIRoute)  # noqa: S101 - routers of this package have no others
             own = copy(route)
             own.dependency_overrides_provider = app
+            own.unique_id = own.operation_id or own.name
             own.app = request_response(own.get_route_handler())
             app.router.routes.append(own)
 

@@ -117,7 +117,7 @@ class WebhookEndpointService:
         return _there(await self._endpoints.find(endpoint_id, who.owner))
 
     async def delete(self, who: EndpointScope, endpoint_id: UUID) -> None:
-        """Forget a endpoint and what is owed to it."""
+        """Forget an endpoint and what is owed to it."""
         await self.one(who, endpoint_id)
         await self._endpoints.delete(endpoint_id)
 

@@ -16,7 +16,7 @@ immediate.
 JITTER = 0.1
 """Waits differ by up to a tenth, so that what failed together is not tried together."""
 FAILING_MAX = timedelta(days=5)
-"""A endpoint at which every try failed for so long is disabled."""
+"""An endpoint at which every try failed for so long is disabled."""
 RETRY_AFTER_MAX = timedelta(days=1)
 SECRET_OVERLAP = timedelta(hours=24)
 """How long the secret before a rotation signs beside the new one."""
@@ -29,7 +29,7 @@ def event_type(topic_event: str) -> str:
 
 
 class EndpointState(StrEnum):
-    """Whether events are sent to a endpoint."""
+    """Whether events are sent to an endpoint."""
 
     ENABLED = "enabled"
     DISABLED = "disabled"
@@ -62,7 +62,7 @@ class DeliveryError(StrEnum):
 
 
 class DisabledReason(StrEnum):
-    """Why a endpoint is disabled."""
+    """Why an endpoint is disabled."""
 
     CALLER = "by_caller"
     GONE = "gone"

@@ -63,7 +63,7 @@ class WebhookSender:
         self._busy: Counter[UUID] = Counter()
         self._running: set[asyncio.Task[None]] = set()
         self.owners: frozenset[str] = frozenset()
-        """Who had a endpoint at the last look: changes of theirs are worth another one at once."""
+        """Who had an endpoint at the last look: changes of theirs are worth another one at once."""
         self._idle = True
 
     async def step(self) -> int:

@@ -40,10 +40,16 @@ Most = Annotated[int, Query(ge=1, le=500)]
     status_code=201,
     responses=problems(404, 422),
     openapi_extra=KEYED,
-    summary="Give credits (local ledger)",
+    summary="Grant credits (local ledger)",
 )
-async def grant(body: schemas.CreditGrantCreate, request: Request, operator: Operator) -> Response:
-    """Idempotent on Idempotency-Key. Only where credits are kept here."""
+async def grant_credits(
+    body: schemas.CreditGrantCreate, request: Request, operator: Operator
+) -> Response:
+    """Add credits to an account; a negative amount takes some back. Idempotent on `Idempotency-
+    Key`.
+
+    Only with the local ledger.
+    """
     claim = key_claim(request, operator, body)
     gift = CreditGrant(
         user_id=body.user_id,
@@ -57,43 +63,45 @@ async def grant(body: schemas.CreditGrantCreate, request: Request, operator: Ope
     return json_response(await accounts(request).statement(body.user_id), 201, headers)
 
 
-@router.get("/users/{user_id}/statement", responses=problems(422, 503), summary="A user's credits")
-async def statement(user_id: schemas.Identifier, request: Request) -> Response:
-    """Plan, balance, what is held, open flags, and every movement with its request and reason,
+@router.get(
+    "/users/{user_id}/statement",
+    responses=problems(422, 503),
+    summary="Get the credit statement of a user",
+)
+async def get_statement(user_id: schemas.Identifier, request: Request) -> Response:
+    """Return plan, balance, holds, open flags, and every movement with its request and reason,
     newest first.
     """
     return json_response(await accounts(request).statement(user_id))
 
 
-@router.post("/users/{user_id}/clear", responses=problems(422), summary="Lift a restriction")
-async def clear(
+@router.post(
+    "/users/{user_id}/clear", responses=problems(422), summary="Clear the flags of an account"
+)
+async def clear_flags(
     user_id: schemas.Identifier,
     body: schemas.ClearFlagsRequest,
     request: Request,
     operator: Operator,
 ) -> Response:
-    """Every open flag of the account is cleared; who did it and why stays with each. Again: nothing
-    happens.
-    """
+    """Clear every open flag of an account, with the operator and the reason. Idempotent."""
     return json_response(
         {"cleared": await accounts(request).clear(user_id, by=operator.name, note=body.note)}
     )
 
 
-@router.get("/flags", summary="Flagged accounts")
-async def flagged(request: Request, limit: Most = 100) -> Response:
-    """Accounts that are restricted because of a money fault nobody could undo, the oldest first
+@router.get("/flags", summary="List flagged accounts")
+async def list_flagged_accounts(request: Request, limit: Most = 100) -> Response:
+    """Return accounts that are restricted because of a credit error or abuse, oldest first
     (REQ-016).
     """
     flags: AccountFlags = request.app.state.flags
     return json_response({"items": await flags.open_flags(limit)})
 
 
-@router.get("/holds/parked", summary="Holds in doubt")
-async def parked_holds(request: Request, limit: Most = 100) -> Response:
-    """Holds of which the credit service cannot say whether they were charged; a person looks and
-    decides.
-    """
+@router.get("/holds/parked", summary="List holds in doubt")
+async def list_parked_holds(request: Request, limit: Most = 100) -> Response:
+    """Return holds whose charge the credit service cannot confirm; an operator decides them."""
     books: Accounting = request.app.state.books
     found = await books.parked_holds(limit)
     return json_response(
@@ -102,29 +110,33 @@ async def parked_holds(request: Request, limit: Most = 100) -> Response:
 
 
 @router.post(
-    "/holds/{key}/decide", responses=problems(404, 422, 503), summary="Say what became of a hold"
+    "/holds/{key}/decide", responses=problems(404, 422, 503), summary="Decide a hold in doubt"
 )
-async def decide(
+async def decide_hold(
     key: HoldKey, body: schemas.HoldDecision, request: Request, operator: Operator
 ) -> Response:
-    """`charged` is what the credit service's books show. Everything goes on from there; a hold that
-    is not in doubt stays as it is, and messages that were parked for this key are tried again.
+    """Record whether the credit service's books show the charge, and settle the hold accordingly.
+
+    A hold that is not in doubt stays as it is; messages parked for its key are replayed.
     """
     replayed = await accounts(request).decide(key, charged=body.charged, by=operator.name)
     return json_response({"status": "decided", "messages_replayed": replayed})
 
 
 @router.get(
-    "/usage", responses=problems(422), summary="The usage log", response_class=StreamingResponse
+    "/usage",
+    responses=problems(422),
+    summary="Export the usage log",
+    response_class=StreamingResponse,
 )
-async def usage(
+async def export_usage(
     request: Request,
     month: Annotated[str, Query(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", examples=["2026-11"])],
     as_: Annotated[UsageFormat, Query(alias="format")] = UsageFormat.CSV,
     user_id: schemas.Identifier | None = None,
     project_id: schemas.Identifier | None = None,
 ) -> Response:
-    """One row for each chargeable action that took place in a month (UTC), whatever paid for it."""
+    """Return one row for each chargeable action of a month (UTC), whatever paid for it."""
     books: Accounting = request.app.state.books
     since, until = month_of(month)
     rows = books.usage(
@@ -134,14 +146,12 @@ async def usage(
     return StreamingResponse(export(rows, as_), headers=headers, media_type=as_.media_type)
 
 
-@router.post(
-    "/reconcile", responses=problems(422), summary="Compare our books with the credit service's"
-)
-async def reconcile(
+@router.post("/reconcile", responses=problems(422), summary="Reconcile with the credit service")
+async def reconcile_credits(
     body: schemas.ReconcileRequest, request: Request, operator: Operator
 ) -> Response:
-    """Reports every difference; with `apply` posts what was decided and never arrived, and nothing
-    else.
+    """Report every difference between our books and the credit service; with `apply`, post what was
+    decided and never arrived.
     """
     reconciliation: Reconciliation = request.app.state.reconciliation
     since = request.app.state.now() - timedelta(hours=body.hours)

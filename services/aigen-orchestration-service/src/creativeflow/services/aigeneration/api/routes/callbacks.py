@@ -59,10 +59,13 @@ _ANSWERS = problems(401, 404, 409, 413, 422, 503)
     response_model=schemas.Received,
     responses=_ANSWERS,
     openapi_extra=_described(ReportKind.STARTED),
-    summary="A worker has begun",
+    summary="Report the start of a job",
 )
-async def started(request: Request) -> Response:
-    """409 means: the request no longer waits for this job; stop quietly."""
+async def report_started(request: Request) -> Response:
+    """Record that a worker has begun.
+
+    409 means that the request no longer waits for this job: stop without another report.
+    """
     return await _receive(ReportKind.STARTED, request)
 
 
@@ -71,10 +74,12 @@ async def started(request: Request) -> Response:
     response_model=schemas.Received,
     responses=_ANSWERS,
     openapi_extra=_described(ReportKind.PROGRESS),
-    summary="How far a worker is",
+    summary="Report progress",
 )
-async def progress(request: Request) -> Response:
-    """Samples that are ready may come along; they can be seen, but not yet selected."""
+async def report_progress(request: Request) -> Response:
+    """Record progress; samples that are ready may be included, and can be seen but not yet
+    selected.
+    """
     return await _receive(ReportKind.PROGRESS, request)
 
 
@@ -83,10 +88,12 @@ async def progress(request: Request) -> Response:
     response_model=schemas.Received,
     responses=_ANSWERS,
     openapi_extra=_described(ReportKind.SAMPLES),
-    summary="Samples are ready",
+    summary="Report samples",
 )
-async def sample_result(request: Request) -> Response:
-    """Some may have failed: the good ones are delivered. The same result again changes nothing."""
+async def report_samples(request: Request) -> Response:
+    """Deliver the samples; those that failed are listed, the valid ones are delivered.
+    Idempotent.
+    """
     return await _receive(ReportKind.SAMPLES, request)
 
 
@@ -95,10 +102,10 @@ async def sample_result(request: Request) -> Response:
     response_model=schemas.Received,
     responses=_ANSWERS,
     openapi_extra=_described(ReportKind.FINAL),
-    summary="The final is ready",
+    summary="Report the final",
 )
-async def final_result(request: Request) -> Response:
-    """Size and format must be what was asked. The same result again changes nothing."""
+async def report_final(request: Request) -> Response:
+    """Deliver the final; size and format must be as ordered. Idempotent."""
     return await _receive(ReportKind.FINAL, request)
 
 
@@ -107,10 +114,12 @@ async def final_result(request: Request) -> Response:
     response_model=schemas.Received,
     responses=_ANSWERS,
     openapi_extra=_described(ReportKind.ERROR),
-    summary="A job could not be done",
+    summary="Report a failed job",
 )
-async def error(request: Request) -> Response:
-    """The code decides whether it is tried again and who pays; see docs/lifecycle.md."""
+async def report_error(request: Request) -> Response:
+    """Fail the attempt. The error code decides about another attempt and the charge; see
+    docs/lifecycle.md.
+    """
     return await _receive(ReportKind.ERROR, request)
 
 
@@ -122,7 +131,7 @@ async def error(request: Request) -> Response:
     openapi_extra=SECURED | {"requestBody": _PICTURE},
     summary="Upload a picture",
 )
-async def upload(request: Request, job_id: Annotated[UUID, Query()]) -> Response:
+async def upload_asset(request: Request, job_id: Annotated[UUID, Query()]) -> Response:
     """For workers without a storage of their own: the answer's fields go into the result.
 
     The picture is decoded before it is kept: one that is damaged, animated or too large is refused.

@@ -37,12 +37,12 @@ Listing = dict[str, Any]
 
 @router.get(
     "/api/v1/formats",
-    summary="Output formats",
+    summary="List output formats",
     dependencies=[CALLERS_ONLY],
     responses=problems(401),
 )
-async def formats() -> Listing:
-    """Every format with its pixel size, and the bounds of Custom."""
+async def list_formats() -> Listing:
+    """Return every format with its pixel size, and the bounds of Custom."""
     listed = [
         {"name": name, "width": size.width, "height": size.height, "sample": str(sample_size(size))}
         for name, size in FORMATS.items()
@@ -52,10 +52,13 @@ async def formats() -> Listing:
 
 
 @router.get(
-    "/api/v1/prices", summary="Prices by plan", dependencies=[CALLERS_ONLY], responses=problems(401)
+    "/api/v1/prices",
+    summary="List prices by plan",
+    dependencies=[CALLERS_ONLY],
+    responses=problems(401),
 )
-async def prices(request: Request) -> Listing:
-    """What each action costs on each plan, in credits as decimal text."""
+async def list_prices(request: Request) -> Listing:
+    """Return the price of each action on each plan, in credits as decimal text."""
     policy: Policy = request.app.state.policy
     return {
         "high_resolution_above": policy.prices.high_resolution_above,
@@ -64,12 +67,13 @@ async def prices(request: Request) -> Listing:
 
 
 @router.get(
-    "/api/v1/models", summary="AI models", dependencies=[CALLERS_ONLY], responses=problems(401)
+    "/api/v1/models", summary="List AI models", dependencies=[CALLERS_ONLY], responses=problems(401)
 )
-async def models(request: Request) -> Listing:
-    """Models and strategies that a request may name; a surcharge is paid on every plan.
+async def list_models(request: Request) -> Listing:
+    """Return the models and strategies that a request may name; a surcharge is paid on every plan.
 
-    Without either the service chooses by its rules; the timeline and a quote show which, and why.
+    Without either the service chooses by its routing rules; the timeline and a quote show the
+    choice.
     """
     routing: Routing = request.app.state.routing()
     return {
@@ -96,9 +100,9 @@ async def models(request: Request) -> Listing:
     }
 
 
-@router.get("/problems/{code}", summary="What a problem means", responses=problems(404))
-async def problem_type(code: Annotated[str, Path(max_length=100)]) -> Response:
-    """The address in a problem's `type`."""
+@router.get("/problems/{code}", summary="Get a problem type", responses=problems(404))
+async def get_problem_type(code: Annotated[str, Path(max_length=100)]) -> Response:
+    """Return the description of a problem; its address is the `type` of problem documents."""
     for found in errors.every_error():
         if found.code == code:
             about = {

@@ -39,11 +39,14 @@ router = APIRouter(
     response_model=schemas.GenerationRequest,
     responses=problems(401, 402, 403, 409, 413, 422, 429, 503),
     openapi_extra=KEYED,
-    summary="Start a generation",
+    summary="Create a generation request",
 )
-async def create(body: schemas.CreateRequest, request: Request, principal: AnyCaller) -> Response:
-    """Check plan and credits, hold what it costs, and queue the job. Nothing is charged before
-    samples come.
+async def create_generation(
+    body: schemas.CreateRequest, request: Request, principal: AnyCaller
+) -> Response:
+    """Check the plan and the credits, hold the price of the samples, and queue the job.
+
+    Nothing is charged before samples are delivered. Idempotent on `Idempotency-Key`.
     """
     order = _submission(body, request, principal)
     return reply_response(
@@ -55,18 +58,27 @@ async def create(body: schemas.CreateRequest, request: Request, principal: AnyCa
     "/quote",
     response_model=schemas.Quote,
     responses=problems(401, 403, 422, 503),
-    summary="What it would cost",
+    summary="Quote a generation request",
 )
-async def quote(body: schemas.CreateRequest, request: Request, principal: AnyCaller) -> Response:
-    """The same body as for a start: every price, what pays for it, and what it would leave. Starts
-    nothing.
+async def quote_generation(
+    body: schemas.CreateRequest, request: Request, principal: AnyCaller
+) -> Response:
+    """Return every price of the same body as for a create, what pays for it, and the balance after
+    it.
+
+    Starts nothing. The `quote_id` binds the prices until `expires_at`.
     """
     order = _submission(body, request, principal)
     return json_response(await orchestrator(request).quote(order.user_id, order.brief))
 
 
-@router.get("", response_model=schemas.Page, responses=problems(401, 422), summary="List requests")
-async def list_requests(
+@router.get(
+    "",
+    response_model=schemas.Page,
+    responses=problems(401, 422),
+    summary="List generation requests",
+)
+async def list_generations(
     request: Request,
     principal: AnyCaller,
     status: Annotated[list[State] | None, Query(max_length=len(State))] = None,
@@ -77,7 +89,10 @@ async def list_requests(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20,
 ) -> Response:
-    """Newest first. A user sees their own; a service sees all, or those of the user it names."""
+    """Return requests, newest first, page by page.
+
+    A user sees their own; a service sees all, or those of the user it names.
+    """
     filters = Filters(
         user_id=principal.user_id or user_id,
         project_id=project_id,
@@ -108,10 +123,10 @@ async def list_requests(
     response_model=schemas.GenerationRequest,
     responses=problems(401, 404)
     | {304: {"description": "Not changed since the version in If-None-Match"}},
-    summary="One request",
+    summary="Get a generation request",
 )
-async def get_request(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
-    """Where it stands, what it cost, and what can be done now."""
+async def get_generation(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
+    """Return the state, the cost and the actions that are possible now."""
     found = await get_owned_request(queries(request), request_id, principal)
     position = await queries(request).queue_position(found)
     tag = etag(found.version)
@@ -126,10 +141,14 @@ async def get_request(request_id: UUID, request: Request, principal: AnyCaller) 
     "/{request_id}/events",
     response_model=schemas.Timeline,
     responses=problems(401, 404),
-    summary="Its timeline",
+    summary="List the events of a generation request",
 )
-async def get_events(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
-    """State, money, broker, callbacks and notifications in one list, oldest first."""
+async def list_generation_events(
+    request_id: UUID, request: Request, principal: AnyCaller
+) -> Response:
+    """Return the timeline: transitions, credits, broker, callbacks and notifications, oldest
+    first.
+    """
     await get_owned_request(queries(request), request_id, principal)
     entries = await queries(request).timeline(request_id)
     return json_response({"items": [_entry(entry) for entry in entries]})
@@ -141,12 +160,14 @@ async def get_events(request_id: UUID, request: Request, principal: AnyCaller) -
     response_model=schemas.GenerationRequest,
     responses=problems(401, 402, 403, 404, 409, 412, 422, 503),
     openapi_extra=KEYED_AND_MATCHED,
-    summary="Pick a sample and order the final",
+    summary="Select a sample and order the final",
 )
 async def select_sample(
     request_id: UUID, body: schemas.SelectSample, request: Request, principal: AnyCaller
 ) -> Response:
-    """Exactly one can be picked: the same again gives the same answer, another is a conflict."""
+    """Select exactly one sample; the same selection again returns the same response, another one is
+    a conflict.
+    """
     caller = build_caller(request, principal, body)
     reply = await orchestrator(request).select_sample(
         request_id, body.choice(), caller, quote_id=body.quote_id
@@ -160,7 +181,7 @@ async def select_sample(
     response_model=schemas.GenerationRequest,
     responses=problems(401, 402, 403, 404, 409, 412, 422, 503),
     openapi_extra=KEYED_AND_MATCHED,
-    summary="Ask for another round of samples",
+    summary="Regenerate the samples",
 )
 async def regenerate_samples(
     request_id: UUID,
@@ -168,7 +189,7 @@ async def regenerate_samples(
     principal: AnyCaller,
     body: schemas.BriefChanges | None = None,
 ) -> Response:
-    """The price of a sample set again; the words and the model may be changed."""
+    """Order another round of samples at the price of a sample set; prompt and model may change."""
     caller = build_caller(request, principal, body)
     changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
     return reply_response(
@@ -182,15 +203,18 @@ async def regenerate_samples(
     response_model=schemas.GenerationRequest,
     responses=problems(401, 402, 403, 404, 409, 412, 422, 503),
     openapi_extra=KEYED_AND_MATCHED,
-    summary="Start an ended request again",
+    summary="Retry a generation request",
 )
-async def retry(
+async def retry_generation(
     request_id: UUID,
     request: Request,
     principal: AnyCaller,
     body: schemas.BriefChanges | None = None,
 ) -> Response:
-    """A new request with `retry_of`; an ended request itself never changes."""
+    """Create a new request with `retry_of` from one that ended without its result.
+
+    The ended request itself never changes.
+    """
     caller = build_caller(request, principal, body)
     changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
     reply = await orchestrator(request).retry(
@@ -209,11 +233,12 @@ async def retry(
     response_model=schemas.Cancelled,
     responses=problems(401, 404, 409, 412, 503),
     openapi_extra=KEYED_AND_MATCHED,
-    summary="End a request early",
+    summary="Cancel a generation request",
 )
-async def cancel(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
-    """What is held is given back; what was delivered stays charged. On an ended request nothing
-    happens.
+async def cancel_generation(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
+    """Release the open hold and end the request; delivered samples stay charged.
+
+    An ended request stays as it is.
     """
     return reply_response(
         await orchestrator(request).cancel(request_id, build_caller(request, principal))

@@ -10,21 +10,21 @@ from creativeflow.services.aigeneration.domain import errors
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health", summary="Alive")
-async def health(request: Request) -> Response:
-    """200 as long as the process answers; asks nobody else."""
+@router.get("/health", summary="Liveness")
+async def get_health(request: Request) -> Response:
+    """Return 200 as long as the process answers; asks no dependency."""
     return json_response({"status": "ok", "version": request.app.version})
 
 
 @router.get(
     "/ready",
-    summary="Ready",
+    summary="Readiness",
     responses={503: {"description": "A dependency is missing; the body says which"}},
 )
-async def ready(request: Request) -> Response:
-    """Each dependency with its reason. 503 while the database is away: nothing can be taken then.
+async def get_readiness(request: Request) -> Response:
+    """Return the status of each dependency; 503 while the database is not writable.
 
-    Without the broker requests are still taken; their jobs wait in the fair queue.
+    Without the broker requests are still accepted; their jobs wait in the database.
     """
     checks = await request.app.state.checks()
     usable = all(check["ok"] for check in checks.values() if check["required"])
@@ -34,8 +34,8 @@ async def ready(request: Request) -> Response:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(request: Request) -> Response:
-    """In Prometheus' text format."""
+async def get_metrics(request: Request) -> Response:
+    """Return the metrics in the text format of Prometheus."""
     await request.app.state.refresh_gauges()
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 

@@ -37,25 +37,29 @@ MessageId = Annotated[int, Path(ge=1, le=2**62)]
 Most = Annotated[int, Query(ge=1, le=500)]
 
 
-@router.get("/stuck", summary="Requests that nobody has moved on")
-async def stuck(request: Request, limit: Most = 100) -> Response:
-    """Deadline or lease passed more than a minute ago: normally none."""
+@router.get("/stuck", summary="List stuck generation requests")
+async def list_stuck_generations(request: Request, limit: Most = 100) -> Response:
+    """Return requests whose deadline or lease passed more than a minute ago: normally none."""
     found = await queries(request).stuck(request.app.state.now(), limit)
     return json_response({"items": [to_resource(item) for item in found]})
 
 
-@router.get("/outbox", summary="What is owed")
-async def messages(request: Request, parked: bool = True, limit: Most = 100) -> Response:
-    """Parked messages with their reason, or all open ones."""
+@router.get("/outbox", summary="List outbox messages")
+async def list_outbox_messages(
+    request: Request, parked: bool = True, limit: Most = 100
+) -> Response:
+    """Return parked messages with their reason, or all open ones."""
     outbox: Outbox = request.app.state.outbox
     return json_response({"items": await outbox.list_open(parked_only=parked, most=limit)})
 
 
 @router.post(
-    "/outbox/{message_id}/replay", responses=problems(404), summary="Try a parked message again"
+    "/outbox/{message_id}/replay", responses=problems(404), summary="Replay a parked outbox message"
 )
-async def replay(message_id: MessageId, request: Request, operator: Operator) -> Response:
-    """It becomes due at once; who did it stands in the timeline."""
+async def replay_outbox_message(
+    message_id: MessageId, request: Request, operator: Operator
+) -> Response:
+    """Make a parked message due at once; the timeline names the operator."""
     outbox: Outbox = request.app.state.outbox
     if not await outbox.replay(message_id, by=operator.name, now=request.app.state.now()):
         raise errors.NotFoundError
@@ -63,10 +67,12 @@ async def replay(message_id: MessageId, request: Request, operator: Operator) ->
 
 
 @router.post(
-    "/outbox/{message_id}/drop", responses=problems(404), summary="Give a parked message up"
+    "/outbox/{message_id}/drop", responses=problems(404), summary="Drop a parked outbox message"
 )
-async def drop(message_id: MessageId, request: Request, operator: Operator) -> Response:
-    """It is deleted for good; who did it stands in the timeline."""
+async def drop_outbox_message(
+    message_id: MessageId, request: Request, operator: Operator
+) -> Response:
+    """Delete a parked message for good; the timeline names the operator."""
     outbox: Outbox = request.app.state.outbox
     if not await outbox.drop(message_id, by=operator.name, now=request.app.state.now()):
         raise errors.NotFoundError
@@ -78,21 +84,21 @@ async def drop(message_id: MessageId, request: Request, operator: Operator) -> R
     response_model=schemas.GenerationRequest,
     responses=problems(404, 409, 412, 422),
     openapi_extra=KEYED_AND_MATCHED,
-    summary="End a live request",
+    summary="End a live generation request",
 )
-async def fail(
+async def fail_generation(
     request_id: UUID, body: schemas.ForceFailRequest, request: Request, operator: Operator
 ) -> Response:
-    """FAILED, what is held is given back, the user is told; who did it stands in the timeline."""
+    """End a request as FAILED: its hold is released, the user notified, and the timeline names the
+    operator.
+    """
     caller = build_caller(request, operator, body)
     return reply_response(await orchestrator(request).force_fail(request_id, caller, body.reason))
 
 
-@router.get("/reviews", summary="Prompts that wait for a person")
-async def reviews(request: Request, limit: Most = 100) -> Response:
-    """Requests whose words the content check left to a person, the oldest first. Nothing is charged
-    yet.
-    """
+@router.get("/reviews", summary="List prompts in review")
+async def list_reviews(request: Request, limit: Most = 100) -> Response:
+    """Return requests whose prompt waits for a review, oldest first. Nothing is charged yet."""
     found = await queries(request).in_review(limit)
     return json_response({"items": [to_resource(item) for item in found]})
 
@@ -103,11 +109,13 @@ async def reviews(request: Request, limit: Most = 100) -> Response:
     responses=problems(404, 422, 503),
     summary="Accept or reject a prompt",
 )
-async def review(
+async def review_generation(
     request_id: UUID, body: schemas.ReviewDecision, request: Request, operator: Operator
 ) -> Response:
-    """Accepted: it goes on and is charged as ever. Rejected: CONTENT_REJECTED, nothing is charged.
-    Again: nothing happens.
+    """Accept the prompt, so that the request goes on and is charged as usual, or reject it
+    uncharged.
+
+    A request that is not in review stays as it is.
     """
     caller = Caller(name=operator.name)
     reviewed = await orchestrator(request).review(
@@ -116,22 +124,21 @@ async def review(
     return json_response(to_resource(reviewed))
 
 
-@router.get("/queues", summary="How much waits, and where")
-async def queues(request: Request) -> Response:
-    """The fair queue by lane, the broker's queues, the messages, and where workers have gone
+@router.get("/queues", summary="Get queue depths")
+async def get_queues(request: Request) -> Response:
+    """Return the fair queue by lane, the broker queues, the outbox, and lanes whose workers are
     silent.
     """
     return json_response(await queues_now(request.app.state))
 
 
-@router.get("/invariants", summary="Counts that must be 0")
-async def invariants(
+@router.get("/invariants", summary="Get invariants")
+async def get_invariants(
     request: Request, days: Annotated[int, Query(ge=1, le=10_000)] = 31
 ) -> Response:
-    """Every count is of something that must never be; docs/operations.md says what each one means.
+    """Return counts that must be 0; docs/operations.md explains each.
 
-    What has ended is looked at for so many days back: it never changes again. What is open is
-    always looked at.
+    Ended requests are counted for so many `days` back, open ones always.
     """
     now = request.app.state.now()
     return json_response(

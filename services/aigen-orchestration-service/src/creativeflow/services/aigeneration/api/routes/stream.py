@@ -28,12 +28,15 @@ router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation reque
     "/{request_id}/stream",
     responses=problems(401, 404, 429, 503)
     | {200: {"content": {"text/event-stream": {}}, "description": "Live updates"}},
-    summary="Live updates (server-sent events)",
+    summary="Stream a generation request (server-sent events)",
     response_class=StreamingResponse,
 )
-async def stream(request_id: UUID, request: Request, principal: AnyCaller) -> StreamingResponse:
-    """Every change as a snapshot under `id: <version>`; resumes after `Last-Event-ID`; ends with
-    the request.
+async def stream_generation(
+    request_id: UUID, request: Request, principal: AnyCaller
+) -> StreamingResponse:
+    """Send every change as a snapshot under `id: <version>`, until the request ends.
+
+    Resumes after `Last-Event-ID`.
     """
     found = await get_owned_request(queries(request), request_id, principal)
     known = version_of(request.headers.get("last-event-id"))

@@ -35,13 +35,13 @@ router = APIRouter(
     status_code=201,
     response_model=schemas.WebhookEndpointWithSecret,
     responses=problems(409, 422),
-    summary="Register an address for events",
+    summary="Create a webhook endpoint",
 )
-async def register(
+async def create_webhook_endpoint(
     body: schemas.WebhookEndpointCreate, request: Request, caller: ServiceCaller
 ) -> Response:
-    """Events of the requests which this caller makes from now on are sent there. An address is
-    registered once.
+    """Register a URL for the events of requests that this caller creates from now on; a URL
+    once.
     """
     endpoint = await _endpoints(request).register(
         _whose(caller), body.url, body.secret, body.description
@@ -53,9 +53,9 @@ async def register(
     )
 
 
-@router.get("", response_model=schemas.WebhookEndpointList, summary="List endpoints")
-async def list_endpoints(request: Request, caller: ServiceCaller) -> Response:
-    """A service sees its own, an operator all. Secrets are never shown."""
+@router.get("", response_model=schemas.WebhookEndpointList, summary="List webhook endpoints")
+async def list_webhook_endpoints(request: Request, caller: ServiceCaller) -> Response:
+    """Return the endpoints; a service sees its own, an operator all. Secrets are not included."""
     return json_response(
         {"items": [_shown(endpoint) for endpoint in await _endpoints(request).page(_whose(caller))]}
     )
@@ -65,18 +65,22 @@ async def list_endpoints(request: Request, caller: ServiceCaller) -> Response:
     "/{endpoint_id}",
     response_model=schemas.WebhookEndpointOut,
     responses=problems(404),
-    summary="One endpoint",
+    summary="Get a webhook endpoint",
 )
-async def get_endpoint(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> Response:
-    """Where it leads, and whether it is sent to."""
+async def get_webhook_endpoint(
+    endpoint_id: UUID, request: Request, caller: ServiceCaller
+) -> Response:
+    """Return the URL and the state of an endpoint."""
     return json_response(_shown(await _endpoints(request).one(_whose(caller), endpoint_id)))
 
 
 @router.delete(
-    "/{endpoint_id}", status_code=204, responses=problems(404), summary="Remove a endpoint"
+    "/{endpoint_id}", status_code=204, responses=problems(404), summary="Delete a webhook endpoint"
 )
-async def delete_endpoint(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> Response:
-    """What was to be sent to it is not sent any more."""
+async def delete_webhook_endpoint(
+    endpoint_id: UUID, request: Request, caller: ServiceCaller
+) -> Response:
+    """Delete an endpoint; its pending deliveries are dropped."""
     await _endpoints(request).delete(_whose(caller), endpoint_id)
     return Response(status_code=204)
 
@@ -85,10 +89,12 @@ async def delete_endpoint(endpoint_id: UUID, request: Request, caller: ServiceCa
     "/{endpoint_id}/enable",
     response_model=schemas.WebhookEndpointOut,
     responses=problems(404),
-    summary="Send to it again",
+    summary="Enable a webhook endpoint",
 )
-async def enable(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> Response:
-    """From now on; what was given up meanwhile can be sent again one by one."""
+async def enable_webhook_endpoint(
+    endpoint_id: UUID, request: Request, caller: ServiceCaller
+) -> Response:
+    """Send events from now on; events that were dropped meanwhile can be redelivered one by one."""
     return json_response(_shown(await _endpoints(request).enable(_whose(caller), endpoint_id)))
 
 
@@ -96,10 +102,12 @@ async def enable(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> 
     "/{endpoint_id}/disable",
     response_model=schemas.WebhookEndpointOut,
     responses=problems(404),
-    summary="Send nothing to it",
+    summary="Disable a webhook endpoint",
 )
-async def disable(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> Response:
-    """Events stop, and what was still to be sent is given up."""
+async def disable_webhook_endpoint(
+    endpoint_id: UUID, request: Request, caller: ServiceCaller
+) -> Response:
+    """Stop sending events and drop the pending deliveries."""
     return json_response(_shown(await _endpoints(request).disable(_whose(caller), endpoint_id)))
 
 
@@ -107,15 +115,17 @@ async def disable(endpoint_id: UUID, request: Request, caller: ServiceCaller) ->
     "/{endpoint_id}/rotate-secret",
     response_model=schemas.WebhookEndpointWithSecret,
     responses=problems(404, 422),
-    summary="Sign with another secret",
+    summary="Rotate the secret of a webhook endpoint",
 )
-async def rotate_secret(
+async def rotate_webhook_secret(
     endpoint_id: UUID,
     request: Request,
     caller: ServiceCaller,
     body: schemas.SecretRotate | None = None,
 ) -> Response:
-    """For 24 hours the old secret signs beside the new one, so that receivers can change over."""
+    """Sign with another secret; for 24 hours the old one signs beside it, so that receivers can
+    change over.
+    """
     endpoint = await _endpoints(request).rotate(
         _whose(caller), endpoint_id, body.secret if body else None
     )
@@ -127,10 +137,12 @@ async def rotate_secret(
     status_code=202,
     response_model=schemas.DeliveryScheduled,
     responses=problems(404, 409),
-    summary="Send it a test event",
+    summary="Send a test event",
 )
-async def test(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> Response:
-    """A `webhook.test` event goes the way of all others; the log has what came of it."""
+async def test_webhook_endpoint(
+    endpoint_id: UUID, request: Request, caller: ServiceCaller
+) -> Response:
+    """Send a `webhook.test` event like any other; the deliveries show its outcome."""
     return json_response(
         {"event_id": await _endpoints(request).test(_whose(caller), endpoint_id)}, 202
     )
@@ -140,16 +152,16 @@ async def test(endpoint_id: UUID, request: Request, caller: ServiceCaller) -> Re
     "/{endpoint_id}/deliveries",
     response_model=schemas.DeliveryList,
     responses=problems(404, 422),
-    summary="What became of its events",
+    summary="List webhook deliveries",
 )
-async def deliveries(
+async def list_webhook_deliveries(
     endpoint_id: UUID,
     request: Request,
     caller: ServiceCaller,
     status: DeliveryState | None = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20,
 ) -> Response:
-    """The newest first."""
+    """Return the deliveries of an endpoint, newest first."""
     found = await _endpoints(request).deliveries(
         _whose(caller), endpoint_id, state=status, most=limit
     )
@@ -161,12 +173,14 @@ async def deliveries(
     status_code=202,
     response_model=schemas.DeliveryScheduled,
     responses=problems(404, 409),
-    summary="Send an event again",
+    summary="Redeliver a webhook event",
 )
-async def redeliver(
+async def redeliver_webhook_event(
     endpoint_id: UUID, event_id: UUID, request: Request, caller: ServiceCaller
 ) -> Response:
-    """At once, with the same id and body, whether it was delivered before or given up."""
+    """Send an event again at once, with the same id and body, whether it was delivered or
+    dropped.
+    """
     await _endpoints(request).redeliver(_whose(caller), endpoint_id, event_id)
     return json_response({"event_id": event_id}, 202)
 

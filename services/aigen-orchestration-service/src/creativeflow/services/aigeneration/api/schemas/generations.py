@@ -1,4 +1,4 @@
-"""What callers send and get, as OpenAPI shows it: every bound of a field stands here."""
+"""Request and response bodies of generation requests and operations, with the bounds of fields."""
 
 import re
 import unicodedata
@@ -150,7 +150,7 @@ QuoteId = Annotated[
 
 
 class CreateRequest(Body):
-    """A creative that is wanted (REQ-005, REQ-006, REQ-007)."""
+    """A creative to generate (REQ-005, REQ-006, REQ-007)."""
 
     user_id: Identifier | None = None
     project_id: Identifier | None = None
@@ -213,7 +213,7 @@ class CreateRequest(Body):
 
 
 class SelectSample(Body):
-    """Which sample becomes the final, and in which size (REQ-009)."""
+    """The sample that becomes the final, and its size and format (REQ-009)."""
 
     selected_sample_id: Identifier
     desired_resolution: (
@@ -232,7 +232,7 @@ class SelectSample(Body):
 
 
 class BriefChanges(Body):
-    """What to change for another round or another try."""
+    """Changes of the brief for another round or a retry."""
 
     updated_prompt: Prompt | None = None
     updated_style_guidance: Guidance | None = None
@@ -250,7 +250,7 @@ class BriefChanges(Body):
 
 
 class CreditGrantCreate(Body):
-    """Credits for a user, as an operator gives them; a negative amount takes some back."""
+    """Credits to grant; a negative amount takes some back."""
 
     user_id: Identifier
     amount: Annotated[
@@ -264,38 +264,38 @@ class CreditGrantCreate(Body):
 
 
 class ClearFlagsRequest(Body):
-    """Why a restriction is lifted."""
+    """The reason for clearing the flags."""
 
     note: Annotated[str, Clean, Field(min_length=1, max_length=500)]
 
 
 class HoldDecision(Body):
-    """What the credit service's books show of a hold in doubt."""
+    """Whether the credit service's books show the charge."""
 
     charged: StrictBool
 
 
 class ReviewDecision(Body):
-    """What a person says of a prompt."""
+    """The decision on a prompt in review."""
 
     decision: Literal["accept", "reject"]
 
 
 class ReconcileRequest(Body):
-    """Which holds to compare, and whether to post what is missing."""
+    """The hours of holds to compare, and whether to post what is missing."""
 
     hours: Annotated[int, Field(ge=1, le=24 * 366)] = 24
     apply: StrictBool = False
 
 
 class ForceFailRequest(Body):
-    """Why an operator ends a request."""
+    """The reason for ending a request."""
 
     reason: Annotated[str, Clean, Field(min_length=1, max_length=500)]
 
 
 class AssetOut(BaseModel):
-    """A picture."""
+    """A picture; `resolution` is WxH in pixels."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -307,7 +307,7 @@ class AssetOut(BaseModel):
 
 
 class SampleFailureOut(BaseModel):
-    """One of the four that did not come."""
+    """A sample that failed."""
 
     index: int
     error_code: str
@@ -315,7 +315,7 @@ class SampleFailureOut(BaseModel):
 
 
 class FailureOut(BaseModel):
-    """Why a request ended without its result."""
+    """The reason why a request ended without its result."""
 
     code: str
     fault: Literal["system", "provider", "user"]
@@ -325,7 +325,7 @@ class FailureOut(BaseModel):
 
 
 class Cost(BaseModel):
-    """What is charged or set aside, in credits as decimal text; `held` may still be given back."""
+    """Credits captured or held, as decimal text; `held` may still be released."""
 
     samples: str
     final: str
@@ -334,7 +334,7 @@ class Cost(BaseModel):
 
 
 class GenerationRequest(BaseModel):
-    """A request as it stands."""
+    """A generation request."""
 
     id: UUID
     status: State
@@ -380,7 +380,7 @@ class Page(BaseModel):
 
 
 class TimelineEntry(BaseModel):
-    """One thing that happened; `status` is set where the request moved."""
+    """One entry of a timeline; `status` is set for a transition."""
 
     seq: int
     at: datetime
@@ -391,7 +391,7 @@ class TimelineEntry(BaseModel):
 
 
 class Timeline(BaseModel):
-    """Everything that happened to one request, oldest first."""
+    """The timeline of a request, oldest first."""
 
     items: list[TimelineEntry]
 
@@ -426,7 +426,7 @@ class Quote(BaseModel):
 
 
 class FieldError(BaseModel):
-    """One place that does not fit."""
+    """A validation error; `pointer` is a JSON pointer to the field."""
 
     pointer: str
     code: str
@@ -434,7 +434,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error (RFC 9457); docs/problems.md has every `code`."""
+    """A problem document (RFC 9457); docs/problems.md lists every `code`."""
 
     type: str
     title: str
@@ -448,13 +448,13 @@ class Problem(BaseModel):
 
 
 class Received(BaseModel):
-    """A report was taken, now or earlier."""
+    """The report was accepted, now or earlier."""
 
     status: Literal["received"] = "received"
 
 
 class Uploaded(BaseModel):
-    """A picture was stored: put these fields into the result."""
+    """The stored picture; these fields go into the result."""
 
     asset_id: str
     url: str

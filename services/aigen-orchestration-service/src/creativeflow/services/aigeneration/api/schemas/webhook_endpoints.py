@@ -1,4 +1,4 @@
-"""What callers send and get about their webhook endpoints."""
+"""Request and response bodies of webhook endpoints and their deliveries."""
 
 import base64
 import binascii
@@ -37,7 +37,7 @@ Secret = Annotated[str, Field(max_length=200), AfterValidator(_secret)]
 
 
 class WebhookEndpointCreate(Body):
-    """Where to send events; without a `secret` one is made."""
+    """The URL for events; without a `secret` one is generated."""
 
     url: Annotated[
         str,
@@ -48,13 +48,13 @@ class WebhookEndpointCreate(Body):
 
 
 class SecretRotate(Body):
-    """The secret to sign with from now on; without one it is made."""
+    """The new signing secret; without one it is generated."""
 
     secret: Secret | None = None
 
 
 class WebhookEndpointOut(BaseModel):
-    """A endpoint; `failing_since` is the first of the tries that have failed in a row."""
+    """A webhook endpoint; `failing_since` is the first of the attempts that failed in a row."""
 
     id: UUID
     owner: str
@@ -68,19 +68,19 @@ class WebhookEndpointOut(BaseModel):
 
 
 class WebhookEndpointWithSecret(WebhookEndpointOut):
-    """A endpoint with its secret, which is shown at no other time."""
+    """A webhook endpoint with its secret, which is shown at no other time."""
 
     secret: str
 
 
 class WebhookEndpointList(BaseModel):
-    """Endpoints, the oldest first."""
+    """Webhook endpoints, oldest first."""
 
     items: list[WebhookEndpointOut]
 
 
 class DeliveryOut(BaseModel):
-    """What became of one event; `last_error` says what was wrong with the last try."""
+    """A delivery of one event; `last_error` names the error of the last attempt."""
 
     event_id: UUID
     request_id: UUID | None
@@ -97,12 +97,12 @@ class DeliveryOut(BaseModel):
 
 
 class DeliveryList(BaseModel):
-    """Deliveries, the newest first."""
+    """Deliveries, newest first."""
 
     items: list[DeliveryOut]
 
 
 class DeliveryScheduled(BaseModel):
-    """An event is on its way; its id is the `webhook-id` of every try."""
+    """A scheduled event; its id is the `webhook-id` of every attempt."""
 
     event_id: UUID
