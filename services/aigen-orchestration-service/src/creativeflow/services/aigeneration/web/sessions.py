@@ -51,7 +51,7 @@ class Session:
         return self.role != "user"
 
     def switch_user(self, user_id: str) -> "Session":
-        """Return the session for another user; forms rendered for the previous one become invalid."""
+        """Return the session for another user; earlier forms become invalid."""
         return replace(self, user_id=user_id, nonce=_nonce())
 
     def to_user_principal(self) -> Principal:

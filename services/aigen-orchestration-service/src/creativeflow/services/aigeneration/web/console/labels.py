@@ -60,7 +60,7 @@ class EventLabel:
     title: str
 
 
-_EVENT_LABELS: Mapping[str, EventLabel] = MappingProxyType(
+EVENT_LABELS: Mapping[str, EventLabel] = MappingProxyType(
     {
         "submitted": EventLabel("state", "Submitted by {by}"),
         Event.REVIEW_PASSED: EventLabel("action", "Prompt accepted by {by}"),
@@ -112,6 +112,7 @@ _EVENT_LABELS: Mapping[str, EventLabel] = MappingProxyType(
         "dead_letter_handled": EventLabel("broker", "Dead letter processed again"),
     }
 )
+"""By event of the timeline."""
 
 _LINK = re.compile(r"\[([^]]*)\]\(#([a-z-]+)\)")
 
@@ -125,7 +126,7 @@ class _EventData(dict[str, Any]):
 
 def describe_event(event: str, data: Mapping[str, Any]) -> EventLabel:
     """Return the kind and title of an event; an event without a label is shown by its name."""
-    label = _EVENT_LABELS.get(event)
+    label = EVENT_LABELS.get(event)
     if label is None:
         return EventLabel("state", event.replace("_", " ").capitalize())
     values = _EventData(data)
