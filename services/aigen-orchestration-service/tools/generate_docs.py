@@ -18,6 +18,7 @@ from creativeflow.services.aigeneration.domain.lifecycle import (
     TRANSITIONS,
     Effect,
     Event,
+    Origin,
     State,
     Transition,
 )
@@ -238,13 +239,14 @@ def first_sentence(docstring: str) -> str:
 
 def _diagram() -> Iterator[str]:
     yield "stateDiagram-v2"
-    yield f"    [*] --> {State.VALIDATING_CREDITS} : submitted, credits to ask for"
-    yield f"    [*] --> {State.PENDING} : submitted, nothing to ask for"
-    arrows: dict[tuple[State, State], list[str]] = defaultdict(list)
-    for (state, event), move in TRANSITIONS.items():
-        arrows[state, move.to].append(event.value)
-    for (state, to), events in arrows.items():
-        yield f"    {state} --> {to} : {', '.join(events)}"
+    arrows: dict[tuple[State | str, State], list[str]] = defaultdict(list)
+    for (state, event), row in TRANSITIONS.items():
+        if isinstance(state, Origin):
+            arrows["[*]", row.to].append(f"{event} ({state})")
+        else:
+            arrows[state, row.to].append(event.value)
+    for (before, to), events in arrows.items():
+        yield f"    {before} --> {to} : {', '.join(events)}"
     for state in State:
         if state in TERMINAL:
             yield f"    {state} --> [*]"

@@ -1,15 +1,25 @@
-"""The short way to an endpoint: what is told, and to whom, is the same as on the framework's own
-way.
+"""Every route is found by the router, behind the middleware and open to dependency overrides; lean
+handlers answer as the framework's do.
 """
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from starlette.routing import Match
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
+from httpx import ASGITransport, AsyncClient
 
-from creativeflow.services.aigeneration.api.routing import ShortRoute, ShortWay
+from creativeflow.services.aigeneration.api import routes
+from creativeflow.services.aigeneration.app import create_app
+from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.web import console, sign_in, static_files, studio
 from tests.e2e.journey import PLAIN, REQUESTS, Caller
+from tests.support.app import ServiceUnderTest
 
+PAGES = (static_files.router, sign_in.router, *studio.ROUTERS, *console.ROUTERS)
 ORDER = PLAIN | {"user_id": "user"}
 CALLBACK = "/api/v1/n8n-callbacks/started"
 NOBODY = "01a2179f-0000-7000-8000-00000000abcd"
@@ -75,10 +85,6 @@ _OWN = {"x-request-id", "traceparent", "ratelimit"}
 _NEW = {"request_id", "quote_id", "expires_at"}
 
 
-NONE = ShortWay([], lambda app: app)
-"""Every call goes the framework's way."""
-
-
 async def told(caller: Caller, call: str) -> tuple[int, dict[str, str], Any]:
     """Status, headers and body of the answer, without what is new for every call."""
     method, path, more = CALLS[call]
@@ -94,59 +100,122 @@ async def told(caller: Caller, call: str) -> tuple[int, dict[str, str], Any]:
     return answer.status_code, headers, body
 
 
+@pytest.fixture
+def without_lean_handlers(client: Caller) -> Callable[[], None]:
+    """Makes every route use the framework's own handler, as any dependency override does."""
+
+    def switch() -> None:
+        client.app.dependency_overrides[switch] = switch
+
+    return switch
+
+
 @pytest.mark.parametrize("call", CALLS)
-async def test_both_ways_answer_alike(client: Caller, call: str) -> None:
-    short = await told(client, call)
-    client.app.short_way = NONE
-    assert await told(client, call) == short
+async def test_lean_and_framework_handlers_answer_alike(
+    client: Caller, call: str, without_lean_handlers: Callable[[], None]
+) -> None:
+    lean = await told(client, call)
+    without_lean_handlers()
+    assert await told(client, call) == lean
 
 
-async def test_the_short_way_leads_where_the_router_would_lead(client: Caller) -> None:
-    taken = client.app.short_way.routes
-    assert ("POST", REQUESTS) in taken
-    assert ("POST", f"{REQUESTS}/", "/select-sample") in taken
-    for (method, *parts), route in taken.items():
-        path = NOBODY.join(parts)
-        scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
-        fitting = [
-            other for other in client.app.router.routes if other.matches(scope)[0] is Match.FULL
-        ]
-        assert fitting[0] is route, path
-        assert isinstance(route, ShortRoute)
+async def test_lean_and_framework_handlers_run_one_lifecycle(
+    client: Caller, without_lean_handlers: Callable[[], None]
+) -> None:
+    await create_and_cancel(client)
+    without_lean_handlers()
+    await create_and_cancel(client)
 
 
-async def test_a_request_is_read_and_ended_alike_on_both_ways(client: Caller) -> None:
-    for way in (client.app.short_way, NONE):
-        client.app.short_way = way
-        made = (await client.post(REQUESTS, json=ORDER)).json()
-        found = await client.get(f"{REQUESTS}/{made['id']}")
-        assert (found.status_code, found.json()["id"]) == (200, made["id"])
-        ended = await client.post(
-            f"{REQUESTS}/{made['id']}/cancel", headers={"X-User-ID": "somebody else"}
-        )
-        assert ended.status_code == 404
-        assert (await client.post(f"{REQUESTS}/{made['id']}/cancel")).json()[
-            "outcome"
-        ] == "cancelled"
-        events = [
-            entry["event"]
-            for entry in (await client.get(f"{REQUESTS}/{made['id']}/events")).json()["items"]
-        ]
-        assert {"submitted", "cancel_requested"} <= set(events)
+async def create_and_cancel(client: Caller) -> None:
+    made = (await client.post(REQUESTS, json=ORDER)).json()
+    found = await client.get(f"{REQUESTS}/{made['id']}")
+    assert (found.status_code, found.json()["id"]) == (200, made["id"])
+    cancel = f"{REQUESTS}/{made['id']}/cancel"
+    assert (await client.post(cancel, headers={"X-User-ID": "somebody else"})).status_code == 404
+    assert (await client.post(cancel)).json()["outcome"] == "cancelled"
+    timeline = (await client.get(f"{REQUESTS}/{made['id']}/events")).json()["items"]
+    assert {"submitted", "cancel_requested"} <= {entry["event"] for entry in timeline}
 
 
-async def test_what_is_counted_names_the_route_on_both_ways(client: Caller) -> None:
+async def test_metrics_name_the_route_of_either_handler(
+    client: Caller, without_lean_handlers: Callable[[], None]
+) -> None:
     async def counted() -> float:
         figures = (await client.get("/metrics")).text.splitlines()
-        mine = [
-            line
-            for line in figures
-            if f'path="{REQUESTS}/quote"' in line and 'status="2xx"' in line
-        ]
+        label = f'path="{REQUESTS}/quote"'
+        mine = [line for line in figures if label in line and 'status="2xx"' in line]
         return sum(float(line.rpartition(" ")[2]) for line in mine if "_count{" in line)
 
     before = await counted()
-    for way in (client.app.short_way, NONE):
-        client.app.short_way = way
-        assert (await client.post(f"{REQUESTS}/quote", json=ORDER)).is_success
+    assert (await client.post(f"{REQUESTS}/quote", json=ORDER)).is_success
+    without_lean_handlers()
+    assert (await client.post(f"{REQUESTS}/quote", json=ORDER)).is_success
     assert await counted() == before + 2
+
+
+def every_route(app: FastAPI) -> list[tuple[str, str]]:
+    """Every method and path of the application, with an id for each parameter."""
+    found = []
+    for router in (*routes.ROUTERS, *PAGES):
+        for route in router.routes:
+            assert isinstance(route, APIRoute)
+            path = re.sub(r"\{[^}]+\}", NOBODY, route.path)
+            found += [(method, path) for method in route.methods]
+    assert len(found) > 80
+    return found
+
+
+async def test_a_middleware_reaches_every_route(world: ServiceUnderTest) -> None:
+    seen: list[tuple[str, str]] = []
+    app = create_app(service=world.service)
+
+    @app.middleware("http")
+    async def stop(request: Request, _: object) -> Response:
+        seen.append((request.method, request.url.path))
+        return Response(status_code=418)
+
+    calls = every_route(app)
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as http:
+        for method, path in calls:
+            assert (await http.request(method, path)).status_code == 418, path
+    assert seen == calls
+
+
+async def test_a_dependency_override_reaches_every_route_that_depends_on_it(
+    world: ServiceUnderTest,
+) -> None:
+    app = create_app(service=world.service)
+
+    called: list[str] = []
+
+    def refuse(request: Request) -> None:
+        called.append(request.url.path)
+        raise errors.NotFoundError
+
+    calls: list[str] = []
+    async with app.router.lifespan_context(app):
+        for router in (*routes.ROUTERS, *PAGES):
+            for route in router.routes:
+                assert isinstance(route, APIRoute)
+                if not (dependencies := route.dependant.dependencies):
+                    continue
+                app.dependency_overrides = {each.call: refuse for each in dependencies}
+                path = re.sub(r"\{[^}]+\}", NOBODY, route.path)
+                transport = ASGITransport(app)
+                async with AsyncClient(transport=transport, base_url="http://localhost") as http:
+                    answer = await http.request(min(route.methods), path)
+                assert answer.status_code == 404, path
+                calls.append(path)
+    assert called == calls
+    assert len(calls) > 60
+
+
+async def test_cors_answers_for_every_route(world: ServiceUnderTest) -> None:
+    app = create_app(service=world.service)
+    app.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"], allow_methods=["*"])
+    headers = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as http:
+        for _, path in every_route(app):
+            answer = await http.options(path, headers=headers)
+            assert answer.headers["access-control-allow-origin"] == "https://shop.example", path

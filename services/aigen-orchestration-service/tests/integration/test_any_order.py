@@ -426,7 +426,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.loop.run_until_complete(self._compare())
 
     async def _compare(self) -> None:
-        remembered = dict(self.at.orchestrator._mover._remembered)  # noqa: SLF001 - as it was written
+        remembered = self.at.service.runner.cache.snapshot()
         for stored in await asyncio.gather(*map(self.at.service.store.load, remembered)):
             assert stored is not None
             if (written := remembered[stored.id]).version == stored.version:

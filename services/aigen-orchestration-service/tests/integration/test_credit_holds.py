@@ -10,6 +10,7 @@ import pytest
 
 from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.commands import SampleChoice
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.request import HoldState
 from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
@@ -314,7 +315,7 @@ async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples
     assert (renewed.round, renewed.state) == (2, State.AWAITING_SELECTION)
     with pytest.raises(errors.InvalidRequestError) as refused:
         await world.orchestrator.select_sample(
-            request.id, old, Caller(name="test"), resolution=None, file_format=None
+            request.id, SampleChoice(sample_id=old), Caller(name="test")
         )
     assert refused.value.errors[0]["code"] == "unknown_sample"
     await world.drain()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from creativeflow.services.aigeneration.application.transitions import ActionResult, Caller
+from creativeflow.services.aigeneration.application.idempotency import ActionResult, Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim, StateChange
 from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
@@ -159,12 +159,12 @@ async def test_credit_service_that_raises_the_unexpected_leaves_the_create_accep
 
 async def test_fault_after_the_commit_is_not_the_callers(world: ServiceUnderTest) -> None:
     await world.grant("user", plan="pro")
-    mover = world.orchestrator._mover  # noqa: SLF001
+    runner = world.service.runner
 
     def broken(change: StateChange) -> None:
         raise RuntimeError("a counter broke")
 
-    mover._on_written = broken  # noqa: SLF001
+    runner._on_committed = broken  # noqa: SLF001
     assert (await world.submit("user")).answer.status == 202
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.events import CancelRequested, SamplesDelivered
 from creativeflow.services.aigeneration.domain.lifecycle import Event, State
 from creativeflow.services.aigeneration.domain.ordering import as_held
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState
@@ -17,6 +18,7 @@ from creativeflow.services.aigeneration.domain.transitions import IdempotencyCla
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.requests import WriteResult
 from tests.support.app import ServiceUnderTest, four_samples
+from tests.support.builders import an_event
 from tests.support.locks import both_held_up, deadlocks
 
 OWED = "SELECT topic FROM outbox ORDER BY id"
@@ -35,20 +37,20 @@ async def _exact(world: ServiceUnderTest):
 
 async def chosen(world: ServiceUnderTest, *requests: GenerationRequest) -> list[StateChange]:
     """Choices of the first sample, made but not written."""
-    mover = world.orchestrator._mover  # noqa: SLF001 - the changes of another process at one moment
-    write, kept = mover.store.write, []
+    runner = world.service.runner
+    write, kept = runner.store.write, []
 
     async def keep(change: StateChange) -> WriteResult:
         kept.append(change)
         return WriteResult.YES
 
-    mover.store.write = keep
+    runner.store.write = keep
     try:
         for request in requests:
             await world.select(request)
     finally:
-        mover.store.write = write
-        mover._remembered.clear()  # noqa: SLF001
+        runner.store.write = write
+        runner.cache.clear()
     assert all(change.taking for change in kept)
     return kept
 
@@ -170,8 +172,13 @@ async def test_a_taking_beside_other_moves_of_one_statement(world: ServiceUnderT
     [change] = await chosen(world, request)
     job = await world.next_job()
     other = await world.look(other)
-    mover = world.orchestrator._mover  # noqa: SLF001 - changes of one moment
-    delivered = mover.apply_event(other, Event.SAMPLES_DELIVERED, samples=tuple(four_samples(job)))
+    runner = world.service.runner
+    delivered = runner.apply(
+        other,
+        SamplesDelivered(
+            samples=tuple(four_samples(job)), sample_failures=(), ai_model_used="standard"
+        ),
+    )
     assert await world.service.store.write_moves([change, delivered]) == [True, True]
     assert await world.balance() == 0
     assert (await world.look(other)).holds[0].state is HoldState.CAPTURED
@@ -190,18 +197,15 @@ async def test_takings_and_other_moves_lock_requests_in_one_order(
     for number in range(3):  # the users' order is not the requests'
         await world.grant(f"user-{9 - number}", 125, "payg")
         requests.append(await world.with_samples(f"user-{9 - number}"))
-    mover = world.orchestrator._mover  # noqa: SLF001 - the changes of two processes at one moment
+    runner = world.service.runner
     first, _, last = await chosen(world, *requests)
-    ended = [
-        mover.apply_event(one, Event.CANCEL_REQUESTED, data={"by": "test"}, pending_action=None)
-        for one in requests
-    ]
+    ended = [runner.apply(one, CancelRequested(data={"by": "test"})) for one in requests]
     ending, mixed = await both_held_up(
         world,
         database_url,
         requests[1],
-        mover.store.write_moves(ended[1:]),
-        mover.store.write_moves([last, ended[1], first]),
+        runner.store.write_moves(ended[1:]),
+        runner.store.write_moves([last, ended[1], first]),
     )
     assert mixed[2] is True
     assert [ending[0] != mixed[1], ending[1] != mixed[0]] == [True, True]
@@ -273,8 +277,7 @@ async def test_only_what_was_not_asked_for_before_is_taken(world: ServiceUnderTe
     assert change.taking is not None
     placing = replace(change.taking, state=HoldState.PLACING)
     asked = replace(request, holds=(*request.holds, placing))
-    answered = world.orchestrator._mover.apply_event(  # noqa: SLF001
-        asked, Event.SAMPLE_SELECTED, hold=as_held(placing), selected_sample_id="x"
-    )
+    selected = an_event(asked, Event.SAMPLE_SELECTED, hold=as_held(placing))
+    answered = world.service.runner.apply(asked, selected)
     assert answered.taking is None
     assert [entry.event for entry in answered.entries] == ["sample_selected"]

@@ -4,6 +4,7 @@ another in a circle.
 
 import pytest
 
+from creativeflow.services.aigeneration.domain.events import CancelRequested, ProgressReported
 from creativeflow.services.aigeneration.domain.lifecycle import Event
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.domain.transitions import StateChange
@@ -17,28 +18,27 @@ TOGETHER = 9
 async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
     world: ServiceUnderTest, database_url: str, kind: Event
 ) -> None:
-    mover = world.orchestrator._mover  # noqa: SLF001 - the changes of two processes at one moment
+    runner = world.service.runner
     for number in range(TOGETHER):  # the users' order is not the requests'
         await world.submit(f"user-{TOGETHER - number}")
     await world.dispatch()
     requests = [await world.look(world.engine.jobs.popleft()) for _ in range(TOGETHER)]
 
     def progress(request: GenerationRequest) -> StateChange:
-        return mover.apply_event(
-            request, Event.PROGRESS_REPORTED, progress={"percent": 50}, data={"percent": 50}
-        )
+        data = {"percent": 50}
+        return runner.apply(request, ProgressReported(progress=data, samples=(), data=data))
 
     def other(request: GenerationRequest) -> StateChange:
         if kind is Event.PROGRESS_REPORTED:
             return progress(request)
-        return mover.apply_event(request, kind, data={"by": "test"}, pending_action=None)
+        return runner.apply(request, CancelRequested(data={"by": "test"}))
 
     first, second = await both_held_up(
         world,
         database_url,
         requests[TOGETHER // 2],
-        mover.store.write_moves([progress(request) for request in requests]),
-        mover.store.write_moves([other(request) for request in reversed(requests)]),
+        runner.store.write_moves([progress(request) for request in requests]),
+        runner.store.write_moves([other(request) for request in reversed(requests)]),
     )
     assert [one != two for one, two in zip(first, reversed(second), strict=True)] == [
         True

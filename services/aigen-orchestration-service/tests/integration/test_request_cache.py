@@ -8,6 +8,7 @@ import pytest
 
 from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.commands import SampleChoice
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from tests.support.app import ServiceUnderTest
 
@@ -59,7 +60,7 @@ async def test_a_refusal_rests_on_the_request_as_it_is(make_world) -> None:
     await theirs.deliver(job)
     stale = (await ours.look(request)).samples[0]["asset_id"]
     chosen = await ours.service.orchestrator.select_sample(
-        request.id, stale, Caller(name="user"), resolution=None, file_format=None
+        request.id, SampleChoice(sample_id=stale), Caller(name="user")
     )
     assert chosen.request is not None
     assert chosen.request.round == 2
@@ -80,7 +81,7 @@ async def test_many_moves_at_once_over_two_processes_each_happen_once(make_world
     tried = await asyncio.gather(
         *(
             world.service.orchestrator.select_sample(
-                request.id, sample, Caller(name="user"), resolution=None, file_format=None
+                request.id, SampleChoice(sample_id=sample), Caller(name="user")
             )
             for world in (ours, theirs) * 10
         ),

@@ -19,6 +19,7 @@ from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.application.worker_reports import ReportKind
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.domain.commands import SampleChoice
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.settings import Settings
@@ -220,11 +221,8 @@ async def test_final_that_is_broken_is_tried_again_and_not_charged(
     shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
     await world.orchestrator.select_sample(
         shown.id,
-        shown.samples[0]["asset_id"],
+        SampleChoice(sample_id=shown.samples[0]["asset_id"], file_format=kind),
         Caller(name="test"),
-        resolution=None,
-        file_format=kind,
-        quote_id=None,
     )
     job = await world.next_job()
     asset = {**a_final(job), "url": server.put("/final", content)}

@@ -13,6 +13,7 @@ from creativeflow.services.aigeneration.application.generations import (
     Submission,
 )
 from creativeflow.services.aigeneration.bootstrap.container import Container
+from creativeflow.services.aigeneration.domain.commands import SampleChoice
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.pricing import SubscriptionStatus
 from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest
@@ -116,10 +117,8 @@ class ServiceUnderTest:
         """Select one of the request's samples."""
         return await self.orchestrator.select_sample(
             request.id,
-            request.samples[sample]["asset_id"],
+            SampleChoice(sample_id=request.samples[sample]["asset_id"], resolution=resolution),
             caller or Caller(name="test"),
-            resolution=resolution,
-            file_format=None,
             quote_id=quote_id,
         )
 

@@ -3,12 +3,15 @@ test says so.
 """
 
 from collections.abc import Callable
+from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, cast
 from uuid import UUID
 
-from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
+from creativeflow.services.aigeneration.domain.events import EVENTS, DomainEvent, Submitted
+from creativeflow.services.aigeneration.domain.formats import Size
+from creativeflow.services.aigeneration.domain.lifecycle import Event, Origin, Stage, State
 from creativeflow.services.aigeneration.domain.pricing import Funding
 from creativeflow.services.aigeneration.domain.request import (
     Asset,
@@ -17,6 +20,7 @@ from creativeflow.services.aigeneration.domain.request import (
     Hold,
     HoldState,
 )
+from creativeflow.services.aigeneration.domain.worker_errors import to_failure
 
 NOW = datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC)
 REQUEST_ID = UUID("0195940d-0000-7000-8000-000000000001")
@@ -68,7 +72,7 @@ def a_final(**changes: Any) -> Asset:
 
 def a_hold(**changes: Any) -> Hold:
     """The credits for the first set of samples, set aside."""
-    fields: dict[str, Any] = {
+    values: dict[str, Any] = {
         "stage": Stage.SAMPLES,
         "round": 1,
         "action": "sample_generation",
@@ -76,7 +80,7 @@ def a_hold(**changes: Any) -> Hold:
         "amount": 25,
         "state": HoldState.HELD,
     } | changes
-    return Hold(**{"key": f"{REQUEST_ID}:{fields['stage']}:{fields['round']}:1"} | fields)
+    return Hold(**{"key": f"{REQUEST_ID}:{values['stage']}:{values['round']}:1"} | values)
 
 
 def an_allowance(**changes: Any) -> Hold:
@@ -86,7 +90,7 @@ def an_allowance(**changes: Any) -> Hold:
 
 def a_request(**changes: Any) -> GenerationRequest:
     """A request whose first samples job waits for its turn, with nothing held."""
-    fields: dict[str, Any] = {
+    values: dict[str, Any] = {
         "id": REQUEST_ID,
         "user_id": "user-7",
         "project_id": "project-3",
@@ -106,4 +110,44 @@ def a_request(**changes: Any) -> GenerationRequest:
         "created_at": NOW - timedelta(minutes=1),
         "updated_at": NOW - timedelta(minutes=1),
     }
-    return GenerationRequest(**fields | changes)
+    return GenerationRequest(**values | changes)
+
+
+def an_event(request: GenerationRequest, kind: Event, **changes: Any) -> DomainEvent:
+    """An event that fits the request; what `changes` leaves out is set as the request has it."""
+    event = next(event for event in EVENTS if event.kind is kind)
+    given = _defaults(request, kind) | changes
+    required = {
+        each.name: given.get(each.name, getattr(request, each.name, None))
+        for each in fields(event)
+        if each.default is MISSING and each.default_factory is MISSING
+    }
+    return event(**required | changes)
+
+
+def _defaults(request: GenerationRequest, kind: Event) -> dict[str, Any]:
+    placing = request.placing
+    asked = a_hold(state=HoldState.PLACING)
+    answered = replace(placing, state=HoldState.HELD) if placing else an_allowance()
+    return {
+        "hold": asked if kind is Event.CREDITS_ASKED else answered,
+        "failure": to_failure("workflow_error"),
+        "lease_until": NOW + timedelta(seconds=60),
+        "due_at": NOW,
+        "progress": {"percent": 0},
+        "round": request.round + 1,
+        "selected_sample_id": request.selected_sample_id or "sample-1",
+        "final_size": request.final_size or Size(1080, 1080),
+        "model": request.model or "standard",
+    }
+
+
+def a_birth(origin: Origin = Origin.FUNDED, **changes: Any) -> Submitted:
+    """The creation of the request that `a_request` builds."""
+    request = a_request()
+    values: dict[str, Any] = {
+        each.name: getattr(request, each.name)
+        for each in fields(Submitted)
+        if each.name not in {"origin", "hold", "data"}
+    }
+    return Submitted(**values | {"origin": origin} | changes)

@@ -13,11 +13,17 @@ from creativeflow.services.aigeneration.domain.lifecycle import (
     TRANSITIONS,
     WITH_JOB,
     Event,
+    Origin,
     State,
 )
-from creativeflow.services.aigeneration.domain.transitions import SUBMITTED
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.queries import Queries
+
+BIRTHS = {
+    (event.value, row.to.value)
+    for (origin, event), row in TRANSITIONS.items()
+    if isinstance(origin, Origin)
+}
 
 
 async def violations(database: Database, now: datetime, *, drained: bool = True) -> list[str]:
@@ -38,7 +44,7 @@ async def violations(database: Database, now: datetime, *, drained: bool = True)
 
 
 async def _timelines(database: Database) -> list[str]:
-    """Each timeline begins with `submitted`, is a legal path of TRANSITIONS, without gaps, and ends
+    """Each timeline begins with a birth row, is a legal path of TRANSITIONS, without gaps, and ends
     where the request is.
     """
     found = []
@@ -52,8 +58,8 @@ async def _timelines(database: Database) -> list[str]:
         "SELECT id, state, version, deadline_at FROM generation_requests"
     ):
         path = paths.pop(request["id"], [])
-        if not path or path[0]["event"] != SUBMITTED:
-            found.append(f"{request['id']}: the timeline does not begin with submitted")
+        if not path or (path[0]["event"], path[0]["state"]) not in BIRTHS:
+            found.append(f"{request['id']}: the timeline does not begin with a birth row")
             continue
         if [row["version"] for row in path] != list(range(1, request["version"] + 1)):
             found.append(

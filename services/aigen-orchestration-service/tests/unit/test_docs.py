@@ -46,13 +46,13 @@ from creativeflow.services.aigeneration.domain.lifecycle import TRANSITIONS, Sta
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.domain.runbook import DIFFERENCES, FLAGS, INVARIANTS, STALLS
-from creativeflow.services.aigeneration.domain.transitions import Topic, apply
+from creativeflow.services.aigeneration.domain.transitions import Context, Topic, apply
 from creativeflow.services.aigeneration.domain.worker_errors import SERVICE_ERRORS, WORKER_ERRORS
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets, webhook_headers
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage import queries
 from creativeflow.services.aigeneration.workers.results_consumer import ROUTES
-from tests.support.builders import NOW, a_request, four_samples, new_ids
+from tests.support.builders import NOW, a_request, an_event, four_samples, new_ids
 from tools import generate_docs
 
 ROOT, PACKAGE = generate_docs.ROOT, generate_docs.PACKAGE
@@ -548,14 +548,11 @@ def announced() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     for (state, event), move in TRANSITIONS.items():
         if not any(effect.value.startswith("announce") for effect in move.effects):
             continue
-        change = apply(
-            _in_state(state),
-            event,
-            policy=Policy(publish_events=True),
-            now=NOW,
-            new_id=new_ids(),
-            failure={"code": "provider_error"},
-        )
+        assert isinstance(state, State)
+        request = _in_state(state)
+        policy = Policy(publish_events=True)
+        context = Context(policy=policy, now=NOW, new_id=new_ids())
+        change = apply(request, an_event(request, event), context)
         bodies = {message.topic: dict(message.body) for message in change.messages}
         found[bodies[Topic.NOTIFY]["event_type"]] = (bodies[Topic.NOTIFY], bodies[Topic.EVENT])
     return found

@@ -377,6 +377,7 @@ def test_every_transition_into_the_queue_but_a_return_from_the_broker_queues_a_j
         if move.to is State.PENDING
     }
     assert into_the_queue == {
+        "submitted": {"queue job"},
         "review_passed": {"queue job"},
         "credits_held": {"queue job"},
         "sample_selected": {"queue job"},

@@ -15,7 +15,7 @@ from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, Hold, HoldState
-from creativeflow.services.aigeneration.domain.transitions import failure
+from creativeflow.services.aigeneration.domain.worker_errors import to_failure
 from tests.support.builders import (
     NOW,
     a_brief,
@@ -102,7 +102,7 @@ def test_a_finished_request_shows_what_became_of_it() -> None:
 
 
 def test_a_failed_request_says_why_and_offers_a_retry() -> None:
-    shown = to_resource(a_request(state=State.FAILED, failure=failure("network_error")))
+    shown = to_resource(a_request(state=State.FAILED, failure=to_failure("network_error")))
     assert shown["failure"]["message"] == "A connection broke while we worked on it. Try again."
     assert shown["actions"] == ["retry"]
 
@@ -114,7 +114,7 @@ def test_the_resource_is_what_the_api_description_says(state: State) -> None:
             state=state,
             samples=four_samples(),
             final_asset=a_final(),
-            failure=failure("workflow_error"),
+            failure=to_failure("workflow_error"),
         )
     )
     assert set(shown) == set(schemas.GenerationRequest.model_fields)

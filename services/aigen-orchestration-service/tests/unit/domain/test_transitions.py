@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativeflow.services.aigeneration.domain.errors import IllegalTransitionError
+from creativeflow.services.aigeneration.domain.events import CancelRequested, DomainEvent
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.domain.lifecycle import (
     LIVE,
@@ -20,6 +21,7 @@ from creativeflow.services.aigeneration.domain.lifecycle import (
     TRANSITIONS,
     WITH_JOB,
     Event,
+    Origin,
     Stage,
     State,
 )
@@ -28,27 +30,32 @@ from creativeflow.services.aigeneration.domain.pricing import Funding
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, Hold, HoldState
 from creativeflow.services.aigeneration.domain.transitions import (
     TOPICS,
+    Context,
     OutboxMessage,
     StateChange,
     apply,
-    failure,
-    started,
 )
+from creativeflow.services.aigeneration.domain.worker_errors import to_failure
 from tests.support.builders import (
     JOB_ID,
     NOW,
     REQUEST_ID,
+    a_birth,
     a_brief,
     a_final,
     a_hold,
     a_request,
     a_sample,
     an_allowance,
+    an_event,
     four_samples,
     new_ids,
 )
 
-EVERY_MOVE = [pytest.param(state, event, id=f"{state}-{event}") for state, event in TRANSITIONS]
+LIVE_ROWS = {
+    (state, event): row for (state, event), row in TRANSITIONS.items() if isinstance(state, State)
+}
+EVERY_MOVE = [pytest.param(state, event, id=f"{state}-{event}") for state, event in LIVE_ROWS]
 FINAL_HOLD = a_hold(stage=Stage.FINAL, action="standard_generation", amount=100)
 HELD_SAMPLES = {
     "key": f"{REQUEST_ID}:samples:1:1",
@@ -71,7 +78,8 @@ GENEROUS = Policy(charge_rejected=False)
 def apply_event(
     request: GenerationRequest, event: Event, policy: Policy = PLAIN, **fields: Any
 ) -> StateChange:
-    return apply(request, event, policy=policy, now=NOW, new_id=new_ids(), **fields)
+    context = Context(policy=policy, now=NOW, new_id=new_ids())
+    return apply(request, an_event(request, event, **fields), context)
 
 
 def awaiting(**changes: Any) -> GenerationRequest:
@@ -133,7 +141,7 @@ def test_every_move_counts_one_version_and_writes_one_line(state: State, event: 
 def test_every_move_leaves_the_request_before_it_untouched(state: State, event: Event) -> None:
     request = a_request(state=state, holds=(a_hold(),), samples=four_samples())
     unchanged = copy.deepcopy(request)
-    change = apply_event(request, event, progress={"percent": 7}, hold=FINAL_HOLD)
+    change = apply_event(request, event)
     assert request == unchanged
     assert change.before is request
     assert change.after is not request
@@ -142,7 +150,8 @@ def test_every_move_leaves_the_request_before_it_untouched(state: State, event: 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
 def test_every_move_ends_the_lease_of_the_one_before(state: State, event: Event) -> None:
     leased = a_request(state=state, lease_until=NOW + timedelta(seconds=30))
-    assert apply_event(leased, event).after.lease_until is None
+    renewed = NOW + timedelta(seconds=60) if event is Event.JOB_LEASED else None
+    assert apply_event(leased, event).after.lease_until == renewed
 
 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
@@ -160,7 +169,7 @@ def test_every_live_state_that_follows_has_a_deadline_and_no_ended_one_has(
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
-@pytest.mark.parametrize("event", list(Event))
+@pytest.mark.parametrize("event", [event for event in Event if event is not Event.SUBMITTED])
 def test_nothing_happens_to_an_ended_request(state: State, event: Event) -> None:
     with pytest.raises(IllegalTransitionError):
         apply_event(a_request(state=state), event)
@@ -174,7 +183,7 @@ def test_a_request_is_never_changed_in_place() -> None:
 def test_every_topic_is_owed_by_some_move_and_every_move_owes_only_topics() -> None:
     owed = {
         topic
-        for state, event in TRANSITIONS
+        for state, event in LIVE_ROWS
         for policy in (WITH_EVENTS, GENEROUS)
         for topic in topics(apply_event(a_request(state=state, holds=(a_hold(),)), event, policy))
     }
@@ -189,11 +198,7 @@ def test_every_topic_is_owed_by_some_move_and_every_move_owes_only_topics() -> N
 
 def test_the_fields_of_an_event_are_set_on_the_way() -> None:
     after = apply_event(
-        a_request(),
-        Event.JOB_LEASED,
-        lease_until=NOW + timedelta(seconds=60),
-        model="fast",
-        progress=None,
+        a_request(), Event.JOB_LEASED, lease_until=NOW + timedelta(seconds=60), model="fast"
     ).after
     assert (after.lease_until, after.model) == (NOW + timedelta(seconds=60), "fast")
 
@@ -302,7 +307,7 @@ def test_a_queued_job_is_new_and_its_first_attempt(state: State, event: Event) -
         attempt=3,
         due_at=NOW - timedelta(days=1),
         progress={"percent": 90},
-        failure=failure("workflow_error"),
+        failure=to_failure("workflow_error"),
     )
     change = apply_event(request, event)
     assert change.queues is True
@@ -560,7 +565,7 @@ def test_each_announcement_is_also_published_where_there_is_a_broker(
 def test_only_the_moves_that_announce_owe_a_notification() -> None:
     speaking = {
         (state, event)
-        for state, event in TRANSITIONS
+        for state, event in LIVE_ROWS
         if "notification.send" in topics(apply_event(a_request(state=state), event))
     }
     staying_silent = {
@@ -578,10 +583,8 @@ def test_only_the_moves_that_announce_owe_a_notification() -> None:
         "regeneration_requested",
         "review_passed",
     }
-    silent = {(state, event) for state, event in TRANSITIONS if event in staying_silent}
-    assert set(TRANSITIONS) - speaking == silent | {
-        (State.AWAITING_SELECTION, Event.CREDITS_REFUSED)
-    }
+    silent = {(state, event) for state, event in LIVE_ROWS if event in staying_silent}
+    assert set(LIVE_ROWS) - speaking == silent | {(State.AWAITING_SELECTION, Event.CREDITS_REFUSED)}
 
 
 def test_ready_samples_are_announced_with_all_that_a_listener_needs() -> None:
@@ -627,7 +630,7 @@ def test_a_final_is_announced_with_its_picture_and_all_that_was_charged() -> Non
 
 
 def test_a_failure_is_announced_in_its_users_words_and_charges_nothing_for_the_stage() -> None:
-    words = failure("model_timeout")
+    words = to_failure("model_timeout")
     data = announced(apply_event(making_final(), Event.ATTEMPTS_EXHAUSTED, failure=words))["data"]
     assert data["failure"] == words
     assert data["credits_charged"] == "0.25"
@@ -639,7 +642,7 @@ def test_a_rejection_says_whether_it_was_charged(policy: Policy, charged: str) -
         a_request(holds=(a_hold(),)),
         Event.PROMPT_REJECTED,
         policy,
-        failure=failure("prompt_rejected"),
+        failure=to_failure("prompt_rejected"),
     )
     assert announced(change)["data"]["credits_charged"] == charged
     assert announced(change)["data"]["failure"]["next_steps"] == ["adjust_prompt"]
@@ -655,7 +658,7 @@ def test_a_cancellation_charges_nothing_for_what_did_not_come() -> None:
 
 
 def test_a_reminder_says_when_the_samples_expire() -> None:
-    change = apply_event(awaiting(), Event.EXPIRY_NEARED, remind_at=None)
+    change = apply_event(awaiting(), Event.EXPIRY_NEARED)
     expires_at = datetime.fromisoformat(announced(change)["data"]["expires_at"])
     assert expires_at == datetime(2026, 3, 26, 9, 26, 53, tzinfo=UTC)
     assert change.after.remind_at is None
@@ -668,34 +671,52 @@ def test_a_brief_without_a_locale_leaves_the_language_open() -> None:
 # The beginning
 
 
-def begin(request: GenerationRequest) -> StateChange:
-    return started(request, data={"by": "odoo"})
+def begin(origin: Origin, hold: Hold | None = None) -> StateChange:
+    context = Context(policy=PLAIN, now=NOW, new_id=new_ids())
+    return apply(None, a_birth(origin, hold=hold, data={"by": "odoo"}), context)
 
 
-def test_a_request_that_needs_no_credits_starts_with_its_job_queued() -> None:
-    change = begin(a_request(version=1, holds=(an_allowance(),)))
+def test_a_funded_birth_queues_its_job() -> None:
+    change = begin(Origin.FUNDED, an_allowance())
     assert (change.before, change.queues, change.messages) == (None, True, ())
     assert (change.holds, change.allowance) == ((an_allowance(),), an_allowance())
+    assert (change.after.attempt, change.after.due_at, change.after.version) == (1, NOW, 1)
+    assert change.after.job_id is not None
     assert [(line.event, line.state, line.data) for line in change.entries] == [
         ("submitted", State.PENDING, {"by": "odoo"})
     ]
 
 
-def test_a_paid_request_starts_with_a_placing_hold_and_outside_the_queue() -> None:
+def test_a_birth_that_takes_its_credits_has_a_line_for_them() -> None:
+    change = begin(Origin.FUNDED, a_hold())
+    assert change.taking == a_hold()
+    assert [line.event for line in change.entries] == ["submitted", "credits_held"]
+
+
+def test_a_birth_that_needs_credits_has_a_placing_hold_and_no_job() -> None:
     placing = a_hold(state=HoldState.PLACING)
-    change = begin(
-        a_request(
-            state=State.VALIDATING_CREDITS, attempt=0, job_id=None, version=1, holds=(placing,)
-        )
-    )
-    assert change.queues is False
+    change = begin(Origin.NEEDS_CREDITS, placing)
+    assert (change.queues, change.after.job_id, change.after.attempt) == (False, None, 0)
     assert (change.after.placing, change.holds, change.allowance) == (placing, (placing,), None)
     assert change.entries[0].state is State.VALIDATING_CREDITS
 
 
-def test_a_request_included_in_the_plan_starts_without_a_hold() -> None:
-    change = begin(a_request())
+def test_a_birth_for_review_waits_for_the_review_deadline() -> None:
+    change = begin(Origin.NEEDS_REVIEW)
+    assert (change.queues, change.holds, change.after.job_id) == (False, (), None)
+    assert change.after.state is State.VALIDATING_CREDITS
+    assert change.after.deadline_at == NOW + PLAIN.review_deadline
+
+
+def test_a_birth_included_in_the_plan_has_no_hold() -> None:
+    change = begin(Origin.FUNDED)
     assert (change.holds, change.after.holds, change.queues) == ((), (), True)
+
+
+def test_apply_without_a_request_refuses_every_other_event() -> None:
+    context = Context(policy=PLAIN, now=NOW, new_id=new_ids())
+    with pytest.raises(TypeError, match="CancelRequested needs a request"):
+        apply(None, CancelRequested(), context)
 
 
 # Any path
@@ -725,31 +746,14 @@ class Journey:
         """Submit it: paid by credits, by an allowance, or by the plan, or with words a person has
         to look at first.
         """
-        if self.draw.draw(st.booleans(), label="a person looks first"):
+        if self.draw.draw(st.booleans(), label="in review"):
             pending: Any = {"event": Event.REVIEW_PASSED.value, "fields": {}}
-            waiting = replace(
-                self.request,
-                state=State.VALIDATING_CREDITS,
-                attempt=0,
-                job_id=None,
-                version=1,
-                pending_action=pending,
-            )
-            self.take(started(waiting, data={}))
+            self.apply(None, a_birth(Origin.NEEDS_REVIEW, pending_action=pending))
             return
         funding = self.draw.draw(st.sampled_from(Funding), label="the samples are paid by")
         hold = self.hold_for(funding, Stage.SAMPLES, 1)
-        state = State.VALIDATING_CREDITS if funding is Funding.CREDITS else State.PENDING
-        waits = state is State.PENDING
-        new = replace(
-            self.request,
-            state=state,
-            attempt=int(waits),
-            job_id=self.new_id() if waits else None,
-            version=1,
-            holds=(hold,) if hold else (),
-        )
-        self.take(started(new, data={}))
+        origin = Origin.NEEDS_CREDITS if funding is Funding.CREDITS else Origin.FUNDED
+        self.apply(None, a_birth(origin, hold=hold))
 
     def hold_for(self, funding: Funding, stage: Stage, round_number: int) -> Hold | None:
         """The hold as the orchestrator gives it at first."""
@@ -764,7 +768,7 @@ class Journey:
     def legal(self) -> list[Event]:
         """What the table allows and the orchestrator lets through."""
         request = self.request
-        found = [event for state, event in TRANSITIONS if state is request.state]
+        found = [event for state, event in LIVE_ROWS if state is request.state]
         other = JOB_EVENTS[Stage.FINAL if request.stage is Stage.SAMPLES else Stage.SAMPLES]
         found = [event for event in found if event not in other]
         if request.state is State.VALIDATING_CREDITS:
@@ -790,10 +794,7 @@ class Journey:
     def step(self) -> None:
         """Let one legal event happen."""
         event = self.draw.draw(st.sampled_from(self.legal()), label=str(self.request.state))
-        fields = self.fields_of(event)
-        self.take(
-            apply(self.request, event, policy=self.policy, now=NOW, new_id=self.new_id, **fields)
-        )
+        self.apply(self.request, an_event(self.request, event, **self.fields_of(event)))
 
     def fields_of(self, event: Event) -> dict[str, Any]:
         """What the orchestrator sets beside the event."""
@@ -810,9 +811,10 @@ class Journey:
             Event.CREDITS_ASKED: [Funding.CREDITS],
         }
         if event not in fundings:
-            return {"pending_action": None}
+            return {}
         funding = self.draw.draw(st.sampled_from(fundings[event]), label="paid by")
-        return {"hold": self.hold_for(funding, Stage.SAMPLES, 1), "pending_action": None}
+        hold = {"hold": self.hold_for(funding, Stage.SAMPLES, 1)}
+        return hold | ({"pending_action": None} if event is Event.CREDITS_ASKED else {})
 
     def fields_otherwise(self, event: Event) -> dict[str, Any]:
         """As long as no person has to look at the words."""
@@ -823,7 +825,7 @@ class Journey:
                 return {"hold": replace(placing, state=HoldState.HELD)}
             case Event.CREDITS_REFUSED:
                 assert placing is not None
-                return {"hold": replace(placing, state=HoldState.REFUSED), "pending_action": None}
+                return {"hold": replace(placing, state=HoldState.REFUSED)}
             case Event.CREDITS_ASKED:
                 order = self.draw.draw(st.sampled_from(sorted(ORDERS)), label="ordered")
                 stage, round_number = self.ordered(order)
@@ -842,7 +844,7 @@ class Journey:
                     hold = self.hold_for(
                         self.draw.draw(without_credits, label="paid by"), stage, round_number
                     )
-                return {"hold": hold, "stage": stage, "round": round_number}
+                return {"hold": hold}
             case _:
                 return {}
 
@@ -852,8 +854,9 @@ class Journey:
             return Stage.FINAL, self.request.round
         return Stage.SAMPLES, self.request.round + 1
 
-    def take(self, change: StateChange) -> None:
-        """Write the change down and go on from there."""
+    def apply(self, request: GenerationRequest | None, event: DomainEvent) -> None:
+        """Apply the event, record the change and go on from there."""
+        change = apply(request, event, Context(policy=self.policy, now=NOW, new_id=self.new_id))
         self.changes.append(change)
         self.request = change.after
 
@@ -948,6 +951,6 @@ def test_on_any_path_an_end_is_announced_once_and_for_ever(data: st.DataObject) 
         return
     assert ended == [last]
     assert topics(last).count("notification.send") == 1
-    for event in Event:
+    for event in set(Event) - {Event.SUBMITTED}:
         with pytest.raises(IllegalTransitionError):
             apply_event(last.after, event)

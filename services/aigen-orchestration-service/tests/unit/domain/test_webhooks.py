@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from creativeflow.services.aigeneration.domain.lifecycle import TRANSITIONS, State
+from creativeflow.services.aigeneration.domain.lifecycle import TRANSITIONS, Event, State
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.representation import to_resource
-from creativeflow.services.aigeneration.domain.transitions import Topic, apply
+from creativeflow.services.aigeneration.domain.transitions import Context, Topic, apply
 from creativeflow.services.aigeneration.domain.webhooks import (
     FAILING_MAX,
     SCHEDULE,
@@ -21,7 +21,7 @@ from creativeflow.services.aigeneration.domain.webhooks import (
     RetryLater,
     classify_attempt,
 )
-from tests.support.builders import NOW, a_request, four_samples, new_ids
+from tests.support.builders import NOW, a_request, an_event, four_samples, new_ids
 
 FAILED = Attempt(status=500, trouble=DeliveryError.BAD_STATUS, duration_ms=1)
 
@@ -89,15 +89,17 @@ def test_a_endpoint_that_is_gone_or_has_failed_for_days_is_disabled() -> None:
     [key for key, move in TRANSITIONS.items() if "announce" in str(move.effects)],
 )
 def test_every_announcement_tells_endpoints_the_resource_as_it_then_is(
-    state: State, event: object
+    state: State, event: Event
 ) -> None:
     request = a_request(state=state, samples=four_samples(), final_asset=four_samples()[0])
-    change = apply(request, event, policy=Policy(webhooks=True), now=NOW, new_id=new_ids())  # type: ignore[arg-type]
+    happened = an_event(request, event)
+    context = Context(policy=Policy(webhooks=True), now=NOW, new_id=new_ids())
+    change = apply(request, happened, context)
     (message,) = [message for message in change.messages if message.topic == Topic.WEBHOOK]
     (notification,) = [message for message in change.messages if message.topic == Topic.NOTIFY]
     assert message.body["told"]["data"] == to_resource(change.after)
     assert message.body["event_id"] == notification.body["event_id"]
-    silent = apply(request, event, policy=Policy(), now=NOW, new_id=new_ids())  # type: ignore[arg-type]
+    silent = apply(request, happened, replace(context, policy=Policy(), new_id=new_ids()))
     assert Topic.WEBHOOK not in {message.topic for message in silent.messages}
     assert [message for message in change.messages if message is not change.messages[-1]] == list(
         silent.messages

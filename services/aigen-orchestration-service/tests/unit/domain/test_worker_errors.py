@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creativeflow.services.aigeneration.domain.lifecycle import TRANSITIONS, WITH_JOB, Event, State
-from creativeflow.services.aigeneration.domain.transitions import failure
 from creativeflow.services.aigeneration.domain.worker_errors import (
     SERVICE_ERRORS,
     WORKER_ERRORS,
     WorkerError,
     reported_code,
+    to_failure,
     worker_error_for,
 )
 
@@ -121,7 +121,7 @@ def test_a_message_that_says_try_again_belongs_to_a_failure_with_a_way_on_of_tha
 
 
 def test_a_failure_is_told_in_the_users_words() -> None:
-    assert failure("model_timeout") == {
+    assert to_failure("model_timeout") == {
         "code": "model_timeout",
         "fault": "provider",
         "message": "The AI model took too long. Try again, or choose another model.",
@@ -131,7 +131,7 @@ def test_a_failure_is_told_in_the_users_words() -> None:
 
 
 def test_a_rejected_prompt_is_not_retryable_as_it_is() -> None:
-    rejected = failure("prompt_rejected")
+    rejected = to_failure("prompt_rejected")
     assert (rejected["fault"], rejected["retryable"], rejected["next_steps"]) == (
         "user",
         False,
@@ -140,7 +140,7 @@ def test_a_rejected_prompt_is_not_retryable_as_it_is() -> None:
 
 
 def test_missing_credits_can_be_topped_up() -> None:
-    refused = failure("insufficient_credits")
+    refused = to_failure("insufficient_credits")
     assert (refused["fault"], refused["retryable"], refused["next_steps"]) == (
         "user",
         True,
@@ -149,6 +149,6 @@ def test_missing_credits_can_be_topped_up() -> None:
 
 
 def test_an_unknown_code_never_reaches_the_user() -> None:
-    unknown = failure(reported_code("gpu_on_fire"))
+    unknown = to_failure(reported_code("gpu_on_fire"))
     assert (unknown["code"], unknown["fault"]) == ("workflow_error", "system")
     assert unknown["message"] == "Something went wrong on our side. Try again."

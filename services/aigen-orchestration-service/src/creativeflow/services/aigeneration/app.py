@@ -4,20 +4,17 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.types import Receive, Scope, Send
 
 from creativeflow.services.aigeneration import __version__
 from creativeflow.services.aigeneration.api import errors, routes
 from creativeflow.services.aigeneration.api.middleware import RequestContext
 from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
 from creativeflow.services.aigeneration.api.routes import callbacks
-from creativeflow.services.aigeneration.api.routing import ShortWay
 from creativeflow.services.aigeneration.bootstrap.container import (
     Container,
     broker_queues,
@@ -55,20 +52,6 @@ _SECURITY = {
 }
 
 
-class App(FastAPI):
-    """The framework, with a way past it for the calls that need none of it."""
-
-    short_way: ShortWay
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one call."""
-        if (found := self.short_way.find(scope)) is None:
-            await super().__call__(scope, receive, send)
-            return
-        scope["app"] = self
-        await self.short_way.lead(found, scope, receive, send)
-
-
 def create_app(
     settings: Settings | None = None, *, migrates: bool = True, service: Container | None = None
 ) -> FastAPI:
@@ -94,7 +77,7 @@ def create_app(
             await app.state.overview.close()
             await running.stop()
 
-    app = App(
+    app = FastAPI(
         title="CreativeFlow AI Generation Orchestration",
         version=__version__,
         description=_ABOUT,
@@ -106,8 +89,7 @@ def create_app(
         callbacks.UPLOADS: settings.asset_limit_bytes,
         reference_images.UPLOADS: settings.web_upload_bytes,
     }
-    around = partial(RequestContext, body_limit=settings.body_limit_bytes, upload_limits=uploads)
-    app.add_middleware(around)
+    app.add_middleware(RequestContext, body_limit=settings.body_limit_bytes, upload_limits=uploads)
     errors.install(app)
     app.state.catalogue, app.state.statics = Translations.load(), static_files.StaticFiles()
     app.state.pages, app.state.present_error = (
@@ -116,10 +98,7 @@ def create_app(
     )
     pages = (static_files.router, sign_in.router, *studio.ROUTERS, *console.ROUTERS)
     for router in (*routes.ROUTERS, *pages):
-        app.router.routes.extend(
-            router.routes
-        )  # including a router would have each call look for its route twice
-    app.short_way = ShortWay(app.router.routes, around)
+        app.include_router(router)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
 

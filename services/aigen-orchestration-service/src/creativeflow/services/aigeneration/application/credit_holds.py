@@ -8,21 +8,18 @@ operation without an answer stays `placing` until the credit service has said wh
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 import structlog
 
-from creativeflow.services.aigeneration.application.transitions import (
-    ActionResult,
-    TransitionRunner,
-    accepted,
-)
-from creativeflow.services.aigeneration.domain import errors, worker_errors
-from creativeflow.services.aigeneration.domain.lifecycle import Event, State
-from creativeflow.services.aigeneration.domain.ordering import is_waiting_for, order_fields
+from creativeflow.services.aigeneration.application.idempotency import ActionResult, accepted
+from creativeflow.services.aigeneration.application.transitions import TransitionRunner
+from creativeflow.services.aigeneration.domain import commands, errors
+from creativeflow.services.aigeneration.domain.ordering import is_waiting_for
 from creativeflow.services.aigeneration.domain.pricing import credits_text
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, Hold, HoldState
-from creativeflow.services.aigeneration.domain.transitions import ApiResponse, StateChange, failure
+from creativeflow.services.aigeneration.domain.transitions import ApiResponse, StateChange
 from creativeflow.services.aigeneration.ports import (
     Credits,
     CreditsConflictError,
@@ -41,9 +38,9 @@ class CreditHolds:
     """
 
     def __init__(
-        self, mover: TransitionRunner, credits_: Credits, *, timeout_seconds: float
+        self, runner: TransitionRunner, credits_: Credits, *, timeout_seconds: float
     ) -> None:
-        self._mover = mover
+        self._runner = runner
         self._credits = credits_
         self._timeout_seconds = timeout_seconds
 
@@ -76,7 +73,7 @@ class CreditHolds:
         it later.
         """
         with suppress(errors.StorageUnavailableError):
-            await self._mover.store.complete_key(request.id, accepted(request))
+            await self._runner.store.complete_key(request.id, accepted(request))
         return request
 
     async def settle(self, request_id: UUID, key: str) -> None:
@@ -88,21 +85,21 @@ class CreditHolds:
         Where the credit service does not answer, the hold stays as it is; where it can never
         answer, the hold is parked and the account flagged (REQ-016).
         """
-        request = await self._mover.store.load(request_id)
+        request = await self._runner.store.load(request_id)
         if request is None or (hold := request.placing) is None or hold.key != key:
             return
         try:
             if is_waiting_for(request, hold):
                 await self._place(request, hold)
             else:
-                await self._mover.store.give_back_late(
-                    hold, request, held=True, now=self._mover.now()
+                await self._runner.store.give_back_late(
+                    hold, request, held=True, now=self._runner.now()
                 )
         except errors.InsufficientCreditsError:
             pass  # written as refused; there is no caller left to tell
         except CreditsUndecidableError as error:
             log.error("hold_parked", hold=hold.key, reason=str(error))  # noqa: TRY400 - no fault of the code that runs here
-            await self._mover.store.park_hold(hold, reason=str(error), now=self._mover.now())
+            await self._runner.store.park_hold(hold, reason=str(error), now=self._runner.now())
         except CreditsUnknownError as error:
             log.warning(
                 "hold_still_unknown", generation_request_id=str(request_id), reason=str(error)
@@ -117,15 +114,17 @@ class CreditHolds:
         Raises:
             CreditsUnavailableError: the decision could not be kept now; nothing has changed.
         """
-        found = await self._mover.store.hold(key)
-        request = await self._mover.store.load(found[0]) if found else None
+        found = await self._runner.store.hold(key)
+        request = await self._runner.store.load(found[0]) if found else None
         if found is None or request is None:
             return False
         try:
             await self._credits.decide(_reservation(request, found[1]), charged=charged)
         except CreditsUnknownError as error:
             raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
-        if await self._mover.store.unpark_hold(key, by=by, charged=charged, now=self._mover.now()):
+        if await self._runner.store.unpark_hold(
+            key, by=by, charged=charged, now=self._runner.now()
+        ):
             await self.settle(request.id, key)
         return True
 
@@ -152,47 +151,30 @@ class CreditHolds:
         self, request: GenerationRequest, hold: Hold, *, held: bool
     ) -> GenerationRequest:
         answered = replace(hold, state=HoldState.HELD if held else HoldState.REFUSED)
-
-        def decide(current: GenerationRequest) -> StateChange | None:
-            return self._change(current, answered) if is_waiting_for(current, hold) else None
-
-        after = await self._mover.move(request.id, decide, known=request)
+        applied = await self._runner.run(
+            request.id,
+            partial(commands.resolve_hold, hold=answered),
+            respond=_accept if held else partial(_refuse, hold=hold),
+            known=request,
+        )
+        after, now = applied.request, self._runner.now()
         if after.placing is not None and after.placing.key == hold.key:
-            await self._mover.store.give_back_late(hold, after, held=held, now=self._mover.now())
+            await self._runner.store.give_back_late(hold, after, held=held, now=now)
         elif held:
-            await self._mover.store.give_back_refused(hold, after, now=self._mover.now())
+            await self._runner.store.give_back_refused(hold, after, now=now)
         return after
 
-    def _change(self, current: GenerationRequest, hold: Hold) -> StateChange:
-        data = {"hold": hold.key, "credits": credits_text(hold.amount)}
-        if hold.state is HoldState.REFUSED:
-            failed = (
-                failure(worker_errors.INSUFFICIENT_CREDITS)
-                if current.state is State.VALIDATING_CREDITS
-                else None
-            )
-            change = self._mover.apply_event(
-                current,
-                Event.CREDITS_REFUSED,
-                hold=hold,
-                data=data,
-                failure=failed,
-                pending_action=None,
-                selected_sample_id=None,
-            )
-            refusal = {
-                "code": errors.InsufficientCreditsError.code,
-                "fields": {"required": credits_text(hold.amount)},
-            }
-            return replace(change, answer=ApiResponse(status=402, body=refusal))
-        if current.pending_action is None:
-            change = self._mover.apply_event(current, Event.CREDITS_HELD, hold=hold, data=data)
-        else:
-            event, fields = Event(current.pending_action["event"]), current.pending_action["fields"]
-            change = self._mover.apply_event(
-                current, event, hold=hold, data=data, **order_fields(current, event, fields)
-            )
-        return replace(change, answer=accepted(change.after))
+
+def _accept(change: StateChange) -> ApiResponse:
+    return accepted(change.after)
+
+
+def _refuse(_: StateChange, *, hold: Hold) -> ApiResponse:
+    refusal = {
+        "code": errors.InsufficientCreditsError.code,
+        "fields": {"required": credits_text(hold.amount)},
+    }
+    return ApiResponse(status=402, body=refusal)
 
 
 def _reservation(request: GenerationRequest, hold: Hold) -> Reservation:

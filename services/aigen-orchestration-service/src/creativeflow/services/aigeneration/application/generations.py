@@ -1,110 +1,63 @@
-"""What users and operators can do with a request: one method for each thing, from the first call to
-the last coin.
+"""The actions of users and operators on a request, one method each.
 
-Every method loads the request, lets one event happen to it, and writes the change guarded by its
-version; when somebody else was faster it looks again. Nothing foreign is called inside a
-transaction: a hold is first written as `placing`, then asked for, then written as held. Only
-credits in our own database are taken by the change itself; where that does not work they are asked
-for like all others, and refused where they are refused.
+A method loads what the decision needs (entitlements, models, a quote), runs a command of
+`domain/commands.py` through the transition runner, and settles the hold of what was ordered. No
+foreign system is called inside a transaction: a hold is written as `placing`, then asked for, then
+written as held. Credits in our own database are taken by the statement that begins the work; where
+they are not available the order takes the ordinary way and is refused there.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from creativeflow.services.aigeneration.application.credit_holds import CreditHolds
+from creativeflow.services.aigeneration.application.idempotency import (
+    ActionResult,
+    Caller,
+    accept_unless_placing,
+    accepted,
+    run_idempotent,
+)
 from creativeflow.services.aigeneration.application.moderation import PromptModeration
 from creativeflow.services.aigeneration.application.quotes import Quotes
 from creativeflow.services.aigeneration.application.transitions import (
-    ActionResult,
-    Caller,
     CreditsNotTakenError,
     TransitionRunner,
-    accepted,
-    check_version,
 )
-from creativeflow.services.aigeneration.domain import errors, worker_errors
-from creativeflow.services.aigeneration.domain.formats import final_size
-from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Event, Stage, State
-from creativeflow.services.aigeneration.domain.model_routing import Asked, ModelChoice, Routing
-from creativeflow.services.aigeneration.domain.moderation import ModerationOutcome, ModerationResult
-from creativeflow.services.aigeneration.domain.ordering import (
-    as_held,
-    build_quote,
-    charge_data,
-    check_model,
-    check_plan,
-    check_quote,
-    check_selectable,
-    hold_for,
-    is_repeat,
-    order_fields,
-    quote_terms,
-    timeline_data,
-    to_route,
+from creativeflow.services.aigeneration.domain import commands, errors
+from creativeflow.services.aigeneration.domain.commands import (
+    AlreadyDone,
+    Offer,
+    SampleChoice,
+    Submission,
 )
-from creativeflow.services.aigeneration.domain.pricing import (
-    Charge,
-    Funding,
-    Plan,
-    is_high_resolution,
-    price_final,
-    price_samples,
-)
+from creativeflow.services.aigeneration.domain.events import Order
+from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Origin, Stage
+from creativeflow.services.aigeneration.domain.model_routing import Routing
+from creativeflow.services.aigeneration.domain.moderation import ModerationOutcome
+from creativeflow.services.aigeneration.domain.ordering import build_quote, check_plan, quote_terms
 from creativeflow.services.aigeneration.domain.representation import to_resource
-from creativeflow.services.aigeneration.domain.request import (
-    Brief,
-    GenerationRequest,
-    HoldState,
-    Route,
-    iso,
-)
+from creativeflow.services.aigeneration.domain.request import Brief, GenerationRequest, iso
 from creativeflow.services.aigeneration.domain.transitions import (
     ApiResponse,
     IdempotencyClaim,
     StateChange,
-    failure,
-    started,
 )
 from creativeflow.services.aigeneration.ports import Credits, CreditsUnknownError, Entitlements
 
-__all__ = ["ActionResult", "Caller", "GenerationService", "Submission"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """A validated order for a new request."""
-
-    user_id: str
-    project_id: str | None
-    brief: Brief
-    metadata: Mapping[str, Any]
-    created_by: str
-    correlation_id: str
-    traceparent: str | None = None
-    retry_of: UUID | None = None
-    quote_id: str | None = None
-
-
-class DecideToPay(Protocol):
-    """What is to happen to a request as it stands; `at_once`: its credits are taken by the change
-    itself.
-    """
-
-    def __call__(self, request: GenerationRequest, *, at_once: bool) -> StateChange | None: ...
+__all__ = ["ActionResult", "Caller", "GenerationService", "SampleChoice", "Submission"]
 
 
 class GenerationService:
-    """Decides what users and operators ask for; its state is in the store, so any number of
-    processes may run it.
-    """
+    """The use cases of users and operators; stateless, so any number of processes may run it."""
 
     def __init__(
         self,
-        mover: TransitionRunner,
+        runner: TransitionRunner,
         credits_: Credits,
         *,
         entitlements: Callable[[str], Awaitable[Entitlements]],
@@ -114,123 +67,62 @@ class GenerationService:
         hold_seconds: float = 5.0,
         ledger_here: bool = False,
     ) -> None:
+        self._runner = runner
+        self._policy, self._now, self._new_id = runner.policy, runner.now, runner.new_id
         self._entitlements = entitlements
         self._quotes = quotes
         self._routing = routing
         self._prompts = prompts
-        self._policy, self._now, self._new_id = mover.policy, mover.now, mover.new_id
-        self._mover = mover
-        self._holds = CreditHolds(self._mover, credits_, timeout_seconds=hold_seconds)
+        self._holds = CreditHolds(runner, credits_, timeout_seconds=hold_seconds)
         self._ledger_here = ledger_here
 
-    # What a user does
+    # Users
 
     async def submit(
         self, order: Submission, claim: IdempotencyClaim | None = None
     ) -> ActionResult:
-        """Take a new request: priced, its credits being held or none needed, its job queued.
+        """Create a request: priced, its credits held or none needed, its job queued.
 
-        Idempotent on the claim: the same key gives the same answer and starts nothing twice.
+        Idempotent on the claim: the same key returns the same response and starts nothing twice.
 
         Raises:
-            PromptRejectedError, SafetyUnavailableError: the words may not be used, or nobody can
-            say now. FreeQuotaExhaustedError, InsufficientCreditsError: nothing was charged.
+            PromptRejectedError, SafetyUnavailableError: the prompt was rejected or not checked.
+            FreeQuotaExhaustedError, InsufficientCreditsError: nothing was charged.
             PlanRequiredError, AccountRestrictedError: the plan or the account does not allow it.
-            QuoteExpiredError: it no longer costs what was quoted; nothing was charged.
-            CreditsUnavailableError: the plan cannot be known right now.
+            QuoteExpiredError: the price is not the quoted one; nothing was charged.
+            CreditsUnavailableError: the plan is not known right now.
         """
-        return await self._mover.run_idempotent(claim, lambda: self._submit(order, claim))
+        return await self._idempotent(claim, partial(self._submit, order, claim))
 
     async def quote(self, user_id: str, brief: Brief) -> dict[str, Any]:
-        """What a request would cost, item by item, and what it would leave; starts nothing.
+        """Return the price of a request, item by item, and the balance after it; starts nothing.
 
-        Its `quote_id` binds these prices until `expires_at`: an action that comes with it costs
-        them, or is refused.
+        The `quote_id` binds these prices until `expires_at`: an action that sends it costs them, or
+        is refused.
         """
-        entitled = await self._entitled(user_id)
-        prices = self._policy.prices
-        models = {
-            stage: self._choose(stage, entitled.plan, brief, user_id).model for stage in Stage
-        }
-        check_plan(entitled.plan, brief, prices, models[Stage.SAMPLES])
-        terms, expires_at = (
-            quote_terms(entitled.plan, prices, models),
-            self._now() + self._policy.quote_validity,
-        )
-        return build_quote(entitled.plan, brief, prices, models, balance=entitled.balance) | {
+        offer, balance = await self._offer(user_id, user_id, None)
+        models = {stage: offer.choose_model(stage, brief, user_id).model for stage in Stage}
+        check_plan(offer.plan, brief, offer.prices, models[Stage.SAMPLES])
+        terms = quote_terms(offer.plan, offer.prices, models)
+        expires_at = offer.now + self._policy.quote_validity
+        return build_quote(offer.plan, brief, offer.prices, models, balance=balance) | {
             "quote_id": self._quotes.seal(user_id, terms, expires_at),
             "expires_at": iso(expires_at.replace(microsecond=0)),
         }
 
     async def select_sample(
-        self,
-        request_id: UUID,
-        sample_id: str,
-        caller: Caller,
-        *,
-        resolution: str | None,
-        file_format: str | None,
-        quote_id: str | None = None,
+        self, request_id: UUID, choice: SampleChoice, caller: Caller, *, quote_id: str | None = None
     ) -> ActionResult:
-        """Pick exactly one sample and order the final; the same sample again gives the same answer.
+        """Select one sample and order its final; the same selection again gives the same response.
 
         Raises:
-            AlreadySelectedError: another sample was picked before. InvalidRequestError: the sample
-            is not one of this round, or the resolution does not fit. QuoteExpiredError: it no
-            longer costs what was quoted; nothing was charged. PlanRequiredError,
-            InsufficientCreditsError, ActionInProgressError, InvalidStateError.
+            AlreadySelectedError: another sample was selected before.
+            InvalidRequestError: the sample is not of this round, or the resolution does not fit.
+            QuoteExpiredError: the price is not the quoted one; nothing was charged.
+            PlanRequiredError, InsufficientCreditsError, ActionInProgressError, InvalidStateError
         """
-
-        async def act() -> ActionResult:
-            entitled = await self._entitled(await self._mover.owner(request_id, caller))
-
-            def decide(request: GenerationRequest, *, at_once: bool) -> StateChange | None:
-                if request.selected_sample_id is not None:
-                    if not is_repeat(request, sample_id, resolution, file_format):
-                        raise errors.AlreadySelectedError(sample_id=request.selected_sample_id)
-                    return None
-                check_selectable(request, Event.SAMPLE_SELECTED)
-                if sample_id not in {sample["asset_id"] for sample in request.samples}:
-                    raise errors.InvalidRequestError.at(
-                        "/selected_sample_id",
-                        "unknown_sample",
-                        "Pick one of the request's current `samples`.",
-                    )
-                size = final_size(request.dimensions, resolution)
-                if (
-                    is_high_resolution(self._policy.prices, size.longest)
-                    and not entitled.plan.high_resolution
-                ):
-                    raise errors.PlanRequiredError(feature="A high-resolution final", plan="Pro")
-                choice = self._choose(Stage.FINAL, entitled.plan, request.brief, request.user_id)
-                check_model(entitled.plan, choice.model)
-                charge = price_final(
-                    entitled.plan,
-                    self._policy.prices,
-                    longest_side=size.longest,
-                    surcharge=choice.model.surcharge,
-                )
-                chosen = {
-                    "selected_sample_id": sample_id,
-                    "final_resolution": str(size),
-                    "file_format": file_format or request.file_format,
-                    "plan": entitled.plan.name,
-                    "route": to_route(choice),
-                }
-                check_quote(self._quotes.open(quote_id, request.user_id, self._now()), charge)
-                return self._order(
-                    request,
-                    Event.SAMPLE_SELECTED,
-                    charge,
-                    chosen,
-                    caller=caller,
-                    entitled=entitled,
-                    at_once=at_once,
-                )
-
-            return await self._act_and_pay(request_id, caller, decide)
-
-        return await self._mover.run_idempotent(caller.claim, act)
+        act = partial(self._select_sample, request_id, choice, caller, quote_id)
+        return await self._idempotent(caller.claim, act)
 
     async def regenerate(
         self,
@@ -239,51 +131,16 @@ class GenerationService:
         brief_changes: Mapping[str, str],
         quote_id: str | None = None,
     ) -> ActionResult:
-        """Ask for another round of samples, at the price of a sample set (REQ-008).
+        """Order another round of samples, at the price of a sample set (REQ-008).
 
         Raises:
             PromptRejectedError, PromptReviewRequiredError, SafetyUnavailableError: because of the
-            changed words. TooManyRoundsError, ActionInProgressError, InvalidStateError,
-            FreeQuotaExhaustedError, InsufficientCreditsError, QuoteExpiredError.
+            changed words.
+            TooManyRoundsError, ActionInProgressError, InvalidStateError, FreeQuotaExhaustedError,
+            InsufficientCreditsError, QuoteExpiredError
         """
-
-        async def act() -> ActionResult:
-            self._routing().check_named(brief_changes.get("model"))
-            before = await self._mover.load_owned(request_id, caller)
-            entitled = await self._entitled(before.user_id)
-            if brief_changes.keys() & {"input_prompt", "style_guidance"}:
-                changed = Brief(**{**before.brief, **brief_changes})  # type: ignore[typeddict-item]
-                await self._prompts.judge_change(before.user_id, changed)
-
-            def decide(request: GenerationRequest, *, at_once: bool) -> StateChange:
-                check_selectable(request, Event.REGENERATION_REQUESTED)
-                if request.selected_sample_id is not None:
-                    raise errors.AlreadySelectedError(sample_id=request.selected_sample_id)
-                if request.round >= request.max_rounds:
-                    raise errors.TooManyRoundsError(limit=request.max_rounds)
-                brief = Brief(**{**request.brief, **brief_changes})  # type: ignore[typeddict-item]
-                choice = self._choose(Stage.SAMPLES, entitled.plan, brief, request.user_id)
-                check_model(entitled.plan, choice.model)
-                charge = price_samples(entitled.plan, self._policy.prices, choice.model.surcharge)
-                check_quote(self._quotes.open(quote_id, request.user_id, self._now()), charge)
-                fields = {
-                    "brief": dict(brief_changes),
-                    "plan": entitled.plan.name,
-                    "route": to_route(choice),
-                }
-                return self._order(
-                    request,
-                    Event.REGENERATION_REQUESTED,
-                    charge,
-                    fields,
-                    caller=caller,
-                    entitled=entitled,
-                    at_once=at_once,
-                )
-
-            return await self._act_and_pay(request_id, caller, decide)
-
-        return await self._mover.run_idempotent(caller.claim, act)
+        act = partial(self._regenerate, request_id, caller, brief_changes, quote_id)
+        return await self._idempotent(caller.claim, act)
 
     async def retry(
         self,
@@ -295,148 +152,72 @@ class GenerationService:
         traceparent: str | None = None,
         quote_id: str | None = None,
     ) -> ActionResult:
-        """Start a request that ended without its result again, as a new request with `retry_of`.
+        """Start a request that ended without its result again, as a new one with `retry_of`.
 
         Raises:
-            InvalidStateError: it has not ended, or it ended well.
+            InvalidStateError: the request is live or was completed.
         """
-
-        async def act() -> ActionResult:
-            self._routing().check_named(changes.get("model"))
-            request = await self._mover.load_owned(request_id, caller)
-            check_version(request, caller)
-            if not request.terminal or request.state is State.COMPLETED:
-                raise errors.InvalidStateError(state=request.state)
-            brief = Brief(**{**request.brief, **changes})  # type: ignore[typeddict-item]
-            if (
-                request.state is State.CONTENT_REJECTED
-                and brief["input_prompt"] == request.brief["input_prompt"]
-            ):
-                raise errors.InvalidRequestError.at(
-                    "/updated_prompt",
-                    "prompt_unchanged",
-                    "The prompt was rejected as it is: send another one.",
-                )
-            order = Submission(
-                user_id=request.user_id,
-                project_id=request.project_id,
-                brief=brief,
-                metadata=request.metadata,
-                created_by=caller.name,
-                correlation_id=correlation_id,
-                traceparent=traceparent,
-                retry_of=request.id,
-                quote_id=quote_id,
-            )
-            return await self._submit(order, caller.claim)
-
-        return await self._mover.run_idempotent(caller.claim, act)
+        act = partial(
+            self._retry,
+            request_id,
+            caller,
+            changes,
+            correlation_id=correlation_id,
+            traceparent=traceparent,
+            quote_id=quote_id,
+        )
+        return await self._idempotent(caller.claim, act)
 
     async def cancel(self, request_id: UUID, caller: Caller) -> ActionResult:
-        """End a request early; what is held is given back. On an ended request nothing happens.
+        """End a request early and release its holds; an ended request stays as it is.
 
         `outcome` is `cancellation_requested` where a worker may still be busy: its results will be
         refused.
         """
+        return await self._idempotent(caller.claim, partial(self._cancel, request_id, caller))
 
-        async def act() -> ActionResult:
-            outcome = "already_terminal"
-
-            def decide(request: GenerationRequest) -> StateChange | None:
-                nonlocal outcome
-                if request.terminal:
-                    outcome = "already_terminal"
-                    return None
-                outcome = "cancellation_requested" if request.state in IN_FLIGHT else "cancelled"
-                change = self._mover.apply_event(
-                    request, Event.CANCEL_REQUESTED, data={"by": caller.name}, pending_action=None
-                )
-                return replace(
-                    change,
-                    claim=caller.claim,
-                    answer=ApiResponse(status=200, body=body(change.after)),
-                )
-
-            def body(request: GenerationRequest) -> dict[str, Any]:
-                return to_resource(request) | {"outcome": outcome}
-
-            request = await self._mover.move(request_id, decide, caller)
-            acted = outcome != "already_terminal"
-            return ActionResult(
-                answer=ApiResponse(status=200, body=body(request)), request=request, acted=acted
-            )
-
-        return await self._mover.run_idempotent(caller.claim, act)
+    # Operators
 
     async def force_fail(self, request_id: UUID, caller: Caller, reason: str) -> ActionResult:
-        """An operator ends a live request; what is held is given back and who did it stands in the
-        timeline.
-        """
-
-        def decide(request: GenerationRequest) -> StateChange:
-            change = self._mover.apply_event(
-                request,
-                Event.OPERATOR_FAILED,
-                data={"by": caller.name, "reason": reason},
-                failure=failure(worker_errors.OPERATOR_ENDED),
-                pending_action=None,
-            )
-            return replace(
-                change,
-                claim=caller.claim,
-                answer=ApiResponse(status=200, body=to_resource(change.after)),
-            )
-
-        async def act() -> ActionResult:
-            request = await self._mover.move(request_id, decide, caller)
-            return ActionResult(
-                answer=ApiResponse(status=200, body=to_resource(request)), request=request
-            )
-
-        return await self._mover.run_idempotent(caller.claim, act)
+        """End a live request and release its holds; the timeline names the operator."""
+        return await self._idempotent(
+            caller.claim, partial(self._force_fail, request_id, caller, reason)
+        )
 
     async def review(
         self, request_id: UUID, caller: Caller, *, accepted_: bool
     ) -> GenerationRequest:
-        """An operator has looked at a prompt: the request goes on, or is rejected. Again: nothing
-        happens.
+        """Accept or reject a prompt in review; a request that is not in review stays as it is.
 
         Raises:
-            NotFoundError: no such request. CreditsUnavailableError: the plan cannot be known right
-            now.
+            NotFoundError: no such request.
+            CreditsUnavailableError: the plan is not known right now.
         """
-        before = await self._mover.load_owned(request_id, caller)
+        before = await self._runner.load_owned(request_id, caller)
         if not before.in_review:
             return before
         if not accepted_:
-            return await self._mover.move(
-                request_id, lambda request: self._reject(request, caller), caller
-            )
-        entitled = await self._entitlements_known(before.user_id)
-        surcharge = self._choose(
-            Stage.SAMPLES, entitled.plan, before.brief, before.user_id
-        ).model.surcharge
-        charge = price_samples(entitled.plan, self._policy.prices, surcharge)
+            reject = partial(commands.reject_review, by=caller.name)
+            return (await self._runner.run(request_id, reject, caller)).request
+        entitled = await self._known_entitlements(before.user_id)
+        offer = self._offer_for(before.user_id, caller.name, entitled, None)
         try:
-            request = await self._mover.move(
-                request_id, lambda request: self._accept(request, charge, entitled, caller), caller
-            )
+            accept = partial(commands.accept_review, offer=offer)
+            request = (await self._runner.run(request_id, accept, caller)).request
             return (await self._holds.place_for_caller(request)).request or request
         except (errors.InsufficientCreditsError, errors.FreeQuotaExhaustedError):
-            return await self._mover.move(request_id, self._cannot_pay, caller)
-
-    # What the credit service answers
+            return (await self._runner.run(request_id, commands.refuse_reviewed, caller)).request
 
     async def settle_hold(self, request_id: UUID, key: str) -> None:
-        """Find out what became of a hold nobody waits for any more; see `Holds.settle`."""
+        """Settle a hold that no caller waits for any more; see `CreditHolds.settle`."""
         await self._holds.settle(request_id, key)
 
     async def decide_hold(self, key: str, *, charged: bool, by: str) -> None:
-        """An operator says whether a hold in doubt was charged; see `Holds.decide`. Again: nothing
-        happens.
+        """Record whether a hold in doubt was charged; see `CreditHolds.decide`. Idempotent.
 
         Raises:
-            NotFoundError: no hold has this key. CreditsUnavailableError: it could not be kept now.
+            NotFoundError: no hold has this key.
+            CreditsUnavailableError: the decision could not be stored now.
         """
         if not await self._holds.decide(key, charged=charged, by=by):
             raise errors.NotFoundError
@@ -444,235 +225,155 @@ class GenerationService:
     # How it is done
 
     async def _submit(self, order: Submission, claim: IdempotencyClaim | None) -> ActionResult:
-        entitled = await self._entitled(order.user_id)
-        verdict = await self._prompts.judge(order.user_id, order.brief)
-        choice = self._choose(Stage.SAMPLES, entitled.plan, order.brief, order.user_id)
-        check_plan(entitled.plan, order.brief, self._policy.prices, choice.model)
-        charge = price_samples(entitled.plan, self._policy.prices, choice.model.surcharge)
-        check_quote(self._quotes.open(order.quote_id, order.user_id, self._now()), charge)
-        request = self._new_request(order, entitled.plan, charge, to_route(choice))
-        data = {
-            "by": order.created_by,
-            "charge": _payable(charge, entitled),
-            "retry_of": order.retry_of,
-            "route": request.route,
-        }
-        if verdict.outcome is ModerationOutcome.REVIEW:
-            request = self._for_review(request, verdict)
-            return await self._start(request, data | {"review": verdict.category}, claim)
-        if charge.funding is not Funding.CREDITS:
-            return await self._start(request, data, claim)
-        if self._ledger_here:
+        offer, _ = await self._offer(order.user_id, order.created_by, order.quote_id)
+        moderated = await self._prompts.judge(order.user_id, order.brief)
+        in_review = moderated.outcome is ModerationOutcome.REVIEW
+        submitted = commands.submit(
+            order,
+            self._new_id(),
+            offer,
+            max_rounds=self._policy.max_rounds,
+            review=moderated.category if in_review else None,
+        )
+        respond = accept_unless_placing if claim else None
+        if submitted.origin is Origin.NEEDS_CREDITS and self._ledger_here:
             with suppress(CreditsNotTakenError):
-                return await self._start(self._held(request), data, claim)
-        await self._mover.write_new(started(request, data=data, claim=claim))
+                taking = commands.take_credits(submitted)
+                request = await self._runner.create(taking, claim, respond)
+                return ActionResult(answer=accepted(request), request=request)
+        request = await self._runner.create(submitted, claim, respond)
         return await self._holds.place_for_caller(request)
 
-    async def _start(
-        self, request: GenerationRequest, data: Mapping[str, Any], claim: IdempotencyClaim | None
+    async def _select_sample(
+        self, request_id: UUID, choice: SampleChoice, caller: Caller, quote_id: str | None
     ) -> ActionResult:
-        """Write a new request, and what its caller is told with it."""
-        answer = accepted(request)
-        await self._mover.write_new(
-            started(request, data=data, claim=claim, answer=answer if claim else None)
-        )
-        return ActionResult(answer=answer, request=request)
+        user_id = await self._runner.find_owner(request_id, caller)
+        offer, _ = await self._offer(user_id, caller.name, quote_id)
+        select = partial(commands.select_sample, choice=choice, offer=offer)
+        return await self._order(request_id, caller, select)
 
-    def _held(self, request: GenerationRequest) -> GenerationRequest:
-        """A new request whose hold is taken in the statement that writes it, so that it waits for
-        its turn at once.
-        """
-        return replace(
-            request,
-            state=State.PENDING,
-            attempt=1,
-            job_id=self._new_id(),
-            due_at=request.created_at,
-            holds=tuple(map(as_held, request.holds)),
-        )
-
-    def _new_request(
-        self, order: Submission, plan: Plan, charge: Charge, route: Route
-    ) -> GenerationRequest:
-        """The request in its first state: waiting for its hold, or for its turn where nothing is to
-        be paid.
-        """
-        now, request_id = self._now(), self._new_id()
-        hold = hold_for(charge, request_id, Stage.SAMPLES, 1, now)
-        waits = charge.funding is not Funding.CREDITS
-        return GenerationRequest(
-            id=request_id,
-            user_id=order.user_id,
-            project_id=order.project_id,
-            created_by=order.created_by,
-            correlation_id=order.correlation_id,
-            traceparent=order.traceparent,
-            state=State.PENDING if waits else State.VALIDATING_CREDITS,
-            stage=Stage.SAMPLES,
-            round=1,
-            attempt=1 if waits else 0,
-            job_id=self._new_id() if waits else None,
-            due_at=now if waits else None,
-            version=1,
-            plan=plan.name,
-            brief=order.brief,
-            metadata=order.metadata,
-            retry_of=order.retry_of,
-            max_rounds=self._policy.max_rounds,
-            route=route,
-            deadline_at=now + self._policy.dispatch_deadline,
-            created_at=now,
-            updated_at=now,
-            holds=(hold,) if hold else (),
-        )
-
-    def _for_review(
-        self, request: GenerationRequest, verdict: ModerationResult
-    ) -> GenerationRequest:
-        """The request as it waits for a person: nothing is held, and no job is queued."""
-        return replace(
-            request,
-            state=State.VALIDATING_CREDITS,
-            attempt=0,
-            job_id=None,
-            due_at=None,
-            holds=(),
-            deadline_at=request.created_at + self._policy.review_deadline,
-            pending_action={
-                "event": Event.REVIEW_PASSED.value,
-                "fields": {"category": verdict.category},
-            },
-        )
-
-    def _accept(
-        self, request: GenerationRequest, charge: Charge, entitled: Entitlements, caller: Caller
-    ) -> StateChange | None:
-        if not request.in_review:
-            return None
-        hold = hold_for(
-            charge, request.id, Stage.SAMPLES, request.round, self._now(), earlier=request.holds
-        )
-        event = Event.CREDITS_ASKED if charge.funding is Funding.CREDITS else Event.REVIEW_PASSED
-        data = {"by": caller.name, "review": "passed", "charge": _payable(charge, entitled)}
-        return self._mover.apply_event(
-            request, event, hold=hold, data=data, pending_action=None, plan=entitled.plan.name
-        )
-
-    def _reject(self, request: GenerationRequest, caller: Caller) -> StateChange | None:
-        if not request.in_review:
-            return None
-        return self._mover.apply_event(
-            request,
-            Event.REVIEW_REJECTED,
-            data={"by": caller.name},
-            failure=failure(worker_errors.PROMPT_REFUSED),
-            pending_action=None,
-        )
-
-    def _cannot_pay(self, request: GenerationRequest) -> StateChange | None:
-        """The allowance is used up by now; credits that were refused have been written so
-        already.
-        """
-        if not request.in_review:
-            return None
-        return self._mover.apply_event(
-            request,
-            Event.CREDITS_REFUSED,
-            failure=failure(worker_errors.INSUFFICIENT_CREDITS),
-            pending_action=None,
-        )
-
-    def _order(
+    async def _regenerate(
         self,
-        request: GenerationRequest,
-        event: Event,
-        charge: Charge,
-        fields: dict[str, Any],
-        *,
+        request_id: UUID,
         caller: Caller,
-        entitled: Entitlements,
-        at_once: bool,
-    ) -> StateChange:
-        """Queue the next job, or first ask for the credits it costs; `at_once`: they are taken
-        along instead.
-        """
-        stage = Stage.FINAL if event is Event.SAMPLE_SELECTED else Stage.SAMPLES
-        round_number = request.round + (stage is Stage.SAMPLES)
-        hold = hold_for(charge, request.id, stage, round_number, self._now(), earlier=request.holds)
-        data = {"by": caller.name, "charge": _payable(charge, entitled), **timeline_data(fields)}
-        if at_once and hold is not None:
-            hold = as_held(hold)
-        if hold is None or hold.state is HoldState.HELD:
-            change = self._mover.apply_event(
-                request, event, hold=hold, data=data, **order_fields(request, event, fields)
-            )
-            return replace(
-                change, claim=caller.claim, answer=accepted(change.after) if caller.claim else None
-            )
-        chosen = (
-            {"selected_sample_id": fields["selected_sample_id"]} if stage is Stage.FINAL else {}
-        )
-        pending = {"event": event.value, "fields": fields}
-        change = self._mover.apply_event(
-            request, Event.CREDITS_ASKED, hold=hold, data=data, pending_action=pending, **chosen
-        )
-        return replace(change, claim=caller.claim)
-
-    async def _act_and_pay(
-        self, request_id: UUID, caller: Caller, decide: DecideToPay
+        brief_changes: Mapping[str, str],
+        quote_id: str | None,
     ) -> ActionResult:
-        acted = False
+        self._routing().check_named(brief_changes.get("model"))
+        before = await self._runner.load_owned(request_id, caller)
+        offer, _ = await self._offer(before.user_id, caller.name, quote_id)
+        if brief_changes.keys() & {"input_prompt", "style_guidance"}:
+            changed = Brief(**{**before.brief, **brief_changes})  # type: ignore[typeddict-item]
+            await self._prompts.judge_change(before.user_id, changed)
+        regenerate = partial(commands.regenerate_samples, brief_changes=brief_changes, offer=offer)
+        return await self._order(request_id, caller, regenerate)
 
-        def watched(request: GenerationRequest, *, at_once: bool) -> StateChange | None:
-            nonlocal acted
-            change = decide(request, at_once=at_once)
-            acted = change is not None
-            return change
-
+    async def _order(
+        self,
+        request_id: UUID,
+        caller: Caller,
+        decide: Callable[[GenerationRequest], Order | AlreadyDone],
+    ) -> ActionResult:
+        """Begin paid work, with the credits taken by the same statement where they are ours."""
+        respond = accept_unless_placing if caller.claim else None
+        order = partial(commands.begin_order, decide=decide)
         try:
-            request = await self._mover.move(
-                request_id, partial(watched, at_once=self._ledger_here), caller
-            )
+            taking = partial(order, takes_credits=self._ledger_here)
+            applied = await self._runner.run(request_id, taking, caller, respond=respond)
         except CreditsNotTakenError:
-            request = await self._mover.move(request_id, partial(watched, at_once=False), caller)
+            asking = partial(order, takes_credits=False)
+            applied = await self._runner.run(request_id, asking, caller, respond=respond)
+        request, acted = applied.request, applied.change is not None
         if request.placing is not None and request.pending_action is not None:
             return replace(await self._holds.place_for_caller(request), acted=acted)
         return ActionResult(answer=accepted(request), request=request, acted=acted)
 
-    def _choose(self, stage: Stage, plan: Plan, brief: Brief, user_id: str) -> ModelChoice:
-        """The model for a stage, by the rules in force now."""
-        return self._routing().choose(
-            Asked(
-                stage=stage,
-                plan=plan,
-                output_format=brief["output_format"],
-                user_id=user_id,
-                named=brief.get("model"),
-            )
+    async def _retry(
+        self,
+        request_id: UUID,
+        caller: Caller,
+        changes: Mapping[str, Any],
+        *,
+        correlation_id: str,
+        traceparent: str | None,
+        quote_id: str | None,
+    ) -> ActionResult:
+        self._routing().check_named(changes.get("model"))
+        request = await self._runner.load_owned(request_id, caller)
+        caller.check_version(request)
+        order = Submission(
+            user_id=request.user_id,
+            project_id=request.project_id,
+            brief=commands.retried_brief(request, changes),
+            metadata=request.metadata,
+            created_by=caller.name,
+            correlation_id=correlation_id,
+            traceparent=traceparent,
+            retry_of=request.id,
+            quote_id=quote_id,
+        )
+        return await self._submit(order, caller.claim)
+
+    async def _cancel(self, request_id: UUID, caller: Caller) -> ActionResult:
+        cancel = partial(commands.cancel, by=caller.name)
+        applied = await self._runner.run(request_id, cancel, caller, respond=_respond_to_cancel)
+        if applied.change is not None:
+            answer = _respond_to_cancel(applied.change)
+            return ActionResult(answer=answer, request=applied.request)
+        body = to_resource(applied.request) | {"outcome": "already_terminal"}
+        return ActionResult(
+            answer=ApiResponse(status=200, body=body), request=applied.request, acted=False
         )
 
-    async def _entitled(self, user_id: str) -> Entitlements:
-        entitled = await self._entitlements_known(user_id)
+    async def _force_fail(self, request_id: UUID, caller: Caller, reason: str) -> ActionResult:
+        fail = partial(commands.force_fail, by=caller.name, reason=reason)
+        applied = await self._runner.run(request_id, fail, caller, respond=_respond_with_resource)
+        answer = ApiResponse(status=200, body=to_resource(applied.request))
+        return ActionResult(answer=answer, request=applied.request)
+
+    async def _idempotent(
+        self, claim: IdempotencyClaim | None, act: Callable[[], Awaitable[ActionResult]]
+    ) -> ActionResult:
+        return await run_idempotent(self._runner.store, claim, act)
+
+    async def _offer(self, user_id: str, by: str, quote_id: str | None) -> tuple[Offer, int | None]:
+        """Return what the user's orders are priced by, and their balance where it is known.
+
+        Raises:
+            AccountRestrictedError: the account is restricted.
+            CreditsUnavailableError: the plan is not known right now.
+        """
+        entitled = await self._known_entitlements(user_id)
         if entitled.restricted:
             raise errors.AccountRestrictedError
-        return entitled
+        return self._offer_for(user_id, by, entitled, quote_id), entitled.balance
 
-    async def _entitlements_known(self, user_id: str) -> Entitlements:
+    def _offer_for(
+        self, user_id: str, by: str, entitled: Entitlements, quote_id: str | None
+    ) -> Offer:
+        now = self._now()
+        return Offer(
+            plan=entitled.plan,
+            stale=entitled.stale,
+            prices=self._policy.prices,
+            routing=self._routing(),
+            by=by,
+            now=now,
+            open_quote=partial(self._quotes.open, quote_id, user_id, now),
+        )
+
+    async def _known_entitlements(self, user_id: str) -> Entitlements:
         try:
             return await self._entitlements(user_id)
         except CreditsUnknownError as error:
             raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
 
 
-def _payable(charge: Charge, entitled: Entitlements) -> dict[str, Any]:
-    """The charge as the timeline shows it, marked where it rests on what the credit service said
-    minutes ago.
+def _respond_to_cancel(change: StateChange) -> ApiResponse:
+    busy = change.before is not None and change.before.state in IN_FLIGHT
+    outcome = "cancellation_requested" if busy else "cancelled"
+    return ApiResponse(status=200, body=to_resource(change.after) | {"outcome": outcome})
 
-    Raises:
-        CreditsUnavailableError: it costs credits, and the credit service does not answer.
-    """
-    if not entitled.stale:
-        return charge_data(charge)
-    if charge.funding is Funding.CREDITS:
-        raise errors.CreditsUnavailableError(retry_after_seconds=5)
-    return charge_data(charge) | {"entitlements": "stale"}
+
+def _respond_with_resource(change: StateChange) -> ApiResponse:
+    return ApiResponse(status=200, body=to_resource(change.after))

@@ -241,12 +241,12 @@ class Container:
         comparison = ReconciliationStore(self.database)
         self.reconciliation = Reconciliation(comparison, self.credits, now=now)
         self.broker = self._broker(settings.engine_url, topology(settings))
-        mover = TransitionRunner(
-            self.store, policy=self.policy, now=now, new_id=new_id, on_written=self._on_written
+        self.runner = TransitionRunner(
+            self.store, policy=self.policy, now=now, new_id=new_id, on_committed=self._on_committed
         )
-        self.jobs = JobService(mover, routing=self.routing)
+        self.jobs = JobService(self.runner, routing=self.routing)
         self.orchestrator = GenerationService(
-            mover,
+            self.runner,
             self.credits,
             entitlements=self.entitlements,
             quotes=Quotes(self.secrets.keys),
@@ -461,7 +461,7 @@ class Container:
         )
         return await self.assets.save_reference(data, user)
 
-    def _on_written(self, change: StateChange) -> None:
+    def _on_committed(self, change: StateChange) -> None:
         """A change was committed in this process: those who wait for it are told at once."""
         metrics.count(change)
         self.hub.written(change)

@@ -1,9 +1,8 @@
-"""The state machine: TRANSITIONS says for every state and event where a request goes and what that
-sets off.
+"""The state machine: TRANSITIONS gives the next state and the effects for every state and event.
 
-Policy is read off a line here and nowhere else. The diagram in docs/lifecycle.md and the actions
-which the API offers are made from this table; the constraints of the database are compared with it
-by a test.
+Policy is read off a row of this table and nowhere else. The diagram in docs/lifecycle.md and the
+actions that the API offers are generated from it; the constraints of the database are compared with
+it by a test.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from creativeflow.services.aigeneration.domain.errors import IllegalTransitionEr
 
 
 class State(StrEnum):
-    """Where a request stands; the value is what callers see as `status`."""
+    """The state of a request; callers see the value as `status`."""
 
     VALIDATING_CREDITS = "VALIDATING_CREDITS"
     PENDING = "PENDING"
@@ -28,6 +27,14 @@ class State(StrEnum):
     EXPIRED = "EXPIRED"
 
 
+class Origin(StrEnum):
+    """What a new request still needs; the birth rows of the table begin here instead of a state."""
+
+    NEEDS_REVIEW = "needs review"
+    NEEDS_CREDITS = "needs credits"
+    FUNDED = "funded"
+
+
 class Stage(StrEnum):
     """What the current job makes. A stage is also the lane in which its jobs wait."""
 
@@ -36,8 +43,9 @@ class Stage(StrEnum):
 
 
 class Event(StrEnum):
-    """What can happen to a request, in the past tense; the value stands in the timeline."""
+    """What can happen to a request, in the past tense; the timeline stores the value."""
 
+    SUBMITTED = "submitted"
     REVIEW_PASSED = "review_passed"
     REVIEW_REJECTED = "review_rejected"
     CREDITS_HELD = "credits_held"
@@ -65,7 +73,7 @@ class Event(StrEnum):
 
 
 class Effect(StrEnum):
-    """What a move sets off, in the imperative; written in the same transaction as the new state."""
+    """An effect of a transition, in the imperative; written in the transaction of the new state."""
 
     QUEUE_JOB = "queue job"
     REQUEUE_JOB = "requeue job"
@@ -82,31 +90,25 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One line of the table: the state that follows, what that sets off, and the sentence for the
-    docs.
-    """
+    """One row of the table: the next state, the effects, and the reason for the documentation."""
 
     to: State
     effects: tuple[Effect, ...]
     because: str
 
 
-_S, _E, _F = State, Event, Effect
+_S, _E, _F, _O = State, Event, Effect, Origin
 
 _CANCEL = Transition(
-    _S.CANCELLED,
-    (_F.RELEASE, _F.ANNOUNCE_CANCELLATION),
-    "The user no longer wants it; what is held is given back.",
+    _S.CANCELLED, (_F.RELEASE, _F.ANNOUNCE_CANCELLATION), "The user cancels; holds are released."
 )
 _EXHAUST = Transition(
-    _S.FAILED,
-    (_F.RELEASE, _F.ANNOUNCE_FAILURE),
-    "No attempt is left; a failure on our side costs nothing.",
+    _S.FAILED, (_F.RELEASE, _F.ANNOUNCE_FAILURE), "No attempt is left; the holds are released."
 )
 _AGAIN = Transition(
     _S.PENDING,
     (_F.REQUEUE_JOB,),
-    "The attempt failed for a passing reason; the same hold pays the next.",
+    "The attempt failed for a transient reason; the same hold covers the next one.",
 )
 _REFUSE_INPUT = Transition(
     _S.FAILED,
@@ -119,42 +121,58 @@ _REJECT = Transition(
     "The provider refuses the prompt; a sample set is charged unless a setting says otherwise.",
 )
 _SHOW = Transition(
-    _S.AWAITING_SELECTION, (_F.CAPTURE, _F.ANNOUNCE_SAMPLES), "At least one good sample came."
+    _S.AWAITING_SELECTION,
+    (_F.CAPTURE, _F.ANNOUNCE_SAMPLES),
+    "At least one valid sample was delivered.",
 )
 _FINISH = Transition(
     _S.COMPLETED,
     (_F.CAPTURE, _F.ANNOUNCE_FINAL),
-    "The final came in the size and format asked for.",
+    "The final was delivered in the ordered size and format.",
 )
 _FAIL = Transition(
     _S.FAILED,
     (_F.RELEASE, _F.ANNOUNCE_FAILURE),
-    "An operator ended it; what is held is given back.",
+    "An operator ended the request; holds are released.",
 )
 _WAITED = Transition(
     _S.FAILED,
     (_F.RELEASE, _F.ANNOUNCE_FAILURE),
-    "It waited too long for its turn; nothing is charged.",
+    "It waited longer than its deadline; nothing is charged.",
 )
 _SAMPLES_BEGUN = Transition(
-    _S.PROCESSING_SAMPLES, (), "A worker reports that it has begun, before or after the confirm."
+    _S.PROCESSING_SAMPLES, (), "A worker reports the start, before or after the broker's confirm."
 )
 _FINAL_BEGUN = Transition(
-    _S.PROCESSING_FINAL, (), "A worker reports that it has begun, before or after the confirm."
+    _S.PROCESSING_FINAL, (), "A worker reports the start, before or after the broker's confirm."
 )
 
-TRANSITIONS: dict[tuple[State, Event], Transition] = {
-    # A person looks at the prompt, or the hold for the first samples is being placed.
+TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
+    # A request is created.
+    (_O.NEEDS_REVIEW, _E.SUBMITTED): Transition(
+        _S.VALIDATING_CREDITS, (), "The prompt waits for an operator's review; nothing is held."
+    ),
+    (_O.NEEDS_CREDITS, _E.SUBMITTED): Transition(
+        _S.VALIDATING_CREDITS, (), "The credit service is asked for a hold."
+    ),
+    (_O.FUNDED, _E.SUBMITTED): Transition(
+        _S.PENDING,
+        (_F.QUEUE_JOB,),
+        "Nothing is to be held, or the same statement takes the credits.",
+    ),
+    # The prompt is in review, or the hold for the first samples is being placed.
     (_S.VALIDATING_CREDITS, _E.REVIEW_PASSED): Transition(
-        _S.PENDING, (_F.QUEUE_JOB,), "A person accepts the prompt, and nothing is to be held."
+        _S.PENDING, (_F.QUEUE_JOB,), "An operator accepts the prompt, and nothing is to be held."
     ),
     (_S.VALIDATING_CREDITS, _E.REVIEW_REJECTED): Transition(
         _S.CONTENT_REJECTED,
         (_F.ANNOUNCE_FAILURE,),
-        "A person does not accept the prompt; nothing was charged.",
+        "An operator rejects the prompt; nothing was charged.",
     ),
     (_S.VALIDATING_CREDITS, _E.CREDITS_ASKED): Transition(
-        _S.VALIDATING_CREDITS, (), "A person accepts the prompt; the credit service is being asked."
+        _S.VALIDATING_CREDITS,
+        (),
+        "An operator accepts the prompt; the credit service is asked for a hold.",
     ),
     (_S.VALIDATING_CREDITS, _E.CREDITS_HELD): Transition(
         _S.PENDING, (_F.QUEUE_JOB,), "The credits are held."
@@ -162,7 +180,7 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
     (_S.VALIDATING_CREDITS, _E.CREDITS_REFUSED): Transition(
         _S.FAILED,
         (_F.ANNOUNCE_FAILURE,),
-        "The credit service says no; there is nothing to give back.",
+        "The credit service refuses; there is nothing to release.",
     ),
     (_S.VALIDATING_CREDITS, _E.CANCEL_REQUESTED): _CANCEL,
     (_S.VALIDATING_CREDITS, _E.DEADLINE_PASSED): _WAITED,
@@ -170,7 +188,7 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
     # The job waits for its turn. Results are legal: the lease of a job that did reach a worker may
     # have expired.
     (_S.PENDING, _E.JOB_LEASED): Transition(
-        _S.PUBLISHING_TO_QUEUE, (), "A dispatcher took the job."
+        _S.PUBLISHING_TO_QUEUE, (), "A dispatcher leased the job."
     ),
     (_S.PENDING, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
     (_S.PENDING, _E.FINAL_STARTED): _FINAL_BEGUN,
@@ -193,7 +211,7 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
     (_S.PUBLISHING_TO_QUEUE, _E.JOB_RETURNED): Transition(
         _S.PENDING,
         (),
-        "The broker did not take it, or nobody knows: the same job is published again.",
+        "The broker refused the job or its confirm is unknown: the same job is published again.",
     ),
     (_S.PUBLISHING_TO_QUEUE, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
     (_S.PUBLISHING_TO_QUEUE, _E.FINAL_STARTED): _FINAL_BEGUN,
@@ -209,7 +227,7 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
     # A worker makes samples.
     (_S.PROCESSING_SAMPLES, _E.SAMPLES_STARTED): _SAMPLES_BEGUN,
     (_S.PROCESSING_SAMPLES, _E.PROGRESS_REPORTED): Transition(
-        _S.PROCESSING_SAMPLES, (), "The worker says how far it is."
+        _S.PROCESSING_SAMPLES, (), "The worker reports progress."
     ),
     (_S.PROCESSING_SAMPLES, _E.SAMPLES_DELIVERED): _SHOW,
     (_S.PROCESSING_SAMPLES, _E.ATTEMPT_FAILED): _AGAIN,
@@ -218,14 +236,16 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
     (_S.PROCESSING_SAMPLES, _E.PROMPT_REJECTED): _REJECT,
     (_S.PROCESSING_SAMPLES, _E.CANCEL_REQUESTED): _CANCEL,
     (_S.PROCESSING_SAMPLES, _E.OPERATOR_FAILED): _FAIL,
-    # The user looks at the samples. While a hold for the next step is being placed the state stays.
+    # The samples wait for a selection; the state stays while the hold of the next step is placed.
     (_S.AWAITING_SELECTION, _E.CREDITS_ASKED): Transition(
-        _S.AWAITING_SELECTION, (), "The next step costs credits; the credit service is being asked."
+        _S.AWAITING_SELECTION,
+        (),
+        "The next step costs credits; the credit service is asked for a hold.",
     ),
     (_S.AWAITING_SELECTION, _E.CREDITS_REFUSED): Transition(
         _S.AWAITING_SELECTION,
         (),
-        "The credit service says no; the samples stay and the user may choose again.",
+        "The credit service refuses; the samples stay and the user may choose again.",
     ),
     (_S.AWAITING_SELECTION, _E.SAMPLE_SELECTED): Transition(
         _S.PENDING, (_F.QUEUE_JOB,), "One sample is chosen and paid for, if it costs anything."
@@ -233,24 +253,24 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
     (_S.AWAITING_SELECTION, _E.REGENERATION_REQUESTED): Transition(
         _S.PENDING,
         (_F.QUEUE_JOB,),
-        "Another round of samples is wanted, at the price of a sample set.",
+        "Another round of samples is ordered, at the price of a sample set.",
     ),
     (_S.AWAITING_SELECTION, _E.CANCEL_REQUESTED): _CANCEL,
     (_S.AWAITING_SELECTION, _E.EXPIRY_NEARED): Transition(
         _S.AWAITING_SELECTION,
         (_F.ANNOUNCE_EXPIRING,),
-        "The samples will soon expire; the user is reminded once.",
+        "The samples expire soon; the user is notified once.",
     ),
     (_S.AWAITING_SELECTION, _E.DEADLINE_PASSED): Transition(
         _S.EXPIRED,
         (_F.RELEASE, _F.ANNOUNCE_EXPIRY),
-        "Nobody chose in time; delivered samples stay charged.",
+        "The selection deadline passed; delivered samples stay charged.",
     ),
     (_S.AWAITING_SELECTION, _E.OPERATOR_FAILED): _FAIL,
     # A worker makes the final.
     (_S.PROCESSING_FINAL, _E.FINAL_STARTED): _FINAL_BEGUN,
     (_S.PROCESSING_FINAL, _E.PROGRESS_REPORTED): Transition(
-        _S.PROCESSING_FINAL, (), "The worker says how far it is."
+        _S.PROCESSING_FINAL, (), "The worker reports progress."
     ),
     (_S.PROCESSING_FINAL, _E.FINAL_DELIVERED): _FINISH,
     (_S.PROCESSING_FINAL, _E.ATTEMPT_FAILED): _AGAIN,
@@ -261,7 +281,7 @@ TRANSITIONS: dict[tuple[State, Event], Transition] = {
     (_S.PROCESSING_FINAL, _E.OPERATOR_FAILED): _FAIL,
 }
 
-LIVE = frozenset(state for state, _ in TRANSITIONS)
+LIVE = frozenset(state for state, _ in TRANSITIONS if isinstance(state, State))
 TERMINAL = frozenset(State) - LIVE
 WITH_JOB = frozenset(
     {_S.PENDING, _S.PUBLISHING_TO_QUEUE, _S.PROCESSING_SAMPLES, _S.PROCESSING_FINAL}
@@ -294,12 +314,11 @@ USER_ACTIONS: dict[str, Event] = {
 """The path segment of each call a user can make on a live request, and the event it causes."""
 
 
-def transition_for(state: State, event: Event) -> Transition:
-    """The move which `event` causes in `state`.
+def transition_for(state: State | Origin, event: Event) -> Transition:
+    """Return the row for `event` in `state`.
 
     Raises:
-        IllegalTransitionError: the event cannot happen in that state; every event on a terminal
-        state.
+        IllegalTransitionError: there is none; a terminal state has none for any event.
     """
     try:
         return TRANSITIONS[state, event]
@@ -308,6 +327,6 @@ def transition_for(state: State, event: Event) -> Transition:
 
 
 def allowed_actions(state: State) -> list[str]:
-    """What a user may do now, as the path segments of the API."""
+    """Return the actions a user may take in this state, as path segments of the API."""
     live = [name for name, event in USER_ACTIONS.items() if (state, event) in TRANSITIONS]
     return live or (["retry"] if state is not State.COMPLETED else [])

@@ -213,34 +213,6 @@ def as_held(hold: Hold) -> Hold:
     return replace(hold, state=HoldState.HELD)
 
 
-def order_fields(
-    request: GenerationRequest, event: Event, fields: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The request's fields once an order stands: which stage and round the next job is for."""
-    if event is Event.SAMPLE_SELECTED:
-        return {
-            "stage": Stage.FINAL,
-            "selected_sample_id": fields["selected_sample_id"],
-            "final_size": Size.parse(fields["final_resolution"]),
-            "file_format": fields["file_format"],
-            "plan": fields["plan"],
-            "route": fields.get("route"),
-        }
-    return {
-        "round": request.round + 1,
-        "samples": (),
-        "sample_failures": (),
-        "brief": Brief(**{**request.brief, **fields["brief"]}),
-        "plan": fields["plan"],
-        "route": fields.get("route"),
-    }
-
-
-def timeline_data(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an order may stand in the timeline: never the words of the prompt."""
-    return {name: value for name, value in fields.items() if name != "brief"}
-
-
 def is_repeat(
     request: GenerationRequest, sample_id: str, resolution: str | None, file_format: str | None
 ) -> bool:

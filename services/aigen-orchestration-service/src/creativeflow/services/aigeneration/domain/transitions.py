@@ -1,8 +1,6 @@
-"""What one event writes: the request after it, its line in the timeline, holds resolved, messages
-owed.
+"""Apply an event to a request: the request after it, its timeline entry, holds and messages.
 
-`carry_out` is the only place where a state changes. It is pure: the same arguments give the same
-change.
+`apply` is the only place where a state changes. It is pure: equal arguments give equal changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,28 +9,26 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from creativeflow.services.aigeneration.domain.events import DomainEvent, Submitted
 from creativeflow.services.aigeneration.domain.lifecycle import (
     Effect,
     Event,
+    Origin,
     Stage,
     State,
+    Transition,
     transition_for,
 )
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import Funding, credits_text
 from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import (
-    Failure,
     GenerationRequest,
     Hold,
     HoldState,
     iso,
 )
 from creativeflow.services.aigeneration.domain.webhooks import event_type as webhook_type
-from creativeflow.services.aigeneration.domain.worker_errors import worker_error_for
-
-SUBMITTED = "submitted"
-"""The first line of every timeline; not an event, because nothing was there before."""
 
 
 class Topic:
@@ -134,14 +130,21 @@ class StateChange:
         return next((hold for hold in held if hold.key not in known), None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a transition needs beside the request and the event: the policy, the time, new ids."""
+
+    policy: Policy
+    now: datetime
+    new_id: Callable[[], UUID]
+
+
 @dataclass(slots=True)
 class _Draft:
     """The change while its effects are being carried out."""
 
     request: GenerationRequest
-    policy: Policy
-    now: datetime
-    new_id: Callable[[], UUID]
+    context: Context
     messages: list[OutboxMessage] = field(default_factory=list)
     changed: dict[str, Hold] = field(default_factory=dict)
     usage: list[UsageRecord] = field(default_factory=list)
@@ -178,42 +181,36 @@ class _Draft:
         self.request = replace(self.request, holds=(*others, hold))
 
 
-def apply(
-    request: GenerationRequest,
-    event: Event,
-    *,
-    policy: Policy,
-    now: datetime,
-    new_id: Callable[[], UUID],
-    data: Mapping[str, Any] | None = None,
-    hold: Hold | None = None,
-    **fields: Any,
-) -> StateChange:
-    """Let `event` happen to `request`: the move, its effects, and `fields` set on the way.
+def apply(request: GenerationRequest | None, event: DomainEvent, context: Context) -> StateChange:
+    """Return the change that `event` makes to `request`; `request` is None for a new one.
 
-    `hold` is a hold which this event creates or changes beside the effects. `data` goes into the
-    timeline.
+    The event sets its own fields; the table then decides `state`, and `version` and `updated_at`
+    follow here, so that no event can set them.
 
     Raises:
-        IllegalTransitionError: TRANSITIONS has no line for it.
+        IllegalTransitionError: TRANSITIONS has no row for it.
     """
-    move = transition_for(request.state, event)
-    set_by_move: dict[str, Any] = {
-        "state": move.to,
-        "version": request.version + 1,
-        "updated_at": now,
-        "lease_until": None,
-    }
-    moved = replace(request, **(set_by_move | _times(request, move.to, policy, now) | fields))
-    draft = _Draft(moved, policy, now, new_id)
+    if request is None:
+        row, draft = _create(event, context)
+    else:
+        row = transition_for(request.state, event.kind)
+        after = replace(
+            request,
+            **{"lease_until": None}
+            | _timing(request, row.to, context)
+            | event.fields_to_set()
+            | {"state": row.to, "version": request.version + 1, "updated_at": context.now},
+        )
+        draft = _Draft(after, context)
+    hold: Hold | None = getattr(event, "hold", None)
     if hold is not None:
         draft.put(hold)
-    for effect in move.effects:
+    for effect in row.effects:
         _EFFECTS[effect](draft)
     change = StateChange(
         before=request,
         after=draft.request,
-        entries=(TimelineEntry(event.value, move.to, data or {}),),
+        entries=(TimelineEntry(event.kind.value, row.to, event.data),),
         messages=tuple(draft.messages),
         holds=tuple(draft.changed.values()),
         usage=tuple(draft.usage),
@@ -222,26 +219,39 @@ def apply(
     return _with_money_line(change) if hold is not None else change
 
 
-def started(
-    request: GenerationRequest,
-    *,
-    data: Mapping[str, Any],
-    claim: IdempotencyClaim | None = None,
-    answer: ApiResponse | None = None,
-) -> StateChange:
-    """The change that brings a new request into being, with its hold and, when it waits already,
-    its first job.
-    """
-    change = StateChange(
-        before=None,
-        after=request,
-        entries=(TimelineEntry(SUBMITTED, request.state, data),),
-        holds=request.holds,
-        queues=request.state is State.PENDING,
-        claim=claim,
-        answer=answer,
+def _create(event: DomainEvent, context: Context) -> tuple[Transition, _Draft]:
+    """Return the birth row and the new request, without its hold and before any effect."""
+    if not isinstance(event, Submitted):
+        raise TypeError(f"{type(event).__name__} needs a request")
+    row = transition_for(event.origin, event.kind)
+    policy = context.policy
+    reviewed = event.origin is Origin.NEEDS_REVIEW
+    request = GenerationRequest(
+        id=event.id,
+        user_id=event.user_id,
+        project_id=event.project_id,
+        created_by=event.created_by,
+        correlation_id=event.correlation_id,
+        traceparent=event.traceparent,
+        state=row.to,
+        stage=Stage.SAMPLES,
+        round=1,
+        attempt=0,
+        job_id=None,
+        version=1,
+        plan=event.plan,
+        brief=event.brief,
+        metadata=event.metadata,
+        pending_action=event.pending_action,
+        retry_of=event.retry_of,
+        max_rounds=event.max_rounds,
+        route=event.route,
+        deadline_at=context.now
+        + (policy.review_deadline if reviewed else policy.dispatch_deadline),
+        created_at=context.now,
+        updated_at=context.now,
     )
-    return _with_money_line(change)
+    return row, _Draft(request, context)
 
 
 def _with_money_line(change: StateChange) -> StateChange:
@@ -256,25 +266,15 @@ def _with_money_line(change: StateChange) -> StateChange:
     return replace(change, entries=(*change.entries, line))
 
 
-def failure(code: str) -> Failure:
-    """A failure as its user sees it: friendly words, who caused it, and the ways on (REQ-007.1)."""
-    fault = worker_error_for(code)
-    return Failure(
-        code=code,
-        fault=fault.party.value,
-        message=fault.message,
-        retryable="retry" in fault.next_steps,
-        next_steps=list(fault.next_steps),
-    )
+def _timing(request: GenerationRequest, to: State, context: Context) -> dict[str, Any]:
+    """Return the deadlines of the next state.
 
-
-def _times(request: GenerationRequest, to: State, policy: Policy, now: datetime) -> dict[str, Any]:
-    """The deadline of the state that follows; a state kept keeps its own, and so does a job's way
-    to the broker.
+    A state that is kept keeps its own, and so does a job on its way to the broker.
     """
     waiting = (State.PENDING, State.PUBLISHING_TO_QUEUE)
     if to is request.state or (to in waiting and request.state in waiting):
         return {}
+    policy, now = context.policy, context.now
     wait = policy.deadline(to)
     remind = to is State.AWAITING_SELECTION and policy.selection_deadline > policy.expiry_reminder
     return {
@@ -288,9 +288,9 @@ def _queue_job(draft: _Draft) -> None:
     draft.queues = True
     draft.request = replace(
         draft.request,
-        job_id=draft.new_id(),
+        job_id=draft.context.new_id(),
         attempt=1,
-        due_at=draft.now,
+        due_at=draft.context.now,
         progress=None,
         failure=None,
     )
@@ -300,13 +300,13 @@ def _requeue_job(draft: _Draft) -> None:
     """A new attempt is a new job; it keeps its place in the fair queue and waits longer each
     time.
     """
-    delay = draft.policy.retry_delay * 2 ** (draft.request.attempt - 1)
+    delay = draft.context.policy.retry_delay * 2 ** (draft.request.attempt - 1)
     draft.request = replace(
         draft.request,
-        job_id=draft.new_id(),
+        job_id=draft.context.new_id(),
         attempt=draft.request.attempt + 1,
-        due_at=draft.now + delay,
-        deadline_at=draft.now + draft.policy.dispatch_deadline,
+        due_at=draft.context.now + delay,
+        deadline_at=draft.context.now + draft.context.policy.dispatch_deadline,
         progress=None,
         samples=() if draft.request.stage is Stage.SAMPLES else draft.request.samples,
     )
@@ -336,7 +336,7 @@ def _settle_rejected(draft: _Draft) -> None:
     """A rejected prompt costs its sample set by default (a setting); an undelivered final never
     costs anything.
     """
-    charged = draft.policy.charge_rejected and draft.request.stage is Stage.SAMPLES
+    charged = draft.context.policy.charge_rejected and draft.request.stage is Stage.SAMPLES
     _resolve_held(draft, HoldState.CAPTURED if charged else HoldState.RELEASED)
 
 
@@ -366,20 +366,20 @@ def _announce(event_type: str, topic_event: str) -> Callable[[_Draft], None]:
             sum(request.cost(stage, HoldState.CAPTURED) for stage in Stage)
         )
         envelope = {
-            "event_id": str(draft.new_id()),
+            "event_id": str(draft.context.new_id()),
             "event_type": event_type,
             "user_id": request.user_id,
             "correlation_id": request.correlation_id,
             "locale": request.brief.get("locale"),
-            "at": iso(draft.now),
+            "at": iso(draft.context.now),
             "data": data,
         }
         draft.messages.append(OutboxMessage(Topic.NOTIFY, envelope))
-        if draft.policy.publish_events:
+        if draft.context.policy.publish_events:
             draft.messages.append(
                 OutboxMessage(Topic.EVENT, envelope | {"event_type": topic_event})
             )
-        if draft.policy.webhooks:
+        if draft.context.policy.webhooks:
             told = {
                 "type": webhook_type(topic_event),
                 "timestamp": envelope["at"],

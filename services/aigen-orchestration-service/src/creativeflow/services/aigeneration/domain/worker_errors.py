@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from creativeflow.services.aigeneration.domain.lifecycle import Event
+from creativeflow.services.aigeneration.domain.request import Failure
 
 
 class Responsibility(StrEnum):
@@ -141,3 +142,15 @@ def reported_code(code: str) -> str:
 def worker_error_for(code: str) -> WorkerError:
     """The meaning of a code of either table."""
     return WORKER_ERRORS.get(code) or SERVICE_ERRORS[code]
+
+
+def to_failure(code: str) -> Failure:
+    """A failure as its user sees it: friendly words, who caused it, and the ways on (REQ-007.1)."""
+    fault = worker_error_for(code)
+    return Failure(
+        code=code,
+        fault=fault.party.value,
+        message=fault.message,
+        retryable="retry" in fault.next_steps,
+        next_steps=list(fault.next_steps),
+    )

@@ -383,7 +383,7 @@ class RequestStore:
         row = await self._database.fetchrow("SELECT * FROM holds WHERE key = $1", key)
         return (UUID(int=row["request_id"].int), request_rows.to_hold(dict(row))) if row else None
 
-    async def note(self, request_id: UUID, entry: TimelineEntry, now: datetime) -> None:
+    async def append_timeline(self, request_id: UUID, entry: TimelineEntry, now: datetime) -> None:
         """Add a line to the timeline without a move: evidence, such as a result that came too late.
 
         Of one kind only so many are kept: whoever repeats himself does not fill the timeline.

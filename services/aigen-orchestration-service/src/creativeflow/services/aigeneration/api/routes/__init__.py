@@ -12,11 +12,12 @@ from creativeflow.services.aigeneration.api.routes import (
     webhook_endpoints,
 )
 
+# The router tries them in this order: what is called most comes first.
 ROUTERS = (
     generation_requests.router,
+    callbacks.router,
     stream.router,
     catalogue.router,
-    callbacks.router,
     webhook_endpoints.router,
     operations.router,
     accounts.router,

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api.responses import json_response
-from creativeflow.services.aigeneration.api.routing import ShortRoute, problems
+from creativeflow.services.aigeneration.api.routing import LeanRoute, problems
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
 from creativeflow.services.aigeneration.application.worker_reports import (
     MODELS,
@@ -22,7 +22,7 @@ from creativeflow.services.aigeneration.application.worker_reports import (
 )
 from creativeflow.services.aigeneration.domain import errors
 
-router = APIRouter(prefix="/api/v1/n8n-callbacks", tags=["callbacks"], route_class=ShortRoute)
+router = APIRouter(prefix="/api/v1/n8n-callbacks", tags=["callbacks"], route_class=LeanRoute)
 UPLOADS = f"{router.prefix}/assets"
 """Where pictures are uploaded, which are larger than other bodies."""
 

@@ -149,12 +149,7 @@ async def select_sample(
     """Exactly one can be picked: the same again gives the same answer, another is a conflict."""
     caller = build_caller(request, principal, body)
     reply = await orchestrator(request).select_sample(
-        request_id,
-        body.selected_sample_id,
-        caller,
-        resolution=body.desired_resolution,
-        file_format=body.output_format,
-        quote_id=body.quote_id,
+        request_id, body.choice(), caller, quote_id=body.quote_id
     )
     return reply_response(reply)
 

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from creativeflow.services.aigeneration.application.quotes import ID_MAX
+from creativeflow.services.aigeneration.domain.commands import SampleChoice
 from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, SIDE_MAX, SIDE_MIN
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.pricing import SubscriptionStatus, credits_amount
@@ -220,6 +221,14 @@ class SelectSample(Body):
     ) = None
     output_format: FileFormat | None = None
     quote_id: QuoteId | None = None
+
+    def choice(self) -> SampleChoice:
+        """Return what was selected, as the domain takes it."""
+        return SampleChoice(
+            sample_id=self.selected_sample_id,
+            resolution=self.desired_resolution,
+            file_format=self.output_format,
+        )
 
 
 class BriefChanges(Body):

@@ -103,12 +103,7 @@ async def select_sample(
         body = validate_form(SelectSample, fields)
         caller = _build_caller(request, visitor, form, key=f"{request_id}:{form.get('version')}")
         return await orchestrator(request).select_sample(
-            request_id,
-            body.selected_sample_id,
-            caller,
-            resolution=body.desired_resolution,
-            file_format=body.output_format,
-            quote_id=body.quote_id,
+            request_id, body.choice(), caller, quote_id=body.quote_id
         )
 
     return await _run(request, visitor, request_id, act)
