@@ -218,7 +218,7 @@ async def test_submit_concurrently_creates_one_request(visit: Visit) -> None:
         const body = () => new URLSearchParams(new FormData(form));
         const send = () => fetch(form.action, {method: "POST", body: body()});
         const sent = [send(), send(), send()];
-        return Promise.all(sent.map((one) => one.then((response) => [response.status, response.url])));
+        return Promise.all(sent.map((each) => each.then(({status, url}) => [status, url])));
     }""")
     assert len({url for status, url in results if status == httpx.codes.OK}) == 1
     assert {status for status, _ in results} <= {httpx.codes.OK, httpx.codes.CONFLICT}
