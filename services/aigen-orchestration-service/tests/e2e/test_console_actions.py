@@ -135,7 +135,7 @@ async def test_action_on_ended_request_shows_current_state(operator: OperatorBro
     for form, status in (("/cancel", 409), ("/fail", 409)):
         late = await operator.submit(page.form(form), reason="why")
         assert late.status == status
-        assert "Its current state is shown below." in late.text
+        assert "current state is shown below." in late.text
         assert list_actions(late) == ["retry"]
 
 
