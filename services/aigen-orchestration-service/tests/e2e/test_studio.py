@@ -172,7 +172,7 @@ async def test_submit_changed_price_is_refused_and_new_price_shown(
     assert refused.form("/studio/requests").fields["input_prompt"] == "A lighthouse"
     assert await client.world.balance(USER) == 1000
     accepted = await expensive.submit(refused.form("/studio/requests"))
-    assert "0.75 credits set aside" in accepted.text
+    assert "0.75 credits reserved" in accepted.text
 
 
 async def test_quote_changed_fields_updates_price(studio: Browser) -> None:
