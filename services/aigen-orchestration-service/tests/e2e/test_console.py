@@ -177,7 +177,7 @@ async def test_overview_known_hour_shows_its_figures(console: Browser, client: C
     assert hour.success_rate == 0.75
     page = await open_fresh(console, client)
     assert "75.0 %" in page.text
-    assert "p50 20 s p95 30 s" in page.text
+    assert "20 s p50 30 s p95" in page.text
     assert "5 requests in the last hour" in page.text
     assert "1 requests in the last hour; 3 failed attempts stacked above" in page.text
     world.clock.advance(hours=1)
@@ -307,14 +307,14 @@ async def test_request_completed_timeline_merges_events_holds_and_notifications(
     ]
     assert lines == [
         "state: Submitted by open Placing hold",
-        "credits: 0.25 credits reserved for the samples of round 1",
+        "credits: 0.25 credits held for the samples of round 1",
         "credits: Hold of 0.25 credits placed Queued",
         "broker: Job leased by a dispatcher Dispatching",
         "broker: Samples job confirmed by the broker Generating samples",
         "worker: Samples delivered: 4 good, 0 failed Awaiting selection",
         "credits: 0.25 credits captured for the samples of round 1",
         "credits: Placing hold at the credit service",
-        "credits: 1.00 credit reserved for the final",
+        "credits: 1.00 credit held for the final",
         "state: Sample selected Queued",
         "broker: Job leased by a dispatcher Dispatching",
         "broker: Final job confirmed by the broker Generating final",
@@ -371,7 +371,7 @@ async def test_request_on_free_plan_shows_free_generation(console: Browser, clie
     shown = await client.with_samples("freeloader")
     page = await open_fresh(console, client, f"/console/requests/{shown['id']}")
     month = client.world.clock().strftime("%B %Y")
-    assert f"Free generation of {month} reserved for the samples of round 1" in page.text
+    assert f"Free generation of {month} held for the samples of round 1" in page.text
     assert f"Free generation of {month} used for the samples of round 1" in page.text
 
 

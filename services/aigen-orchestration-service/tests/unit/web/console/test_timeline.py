@@ -46,7 +46,7 @@ def test_build_timeline_events_and_holds_are_ordered_by_cause_with_gaps() -> Non
     )
     assert [(line.title, line.gap, line.long_gap) for line in lines] == [
         ("Submitted by odoo", "", False),
-        ("0.25 credits reserved for the samples of round 1", "", False),
+        ("0.25 credits held for the samples of round 1", "", False),
         ("Last attempt failed: x", "+9.0 s", True),
         ("0.25 credits released for the samples of round 1", "", False),
     ]

@@ -95,7 +95,7 @@ def _build_holds(holds: Sequence[Mapping[str, Any]]) -> Iterator[TimelineLine]:
         yield TimelineLine(
             key=f"hold-{hold['key']}",
             kind="credits",
-            title=f"{amount} reserved {purpose}",
+            title=f"{amount} held {purpose}",
             at=hold["began_at"],
             data=data,
             order=(hold["began_at"], 1, 0),

@@ -18,7 +18,7 @@ from creativeflow.services.aigeneration.web.templating import create_page_router
 PAGE_SIZE = 24
 STATE_FILTERS = {
     "all": ("All", ()),
-    "selection": ("Select a sample", (State.AWAITING_SELECTION,)),
+    "selection": ("Your turn", (State.AWAITING_SELECTION,)),
     "working": ("In progress", tuple(sorted(LIVE - {State.AWAITING_SELECTION}))),
     "ready": ("Ready", (State.COMPLETED,)),
     "ended": ("Ended without an image", tuple(sorted(TERMINAL - {State.COMPLETED}))),

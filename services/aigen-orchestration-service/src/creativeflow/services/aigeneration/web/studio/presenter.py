@@ -50,7 +50,7 @@ _STATUS_TEXTS: Mapping[State, StatusText] = {
     State.AWAITING_SELECTION: StatusText(
         title="Select a sample",
         sentence="It becomes your final image in full size.",
-        badge="Select a sample",
+        badge="Your turn",
         tone="warn",
     ),
     State.PROCESSING_FINAL: StatusText(
