@@ -16,13 +16,13 @@ N       ?= 5000
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): $(SERVICE)/requirements.lock $(SERVICE)/pyproject.toml
+$(STAMP): $(SERVICE)/requirements-dev.lock $(SERVICE)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up .venv (once; about a minute) ..."
 	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(SERVICE)/requirements.lock
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(SERVICE)/requirements-dev.lock
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e $(SERVICE)
 	@touch $@
 
@@ -91,14 +91,15 @@ docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle,
 shots: $(STAMP) ## Take the pictures of the pages for the documents anew
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.browser.shots && $(RUN)/python -m tests.browser.console_shots
 
-lock: $(STAMP) ## Lock the dependencies anew, with hashes and without an index
+lock: $(STAMP) ## Lock the dependencies: requirements.lock to run, requirements-dev.lock to develop
 	@$(RUN)/python -m pip install --quiet uv
-	@cd $(SERVICE) && $(RUN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-emit-index-url --no-header \
-		--extra dev --python-version 3.11 pyproject.toml -o requirements.lock
+	@cd $(SERVICE) && for extra in "" "--extra dev"; do \
+		$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-emit-index-url --no-header \
+			--python-version 3.11 $$extra pyproject.toml -o requirements$${extra:+-dev}.lock || exit 1; done
 
 audit: $(STAMP) ## Look the locked dependencies up in the vulnerability database (needs the network)
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet pip-audit; }
-	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r $(SERVICE)/requirements.lock || \
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r $(SERVICE)/requirements-dev.lock || \
 		{ echo "Either a dependency has a known weakness, or the database could not be reached; the lines above say which."; exit 1; }
 
 clean: ## Remove the virtual environment and caches

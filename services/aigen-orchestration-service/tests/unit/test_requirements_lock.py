@@ -1,4 +1,4 @@
-"""The lock installs as it is, today and when newer releases are out. No services needed."""
+"""The locks install as they are, also when newer releases are out."""
 
 import re
 from importlib.metadata import PackageNotFoundError, distribution
@@ -8,12 +8,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 _PINNED = re.compile(r"^[\w.-]+(\[[\w,.-]+\])?==[^ ;\\]+", re.MULTILINE)
-LOCKED = [
-    Requirement(found.group())
-    for found in _PINNED.finditer(
-        (Path(__file__).parents[2] / "requirements.lock").read_text("utf-8")
-    )
-]
+SERVICE = Path(__file__).parents[2]
+
+
+def locked(name: str) -> list[Requirement]:
+    text = (SERVICE / name).read_text("utf-8")
+    return [Requirement(found.group()) for found in _PINNED.finditer(text)]
+
+
+LOCKED = locked("requirements-dev.lock")
 EXTRAS = {canonicalize_name(pinned.name): pinned.extras for pinned in LOCKED}
 
 
@@ -39,3 +42,11 @@ def test_extras_are_pinned_with_their_package() -> None:
         if not asks.extras <= EXTRAS[canonicalize_name(asks.name)]
     ]
     assert unpinned == []
+
+
+def test_the_production_lock_has_the_same_pins_and_no_development_tools() -> None:
+    pins = {each.name: str(each.specifier) for each in LOCKED}
+    production = locked("requirements.lock")
+    assert len(production) > 40
+    assert all(str(each.specifier) == pins[each.name] for each in production)
+    assert {each.name for each in production} & {"pytest", "mypy", "ruff", "playwright"} == set()

@@ -15,6 +15,7 @@ from creativeflow.services.aigeneration.api import errors, routes
 from creativeflow.services.aigeneration.api.middleware import RequestContext
 from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
 from creativeflow.services.aigeneration.api.routes import callbacks
+from creativeflow.services.aigeneration.api.routing import add_routes
 from creativeflow.services.aigeneration.bootstrap.container import (
     Container,
     broker_queues,
@@ -84,6 +85,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        telemetry={"metrics": False, "logs": False},  # metrics and logs are our own
     )
     uploads = {
         callbacks.UPLOADS: settings.asset_limit_bytes,
@@ -97,8 +99,7 @@ def create_app(
         error_pages.present,
     )
     pages = (static_files.router, sign_in.router, *studio.ROUTERS, *console.ROUTERS)
-    for router in (*routes.ROUTERS, *pages):
-        app.include_router(router)
+    add_routes(app, (*routes.ROUTERS, *pages))
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
 

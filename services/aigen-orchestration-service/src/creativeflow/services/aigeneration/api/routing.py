@@ -1,17 +1,20 @@
 """The route classes of the JSON API, and how endpoints declare their refusals."""
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from copy import copy
 from http import HTTPStatus
 from inspect import iscoroutinefunction
 from typing import Any
 from uuid import UUID
 
-from fastapi import Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, request_response
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from creativeflow.services.aigeneration.api.errors import MEDIA_TYPE, JsonFault
 from creativeflow.services.aigeneration.api.schemas.generations import Problem
@@ -58,43 +61,75 @@ class LeanRoute(APIRoute):
     framework's own handler is used.
     """
 
-    def get_route_handler(self) -> Handler:
-        """Return the lean handler where there is one, else the framework's."""
-        full = super().get_route_handler()
-        lean = _lean_handler(self.dependant)
-        if lean is None:
-            return full
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.lean = _lean_handler(self.dependant)
+        self._literal_prefix = self.path.partition("{")[0]
 
-        async def handle(request: Request) -> Response:
-            if request.app.dependency_overrides or not _has_plain_ids(request):
-                return await full(request)
-            return await lean(request)
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match a call; most other paths are told apart without a regular expression."""
+        if not scope.get("root_path") and not scope["path"].startswith(self._literal_prefix):
+            return Match.NONE, {}
+        return super().matches(scope)
 
-        return handle
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call that the router has matched."""
+        if (
+            self.lean is None
+            or scope["app"].dependency_overrides
+            or scope["method"] not in (self.methods or ())
+            or not all(map(_ID.fullmatch, scope["path_params"].values()))
+        ):
+            await super().handle(scope, receive, send)
+            return
+        request = JsonRequest(scope, receive, send)
+        self.check(request)
+        response = await self.lean(request)
+        await response(scope, receive, send)
+
+    def check(self, request: Request) -> None:
+        """Check a call before its body is read."""
 
 
 class JsonRoute(LeanRoute):
     """A route that reads JSON bodies with a bound, and refuses unknown query parameters."""
 
     def get_route_handler(self) -> Handler:
-        """Return a handler that checks the query and the content type first."""
+        """Return the framework's handler, behind the same checks."""
         handler = super().get_route_handler()
-        known = {parameter.alias for parameter in self.dependant.query_params}
-        has_body = self.body_field is not None
 
         async def handle(request: Request) -> Response:
-            if request.scope["query_string"]:
-                _refuse_unknown(request, known)
-            if has_body:
-                _refuse_other_types(request)
+            self.check(request)
             return await handler(JsonRequest(request.scope, request.receive))
 
         return handle
 
+    def check(self, request: Request) -> None:
+        """Check the query parameters and the content type.
 
-def _has_plain_ids(request: Request) -> bool:
-    """Return whether the ids in the path are written as the service writes them."""
-    return all(_ID.fullmatch(given) for given in request.path_params.values())
+        Raises:
+            InvalidRequestError: a query parameter is unknown.
+            UnsupportedMediaTypeError: the body is not JSON.
+        """
+        if request.scope["query_string"]:
+            _refuse_unknown(request, {each.alias for each in self.dependant.query_params})
+        if self.body_field is not None:
+            _refuse_other_types(request)
+
+
+def add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:
+    """Add the routes of these routers to the application's own router.
+
+    An included router would match every call twice, at two levels. The copies know the
+    application, so that its dependency overrides reach them.
+    """
+    for router in routers:
+        for route in router.routes:
+            assert isinstance(route, APIRoute)  # noqa: S101 - routers of this package have no others
+            own = copy(route)
+            own.dependency_overrides_provider = app
+            own.app = request_response(own.get_route_handler())
+            app.router.routes.append(own)
 
 
 def _lean_handler(dependant: Dependant) -> Handler | None:

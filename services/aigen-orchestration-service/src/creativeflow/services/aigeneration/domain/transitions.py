@@ -141,44 +141,54 @@ class Context:
 
 @dataclass(slots=True)
 class _Draft:
-    """The change while its effects are being carried out."""
+    """A change while its effects are applied; `fields` is what the request after it differs in."""
 
-    request: GenerationRequest
+    before: GenerationRequest | None
+    fields: dict[str, Any]
     context: Context
+    holds: dict[str, Hold] = field(default_factory=dict)
     messages: list[OutboxMessage] = field(default_factory=list)
     changed: dict[str, Hold] = field(default_factory=dict)
     usage: list[UsageRecord] = field(default_factory=list)
     queues: bool = False
 
+    def get(self, name: str) -> Any:
+        """Return a field of the request as it will be."""
+        return self.fields[name] if name in self.fields else getattr(self.before, name)
+
+    def put(self, hold: Hold) -> None:
+        """Add or replace a hold."""
+        self.holds.pop(hold.key, None)
+        self.holds[hold.key] = self.changed[hold.key] = hold
+
     def resolve(self, hold: Hold, state: HoldState) -> None:
-        """Resolve one open hold; the message to the credit service, and what was used, are written
-        along.
-        """
+        """Resolve one open hold, with the message to the credit service and the usage record."""
         self.put(replace(hold, state=state))
         if state is HoldState.CAPTURED:
             self.use(hold.action, hold.funding, hold.amount)
         if hold.funding is Funding.CREDITS:
             topic = Topic.CAPTURE if state is HoldState.CAPTURED else Topic.RELEASE
-            self.messages.append(OutboxMessage(topic, hold.reservation(self.request.user_id)))
+            self.messages.append(OutboxMessage(topic, hold.reservation(self.get("user_id"))))
 
     def use(self, action: str, paid_by: Funding, amount: int = 0) -> None:
-        """Log the action that has just been delivered."""
-        request = self.request
+        """Record the usage of what has just been delivered."""
         self.usage.append(
             UsageRecord(
-                stage=request.stage,
-                round=request.round,
+                stage=self.get("stage"),
+                round=self.get("round"),
                 action=action,
                 paid_by=paid_by,
                 amount=amount,
-                model=request.ai_model_used or request.model,
+                model=self.get("ai_model_used") or self.get("model"),
             )
         )
 
-    def put(self, hold: Hold) -> None:
-        self.changed[hold.key] = hold
-        others = tuple(h for h in self.request.holds if h.key != hold.key)
-        self.request = replace(self.request, holds=(*others, hold))
+    def build(self) -> GenerationRequest:
+        """Return the request after the change."""
+        fields_ = self.fields | {"holds": tuple(self.holds.values())}
+        if self.before is None:
+            return GenerationRequest(**fields_)
+        return replace(self.before, **fields_)
 
 
 def apply(request: GenerationRequest | None, event: DomainEvent, context: Context) -> StateChange:
@@ -191,25 +201,27 @@ def apply(request: GenerationRequest | None, event: DomainEvent, context: Contex
         IllegalTransitionError: TRANSITIONS has no row for it.
     """
     if request is None:
-        row, draft = _create(event, context)
+        row, fields_ = _create(event, context)
     else:
         row = transition_for(request.state, event.kind)
-        after = replace(
-            request,
-            **{"lease_until": None}
-            | _timing(request, row.to, context)
-            | event.fields_to_set()
-            | {"state": row.to, "version": request.version + 1, "updated_at": context.now},
-        )
-        draft = _Draft(after, context)
+        fields_ = {"lease_until": None} | _timing(request, row.to, context)
+        fields_ |= event.fields_to_set() | {"version": request.version + 1}
+    fields_ |= {"state": row.to, "updated_at": context.now}
+    holds = {hold.key: hold for hold in request.holds} if request else {}
+    draft = _Draft(request, fields_, context, holds)
     hold: Hold | None = getattr(event, "hold", None)
     if hold is not None:
         draft.put(hold)
     for effect in row.effects:
-        _EFFECTS[effect](draft)
+        if effect in _EFFECTS:
+            _EFFECTS[effect](draft)
+    after = draft.build()
+    for effect in row.effects:
+        if effect in _ANNOUNCEMENTS:
+            _announce(after, draft, *_ANNOUNCEMENTS[effect])
     change = StateChange(
         before=request,
-        after=draft.request,
+        after=after,
         entries=(TimelineEntry(event.kind.value, row.to, event.data),),
         messages=tuple(draft.messages),
         holds=tuple(draft.changed.values()),
@@ -219,39 +231,25 @@ def apply(request: GenerationRequest | None, event: DomainEvent, context: Contex
     return _with_money_line(change) if hold is not None else change
 
 
-def _create(event: DomainEvent, context: Context) -> tuple[Transition, _Draft]:
-    """Return the birth row and the new request, without its hold and before any effect."""
+def _create(event: DomainEvent, context: Context) -> tuple[Transition, dict[str, Any]]:
+    """Return the birth row and the fields of the new request, before any effect."""
     if not isinstance(event, Submitted):
         raise TypeError(f"{type(event).__name__} needs a request")
     row = transition_for(event.origin, event.kind)
     policy = context.policy
     reviewed = event.origin is Origin.NEEDS_REVIEW
-    request = GenerationRequest(
-        id=event.id,
-        user_id=event.user_id,
-        project_id=event.project_id,
-        created_by=event.created_by,
-        correlation_id=event.correlation_id,
-        traceparent=event.traceparent,
-        state=row.to,
-        stage=Stage.SAMPLES,
-        round=1,
-        attempt=0,
-        job_id=None,
-        version=1,
-        plan=event.plan,
-        brief=event.brief,
-        metadata=event.metadata,
-        pending_action=event.pending_action,
-        retry_of=event.retry_of,
-        max_rounds=event.max_rounds,
-        route=event.route,
-        deadline_at=context.now
-        + (policy.review_deadline if reviewed else policy.dispatch_deadline),
-        created_at=context.now,
-        updated_at=context.now,
-    )
-    return row, _Draft(request, context)
+    wait = policy.review_deadline if reviewed else policy.dispatch_deadline
+    fields_ = event.fields_to_set() | {
+        "stage": Stage.SAMPLES,
+        "round": 1,
+        "attempt": 0,
+        "job_id": None,
+        "version": 1,
+        "deadline_at": context.now + wait,
+        "created_at": context.now,
+    }
+    del fields_["origin"]
+    return row, fields_
 
 
 def _with_money_line(change: StateChange) -> StateChange:
@@ -286,43 +284,38 @@ def _timing(request: GenerationRequest, to: State, context: Context) -> dict[str
 
 def _queue_job(draft: _Draft) -> None:
     draft.queues = True
-    draft.request = replace(
-        draft.request,
-        job_id=draft.context.new_id(),
-        attempt=1,
-        due_at=draft.context.now,
-        progress=None,
-        failure=None,
-    )
+    draft.fields |= {
+        "job_id": draft.context.new_id(),
+        "attempt": 1,
+        "due_at": draft.context.now,
+        "progress": None,
+        "failure": None,
+    }
 
 
 def _requeue_job(draft: _Draft) -> None:
-    """A new attempt is a new job; it keeps its place in the fair queue and waits longer each
-    time.
-    """
-    delay = draft.context.policy.retry_delay * 2 ** (draft.request.attempt - 1)
-    draft.request = replace(
-        draft.request,
-        job_id=draft.context.new_id(),
-        attempt=draft.request.attempt + 1,
-        due_at=draft.context.now + delay,
-        deadline_at=draft.context.now + draft.context.policy.dispatch_deadline,
-        progress=None,
-        samples=() if draft.request.stage is Stage.SAMPLES else draft.request.samples,
-    )
+    """Make the next attempt a new job, in the same place of the queue and due later each time."""
+    context, attempt = draft.context, draft.get("attempt")
+    draft.fields |= {
+        "job_id": context.new_id(),
+        "attempt": attempt + 1,
+        "due_at": context.now + context.policy.retry_delay * 2 ** (attempt - 1),
+        "deadline_at": context.now + context.policy.dispatch_deadline,
+        "progress": None,
+    }
+    if draft.get("stage") is Stage.SAMPLES:
+        draft.fields["samples"] = ()
 
 
 def _capture(draft: _Draft) -> None:
-    """Take what is held for what was delivered; where nothing is held, the plan has paid."""
+    """Capture what is held for what was delivered; where nothing is held, the plan has paid."""
     if not _resolve_held(draft, HoldState.CAPTURED):
-        action = (
-            "sample_generation" if draft.request.stage is Stage.SAMPLES else "standard_generation"
-        )
-        draft.use(action, Funding.PLAN)
+        samples = draft.get("stage") is Stage.SAMPLES
+        draft.use("sample_generation" if samples else "standard_generation", Funding.PLAN)
 
 
 def _resolve_held(draft: _Draft, state: HoldState) -> bool:
-    held = [hold for hold in draft.request.holds if hold.state is HoldState.HELD]
+    held = [hold for hold in draft.holds.values() if hold.state is HoldState.HELD]
     for hold in held:
         draft.resolve(hold, state)
     return bool(held)
@@ -333,63 +326,56 @@ def _release(draft: _Draft) -> None:
 
 
 def _settle_rejected(draft: _Draft) -> None:
-    """A rejected prompt costs its sample set by default (a setting); an undelivered final never
-    costs anything.
-    """
-    charged = draft.context.policy.charge_rejected and draft.request.stage is Stage.SAMPLES
+    """A rejected prompt costs its sample set by default; an undelivered final costs nothing."""
+    charged = draft.context.policy.charge_rejected and draft.get("stage") is Stage.SAMPLES
     _resolve_held(draft, HoldState.CAPTURED if charged else HoldState.RELEASED)
 
 
-def _announce(event_type: str, topic_event: str) -> Callable[[_Draft], None]:
-    def announce(draft: _Draft) -> None:
-        request = draft.request
-        data: dict[str, Any] = {
-            "generation_request_id": str(request.id),
-            "status": request.state.value,
-            "stage": request.stage.value,
-            "round": request.round,
-            "project_id": request.project_id,
-        }
-        match event_type:
-            case "samples_ready":
-                data |= {
-                    "samples": list(request.samples),
-                    "sample_failures": list(request.sample_failures),
-                }
-            case "final_asset_ready":
-                data |= {"final_asset": request.final_asset}
-            case "generation_failed":
-                data |= {"failure": request.failure}
-            case "generation_expiring":
-                data |= {"expires_at": iso(request.deadline_at)}
-        data["credits_charged"] = credits_text(
-            sum(request.cost(stage, HoldState.CAPTURED) for stage in Stage)
-        )
-        envelope = {
-            "event_id": str(draft.context.new_id()),
-            "event_type": event_type,
-            "user_id": request.user_id,
-            "correlation_id": request.correlation_id,
-            "locale": request.brief.get("locale"),
-            "at": iso(draft.context.now),
-            "data": data,
-        }
-        draft.messages.append(OutboxMessage(Topic.NOTIFY, envelope))
-        if draft.context.policy.publish_events:
-            draft.messages.append(
-                OutboxMessage(Topic.EVENT, envelope | {"event_type": topic_event})
-            )
-        if draft.context.policy.webhooks:
-            told = {
-                "type": webhook_type(topic_event),
-                "timestamp": envelope["at"],
-                "data": to_resource(request),
+def _announce(request: GenerationRequest, draft: _Draft, event_type: str, topic_event: str) -> None:
+    """Add the messages that announce the change: notification, lifecycle event, webhooks."""
+    context = draft.context
+    data: dict[str, Any] = {
+        "generation_request_id": str(request.id),
+        "status": request.state.value,
+        "stage": request.stage.value,
+        "round": request.round,
+        "project_id": request.project_id,
+    }
+    match event_type:
+        case "samples_ready":
+            data |= {
+                "samples": list(request.samples),
+                "sample_failures": list(request.sample_failures),
             }
-            draft.messages.append(
-                OutboxMessage(Topic.WEBHOOK, {"event_id": envelope["event_id"], "told": told})
-            )
-
-    return announce
+        case "final_asset_ready":
+            data |= {"final_asset": request.final_asset}
+        case "generation_failed":
+            data |= {"failure": request.failure}
+        case "generation_expiring":
+            data |= {"expires_at": iso(request.deadline_at)}
+    charged = sum(request.cost(stage, HoldState.CAPTURED) for stage in Stage)
+    data["credits_charged"] = credits_text(charged)
+    envelope = {
+        "event_id": str(context.new_id()),
+        "event_type": event_type,
+        "user_id": request.user_id,
+        "correlation_id": request.correlation_id,
+        "locale": request.brief.get("locale"),
+        "at": iso(context.now),
+        "data": data,
+    }
+    draft.messages.append(OutboxMessage(Topic.NOTIFY, envelope))
+    if context.policy.publish_events:
+        event = envelope | {"event_type": topic_event}
+        draft.messages.append(OutboxMessage(Topic.EVENT, event))
+    if context.policy.webhooks:
+        body = {
+            "type": webhook_type(topic_event),
+            "timestamp": envelope["at"],
+            "data": to_resource(request),
+        }
+        message = {"event_id": envelope["event_id"], "told": body}
+        draft.messages.append(OutboxMessage(Topic.WEBHOOK, message))
 
 
 _EFFECTS: dict[Effect, Callable[[_Draft], None]] = {
@@ -398,10 +384,13 @@ _EFFECTS: dict[Effect, Callable[[_Draft], None]] = {
     Effect.CAPTURE: _capture,
     Effect.RELEASE: _release,
     Effect.SETTLE_REJECTED: _settle_rejected,
-    Effect.ANNOUNCE_SAMPLES: _announce("samples_ready", "samples_ready"),
-    Effect.ANNOUNCE_FINAL: _announce("final_asset_ready", "completed"),
-    Effect.ANNOUNCE_FAILURE: _announce("generation_failed", "failed"),
-    Effect.ANNOUNCE_CANCELLATION: _announce("generation_cancelled", "cancelled"),
-    Effect.ANNOUNCE_EXPIRING: _announce("generation_expiring", "expiring"),
-    Effect.ANNOUNCE_EXPIRY: _announce("generation_expired", "expired"),
 }
+_ANNOUNCEMENTS: dict[Effect, tuple[str, str]] = {
+    Effect.ANNOUNCE_SAMPLES: ("samples_ready", "samples_ready"),
+    Effect.ANNOUNCE_FINAL: ("final_asset_ready", "completed"),
+    Effect.ANNOUNCE_FAILURE: ("generation_failed", "failed"),
+    Effect.ANNOUNCE_CANCELLATION: ("generation_cancelled", "cancelled"),
+    Effect.ANNOUNCE_EXPIRING: ("generation_expiring", "expiring"),
+    Effect.ANNOUNCE_EXPIRY: ("generation_expired", "expired"),
+}
+"""The notification and the lifecycle event of each announcement; they show the finished request."""

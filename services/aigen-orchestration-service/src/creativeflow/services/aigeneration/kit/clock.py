@@ -1,4 +1,4 @@
-"""The time, new ids and chance: what the domain is handed because it must not make it."""
+"""The current time, new ids and random bytes, which the domain is given as functions."""
 
 import os
 import time
@@ -13,14 +13,12 @@ os.register_at_fork(after_in_child=_pieces.clear)  # two processes must not draw
 
 
 def now() -> datetime:
-    """The current time in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def random_bytes() -> bytes:
-    """16 unpredictable bytes. The system is asked for many at a time: each question costs more than
-    an id.
-    """
+    """Return 16 unpredictable bytes, drawn from the system in larger pieces."""
     try:
         return _pieces.popleft()  # one step, so that two threads never draw the same
     except IndexError:
@@ -32,7 +30,11 @@ def random_bytes() -> bytes:
 
 
 def uuid7() -> UUID:
-    """A new time-ordered id (RFC 9562, version 7): ids sort by their millisecond of birth."""
+    """Return a new time-ordered id (RFC 9562, version 7); ids sort by the millisecond.
+
+    All 74 bits beside the time are random: libraries count within a millisecond instead, which
+    would let a caller guess the ids of others.
+    """
     random = int.from_bytes(random_bytes(), "big")
     return UUID(
         int=(time.time_ns() // 1_000_000) << 80
@@ -44,10 +46,10 @@ def uuid7() -> UUID:
 
 
 def uuid7_time(made: UUID) -> datetime:
-    """When an id of version 7 was made, to the millisecond."""
+    """Return when an id of version 7 was made, to the millisecond."""
     return datetime.fromtimestamp((made.int >> 80) / 1000, UTC)
 
 
 def first_id(at: datetime, later_seconds: float = 0) -> UUID:
-    """The lowest id that can be born so long after this moment; no id was born before 1970."""
+    """Return the lowest id of version 7 that can be made `later_seconds` after `at`."""
     return UUID(int=max(0, int(1000 * (at.timestamp() + later_seconds))) << 80)
