@@ -401,7 +401,7 @@ def key_set() -> Iterator[KeySet]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(endpoint=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     keys.url = f"http://127.0.0.1:{server.server_port}/jwks.json"
     yield keys

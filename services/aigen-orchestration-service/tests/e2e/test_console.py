@@ -61,7 +61,7 @@ async def test_page_without_data_renders_completely(
     console: Browser, client: Caller, path: str
 ) -> None:
     page = await open_fresh(console, client, path)
-    assert "Open: no sign-in is configured; anyone on this machine is an operator" in page.text
+    assert "Open: anyone on this machine is an operator" in page.text
     assert page.response.headers["content-security-policy"].startswith(
         "default-src 'none'; script-src 'self'"
     )
