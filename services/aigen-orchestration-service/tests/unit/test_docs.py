@@ -50,7 +50,7 @@ from creativeflow.services.aigeneration.domain.transitions import Context, Topic
 from creativeflow.services.aigeneration.domain.worker_errors import SERVICE_ERRORS, WORKER_ERRORS
 from creativeflow.services.aigeneration.kit.signing import CallbackSecrets, webhook_headers
 from creativeflow.services.aigeneration.settings import Settings
-from creativeflow.services.aigeneration.storage import queries
+from creativeflow.services.aigeneration.storage import queries, request_sql
 from creativeflow.services.aigeneration.workers.results_consumer import ROUTES
 from tests.support.builders import NOW, a_request, an_event, four_samples, new_ids
 from tools import generate_docs
@@ -119,6 +119,17 @@ def test_a_generated_document_is_up_to_date(document: str) -> None:
     make = generate_docs.GENERATED.get(document)
     wanted = make() if make else generate_docs.architecture(page(path))
     assert path.is_file() and page(path) == wanted, f"{document} is not up to date: run `make docs`"  # noqa: PT018
+
+
+@pytest.mark.parametrize("name", generate_docs.sql_snapshots())
+def test_a_statement_is_shown_as_it_is_composed(name: str) -> None:
+    shown = page(ROOT / name)
+    assert shown == generate_docs.sql_snapshots()[name], f"{name}: run `make docs`"
+
+
+def test_every_shown_statement_is_composed() -> None:
+    shown = {path.stem for path in (PACKAGE / "storage" / "sql").glob("*.sql")}
+    assert shown == set(request_sql.snapshots())
 
 
 def test_making_documents_writes_what_is_missing_and_leaves_the_rest(tmp_path: Path) -> None:

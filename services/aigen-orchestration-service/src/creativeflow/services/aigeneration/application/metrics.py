@@ -30,7 +30,7 @@ CREDITS = Counter(
 FAILED_ATTEMPTS = Counter(
     "ai_generation_failed_attempts_total", "Attempts that failed.", ("stage", "code", "fault")
 )
-STATES = Counter("ai_generation_moves_total", "Moves by event.", ("event",))
+STATES = Counter("ai_generation_transitions_total", "Transitions by event.", ("event",))
 QUEUED = Gauge("ai_generation_queued_jobs", "Jobs that wait in the fair queue.", ("lane",))
 IN_FLIGHT = Gauge(
     "ai_generation_in_flight_jobs", "Jobs leased, in the broker or with a worker.", ("lane",)

@@ -20,7 +20,13 @@ from creativeflow.services.aigeneration.domain.events import (
     attempt_ended,
     work_started,
 )
-from creativeflow.services.aigeneration.domain.lifecycle import ON_DEADLINE, Event, Stage, State
+from creativeflow.services.aigeneration.domain.lifecycle import (
+    AT_WORK,
+    ON_DEADLINE,
+    Event,
+    Stage,
+    State,
+)
 from creativeflow.services.aigeneration.domain.model_routing import Routing
 from creativeflow.services.aigeneration.domain.ordering import route_for_attempt
 from creativeflow.services.aigeneration.domain.policy import Policy
@@ -35,8 +41,6 @@ from creativeflow.services.aigeneration.domain.result_checks import (
     judge_samples,
 )
 from creativeflow.services.aigeneration.domain.worker_errors import to_failure
-
-_AT_WORK = (State.PROCESSING_SAMPLES, State.PROCESSING_FINAL)
 
 
 def lease_job(
@@ -70,7 +74,7 @@ def start_work(request: GenerationRequest, *, job_id: UUID) -> DomainEvent | Alr
         StaleResultError
     """
     check_job(request, job_id)
-    if request.state in _AT_WORK and request.progress is not None:
+    if request.state in AT_WORK and request.progress is not None:
         return ALREADY_DONE
     return work_started(
         request.stage, progress={"percent": 0}, samples=request.samples, data={"job_id": job_id}
@@ -94,7 +98,7 @@ def report_progress(
     if samples and request.stage is Stage.SAMPLES:
         seen = judge_samples(request, (*request.samples, *samples), ()).good
     data = {"job_id": job_id, **progress}
-    if request.state in _AT_WORK:
+    if request.state in AT_WORK:
         return ProgressReported(progress=dict(progress), samples=seen, data=data)
     return work_started(request.stage, progress=dict(progress), samples=seen, data=data)
 

@@ -290,6 +290,9 @@ WITH_JOB = frozenset(
 IN_FLIGHT = WITH_JOB - {_S.PENDING}
 """States in which a job counts towards its lane's window."""
 
+AT_WORK = frozenset({_S.PROCESSING_SAMPLES, _S.PROCESSING_FINAL})
+"""States in which a worker is busy with the job."""
+
 CONFIRMED = {Stage.SAMPLES: Event.SAMPLES_JOB_CONFIRMED, Stage.FINAL: Event.FINAL_JOB_CONFIRMED}
 STARTED = {Stage.SAMPLES: Event.SAMPLES_STARTED, Stage.FINAL: Event.FINAL_STARTED}
 DELIVERED = {Stage.SAMPLES: Event.SAMPLES_DELIVERED, Stage.FINAL: Event.FINAL_DELIVERED}

@@ -13,6 +13,7 @@ from creativeflow.services.aigeneration.kit.clock import first_id
 from creativeflow.services.aigeneration.storage import request_rows
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.request_sql import NEXT_LOOK, SELECT_REQUEST
+from creativeflow.services.aigeneration.storage.state_sets import SQL_AT_WORK, SQL_WITH_JOB
 
 QUEUE_POSITION_MAX = 10_000
 """Positions are counted up to here, so that a look at one request costs the same in any queue."""
@@ -152,26 +153,25 @@ class Queries:
 
     async def lanes(self) -> list[dict[str, Any]]:
         """How many jobs wait and are in flight, by lane, and since when the oldest waits."""
-        found = await self._database.fetch("""SELECT l.lane, l.virtual_time,
+        found = await self._database.fetch(f"""SELECT l.lane, l.virtual_time,
                       count(r.id) FILTER (WHERE r.state = 'PENDING') AS waiting,
                       count(r.id) FILTER (WHERE r.state <> 'PENDING') AS in_flight,
                       min(r.updated_at) FILTER (WHERE r.state = 'PENDING') AS oldest_waiting_since
                FROM lanes l LEFT JOIN generation_requests r ON r.stage = l.lane AND r.state IN
-                   ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')
-               GROUP BY l.lane ORDER BY l.lane""")
+                   {SQL_WITH_JOB}
+               GROUP BY l.lane ORDER BY l.lane""")  # noqa: S608 - constants
         return [dict(row) for row in found]
 
     async def lane_work(self) -> list[LaneWork]:
         """Of the jobs which the broker has: those nobody has spoken of, and those that were begun,
         by lane.
         """
-        found = await self._database.fetch("""SELECT stage,
+        found = await self._database.fetch(f"""SELECT stage,
                       count(*) FILTER (WHERE progress IS NULL) AS unreported,
                       min(updated_at) FILTER (WHERE progress IS NULL) AS unreported_since,
                       count(*) FILTER (WHERE progress IS NOT NULL) AS silent,
                       min(updated_at) FILTER (WHERE progress IS NOT NULL) AS silent_since
-               FROM generation_requests WHERE state IN ('PROCESSING_SAMPLES',
-                   'PROCESSING_FINAL') GROUP BY stage""")
+               FROM generation_requests WHERE state IN {SQL_AT_WORK} GROUP BY stage""")  # noqa: S608 - constants
         return [
             LaneWork(
                 lane=Stage(row["stage"]),
@@ -238,8 +238,7 @@ _INVARIANTS = f"""
 SELECT
     (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
      WHERE h.state = 'held' AND r.state NOT IN
-         ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES',
-             'PROCESSING_FINAL')) AS holds_without_work,
+         {SQL_WITH_JOB}) AS holds_without_work,
     (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
      WHERE h.began_at >= $2 AND h.state = 'captured' AND NOT CASE h.stage
          WHEN 'samples' THEN h.round <= (SELECT count(*) FROM generation_events e

@@ -1,13 +1,13 @@
-"""The statements that write and find requests: what happens is one of them, composed of the parts
-that it needs.
+"""The statements that write and find requests, composed of the parts that a batch needs.
 
-One that writes is given a batch of changes as one parameter, as `rows.py` makes them, and is done
-whole or not at all.
+A writing statement takes a batch of changes as one parameter, as `request_rows.py` makes them, and
+is executed whole or not at all. The composed statements can be read in `storage/sql/`.
 """
 
 from functools import cache
 
 from creativeflow.services.aigeneration.storage.ledger import SET_ASIDE, SETTLING, TAKING
+from creativeflow.services.aigeneration.storage.state_sets import SQL_IN_FLIGHT, SQL_WITH_JOB
 
 # One parameter carries the whole batch; jsonb_to_recordset turns it into rows of these types.
 _ROWS = """
@@ -36,24 +36,23 @@ change AS MATERIALIZED (
                GREATEST(l.virtual_time, COALESCE((
                    SELECT max(q.fair_at) + 1 / c.weight FROM generation_requests q
                    WHERE q.user_id = c.user_id AND q.stage = c.stage
-                     AND q.state IN ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES',
-                         'PROCESSING_FINAL')), 0))
-               + (row_number() OVER (PARTITION BY c.user_id, c.stage, c.queues ORDER BY c.id)
-                   - 1) / c.weight
+                     AND q.state IN {SQL_WITH_JOB}), 0))
+               + (row_number() OVER (PARTITION BY c.user_id, c.stage, c.queues
+                                     ORDER BY c.id) - 1) / c.weight
            END AS fair_at,
            c.key IS NOT NULL AND EXISTS (
-               SELECT FROM idempotency_keys k WHERE k.principal = c.principal
-                   AND k.key = c.key) AS key_used
+               SELECT FROM idempotency_keys k
+               WHERE k.principal = c.principal AND k.key = c.key) AS key_used
     FROM {_ROWS} LEFT JOIN lanes l ON c.queues AND l.lane = c.stage ORDER BY c.id
 )"""  # noqa: S608 - a constant of this module
 
 _USE_ALLOWANCE = """
     INSERT INTO free_usage AS u (user_id, month, used)
-    SELECT user_id, allowance_month, count(*) FROM change WHERE allowance_month
-        IS NOT NULL {condition}
+    SELECT user_id, allowance_month, count(*) FROM change
+    WHERE allowance_month IS NOT NULL {condition}
     GROUP BY user_id, allowance_month HAVING count(*) <= $2 ORDER BY user_id
-    ON CONFLICT (user_id, month) DO UPDATE SET used = u.used + excluded.used WHERE u.used
-        + excluded.used <= $2
+    ON CONFLICT (user_id, month) DO UPDATE SET used = u.used + excluded.used
+        WHERE u.used + excluded.used <= $2
     RETURNING u.user_id, u.month"""
 
 # Here the key of the change is its own, claimed by the move before it in the transaction.
@@ -73,12 +72,12 @@ _ENTRIES = """
 entry AS (
     INSERT INTO generation_events (request_id, version, event, state, data, at)
     SELECT id, version, event, state, data, at FROM (
-        SELECT c.id, c.version, e->>'event' AS event, e->>'state' AS state, e->'data' AS data,
-            c.at, nth
+        SELECT c.id, c.version, e->>'event' AS event, e->>'state' AS state,
+               e->'data' AS data, c.at, nth
         FROM written c, jsonb_array_elements(c.entries) WITH ORDINALITY entries(e, nth)
         UNION ALL
         SELECT s.id, NULL, 'credits_captured', NULL, jsonb_build_object('hold', s.key), s.at, 99
-            FROM settling s) lines
+        FROM settling s) lines
     ORDER BY id, nth
 )"""
 
@@ -97,28 +96,28 @@ def _tail(*, take: bool = False, settle: bool = False) -> str:
     SELECT c.id, d->>'topic', d->'body', c.at, c.at
     FROM written c, jsonb_array_elements(c.messages) d {f"WHERE {owed}" if settle else ""}
 ), hold AS (
-    INSERT INTO holds AS h (key, request_id, user_id, stage, round, action, funding, amount, month,
-        state, began_at)
+    INSERT INTO holds AS h (
+        key, request_id, user_id, stage, round, action, funding, amount, month, state, began_at)
     SELECT n.key, c.id, c.user_id, n.stage, n.round, n.action, n.funding, n.amount, n.month,
-        n.state, c.at
+           n.state, c.at
     FROM written c, jsonb_to_recordset(c.holds) AS n(
         key text, stage text, round int, action text, funding text, amount int, month date,
-            state text)
+        state text)
     ON CONFLICT (key) DO UPDATE SET
         state = excluded.state, amount = excluded.amount, action = excluded.action,
         resolved_at = CASE WHEN excluded.state IN ('captured', 'released')
             THEN excluded.began_at END
         {settled if settle else ""}
 ), used AS (
-    INSERT INTO usage_log (request_id, user_id, project_id, stage, round, action, paid_by, amount,
-        plan, model, at)
-    SELECT c.id, c.user_id, c.of_project, u.stage, u.round, u.action, u.paid_by, u.amount, c.plan,
-        u.model, c.at
+    INSERT INTO usage_log (
+        request_id, user_id, project_id, stage, round, action, paid_by, amount, plan, model, at)
+    SELECT c.id, c.user_id, c.of_project, u.stage, u.round, u.action, u.paid_by, u.amount,
+           c.plan, u.model, c.at
     FROM written c, jsonb_to_recordset(c.usage) AS u(
         stage text, round int, action text, paid_by text, amount int, model text)
 ), claimed AS (
-    INSERT INTO idempotency_keys (principal, key, fingerprint, request_id, status, location, body,
-        created_at)
+    INSERT INTO idempotency_keys (
+        principal, key, fingerprint, request_id, status, location, body, created_at)
     SELECT c.principal, c.key, c.fingerprint, c.id, c.status, c.location, c.body, c.at
     FROM written c WHERE c.key IS NOT NULL
 ), answered AS (
@@ -140,16 +139,14 @@ def _intake(*, take: bool) -> str:
 WITH {_CHANGE}, allowance AS ({allowance}){f", {TAKING.format(rows='change')}" if take else ""},
     stored AS (
     INSERT INTO generation_requests (
-        id, user_id, project_id, created_by, correlation_id, traceparent, state, stage, round,
-            attempt, job_id,
-        version, plan, brief, metadata, max_rounds, file_format, pending_action, route, model,
-            retry_of, fair_at,
+        id, user_id, project_id, created_by, correlation_id, traceparent,
+        state, stage, round, attempt, job_id, version, plan, brief, metadata, max_rounds,
+        file_format, pending_action, route, model, retry_of, fair_at,
         due_at, deadline_at, created_at, updated_at)
-    SELECT c.id, c.user_id, c.project_id, c.created_by, c.correlation_id, c.traceparent, c.state,
-        c.stage, c.round,
-           c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata, c.max_rounds,
-               c.file_format, c.pending_action,
-           c.route, c.model, c.retry_of, c.fair_at, c.due_at, c.deadline_at, c.at, c.at
+    SELECT c.id, c.user_id, c.project_id, c.created_by, c.correlation_id, c.traceparent,
+           c.state, c.stage, c.round, c.attempt, c.job_id, c.version, c.plan, c.brief, c.metadata,
+           c.max_rounds, c.file_format, c.pending_action, c.route, c.model, c.retry_of, c.fair_at,
+           c.due_at, c.deadline_at, c.at, c.at
     FROM change c
     WHERE NOT c.key_used AND (c.allowance_month IS NULL OR EXISTS (
         SELECT FROM allowance a WHERE a.user_id = c.user_id AND a.month = c.allowance_month))
@@ -205,18 +202,17 @@ WITH {_CHANGE}, {f"{_LOCKED}, {TAKING.format(rows='locked')}, " if take else ""}
 # a message of its own.
 _TELLING = """
 delivery AS (
-    INSERT INTO webhook_deliveries (target_id, event_id, request_id, type, body, created_at,
-        updated_at)
-    SELECT t.id, (c.webhook->>'event_id')::uuid, c.id, c.webhook->>'type', c.webhook->>'body',
-        c.at, c.at
+    INSERT INTO webhook_deliveries (
+        target_id, event_id, request_id, type, body, created_at, updated_at)
+    SELECT t.id, (c.webhook->>'event_id')::uuid, c.id, c.webhook->>'type',
+           c.webhook->>'body', c.at, c.at
     FROM written c JOIN webhook_targets t ON t.owner = c.of_caller AND t.state = 'enabled'
     WHERE c.webhook IS NOT NULL
     RETURNING target_id, event_id, request_id, type, created_at
 ), owed AS (
     INSERT INTO outbox (request_id, topic, body, due_at, created_at)
-    SELECT request_id, 'webhook:' || target_id, jsonb_build_object('event_id', event_id,
-        'event_type', type),
-           created_at, created_at
+    SELECT request_id, 'webhook:' || target_id,
+           jsonb_build_object('event_id', event_id, 'event_type', type), created_at, created_at
     FROM delivery
 )"""
 
@@ -240,15 +236,13 @@ def move(*, take: bool, settle: bool, tell: bool) -> str:
 _ALONE = f"""
 UPDATE generation_requests r SET
     state = c.state, version = c.version, attempt = c.attempt, job_id = c.job_id,
-        progress = c.progress,
-    route = COALESCE(c.route, r.route), model = c.model, due_at = c.due_at,
-        lease_until = c.lease_until,
-    deadline_at = c.deadline_at, updated_at = c.at
+    progress = c.progress, route = COALESCE(c.route, r.route), model = c.model,
+    due_at = c.due_at, lease_until = c.lease_until, deadline_at = c.deadline_at,
+    updated_at = c.at
 FROM jsonb_to_recordset($1::jsonb) AS c(
-    id uuid, version int, at timestamptz, from_state text, state text, attempt int, job_id uuid,
-        progress jsonb,
-    route jsonb, model text, due_at timestamptz, lease_until timestamptz, deadline_at timestamptz,
-    entries jsonb)
+    id uuid, version int, at timestamptz, from_state text, state text, attempt int,
+    job_id uuid, progress jsonb, route jsonb, model text, due_at timestamptz,
+    lease_until timestamptz, deadline_at timestamptz, entries jsonb)
 WHERE {_GUARD}"""  # noqa: S608 - as above
 _MOVED_ALONE = f"RETURNING c.id, c.version, c.at, c.entries), {_ENTRY} {_WRITTEN}"
 MOVE_ALONE = f"WITH written AS ({_ALONE} {_MOVED_ALONE}"
@@ -268,22 +262,21 @@ _WITH_HOLDS = (
 _ROOM = "LEAST($4, GREATEST(0, $3 - (SELECT jobs FROM busy)))"
 LEASABLE = f"""
 WITH RECURSIVE busy AS MATERIALIZED (
-    SELECT COALESCE(jsonb_object_agg(user_id, jobs), '{{}}') AS jobs_of, COALESCE(sum(jobs),
-        0)::int AS jobs FROM (
+    SELECT COALESCE(jsonb_object_agg(user_id, jobs), '{{}}') AS jobs_of,
+           COALESCE(sum(jobs), 0)::int AS jobs FROM (
         SELECT user_id, count(*) AS jobs FROM generation_requests
-        WHERE stage = $1 AND state IN ('PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES',
-            'PROCESSING_FINAL')
+        WHERE stage = $1 AND state IN {SQL_IN_FLIGHT}
         GROUP BY user_id) users
 ), head AS MATERIALIZED (
-    SELECT id, user_id, plan, fair_at, row_number() OVER (PARTITION BY user_id
-        ORDER BY fair_at, id) AS nth FROM (
+    SELECT id, user_id, plan, fair_at,
+           row_number() OVER (PARTITION BY user_id ORDER BY fair_at, id) AS nth FROM (
         SELECT id, user_id, plan, fair_at FROM generation_requests
-        WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2 ORDER BY fair_at, id
-            LIMIT 4 * $4) first
+        WHERE state = 'PENDING' AND stage = $1 AND due_at <= $2
+        ORDER BY fair_at, id LIMIT 4 * $4) first
 ), ready AS MATERIALIZED (
     SELECT h.id FROM head h, busy b
-    WHERE h.nth + COALESCE((b.jobs_of->>h.user_id)::int, 0) <= COALESCE(($5::jsonb->>h.plan)::int,
-        $3)
+    WHERE h.nth + COALESCE((b.jobs_of->>h.user_id)::int, 0)
+        <= COALESCE(($5::jsonb->>h.plan)::int, $3)
     ORDER BY h.fair_at, h.id LIMIT {_ROOM}
 ), hidden AS MATERIALIZED (
     SELECT (SELECT count(*) FROM head) = 4 * $4 AND (SELECT count(*) FROM ready) < {_ROOM} AS others
@@ -324,3 +317,51 @@ FROM generation_requests r"""
 
 NEXT_LOOK = "LEAST(r.deadline_at, r.lease_until, r.remind_at)"
 """When time has something to say to a request, as the index has it."""
+
+
+_GUARDED = (
+    "Safe under READ COMMITTED: a row is updated only with the version and the state that the"
+    " change was decided on; a concurrent transaction that was faster makes the guard false after"
+    " its commit, and nothing else of the change is written: everything reads from `written`."
+)
+_INSERTED = (
+    "Safe under READ COMMITTED: the rows are new. A concurrent statement with the same"
+    " idempotency key violates the primary key and fails; one that is committed"
+    " is returned as `key_used`."
+)
+_READ_AHEAD = (
+    "Reads only, without locks: what it found is outdated once another dispatcher takes the lane's"
+    " turn, and `lease_jobs` then writes nothing."
+)
+_IN_TURN = (
+    "Safe under READ COMMITTED: only one dispatcher takes a turn of the lane, which the update of"
+    " its row decides; with another turn nothing is written. "
+)
+_TAKES = (
+    " Accounts are locked after requests, both in the order of their ids, and a balance changes"
+    " only where it covers the amount."
+)
+
+
+def snapshots() -> dict[str, tuple[str, str]]:
+    """Return every composed statement, with why it is safe, as `storage/sql/` shows them."""
+    found = {
+        "create_requests": (INTAKE, _INSERTED),
+        "create_requests_take": (INTAKE_AND_TAKE, _INSERTED + _TAKES),
+        "use_allowance": (
+            USE_ALLOWANCE,
+            "Safe under READ COMMITTED: the month's row is locked by its own conditional update.",
+        ),
+        "move_jobs": (MOVE_ALONE, _GUARDED),
+        "leasable_jobs": (LEASABLE, _READ_AHEAD),
+        "lease_jobs": (LEASE, _IN_TURN + _GUARDED),
+        "select_request": (SELECT_REQUEST, "Reads only: one request with its holds, as one row."),
+    }
+    for take in (False, True):
+        for settle in (False, True):
+            for tell in (False, True):
+                parts = {"take": take, "settle": settle, "tell": tell}
+                name = "".join(f"_{part}" for part, wanted in parts.items() if wanted)
+                statement = move(take=take, settle=settle, tell=tell)
+                found[f"apply_transitions{name}"] = statement, _GUARDED + _TAKES * (take or settle)
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.request_sql import NEXT_LOOK
+from creativeflow.services.aigeneration.storage.state_sets import SQL_WITH_JOB
 
 WAITS_MAX = 50
 """Of so many deliveries of a minute and stage it is found out how long they took."""
@@ -73,21 +74,21 @@ FROM delivered d CROSS JOIN LATERAL (
 WHERE d.nth <= $3 GROUP BY 1, 2"""
 
 # Whatever is set aside belongs to a job that is not finished, or is still being asked for.
-_SET_ASIDE = """
+_SET_ASIDE = f"""
 SELECT count(*) FILTER (WHERE state = 'held') AS held,
     COALESCE(sum(amount) FILTER (WHERE state = 'held'), 0) AS amount,
        count(*) FILTER (WHERE state = 'placing') AS placing
 FROM (
     SELECT h.state, h.amount FROM generation_requests r JOIN holds h ON h.request_id = r.id
-    WHERE r.state IN ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')
+    WHERE r.state IN {SQL_WITH_JOB}
       AND h.state = 'held' AND h.funding = 'credits'
     UNION ALL
     SELECT state, amount FROM holds WHERE state = 'placing' AND parked_at IS NULL
     UNION ALL
     SELECT state, amount FROM holds WHERE state = 'placing' AND parked_at IS NOT NULL
-) outstanding"""
+) outstanding"""  # noqa: S608 - constants
 
-_BY_USER = """
+_BY_USER = f"""
 SELECT r.stage AS lane, r.user_id, max(r.plan) AS plan,
        count(*) FILTER (WHERE r.state = 'PENDING') AS waiting,
        count(*) FILTER (WHERE r.state <> 'PENDING') AS in_flight,
@@ -95,9 +96,9 @@ SELECT r.stage AS lane, r.user_id, max(r.plan) AS plan,
        min(r.updated_at) FILTER (WHERE r.state = 'PENDING') AS waiting_since,
        count(*) OVER (PARTITION BY r.stage) AS users
 FROM generation_requests r JOIN lanes l ON l.lane = r.stage
-WHERE r.state IN ('PENDING', 'PUBLISHING_TO_QUEUE', 'PROCESSING_SAMPLES', 'PROCESSING_FINAL')
+WHERE r.state IN {SQL_WITH_JOB}
 GROUP BY r.stage, r.user_id, l.virtual_time
-ORDER BY r.stage DESC, starts_in NULLS LAST, in_flight DESC, r.user_id LIMIT $1"""
+ORDER BY r.stage DESC, starts_in NULLS LAST, in_flight DESC, r.user_id LIMIT $1"""  # noqa: S608 - constants
 
 _OPEN = f"""
 SELECT (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL) AS messages,
