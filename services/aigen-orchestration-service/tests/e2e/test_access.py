@@ -401,7 +401,7 @@ def key_set() -> Iterator[KeySet]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(endpoint=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     keys.url = f"http://127.0.0.1:{server.server_port}/jwks.json"
     yield keys
@@ -596,12 +596,12 @@ def assert_sign_in(answer: httpx.Response, method: str, path: str) -> None:
 
 async def test_pages_of_operators_are_for_operators_only(locked: Caller) -> None:
     sessions = locked.app.state.sessions
-    service = sessions.of_key(locked.app.state.gate.key(SERVICE_KEY), "user")
+    service = sessions.create_from_key(locked.app.state.gate.key(SERVICE_KEY), "user")
     for method, path in sorted(addresses(locked.app.routes)):
         if path.startswith("/console"):
             headers = {
                 "Cookie": f"{sessions.cookie}={sessions.seal(service)}",
-                "X-CSRF-Token": sessions.csrf(service),
+                "X-CSRF-Token": sessions.create_csrf_token(service),
             }
             answer = await locked.request(method, filled(path), headers=headers)
             assert answer.status_code == httpx.codes.FORBIDDEN, (

@@ -1,6 +1,4 @@
-"""The console as a browser without a script sees it: every page with and without data, and what it
-must not show.
-"""
+"""The console without JavaScript: every page with and without data, escaping and secrets."""
 
 import asyncio
 import re
@@ -15,7 +13,7 @@ import pytest
 from creativeflow.services.aigeneration.domain.runbook import INVARIANTS
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import head
-from creativeflow.services.aigeneration.web.console.requests import PER_PAGE
+from creativeflow.services.aigeneration.web.console.requests import PAGE_SIZE
 from creativeflow.services.aigeneration.web.console.snapshot import SnapshotCache
 from tests.e2e.journey import NOBODY, OPERATIONS, Caller
 from tests.support.html_client import Browser, Page
@@ -36,21 +34,19 @@ Make = Callable[..., Awaitable[Caller]]
 
 @pytest.fixture
 async def console(client: Caller) -> Browser:
-    """A browser at the console of an open service, whose `user` pays for each thing and has 20
-    credits.
-    """
+    """A browser for an open service; `user` is on the payg plan with 20 credits."""
     await client.world.grant("user", 2000, "payg")
     return Browser(client.app)
 
 
-def overview(caller: Caller) -> SnapshotCache:
+def get_snapshots(caller: Caller) -> SnapshotCache:
     found: SnapshotCache = caller.app.state.overview
     return found
 
 
-async def opened(console: Browser, caller: Caller, path: str = "/console") -> Page:
-    """A page as it is now, and not as it was a moment ago."""
-    overview(caller).forget()
+async def open_fresh(console: Browser, caller: Caller, path: str = "/console") -> Page:
+    """Open a page without cached values."""
+    get_snapshots(caller).invalidate()
     page = await console.open(path)
     assert page.status == httpx.codes.OK, page.text
     assert page.inline == []
@@ -61,40 +57,39 @@ async def opened(console: Browser, caller: Caller, path: str = "/console") -> Pa
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_a_page_is_whole_when_there_is_nothing(
+async def test_page_without_data_renders_completely(
     console: Browser, client: Caller, path: str
 ) -> None:
-    page = await opened(console, client, path)
-    assert "Open: anybody on this machine is an operator" in page.text
-    assert page.answer.headers["content-security-policy"].startswith(
+    page = await open_fresh(console, client, path)
+    assert "Open: anyone on this machine is an operator" in page.text
+    assert page.response.headers["content-security-policy"].startswith(
         "default-src 'none'; script-src 'self'"
     )
 
 
-async def test_when_all_is_well_every_light_is_green(console: Browser, client: Caller) -> None:
+async def test_overview_healthy_service_shows_no_problem(console: Browser, client: Caller) -> None:
     await client.completed()
     await client.world.drain()
-    page = await opened(console, client)
-    await overview(client).count(31)
-    page = await opened(console, client)
+    page = await open_fresh(console, client)
+    await get_snapshots(client).check_invariants(31)
+    page = await open_fresh(console, client)
     assert "All invariants hold" in page.text
-    assert "Nothing needs you" in page.text
-    assert "No worker is silent" in page.text
-    assert "Nothing needs you" in (await opened(console, client, "/console/attention")).text
+    assert "Nothing needs attention" in page.text
+    assert "Workers healthy" in page.text
     assert (
-        "Everything is as it must be."
-        in (await opened(console, client, "/console/invariants")).text
+        "Nothing needs attention" in (await open_fresh(console, client, "/console/attention")).text
     )
+    assert "All invariants hold." in (await open_fresh(console, client, "/console/invariants")).text
 
 
-async def test_what_is_unknown_leads_to_a_page_that_says_so(console: Browser) -> None:
+async def test_page_unknown_address_renders_error_page(console: Browser) -> None:
     for path in (f"/console/requests/{NOBODY}", "/console/requests/nonsense", "/console/nowhere"):
         page = await console.open(path)
         assert page.status in {404, 422}
-        assert "CreativeFlow" in page.answer.text
+        assert "CreativeFlow" in page.response.text
 
 
-async def test_user_text_is_shown_as_text_everywhere(console: Browser, client: Caller) -> None:
+async def test_pages_user_text_is_escaped(console: Browser, client: Caller) -> None:
     user = "<b>eve</b>"
     await client.world.grant(user, 1000, "payg")
     shown = await client.with_samples(user, input_prompt=NASTY, project_id=NASTY[:60])
@@ -111,36 +106,36 @@ async def test_user_text_is_shown_as_text_everywhere(console: Browser, client: C
         "/console/accounts/%3Cb%3Eeve%3C%2Fb%3E",
         "/console/requests?q=%3Cscript%3E",
     ):
-        page = await opened(console, client, path)
-        assert "<script>alert" not in page.answer.text
-        assert "<img src=x" not in page.answer.text
-        assert "<b>eve" not in page.answer.text
-    assert NASTY in (await opened(console, client, f"/console/requests/{shown['id']}")).text
+        page = await open_fresh(console, client, path)
+        assert "<script>alert" not in page.response.text
+        assert "<img src=x" not in page.response.text
+        assert "<b>eve" not in page.response.text
+    assert NASTY in (await open_fresh(console, client, f"/console/requests/{shown['id']}")).text
     assert (
         "<b>eve</b>"
-        in (await opened(console, client, "/console/accounts/%3Cb%3Eeve%3C%2Fb%3E")).text
+        in (await open_fresh(console, client, "/console/accounts/%3Cb%3Eeve%3C%2Fb%3E")).text
     )
 
 
-async def test_a_part_of_a_page_can_be_had_alone(console: Browser, client: Caller) -> None:
+async def test_page_with_part_header_returns_block_only(console: Browser, client: Caller) -> None:
     shown = await client.with_samples()
     for path, part in (
-        ("/console", "figures"),
+        ("/console", "overview"),
         ("/console/requests", "table"),
-        ("/console/attention", "needs"),
-        ("/console/queue", "waiting"),
-        (f"/console/requests/{shown['id']}", "all"),
+        ("/console/attention", "items"),
+        ("/console/queue", "queue"),
+        (f"/console/requests/{shown['id']}", "request"),
     ):
-        answer = await console.get(path, headers={"X-Part": part})
-        assert (answer.status_code, answer.headers["x-part"]) == (200, part)
-        assert "<html" not in answer.text
-        assert len(answer.text) > 200
+        response = await console.get(path, headers={"X-Part": part})
+        assert (response.status_code, response.headers["x-part"]) == (200, part)
+        assert "<html" not in response.text
+        assert len(response.text) > 200
 
 
-# Now
+# Overview
 
 
-async def test_the_figures_are_those_of_a_known_hour(console: Browser, client: Caller) -> None:
+async def test_overview_known_hour_shows_its_figures(console: Browser, client: Caller) -> None:
     world = client.world
     world.clock.set(world.clock().replace(minute=30, second=0, microsecond=0))
     for seconds in (10, 20, 30):  # samples after so long, the final after twice that
@@ -158,7 +153,7 @@ async def test_the_figures_are_those_of_a_known_hour(console: Browser, client: C
         world.clock.advance(minutes=1)
     assert (await world.look(broken)).failure is not None
     await world.cancel(await world.submitted())
-    hour = (await overview(client).glance()).hour
+    hour = (await get_snapshots(client).snapshot()).hour
     assert {name: hour.total(name) for name in ("accepted", "samples", "finals", "completed")} == {
         "accepted": 5,
         "samples": 3,
@@ -168,7 +163,7 @@ async def test_the_figures_are_those_of_a_known_hour(console: Browser, client: C
     assert {
         name: hour.total(name) for name in ("failed", "failed_attempts", "cancelled", "rejected")
     } == {"failed": 1, "failed_attempts": 3, "cancelled": 1, "rejected": 0}
-    samples, finals = hour.waits("samples_waits"), hour.waits("final_waits")
+    samples, finals = hour.latency("samples_waits"), hour.latency("final_waits")
     assert (samples.count, samples.p50, samples.p95) == (
         3,
         pytest.approx(20, abs=0.1),
@@ -179,17 +174,17 @@ async def test_the_figures_are_those_of_a_known_hour(console: Browser, client: C
         pytest.approx(40, abs=0.1),
         pytest.approx(60, abs=0.1),
     )
-    assert hour.success == 0.75
-    page = await opened(console, client)
+    assert hour.success_rate == 0.75
+    page = await open_fresh(console, client)
     assert "75.0 %" in page.text
-    assert "20 s half of them 30 s 95 of 100" in page.text
+    assert "20 s p50 30 s p95" in page.text
     assert "5 requests in the last hour" in page.text
-    assert "1 requests in the last hour; above them 3 failed attempts" in page.text
+    assert "1 requests in the last hour; 3 failed attempts stacked above" in page.text
     world.clock.advance(hours=1)
-    assert "0 requests in the last hour" in (await opened(console, client)).text
+    assert "0 requests in the last hour" in (await open_fresh(console, client)).text
 
 
-async def test_a_rate_is_the_mean_of_the_last_whole_minutes(client: Caller) -> None:
+async def test_rate_incomplete_minute_is_not_counted(client: Caller) -> None:
     world = client.world
     await world.grant("user", 2000, "payg")
     world.clock.set(world.clock().replace(second=0, microsecond=0))
@@ -197,12 +192,12 @@ async def test_a_rate_is_the_mean_of_the_last_whole_minutes(client: Caller) -> N
         for _ in range(3):
             await world.submitted()
         world.clock.advance(minutes=1)
-    hour = (await overview(client).glance()).hour
+    hour = (await get_snapshots(client).snapshot()).hour
     assert hour.rate("accepted") == 3.0
-    overview(client).forget()
-    await world.submitted()  # in the minute that has only begun
-    assert (await overview(client).glance()).hour.rate("accepted") == 3.0
-    assert [minute.accepted for minute in (await overview(client).hour()).minutes][-7:] == [
+    get_snapshots(client).invalidate()
+    await world.submitted()  # in the incomplete minute
+    assert (await get_snapshots(client).snapshot()).hour.rate("accepted") == 3.0
+    assert [minute.accepted for minute in (await get_snapshots(client).hour()).minutes][-7:] == [
         3,
         3,
         3,
@@ -213,46 +208,46 @@ async def test_a_rate_is_the_mean_of_the_last_whole_minutes(client: Caller) -> N
     ]
 
 
-async def test_what_is_set_aside_and_owed_is_told(console: Browser, client: Caller) -> None:
+async def test_overview_open_work_shows_holds_and_outbox(console: Browser, client: Caller) -> None:
     shown = await client.with_samples()
     await client.act(
         shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"]
     )
     await client.create()
     await client.create()
-    page = await opened(console, client)
-    assert "Holds outstanding 3, 1.50 credits" in page.text  # two sample sets and a final
-    assert "Messages open 2" in page.text  # the capture and the notification
+    page = await open_fresh(console, client)
+    assert "Holds open 3, 1.50 credits" in page.text  # two sample sets and a final
+    assert "Outbox pending 2" in page.text  # the capture and the notification
     await client.world.drain()
-    assert "Messages open 0" in (await opened(console, client)).text
+    assert "Outbox pending 0" in (await open_fresh(console, client)).text
 
 
-async def test_several_viewers_cost_one_question(
+async def test_overview_several_viewers_share_one_query(
     client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    queried = []
     minutes = client.app.state.figures.minutes
 
     async def counted(*when: Any) -> Any:
-        asked.append(when)
+        queried.append(when)
         return await minutes(*when)
 
-    monkeypatch.setattr(overview(client).hour, "_ask", counted)
+    monkeypatch.setattr(get_snapshots(client).hour, "_load", counted)
     for _ in range(5):
         await Browser(client.app).open("/console")
-    assert len(asked) == 1
-    overview(client).forget()
+    assert len(queried) == 1
+    get_snapshots(client).invalidate()
     await Browser(client.app).open("/console")
-    assert len(asked) == 2
+    assert len(queried) == 2
     assert (
-        asked[1][1] - asked[1][0] < timedelta(minutes=5) < asked[0][1] - asked[0][0]
-    )  # the rest is remembered
+        queried[1][1] - queried[1][0] < timedelta(minutes=5) < queried[0][1] - queried[0][0]
+    )  # the rest is cached
 
 
 # Requests
 
 
-async def test_requests_are_found_by_id_user_project_state_and_time(
+async def test_requests_search_filters_by_id_user_project_state_and_time(
     console: Browser, client: Caller
 ) -> None:
     await client.world.grant("other", 0, "pro")
@@ -273,24 +268,24 @@ async def test_requests_are_found_by_id_user_project_state_and_time(
         ("?until=2000-01-01", set()),
         ("?since=nonsense", {ready["id"], str(failed.id)}),
     ):
-        page = await opened(console, client, f"/console/requests{query}")
-        assert set(re.findall(r"/console/requests/([0-9a-f-]{36})", page.answer.text)) == found, (
+        page = await open_fresh(console, client, f"/console/requests{query}")
+        assert set(re.findall(r"/console/requests/([0-9a-f-]{36})", page.response.text)) == found, (
             query
         )
-    led = await console.open("/console/requests", params={"q": f" {ready['id']} "})
-    assert str(led.answer.url).endswith(f"/console/requests/{ready['id']}")
-    row = (await opened(console, client, "/console/requests?show=completed")).text
+    redirected = await console.open("/console/requests", params={"q": f" {ready['id']} "})
+    assert str(redirected.response.url).endswith(f"/console/requests/{ready['id']}")
+    row = (await open_fresh(console, client, "/console/requests?show=completed")).text
     assert f"Completed {ready['id']} user in spring 1.25 credits" in row
 
 
-async def test_pages_of_requests_follow_one_another(console: Browser, client: Caller) -> None:
+async def test_requests_many_are_paginated(console: Browser, client: Caller) -> None:
     await client.world.grant("other", 0, "pro")
-    made = [str((await client.world.submitted("other")).id) for _ in range(PER_PAGE + 2)]
-    first = await opened(console, client, "/console/requests?q=other")
+    made = [str((await client.world.submitted("other")).id) for _ in range(PAGE_SIZE + 2)]
+    first = await open_fresh(console, client, "/console/requests?q=other")
     (older,) = (link for link in first.links if "cursor" in link)
-    second = await opened(console, client, older)
+    second = await open_fresh(console, client, older)
     seen = [
-        re.findall(r"/console/requests/([0-9a-f-]{36})", page.answer.text)
+        re.findall(r"/console/requests/([0-9a-f-]{36})", page.response.text)
         for page in (first, second)
     ]
     assert [*seen[0], *seen[1]] == sorted(made, reverse=True)
@@ -300,88 +295,90 @@ async def test_pages_of_requests_follow_one_another(console: Browser, client: Ca
 # One request
 
 
-async def test_one_timeline_tells_state_money_and_messages_in_one_order(
+async def test_request_completed_timeline_merges_events_holds_and_notifications(
     console: Browser, client: Caller
 ) -> None:
     shown = await client.completed()
     await client.world.drain()
-    page = await opened(console, client, f"/console/requests/{shown['id']}")
-    told = [
+    page = await open_fresh(console, client, f"/console/requests/{shown['id']}")
+    lines = [
         " ".join(re.sub(r"<[^>]+>", " ", line).split())
-        for line in re.findall(r'<div class="what">\s*<p>(.*?)</p>', page.answer.text, re.DOTALL)
+        for line in re.findall(r'<div class="entry">\s*<p>(.*?)</p>', page.response.text, re.DOTALL)
     ]
-    assert told == [
-        "state: Asked for by open Credits are being asked for",
-        "money: 0.25 credits to be set aside for the samples of round 1",
-        "money: The credit service has set 0.25 credits aside Waits for its turn",
-        "broker: A dispatcher took the job On its way to the broker",
-        "broker: The broker has stored the samples job Samples are being made",
-        "worker: Samples came: 4 good, 0 failed The user picks",
-        "money: 0.25 credits charged for the samples of round 1",
-        "money: The credit service is being asked",
-        "money: 1.00 credit to be set aside for the final",
-        "state: A sample was picked Waits for its turn",
-        "broker: A dispatcher took the job On its way to the broker",
-        "broker: The broker has stored the final job The final is being made",
-        "worker: The final came Completed",
-        "money: 1.00 credit charged for the final",
-        *told[14:],
+    assert lines == [
+        "state: Submitted by open Placing hold",
+        "credits: 0.25 credits held for the samples of round 1",
+        "credits: Hold of 0.25 credits placed Queued",
+        "broker: Job leased by a dispatcher Dispatching",
+        "broker: Samples job confirmed by the broker Generating samples",
+        "worker: Samples delivered: 4 good, 0 failed Awaiting selection",
+        "credits: 0.25 credits captured for the samples of round 1",
+        "credits: Placing hold at the credit service",
+        "credits: 1.00 credit held for the final",
+        "state: Sample selected Queued",
+        "broker: Job leased by a dispatcher Dispatching",
+        "broker: Final job confirmed by the broker Generating final",
+        "worker: Final delivered Completed",
+        "credits: 1.00 credit captured for the final",
+        *lines[14:],
     ]
-    assert sorted(told[14:]) == [
-        "money: The credit service was told to charge",
-        "money: The credit service was told to charge",
-        "told: The user was told: final_asset_ready",
-        "told: The user was told: samples_ready",
+    assert sorted(lines[14:]) == [
+        "credits: Hold captured at the credit service",
+        "credits: Hold captured at the credit service",
+        "notification: User notified: final_asset_ready",
+        "notification: User notified: samples_ready",
     ]
-    assert "State 2 Money 8 Broker 4 Callbacks 2 Notifications 2" in page.text
-    assert len(page.pictures) == 5
-    assert page.actions == ["user"]  # it has ended well: nothing can be done
+    assert "State 2 Credits 8 Broker 4 Worker 2 Notifications 2" in page.text
+    assert len(page.images) == 5
+    assert page.actions == ["user"]  # completed: no actions
 
 
-async def test_evidence_and_gaps_stand_in_the_timeline(console: Browser, client: Caller) -> None:
+async def test_request_stale_result_and_gap_are_in_timeline(
+    console: Browser, client: Caller
+) -> None:
     await client.world.submitted()
     job = await client.world.next_job()
     client.world.clock.advance(seconds=125)
     await client.world.fail(job)
     await client.report_result(job)
-    page = await opened(console, client, f"/console/requests/{job.id}")
+    page = await open_fresh(console, client, f"/console/requests/{job.id}")
     assert "+2 min 5 s" in page.text
     assert "Attempt 1 failed: provider_error" in page.text
-    assert "A word of an older job came (samples): kept, not applied, not paid" in page.text
+    assert "Stale result (samples): recorded, not applied, not charged" in page.text
 
 
-async def test_a_message_that_is_paid_while_the_page_is_read_is_not_missed(
+async def test_request_message_delivered_during_load_is_not_missed(
     console: Browser, client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request_id = (await client.completed())["id"]
     timeline = client.app.state.queries.timeline
 
-    async def and_then_it_is_paid(*asked: Any) -> Any:
-        entries = await timeline(*asked)
+    async def read_then_deliver(*arguments: Any) -> Any:
+        entries = await timeline(*arguments)
         await client.world.drain()
         return entries
 
-    monkeypatch.setattr(client.app.state.queries, "timeline", and_then_it_is_paid)
-    page = await opened(console, client, f"/console/requests/{request_id}")
-    assert "The user was told: final_asset_ready" not in page.text
-    assert "data-refresh-seconds" in page.answer.text
-    page = await opened(console, client, f"/console/requests/{request_id}")
-    assert "The user was told: final_asset_ready" in page.text
-    assert "data-refresh-seconds" not in page.answer.text
+    monkeypatch.setattr(client.app.state.queries, "timeline", read_then_deliver)
+    page = await open_fresh(console, client, f"/console/requests/{request_id}")
+    assert "User notified: final_asset_ready" not in page.text
+    assert "data-refresh-seconds" in page.response.text
+    page = await open_fresh(console, client, f"/console/requests/{request_id}")
+    assert "User notified: final_asset_ready" in page.text
+    assert "data-refresh-seconds" not in page.response.text
 
 
-async def test_a_free_generation_is_told_as_one(console: Browser, client: Caller) -> None:
+async def test_request_on_free_plan_shows_free_generation(console: Browser, client: Caller) -> None:
     shown = await client.with_samples("freeloader")
-    page = await opened(console, client, f"/console/requests/{shown['id']}")
+    page = await open_fresh(console, client, f"/console/requests/{shown['id']}")
     month = client.world.clock().strftime("%B %Y")
-    assert f"A free generation of {month} is used for the samples of round 1" in page.text
-    assert f"A free generation of {month} stays used for the samples of round 1" in page.text
+    assert f"Free generation of {month} held for the samples of round 1" in page.text
+    assert f"Free generation of {month} used for the samples of round 1" in page.text
 
 
 # Queue, invariants, settings
 
 
-async def test_the_queue_is_told_by_user_in_fair_order(make_client: Make) -> None:
+async def test_queue_several_users_are_in_dispatch_order(make_client: Make) -> None:
     caller = await make_client(lane_window=1, engine_url="local://")
     console = Browser(caller.app)
     await caller.world.grant("heavy", 0, "pro")
@@ -390,8 +387,8 @@ async def test_the_queue_is_told_by_user_in_fair_order(make_client: Make) -> Non
         await caller.world.submitted("heavy")
     await caller.world.submitted("late")
     await caller.world.next_job()
-    page = await opened(console, caller, "/console/queue")
-    rows = re.search(r"Lane User Plan .*? (samples .*?) The broker", page.text)
+    page = await open_fresh(console, caller, "/console/queue")
+    rows = re.search(r"Lane User Plan .*? (samples .*?) Broker queues", page.text)
     assert rows, page.text
     assert re.findall(r"samples (\w+) (Pro|Team) (\d) (\d) of (\d+) . (\d)", rows[1]) == [
         ("late", "Team", "1", "0", "1000", "3"),
@@ -401,31 +398,33 @@ async def test_the_queue_is_told_by_user_in_fair_order(make_client: Make) -> Non
     await caller.world.dispatch()
 
 
-async def test_every_invariant_is_explained_and_shown(console: Browser, client: Caller) -> None:
-    page = await opened(console, client, "/console/invariants?days=7")
+async def test_invariants_every_count_is_explained(console: Browser, client: Caller) -> None:
+    page = await open_fresh(console, client, "/console/invariants?days=7")
     counts = (await client.get(f"{OPERATIONS}/invariants")).json()["counts"]
     assert set(counts) == set(INVARIANTS)
-    for name, meaning in INVARIANTS.items():
-        assert f"{name} 0 {meaning.means}" in page.text
-    assert "for 7 days back" in page.text
+    for name, explanation in INVARIANTS.items():
+        assert f"{name} 0 {explanation.means}" in page.text
+    assert "within 7 days" in page.text
     assert (await console.open("/console/invariants?days=0")).status == 422
 
 
-async def test_a_broken_invariant_turns_the_light(console: Browser, client: Caller) -> None:
+async def test_invariants_violated_count_is_shown_everywhere(
+    console: Browser, client: Caller
+) -> None:
     await client.world.database.execute(
         "UPDATE credit_accounts SET balance = balance + 1 WHERE user_id = 'user'"
     )
-    page = await opened(console, client, "/console/invariants")
-    assert "1 of 12 counts is not 0." in page.text
+    page = await open_fresh(console, client, "/console/invariants")
+    assert "1 of 12 invariants violated." in page.text
     assert "balances_off_ledger 1 a balance is not the sum of its entries" in page.text
-    overview(client).forget()
-    assert "1 invariant is broken balances off ledger" in (await console.open("/console")).text
+    get_snapshots(client).invalidate()
+    assert "1 invariant violated balances off ledger" in (await console.open("/console")).text
     await client.world.database.execute(
         "UPDATE credit_accounts SET balance = balance - 1 WHERE user_id = 'user'"
     )
 
 
-async def test_settings_are_shown_and_secrets_are_not(make_client: Make) -> None:
+async def test_settings_with_secrets_shows_no_secret(make_client: Make) -> None:
     planted = {
         "callback_secret": "planted-callback-secret-1",
         "jwt_secret": "planted-jwt-secret-of-enough-length-2",
@@ -448,10 +447,10 @@ async def test_settings_are_shown_and_secrets_are_not(make_client: Make) -> None
     )
     browser = Browser(caller.app)
     sessions = caller.app.state.sessions
-    session = sessions.of_key(caller.app.state.gate.key("planted-api-key-3-long"), "user")
+    session = sessions.create_from_key(caller.app.state.gate.key("planted-api-key-3-long"), "user")
     browser.cookies.set(sessions.cookie, sessions.seal(session))
-    page = await opened(browser, caller, "/console/settings")
-    assert "planted" not in page.answer.text
+    page = await open_fresh(browser, caller, "/console/settings")
+    assert "planted" not in page.response.text
     for secret in ("callback_secret", "jwt_secret", "api_keys", "credits_api_key"):
         assert f"AIGEN_{secret.upper()} set secret changed" in page.text
     assert "AIGEN_ENGINE_URL amqps://… secret changed" in page.text
@@ -464,40 +463,40 @@ async def test_settings_are_shown_and_secrets_are_not(make_client: Make) -> None
     assert len(re.findall(r"AIGEN_[A-Z0-9_]+", page.text)) >= len(Settings.model_fields)
 
 
-# Who may come
+# Access
 
 
-async def test_the_console_is_for_operators_by_key_or_by_role(make_client: Make) -> None:
+async def test_console_without_operator_role_is_forbidden(make_client: Make) -> None:
     caller = await make_client(
         api_keys="shop:service:the-key-of-the-shop,duty:operator:the-key-of-the-operator"
     )
     gate, sessions = caller.app.state.gate, caller.app.state.sessions
     for key, status in (("the-key-of-the-shop", 403), ("the-key-of-the-operator", 200)):
         browser = Browser(caller.app)
-        browser.cookies.set(sessions.cookie, sessions.seal(sessions.of_key(gate.key(key), "user")))
+        browser.cookies.set(
+            sessions.cookie, sessions.seal(sessions.create_from_key(gate.key(key), "user"))
+        )
         for path in PAGES:
             page = await browser.open(path)
             assert page.status == status, path
             assert ("/console" in page.links) == (status == 200)
 
 
-async def test_the_stream_says_that_something_happened(client: Caller) -> None:
-    pulse = overview(client).pulse
-    pulse._look_seconds = 0.01  # noqa: SLF001 - a test does not wait
-    beats = pulse.beats()
-    assert await anext(beats) == b"retry: 5000\n\n"
-    waiting = asyncio.ensure_future(anext(beats))
+async def test_change_feed_on_change_signals_subscribers(client: Caller) -> None:
+    feed = get_snapshots(client).change_feed
+    feed._poll_seconds = 0.01  # noqa: SLF001 - a test does not wait
+    events = feed.subscribe()
+    assert await anext(events) == b"retry: 5000\n\n"
+    waiting = asyncio.ensure_future(anext(events))
     await asyncio.sleep(0.05)
     await client.world.submitted("freeloader")
     assert await asyncio.wait_for(waiting, 5) == b"event: changed\ndata: -\n\n"
-    assert pulse.count == 1
-    await beats.aclose()
-    assert pulse.count == 0
+    assert feed.subscriber_count == 1
+    await events.aclose()
+    assert feed.subscriber_count == 0
 
 
-async def test_ids_that_are_written_otherwise_still_lead_there(
-    console: Browser, client: Caller
-) -> None:
+async def test_requests_search_accepts_id_without_dashes(console: Browser, client: Caller) -> None:
     shown = await client.with_samples()
-    led = await console.open("/console/requests", params={"q": UUID(shown["id"]).hex})
-    assert str(led.answer.url).endswith(shown["id"])
+    redirected = await console.open("/console/requests", params={"q": UUID(shown["id"]).hex})
+    assert str(redirected.response.url).endswith(shown["id"])

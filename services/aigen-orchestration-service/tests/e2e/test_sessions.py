@@ -1,6 +1,4 @@
-"""Who may see the pages: signing in and out, forged forms, stale and foreign cookies, and what
-every page carries.
-"""
+"""Access to the pages: sign-in and sign-out, forged forms and cookies, headers of every page."""
 
 import base64
 import re
@@ -29,48 +27,46 @@ COOKIE = "aigen_session"
 Make = Callable[..., Awaitable[Caller]]
 
 
-def token(sub: str = "user", lasts: float = 600, **claims: Any) -> str:
+def create_token(sub: str = "user", lasts: float = 600, **claims: Any) -> str:
     return jwt.encode({"sub": sub, "exp": int(time.time() + lasts), **claims}, JWT_SECRET, "HS256")
 
 
 @pytest.fixture
 async def locked(make_client: Make) -> Browser:
-    """A browser at a service with keys and user tokens."""
+    """A browser for a service with API keys and user tokens."""
     return Browser((await make_client(**LOCKED)).app)
 
 
 @pytest.fixture
-async def open_house(client: Caller) -> Browser:
-    """A browser at a service with nothing configured."""
+async def open_service(client: Caller) -> Browser:
+    """A browser for a service without authentication."""
     return Browser(client.app)
 
 
-async def signed_in(browser: Browser, **said: str) -> None:
+async def sign_in(browser: Browser, **fields: str) -> None:
     page = await browser.open("/sign-in")
     after = await browser.submit(
-        page.forms[0], **({"token": None} if "key" in said else {}), **said
+        page.forms[0], **({"token": None} if "key" in fields else {}), **fields
     )
     assert after.status == httpx.codes.OK, after.text
     assert browser.cookies.get(COOKIE)
 
 
-# Signing in
+# Sign-in
 
 
-async def test_a_stranger_is_led_to_the_sign_in_and_back_to_where_they_wanted_to_go(
-    locked: Browser,
-) -> None:
-    asked = await locked.open("/studio?prompt=a+cat")
-    assert (asked.status, str(asked.answer.url)) == (
+async def test_page_without_session_redirects_to_sign_in_and_back(locked: Browser) -> None:
+    form_page = await locked.open("/studio?prompt=a+cat")
+    assert (form_page.status, str(form_page.response.url)) == (
         200,
         f"{ORIGIN}/sign-in?next=/studio%3Fprompt%3Da%2Bcat",
     )
-    after = await locked.submit(asked.forms[0], token=token())
-    assert str(after.answer.url) == f"{ORIGIN}/studio?prompt=a+cat"
+    after = await locked.submit(form_page.forms[0], token=create_token())
+    assert str(after.response.url) == f"{ORIGIN}/studio?prompt=a+cat"
 
 
-async def test_a_user_signs_in_with_their_token_and_is_nobody_else(locked: Browser) -> None:
-    await signed_in(locked, token=token("ada"))
+async def test_sign_in_with_token_cannot_switch_user(locked: Browser) -> None:
+    await sign_in(locked, token=create_token("ada"))
     page = await locked.open("/studio")
     assert "Signed in as ada" in page.text
     refused = await locked.submit(
@@ -80,10 +76,8 @@ async def test_a_user_signs_in_with_their_token_and_is_nobody_else(locked: Brows
     assert "user" not in page.actions
 
 
-async def test_a_service_acts_for_the_user_it_names_and_for_another_after_that(
-    locked: Browser,
-) -> None:
-    await signed_in(locked, key=SERVICE_KEY, user_id="ada")
+async def test_sign_in_with_key_can_switch_user(locked: Browser) -> None:
+    await sign_in(locked, key=SERVICE_KEY, user_id="ada")
     page = await locked.open("/studio")
     assert "Signed in as shop" in page.text
     switched = await locked.submit(page.form("/sign-in/user"), user_id="bob")
@@ -91,7 +85,7 @@ async def test_a_service_acts_for_the_user_it_names_and_for_another_after_that(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "fields",
     [
         {"key": "not-a-key-of-anybody", "user_id": "ada"},
         {"token": "no.token.atall"},
@@ -101,137 +95,149 @@ async def test_a_service_acts_for_the_user_it_names_and_for_another_after_that(
         {},
     ],
 )
-async def test_what_does_not_open_says_so_and_asks_again(
-    locked: Browser, said: dict[str, str]
+async def test_sign_in_invalid_credentials_shows_form_again(
+    locked: Browser, fields: dict[str, str]
 ) -> None:
-    asked = await locked.open("/sign-in?next=/studio?x=1")
-    refused = await locked.submit(asked.forms[0], **({"token": None} | said))
+    form_page = await locked.open("/sign-in?next=/studio?x=1")
+    refused = await locked.submit(form_page.forms[0], **({"token": None} | fields))
     assert refused.status in {401, 422}
     assert COOKIE not in locked.cookies
     assert refused.forms[0].fields["next"] == "/studio?x=1"
-    assert "Check" in refused.text or "Say for which user" in refused.text
+    assert "Check" in refused.text or "Enter the user to act as." in refused.text
 
 
 @pytest.mark.parametrize(
     "where", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"]
 )
-async def test_signing_in_never_leads_away(locked: Browser, where: str) -> None:
-    asked = await locked.open("/sign-in", params={"next": where})
-    after = await locked.submit(asked.forms[0], token=token())
-    assert str(after.answer.url) == f"{ORIGIN}/studio"
+async def test_sign_in_foreign_next_path_is_ignored(locked: Browser, where: str) -> None:
+    form_page = await locked.open("/sign-in", params={"next": where})
+    after = await locked.submit(form_page.forms[0], token=create_token())
+    assert str(after.response.url) == f"{ORIGIN}/studio"
 
 
-async def test_signing_out_ends_it(locked: Browser) -> None:
-    await signed_in(locked, token=token())
+async def test_sign_out_ends_session(locked: Browser) -> None:
+    await sign_in(locked, token=create_token())
     await locked.submit((await locked.open("/studio")).form("/sign-out"))
-    assert str((await locked.open("/studio")).answer.url).startswith(f"{ORIGIN}/sign-in")
+    assert str((await locked.open("/studio")).response.url).startswith(f"{ORIGIN}/sign-in")
 
 
-# Handing over
+# Hand-over
 
 
-async def test_a_platform_hands_its_user_over_and_a_page_of_anybody_else_does_not(
-    locked: Browser,
-) -> None:
-    handing = PageForm("/sign-in", "post", {"token": token("ada"), "next": "/studio"})
-    for stranger in ("https://evil.example", "null"):
+async def test_hand_over_only_from_configured_origin_is_accepted(locked: Browser) -> None:
+    hand_over = PageForm("/sign-in", "post", {"token": create_token("ada"), "next": "/studio"})
+    for origin in ("https://evil.example", "null"):
         refused = await locked.submit(
-            handing, headers={"Origin": stranger, "Sec-Fetch-Site": "cross-site"}
+            hand_over, headers={"Origin": origin, "Sec-Fetch-Site": "cross-site"}
         )
         assert (refused.status, COOKIE in locked.cookies) == (403, False)
-    silent = await locked.post("/sign-in", data=handing.fields)
-    assert (silent.status_code, COOKIE in locked.cookies) == (403, False)
+    without_origin = await locked.post("/sign-in", data=hand_over.fields)
+    assert (without_origin.status_code, COOKIE in locked.cookies) == (403, False)
     arrived = await locked.submit(
-        handing, headers={"Origin": PLATFORM, "Sec-Fetch-Site": "cross-site"}
+        hand_over, headers={"Origin": PLATFORM, "Sec-Fetch-Site": "cross-site"}
     )
-    assert str(arrived.answer.url) == f"{ORIGIN}/studio"
+    assert str(arrived.response.url) == f"{ORIGIN}/studio"
     assert "Signed in as ada" in arrived.text
 
 
 # The cookie
 
 
-async def test_the_cookie_is_kept_from_scripts_and_goes_to_secure_hosts_only(
-    make_client: Make,
-) -> None:
+async def test_session_cookie_has_secure_attributes(make_client: Make) -> None:
     plain = Browser((await make_client(**LOCKED)).app)
-    answer = await plain.post(
-        "/sign-in", data={"token": token()}, headers={"Origin": ORIGIN}, follow_redirects=False
-    )
-    said = answer.headers["set-cookie"]
-    assert said.startswith(f"{COOKIE}=")
-    assert {"HttpOnly", "Path=/", "SameSite=lax"} <= {part.strip() for part in said.split(";")}
-    behind = Browser((await make_client(**LOCKED, public_url="https://studio.example.com")).app)
-    answer = await behind.post(
+    response = await plain.post(
         "/sign-in",
-        data={"token": token()},
+        data={"token": create_token()},
+        headers={"Origin": ORIGIN},
+        follow_redirects=False,
+    )
+    cookie = response.headers["set-cookie"]
+    assert cookie.startswith(f"{COOKIE}=")
+    assert {"HttpOnly", "Path=/", "SameSite=lax"} <= {part.strip() for part in cookie.split(";")}
+    public = Browser((await make_client(**LOCKED, public_url="https://studio.example.com")).app)
+    response = await public.post(
+        "/sign-in",
+        data={"token": create_token()},
         headers={"Origin": "https://studio.example.com"},
         follow_redirects=False,
     )
-    assert answer.headers["set-cookie"].startswith(f"__Host-{COOKIE}=")
-    assert "Secure" in answer.headers["set-cookie"]
+    assert response.headers["set-cookie"].startswith(f"__Host-{COOKIE}=")
+    assert "Secure" in response.headers["set-cookie"]
 
 
-async def test_a_session_ends_after_its_time_and_with_its_token(make_client: Make) -> None:
+async def test_session_after_lifetime_or_token_expiry_ends(make_client: Make) -> None:
     caller = await make_client(**LOCKED)
     browser = Browser(caller.app)
-    caller.app.state.sessions._now = caller.world.clock  # noqa: SLF001 - the tests' hand on the clock
-    await signed_in(browser, key=SERVICE_KEY, user_id="ada")
+    caller.app.state.sessions._now = caller.world.clock  # noqa: SLF001 - the test controls the clock
+    await sign_in(browser, key=SERVICE_KEY, user_id="ada")
     caller.world.clock.advance(seconds=LIFETIME.total_seconds() - 60)
-    assert str((await browser.open("/studio")).answer.url) == f"{ORIGIN}/studio"
+    assert str((await browser.open("/studio")).response.url) == f"{ORIGIN}/studio"
     caller.world.clock.advance(minutes=2)
-    assert "/sign-in" in str((await browser.open("/studio")).answer.url)
+    assert "/sign-in" in str((await browser.open("/studio")).response.url)
     sessions = caller.app.state.sessions
     ends = caller.world.clock() + timedelta(minutes=10)
-    assert sessions.of_token(sessions.guest().principal(), ends.timestamp()).expires_at <= ends
+    assert (
+        sessions.create_from_token(
+            sessions.create_guest().to_user_principal(), ends.timestamp()
+        ).expires_at
+        <= ends
+    )
 
 
-async def test_removing_a_key_ends_its_sessions_and_rotating_the_secret_does_not(
-    make_client: Make,
-) -> None:
+async def test_session_removed_key_ends_it_but_rotated_secret_does_not(make_client: Make) -> None:
     browser = Browser((await make_client(**LOCKED)).app)
-    await signed_in(browser, key=SERVICE_KEY, user_id="ada")
-    seal = browser.cookies[COOKIE]
+    await sign_in(browser, key=SERVICE_KEY, user_id="ada")
+    cookie = browser.cookies[COOKIE]
 
-    async def reached(**changes: object) -> str:
+    async def open_studio_with(**changes: object) -> str:
         other = Browser((await make_client(**(LOCKED | changes))).app)
-        other.cookies.set(COOKIE, seal)
-        return str((await other.open("/studio")).answer.url).removeprefix(ORIGIN)
+        other.cookies.set(COOKIE, cookie)
+        return str((await other.open("/studio")).response.url).removeprefix(ORIGIN)
 
     rotated = "a-new-secret-of-enough-length,test-secret-of-enough-length"
-    assert await reached(callback_secret=rotated) == "/studio"
-    assert await reached(callback_secret="a-new-secret-of-enough-length") == "/sign-in?next=/studio"
-    assert await reached(api_keys=f"duty:operator:{OPERATOR_KEY}") == "/sign-in?next=/studio"
-    assert await reached(api_keys="shop:service:another-key-of-the-shop") == "/sign-in?next=/studio"
-    assert await reached(api_keys=f"shop:operator:{SERVICE_KEY}") == "/sign-in?next=/studio"
+    assert await open_studio_with(callback_secret=rotated) == "/studio"
+    assert (
+        await open_studio_with(callback_secret="a-new-secret-of-enough-length")
+        == "/sign-in?next=/studio"
+    )
+    assert (
+        await open_studio_with(api_keys=f"duty:operator:{OPERATOR_KEY}") == "/sign-in?next=/studio"
+    )
+    assert (
+        await open_studio_with(api_keys="shop:service:another-key-of-the-shop")
+        == "/sign-in?next=/studio"
+    )
+    assert (
+        await open_studio_with(api_keys=f"shop:operator:{SERVICE_KEY}") == "/sign-in?next=/studio"
+    )
 
 
-async def test_a_cookie_that_was_changed_or_made_elsewhere_opens_nothing(
+async def test_session_forged_or_foreign_cookie_is_rejected(
     locked: Browser, client: Caller
 ) -> None:
-    await signed_in(locked, token=token("ada"))
+    await sign_in(locked, token=create_token("ada"))
     version, body, seal = locked.cookies[COOKIE].split(".")
-    said = base64.urlsafe_b64decode(body + "==").replace(b'"user"', b'"operator"')
-    forged = f"{version}.{base64.urlsafe_b64encode(said).rstrip(b'=').decode()}.{seal}"
-    guest = client.app.state.sessions
+    payload = base64.urlsafe_b64decode(body + "==").replace(b'"user"', b'"operator"')
+    forged = f"{version}.{base64.urlsafe_b64encode(payload).rstrip(b'=').decode()}.{seal}"
+    foreign = client.app.state.sessions
     for wrong in (
         forged,
         f"{version}.{body}.",
         "s1..",
         "nonsense",
         f"s2.{body}.{seal}",
-        guest.seal(guest.guest()),
+        foreign.seal(foreign.create_guest()),
     ):
         locked.cookies.clear()
         locked.cookies.set(COOKIE, wrong)
-        assert "/sign-in" in str((await locked.open("/studio")).answer.url), wrong
+        assert "/sign-in" in str((await locked.open("/studio")).response.url), wrong
 
 
 # Forms
 
 
-async def test_a_forged_form_is_refused_in_plain_words(open_house: Browser) -> None:
-    page = await open_house.open("/studio")
+async def test_form_forged_is_refused_with_page(open_service: Browser) -> None:
+    page = await open_service.open("/studio")
     form = page.form("/sign-in/user")
     forgeries: list[tuple[dict[str, Any], dict[str, str]]] = [
         ({"csrf": None}, {}),
@@ -243,48 +249,48 @@ async def test_a_forged_form_is_refused_in_plain_words(open_house: Browser) -> N
         ({}, {"Sec-Fetch-Site": "same-site"}),
     ]
     for fields, headers in forgeries:
-        refused = await open_house.submit(form, headers=headers, user_id="mallory", **fields)
+        refused = await open_service.submit(form, headers=headers, user_id="mallory", **fields)
         assert refused.status == httpx.codes.FORBIDDEN, (fields, headers)
         assert "did not come from a page of this session" in refused.text
-        assert "mallory" not in (await open_house.open("/studio")).answer.text
-    taken = await open_house.submit(form, user_id="ada")
-    assert taken.form("/sign-in/user").fields["user_id"] == "ada"
+        assert "mallory" not in (await open_service.open("/studio")).response.text
+    accepted = await open_service.submit(form, user_id="ada")
+    assert accepted.form("/sign-in/user").fields["user_id"] == "ada"
 
 
-async def test_the_token_of_one_session_does_not_open_another(client: Caller) -> None:
+async def test_form_csrf_token_of_other_session_is_refused(client: Caller) -> None:
     one, other = Browser(client.app), Browser(client.app)
     foreign = (await other.open("/studio")).form("/sign-in/user")
     await one.open("/studio")
     assert (await one.submit(foreign, user_id="mallory")).status == httpx.codes.FORBIDDEN
 
 
-async def test_a_form_in_another_shape_is_refused_as_a_page(open_house: Browser) -> None:
-    csrf = (await open_house.open("/studio")).form("/sign-in/user").fields["csrf"]
+async def test_form_malformed_body_is_refused_with_page(open_service: Browser) -> None:
+    csrf = (await open_service.open("/studio")).form("/sign-in/user").fields["csrf"]
     headers = {"X-CSRF-Token": csrf, "Origin": ORIGIN}
-    for answer in (
-        await open_house.post("/sign-in/user", json={"user_id": "ada"}, headers=headers),
-        await open_house.post(
+    for response in (
+        await open_service.post("/sign-in/user", json={"user_id": "ada"}, headers=headers),
+        await open_service.post(
             "/sign-in/user", data={str(i): "x" for i in range(200)}, headers=headers
         ),
-        await open_house.post(
+        await open_service.post(
             "/sign-in/user",
             content=b"user_id=%ff%fe",
             headers=headers | {"Content-Type": "application/x-www-form-urlencoded"},
         ),
     ):
-        assert answer.status_code in {415, 422}
-        assert answer.headers["content-type"].startswith("text/html")
+        assert response.status_code in {415, 422}
+        assert response.headers["content-type"].startswith("text/html")
 
 
-# The open service
+# Open service
 
 
-async def test_an_open_service_says_so_and_answers_only_to_its_own_name(
-    open_house: Browser, client: Caller
+async def test_open_service_shows_banner_and_rejects_foreign_host(
+    open_service: Browser, client: Caller
 ) -> None:
-    page = await open_house.open("/")
-    assert str(page.answer.url) == f"{ORIGIN}/studio"
-    assert "Open: anybody on this machine is an operator" in page.text
+    page = await open_service.open("/")
+    assert str(page.response.url) == f"{ORIGIN}/studio"
+    assert "Open: anyone on this machine is an operator" in page.text
     assert page.form("/sign-in/user").fields["user_id"] == "demo"
     for name in ("http://localhost:8000", "http://[::1]:8000"):
         assert (await Browser(client.app, name).open("/studio")).status == httpx.codes.OK
@@ -292,25 +298,23 @@ async def test_an_open_service_says_so_and_answers_only_to_its_own_name(
     assert (rebound.status, "Not under this name" in rebound.text) == (403, True)
 
 
-async def test_the_limit_of_calls_holds_for_pages(make_client: Make) -> None:
+async def test_pages_above_rate_limit_are_refused(make_client: Make) -> None:
     browser = Browser((await make_client(rate_limit_per_minute=2)).app)
     form = (await browser.open("/studio")).form("/studio/requests")
     form.action = "/studio/quote"
-    seen = [(await browser.submit(form)).status for _ in range(3)]
-    assert seen == [200, 200, 429]
+    statuses = [(await browser.submit(form)).status for _ in range(3)]
+    assert statuses == [200, 200, 429]
 
 
 # Every page
 
 
-async def test_every_page_is_under_a_strict_policy_and_carries_nothing_inline(
-    open_house: Browser,
-) -> None:
+async def test_pages_any_have_strict_headers_and_nothing_inline(open_service: Browser) -> None:
     for path in ("/studio", "/studio/nowhere", "/sign-in"):
-        page = await open_house.open(path)
+        page = await open_service.open(path)
         policy = dict(
             part.split(" ", 1)
-            for part in page.answer.headers["content-security-policy"].split("; ")
+            for part in page.response.headers["content-security-policy"].split("; ")
         )
         assert policy == {
             "default-src": "'none'",
@@ -323,62 +327,61 @@ async def test_every_page_is_under_a_strict_policy_and_carries_nothing_inline(
             "frame-ancestors": "'none'",
         }
         assert page.inline == []
-        assert page.answer.headers["cache-control"] == "no-store"
-        assert page.answer.headers["referrer-policy"] == "same-origin"
-        assert page.answer.headers["x-content-type-options"] == "nosniff"
-        assert page.answer.headers["x-request-id"] in page.text
+        assert page.response.headers["cache-control"] == "no-store"
+        assert page.response.headers["referrer-policy"] == "same-origin"
+        assert page.response.headers["x-content-type-options"] == "nosniff"
+        assert page.response.headers["x-request-id"] in page.text
 
 
-async def test_a_page_that_is_not_there_is_told_as_a_page_and_an_address_of_the_api_as_a_problem(
-    open_house: Browser,
-) -> None:
-    missing = await open_house.open("/studio/nowhere")
-    assert (missing.status, "There is nothing here" in missing.text) == (404, True)
+async def test_not_found_below_page_prefix_is_page_else_problem(open_service: Browser) -> None:
+    missing = await open_service.open("/studio/nowhere")
+    assert (missing.status, "Page not found" in missing.text) == (404, True)
     assert "/studio" in missing.links
-    problem = await open_house.get("/studiously")
+    problem = await open_service.get("/studiously")
     assert problem.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_fault_of_ours_is_told_without_anything_technical_and_with_a_way_on(
-    open_house: Browser, client: Caller, monkeypatch: pytest.MonkeyPatch
+async def test_internal_error_renders_page_without_details(
+    open_service: Browser, client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("the secret inside")
 
     monkeypatch.setattr(client.app.state.queries, "page", broken)
-    page = await open_house.open("/studio")
+    page = await open_service.open("/studio")
     assert page.status == httpx.codes.INTERNAL_SERVER_ERROR
     assert "Something went wrong on our side" in page.text
     assert "Try again" in page.text
-    assert "secret inside" not in page.answer.text
-    assert page.answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "secret inside" not in page.response.text
+    assert page.response.headers["content-security-policy"].startswith("default-src 'none'")
 
 
-async def test_styles_and_scripts_are_kept_for_ever_under_an_address_of_their_content(
-    open_house: Browser,
-) -> None:
-    page = await open_house.open("/studio")
-    found = re.findall(r'(?:src|href)="(/static/web/[^"]+)"', page.answer.text)
+async def test_static_files_are_immutable_and_compressed(open_service: Browser) -> None:
+    page = await open_service.open("/studio")
+    found = re.findall(r'(?:src|href)="(/static/web/[^"]+)"', page.response.text)
     assert len(found) >= 4
     for path in found:
-        answer = await open_house.get(path)
-        assert answer.status_code == httpx.codes.OK
-        assert "immutable" in answer.headers["cache-control"]
-        again = await open_house.get(path, headers={"If-None-Match": answer.headers["etag"]})
+        response = await open_service.get(path)
+        assert response.status_code == httpx.codes.OK
+        assert "immutable" in response.headers["cache-control"]
+        again = await open_service.get(path, headers={"If-None-Match": response.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
         digest = path.split("/")[3]
         assert (
-            await open_house.get(path.replace(digest, "0" * len(digest)))
+            await open_service.get(path.replace(digest, "0" * len(digest)))
         ).status_code == httpx.codes.NOT_FOUND
     style = next(path for path in found if path.endswith("style.css"))
-    assert (await open_house.get(style)).headers["content-encoding"] == "gzip"
+    assert (await open_service.get(style)).headers["content-encoding"] == "gzip"
     assert (
         "content-encoding"
-        not in (await open_house.get(style, headers={"Accept-Encoding": "br"})).headers
+        not in (await open_service.get(style, headers={"Accept-Encoding": "br"})).headers
     )
 
 
-async def test_a_script_gets_one_part_of_a_page_alone(open_house: Browser) -> None:
-    part = await open_house.open("/studio", headers={"X-Part": "title"})
-    assert (part.answer.text, part.answer.headers["x-part"]) == ("Studio", "title")
-    assert "<html" in (await open_house.open("/studio", headers={"X-Part": "nonsense"})).answer.text
+async def test_page_with_part_header_returns_block_only(open_service: Browser) -> None:
+    part = await open_service.open("/studio", headers={"X-Part": "title"})
+    assert (part.response.text, part.response.headers["x-part"]) == ("Studio", "title")
+    assert (
+        "<html"
+        in (await open_service.open("/studio", headers={"X-Part": "nonsense"})).response.text
+    )

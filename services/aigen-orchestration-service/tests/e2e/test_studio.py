@@ -1,6 +1,4 @@
-"""The studio as a browser without a script sees it: what is asked, shown, picked, paid, and every
-way it can end.
-"""
+"""The studio without JavaScript: brief, price, selection, charges and every final state."""
 
 import io
 import re
@@ -17,12 +15,12 @@ from creativeflow.services.aigeneration.api import live_updates
 from creativeflow.services.aigeneration.domain.formats import FORMATS
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.request import Asset, GenerationRequest
-from creativeflow.services.aigeneration.web.studio.choices import FORMATS_SHOWN
+from creativeflow.services.aigeneration.web.studio.choices import FORMAT_OPTIONS
 from tests.e2e.journey import NOBODY, Caller
 from tests.support.html_client import ORIGIN, Browser, Page
 
 USER = "demo"
-BY = "\u00d7"
+TIMES = "\u00d7"
 FOR_REVIEW = "a nude statue of an otter"
 NASTY = "</textarea><script>alert('x')</script>\"'><img src=x onerror=alert(1)>"
 Make = Callable[..., Awaitable[Caller]]
@@ -30,79 +28,75 @@ Make = Callable[..., Awaitable[Caller]]
 
 @pytest.fixture
 async def studio(client: Caller) -> Browser:
-    """A browser at the studio of an open service, acting for a user of the plan that pays as it
-    goes.
-    """
+    """A browser for an open service; the user is on the payg plan with 10 credits."""
     await client.world.grant(USER, 1000, "payg")
     return Browser(client.app)
 
 
-async def asked(browser: Browser, **fields: Any) -> Page:
-    """Fill the form in and send it."""
+async def submit_brief(browser: Browser, **fields: Any) -> Page:
+    """Submit the brief form."""
     page = await browser.open("/studio")
-    said = {
+    brief = {
         "input_prompt": "A lighthouse at dawn",
         "output_format": "YouTubeThumbnail_16x9",
     } | fields
-    return await browser.submit(page.form("/studio/requests"), **said)
+    return await browser.submit(page.form("/studio/requests"), **brief)
 
 
-def id_of(page: Page) -> str:
-    match = re.search(r"/studio/requests/([0-9a-f-]{36})$", str(page.answer.url))
-    assert match, page.answer.url
+def get_request_id(page: Page) -> str:
+    match = re.search(r"/studio/requests/([0-9a-f-]{36})$", str(page.response.url))
+    assert match, page.response.url
     return match[1]
 
 
-async def with_samples(browser: Browser, client: Caller, **fields: Any) -> Page:
-    """A request whose samples have come, as it is shown."""
-    page = await asked(browser, **fields)
+async def reach_selection(browser: Browser, client: Caller, **fields: Any) -> Page:
+    """Submit a brief, deliver its samples and open the page."""
+    page = await submit_brief(browser, **fields)
     await client.world.deliver(await client.world.next_job())
-    return await browser.open(f"/studio/requests/{id_of(page)}")
+    return await browser.open(f"/studio/requests/{get_request_id(page)}")
 
 
-async def picked(browser: Browser, page: Page, number: int = 0, **fields: Any) -> Page:
-    """Pick a sample on the page."""
-    samples = re.findall(r'name="sample" value="([^"]+)"', page.answer.text)
+async def select_sample(browser: Browser, page: Page, number: int = 0, **fields: Any) -> Page:
+    """Select a sample on the page and order the final."""
+    samples = re.findall(r'name="sample" value="([^"]+)"', page.response.text)
     return await browser.submit(
         page.form("/select-sample"), sample=samples[number], size="", **fields
     )
 
 
-# The whole way
+# Happy path
 
 
-async def test_from_the_words_to_the_final_at_the_prices_that_were_shown(
+async def test_studio_whole_journey_charges_the_prices_shown(
     studio: Browser, client: Caller
 ) -> None:
     page = await studio.open("/studio")
-    assert "Four samples, now 0.25 credits" in page.text
-    assert "Together 1.25 credits" in page.text
+    assert "Four samples 0.25 credits" in page.text
+    assert "Total 1.25 credits" in page.text
     assert "Make four samples 0.25 credits" in page.text
-    shown = await asked(studio)
-    assert "Waiting for its turn" in shown.text
-    assert "0.25 credits set aside" in shown.text
+    shown = await submit_brief(studio)
+    assert "Waiting in the queue" in shown.text
+    assert "0.25 credits reserved" in shown.text
     await client.world.deliver(await client.world.next_job())
-    page = await studio.open(f"/studio/requests/{id_of(shown)}")
-    assert "Pick the one you like" in page.text
-    assert len(page.pictures) == 4
+    page = await studio.open(f"/studio/requests/{get_request_id(shown)}")
+    assert "Select a sample" in page.text
+    assert len(page.images) == 4
     assert "0.25 credits charged." in page.text
-    assert f"Standard size 1280 {BY} 720 1 credit" in page.text
-    assert f"4K 4096 {BY} 2304 2 credits" in page.text
-    ordered = await picked(studio, page, 2, file_format="jpg")
-    assert "1 credit set aside" in ordered.text
+    assert f"Standard size 1280 {TIMES} 720 1 credit" in page.text
+    assert f"4K 4096 {TIMES} 2304 2 credits" in page.text
+    ordered = await select_sample(studio, page, 2, file_format="jpg")
+    assert "1 credit reserved" in ordered.text
     await client.world.deliver(await client.world.next_job())
-    done = await studio.open(f"/studio/requests/{id_of(shown)}")
-    assert "Your picture is ready" in done.text
+    done = await studio.open(f"/studio/requests/{get_request_id(shown)}")
+    assert "Your image is ready" in done.text
     assert "1.25 credits charged." in done.text
     assert "https://s/final.png" in done.links
     assert done.actions == ["user"]
     assert await client.world.balance(USER) == 875
 
 
-async def test_the_whole_brief_reaches_the_worker_as_it_was_typed(
-    studio: Browser, client: Caller
-) -> None:
-    await asked(
+async def test_submit_full_brief_reaches_worker_unchanged(studio: Browser, client: Caller) -> None:
+    await submit_brief(
         studio,
         input_prompt="A lighthouse\r\nat dawn",
         output_format="Custom",
@@ -147,86 +141,84 @@ async def test_the_whole_brief_reaches_the_worker_as_it_was_typed(
     )
 
 
-def test_every_format_has_a_card_with_its_shape() -> None:
-    assert [shown.name for shown in FORMATS_SHOWN] == list(FORMATS)
-    assert all(shown.platform and shown.kind for shown in FORMATS_SHOWN)
-    ratios = {shown.name: shown.ratio for shown in FORMATS_SHOWN}
+def test_format_options_every_format_has_label_and_shape() -> None:
+    assert [option.name for option in FORMAT_OPTIONS] == list(FORMATS)
+    assert all(option.platform and option.kind for option in FORMAT_OPTIONS)
+    ratios = {option.name: option.ratio for option in FORMAT_OPTIONS}
     assert (ratios["TikTok_9x16"], ratios["PinterestPin_2x3"], ratios["FacebookPost"]) == (
         "9:16",
         "2:3",
         "1.90:1",
     )
-    assert all(max(shown.drawn) == 30 for shown in FORMATS_SHOWN)
+    assert all(max(option.drawing) == 30 for option in FORMAT_OPTIONS)
 
 
-# What is shown is what is charged
+# Prices
 
 
-async def test_a_price_that_has_changed_is_never_charged_without_being_shown(
+async def test_submit_changed_price_is_refused_and_new_price_shown(
     make_client: Make, client: Caller
 ) -> None:
     await client.world.grant(USER, 1000, "payg")
     page = await Browser(client.app).open("/studio")
-    dearer = Browser((await make_client(price_samples=75)).app)
-    fresh = await dearer.open("/studio")
+    expensive = Browser((await make_client(price_samples=75)).app)
+    fresh = await expensive.open("/studio")
     form = fresh.form("/studio/requests")
     form.fields["quote_id"] = page.form("/studio/requests").fields["quote_id"]
-    refused = await dearer.submit(form, input_prompt="A lighthouse", output_format="XPost")
+    refused = await expensive.submit(form, input_prompt="A lighthouse", output_format="XPost")
     assert refused.status == httpx.codes.CONFLICT
-    assert "The price has changed or was too old" in refused.text
+    assert "The price has changed or expired" in refused.text
     assert "Make four samples 0.75 credits" in refused.text
     assert refused.form("/studio/requests").fields["input_prompt"] == "A lighthouse"
     assert await client.world.balance(USER) == 1000
-    taken = await dearer.submit(refused.form("/studio/requests"))
-    assert "0.75 credits set aside" in taken.text
+    accepted = await expensive.submit(refused.form("/studio/requests"))
+    assert "0.75 credits reserved" in accepted.text
 
 
-async def test_the_price_follows_the_form(studio: Browser) -> None:
+async def test_quote_changed_fields_updates_price(studio: Browser) -> None:
     page = await studio.open("/studio")
     form = page.form("/studio/requests")
     form.action = "/studio/quote"
     part = await studio.submit(form, headers={"X-Part": "price"}, model="advanced")
-    assert "Four samples, now 1.25 credits" in part.text
-    assert "<html" not in part.answer.text
+    assert "Four samples 1.25 credits" in part.text
+    assert "<html" not in part.response.text
     whole = await studio.submit(form, model="advanced", input_prompt="half a thou")
     assert whole.form("/studio/requests").fields["input_prompt"] == "half a thou"
-    odd = await studio.submit(form, output_format="Custom", width="9", height="many")
-    assert "This must be at least 64." in odd.text
-    assert "Make four samples" not in odd.text
+    invalid = await studio.submit(form, output_format="Custom", width="9", height="many")
+    assert "This must be at least 64." in invalid.text
+    assert "Make four samples" not in invalid.text
 
 
-async def test_a_form_sent_twice_charges_once_and_changed_words_charge_again(
+async def test_submit_twice_charges_once_and_changed_prompt_charges_again(
     studio: Browser, client: Caller
 ) -> None:
     form = (await studio.open("/studio")).form("/studio/requests")
-    said = {"input_prompt": "A lighthouse", "output_format": "XPost"}
-    first, second = await studio.submit(form, **said), await studio.submit(form, **said)
-    assert id_of(first) == id_of(second)
-    other = await studio.submit(form, **said | {"input_prompt": "A harbour"})
-    assert id_of(other) != id_of(first)
+    brief = {"input_prompt": "A lighthouse", "output_format": "XPost"}
+    first, second = await studio.submit(form, **brief), await studio.submit(form, **brief)
+    assert get_request_id(first) == get_request_id(second)
+    other = await studio.submit(form, **brief | {"input_prompt": "A harbour"})
+    assert get_request_id(other) != get_request_id(first)
     assert await client.world.balance(USER) == 950
 
 
-async def test_the_free_plan_sees_what_is_left_and_what_it_does_not_include(client: Caller) -> None:
+async def test_free_plan_shows_quota_watermark_and_locked_sizes(client: Caller) -> None:
     browser = Browser(client.app)
     page = await browser.open("/studio")
     assert "Make four samples 1 free generation" in page.text
     assert "watermark" in page.text
     assert "100 free left" in page.text
     assert "Advanced" not in page.text
-    shown = await with_samples(browser, client)
+    shown = await reach_selection(browser, client)
     assert "99 free left" in shown.text
-    assert f"2K 2048 {BY} 1152 from the Pro plan" in shown.text
+    assert f"2K 2048 {TIMES} 1152 Pro plan required" in shown.text
     assert "1 of this month's free generations used." in shown.text
 
 
-# Refusals at the form
+# Refused briefs
 
 
-async def test_what_does_not_fit_is_told_at_its_field_and_nothing_typed_is_lost(
-    studio: Browser,
-) -> None:
-    refused = await asked(
+async def test_submit_invalid_fields_shows_errors_and_keeps_input(studio: Browser) -> None:
+    refused = await submit_brief(
         studio,
         input_prompt="  ",
         output_format="Custom",
@@ -237,8 +229,10 @@ async def test_what_does_not_fit_is_told_at_its_field_and_nothing_typed_is_lost(
         uploaded_image_references="not a reference",
     )
     assert refused.status == httpx.codes.UNPROCESSABLE_ENTITY
-    told = dict(re.findall(r'<p class="fault" id="(\w+)-fault">([^<]+)', refused.answer.text))
-    assert set(told) == {
+    errors = dict(
+        re.findall(r'<p class="field-error" id="(\w+)-error">([^<]+)', refused.response.text)
+    )
+    assert set(errors) == {
         "input_prompt",
         "width",
         "height",
@@ -248,31 +242,29 @@ async def test_what_does_not_fit_is_told_at_its_field_and_nothing_typed_is_lost(
     assert refused.form("/studio/requests").fields["style_guidance"] == "x"
 
 
-async def test_too_few_credits_and_rejected_words_are_told_where_they_can_be_mended(
+async def test_submit_without_credits_or_with_rejected_prompt_keeps_form(
     make_client: Make, client: Caller
 ) -> None:
     caller = await make_client(web_top_up_url="https://shop.example/credits")
     await caller.world.grant(USER, 10, "payg")
     browser = Browser(caller.app)
-    refused = await asked(browser)
+    refused = await submit_brief(browser)
     assert refused.status == httpx.codes.PAYMENT_REQUIRED
     assert "This costs 0.25 credits and the account does not have them" in refused.text
     assert "https://shop.example/credits" in refused.links
     assert refused.form("/studio/requests").fields["input_prompt"] == "A lighthouse at dawn"
     await caller.world.grant(USER, 100, "payg")
-    rejected = await asked(browser, input_prompt="a naked child")
+    rejected = await submit_brief(browser, input_prompt="a naked child")
     assert rejected.status == httpx.codes.UNPROCESSABLE_ENTITY
     assert "Change the words and try again; nothing was charged" in rejected.text
     assert await client.world.balance(USER) == 110
 
 
-# Words of others
+# Untrusted content
 
 
-async def test_words_are_shown_as_words_wherever_they_stand(
-    studio: Browser, client: Caller
-) -> None:
-    page = await with_samples(
+async def test_pages_user_text_is_escaped(studio: Browser, client: Caller) -> None:
+    page = await reach_selection(
         studio,
         client,
         input_prompt=NASTY,
@@ -281,21 +273,21 @@ async def test_words_are_shown_as_words_wherever_they_stand(
         region=NASTY[:150],
     )
     history = await studio.open("/studio/history")
-    again = await studio.open("/studio", params={"from": id_of(page), "prompt": NASTY})
-    linked = await studio.open("/studio", params={"prompt": NASTY})
+    again = await studio.open("/studio", params={"from": get_request_id(page), "prompt": NASTY})
+    from_link = await studio.open("/studio", params={"prompt": NASTY})
     switched = await studio.submit(page.form("/sign-in/user"), user_id='"><script>x</script>')
-    for seen in (page, history, again, linked, switched):
-        assert seen.status == httpx.codes.OK
-        assert "<script>" not in seen.answer.text
-        assert "<img src=x" not in seen.answer.text
-        assert seen.inline == []
+    for each in (page, history, again, from_link, switched):
+        assert each.status == httpx.codes.OK
+        assert "<script>" not in each.response.text
+        assert "<img src=x" not in each.response.text
+        assert each.inline == []
     assert again.form("/studio/requests").fields["input_prompt"] == NASTY
 
 
-async def test_a_picture_that_a_browser_must_not_load_is_named_and_not_loaded(
+async def test_request_image_at_forbidden_address_is_named_and_not_loaded(
     studio: Browser, client: Caller
 ) -> None:
-    page = await asked(studio)
+    page = await submit_brief(studio)
     job = await client.world.next_job()
     addresses = [
         "http://inside.example/a.png",
@@ -308,18 +300,18 @@ async def test_a_picture_that_a_browser_must_not_load_is_named_and_not_loaded(
         for index, url in enumerate(addresses)
     ]
     await client.world.deliver(job, samples)
-    page = await studio.open(f"/studio/requests/{id_of(page)}")
-    assert page.pictures == ["https://cdn.example/c.png", f"/assets/{'0' * 32}.png"]
+    page = await studio.open(f"/studio/requests/{get_request_id(page)}")
+    assert page.images == ["https://cdn.example/c.png", f"/assets/{'0' * 32}.png"]
     assert "http://inside.example/a.png" in page.text
 
 
-# Steering
+# Actions
 
 
-async def test_another_round_with_other_words_is_charged_again_and_shown_with_its_price(
+async def test_regenerate_changed_prompt_charges_another_round_once(
     studio: Browser, client: Caller
 ) -> None:
-    page = await with_samples(studio, client)
+    page = await reach_selection(studio, client)
     assert "Four new samples 0.25 credits" in page.text
     form = next(form for form in page.forms if "updated_prompt" in form.fields)
     shown = await studio.submit(form, updated_prompt="A lighthouse at night")
@@ -330,145 +322,141 @@ async def test_another_round_with_other_words_is_charged_again_and_shown_with_it
     assert await client.world.balance(USER) == 950
 
 
-async def test_cancelling_gives_back_and_says_so(studio: Browser, client: Caller) -> None:
-    page = await asked(studio)
+async def test_cancel_queued_request_returns_credits(studio: Browser, client: Caller) -> None:
+    page = await submit_brief(studio)
     ended = await studio.submit(page.form("/cancel"))
-    assert "You cancelled this" in ended.text
-    assert "0.25 credits given back." in ended.text
+    assert "Request cancelled" in ended.text
+    assert "0.25 credits returned." in ended.text
     assert "Nothing was charged." in ended.text
     again = await studio.submit(page.form("/cancel"))
-    assert (again.status, "You cancelled this" in again.text) == (200, True)
+    assert (again.status, "Request cancelled" in again.text) == (200, True)
     await client.world.drain()
     assert await client.world.balance(USER) == 1000
 
 
-# Two windows
+# Concurrent windows
 
 
-async def test_of_two_windows_the_second_is_told_that_the_first_has_picked(
+async def test_select_in_second_window_is_refused_after_first(
     studio: Browser, client: Caller
 ) -> None:
-    one = await with_samples(studio, client)
-    other = await studio.open(f"/studio/requests/{id_of(one)}")
-    await picked(studio, one, 0)
-    late = await picked(studio, other, 1)
+    one = await reach_selection(studio, client)
+    other = await studio.open(f"/studio/requests/{get_request_id(one)}")
+    await select_sample(studio, one, 0)
+    late = await select_sample(studio, other, 1)
     assert late.status in {409, 412}
-    assert "Something changed meanwhile" in late.text or "already picked" in late.text
-    assert "Waiting for its turn" in late.text
-    same = await picked(studio, one, 0)
+    assert "The request has changed" in late.text or "Already selected" in late.text
+    assert "Waiting in the queue" in late.text
+    same = await select_sample(studio, one, 0)
     assert same.status == httpx.codes.OK
     assert await client.world.balance(USER) == 875
 
 
-async def test_an_old_page_never_orders_a_round_or_a_final_that_nobody_sees_the_price_of(
-    studio: Browser, client: Caller
-) -> None:
-    old = await with_samples(studio, client)
+async def test_action_from_outdated_page_is_refused(studio: Browser, client: Caller) -> None:
+    old = await reach_selection(studio, client)
     await studio.submit(old.form("/regenerate-samples"))
     await client.world.deliver(await client.world.next_job())
     form = next(form for form in old.forms if "updated_prompt" in form.fields)
-    stale = await studio.submit(form, updated_prompt="other words from the old page")
-    assert (stale.status, "Something changed meanwhile" in stale.text) == (412, True)
-    assert (await picked(studio, old)).status == httpx.codes.PRECONDITION_FAILED
-    forged = await picked(studio, old, version="x")
+    stale = await studio.submit(form, updated_prompt="another prompt from the outdated page")
+    assert (stale.status, "The request has changed" in stale.text) == (412, True)
+    assert (await select_sample(studio, old)).status == httpx.codes.PRECONDITION_FAILED
+    forged = await select_sample(studio, old, version="x")
     assert forged.status == httpx.codes.PRECONDITION_FAILED
     assert await client.world.balance(USER) == 950
 
 
-async def test_an_action_that_is_over_is_answered_with_how_things_stand(
+async def test_action_not_allowed_in_state_shows_current_state(
     studio: Browser, client: Caller
 ) -> None:
-    page = await with_samples(studio, client)
+    page = await reach_selection(studio, client)
     retry = next(form for form in page.forms if form.action.endswith("/cancel"))
     retry.action = retry.action.replace("/cancel", "/retry")
     refused = await studio.submit(retry)
-    assert (refused.status, "That is not possible any more" in refused.text) == (409, True)
-    assert "Pick the one you like" in refused.text
+    assert (refused.status, "No longer possible" in refused.text) == (409, True)
+    assert "Select a sample" in refused.text
 
 
-# Every end
+# Final states
 
 
-async def ended_by(client: Caller, browser: Browser, code: str) -> Page:
-    page = await asked(browser)
+async def fail_request(client: Caller, browser: Browser, code: str) -> Page:
+    page = await submit_brief(browser)
     for _ in range(5):
         job = await client.world.next_job()
         request = await client.world.fail(job, code)
         if request.terminal:
             break
         client.world.clock.advance(minutes=5)
-    return await browser.open(f"/studio/requests/{id_of(page)}")
+    return await browser.open(f"/studio/requests/{get_request_id(page)}")
 
 
-async def test_a_failure_costs_nothing_says_so_and_can_be_tried_again(
-    studio: Browser, client: Caller
-) -> None:
-    page = await ended_by(client, studio, "provider_error")
-    assert "This did not work out" in page.text
+async def test_failed_request_is_free_and_can_be_retried(studio: Browser, client: Caller) -> None:
+    page = await fail_request(client, studio, "provider_error")
+    assert "This request failed" in page.text
     assert "The AI provider had a problem" in page.text
-    assert "0.25 credits given back. Nothing was charged." in page.text
+    assert "0.25 credits returned. Nothing was charged." in page.text
     assert "Try again 0.25 credits" in page.text
     form = page.form("/retry")
     first, second = await studio.submit(form), await studio.submit(form)
-    assert id_of(first) == id_of(second) != id_of(page)
-    assert f"/studio/requests/{id_of(page)}" in first.links
-    words = next(form for form in page.forms if "updated_prompt" in form.fields)
-    other = await studio.submit(words, updated_prompt="A harbour")
-    assert (await client.look(id_of(other)))["brief"]["input_prompt"] == "A harbour"
-    assert (await client.look(id_of(other)))["retry_of"] == id_of(page)
+    assert get_request_id(first) == get_request_id(second) != get_request_id(page)
+    assert f"/studio/requests/{get_request_id(page)}" in first.links
+    changed = next(form for form in page.forms if "updated_prompt" in form.fields)
+    other = await studio.submit(changed, updated_prompt="A harbour")
+    assert (await client.look(get_request_id(other)))["brief"]["input_prompt"] == "A harbour"
+    assert (await client.look(get_request_id(other)))["retry_of"] == get_request_id(page)
 
 
-async def test_rejected_words_must_be_changed_and_what_was_charged_is_said(
+async def test_rejected_prompt_must_be_changed_and_shows_charge(
     studio: Browser, client: Caller
 ) -> None:
-    page = await ended_by(client, studio, "prompt_rejected")
-    assert "These words were not accepted" in page.text
+    page = await fail_request(client, studio, "prompt_rejected")
+    assert "Your prompt was not accepted" in page.text
     assert "0.25 credits charged." in page.text
     form = next(form for form in page.forms if "updated_prompt" in form.fields)
     same = await studio.submit(form)
     assert (same.status, "The prompt was rejected as it is" in same.text) == (422, True)
-    assert id_of(await studio.submit(form, updated_prompt="A harbour")) != id_of(page)
+    assert get_request_id(await studio.submit(form, updated_prompt="A harbour")) != get_request_id(
+        page
+    )
 
 
-async def test_what_expired_says_so_and_can_be_made_again(studio: Browser, client: Caller) -> None:
-    page = await with_samples(studio, client)
+async def test_expired_request_can_be_retried(studio: Browser, client: Caller) -> None:
+    page = await reach_selection(studio, client)
     client.world.clock.advance(days=31)
     await client.world.sweep()
-    page = await studio.open(f"/studio/requests/{id_of(page)}")
-    assert "The time to pick is over" in page.text
+    page = await studio.open(f"/studio/requests/{get_request_id(page)}")
+    assert "Request expired" in page.text
     assert page.form("/retry")
 
 
-async def test_samples_that_failed_are_told_beside_the_good_ones(
-    studio: Browser, client: Caller
-) -> None:
-    page = await asked(studio)
+async def test_partial_samples_show_failed_slots(studio: Browser, client: Caller) -> None:
+    page = await submit_brief(studio)
     job = await client.world.next_job()
     good = [Asset(asset_id="a", url="https://s/a.png", resolution="512x288", format="png", index=1)]
     failures = [
         {"index": index, "error_code": "provider_error", "message": ""} for index in (0, 2, 3)
     ]
     await client.world.deliver(job, good, failures)
-    page = await studio.open(f"/studio/requests/{id_of(page)}")
-    assert page.text.count("did not work out") == 3
+    page = await studio.open(f"/studio/requests/{get_request_id(page)}")
+    assert len(re.findall(r"Sample \d failed", page.text)) == 3
     assert page.form("/select-sample").fields["sample"] == "a"
 
 
-async def test_words_that_a_person_looks_at_first_say_so(studio: Browser, client: Caller) -> None:
-    page = await asked(studio, input_prompt=FOR_REVIEW)
-    assert "A person looks at your words first" in page.text
-    assert (await client.look(id_of(page)))["status"] == State.VALIDATING_CREDITS
-    assert "You cancelled this" in (await studio.submit(page.form("/cancel"))).text
+async def test_submit_prompt_for_review_shows_review_state(studio: Browser, client: Caller) -> None:
+    page = await submit_brief(studio, input_prompt=FOR_REVIEW)
+    assert "Your prompt is being reviewed" in page.text
+    assert (await client.look(get_request_id(page)))["status"] == State.VALIDATING_CREDITS
+    assert "Request cancelled" in (await studio.submit(page.form("/cancel"))).text
 
 
-# History, and whose it is
+# History and access
 
 
-async def test_history_shows_ones_own_newest_first_page_by_page(
+async def test_history_many_requests_are_paginated_newest_first(
     studio: Browser, client: Caller
 ) -> None:
     empty = await studio.open("/studio/history")
-    assert "Nothing here yet" in empty.text
+    assert "No images yet" in empty.text
     for number in range(26):
         await client.world.submit(USER, input_prompt=f"wish {number:02}")
     await client.world.submit("other", input_prompt="not mine")
@@ -478,16 +466,16 @@ async def test_history_shows_ones_own_newest_first_page_by_page(
     seen += re.findall(r"wish \d\d", older.text)
     assert seen == [f"wish {number:02}" for number in reversed(range(26))]
     assert "not mine" not in first.text + older.text
-    assert "Nothing here right now" in (await studio.open("/studio/history?show=ready")).text
+    assert "No images here" in (await studio.open("/studio/history?show=ready")).text
     assert "wish 25" in (await studio.open("/studio/history?show=working")).text
     assert (
         await studio.open("/studio/history?cursor=!!")
     ).status == httpx.codes.UNPROCESSABLE_ENTITY
 
 
-async def test_a_request_of_somebody_else_is_not_there(studio: Browser, client: Caller) -> None:
+async def test_request_of_other_user_returns_not_found(studio: Browser, client: Caller) -> None:
     theirs = (await client.world.submitted("other")).id
-    form = (await asked(studio)).form("/cancel")
+    form = (await submit_brief(studio)).form("/cancel")
     for path in (
         f"/studio/requests/{theirs}",
         f"/studio/requests/{NOBODY}",
@@ -495,14 +483,14 @@ async def test_a_request_of_somebody_else_is_not_there(studio: Browser, client: 
         f"/studio/requests/{theirs}/stream",
         "/studio/requests/nonsense",
     ):
-        answer = await studio.open(path)
-        assert answer.status in {404, 422}, path
-        assert answer.answer.headers["content-type"].startswith("text/html")
+        missing = await studio.open(path)
+        assert missing.status in {404, 422}, path
+        assert missing.response.headers["content-type"].startswith("text/html")
     form.action = f"/studio/requests/{theirs}/cancel"
     assert (await studio.submit(form)).status == httpx.codes.NOT_FOUND
 
 
-async def test_after_switching_the_user_an_older_page_orders_nothing_for_the_new_one(
+async def test_submit_page_of_previous_user_is_refused_after_switch(
     studio: Browser, client: Caller
 ) -> None:
     old = await studio.open("/studio")
@@ -514,49 +502,49 @@ async def test_after_switching_the_user_an_older_page_orders_nothing_for_the_new
     assert refused.status == httpx.codes.FORBIDDEN
     form = fresh.form("/studio/requests")
     form.fields["quote_id"] = old.form("/studio/requests").fields["quote_id"]
-    told = await studio.submit(form, input_prompt="A lighthouse", output_format="XPost")
-    assert (told.status, "The price has changed or was too old" in told.text) == (409, True)
+    expired = await studio.submit(form, input_prompt="A lighthouse", output_format="XPost")
+    assert (expired.status, "The price has changed or expired" in expired.text) == (409, True)
     assert await client.world.balance("other") == 1000
 
 
-async def test_the_place_in_the_queue_is_told_and_so_is_another_try(
+async def test_request_queued_or_retried_shows_position_and_attempt(
     studio: Browser, client: Caller
 ) -> None:
     for number in range(3):
         await client.world.submit(f"early-{number}")
-    page = await asked(studio)
+    page = await submit_brief(studio)
     assert "3 jobs are ahead of yours" in page.text
     for _ in range(4):
         job = await client.world.next_job()
     await client.world.fail(job, "provider_error")
-    page = await studio.open(f"/studio/requests/{id_of(page)}")
+    page = await studio.open(f"/studio/requests/{get_request_id(page)}")
     assert "Trying again" in page.text
-    assert "0.25 credits set aside" in page.text
+    assert "0.25 credits reserved" in page.text
 
 
-async def test_what_was_said_is_never_folded_away(studio: Browser) -> None:
-    assert '<details class="card more">' in (await studio.open("/studio")).answer.text
+async def test_brief_form_with_optional_fields_opens_section(studio: Browser) -> None:
+    assert '<details class="card more">' in (await studio.open("/studio")).response.text
     for path in ("/studio?emotional_tone=calm", "/studio?model=fast"):
-        assert '<details class="card more" open>' in (await studio.open(path)).answer.text
-    told = await asked(
+        assert '<details class="card more" open>' in (await studio.open(path)).response.text
+    refused = await submit_brief(
         studio,
         input_prompt="x" * 4000,
         style_guidance="\u20ac" * 2000,
         region="\u20ac" * 200,
         uploaded_image_references="\n".join(f"https://s/{'x' * 900}{n}" for n in range(10)),
     )
-    assert "All fields together may have" in told.text
+    assert "All fields together may have" in refused.text
 
 
-# What pages listen to
+# Event streams
 
 
-async def test_the_stream_says_that_it_changed_and_never_what(
+async def test_stream_changed_request_signals_without_content(
     studio: Browser, client: Caller
 ) -> None:
-    page = await asked(studio)
+    page = await submit_brief(studio)
     await studio.submit(page.form("/cancel"))
-    path = f"/studio/requests/{id_of(page)}/stream"
+    path = f"/studio/requests/{get_request_id(page)}/stream"
     behind = await studio.get(path, params={"seen": "1"})
     assert behind.headers["content-type"].startswith("text/event-stream")
     assert re.findall(r"^(?:id|event|data): .+$", behind.text, re.MULTILINE) == [
@@ -570,10 +558,10 @@ async def test_the_stream_says_that_it_changed_and_never_what(
     assert "event: changed" not in (await studio.get(path, headers={"Last-Event-ID": "3"})).text
 
 
-async def test_the_stream_ends_with_the_session(
+async def test_stream_expired_session_ends(
     studio: Browser, client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = await asked(studio)
+    page = await submit_brief(studio)
     monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.05)
     ends = time.monotonic() + 0.4
     later = timedelta(hours=9)
@@ -583,55 +571,61 @@ async def test_the_stream_ends_with_the_session(
         "_now",
         lambda: client.world.clock() + (later if time.monotonic() > ends else timedelta()),
     )
-    told = await studio.get(f"/studio/requests/{id_of(page)}/stream")
-    assert "still here" in told.text
-    assert "event: ended" not in told.text
+    stream = await studio.get(f"/studio/requests/{get_request_id(page)}/stream")
+    assert "still here" in stream.text
+    assert "event: ended" not in stream.text
 
 
 # References
 
 
-def a_picture(kind: str = "PNG", size: tuple[int, int] = (300, 200), **more: Any) -> bytes:
+def encode_image(kind: str = "PNG", size: tuple[int, int] = (300, 200), **more: Any) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", size, "teal").save(out, kind, **more)
     return out.getvalue()
 
 
-async def test_an_uploaded_picture_is_kept_small_and_without_what_the_camera_noted(
+async def test_upload_large_photo_is_scaled_and_stripped_of_exif(
     studio: Browser, client: Caller
 ) -> None:
     csrf = (await studio.open("/studio")).form("/studio/requests").fields["csrf"]
     headers = {"X-CSRF-Token": csrf, "Origin": ORIGIN, "Content-Type": "image/jpeg"}
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
-    sent = a_picture("JPEG", (3000, 1500), exif=exif)
-    answer = await studio.post("/studio/references", content=sent, headers=headers)
-    assert answer.status_code == httpx.codes.CREATED, answer.text
-    kept = await studio.get(answer.json()["picture"])
-    with Image.open(io.BytesIO(kept.content)) as image:
+    sent = encode_image("JPEG", (3000, 1500), exif=exif)
+    response = await studio.post("/studio/references", content=sent, headers=headers)
+    assert response.status_code == httpx.codes.CREATED, response.text
+    stored = await studio.get(response.json()["picture"])
+    with Image.open(io.BytesIO(stored.content)) as image:
         assert (image.size, dict(image.getexif())) == ((1024, 2048), {})
-    shown = await asked(studio, uploaded_image_references=answer.json()["reference"])
-    assert answer.json()["picture"] in shown.pictures
+    shown = await submit_brief(studio, uploaded_image_references=response.json()["reference"])
+    assert response.json()["picture"] in shown.images
     job: GenerationRequest = await client.world.next_job()
-    assert job.brief["uploaded_image_references"] == [answer.json()["reference"]]
+    assert job.brief["uploaded_image_references"] == [response.json()["reference"]]
 
 
-async def test_what_is_no_picture_or_too_large_or_not_ours_is_not_kept(make_client: Make) -> None:
+async def test_upload_invalid_or_forged_is_rejected(make_client: Make) -> None:
     browser = Browser((await make_client(web_upload_bytes=20_000)).app)
     csrf = (await browser.open("/studio")).form("/studio/requests").fields["csrf"]
 
-    async def sent(content: bytes, **headers: str) -> int:
-        told = {"X-CSRF-Token": csrf, "Origin": ORIGIN, "Content-Type": "image/png"} | headers
-        return (await browser.post("/studio/references", content=content, headers=told)).status_code
+    async def upload(content: bytes, **headers: str) -> int:
+        all_headers = {
+            "X-CSRF-Token": csrf,
+            "Origin": ORIGIN,
+            "Content-Type": "image/png",
+        } | headers
+        return (
+            await browser.post("/studio/references", content=content, headers=all_headers)
+        ).status_code
 
-    assert await sent(a_picture()) == httpx.codes.CREATED
-    assert await sent(b"<svg onload=alert(1)>") == httpx.codes.UNPROCESSABLE_ENTITY
-    assert await sent(a_picture("GIF")) == httpx.codes.UNPROCESSABLE_ENTITY
-    assert await sent(a_picture()[:-40]) == httpx.codes.UNPROCESSABLE_ENTITY
-    assert await sent(a_picture(size=(20, 20))) == httpx.codes.UNPROCESSABLE_ENTITY
-    assert await sent(b"x" * 20_001) == httpx.codes.REQUEST_ENTITY_TOO_LARGE
+    assert await upload(encode_image()) == httpx.codes.CREATED
+    assert await upload(b"<svg onload=alert(1)>") == httpx.codes.UNPROCESSABLE_ENTITY
+    assert await upload(encode_image("GIF")) == httpx.codes.UNPROCESSABLE_ENTITY
+    assert await upload(encode_image()[:-40]) == httpx.codes.UNPROCESSABLE_ENTITY
+    assert await upload(encode_image(size=(20, 20))) == httpx.codes.UNPROCESSABLE_ENTITY
+    assert await upload(b"x" * 20_001) == httpx.codes.REQUEST_ENTITY_TOO_LARGE
     assert (
-        await sent(a_picture(), **{"Content-Type": "text/html"})
+        await upload(encode_image(), **{"Content-Type": "text/html"})
         == httpx.codes.UNSUPPORTED_MEDIA_TYPE
     )
-    assert await sent(a_picture(), **{"X-CSRF-Token": "forged"}) == httpx.codes.FORBIDDEN
+    assert await upload(encode_image(), **{"X-CSRF-Token": "forged"}) == httpx.codes.FORBIDDEN

@@ -1,6 +1,4 @@
-"""A browser without a script: keeps cookies, reads pages, and sends the forms that stand on
-them.
-"""
+"""A browser without JavaScript: keeps cookies, parses pages and submits their forms."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -10,7 +8,7 @@ import httpx
 from fastapi import FastAPI
 
 ORIGIN = "http://127.0.0.1:8000"
-_SPACED = {
+_SPACED_TAGS = {
     "p",
     "h1",
     "h2",
@@ -32,7 +30,7 @@ _SPACED = {
 
 @dataclass
 class PageForm:
-    """A form as it stands on a page, with what would be sent."""
+    """A form of a page with the fields it would submit."""
 
     action: str
     method: str
@@ -41,86 +39,90 @@ class PageForm:
 
 
 class Page(HTMLParser):
-    """What a person finds on a page: its words, links, pictures and forms."""
+    """A parsed page: its text, links, images and forms."""
 
-    def __init__(self, answer: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response) -> None:
         super().__init__()
-        self.answer = answer
-        self.status = answer.status_code
+        self.response = response
+        self.status = response.status_code
         self.forms: list[PageForm] = []
         self.links: list[str] = []
-        self.pictures: list[str] = []
+        self.images: list[str] = []
         self.inline: list[str] = []
-        self._words: list[str] = []
-        self._silent = 0
-        self._named: tuple[str, str] | None = None
-        self.feed(answer.text)
+        self._text: list[str] = []
+        self._hidden = 0
+        self._field: tuple[str, str] | None = None
+        self.feed(response.text)
 
     @property
     def text(self) -> str:
-        """All words, with single spaces."""
-        return " ".join("".join(self._words).split())
+        """The visible text with single spaces."""
+        return " ".join("".join(self._text).split())
 
     def form(self, action: str) -> PageForm:
-        """The first form whose address ends like this."""
+        """Return the first form whose action ends with `action`."""
         return next(form for form in self.forms if form.action.endswith(action))
 
     @property
     def actions(self) -> list[str]:
-        """The last part of every form's address."""
+        """The last path segment of every form's action."""
         return [form.action.rpartition("/")[2] for form in self.forms]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take note."""
-        said = {name: value or "" for name, value in attrs}
-        self.inline += [name for name in said if name == "style" or name.startswith("on")]
-        if tag == "style" or (tag == "script" and "src" not in said):
+        """Collect."""
+        attributes = {name: value or "" for name, value in attrs}
+        self.inline += [name for name in attributes if name == "style" or name.startswith("on")]
+        if tag == "style" or (tag == "script" and "src" not in attributes):
             self.inline.append(tag)
         if tag in {"script", "style", "title", "svg"}:
-            self._silent += 1
-        if tag in _SPACED:
-            self._words.append(" ")
+            self._hidden += 1
+        if tag in _SPACED_TAGS:
+            self._text.append(" ")
         if tag == "a":
-            self.links.append(said.get("href", ""))
+            self.links.append(attributes.get("href", ""))
         if tag == "img":
-            self.pictures.append(said.get("src", ""))
+            self.images.append(attributes.get("src", ""))
         if tag == "form":
-            self.forms.append(PageForm(said.get("action", ""), said.get("method", "get")))
+            self.forms.append(
+                PageForm(attributes.get("action", ""), attributes.get("method", "get"))
+            )
         if self.forms:
-            self._field(tag, said)
+            self._add_field(tag, attributes)
 
-    def _field(self, tag: str, said: dict[str, str]) -> None:
-        fields, name = self.forms[-1].fields, said.get("name", "")
-        chosen = said.get("type") not in {"radio", "checkbox", "submit"} or "checked" in said
+    def _add_field(self, tag: str, attributes: dict[str, str]) -> None:
+        fields, name = self.forms[-1].fields, attributes.get("name", "")
+        chosen = (
+            attributes.get("type") not in {"radio", "checkbox", "submit"} or "checked" in attributes
+        )
         if tag == "input" and name and chosen:
-            fields[name] = said.get("value", "")
+            fields[name] = attributes.get("value", "")
         if tag in {"textarea", "select"}:
-            self._named = (tag, name)
+            self._field = (tag, name)
             fields[name] = ""
-        if tag == "option" and self._named and ("selected" in said):
-            fields[self._named[1]] = said.get("value", "")
+        if tag == "option" and self._field and ("selected" in attributes):
+            fields[self._field[1]] = attributes.get("value", "")
         if tag == "button" and name:
-            self.forms[-1].buttons.append(f"{name}={said.get('value', '')}")
+            self.forms[-1].buttons.append(f"{name}={attributes.get('value', '')}")
 
     def handle_endtag(self, tag: str) -> None:
-        """Take note."""
+        """Collect."""
         if tag in {"script", "style", "title", "svg"}:
-            self._silent -= 1
-        if tag in _SPACED:
-            self._words.append(" ")
-        if self._named and tag == self._named[0]:
-            self._named = None
+            self._hidden -= 1
+        if tag in _SPACED_TAGS:
+            self._text.append(" ")
+        if self._field and tag == self._field[0]:
+            self._field = None
 
     def handle_data(self, data: str) -> None:
-        """Take note."""
-        if self._named and self._named[0] == "textarea":
-            self.forms[-1].fields[self._named[1]] += data
-        elif not self._silent:
-            self._words.append(data)
+        """Collect."""
+        if self._field and self._field[0] == "textarea":
+            self.forms[-1].fields[self._field[1]] += data
+        elif not self._hidden:
+            self._text.append(data)
 
 
 class Browser(httpx.AsyncClient):
-    """Somebody at a browser; `origin` is what it says of the page that sends a form."""
+    """A browser session; `origin` is sent as the Origin of submitted forms."""
 
     def __init__(self, app: FastAPI, origin: str = ORIGIN) -> None:
         super().__init__(
@@ -129,15 +131,15 @@ class Browser(httpx.AsyncClient):
         self.origin = origin
 
     async def open(self, path: str, **more: Any) -> Page:
-        """Look at a page."""
+        """Fetch a page."""
         return Page(await self.get(path, **more))
 
     async def submit(
         self, form: PageForm, *, headers: dict[str, str] | None = None, **fields: Any
     ) -> Page:
-        """Fill a form in and send it; None leaves a field out."""
-        said = {
+        """Submit a form with changed fields; None omits a field."""
+        data = {
             name: value for name, value in {**form.fields, **fields}.items() if value is not None
         }
-        told = {"Origin": self.origin, "Sec-Fetch-Site": "same-origin"} | (headers or {})
-        return Page(await self.post(form.action, data=said, headers=told))
+        all_headers = {"Origin": self.origin, "Sec-Fetch-Site": "same-origin"} | (headers or {})
+        return Page(await self.post(form.action, data=data, headers=all_headers))

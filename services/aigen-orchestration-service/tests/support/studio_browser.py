@@ -1,6 +1,4 @@
-"""A person at the studio in a real Chromium, and the real service they look at: for the tests and
-for pictures.
-"""
+"""Chromium sessions against a real service, for browser tests and screenshots."""
 
 import re
 import time
@@ -30,23 +28,23 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-QUICK = {
+FAST_SETTINGS = {
     "AIGEN_RETRY_DELAY": "0.1",
     "AIGEN_SWEEP_INTERVAL": "0.2",
     "AIGEN_POLL_INTERVAL": "0.2",
     "AIGEN_MAX_ATTEMPTS": "2",
 }
 SECRET = b"test-secret-of-enough-length"
-PATIENCE_MS = 15_000
-_EXPECTED = re.compile(r"status of (402|403|404|409|412|422)")
+TIMEOUT_MS = 15_000
+_EXPECTED_ERRORS = re.compile(r"status of (402|403|404|409|412|422)")
 
 
 @contextmanager
-def serving(database_url: str, folder: Path, **more: str) -> Iterator[str]:
-    """A real service that is open and draws by itself; its address."""
+def running_service(database_url: str, folder: Path, **more: str) -> Iterator[str]:
+    """Run an open service with the local engine; yield its address."""
     port = free_port()
     environment = service_environment(
-        database_url, folder, port, AIGEN_ENGINE_URL="local://", **QUICK, **more
+        database_url, folder, port, AIGEN_ENGINE_URL="local://", **FAST_SETTINGS, **more
     )
     with process(["-m", MODULE, "serve"], environment, folder / "log") as running:
         wait_ready_now(port, running, "/ready")
@@ -54,8 +52,8 @@ def serving(database_url: str, folder: Path, **more: str) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def chromium_running() -> AsyncIterator[Browser]:
-    """A headless Chromium."""
+async def running_chromium() -> AsyncIterator[Browser]:
+    """Run a headless Chromium."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=chromium() or ensure_chromium(), args=FLAGS
@@ -65,32 +63,32 @@ async def chromium_running() -> AsyncIterator[Browser]:
 
 
 @dataclass
-class Seen:
-    """What a browser did behind the page: every request, and everything it complained of."""
+class BrowserLog:
+    """The requests of a browser and the errors and warnings of its console."""
 
     requests: list[Request] = field(default_factory=list)
     finished: list[Request] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def watch(self, page: Page) -> None:
-        """Take note of what this page does."""
-        page.on("request", lambda request: self.requests.append(request))  # noqa: PLW0108 - a list's own method is refused
+        """Record what this page does."""
+        page.on("request", lambda request: self.requests.append(request))  # noqa: PLW0108 - playwright rejects a bound list method
         page.on("requestfinished", lambda request: self.finished.append(request))  # noqa: PLW0108 - as above
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda said: self._console(said.type, said.text))
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", lambda message: self._record_message(message.type, message.text))
 
-    def _console(self, kind: str, text: str) -> None:
-        if kind in {"error", "warning"} and not _EXPECTED.search(text):
-            self.complaints.append(f"{kind}: {text}")
+    def _record_message(self, kind: str, text: str) -> None:
+        if kind in {"error", "warning"} and not _EXPECTED_ERRORS.search(text):
+            self.problems.append(f"{kind}: {text}")
 
-    def strangers(self, address: str) -> set[str]:
-        """Hosts that were called and are not the service."""
+    def foreign_hosts(self, address: str) -> set[str]:
+        """Return requested hosts other than the service."""
         return {urlsplit(request.url).netloc for request in self.requests} - {
             urlsplit(address).netloc
         }
 
     async def weight(self) -> int:
-        """Bytes that came over the wire so far, pictures that were made left out."""
+        """Return the bytes received so far, without generated images and streams."""
         total = 0
         for request in self.finished:
             if "/assets/" not in request.url and "/stream" not in request.url:
@@ -100,83 +98,85 @@ class Seen:
 
 
 class Visit:
-    """One person's visit: a browser of their own, signed in as one user of an open service."""
+    """A browser context signed in as one user of an open service."""
 
     def __init__(self, context: BrowserContext, address: str, user_id: str) -> None:
         self.context, self.address, self.user_id = context, address, user_id
-        self.seen = Seen()
+        self.log = BrowserLog()
         self.page: Page
         self.api = httpx.AsyncClient(base_url=f"{address}/api/v1", timeout=20)
 
     async def begin(self) -> None:
-        """Sign in and open a first page."""
-        gate = Authenticator(keys=[], jwt_secret=None, jwks=None, audience=None, issuer=None)
-        sessions = Sessions([SECRET], gate, now=now, secure=False)
-        sealed = sessions.seal(sessions.guest(self.user_id))
-        await self.context.add_cookies(
-            [{"name": sessions.cookie, "value": sealed, "url": self.address}]
+        """Sign in and open a window."""
+        authenticator = Authenticator(
+            keys=[], jwt_secret=None, jwks=None, audience=None, issuer=None
         )
-        self.page = await self.window()
+        sessions = Sessions([SECRET], authenticator, now=now, secure=False)
+        cookie = sessions.seal(sessions.create_guest(self.user_id))
+        await self.context.add_cookies(
+            [{"name": sessions.cookie, "value": cookie, "url": self.address}]
+        )
+        self.page = await self.open_window()
 
-    async def window(self) -> Page:
-        """Another window of the same browser."""
+    async def open_window(self) -> Page:
+        """Open another window of the same browser context."""
         page = await self.context.new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        self.seen.watch(page)
+        page.set_default_timeout(TIMEOUT_MS)
+        self.log.watch(page)
         return page
 
     async def open(self, path: str = "/studio") -> Page:
-        """Look at a page."""
+        """Open a page."""
         await self.page.goto(f"{self.address}{path}")
         return self.page
 
     async def grant(self, amount: str, plan: str = "payg") -> None:
-        """Give the user credits."""
+        """Grant credits to the user."""
         body = {"user_id": self.user_id, "amount": amount, "plan": plan}
-        answer = await self.api.post("/operations/credits/grants", json=body)
-        assert answer.status_code == httpx.codes.CREATED, answer.text
+        response = await self.api.post("/operations/credits/grants", json=body)
+        assert response.status_code == httpx.codes.CREATED, response.text
 
     async def balance(self) -> str:
-        """What the user has."""
-        answer = await self.api.get(f"/operations/users/{self.user_id}/statement")
-        return str(answer.json()["balance"])
+        """Return the user's balance."""
+        response = await self.api.get(f"/operations/users/{self.user_id}/statement")
+        return str(response.json()["balance"])
 
-    async def ask(self, prompt: str, shape: str = "YouTubeThumbnail_16x9") -> Page:
-        """Fill the form in and press the button."""
+    async def submit_brief(self, prompt: str, shape: str = "YouTubeThumbnail_16x9") -> Page:
+        """Fill in and submit the brief form."""
         page = await self.open()
         await page.fill("#input_prompt", prompt)
         await page.check(f'input[value="{shape}"]', force=True)
-        await page.click(".go")
+        await page.click(".submit")
         return page
 
-    async def until(self, state: str, page: Page | None = None) -> None:
-        """Wait until the page shows this state."""
+    async def wait_for_state(self, state: str, page: Page | None = None) -> None:
+        """Wait until the page shows a state."""
         await (page or self.page).wait_for_selector(f'[data-state="{state}"]')
 
     async def text(self) -> str:
-        """What the page says."""
+        """Return the visible text of the page."""
         return " ".join((await self.page.inner_text("body")).split())
 
     @property
     def request_id(self) -> str:
-        """The id of the request that the page shows."""
+        """The id of the request on the page."""
         return self.page.url.rpartition("/")[2]
 
-    async def end(self) -> None:
-        """Leave."""
+    async def close(self) -> None:
+        """Close the browser context."""
         await self.api.aclose()
         await self.context.close()
 
 
-async def eventually(condition: Any, seconds: float = 10) -> None:
-    """Wait until an asynchronous condition holds."""
+async def wait_until(condition: Any, seconds: float = 10) -> None:
+    """Poll until an asynchronous condition holds."""
     ends = time.monotonic() + seconds
     while not await condition():
-        assert time.monotonic() < ends, "it did not happen in time"
+        assert time.monotonic() < ends, "the condition did not become true in time"
 
 
 async def tab_to(page: Page, selector: str) -> None:
-    """Press Tab until this has the focus."""
+    """Press Tab until the element has the focus."""
     for _ in range(40):
         if await page.locator(selector).evaluate("one => one === document.activeElement"):
             return
@@ -184,9 +184,9 @@ async def tab_to(page: Page, selector: str) -> None:
     raise AssertionError(f"{selector} cannot be reached with the keyboard")
 
 
-async def axe(page: Page) -> list[str]:
-    """What axe-core finds on the page as it is."""
-    from axe_playwright_python.async_playwright import Axe  # noqa: PLC0415 - reads its script when it is loaded
+async def find_accessibility_violations(page: Page) -> list[str]:
+    """Return the violations that axe-core finds on the page."""
+    from axe_playwright_python.async_playwright import Axe  # noqa: PLC0415 - reads its script on import
 
     found = await Axe().run(page)
     return [

@@ -1,7 +1,6 @@
-"""What each count, stall, flag, difference and parked message means to an operator, and what to do:
-said once.
+"""Operator explanations of invariants, stalls, flags, differences and parked messages.
 
-The console shows these sentences, and docs/operations.md has the same, which a test compares.
+The console shows these texts; a test compares them with docs/operations.md.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from creativeflow.services.aigeneration.domain.transitions import Topic
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What something is, and what follows from it: what to do, or what usually causes it."""
+    """The meaning of a finding; `then` is what to do, the usual cause or the consequence."""
 
     means: str
     then: str = ""
@@ -24,86 +23,86 @@ class Explanation:
 INVARIANTS: Mapping[str, Explanation] = MappingProxyType(
     {
         "holds_without_work": Explanation(
-            "credits are held though no job is unfinished",
-            "find the request; release the hold at the credit service; report a fault",
+            "credits are held for a request without unfinished work",
+            "release the hold at the credit service; report a bug",
         ),
         "captured_without_delivery": Explanation(
             "credits were charged and nothing was delivered",
-            "give the credits back by a grant; report a fault",
+            "refund the credits with a grant; report a bug",
         ),
         "delivered_without_capture": Explanation(
             "a final was delivered and its credits are not charged",
-            "decide whether to charge; report a fault",
+            "decide whether to charge; report a bug",
         ),
         "holds_parked": Explanation(
             "the credit service cannot say whether a hold was charged; its account is restricted",
-            "see [holds in doubt](#holds-in-doubt)",
+            "see [parked holds](#parked-holds)",
         ),
         "holds_placing_too_long": Explanation(
-            "the credit service has not said for an hour whether a hold is there",
-            "make it answer; the sweeper then finishes by itself",
+            "the credit service has not confirmed a hold for an hour",
+            "restore the credit service; the sweeper then continues automatically",
         ),
         "resolved_without_message": Explanation(
-            "a hold is captured or released here, its credit service was not told and nobody is"
-            " going to",
-            "capture or release it there by its key; report a fault",
+            "a hold was resolved here, but the credit service was not informed and no message is"
+            " pending",
+            "capture or release it there by its key; report a bug",
         ),
         "ledger_not_zero_sum": Explanation(
-            "an operation of the local ledger does not sum to zero", "stop granting; report a fault"
+            "an operation of the local ledger does not sum to zero", "stop granting; report a bug"
         ),
         "balances_off_ledger": Explanation(
             "a balance is not the sum of its entries",
-            "the entries are right: correct the account; report a fault",
+            "the entries are right: correct the account; report a bug",
         ),
         "free_usage_off_holds": Explanation(
-            "the month's count of free generations is not the number of kept allowances",
-            "the holds are right; report a fault",
+            "the month's count of free generations is not the number of captured allowances",
+            "the holds are right; report a bug",
         ),
         "messages_parked": Explanation(
-            "somebody must decide about a message", "see [parked messages](#parked-messages)"
+            "an outbox message is parked", "see [parked messages](#parked-messages)"
         ),
         "deadlines_missed": Explanation(
-            "a deadline passed five minutes ago and nothing happened",
+            "a deadline passed more than five minutes ago and was not handled",
             "start a sweeper; see [stuck requests](#stuck-requests)",
         ),
         "ended_unannounced": Explanation(
-            "a request has ended, its user was never told, and no notification is owed",
-            "tell the user; report a fault",
+            "a request has ended, its user was not notified, and no notification is pending",
+            "notify the user; report a bug",
         ),
     }
 )
-"""Each count of the invariants; `then` is what to do, with links into docs/operations.md."""
+"""By invariant; `then` is what to do, with links into docs/operations.md."""
 
 STALLS: Mapping[StallKind, Explanation] = MappingProxyType(
     {
         StallKind.NO_CONSUMER: Explanation(
-            "jobs wait in the queue, nobody consumes it",
-            "the workflow is off, or its trigger was cancelled: publish it again",
+            "jobs are queued, but the queue has no consumer",
+            "the workflow is inactive or its trigger was cancelled: publish it again",
         ),
         StallKind.NOT_TAKING: Explanation(
-            "jobs wait, somebody consumes, nothing is reported",
-            "every slot is taken by work that never ends",
+            "jobs are queued and there is a consumer, but nothing is reported",
+            "every worker slot is occupied by work that does not finish",
         ),
         StallKind.NEVER_STARTED: Explanation(
-            "workers took the jobs and said nothing",
-            "acknowledged before the work and lost, or stuck at the first step",
+            "workers took jobs but reported nothing",
+            "acknowledged before processing and lost, or stuck at the first step",
         ),
         StallKind.SILENT: Explanation(
-            "workers said that they had begun, and nothing since",
-            "a provider that hangs, or a worker that was killed",
+            "workers reported a start, but nothing since",
+            "the provider hangs, or the worker was killed",
         ),
     }
 )
-"""`then` is the usual cause."""
+"""By kind of stall; `then` is the usual cause."""
 
 FLAGS: Mapping[str, Explanation] = MappingProxyType(
     {
         "hold_undecided": Explanation(
-            "the credit service may or may not have taken the money, and cannot be asked"
+            "a hold may or may not have been charged, and the credit service cannot tell"
         ),
-        "charge_failed": Explanation("something was delivered and could not be charged"),
-        "refund_failed": Explanation("something was not delivered and could not be given back"),
-        "content_abuse": Explanation("severely refused prompts came again and again"),
+        "charge_failed": Explanation("a delivery could not be charged"),
+        "refund_failed": Explanation("credits for undelivered work could not be released"),
+        "content_abuse": Explanation("repeated severe prompt rejections"),
     }
 )
 
@@ -111,47 +110,49 @@ DIFFERENCES: Mapping[Difference, Explanation] = MappingProxyType(
     {
         Difference.CAPTURE_MISSING: Explanation("delivered and captured", "captures"),
         Difference.RELEASE_MISSING: Explanation("released or refused", "releases"),
-        Difference.NOT_CHARGED: Explanation("delivered and captured", "a person decides"),
+        Difference.NOT_CHARGED: Explanation("delivered and captured", "manual decision"),
         Difference.CHARGED_WRONGLY: Explanation(
-            "released, refused or unfinished", "a person decides"
+            "released, refused or unfinished", "manual decision"
         ),
-        Difference.HOLD_VANISHED: Explanation("held for unfinished work", "a person decides"),
+        Difference.HOLD_VANISHED: Explanation("held for unfinished work", "manual decision"),
         Difference.UNKNOWN_HERE: Explanation(
-            "nothing under this key", "left alone: it may be another system's"
+            "nothing under this key", "none: it may belong to another system"
         ),
         Difference.FREE_COUNT: Explanation(
-            "the month's count of free generations", "sets the count right"
+            "the month's count of free generations", "corrects the count"
         ),
     }
 )
-"""`means` is how it stands here, `then` what applying a reconciliation does about it."""
+"""`means` is the state in this service, `then` what a reconciliation with apply does."""
 
 OUTBOX_MESSAGES: Mapping[str, Explanation] = MappingProxyType(
     {
         Topic.CAPTURE: Explanation(
-            "The credit service could not be made to charge {credits} credits for what {user} got.",
-            "The user is not charged, and keeps what was delivered.",
+            "The credit service did not accept a charge of {credits} credits to {user}.",
+            "The user is not charged and keeps the delivery.",
         ),
         Topic.RELEASE: Explanation(
-            "The credit service could not be made to give {credits} credits back to {user}.",
+            "The credit service did not accept a release of {credits} credits to {user}.",
             "The user does not get these credits back.",
         ),
         Topic.NOTIFY: Explanation(
-            "The notification service did not take “{event}” for {user}.",
-            "The user is never told. No money moves.",
+            "The notification service did not accept “{event}” for {user}.",
+            "The user is not notified. No effect on credits.",
         ),
         Topic.EVENT: Explanation(
-            "The broker did not take the event “{event}”.",
-            "Whoever listens for it never hears of it. No money moves.",
+            "The broker did not accept the event “{event}”.",
+            "Subscribers do not receive the event. No effect on credits.",
         ),
         Topic.WEBHOOK: Explanation(
-            "A caller's receiver did not take the event “{event}” in ten tries over three days.",
-            "The receiver never gets it from us, unless it is sent again. No money moves.",
+            "A webhook endpoint did not accept the event “{event}” in ten attempts over three"
+            " days.",
+            "The endpoint does not receive the event, unless it is redelivered. No effect on"
+            " credits.",
         ),
         "dead_letter": Explanation(
-            "A message from the broker could not be read, or came without the right token.",
-            "What it said is lost; the job is tried again by its deadline. No money moves.",
+            "A message from the broker was unreadable or had no valid token.",
+            "Its content is lost; the job is retried after its deadline. No effect on credits.",
         ),
     }
 )
-"""By topic: what has happened, and what dropping it means. Replaying makes it due at once."""
+"""By topic: what happened; `then` is the effect of dropping the message."""

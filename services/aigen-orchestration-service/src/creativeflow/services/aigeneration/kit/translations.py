@@ -1,5 +1,6 @@
-"""The catalogue of what people read: English stands on the error classes, other languages in
-`locales/`.
+"""Translations of error titles and sentences.
+
+English texts are on the error classes, other languages in `locales/`.
 """
 
 import json
@@ -11,7 +12,7 @@ from creativeflow.services.aigeneration.domain.errors import AigenError
 
 DEFAULT_LANGUAGE = "en-US"
 LANGUAGES = ("en-US", "en-GB", "es-ES", "es-MX", "fr-FR", "de-DE")
-"""The languages of the product; one without a file answers in English."""
+"""The languages of the product; one without a file falls back to English."""
 
 
 class Translations:
@@ -22,7 +23,7 @@ class Translations:
 
     @classmethod
     def load(cls) -> Self:
-        """Read every `locales/<language>.json`: `{"<code>": {"title": …, "sentence": …}}`."""
+        """Load every `locales/<language>.json`: `{"<code>": {"title": …, "sentence": …}}`."""
         folder = files("creativeflow.services.aigeneration") / "locales"
         found = {}
         for language in LANGUAGES:
@@ -32,7 +33,7 @@ class Translations:
         return cls(found)
 
     def choose(self, accept_language: str | None) -> str:
-        """The best language there is for an Accept-Language header; English when none fits."""
+        """Choose the best available language for an Accept-Language header; default English."""
         for wanted in _by_weight(accept_language or ""):
             for language in (DEFAULT_LANGUAGE, *self._texts):
                 if wanted in {language.lower(), language.partition("-")[0].lower()}:
@@ -40,11 +41,11 @@ class Translations:
         return DEFAULT_LANGUAGE
 
     def title(self, error: AigenError, language: str) -> str:
-        """The error's title."""
+        """Return the error's title."""
         return self._texts.get(language, {}).get(error.code, {}).get("title", error.title)
 
     def sentence(self, error: AigenError, language: str) -> str:
-        """The error's sentence with its figures."""
+        """Return the error's sentence with its values filled in."""
         template = self._texts.get(language, {}).get(error.code, {}).get("sentence")
         return template.format_map(error.fields) if template else str(error)
 

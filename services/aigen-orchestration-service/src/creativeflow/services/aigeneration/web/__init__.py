@@ -1,27 +1,26 @@
-"""The web pages: made on the server, complete without a script, and live where there is one.
+"""The web pages: server-rendered, usable without JavaScript, and live with it.
 
-A page is added in five steps:
+To add a page:
 
-1. A template that extends `base.html` and fills its blocks `title` and `content`. What changes
-while somebody looks is
-   a block of its own inside an element with `data-live="<name of the block>"` and
-   `data-stream="<address of events>"`: `live.js` fetches that block anew (`page` answers a block
-   alone to the header `X-Part`) and swaps what differs. Such a block imports the macros that it
-   uses. A page that also answers forms names its own address in `data-from`; `data-refresh-seconds`
-   on the block's first element is for what no stream tells.
-2. A module with a router, made by `pages_router()`, that is included by `app.py`. An endpoint takes
-a `StudioVisitor`
-   or an `OperatorVisitor`, and answers `page(request, "name.html", ...)`; one that changes
-   something is a POST, takes a `Form`, and ends in `see_other(...)`. All three are dependencies of
-   `visitors.py`, so that who may come and whether the form is ours is decided before the endpoint
-   runs. Any `AigenError` that leaves it becomes a page in plain words.
-3. Every form begins with `{{ csrf_field() }}`; scripts send the same token as `X-CSRF-Token`.
-4. What many requests together show listens to `/console/stream`, which says that something has
-happened, by one look
-   of each process for all viewers; figures are kept for a moment in `overview.py`.
-5. A new section of the navigation is one line in `SECTIONS` of `rendering.py`; errors below a new
-first part of a path
-   become pages when it stands in `PATHS` of `failures.py`. Styles and scripts are files below
-   `static/`, linked with
-   `static("name")`; nothing inline, nothing from elsewhere.
+1. Write a template that extends `base.html` and fills its blocks `title` and `content`. Content
+   that changes while the page is open goes into a block of its own, inside an element with
+   `data-live="<name of the block>"` and `data-stream="<address of an event stream>"`. `live.js`
+   fetches that block again on every event (a request with the header `X-Part` is answered with
+   the block alone) and morphs it into the page. The block must import the macros it uses. Give
+   elements that come, go or move an `id`, by which they are matched. A page that also answers
+   forms names its own address in `data-source`; `data-refresh-seconds` on the block's first
+   element polls for changes that no stream signals.
+2. Write a module of the same name with a router made by `create_page_router()` and include it in
+   `ROUTERS` of its package. An endpoint takes a `StudioVisitor` or an `OperatorVisitor` and
+   returns `render_page(request, "name.html", ...)`; one that changes state is a POST, takes a
+   `Form` and ends in `redirect_to(...)`. All three are dependencies of `auth.py`, so
+   authorisation and CSRF are checked before the endpoint runs. An `AigenError` that it raises is
+   rendered as an error page.
+3. Begin every form with `{{ csrf_field() }}`; scripts send the same token as `X-CSRF-Token`.
+4. Pages about many requests listen to `/console/stream`, one poll per process for all viewers;
+   their figures are cached briefly in `console/snapshot.py`.
+5. A new section of the navigation is one line in `SECTIONS` of `templating.py`; errors below a
+   new top-level path are rendered as pages once it is in `PAGE_PREFIXES` of `error_pages.py`.
+   Styles and scripts are files below `static/`, linked with `static("name")`: nothing inline and
+   nothing from other hosts, as the content security policy demands.
 """

@@ -1,6 +1,4 @@
-"""Who looks at a page, and what they may do: sessions become the principals of the API, forms are
-checked.
-"""
+"""Authentication of page visitors: sessions become API principals, forms are checked for CSRF."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,68 +7,71 @@ from fastapi import Depends, Request
 
 from creativeflow.services.aigeneration.api.auth import Authenticator, Principal, count
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.web.forms import FormFields, from_own_page, read_form
+from creativeflow.services.aigeneration.web.forms import FormFields, is_same_origin, read_form
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 
-_READS = frozenset({"GET", "HEAD"})
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visitor:
-    """A session that was let in; `begun` is one that this very answer begins, so its cookie goes
-    out with it.
-    """
+    """An authenticated session; the response to a new one sets its cookie."""
 
     session: Session
     principal: Principal
     csrf: str
-    begun: bool = False
+    is_new: bool = False
 
 
-async def _visit(request: Request) -> Visitor:
-    gate: Authenticator = request.app.state.gate
+async def _authenticate_visitor(request: Request) -> Visitor:
+    authenticator: Authenticator = request.app.state.gate
     sessions: Sessions = request.app.state.sessions
-    gate.check_name(request)
-    session, begun = sessions.open(request.cookies.get(sessions.cookie)), False
-    if session is None and gate.open and request.method in _READS:
-        session, begun = sessions.guest(), True
+    authenticator.check_name(request)
+    session, is_new = sessions.open(request.cookies.get(sessions.cookie)), False
+    if session is None and authenticator.open and request.method in _SAFE_METHODS:
+        session, is_new = sessions.create_guest(), True
     if session is None:
-        raise errors.CsrfError if gate.open else errors.AuthenticationRequiredError
+        raise errors.CsrfError if authenticator.open else errors.AuthenticationRequiredError
     visitor = Visitor(
-        session=session, principal=session.principal(), csrf=sessions.csrf(session), begun=begun
+        session=session,
+        principal=session.to_user_principal(),
+        csrf=sessions.create_csrf_token(session),
+        is_new=is_new,
     )
     request.scope["aigen.visitor"] = visitor
     count(request, visitor.principal)
-    if request.method not in _READS:
-        await _check_ours(request, sessions, session)
+    if request.method not in _SAFE_METHODS:
+        await _check_csrf(request, sessions, session)
     return visitor
 
 
-async def _check_ours(request: Request, sessions: Sessions, session: Session) -> None:
-    """Whether what changes something comes from a page of this session: by its token, and by the
-    browser's word.
+async def _check_csrf(request: Request, sessions: Sessions, session: Session) -> None:
+    """Check that a request was sent by a page of this session: its token and its origin.
+
+    Raises:
+        CsrfError: it was not.
     """
     token = request.headers.get("x-csrf-token")
     if token is None:
         token = (await read_form(request)).get("csrf")
-    if not from_own_page(request) or not sessions.csrf_fits(session, token):
+    if not is_same_origin(request) or not sessions.is_csrf_token_valid(session, token):
         raise errors.CsrfError
 
 
-async def _operate(visitor: Annotated[Visitor, Depends(_visit)]) -> Visitor:
+async def _require_operator(visitor: Annotated[Visitor, Depends(_authenticate_visitor)]) -> Visitor:
     if not visitor.principal.operator:
         raise errors.ForbiddenError(role="operator")
     return Visitor(
         session=visitor.session,
-        principal=visitor.session.operator(),
+        principal=visitor.session.to_operator_principal(),
         csrf=visitor.csrf,
-        begun=visitor.begun,
+        is_new=visitor.is_new,
     )
 
 
-StudioVisitor = Annotated[Visitor, Depends(_visit)]
-"""Anybody who is signed in; the principal acts for one user and sees only what is theirs."""
-OperatorVisitor = Annotated[Visitor, Depends(_operate)]
-"""An operator; the principal acts for nobody in particular and sees all."""
+StudioVisitor = Annotated[Visitor, Depends(_authenticate_visitor)]
+"""A signed-in visitor; the principal acts as one user and sees only what is theirs."""
+OperatorVisitor = Annotated[Visitor, Depends(_require_operator)]
+"""An operator; the principal acts as no particular user and sees everything."""
 Form = Annotated[FormFields, Depends(read_form)]
-"""The fields of a form; whether it is ours is decided with the visitor."""
+"""The fields of a form; CSRF is checked with the visitor."""

@@ -1,4 +1,4 @@
-"""Errors as pages: a person's words for what went wrong, and always a way on."""
+"""Error pages: plain-language texts for errors, with a link to continue."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from starlette.responses import Response
 
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.kit.translations import Translations
-from creativeflow.services.aigeneration.web.templating import PART, page, see_other
+from creativeflow.services.aigeneration.web.templating import PART_HEADER, redirect_to, render_page
 
-PATHS = ("/studio", "/console", "/sign-in", "/sign-out")
-"""Below these, people are answered, not programs."""
+PAGE_PREFIXES = ("/studio", "/console", "/sign-in", "/sign-out")
+"""Errors below these paths are rendered as pages instead of problem documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorText:
-    """What a person reads in place of a sentence that speaks to programs."""
+    """Title and sentence of an error, worded for users of the pages."""
 
     title: str
     sentence: str
@@ -26,115 +26,114 @@ class ErrorText:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where it goes on from here."""
+    """A link with its label."""
 
     label: str
     path: str
 
 
-PLAIN: Mapping[str, ErrorText] = MappingProxyType(
+ERROR_TEXTS: Mapping[str, ErrorText] = MappingProxyType(
     {
         "authentication_required": ErrorText(
-            "Please sign in", "You are not signed in, or your session has ended. Sign in and go on."
+            "Please sign in", "You are not signed in, or your session has ended."
         ),
         "invalid_credentials": ErrorText(
-            "That did not work",
-            "This key or token is not accepted here. Check it, or get a new one.",
+            "Sign-in failed", "This key or token is not valid. Check it, or get a new one."
         ),
         "token_expired": ErrorText(
-            "Your token has expired", "Get a new token where you got this one, and sign in again."
+            "Your token has expired", "Get a new token from your platform and sign in again."
         ),
         "not_found": ErrorText(
-            "There is nothing here",
-            "The page does not exist, or it belongs to another account than yours.",
+            "Page not found", "The page does not exist, or it belongs to another account."
         ),
         "method_not_allowed": ErrorText(
-            "There is nothing here", "This address takes no such call. Start from the studio."
+            "Page not found", "This address does not support this action."
         ),
         "forbidden": ErrorText(
-            "This is not for your account", "Sign in with an account that has the role {role}."
+            "Access denied", "Sign in with an account that has the role {role}."
         ),
         "invalid_request": ErrorText(
-            "Something does not fit yet", "Correct what is marked, and send it again."
+            "Please check your input", "Correct the marked fields and submit again."
         ),
         "unsupported_media_type": ErrorText(
-            "This cannot be read", "Send it from the page's own form."
+            "Unsupported format", "Please use the form on the page."
         ),
-        "payload_too_large": ErrorText("That is too much", "Shorten it, and send it again."),
+        "payload_too_large": ErrorText("Input too large", "Shorten it and submit again."),
         "invalid_state": ErrorText(
-            "That is not possible any more",
-            "Something happened in the meantime. Here is how things stand now.",
+            "No longer possible",
+            "The request has changed in the meantime. Its current state is shown below.",
         ),
         "already_selected": ErrorText(
-            "You have already picked",
-            "Another picture was picked first, perhaps in another window. That one counts.",
+            "Already selected", "Another sample was selected first, perhaps in another window."
         ),
         "precondition_failed": ErrorText(
-            "Something changed meanwhile",
-            "You saw an older state. Look at the one below, and decide again.",
+            "The request has changed",
+            "Your page was out of date. Check the current state below and try again.",
         ),
         "quote_expired": ErrorText(
-            "The price has changed or was too old",
-            "Nothing was charged. Here is the price that holds now.",
+            "The price has changed or expired",
+            "Nothing was charged. The current price is shown below.",
         ),
         "idempotency_key_in_flight": ErrorText(
-            "We are on it already", "You sent this a moment ago. Nothing is done or charged twice."
+            "Already in progress",
+            "You submitted this a moment ago. Nothing is done or charged twice.",
         ),
         "idempotency_key_reused": ErrorText(
-            "That page was used already",
-            "It has sent something else before. Start again from the page as it is now.",
+            "Form already submitted",
+            "This form was submitted before with other content. Reload the page and try again.",
         ),
     }
 )
-"""By code; a code that is not here has words for people already."""
+"""English texts by error code; other codes have texts for users on their error class."""
 
 _HOME = Link("Go to the studio", "/studio")
 _SIGN_IN = Link("Sign in", "/sign-in")
-_WAYS: tuple[tuple[type[errors.AigenError], Link], ...] = (
+_NEXT_LINKS: tuple[tuple[type[errors.AigenError], Link], ...] = (
     (errors.AuthenticationRequiredError, _SIGN_IN),
     (errors.InvalidCredentialsError, _SIGN_IN),
     (errors.ForbiddenError, _SIGN_IN),
 )
 
 
-def error_text(request: Request, error: errors.AigenError) -> ErrorText:
-    """Title and sentence: ours for people in English, else the catalogue's."""
-    catalogue: Translations = request.app.state.catalogue
-    language = catalogue.choose(request.headers.get("accept-language"))
-    plain = PLAIN.get(error.code)
-    if plain is not None and language.startswith("en"):
-        return ErrorText(plain.title, plain.sentence.format_map(error.fields))
-    return ErrorText(catalogue.title(error, language), catalogue.sentence(error, language))
+def get_error_text(request: Request, error: errors.AigenError) -> ErrorText:
+    """Return the page text of an error in English, else its translation."""
+    translations: Translations = request.app.state.catalogue
+    language = translations.choose(request.headers.get("accept-language"))
+    text = ERROR_TEXTS.get(error.code)
+    if text is not None and language.startswith("en"):
+        return ErrorText(text.title, text.sentence.format_map(error.fields))
+    return ErrorText(translations.title(error, language), translations.sentence(error, language))
 
 
 def present(request: Request, error: errors.AigenError) -> Response | None:
-    """The page of an error; None where no page was asked for. A stranger's look at a page leads to
-    the sign-in.
+    """Render an error as a page; None if the path is not one of a page.
+
+    A page that needs a sign-in redirects there.
     """
     path = request.url.path
-    if not any(path == start or path.startswith(f"{start}/") for start in PATHS):
+    if not any(path == start or path.startswith(f"{start}/") for start in PAGE_PREFIXES):
         return None
     if (
         isinstance(error, errors.AuthenticationRequiredError)
         and request.method == "GET"
-        and PART not in request.headers
+        and PART_HEADER not in request.headers
     ):
-        wanted = f"{path}?{request.url.query}" if request.url.query else path
-        return see_other(f"/sign-in?next={quote(wanted)}")
-    return failure_page(request, error)
+        target = f"{path}?{request.url.query}" if request.url.query else path
+        return redirect_to(f"/sign-in?next={quote(target)}")
+    return render_error_page(request, error)
 
 
-def failure_page(request: Request, error: errors.AigenError) -> Response:
-    """The page that says what went wrong and where it goes on."""
-    way = next((way for kind, way in _WAYS if isinstance(error, kind)), _HOME)
-    again = request.url.path if error.retryable and request.method == "GET" else ""
-    faults = error.errors if isinstance(error, errors.InvalidRequestError) else ()
-    return page(
+def render_error_page(request: Request, error: errors.AigenError) -> Response:
+    """Render the page of an error, with its field errors and a link to continue."""
+    next_link = next((link for kind, link in _NEXT_LINKS if isinstance(error, kind)), _HOME)
+    retry_path = request.url.path if error.retryable and request.method == "GET" else ""
+    field_errors = error.errors if isinstance(error, errors.InvalidRequestError) else ()
+    return render_page(
         request,
         "error.html",
         error.status,
-        words=error_text(request, error),
-        way=way,
-        again=again,
-        faults=faults,
+        text=get_error_text(request, error),
+        next_link=next_link,
+        retry_path=retry_path,
+        field_errors=field_errors,
     )

@@ -1,4 +1,4 @@
-"""Reading what a form sends: bounded, in plain text, and only when the form is ours."""
+"""Parsing and validation of HTML forms, their idempotency and their origin."""
 
 import hashlib
 from collections.abc import Mapping
@@ -22,27 +22,25 @@ _TYPE = "application/x-www-form-urlencoded"
 
 
 class FormFields:
-    """The fields of a form; line breaks are single characters, and what is only spaces was not
-    said.
-    """
+    """The fields of a form; line breaks are normalised to LF, values are stripped."""
 
     def __init__(self, fields: Mapping[str, list[str]]) -> None:
         self._fields = fields
 
     def get(self, name: str) -> str:
-        """The last value of a field, trimmed; empty where it is missing."""
+        """Return the last value of a field; empty if missing."""
         return self._fields.get(name, [""])[-1].strip()
 
-    def all(self, name: str) -> list[str]:
-        """Every value of a field that says something."""
+    def get_all(self, name: str) -> list[str]:
+        """Return all non-empty values of a field."""
         return [value.strip() for value in self._fields.get(name, []) if value.strip()]
 
 
 async def read_form(request: Request) -> FormFields:
-    """The fields of the body.
+    """Read the fields from the request body.
 
     Raises:
-        UnsupportedMediaTypeError, InvalidRequestError: it is not a form.
+        UnsupportedMediaTypeError, InvalidRequestError: the body is not a form.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _TYPE:
         raise errors.UnsupportedMediaTypeError(expected=_TYPE)
@@ -55,68 +53,61 @@ async def read_form(request: Request) -> FormFields:
             fields.setdefault(name, []).append(value.replace("\r\n", "\n"))
     except ValueError:
         raise errors.InvalidRequestError.at(
-            "", "unreadable", "The form could not be read; send it again."
+            "", "unreadable", "The form could not be read; submit it again."
         ) from None
     return FormFields(fields)
 
 
-def checked(model: type[Model], said: Mapping[str, Any]) -> Model:
-    """What a form says, as strict as the body of the call it stands for.
+def validate_form(model: type[Model], fields: Mapping[str, Any]) -> Model:
+    """Validate fields as strictly as the body of the corresponding API call.
 
     Raises:
-        InvalidRequestError: with every place that does not fit.
+        InvalidRequestError: with all validation errors.
     """
     try:
         return model.model_validate(
-            {name: value for name, value in said.items() if value is not None}
+            {name: value for name, value in fields.items() if value is not None}
         )
     except ValidationError as error:
         raise to_invalid_request(error) from None
 
 
-def claim(
-    request: Request, principal: Principal, key: str, said: Mapping[str, Any]
+def build_claim(
+    request: Request, principal: Principal, key: str, fields: Mapping[str, Any]
 ) -> IdempotencyClaim:
-    """The idempotency key of a form: the same page with the same words is one action, however often
-    it is sent.
+    """Build the idempotency claim of a form: one rendered page with the same fields is one action.
 
-    Other words from the same page are another action, so going back and changing them works.
+    Other fields from the same page are another action, so going back and changing them works.
     """
-    text = orjson.dumps([request.url.path, key, said], option=orjson.OPT_SORT_KEYS)
+    text = orjson.dumps([request.url.path, key, fields], option=orjson.OPT_SORT_KEYS)
     fingerprint = hashlib.sha256(text).hexdigest()
     return IdempotencyClaim(
         principal=principal.owner, key=f"page:{fingerprint}", fingerprint=fingerprint
     )
 
 
-def as_seen(error: errors.AigenError) -> errors.AigenError:
-    """A refusal as whoever sent a form would say it: a price that was shown to another user is no
-    price.
-    """
-    foreign = (
+def translate_quote_error(error: errors.AigenError) -> errors.AigenError:
+    """Report an invalid `quote_id`, such as one of another user, as an expired quote."""
+    is_quote_error = (
         isinstance(error, errors.InvalidRequestError) and error.errors[0]["pointer"] == "/quote_id"
     )
-    return errors.QuoteExpiredError() if foreign else error
+    return errors.QuoteExpiredError() if is_quote_error else error
 
 
-def from_own_page(request: Request) -> bool:
-    """Whether the browser says that a page of ours sent this; True as well where it says nothing at
-    all.
-    """
+def is_same_origin(request: Request) -> bool:
+    """Check Sec-Fetch-Site and Origin; a request with neither header passes."""
     site = request.headers.get("sec-fetch-site")
     if site is not None and site != "same-origin":
         return False
     origin = request.headers.get("origin")
-    return origin is None or origin in own_origins(request)
+    return origin is None or origin in get_own_origins(request)
 
 
-def own_origins(request: Request) -> set[str]:
-    """The origins under which these pages are reached: as the browser names it, and as the settings
-    do.
-    """
+def get_own_origins(request: Request) -> set[str]:
+    """Return the origins of these pages: of the request's host and of `AIGEN_PUBLIC_URL`."""
     settings: Settings = request.app.state.settings
-    found = {f"{request.url.scheme}://{request.headers.get('host', '')}"}
+    origins = {f"{request.url.scheme}://{request.headers.get('host', '')}"}
     if settings.public_url:
         parts = urlsplit(settings.public_url)
-        found.add(f"{parts.scheme}://{parts.netloc}")
-    return found
+        origins.add(f"{parts.scheme}://{parts.netloc}")
+    return origins

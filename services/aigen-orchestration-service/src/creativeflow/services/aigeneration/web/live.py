@@ -1,5 +1,6 @@
-"""What pages listen to: that a request has changed, never what it is now, for as long as the
-session lasts.
+"""Event streams of pages: they signal that a request has changed, without its content.
+
+A stream ends with the session.
 """
 
 from collections.abc import AsyncIterator
@@ -17,33 +18,35 @@ from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 
 
-def changes(request: Request, session: Session, found: GenerationRequest) -> StreamingResponse:
-    """A stream of `changed` events for `live.js`, and `ended` after the last.
+def stream_request_changes(
+    request: Request, session: Session, found: GenerationRequest
+) -> StreamingResponse:
+    """Stream `changed` events for `live.js`, and `ended` after the last.
 
-    The first comes at once where the request moved on between the page and its stream:
-    `Last-Event-ID` of a stream that broke off, or the version which the page shows.
+    The first event is sent at once if the request has changed since the version that the client
+    knows: `Last-Event-ID` after a reconnect, else the version shown on the page (`seen`).
     """
-    hub: UpdateBroadcaster = request.app.state.hub
-    hub.check_room(found.user_id)
+    broadcaster: UpdateBroadcaster = request.app.state.hub
+    broadcaster.check_room(found.user_id)
     known = version_of(request.headers.get("last-event-id") or request.query_params.get("seen"))
-    told = updates(hub, found, say=_changed, send_first=known != found.version)
-    body = while_signed_in(told, request.app.state.sessions, session)
+    events = updates(broadcaster, found, say=_encode_change, send_first=known != found.version)
+    body = end_with_session(events, request.app.state.sessions, session)
     return StreamingResponse(
         body, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
 
 
-async def while_signed_in(
-    told: AsyncIterator[bytes], sessions: Sessions, session: Session
+async def end_with_session(
+    events: AsyncIterator[bytes], sessions: Sessions, session: Session
 ) -> AsyncIterator[bytes]:
-    """Checked with every event and every heartbeat."""
-    async with aclosing(told):  # type: ignore[type-var]
-        async for event in told:
-            if not sessions.seconds_left(session):
+    """Relay events until the session expires, checked at every event and heartbeat."""
+    async with aclosing(events):  # type: ignore[type-var]
+        async for event in events:
+            if not sessions.count_seconds_left(session):
                 return
             yield event
     yield b"event: ended\ndata: -\n\n"
 
 
-def _changed(request: GenerationRequest) -> bytes:
+def _encode_change(request: GenerationRequest) -> bytes:
     return b"id: %d\nevent: changed\ndata: %d\n\n" % (request.version, request.version)

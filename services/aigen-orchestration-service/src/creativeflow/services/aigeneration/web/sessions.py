@@ -1,6 +1,4 @@
-"""Who is signed in on the pages: a sealed cookie that any process with the same secret can open,
-and nothing stored.
-"""
+"""Sign-in sessions of the pages: stateless cookies, signed with secrets all processes share."""
 
 import base64
 import hashlib
@@ -19,12 +17,12 @@ from creativeflow.services.aigeneration.settings import ApiKey
 
 LIFETIME = timedelta(hours=8)
 GUEST = "demo"
-"""The user for whom the studio of an open service acts until another is named."""
+"""The user whom the studio of an open service acts as until another is chosen."""
 _VERSION = "s1"
 
 
 class SessionKind(StrEnum):
-    """What a session rests on."""
+    """How a session was authenticated."""
 
     OPEN = "open"
     KEY = "key"
@@ -33,8 +31,10 @@ class SessionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One sign-in. `user_id` is the user for whom the studio acts; `nonce` makes its CSRF token its
-    own.
+    """One sign-in.
+
+    `user_id` is the user whom the studio acts as; `nonce` makes the CSRF token unique to it;
+    `fingerprint` identifies the API key of a key session.
     """
 
     kind: SessionKind
@@ -46,41 +46,39 @@ class Session:
     fingerprint: str = ""
 
     @property
-    def may_switch(self) -> bool:
-        """Whether the studio may act for another user: for all but end users."""
+    def can_switch_user(self) -> bool:
+        """Whether the studio may act as another user: true for all roles but end users."""
         return self.role != "user"
 
-    def acting_for(self, user_id: str) -> "Session":
-        """The same session for another user; forms on pages that show the one before are no longer
-        taken.
-        """
+    def switch_user(self, user_id: str) -> "Session":
+        """Return the session for another user; earlier forms become invalid."""
         return replace(self, user_id=user_id, nonce=_nonce())
 
-    def principal(self) -> Principal:
-        """The caller, acting for the session's user and seeing nobody else's."""
+    def to_user_principal(self) -> Principal:
+        """Return a principal that acts as the session's user and sees only what is theirs."""
         return Principal(name=self.name, role=self.role, user_id=self.user_id)
 
-    def operator(self) -> Principal:
-        """The caller, acting for nobody in particular and seeing all."""
+    def to_operator_principal(self) -> Principal:
+        """Return a principal that acts as no particular user and sees everything."""
         return Principal(name=self.name, role=self.role)
 
 
 class Sessions:
-    """Makes sessions, seals them into cookies and opens them again."""
+    """Creates sessions, signs them into cookies and reads them back."""
 
     def __init__(
         self,
         secret_keys: Sequence[bytes],
-        gate: Authenticator,
+        authenticator: Authenticator,
         *,
         now: Callable[[], datetime],
         secure: bool,
     ) -> None:
-        """Seals with the first secret and opens with any, so that a secret can be rotated."""
+        """Sign with the first secret and verify with any, so that secrets can be rotated."""
         self._keys = [
             hmac.digest(secret, b"aigen-session", hashlib.sha256) for secret in secret_keys
         ]
-        self._gate = gate
+        self._authenticator = authenticator
         self._now = now
         self.secure = secure
         self.cookie = "__Host-aigen_session" if secure else "aigen_session"
@@ -88,28 +86,29 @@ class Sessions:
     def __repr__(self) -> str:
         return f"Sessions({len(self._keys)})"
 
-    def guest(self, user_id: str = GUEST) -> Session:
-        """A session of an open service, where everybody is an operator."""
-        return self._begin(SessionKind.OPEN, Principal(name="open", role="operator"), user_id)
+    def create_guest(self, user_id: str = GUEST) -> Session:
+        """Create a session of an open service, where everyone is an operator."""
+        return self._create(SessionKind.OPEN, Principal(name="open", role="operator"), user_id)
 
-    def of_key(self, key: ApiKey, user_id: str) -> Session:
-        """A session of a service or operator; it ends when the key is removed from the settings."""
-        who = Principal(name=key.name, role=key.role)
-        return self._begin(
-            SessionKind.KEY, who, user_id, fingerprint=key.fingerprint(self._keys[0])
+    def create_from_key(self, key: ApiKey, user_id: str) -> Session:
+        """Create a session of a service or operator; it ends when the key leaves the settings."""
+        principal = Principal(name=key.name, role=key.role)
+        return self._create(
+            SessionKind.KEY, principal, user_id, fingerprint=key.fingerprint(self._keys[0])
         )
 
-    def of_token(self, who: Principal, expires: float) -> Session:
-        """A session of a token's holder, which ends with the token (unix seconds) if that is
-        earlier.
-        """
-        return self._begin(
-            SessionKind.TOKEN, who, who.name, until=datetime.fromtimestamp(expires, UTC)
+    def create_from_token(self, principal: Principal, expires: float) -> Session:
+        """Create a session for a token; it ends no later than `expires`, in Unix seconds."""
+        return self._create(
+            SessionKind.TOKEN,
+            principal,
+            principal.name,
+            ends_by=datetime.fromtimestamp(expires, UTC),
         )
 
     def seal(self, session: Session) -> str:
-        """The cookie's text."""
-        said = orjson.dumps(
+        """Encode and sign a session as a cookie value."""
+        payload = orjson.dumps(
             [
                 session.kind,
                 session.name,
@@ -120,75 +119,79 @@ class Sessions:
                 session.fingerprint,
             ]
         )
-        return f"{_VERSION}.{_text(said)}.{_text(_mac(self._keys[0], said))}"
+        return f"{_VERSION}.{_encode(payload)}.{_encode(_sign(self._keys[0], payload))}"
 
     def open(self, cookie: str | None) -> Session | None:
-        """The session of a cookie; None where it is not ours, is over, or rests on what is no
-        longer configured.
+        """Return the session of a cookie.
+
+        None if the signature is invalid, the session has expired, or the key or token support it
+        was authenticated with is no longer configured.
         """
         version, _, rest = (cookie or "").partition(".")
-        body, _, seal = rest.partition(".")
+        body, _, signature = rest.partition(".")
         try:
-            said, sealed = _bytes(body), _bytes(seal)
+            payload, signed = _decode(body), _decode(signature)
         except ValueError:
             return None
-        fitting = [key for key in self._keys if hmac.compare_digest(_mac(key, said), sealed)]
-        if version != _VERSION or not fitting:
+        signers = [key for key in self._keys if hmac.compare_digest(_sign(key, payload), signed)]
+        if version != _VERSION or not signers:
             return None
-        session = _read(orjson.loads(said))
+        session = _parse(orjson.loads(payload))
         return (
             session
-            if self._now() < session.expires_at and self._stands(session, fitting[0])
+            if self._now() < session.expires_at and self._is_supported(session, signers[0])
             else None
         )
 
-    def csrf(self, session: Session) -> str:
-        """What every form of this session carries."""
-        return _text(_mac(self._keys[0], b"csrf:" + session.nonce.encode()))
+    def create_csrf_token(self, session: Session) -> str:
+        """Create the CSRF token that every form of this session carries."""
+        return _encode(_sign(self._keys[0], b"csrf:" + session.nonce.encode()))
 
-    def csrf_fits(self, session: Session, token: str) -> bool:
-        """Whether a form is of this session, compared in constant time."""
-        said = b"csrf:" + session.nonce.encode()
+    def is_csrf_token_valid(self, session: Session, token: str) -> bool:
+        """Check a form's CSRF token in constant time."""
+        message = b"csrf:" + session.nonce.encode()
         given = token.encode(errors="replace")
-        fits = [hmac.compare_digest(_text(_mac(key, said)).encode(), given) for key in self._keys]
-        return any(fits)
+        matches = [
+            hmac.compare_digest(_encode(_sign(key, message)).encode(), given) for key in self._keys
+        ]
+        return any(matches)
 
-    def seconds_left(self, session: Session) -> int:
-        """How long the session still lasts."""
+    def count_seconds_left(self, session: Session) -> int:
+        """Return the remaining lifetime, 0 if expired."""
         return max(0, int((session.expires_at - self._now()).total_seconds()))
 
-    def _begin(
+    def _create(
         self,
         kind: SessionKind,
-        who: Principal,
+        principal: Principal,
         user_id: str,
         *,
-        until: datetime | None = None,
+        ends_by: datetime | None = None,
         fingerprint: str = "",
     ) -> Session:
         ends = self._now() + LIFETIME
         return Session(
             kind=kind,
-            name=who.name,
-            role=who.role,
+            name=principal.name,
+            role=principal.role,
             user_id=user_id,
-            expires_at=min(ends, until or ends),
+            expires_at=min(ends, ends_by or ends),
             nonce=_nonce(),
             fingerprint=fingerprint,
         )
 
-    def _stands(self, session: Session, seal_key: bytes) -> bool:
+    def _is_supported(self, session: Session, signing_key: bytes) -> bool:
         match session.kind:
             case SessionKind.OPEN:
-                return self._gate.open
+                return self._authenticator.open
             case SessionKind.KEY:
-                return self._gate.key_with(session.fingerprint, seal_key) is not None
+                return self._authenticator.key_with(session.fingerprint, signing_key) is not None
             case SessionKind.TOKEN:
-                return self._gate.takes_tokens
+                return self._authenticator.takes_tokens
 
 
-def _read(said: list[Any]) -> Session:
-    kind, name, role, user_id, expires, nonce, fingerprint = said
+def _parse(payload: list[Any]) -> Session:
+    kind, name, role, user_id, expires, nonce, fingerprint = payload
     return Session(
         kind=SessionKind(kind),
         name=name,
@@ -204,13 +207,13 @@ def _nonce() -> str:
     return secrets.token_urlsafe(18)
 
 
-def _mac(key: bytes, said: bytes) -> bytes:
-    return hmac.digest(key, said, hashlib.sha256)
+def _sign(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, hashlib.sha256)
 
 
-def _text(raw: bytes) -> str:
+def _encode(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _bytes(text: str) -> bytes:
+def _decode(text: str) -> bytes:
     return base64.b64decode(text.encode() + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)

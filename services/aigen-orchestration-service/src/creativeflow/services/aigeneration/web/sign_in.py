@@ -1,6 +1,4 @@
-"""Signing in and out: by API key or token, and the hand-over of a user by the platform they come
-from.
-"""
+"""Sign-in and sign-out: by API key or token, and hand-over of a user by their platform."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -13,128 +11,131 @@ from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor
-from creativeflow.services.aigeneration.web.error_pages import ErrorText, error_text
-from creativeflow.services.aigeneration.web.forms import FormFields, from_own_page
+from creativeflow.services.aigeneration.web.error_pages import ErrorText, get_error_text
+from creativeflow.services.aigeneration.web.forms import FormFields, is_same_origin
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 from creativeflow.services.aigeneration.web.templating import (
-    drop_session,
-    keep_session,
-    page,
-    pages_router,
-    see_other,
+    clear_session_cookie,
+    create_page_router,
+    redirect_to,
+    render_page,
+    set_session_cookie,
 )
 
 TOKEN_MAX = 8_000
 HOME = "/studio"
 
-router = pages_router()
+router = create_page_router()
 
 
 @router.get("/")
-async def home() -> Response:
-    """The studio is what people come for."""
-    return see_other(HOME)
+async def redirect_home() -> Response:
+    """Redirect to the studio."""
+    return redirect_to(HOME)
 
 
 @router.get("/sign-in")
-async def sign_in_page(
-    request: Request, following: Annotated[str, Query(alias="next", max_length=500)] = HOME
+async def show_sign_in(
+    request: Request, next_path: Annotated[str, Query(alias="next", max_length=500)] = HOME
 ) -> Response:
-    """How one signs in here; an open service asks for nothing."""
-    gate: Authenticator = request.app.state.gate
-    return see_other(_inside(following)) if gate.open else _ask(request, _inside(following))
+    """Show the sign-in form; an open service needs none and redirects."""
+    authenticator: Authenticator = request.app.state.gate
+    return (
+        redirect_to(_safe_path(next_path))
+        if authenticator.open
+        else _show_form(request, _safe_path(next_path))
+    )
 
 
 @router.post("/sign-in")
 async def sign_in(request: Request, form: Form) -> Response:
-    """Begin a session; the form is our own page's, or that of a platform which the settings
-    name.
-    """
+    """Begin a session, from our own form or from one of a platform in `AIGEN_WEB_ORIGINS`."""
     _check_origin(request)
-    following = _inside(form.get("next"))
+    next_path = _safe_path(form.get("next"))
     try:
-        session = await _session(request, form)
+        session = await _create_session(request, form)
     except (errors.InvalidCredentialsError, errors.InvalidRequestError) as error:
         limiter: RateLimiter = request.app.state.limiter
         limiter.check(request, f"sign-in/{request.client.host if request.client else ''}")
-        return _ask(request, following, error)
-    answer = see_other(following)
-    keep_session(request, answer, session)
-    return answer
+        return _show_form(request, next_path, error)
+    response = redirect_to(next_path)
+    set_session_cookie(request, response, session)
+    return response
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, visitor: StudioVisitor) -> Response:  # noqa: ARG001 - checks that the form is ours
+async def sign_out(request: Request, visitor: StudioVisitor) -> Response:  # noqa: ARG001 - the dependency checks CSRF
     """End the session in this browser."""
-    answer = see_other("/sign-in")
-    drop_session(request, answer)
-    return answer
+    response = redirect_to("/sign-in")
+    clear_session_cookie(request, response)
+    return response
 
 
 @router.post("/sign-in/user")
 async def switch_user(request: Request, visitor: StudioVisitor, form: Form) -> Response:
-    """Act for another user, which all but end users may."""
+    """Act as another user; not available to end users."""
     user_id, session = form.get("user_id"), visitor.session
-    if not session.may_switch:
+    if not session.can_switch_user:
         raise errors.UserMismatchError
     if not is_user_id(user_id):
         raise errors.InvalidRequestError.at(
-            "/user_id", "invalid_user", "Type the user's id, up to 200 characters."
+            "/user_id", "invalid_user", "Enter a user id of up to 200 characters."
         )
-    answer = see_other(HOME)
-    keep_session(request, answer, session.acting_for(user_id))
-    return answer
+    response = redirect_to(HOME)
+    set_session_cookie(request, response, session.switch_user(user_id))
+    return response
 
 
-async def _session(request: Request, form: FormFields) -> Session:
-    gate: Authenticator = request.app.state.gate
+async def _create_session(request: Request, form: FormFields) -> Session:
+    authenticator: Authenticator = request.app.state.gate
     sessions: Sessions = request.app.state.sessions
     if token := form.get("token"):
-        if len(token) > TOKEN_MAX or not gate.takes_tokens:
+        if len(token) > TOKEN_MAX or not authenticator.takes_tokens:
             raise errors.InvalidCredentialsError
-        claims = await gate.claims(token)
-        return sessions.of_token(gate.holder(claims, None), float(claims["exp"]))
-    key = gate.key(form.get("key"))
+        claims = await authenticator.claims(token)
+        return sessions.create_from_token(authenticator.holder(claims, None), float(claims["exp"]))
+    key = authenticator.key(form.get("key"))
     user_id = form.get("user_id")
     if not is_user_id(user_id):
-        raise errors.InvalidRequestError.at("/user_id", "missing", "Say for which user you act.")
-    return sessions.of_key(key, user_id)
+        raise errors.InvalidRequestError.at("/user_id", "missing", "Enter the user to act as.")
+    return sessions.create_from_key(key, user_id)
 
 
 def _check_origin(request: Request) -> None:
-    """Nobody may be signed in, as anybody, by a page they did not mean: the browser must name a
-    page we know.
+    """Protect against login CSRF: the browser must name our origin or a configured one.
 
-    A stranger's page could otherwise sign a visitor in to the stranger's account and read what they
-    ask for there.
+    Any other page could sign a visitor in to an account of its own and read there what they
+    submit.
 
     Raises:
-        CsrfError: the form comes from somewhere else, or the browser does not say.
+        CsrfError: the origin is foreign or missing.
     """
     settings: Settings = request.app.state.settings
     origin = request.headers.get("origin")
-    if origin is None or (origin not in settings.web_origins and not from_own_page(request)):
+    if origin is None or (origin not in settings.web_origins and not is_same_origin(request)):
         raise errors.CsrfError
 
 
-def _ask(request: Request, following: str, error: errors.AigenError | None = None) -> Response:
-    gate: Authenticator = request.app.state.gate
-    refusal: ErrorText | None = error_text(request, error) if error else None
-    faults = error.errors if isinstance(error, errors.InvalidRequestError) else ()
-    return page(
+def _show_form(
+    request: Request, next_path: str, error: errors.AigenError | None = None
+) -> Response:
+    authenticator: Authenticator = request.app.state.gate
+    refusal: ErrorText | None = get_error_text(request, error) if error else None
+    field_errors = error.errors if isinstance(error, errors.InvalidRequestError) else ()
+    return render_page(
         request,
         "sign_in.html",
         error.status if error else 200,
-        following=following,
+        next_path=next_path,
         refusal=refusal,
-        takes_keys=gate.takes_keys,
-        takes_tokens=gate.takes_tokens,
-        faults=faults,
+        accepts_keys=authenticator.takes_keys,
+        accepts_tokens=authenticator.takes_tokens,
+        field_errors=field_errors,
     )
 
 
-def _inside(path: str) -> str:
-    """Where to go after signing in: only to pages of ours, whatever the address says."""
+def _safe_path(path: str) -> str:
+    """Return the path if it is local, else the studio: prevents open redirects."""
     parts = urlsplit(path)
     safe = (
         path.startswith("/")

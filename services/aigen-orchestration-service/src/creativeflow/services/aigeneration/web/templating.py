@@ -1,6 +1,4 @@
-"""Pages from templates: escaped, under a strict content policy, whole or only the part that a
-script asks for.
-"""
+"""Rendering of templates: escaped, under a strict content security policy, whole or one block."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +15,13 @@ from creativeflow.services.aigeneration.web.auth import Visitor
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 from creativeflow.services.aigeneration.web.static_files import StaticFiles
 
-PART = "x-part"
-"""The header by which a script asks for one block of a page."""
+PART_HEADER = "x-part"
+"""The request header with which a script fetches a single block of a page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the navigation."""
+    """A section of the navigation."""
 
     title: str
     path: str
@@ -37,17 +35,17 @@ SECTIONS = (
 )
 
 
-def pages_router(prefix: str = "") -> APIRouter:
-    """A router of pages; they are no part of the API's description."""
+def create_page_router(prefix: str = "") -> APIRouter:
+    """Create a router for pages, which are not part of the OpenAPI document."""
     return APIRouter(prefix=prefix, include_in_schema=False)
 
 
 class Pages:
-    """Makes pages; one for each application."""
+    """Renders pages; one per application."""
 
     def __init__(self, settings: Settings, statics: StaticFiles) -> None:
-        self._policy = _content_policy(settings.web_picture_origins)
-        self._own_pictures = (
+        self._policy = _build_content_policy(settings.web_picture_origins)
+        self._own_origin = (
             settings.public_url or f"http://{settings.host}:{settings.port}"
         ).rstrip("/")
         self._templates = Environment(
@@ -58,42 +56,45 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.globals |= {"static": statics.url, "sections": SECTIONS}
-        self._templates.filters |= {"time": _time, "picture": self.picture}
+        self._templates.globals |= {"static": statics.get_url, "sections": SECTIONS}
+        self._templates.filters |= {"time": _format_time, "image_url": self.get_image_url}
 
     def render(
         self, request: Request, name: str, status: int, values: Mapping[str, Any]
     ) -> Response:
-        """The page, or the block of it that the header asks for."""
+        """Render a page, or only the block that the request header names."""
         visitor: Visitor | None = request.scope.get("aigen.visitor")
-        known = {
+        common = {
             "visitor": visitor,
-            "csrf_field": lambda: _csrf_field(visitor),
+            "csrf_field": lambda: _render_csrf_field(visitor),
             "path": request.url.path,
             "request_id": request.scope.get("aigen.request_id", ""),
         }
         template = self._templates.get_template(name)
-        context = {**known, **values}
-        part = request.headers.get(PART, "")
+        context = {**common, **values}
+        part = request.headers.get(PART_HEADER, "")
         text = (
-            _block(template, part, context) if part in template.blocks else template.render(context)
+            _render_block(template, part, context)
+            if part in template.blocks
+            else template.render(context)
         )
-        answer = HTMLResponse(text, status, self._headers(part))
-        if visitor and visitor.begun:
-            keep_session(request, answer, visitor.session)
-        return answer
+        response = HTMLResponse(text, status, self._build_headers(part))
+        if visitor and visitor.is_new:
+            set_session_cookie(request, response, visitor.session)
+        return response
 
-    def picture(self, url: str) -> str:
-        """The address of a picture on a page; empty where a browser cannot show it.
+    def get_image_url(self, url: str) -> str:
+        """Return the address of an image for a page; empty if the browser must not load it.
 
-        One that is kept here is found under whatever name the page was reached.
+        An image of this service becomes a relative address, so that it works under whatever host
+        name the page was reached.
         """
-        own = f"{self._own_pictures}/assets/"
+        own = f"{self._own_origin}/assets/"
         if url.startswith(own):
-            return url.removeprefix(self._own_pictures)
+            return url.removeprefix(self._own_origin)
         return url if url.startswith("https://") else ""
 
-    def _headers(self, part: str) -> dict[str, str]:
+    def _build_headers(self, part: str) -> dict[str, str]:
         return {
             "Content-Security-Policy": self._policy,
             "Referrer-Policy": "same-origin",
@@ -102,28 +103,28 @@ class Pages:
         } | ({"X-Part": part} if part else {})
 
 
-def page(request: Request, name: str, status: int = 200, **values: Any) -> Response:
-    """A page, made from the template of this name."""
+def render_page(request: Request, name: str, status: int = 200, **values: Any) -> Response:
+    """Render the page of this template."""
     pages: Pages = request.app.state.pages
     return pages.render(request, name, status, values)
 
 
-def see_other(path: str) -> RedirectResponse:
-    """What follows a form: a page that can be loaded again without sending it twice."""
+def redirect_to(path: str) -> RedirectResponse:
+    """Redirect after a form (303), so that a reload does not submit it again."""
     return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
 
 
-def keep_session(request: Request, answer: Response, session: Session) -> None:
-    """Let the browser keep the session.
+def set_session_cookie(request: Request, response: Response, session: Session) -> None:
+    """Set the session cookie.
 
-    Lax, not Strict: a link from another site, and the hand-over from a platform, must find the
-    session.
+    SameSite is Lax, not Strict: a link from another site and the hand-over from a platform must
+    carry the session.
     """
     sessions: Sessions = request.app.state.sessions
-    answer.set_cookie(
+    response.set_cookie(
         sessions.cookie,
         sessions.seal(session),
-        max_age=sessions.seconds_left(session),
+        max_age=sessions.count_seconds_left(session),
         path="/",
         secure=sessions.secure,
         httponly=True,
@@ -131,22 +132,22 @@ def keep_session(request: Request, answer: Response, session: Session) -> None:
     )
 
 
-def drop_session(request: Request, answer: Response) -> None:
-    """Let the browser forget the session."""
+def clear_session_cookie(request: Request, response: Response) -> None:
+    """Delete the session cookie."""
     sessions: Sessions = request.app.state.sessions
-    answer.delete_cookie(
+    response.delete_cookie(
         sessions.cookie, path="/", secure=sessions.secure, httponly=True, samesite="lax"
     )
 
 
-def _content_policy(picture_origins: tuple[str, ...]) -> str:
-    pictures = " ".join(("'self'", "data:", *picture_origins))
+def _build_content_policy(image_origins: tuple[str, ...]) -> str:
+    images = " ".join(("'self'", "data:", *image_origins))
     return "; ".join(
         (
             "default-src 'none'",
             "script-src 'self'",
             "style-src 'self'",
-            f"img-src {pictures}",
+            f"img-src {images}",
             "connect-src 'self'",
             "form-action 'self'",
             "base-uri 'none'",
@@ -155,18 +156,18 @@ def _content_policy(picture_origins: tuple[str, ...]) -> str:
     )
 
 
-def _block(template: Template, name: str, values: Mapping[str, Any]) -> str:
+def _render_block(template: Template, name: str, values: Mapping[str, Any]) -> str:
     return "".join(template.blocks[name](template.new_context(dict(values))))
 
 
-def _csrf_field(visitor: Visitor | None) -> Markup:
+def _render_csrf_field(visitor: Visitor | None) -> Markup:
     return Markup('<input type="hidden" name="csrf" value="{}">').format(
         visitor.csrf if visitor else ""
     )
 
 
-def _time(moment: datetime | str) -> Markup:
-    """A time that reads the same everywhere, and that a script turns into the reader's own."""
+def _format_time(moment: datetime | str) -> Markup:
+    """Format a time in UTC; `live.js` converts it to the local time zone."""
     at = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     return Markup('<time datetime="{}">{}</time>').format(
         at.isoformat(), at.strftime("%-d %b %Y, %H:%M UTC")

@@ -1,6 +1,4 @@
-"""What needs a person: parked messages, holds in doubt, words to review, stuck requests, flagged
-accounts.
-"""
+"""The attention page: parked messages and holds, reviews, stuck requests and flagged accounts."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -17,32 +15,36 @@ from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.outbox import Outbox
 from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.web.auth import Form, OperatorVisitor, Visitor
-from creativeflow.services.aigeneration.web.console.page import console_page, overview, run_action
-from creativeflow.services.aigeneration.web.console.requests import cost
+from creativeflow.services.aigeneration.web.console.page import (
+    get_snapshots,
+    render_console_page,
+    run_action,
+)
+from creativeflow.services.aigeneration.web.console.requests import format_cost
 from creativeflow.services.aigeneration.web.error_pages import ErrorText
 from creativeflow.services.aigeneration.web.forms import FormFields
-from creativeflow.services.aigeneration.web.templating import pages_router
+from creativeflow.services.aigeneration.web.templating import create_page_router
 
 PATH = "/console/attention"
-MOST = 50
-GIVEN_UP_SINCE = timedelta(days=1)
+ITEMS_MAX = 50
+FAILED_DELIVERIES_AGE = timedelta(days=1)
 
 MessageId = Annotated[int, Path(ge=1, le=2**62)]
 
-router = pages_router("/console")
+router = create_page_router("/console")
 
 
 @router.get("/attention")
-async def attention(request: Request, visitor: OperatorVisitor) -> Response:
-    """Everything that waits for a person, each with what it means and what can be done."""
+async def show_attention(request: Request, visitor: OperatorVisitor) -> Response:
+    """Show everything that needs an operator, with its meaning and actions."""
     return await _show(request, visitor)
 
 
 @router.post("/outbox/{message_id}/replay")
-async def replay(
+async def replay_message(
     message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
-    """Try a parked message again."""
+    """Replay a parked message: it is due now, with its attempts reset."""
     outbox: Outbox = request.app.state.outbox
 
     async def act() -> bool:
@@ -50,47 +52,49 @@ async def replay(
             message_id, by=visitor.principal.name, now=request.app.state.now()
         )
 
-    return await _do(request, visitor, form, act, "replayed")
+    return await _run(request, visitor, form, act, "replayed")
 
 
 @router.post("/outbox/{message_id}/drop")
-async def drop(
+async def drop_message(
     message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
-    """Give a parked message up."""
+    """Drop a parked message; it will never be delivered."""
     outbox: Outbox = request.app.state.outbox
 
     async def act() -> bool:
         return await outbox.drop(message_id, by=visitor.principal.name, now=request.app.state.now())
 
-    return await _do(request, visitor, form, act, "dropped")
+    return await _run(request, visitor, form, act, "dropped")
 
 
 @router.post("/holds/{key}/decide")
-async def decide(key: HoldKey, request: Request, visitor: OperatorVisitor, form: Form) -> Response:
-    """Say what became of a hold in doubt."""
+async def resolve_hold(
+    key: HoldKey, request: Request, visitor: OperatorVisitor, form: Form
+) -> Response:
+    """Record whether a parked hold was charged."""
 
     async def act() -> int:
-        said = form.get("charged")
-        if said not in {"yes", "no"}:
+        charged = form.get("charged")
+        if charged not in {"yes", "no"}:
             raise errors.InvalidRequestError.at(
-                "/charged", "missing", "Say whether it was charged."
+                "/charged", "missing", "Choose whether the hold was charged."
             )
-        await accounts(request).decide(key, charged=said == "yes", by=visitor.principal.name)
+        await accounts(request).decide(key, charged=charged == "yes", by=visitor.principal.name)
         return 1
 
-    return await _do(request, visitor, form, act, "decided")
+    return await _run(request, visitor, form, act, "decided")
 
 
-async def _do(
+async def _run(
     request: Request,
     visitor: Visitor,
     form: FormFields,
     act: Callable[[], Awaitable[Any]],
     done: str,
 ) -> Response:
-    async def show(status: int, words: ErrorText) -> Response:
-        return await _show(request, visitor, status, words)
+    async def show(status: int, refusal: ErrorText) -> Response:
+        return await _show(request, visitor, status, refusal)
 
     return await run_action(request, form, show, act, done=done, fallback=PATH)
 
@@ -100,24 +104,24 @@ async def _show(
 ) -> Response:
     state = request.app.state
     outbox: Outbox = state.outbox
-    books: Accounting = state.books
+    accounting: Accounting = state.books
     flags: AccountFlags = state.flags
-    figures: Statistics = state.figures
+    statistics: Statistics = state.figures
     now = state.now()
-    glance = await overview(request).glance()
-    return await console_page(
+    snapshot = await get_snapshots(request).snapshot()
+    return await render_console_page(
         request,
         visitor,
         "console/attention.html",
         status,
         refusal=refusal,
-        messages=await outbox.owed(MOST),
-        holds=await books.parked_holds(MOST),
-        stuck=await queries(request).stuck(now, MOST),
-        reviews=await queries(request).in_review(MOST),
-        flags=await flags.open_flags(MOST),
-        flag_words=FLAGS,
-        stalled=glance.queues["stalled"],
-        given_up=await figures.given_up(now - GIVEN_UP_SINCE, MOST),
-        cost=cost,
+        messages=await outbox.owed(ITEMS_MAX),
+        holds=await accounting.parked_holds(ITEMS_MAX),
+        stuck=await queries(request).stuck(now, ITEMS_MAX),
+        reviews=await queries(request).in_review(ITEMS_MAX),
+        flags=await flags.open_flags(ITEMS_MAX),
+        flag_explanations=FLAGS,
+        stalled=snapshot.queues["stalled"],
+        failed_deliveries=await statistics.given_up(now - FAILED_DELIVERIES_AGE, ITEMS_MAX),
+        format_cost=format_cost,
     )

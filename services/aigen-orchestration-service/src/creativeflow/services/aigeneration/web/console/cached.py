@@ -1,4 +1,4 @@
-"""Answers that are kept for a moment, so that many viewers cost one question."""
+"""A cache of one value, so that many viewers cost one query."""
 
 import asyncio
 import time
@@ -9,64 +9,62 @@ Value = TypeVar("Value")
 
 
 class TimedCache(Generic[Value]):
-    """Asks at most once in so many seconds, and once at a time; whoever comes meanwhile gets the
-    same answer.
-    """
+    """Caches a value for some seconds; concurrent callers share one load."""
 
     def __init__(
         self,
-        ask: Callable[[], Awaitable[Value]],
+        load: Callable[[], Awaitable[Value]],
         *,
         seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ask = ask
+        self._load = load
         self._seconds = seconds
         self._monotonic = monotonic
         self._known: tuple[float, Value] | None = None
-        self._asking: asyncio.Task[Value] | None = None
+        self._loading: asyncio.Task[Value] | None = None
 
     async def __call__(self) -> Value:
-        """The answer, fresh or kept; an error is never kept."""
+        """Return the cached or a freshly loaded value; errors are raised and not cached."""
         if self._known is not None and self._monotonic() - self._known[0] < self._seconds:
             return self._known[1]
-        return await asyncio.shield(self._begin())
+        return await asyncio.shield(self._start_loading())
 
-    async def soon(self, patience_seconds: float) -> Value | None:
-        """The answer if it is there within the patience, else the last one there was, else None.
+    async def get_within(self, timeout_seconds: float) -> Value | None:
+        """Return the value if it loads in time, else the previous one, else None.
 
-        The question goes on being asked, so that a later look finds its answer.
+        Loading continues after the timeout, so that a later call finds the value.
         """
         try:
-            async with asyncio.timeout(patience_seconds):
+            async with asyncio.timeout(timeout_seconds):
                 return await self()
         except TimeoutError:
             return self._known[1] if self._known else None
 
-    def forget(self) -> None:
-        """Ask anew next time, because something has just been done."""
+    def invalidate(self) -> None:
+        """Discard the cached value."""
         self._known = None
 
     async def close(self) -> None:
-        """Stop asking."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+        """Cancel a load in progress."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
 
-    def _begin(self) -> asyncio.Task[Value]:
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._answer())
-            self._asking.add_done_callback(_look_at_the_error)
-        return self._asking
+    def _start_loading(self) -> asyncio.Task[Value]:
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(self._store())
+            self._loading.add_done_callback(_retrieve_exception)
+        return self._loading
 
-    async def _answer(self) -> Value:
-        began = self._monotonic()
-        value = await self._ask()
-        self._known = (began, value)
+    async def _store(self) -> Value:
+        started = self._monotonic()
+        value = await self._load()
+        self._known = (started, value)
         return value
 
 
-def _look_at_the_error(task: "asyncio.Task[Value]") -> None:
-    """Whoever waited has been told; where nobody waited any more, nobody needs to be."""
+def _retrieve_exception(task: "asyncio.Task[Value]") -> None:
+    """Avoid "exception was never retrieved" if every waiter has timed out."""
     if not task.cancelled():
         task.exception()

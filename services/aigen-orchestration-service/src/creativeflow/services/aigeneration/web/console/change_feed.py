@@ -1,6 +1,4 @@
-"""What pages about many requests listen to: that something has happened, by one look for all
-viewers of a process.
-"""
+"""The change feed of the console: one poll per process signals all viewers that data changed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,71 +12,66 @@ from creativeflow.services.aigeneration.kit.supervision import SupervisedTask
 
 log = structlog.get_logger(__name__)
 
-VIEWERS_MAX = 200
-LOOK_SECONDS = 2.0
+SUBSCRIBERS_MAX = 200
+POLL_SECONDS = 2.0
 
 
 class ChangeFeed:
-    """Looks at the mark while somebody views, and tells all of them when it differs: never what,
-    only that.
-    """
+    """Poll a change marker while anyone is subscribed and signal subscribers when it moves."""
 
     def __init__(
-        self, mark: Callable[[], Awaitable[object]], *, look_seconds: float = LOOK_SECONDS
+        self, read_marker: Callable[[], Awaitable[object]], *, poll_seconds: float = POLL_SECONDS
     ) -> None:
-        self._mark = mark
-        self._look_seconds = look_seconds
-        self._viewers: set[asyncio.Event] = set()
-        self._task = SupervisedTask("console-pulse", self._watch, may_return=True)
+        self._read_marker = read_marker
+        self._poll_seconds = poll_seconds
+        self._subscribers: set[asyncio.Event] = set()
+        self._task = SupervisedTask("console-change-feed", self._poll, may_return=True)
 
     @property
-    def count(self) -> int:
-        """How many view."""
-        return len(self._viewers)
+    def subscriber_count(self) -> int:
+        """Number of open subscriptions."""
+        return len(self._subscribers)
 
-    def check_room(self) -> None:
-        """Whether another viewer may come.
+    def check_capacity(self) -> None:
+        """Check that another subscriber is allowed.
 
         Raises:
-            ServiceUnavailableError: too many are here; their pages look again by themselves, more
-            seldom.
+            ServiceUnavailableError: `SUBSCRIBERS_MAX` is reached; pages then poll less often.
         """
-        if len(self._viewers) >= VIEWERS_MAX:
+        if len(self._subscribers) >= SUBSCRIBERS_MAX:
             raise errors.ServiceUnavailableError(retry_after_seconds=30)
 
-    async def beats(self) -> AsyncIterator[bytes]:
-        """A stream of `changed` events for `live.js`, at most one in each look, and a heartbeat in
-        between.
-        """
-        happened = asyncio.Event()
-        self._viewers.add(happened)
+    async def subscribe(self) -> AsyncIterator[bytes]:
+        """Yield `changed` events for `live.js`, at most one per poll, and heartbeats."""
+        changed = asyncio.Event()
+        self._subscribers.add(changed)
         self._task.start()
         try:
             yield b"retry: 5000\n\n"
             while True:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(happened.wait(), HEARTBEAT_SECONDS)
-                yield b"event: changed\ndata: -\n\n" if happened.is_set() else b": still here\n\n"
-                happened.clear()
+                    await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
+                yield b"event: changed\ndata: -\n\n" if changed.is_set() else b": heartbeat\n\n"
+                changed.clear()
         finally:
-            self._viewers.discard(happened)
+            self._subscribers.discard(changed)
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop polling."""
         await self._task.stop()
 
-    async def _watch(self) -> None:
+    async def _poll(self) -> None:
         known: object = None
-        while self._viewers:
+        while self._subscribers:
             try:
-                mark = await self._mark()
+                marker = await self._read_marker()
             except errors.ServiceUnavailableError as error:
                 log.warning("stream_waits", reason=error.code)
             except Exception:
                 log.exception("stream_poll_failed")
             else:
-                if known is not None and mark != known:
-                    for viewer in self._viewers:
-                        viewer.set()
-                known = mark
-            await asyncio.sleep(self._look_seconds)
+                if known is not None and marker != known:
+                    for subscriber in self._subscribers:
+                        subscriber.set()
+                known = marker
+            await asyncio.sleep(self._poll_seconds)

@@ -1,6 +1,4 @@
-"""How the console says things: states, events, spans of time and amounts, in an operator's plain
-words.
-"""
+"""Labels and formats of the console: states, timeline events, durations and amounts."""
 
 import re
 from collections.abc import Mapping
@@ -18,155 +16,152 @@ from creativeflow.services.aigeneration.domain.request import GenerationRequest
 
 @dataclass(frozen=True, slots=True)
 class StateLabel:
-    """A state in words; `tone` is one of busy, good, warn, bad, quiet."""
+    """The label of a state; `tone` is one of busy, good, warn, bad, quiet."""
 
-    words: str
+    text: str
     tone: str
 
 
 STATES: Mapping[State, StateLabel] = MappingProxyType(
     {
-        State.VALIDATING_CREDITS: StateLabel("Credits are being asked for", "busy"),
-        State.PENDING: StateLabel("Waits for its turn", "busy"),
-        State.PUBLISHING_TO_QUEUE: StateLabel("On its way to the broker", "busy"),
-        State.PROCESSING_SAMPLES: StateLabel("Samples are being made", "busy"),
-        State.AWAITING_SELECTION: StateLabel("The user picks", "warn"),
-        State.PROCESSING_FINAL: StateLabel("The final is being made", "busy"),
+        State.VALIDATING_CREDITS: StateLabel("Placing hold", "busy"),
+        State.PENDING: StateLabel("Queued", "busy"),
+        State.PUBLISHING_TO_QUEUE: StateLabel("Dispatching", "busy"),
+        State.PROCESSING_SAMPLES: StateLabel("Generating samples", "busy"),
+        State.AWAITING_SELECTION: StateLabel("Awaiting selection", "warn"),
+        State.PROCESSING_FINAL: StateLabel("Generating final", "busy"),
         State.COMPLETED: StateLabel("Completed", "good"),
         State.FAILED: StateLabel("Failed", "bad"),
-        State.CONTENT_REJECTED: StateLabel("Words rejected", "bad"),
+        State.CONTENT_REJECTED: StateLabel("Content rejected", "bad"),
         State.CANCELLED: StateLabel("Cancelled", "quiet"),
         State.EXPIRED: StateLabel("Expired", "quiet"),
     }
 )
-IN_REVIEW = StateLabel("A person looks at the words", "warn")
+IN_REVIEW = StateLabel("In review", "warn")
 
-KINDS: Mapping[str, str] = MappingProxyType(
+LINE_KINDS: Mapping[str, str] = MappingProxyType(
     {
         "state": "State",
-        "money": "Money",
+        "credits": "Credits",
         "broker": "Broker",
-        "worker": "Callbacks",
-        "told": "Notifications",
-        "person": "People",
+        "worker": "Worker",
+        "notification": "Notifications",
+        "action": "Actions",
     }
 )
-"""What a line of a timeline is about, and the word on its chip."""
+"""The kinds of timeline lines and the titles of their filters."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
-    """A line of the timeline: what it is about, and its title, filled from the line's data."""
+class EventLabel:
+    """The kind and title of a timeline line; the title is a format of the event's data."""
 
     kind: str
     title: str
 
 
-_WORDINGS: Mapping[str, Wording] = MappingProxyType(
+EVENT_LABELS: Mapping[str, EventLabel] = MappingProxyType(
     {
-        "submitted": Wording("state", "Asked for by {by}"),
-        Event.REVIEW_PASSED: Wording("person", "{by} accepted the words"),
-        Event.REVIEW_REJECTED: Wording("person", "{by} rejected the words"),
-        Event.CREDITS_ASKED: Wording("money", "The credit service is being asked"),
-        Event.CREDITS_HELD: Wording("money", "The credit service has set {credits} credits aside"),
-        Event.CREDITS_REFUSED: Wording("money", "The credit service said no to {credits} credits"),
-        Event.JOB_LEASED: Wording("broker", "A dispatcher took the job"),
-        Event.JOB_RETURNED: Wording("broker", "The job came back: {reason}"),
-        Event.SAMPLES_JOB_CONFIRMED: Wording("broker", "The broker has stored the samples job"),
-        Event.FINAL_JOB_CONFIRMED: Wording("broker", "The broker has stored the final job"),
-        Event.SAMPLES_STARTED: Wording("worker", "A worker began to make samples"),
-        Event.FINAL_STARTED: Wording("worker", "A worker began to make the final"),
-        Event.PROGRESS_REPORTED: Wording("worker", "Progress: {percent} %"),
-        Event.SAMPLES_DELIVERED: Wording("worker", "Samples came: {good} good, {failed} failed"),
-        Event.FINAL_DELIVERED: Wording("worker", "The final came"),
-        Event.ATTEMPT_FAILED: Wording("worker", "Attempt {attempt} failed: {code}"),
-        Event.ATTEMPTS_EXHAUSTED: Wording("worker", "The last attempt failed: {code}"),
-        Event.INPUT_REFUSED: Wording("worker", "The provider cannot use the input: {code}"),
-        Event.PROMPT_REJECTED: Wording("worker", "The provider refused the prompt"),
-        Event.SAMPLE_SELECTED: Wording("state", "A sample was picked"),
-        Event.REGENERATION_REQUESTED: Wording("state", "New samples were asked for"),
-        Event.CANCEL_REQUESTED: Wording("person", "{by} cancelled it"),
-        Event.EXPIRY_NEARED: Wording("state", "The time to pick is nearly over"),
-        Event.DEADLINE_PASSED: Wording("state", "Its time was over"),
-        Event.OPERATOR_FAILED: Wording("person", "{by} ended it: {reason}"),
-        "stale_result": Wording(
-            "worker", "A word of an older job came ({kind}): kept, not applied, not paid"
+        "submitted": EventLabel("state", "Submitted by {by}"),
+        Event.REVIEW_PASSED: EventLabel("action", "Prompt accepted by {by}"),
+        Event.REVIEW_REJECTED: EventLabel("action", "Prompt rejected by {by}"),
+        Event.CREDITS_ASKED: EventLabel("credits", "Placing hold at the credit service"),
+        Event.CREDITS_HELD: EventLabel("credits", "Hold of {credits} credits placed"),
+        Event.CREDITS_REFUSED: EventLabel("credits", "Hold of {credits} credits refused"),
+        Event.JOB_LEASED: EventLabel("broker", "Job leased by a dispatcher"),
+        Event.JOB_RETURNED: EventLabel("broker", "Job returned to the queue: {reason}"),
+        Event.SAMPLES_JOB_CONFIRMED: EventLabel("broker", "Samples job confirmed by the broker"),
+        Event.FINAL_JOB_CONFIRMED: EventLabel("broker", "Final job confirmed by the broker"),
+        Event.SAMPLES_STARTED: EventLabel("worker", "Worker started the samples"),
+        Event.FINAL_STARTED: EventLabel("worker", "Worker started the final"),
+        Event.PROGRESS_REPORTED: EventLabel("worker", "Progress: {percent} %"),
+        Event.SAMPLES_DELIVERED: EventLabel(
+            "worker", "Samples delivered: {good} good, {failed} failed"
         ),
-        "credits_captured": Wording("money", "The credit service was told to charge"),
-        "credits_released": Wording("money", "The credit service was told to give back"),
-        "credits_released_late": Wording(
-            "money", "A late hold is given back, because the request has ended"
+        Event.FINAL_DELIVERED: EventLabel("worker", "Final delivered"),
+        Event.ATTEMPT_FAILED: EventLabel("worker", "Attempt {attempt} failed: {code}"),
+        Event.ATTEMPTS_EXHAUSTED: EventLabel("worker", "Last attempt failed: {code}"),
+        Event.INPUT_REFUSED: EventLabel("worker", "Input rejected by the provider: {code}"),
+        Event.PROMPT_REJECTED: EventLabel("worker", "Prompt rejected by the provider"),
+        Event.SAMPLE_SELECTED: EventLabel("state", "Sample selected"),
+        Event.REGENERATION_REQUESTED: EventLabel("state", "New samples requested"),
+        Event.CANCEL_REQUESTED: EventLabel("action", "Cancelled by {by}"),
+        Event.EXPIRY_NEARED: EventLabel("state", "Selection deadline approaching"),
+        Event.DEADLINE_PASSED: EventLabel("state", "Deadline passed"),
+        Event.OPERATOR_FAILED: EventLabel("action", "Failed by {by}: {reason}"),
+        "stale_result": EventLabel(
+            "worker", "Stale result ({kind}): recorded, not applied, not charged"
         ),
-        "credits_not_held": Wording("money", "Nothing had been set aside after all"),
-        "hold_parked": Wording("money", "A hold is in doubt: {reason}"),
-        "hold_decided": Wording("person", "{by} decided the hold in doubt: {charged}"),
-        "compensation_posted": Wording("money", "{by} posted what was missing: {topic}"),
-        "notification_sent": Wording("told", "The user was told: {event_type}"),
-        "event_published": Wording("told", "Published: {event_type}"),
-        "webhook_delivered": Wording("told", "The caller's receiver took {event_type}"),
-        "webhook_parked": Wording(
-            "told", "The caller's receiver does not take {event_type}: {reason}"
+        "credits_captured": EventLabel("credits", "Hold captured at the credit service"),
+        "credits_released": EventLabel("credits", "Hold released at the credit service"),
+        "credits_released_late": EventLabel(
+            "credits", "Late hold released, because the request has ended"
         ),
-        "webhook_redelivered": Wording("person", "{by} has {event_type} sent again"),
-        "message_parked": Wording("told", "A message is parked ({topic}): {reason}"),
-        "message_replayed": Wording("person", "{by} replays the parked message {topic}"),
-        "message_dropped": Wording("person", "{by} gave up the parked message {topic}"),
-        "dead_letter_handled": Wording("broker", "A dead letter was read once more"),
+        "credits_not_held": EventLabel("credits", "No hold was placed"),
+        "hold_parked": EventLabel("credits", "Hold parked: {reason}"),
+        "hold_decided": EventLabel("action", "Parked hold resolved by {by}: {charged}"),
+        "compensation_posted": EventLabel("credits", "Missing {topic} posted by {by}"),
+        "notification_sent": EventLabel("notification", "User notified: {event_type}"),
+        "event_published": EventLabel("notification", "Event published: {event_type}"),
+        "webhook_delivered": EventLabel("notification", "Webhook delivered: {event_type}"),
+        "webhook_parked": EventLabel("notification", "Webhook parked ({event_type}): {reason}"),
+        "webhook_redelivered": EventLabel("action", "Redelivery of {event_type} requested by {by}"),
+        "message_parked": EventLabel("notification", "Message parked ({topic}): {reason}"),
+        "message_replayed": EventLabel("action", "Parked message {topic} replayed by {by}"),
+        "message_dropped": EventLabel("action", "Parked message {topic} dropped by {by}"),
+        "dead_letter_handled": EventLabel("broker", "Dead letter processed again"),
     }
 )
-
+"""By event of the timeline."""
 
 _LINK = re.compile(r"\[([^]]*)\]\(#([a-z-]+)\)")
 
 
-class _Data(dict[str, Any]):
-    """What a line does not say is said to be unknown."""
+class _EventData(dict[str, Any]):
+    """Data of an event, with placeholders for missing values."""
 
     def __missing__(self, name: str) -> str:
-        return "somebody" if name == "by" else "unknown"
+        return "unknown"
 
 
-def wording(event: str, data: Mapping[str, Any]) -> Wording:
-    """The kind and title of a line; an event that is new here is told by its name."""
-    known = _WORDINGS.get(event)
-    if known is None:
-        return Wording("state", event.replace("_", " ").capitalize())
-    said = _Data(data)
+def describe_event(event: str, data: Mapping[str, Any]) -> EventLabel:
+    """Return the kind and title of an event; an event without a label is shown by its name."""
+    label = EVENT_LABELS.get(event)
+    if label is None:
+        return EventLabel("state", event.replace("_", " ").capitalize())
+    values = _EventData(data)
     if "charged" in data:
-        said["charged"] = "charged" if data["charged"] else "not charged"
-    kind = (
-        "money"
-        if event == "message_parked" and str(data.get("topic", "")).startswith("credits.")
-        else known.kind
-    )
-    return Wording(kind, known.title.format_map(said))
+        values["charged"] = "charged" if data["charged"] else "not charged"
+    concerns_credits = str(data.get("topic", "")).startswith("credits.")
+    kind = "credits" if event == "message_parked" and concerns_credits else label.kind
+    return EventLabel(kind, label.title.format_map(values))
 
 
-def state_label(request: GenerationRequest) -> StateLabel:
-    """Where a request stands."""
+def get_state_label(request: GenerationRequest) -> StateLabel:
+    """Return the label of a request's state."""
     return IN_REVIEW if request.in_review else STATES[request.state]
 
 
-def span(seconds: float) -> str:
-    """A span of time, as exact as a person needs it."""
+def format_duration(seconds: float) -> str:
+    """Format a duration with its two largest units, such as "2 min 5 s"."""
     if seconds < 1:
         return f"{max(0, round(seconds * 1000))} ms"
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - tenths matter below ten
-    for size, unit, smaller, lesser in (
+    for size, unit, smaller, smaller_unit in (
         (86_400, "day", 3_600, "h"),
         (3_600, "h", 60, "min"),
         (60, "min", 1, "s"),
     ):
         if seconds >= size:
             whole, rest = divmod(int(seconds), size)
-            said = f"{whole} {unit}{'s' if unit == 'day' and whole > 1 else ''}"
-            return f"{said} {rest // smaller} {lesser}" if rest >= smaller else said
-    raise AssertionError("every span is below or above a minute")
+            text = f"{whole} {unit}{'s' if unit == 'day' and whole > 1 else ''}"
+            return f"{text} {rest // smaller} {smaller_unit}" if rest >= smaller else text
+    raise AssertionError("every duration is below or above a minute")
 
 
-def since(moment: datetime, now: datetime) -> str:
-    """How long ago, in its one largest unit."""
+def format_age(moment: datetime, now: datetime) -> str:
+    """Format the time since a moment with its largest unit; a future moment is "0 s"."""
     seconds = max(0, (now - moment).total_seconds())
     for size, unit in ((86_400, "day"), (3_600, "h"), (60, "min"), (1, "s")):
         if seconds >= size:
@@ -175,41 +170,36 @@ def since(moment: datetime, now: datetime) -> str:
     return "0 s"
 
 
-def linked(text: str) -> Markup:
-    """What stands in docs/operations.md with links into it, with links to what needs attention in
-    their place.
-    """
-    place = Markup('<a href="/console/attention#{}">{}</a>')
+def render_links(text: str) -> Markup:
+    """Render links into docs/operations.md as links to the same sections of the attention page."""
+    link = Markup('<a href="/console/attention#{}">{}</a>')
     parts = _LINK.split(text)
-    said = [Markup.escape(parts[0])]
+    rendered = [Markup.escape(parts[0])]
     for label, anchor, rest in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        said += [place.format(anchor, label), Markup.escape(rest)]
-    return Markup("").join(said)
+        rendered += [link.format(anchor, label), Markup.escape(rest)]
+    return Markup("").join(rendered)
 
 
-def credits_words(amount: int) -> str:
-    """An amount with its unit: "0.25 credits"."""
+def format_credits(amount: int) -> str:
+    """Format an amount of 1/100 credits with its unit: "0.25 credits"."""
     text = credits_text(amount)
     return f"{text} credit{'' if text == '1.00' else 's'}"
 
 
-DONE: Mapping[str, str] = MappingProxyType(
+CONFIRMATIONS: Mapping[str, str] = MappingProxyType(
     {
-        "cancelled": "It is cancelled.",
-        "failed": "It is ended, and the user is told.",
-        "retried": "This is the new request.",
-        "accepted": "The words are accepted; the request goes on.",
-        "rejected": "The words are rejected; nothing was charged.",
-        "replayed": "The message is due now and will be tried at once.",
-        "dropped": "The message is given up for good.",
-        "decided": (
-            "The hold is decided; everything goes on from there. Look whether the account can be"
-            " cleared."
-        ),
-        "redelivered": "The event is sent again.",
-        "granted": "The credits are booked.",
-        "cleared": "The restriction is lifted.",
-        "compared": "The books are compared.",
+        "cancelled": "Request cancelled.",
+        "failed": "Request failed; the user is notified.",
+        "retried": "New request created.",
+        "accepted": "Prompt accepted; the request continues.",
+        "rejected": "Prompt rejected; nothing was charged.",
+        "replayed": "Message replayed; it is due now.",
+        "dropped": "Message dropped.",
+        "decided": "Hold resolved. Check whether the account's flag can be cleared.",
+        "redelivered": "Redelivery scheduled.",
+        "granted": "Credits granted.",
+        "cleared": "Flags cleared.",
+        "compared": "Reconciliation finished.",
     }
 )
-"""What a page says after something was done, by the word in its address."""
+"""Messages after an action, by the value of `done` in the page's address."""

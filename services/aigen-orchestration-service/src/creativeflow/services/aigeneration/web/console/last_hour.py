@@ -1,6 +1,4 @@
-"""The last hour, minute by minute: what is finished is remembered, so that only the newest minutes
-are asked for.
-"""
+"""The last hour by minute; settled minutes are cached, so only the newest are queried."""
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,16 +8,16 @@ from datetime import datetime, timedelta
 from creativeflow.services.aigeneration.storage.statistics import MinuteCounts
 
 MINUTES = 60
-LATELY = 5
-"""The rate of now is the mean of so many whole minutes."""
+RATE_MINUTES = 5
+"""Rates are the mean of this many complete minutes."""
 _MINUTE = timedelta(minutes=1)
 _SETTLED_AFTER = timedelta(minutes=2)
-"""What happened in a minute is in the timeline by then, however long its write took."""
+"""The events of a minute are all in the timeline by then, however long their commit took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waits:
-    """How long deliveries took, in seconds; None where nothing was delivered."""
+class Latency:
+    """Percentiles of delivery latencies in seconds; None without deliveries."""
 
     count: int
     p50: float | None
@@ -28,65 +26,69 @@ class Waits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastHour:
-    """Sixty minutes, the oldest first; the last one has only begun."""
+    """Sixty minutes, oldest first; the last one is incomplete."""
 
     minutes: Sequence[MinuteCounts]
 
     def total(self, name: str) -> int:
-        """How often something happened."""
+        """Sum a counter over the hour."""
         return sum(getattr(minute, name) for minute in self.minutes)
 
     def rate(self, name: str) -> float:
-        """How often it happens in a minute, by the last whole ones."""
-        lately = self.minutes[-1 - LATELY : -1]
-        return float(sum(getattr(minute, name) for minute in lately)) / LATELY
+        """Return a counter's rate per minute, the mean of the last `RATE_MINUTES`."""
+        complete = self.minutes[-1 - RATE_MINUTES : -1]
+        return float(sum(getattr(minute, name) for minute in complete)) / RATE_MINUTES
 
-    def waits(self, name: str) -> Waits:
-        """How long it took, over the hour."""
-        return waits([seconds for minute in self.minutes for seconds in getattr(minute, name)])
+    def latency(self, name: str) -> Latency:
+        """Compute the latency percentiles of the hour."""
+        return compute_latency(
+            [seconds for minute in self.minutes for seconds in getattr(minute, name)]
+        )
 
     @property
-    def success(self) -> float | None:
-        """Which part of the requests that ended by themselves ended well; None where none ended."""
+    def success_rate(self) -> float | None:
+        """Completed requests of completed and failed ones; None if there are none."""
         ended = self.total("completed") + self.total("failed")
         return self.total("completed") / ended if ended else None
 
 
-class Hour:
-    """Asks for minutes, and remembers those that will not change any more."""
+class LastHourCache:
+    """Loads the last hour and caches its settled minutes, which no longer change."""
 
     def __init__(
         self,
-        ask: Callable[[datetime, datetime], Awaitable[Sequence[MinuteCounts]]],
+        load: Callable[[datetime, datetime], Awaitable[Sequence[MinuteCounts]]],
         now: Callable[[], datetime],
     ) -> None:
-        self._ask = ask
+        self._load = load
         self._now = now
         self._known: dict[datetime, MinuteCounts] = {}
         self._settled_until: datetime | None = None
 
     async def __call__(self) -> LastHour:
-        """The last sixty minutes."""
+        """Return the last sixty minutes."""
         now = self._now()
         this_minute = now.replace(second=0, microsecond=0)
         first = this_minute - (MINUTES - 1) * _MINUTE
         settled = self._settled_until
         since = settled if settled is not None and first <= settled <= this_minute else first
-        fresh = {minute.at: minute for minute in await self._ask(since, now + _MINUTE)}
-        kept = {at: minute for at, minute in self._known.items() if first <= at < since}
-        self._known = kept | fresh
+        fresh = {minute.at: minute for minute in await self._load(since, now + _MINUTE)}
+        cached = {at: minute for at, minute in self._known.items() if first <= at < since}
+        self._known = cached | fresh
         self._settled_until = (now - _SETTLED_AFTER).replace(second=0, microsecond=0)
-        every = (first + number * _MINUTE for number in range(MINUTES))
-        return LastHour(minutes=[self._known.get(at, MinuteCounts(at=at)) for at in every])
+        moments = (first + number * _MINUTE for number in range(MINUTES))
+        return LastHour(minutes=[self._known.get(at, MinuteCounts(at=at)) for at in moments])
 
 
-def waits(seconds: Sequence[float]) -> Waits:
-    """Median and 95th percentile by nearest rank."""
+def compute_latency(seconds: Sequence[float]) -> Latency:
+    """Compute p50 and p95 by nearest rank."""
     ordered = sorted(seconds)
     if not ordered:
-        return Waits(count=0, p50=None, p95=None)
-    return Waits(count=len(ordered), p50=_rank(ordered, 0.5), p95=_rank(ordered, 0.95))
+        return Latency(count=0, p50=None, p95=None)
+    return Latency(
+        count=len(ordered), p50=_percentile(ordered, 0.5), p95=_percentile(ordered, 0.95)
+    )
 
 
-def _rank(ordered: Sequence[float], part: float) -> float:
-    return ordered[math.ceil(part * len(ordered)) - 1]
+def _percentile(ordered: Sequence[float], fraction: float) -> float:
+    return ordered[math.ceil(fraction * len(ordered)) - 1]

@@ -1,6 +1,4 @@
-"""What the console's pages share: their looks at the service, their words, and how an operator's
-deed is answered.
-"""
+"""What the console's pages share: common template values and the handling of operator actions."""
 
 import re
 import secrets
@@ -18,35 +16,33 @@ from creativeflow.services.aigeneration.domain.runbook import OUTBOX_MESSAGES, S
 from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
 from creativeflow.services.aigeneration.web.auth import Visitor
 from creativeflow.services.aigeneration.web.console.labels import (
-    DONE,
-    credits_words,
-    linked,
-    since,
-    span,
-    state_label,
+    CONFIRMATIONS,
+    format_age,
+    format_credits,
+    format_duration,
+    get_state_label,
+    render_links,
 )
 from creativeflow.services.aigeneration.web.console.snapshot import SnapshotCache
-from creativeflow.services.aigeneration.web.error_pages import ErrorText, error_text
+from creativeflow.services.aigeneration.web.error_pages import ErrorText, get_error_text
 from creativeflow.services.aigeneration.web.forms import FormFields
-from creativeflow.services.aigeneration.web.studio.presenter import thumbnail
-from creativeflow.services.aigeneration.web.templating import page, see_other
+from creativeflow.services.aigeneration.web.studio.presenter import find_thumbnail
+from creativeflow.services.aigeneration.web.templating import redirect_to, render_page
 
-_BACK = re.compile(r"/console(/[\w.~%:@+-]+)*", re.ASCII)
-_UNKNOWN_MESSAGE = Explanation(
-    "A message of a kind that is not known here.", "It will never be paid."
-)
+_CONSOLE_PATH = re.compile(r"/console(/[\w.~%:@+-]+)*", re.ASCII)
+_UNKNOWN_MESSAGE = Explanation("A message of unknown kind.", "It will never be delivered.")
 
-Show = Callable[[int, ErrorText], Awaitable[Response]]
-"""Shows the page on which something was tried, with this status and what was refused above it."""
+ShowRefusal = Callable[[int, ErrorText], Awaitable[Response]]
+"""Renders the page of an action again, with this status and the refusal above its content."""
 
 
-def overview(request: Request) -> SnapshotCache:
-    """What this process knows at a glance."""
+def get_snapshots(request: Request) -> SnapshotCache:
+    """Return the snapshots shared by all viewers of this process."""
     found: SnapshotCache = request.app.state.overview
     return found
 
 
-async def console_page(
+async def render_console_page(
     request: Request,
     visitor: Visitor,
     name: str,
@@ -55,29 +51,29 @@ async def console_page(
     refusal: ErrorText | None = None,
     **values: Any,
 ) -> Response:
-    """A page of the console."""
+    """Render a template with the values that every console page needs."""
     now: datetime = request.app.state.now()
-    needs = await overview(request).needs()
-    return page(
+    attention = await get_snapshots(request).attention()
+    return render_page(
         request,
         name,
         status,
         operator=visitor.principal.name,
         now=now,
-        needs=needs,
-        need_count=sum(needs.values()),
+        attention=attention,
+        attention_total=sum(attention.values()),
         refusal=refusal,
-        done=DONE.get(request.query_params.get("done", ""), ""),
+        confirmation=CONFIRMATIONS.get(request.query_params.get("done", ""), ""),
         key=secrets.token_urlsafe(18),
-        state_label=state_label,
+        state_label=get_state_label,
         credits_text=credits_text,
-        credits_words=credits_words,
-        span=span,
-        thumbnail=thumbnail,
-        ago=lambda moment: since(moment, now),
-        message_words=message_label,
-        linked=linked,
-        stalls=STALLS,
+        format_credits=format_credits,
+        format_duration=format_duration,
+        thumbnail=find_thumbnail,
+        age=lambda moment: format_age(moment, now),
+        describe_message=describe_message,
+        render_links=render_links,
+        stall_explanations=STALLS,
         **values,
     )
 
@@ -85,69 +81,65 @@ async def console_page(
 async def run_action(
     request: Request,
     form: FormFields,
-    show: Show,
+    show: ShowRefusal,
     act: Callable[[], Awaitable[Any]],
     *,
     done: str,
     fallback: str,
 ) -> Response:
-    """Do something and go back to where it was asked for; what is refused is told there, above how
-    things are now.
+    """Run an operator's action and redirect; a refusal is shown on the page it came from.
 
-    `act` may answer False where somebody else was faster, and a path where it goes on elsewhere.
+    `act` may return False if the action was already done by someone else (409), and a path to
+    redirect to instead of the form's `back`, which must lie below `/console`.
     """
     try:
-        came = await act()
+        result = await act()
     except errors.NotFoundError:
         raise
     except errors.AigenError as error:
-        return await show(error.status, _refused(request, error))
+        return await show(error.status, _to_refusal(request, error))
     finally:
-        overview(request).forget()
-    if came is False:
-        return await show(
-            409,
-            ErrorText(
-                "Somebody was faster", "This was done already. Here is how things stand now."
-            ),
+        get_snapshots(request).invalidate()
+    if result is False:
+        refusal = ErrorText(
+            "Already done",
+            "This action was performed in the meantime. The current state is shown below.",
         )
-    back = came if isinstance(came, str) else form.get("back")
-    return see_other(f"{back if _BACK.fullmatch(back) else fallback}?done={done}")
+        return await show(409, refusal)
+    back = result if isinstance(result, str) else form.get("back")
+    return redirect_to(f"{back if _CONSOLE_PATH.fullmatch(back) else fallback}?done={done}")
 
 
-def caller(visitor: Visitor, claim: IdempotencyClaim | None = None) -> Caller:
-    """The operator, as the orchestrator knows who acts."""
+def build_caller(visitor: Visitor, claim: IdempotencyClaim | None = None) -> Caller:
+    """Build the caller of a use case from the operator."""
     return Caller(name=visitor.principal.name, claim=claim)
 
 
-def message_label(message: dict[str, Any]) -> dict[str, str]:
-    """What has happened to a message, and what replaying and dropping it mean."""
-    known = OUTBOX_MESSAGES.get(message["about"], _UNKNOWN_MESSAGE)
-    told = {
+def describe_message(message: dict[str, Any]) -> dict[str, str]:
+    """Describe an outbox message: its meaning, and the effects of replaying and dropping it."""
+    explanation = OUTBOX_MESSAGES.get(message["about"], _UNKNOWN_MESSAGE)
+    values = {
         "credits": credits_text(message["amount"] or 0),
         "user": message["user_id"] or "the user",
         "event": message["event_type"] or "unknown",
     }
-    money = {
-        "credits.capture": (
-            f"{told['user']} is charged {told['credits']} credits, once, however often it is tried."
-        ),
-        "credits.release": (
-            f"{told['user']} gets {told['credits']} credits back, once, however often it is tried."
-        ),
+    on_replay = {
+        "credits.capture": "Charges {user} {credits} credits, exactly once.",
+        "credits.release": "Releases {credits} credits to {user}, exactly once.",
     }.get(
         message["about"],
-        "It is tried again at once. Receivers know repeats by their id. No money moves.",
+        "The message is retried immediately; receivers detect duplicates by id. No effect on"
+        " credits.",
     )
     return {
-        "means": known.means.format_map(told),
-        "drop": known.then.format_map(told),
-        "replay": money,
+        "meaning": explanation.means.format_map(values),
+        "on_drop": explanation.then.format_map(values),
+        "on_replay": on_replay.format_map(values),
     }
 
 
-def _refused(request: Request, error: errors.AigenError) -> ErrorText:
-    words = error_text(request, error)
+def _to_refusal(request: Request, error: errors.AigenError) -> ErrorText:
+    text = get_error_text(request, error)
     if isinstance(error, errors.InvalidRequestError):
-        return ErrorText(words.title, " ".join(fault["message"] for fault in error.errors))
-    return words
+        return ErrorText(text.title, " ".join(each["message"] for each in error.errors))
+    return text

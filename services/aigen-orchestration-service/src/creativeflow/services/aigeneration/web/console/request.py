@@ -1,6 +1,4 @@
-"""One request for an operator: its one timeline, live, its money and messages, and what can be done
-about it now.
-"""
+"""One request: its live timeline, credits, outbox messages, webhooks and available actions."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -25,70 +23,79 @@ from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.outbox import Outbox
 from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.web.auth import Form, OperatorVisitor, Visitor
-from creativeflow.services.aigeneration.web.console.labels import credits_words
-from creativeflow.services.aigeneration.web.console.page import caller, console_page, run_action
-from creativeflow.services.aigeneration.web.console.requests import cost
-from creativeflow.services.aigeneration.web.console.timeline import kinds, lines
+from creativeflow.services.aigeneration.web.console.labels import format_credits
+from creativeflow.services.aigeneration.web.console.page import (
+    build_caller,
+    render_console_page,
+    run_action,
+)
+from creativeflow.services.aigeneration.web.console.requests import format_cost
+from creativeflow.services.aigeneration.web.console.timeline import build_timeline, count_kinds
 from creativeflow.services.aigeneration.web.error_pages import ErrorText
-from creativeflow.services.aigeneration.web.forms import FormFields, checked, claim
-from creativeflow.services.aigeneration.web.live import changes
-from creativeflow.services.aigeneration.web.studio.presenter import price, slots
-from creativeflow.services.aigeneration.web.templating import pages_router
+from creativeflow.services.aigeneration.web.forms import FormFields, build_claim, validate_form
+from creativeflow.services.aigeneration.web.live import stream_request_changes
+from creativeflow.services.aigeneration.web.studio.presenter import build_slots, format_price
+from creativeflow.services.aigeneration.web.templating import create_page_router
 
 LINES_MAX = 1000
 _OUTBOX_MESSAGES_MAX = 50
 
-router = pages_router("/console/requests/{request_id}")
+router = create_page_router("/console/requests/{request_id}")
 
 
 @router.get("")
-async def look(request_id: UUID, request: Request, visitor: OperatorVisitor) -> Response:
-    """Everything that is known of it."""
+async def show_request(request_id: UUID, request: Request, visitor: OperatorVisitor) -> Response:
+    """Show the request."""
     return await _show(request, visitor, request_id)
 
 
 @router.get("/stream")
-async def stream(request_id: UUID, request: Request, visitor: OperatorVisitor) -> Response:
-    """That it has changed, as it changes."""
-    return changes(request, visitor.session, await _found(request, request_id))
+async def stream_changes(request_id: UUID, request: Request, visitor: OperatorVisitor) -> Response:
+    """Stream a signal whenever the request changes."""
+    return stream_request_changes(request, visitor.session, await _get_request(request, request_id))
 
 
 @router.post("/cancel")
-async def cancel(
+async def cancel_request(
     request_id: UUID, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
-    """End it as its user could."""
+    """Cancel the request on behalf of its user."""
 
     async def act() -> bool:
-        return (await orchestrator(request).cancel(request_id, caller(visitor))).acted
+        return (await orchestrator(request).cancel(request_id, build_caller(visitor))).acted
 
-    return await _do(request, visitor, form, request_id, act, "cancelled")
+    return await _run(request, visitor, form, request_id, act, "cancelled")
 
 
 @router.post("/fail")
-async def fail(
+async def fail_request(
     request_id: UUID, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
-    """End it as failed, for a reason that stands in the timeline."""
+    """Fail the request; the reason is recorded in the timeline."""
 
     async def act() -> object:
-        body = checked(ForceFailRequest, {"reason": form.get("reason")})
-        return await orchestrator(request).force_fail(request_id, caller(visitor), body.reason)
+        body = validate_form(ForceFailRequest, {"reason": form.get("reason")})
+        return await orchestrator(request).force_fail(
+            request_id, build_caller(visitor), body.reason
+        )
 
-    return await _do(request, visitor, form, request_id, act, "failed")
+    return await _run(request, visitor, form, request_id, act, "failed")
 
 
 @router.post("/retry")
-async def retry(
+async def retry_request(
     request_id: UUID, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
-    """The same again as a new request, which its user pays."""
+    """Create a new request with the same brief, charged to its user.
+
+    Idempotent for one rendering of the page.
+    """
 
     async def act() -> str:
         key = f"{request_id}:{form.get('key')}"
         reply = await orchestrator(request).retry(
             request_id,
-            caller(visitor, claim(request, visitor.principal, key, {})),
+            build_caller(visitor, build_claim(request, visitor.principal, key, {})),
             {},
             correlation_id=request.scope["aigen.request_id"],
             traceparent=request.scope["aigen.traceparent"],
@@ -96,28 +103,30 @@ async def retry(
         )
         return f"/console/requests/{reply_response(reply).headers['location'].rpartition('/')[2]}"
 
-    return await _do(request, visitor, form, request_id, act, "retried")
+    return await _run(request, visitor, form, request_id, act, "retried")
 
 
 @router.post("/review")
-async def review(
+async def review_prompt(
     request_id: UUID, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
-    """Accept or reject the words."""
+    """Accept or reject a prompt in review."""
     decision = form.get("decision")
 
     async def act() -> object:
-        body = checked(ReviewBody, {"decision": decision})
-        if not (await _found(request, request_id)).in_review:
+        body = validate_form(ReviewBody, {"decision": decision})
+        if not (await _get_request(request, request_id)).in_review:
             return False
         accept = body.decision == "accept"
-        return await orchestrator(request).review(request_id, caller(visitor), accepted_=accept)
+        return await orchestrator(request).review(
+            request_id, build_caller(visitor), accepted_=accept
+        )
 
-    return await _do(request, visitor, form, request_id, act, f"{decision}ed")
+    return await _run(request, visitor, form, request_id, act, f"{decision}ed")
 
 
 @router.post("/deliveries/{endpoint_id}/{event_id}/redeliver")
-async def redeliver(
+async def redeliver_event(
     request_id: UUID,
     endpoint_id: UUID,
     event_id: UUID,
@@ -125,7 +134,7 @@ async def redeliver(
     visitor: OperatorVisitor,
     form: Form,
 ) -> Response:
-    """Send a webhook event again."""
+    """Schedule another delivery of a webhook event."""
 
     async def act() -> None:
         endpoints: WebhookEndpointService = request.app.state.endpoints
@@ -133,10 +142,10 @@ async def redeliver(
             EndpointScope(name=visitor.principal.name, sees_all=True), endpoint_id, event_id
         )
 
-    return await _do(request, visitor, form, request_id, act, "redelivered")
+    return await _run(request, visitor, form, request_id, act, "redelivered")
 
 
-async def _do(
+async def _run(
     request: Request,
     visitor: Visitor,
     form: FormFields,
@@ -144,15 +153,15 @@ async def _do(
     act: Callable[[], Awaitable[Any]],
     done: str,
 ) -> Response:
-    async def show(status: int, words: ErrorText) -> Response:
-        return await _show(request, visitor, request_id, status, words)
+    async def show(status: int, refusal: ErrorText) -> Response:
+        return await _show(request, visitor, request_id, status, refusal)
 
     return await run_action(
         request, form, show, act, done=done, fallback=f"/console/requests/{request_id}"
     )
 
 
-async def _found(request: Request, request_id: UUID) -> GenerationRequest:
+async def _get_request(request: Request, request_id: UUID) -> GenerationRequest:
     found = await queries(request).request(request_id)
     if found is None:
         raise errors.NotFoundError
@@ -166,70 +175,69 @@ async def _show(
     status: int = 200,
     refusal: ErrorText | None = None,
 ) -> Response:
-    found = await _found(request, request_id)
-    books: Accounting = request.app.state.books
+    found = await _get_request(request, request_id)
+    accounting: Accounting = request.app.state.books
     outbox: Outbox = request.app.state.outbox
-    figures: Statistics = request.app.state.figures
+    statistics: Statistics = request.app.state.figures
     reads = queries(request)
-    # Before the timeline: a message paid in between is shown as owed and the page looks again. The
-    # other way round it would be in neither, and the page of a request that has ended would rest.
+    # Before the timeline: a message delivered in between is shown as pending and the page
+    # refreshes. The other way round it would be in neither list, and the page of a request that
+    # has ended would stop refreshing.
     messages = await outbox.owed(_OUTBOX_MESSAGES_MAX, request_id)
-    holds = await books.holds_of(request_id)
-    told = lines(await reads.timeline(request_id, LINES_MAX), holds)
+    holds = await accounting.holds_of(request_id)
+    lines = build_timeline(await reads.timeline(request_id, LINES_MAX), holds)
     position = await reads.queue_position(found)
-    return await console_page(
+    return await render_console_page(
         request,
         visitor,
         "console/request.html",
         status,
         refusal=refusal,
-        it=found,
-        seen=to_resource(found, queue_position=position),
-        lines=told,
-        kinds=kinds(told),
+        generation=found,
+        resource=to_resource(found, queue_position=position),
+        lines=lines,
+        kinds=count_kinds(lines),
         holds=holds,
         messages=messages,
-        deliveries=await figures.deliveries_of(request_id),
-        slots=slots(found),
-        cost=cost(found),
-        can=possible(found),
-        money=released(found),
-        again=await _again(request, found),
+        deliveries=await statistics.deliveries_of(request_id),
+        slots=build_slots(found),
+        cost=format_cost(found),
+        actions=list_actions(found),
+        credits_effect=describe_credits_effect(found),
+        retry_quote=await _quote_retry(request, found),
         lines_max=LINES_MAX,
     )
 
 
-async def _again(request: Request, found: GenerationRequest) -> dict[str, str]:
-    """What a retry would cost its user, where there can be one."""
-    if "retry" not in possible(found):
+async def _quote_retry(request: Request, found: GenerationRequest) -> dict[str, str]:
+    """Quote a retry if one is possible; empty values while no price is available."""
+    if "retry" not in list_actions(found):
         return {}
     try:
         quote = await orchestrator(request).quote(found.user_id, found.brief)
     except errors.AigenError:
         return {"price": "", "quote_id": ""}
-    return {"price": price(quote["items"][0]), "quote_id": quote["quote_id"]}
+    return {"price": format_price(quote["items"][0]), "quote_id": quote["quote_id"]}
 
 
-def possible(found: GenerationRequest) -> set[str]:
-    """What an operator can do with a request now; it comes from the table of moves."""
-    live = {"cancel": Event.CANCEL_REQUESTED, "fail": Event.OPERATOR_FAILED}
-    can = {name for name, event in live.items() if (found.state, event) in TRANSITIONS}
+def list_actions(found: GenerationRequest) -> set[str]:
+    """List the actions available to an operator, derived from the transition table."""
+    live_actions = {"cancel": Event.CANCEL_REQUESTED, "fail": Event.OPERATOR_FAILED}
+    actions = {name for name, event in live_actions.items() if (found.state, event) in TRANSITIONS}
     if found.terminal and found.state not in {State.COMPLETED, State.CONTENT_REJECTED}:
-        can.add("retry")
+        actions.add("retry")
     if found.in_review:
-        can.add("review")
-    return can
+        actions.add("review")
+    return actions
 
 
-def released(found: GenerationRequest) -> str:
-    """What ending a request now does to its money."""
+def describe_credits_effect(found: GenerationRequest) -> str:
+    """Describe what ending a request now does to its credits."""
     held = sum(found.cost(stage, HoldState.HELD, HoldState.PLACING) for stage in Stage)
     paid = sum(found.cost(stage, HoldState.CAPTURED) for stage in Stage)
-    said = [
-        f"{credits_words(held)} that are set aside go back to the user."
-        if held
-        else "Nothing is set aside."
+    sentences = [
+        f"{format_credits(held)} on hold will be released." if held else "No credits are on hold."
     ]
     if paid:
-        said.append(f"{credits_words(paid)} stay charged for what was delivered.")
-    return " ".join(said)
+        sentences.append(f"{format_credits(paid)} already charged for deliveries stay charged.")
+    return " ".join(sentences)

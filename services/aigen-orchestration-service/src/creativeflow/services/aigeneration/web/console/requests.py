@@ -1,6 +1,4 @@
-"""All requests in a table: found by id, user or project, narrowed by state and time, page by
-page.
-"""
+"""The table of requests: search by id, user or project, filters by state and time, pagination."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
@@ -16,16 +14,16 @@ from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, WITH_J
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import OperatorVisitor
-from creativeflow.services.aigeneration.web.console.labels import credits_words
-from creativeflow.services.aigeneration.web.console.page import console_page
-from creativeflow.services.aigeneration.web.templating import pages_router, see_other
+from creativeflow.services.aigeneration.web.console.labels import format_credits
+from creativeflow.services.aigeneration.web.console.page import render_console_page
+from creativeflow.services.aigeneration.web.templating import create_page_router, redirect_to
 
-PER_PAGE = 25
-SHOWN = {
+PAGE_SIZE = 25
+STATE_FILTERS = {
     "all": ("All", ()),
-    "working": ("At work", tuple(sorted(WITH_JOB))),
-    "asking": ("Before the queue", (State.VALIDATING_CREDITS,)),
-    "picking": ("The user picks", (State.AWAITING_SELECTION,)),
+    "working": ("In progress", tuple(sorted(WITH_JOB))),
+    "placing": ("Placing hold", (State.VALIDATING_CREDITS,)),
+    "selection": ("Awaiting selection", (State.AWAITING_SELECTION,)),
     "completed": ("Completed", (State.COMPLETED,)),
     "failed": ("Failed or rejected", (State.FAILED, State.CONTENT_REJECTED)),
     "ended": (
@@ -33,16 +31,16 @@ SHOWN = {
         tuple(sorted(TERMINAL - {State.COMPLETED, State.FAILED, State.CONTENT_REJECTED})),
     ),
 }
-"""What can be shown: its label and its states."""
-_KEPT = (HoldState.HELD, HoldState.CAPTURED)
+"""Filters by name: label and states."""
+_COSTING = (HoldState.HELD, HoldState.CAPTURED)
 
 Day = Annotated[str, Query(max_length=10)]
 
-router = pages_router("/console/requests")
+router = create_page_router("/console/requests")
 
 
 @router.get("")
-async def requests(
+async def list_requests(
     request: Request,
     visitor: OperatorVisitor,
     q: Annotated[str, Query(max_length=200)] = "",
@@ -51,42 +49,44 @@ async def requests(
     until: Day = "",
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    """One page of them; an id leads to its request."""
-    wanted, show = q.strip(), show if show in SHOWN else "all"
-    if (found_id := _id(wanted)) and await queries(request).request(found_id):
-        return see_other(f"/console/requests/{found_id}")
+    """Show one page of requests; the id of a request redirects to its page."""
+    term, show = q.strip(), show if show in STATE_FILTERS else "all"
+    if (request_id := _parse_id(term)) and await queries(request).request(request_id):
+        return redirect_to(f"/console/requests/{request_id}")
     items = await _find(
-        request, wanted, SHOWN[show][1], _day(since), _day(until), read_cursor(cursor)
+        request,
+        term,
+        STATE_FILTERS[show][1],
+        _parse_day(since),
+        _parse_day(until),
+        read_cursor(cursor),
     )
-    said = {
-        name: value
-        for name, value in {"q": wanted, "since": since, "until": until}.items()
-        if value
-    }
-    return await console_page(
+    parameters = {"q": term, "since": since, "until": until}
+    search = {name: value for name, value in parameters.items() if value}
+    return await render_console_page(
         request,
         visitor,
         "console/requests.html",
-        items=items[:PER_PAGE],
-        shown=SHOWN,
+        items=items[:PAGE_SIZE],
+        state_filters=STATE_FILTERS,
         show=show,
-        said=said,
-        first=cursor is None,
-        older=write_cursor(items[PER_PAGE - 1].id) if len(items) > PER_PAGE else None,
-        link=lambda **more: f"/console/requests?{urlencode(said | {'show': show} | more)}",
-        cost=cost,
+        search=search,
+        is_first_page=cursor is None,
+        older=write_cursor(items[PAGE_SIZE - 1].id) if len(items) > PAGE_SIZE else None,
+        link=lambda **more: f"/console/requests?{urlencode(search | {'show': show} | more)}",
+        format_cost=format_cost,
     )
 
 
 async def _find(
     request: Request,
-    wanted: str,
+    term: str,
     states: tuple[State, ...],
     since: date | None,
     until: date | None,
     before: UUID | None,
 ) -> list[GenerationRequest]:
-    """Those of a user of this name, else those of a project."""
+    """Find requests of the user named `term`, or else of the project."""
     common = {
         "states": states,
         "before": before,
@@ -94,27 +94,27 @@ async def _find(
         "created_to": _midnight(until + timedelta(days=1)) if until else None,
     }
     reads = queries(request)
-    if not wanted:
-        return await reads.page(Filters(**common), PER_PAGE + 1)  # type: ignore[arg-type]
-    of_user = await reads.page(Filters(user_id=wanted, **common), PER_PAGE + 1)  # type: ignore[arg-type]
-    return of_user or await reads.page(Filters(project_id=wanted, **common), PER_PAGE + 1)  # type: ignore[arg-type]
+    if not term:
+        return await reads.page(Filters(**common), PAGE_SIZE + 1)  # type: ignore[arg-type]
+    of_user = await reads.page(Filters(user_id=term, **common), PAGE_SIZE + 1)  # type: ignore[arg-type]
+    return of_user or await reads.page(Filters(project_id=term, **common), PAGE_SIZE + 1)  # type: ignore[arg-type]
 
 
-def cost(request: GenerationRequest) -> str:
-    """What a request has cost so far, or has set aside."""
-    amount = sum(request.cost(stage, *_KEPT) for stage in Stage)
-    return credits_words(amount) if amount else "nothing"
+def format_cost(request: GenerationRequest) -> str:
+    """Format the credits that a request has been charged or holds."""
+    amount = sum(request.cost(stage, *_COSTING) for stage in Stage)
+    return format_credits(amount) if amount else "no charge"
 
 
-def _id(text: str) -> UUID | None:
+def _parse_id(text: str) -> UUID | None:
     try:
         return UUID(text)
     except ValueError:
         return None
 
 
-def _day(text: str) -> date | None:
-    """A day as a form sends it; what is none narrows nothing."""
+def _parse_day(text: str) -> date | None:
+    """Parse a date input; an invalid date does not filter."""
     try:
         return date.fromisoformat(text)
     except ValueError:

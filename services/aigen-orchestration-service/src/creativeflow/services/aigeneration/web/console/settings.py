@@ -1,4 +1,4 @@
-"""The settings in force, each with its sentence, and nothing of a secret but whether it is set."""
+"""The settings page: each setting with its description; secrets only as set or not set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,60 +15,56 @@ from creativeflow.services.aigeneration.api.dependencies import queries
 from creativeflow.services.aigeneration.domain.pricing import credits_text
 from creativeflow.services.aigeneration.settings import Credits, Settings, scheme
 from creativeflow.services.aigeneration.web.auth import OperatorVisitor
-from creativeflow.services.aigeneration.web.console.page import console_page
-from creativeflow.services.aigeneration.web.templating import pages_router
+from creativeflow.services.aigeneration.web.console.page import render_console_page
+from creativeflow.services.aigeneration.web.templating import create_page_router
 
 _ADAPTERS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
     {
-        "engine_url": (
-            "Who makes the pictures",
-            {"local": "the local engine", "amqp": "n8n, through RabbitMQ"},
-        ),
+        "engine_url": ("Image engine", {"local": "Local engine", "amqp": "n8n, through RabbitMQ"}),
         "credits_url": (
-            "Who keeps the credits",
-            {"local": "the ledger here", "http": "a billing adapter", "odoo+http": "Odoo"},
+            "Credit service",
+            {"local": "Local ledger", "http": "Billing adapter", "odoo+http": "Odoo"},
         ),
         "notify_url": (
-            "Who tells the users",
-            {"log": "nobody: the log", "amqp": "RabbitMQ", "http": "an HTTP service"},
+            "Notifications",
+            {"log": "Log only", "amqp": "RabbitMQ", "http": "HTTP service"},
         ),
         "safety_url": (
-            "Who checks the words",
+            "Content check",
             {
-                "words": "the word lists",
-                "none": "nobody",
-                "http": "the word lists, then an endpoint",
+                "words": "Word lists",
+                "none": "Disabled",
+                "http": "Word lists and a moderation endpoint",
             },
         ),
     }
 )
-"""What the scheme of an address chooses; a scheme for encrypted connections ends with one more `s`.
-"""
+"""Adapters by setting and URL scheme; the TLS variant of a scheme has one more `s`."""
 
-router = pages_router("/console")
+router = create_page_router("/console")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingRow:
-    """One setting as it is in force."""
+    """One effective setting."""
 
     name: str
     value: str
-    sentence: str
+    description: str
     default: bool
     secret: bool
 
 
 @router.get("/settings")
-async def settings(request: Request, visitor: OperatorVisitor) -> Response:
-    """What this process runs with."""
+async def show_settings(request: Request, visitor: OperatorVisitor) -> Response:
+    """Show the effective settings of this process."""
     found: Settings = request.app.state.settings
-    return await console_page(
+    return await render_console_page(
         request,
         visitor,
         "console/settings.html",
-        knobs=setting_rows(found),
-        adapters=adapters(found),
+        rows=build_setting_rows(found),
+        adapters=describe_adapters(found),
         version=request.app.version,
         revision=await queries(request).revision(),
         database="set" if found.database_url else "embedded",
@@ -76,50 +72,49 @@ async def settings(request: Request, visitor: OperatorVisitor) -> Response:
     )
 
 
-def setting_rows(found: Settings) -> list[SettingRow]:
-    """Every setting, by name."""
+def build_setting_rows(found: Settings) -> list[SettingRow]:
+    """Build a row for every setting, sorted by name."""
     return [
         SettingRow(
             name=f"AIGEN_{name.upper()}",
-            value=_shown(name, getattr(found, name)),
-            sentence=field.description or "",
+            value=_format_value(name, getattr(found, name)),
+            description=field.description or "",
             default=getattr(found, name) == field.get_default(),
-            secret=_secret(getattr(found, name), field.annotation),
+            secret=_is_secret(getattr(found, name), field.annotation),
         )
         for name, field in sorted(Settings.model_fields.items())
     ]
 
 
-def adapters(found: Settings) -> list[tuple[str, str]]:
-    """Which part does each job."""
+def describe_adapters(found: Settings) -> list[tuple[str, str]]:
+    """Return the configured adapter of each external system."""
     return [
-        (job, by[_plain(scheme(getattr(found, name)))]) for name, (job, by) in _ADAPTERS.items()
+        (role, names[_strip_tls(scheme(getattr(found, name)))])
+        for name, (role, names) in _ADAPTERS.items()
     ]
 
 
-def _plain(name: str) -> str:
+def _strip_tls(name: str) -> str:
     return name[:-1] if name in {"amqps", "https", "odoo+https"} else name
 
 
-def _secret(value: Any, annotation: Any) -> bool:
+def _is_secret(value: Any, annotation: Any) -> bool:
     return isinstance(value, SecretStr) or "SecretStr" in str(annotation)
 
 
-def _shown(name: str, value: Any) -> str:
-    """A value for eyes; of a secret only whether it is there, of a secret address what it begins
-    with.
-    """
+def _format_value(name: str, value: Any) -> str:
+    """Format a value; of a secret only whether it is set, of a secret URL its scheme."""
     annotation = Settings.model_fields[name].annotation
-    if _secret(value, annotation):
+    if _is_secret(value, annotation):
         if not value:
             return "not set"
         return f"{scheme(value)}://…" if name.endswith("_url") else "set"
     if Settings.__annotations__[name] == Credits:
         return credits_text(value)
-    return _text(value)
+    return _format_plain(value)
 
 
-def _text(value: Any) -> str:
+def _format_plain(value: Any) -> str:
     if value in (None, "", (), {}):
         return "none"
     match value:
@@ -128,14 +123,14 @@ def _text(value: Any) -> str:
         case Enum():
             return str(value.value)
         case tuple():
-            return ", ".join(map(_text, value))
+            return ", ".join(map(_format_plain, value))
         case dict():
-            return ", ".join(f"{name}={said}" for name, said in value.items())
-    return _address(value) if isinstance(value, str) and "://" in value else str(value)
+            return ", ".join(f"{key}={item}" for key, item in value.items())
+    return _redact_url(value) if isinstance(value, str) and "://" in value else str(value)
 
 
-def _address(url: str) -> str:
-    """An address without names and keys that somebody may have written into it."""
+def _redact_url(url: str) -> str:
+    """Remove credentials and the query from a URL."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}{'?…' if parts.query else ''}"

@@ -1,6 +1,4 @@
-"""One timeline of a request: its moves, its money and whoever was told, in one order with the time
-in between.
-"""
+"""The merged timeline of a request: its events and its holds in one order, with gaps."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,108 +11,107 @@ import orjson
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.pricing import Funding
 from creativeflow.services.aigeneration.web.console.labels import (
-    KINDS,
+    LINE_KINDS,
     STATES,
     StateLabel,
-    credits_words,
-    span,
-    wording,
+    describe_event,
+    format_credits,
+    format_duration,
 )
 
-LONG_SECONDS = 5.0
-"""A gap of so long is drawn as one."""
+LONG_GAP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One line: `gap` is the time since the line before, `moved` the state that the request came
-    into.
-    """
+class TimelineLine:
+    """One line; `gap` is the time since the previous line, `new_state` set on a state change."""
 
     key: str
     kind: str
     title: str
     at: datetime
     data: str = ""
-    moved: StateLabel | None = None
+    new_state: StateLabel | None = None
     gap: str = ""
-    long: bool = False
+    long_gap: bool = False
     order: tuple[datetime, int, int] = field(repr=False)
 
 
-def lines(timeline: Sequence[Mapping[str, Any]], holds: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """All lines, oldest first. What happened in one statement has one time, and stands in the order
-    of its causes.
+def build_timeline(
+    events: Sequence[Mapping[str, Any]], holds: Sequence[Mapping[str, Any]]
+) -> list[TimelineLine]:
+    """Merge events and holds, oldest first.
+
+    What one statement wrote has one time; such lines are ordered by cause: events before the
+    holds that they began or resolved.
     """
-    found = sorted([*_events(timeline), *_money(holds)], key=lambda line: line.order)
-    before: Line | None = None
-    spaced = []
-    for line in found:
-        seconds = (line.at - before.at).total_seconds() if before else 0.0
-        spaced.append(
-            replace(line, gap=f"+{span(seconds)}" if seconds else "", long=seconds >= LONG_SECONDS)
-        )
-        before = line
-    return spaced
+    merged = sorted([*_build_events(events), *_build_holds(holds)], key=lambda line: line.order)
+    previous: TimelineLine | None = None
+    lines = []
+    for line in merged:
+        seconds = (line.at - previous.at).total_seconds() if previous else 0.0
+        gap = f"+{format_duration(seconds)}" if seconds else ""
+        lines.append(replace(line, gap=gap, long_gap=seconds >= LONG_GAP_SECONDS))
+        previous = line
+    return lines
 
 
-def kinds(found: Sequence[Line]) -> list[tuple[str, str, int]]:
-    """The kinds that there are, with their word and how many lines each has."""
-    counted = Counter(line.kind for line in found)
-    return [(kind, word, counted[kind]) for kind, word in KINDS.items() if counted[kind]]
+def count_kinds(lines: Sequence[TimelineLine]) -> list[tuple[str, str, int]]:
+    """Return the kinds that occur, each with its title and number of lines."""
+    counts = Counter(line.kind for line in lines)
+    return [(kind, title, counts[kind]) for kind, title in LINE_KINDS.items() if counts[kind]]
 
 
-def _events(timeline: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
+def _build_events(events: Sequence[Mapping[str, Any]]) -> Iterator[TimelineLine]:
     state: State | None = None
-    for entry in timeline:
-        said = wording(entry["event"], entry["data"])
+    for entry in events:
+        label = describe_event(entry["event"], entry["data"])
         to = State(entry["state"]) if entry["state"] else None
-        moved = STATES[to] if to is not None and to is not state else None
+        new_state = STATES[to] if to is not None and to is not state else None
         state = to or state
-        yield Line(
+        yield TimelineLine(
             key=f"event-{entry['seq']}",
-            kind=said.kind,
-            title=said.title,
+            kind=label.kind,
+            title=label.title,
             at=entry["at"],
-            moved=moved,
-            data=_shown(entry["data"] | {"event": entry["event"]}),
+            new_state=new_state,
+            data=_format_data(entry["data"] | {"event": entry["event"]}),
             order=(entry["at"], 0, entry["seq"]),
         )
 
 
-def _money(holds: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
-    """What was set aside and what became of it; the moves that caused it do not say so
-    themselves.
-    """
+def _build_holds(holds: Sequence[Mapping[str, Any]]) -> Iterator[TimelineLine]:
+    """Build the lines of holds, whose amounts are not in the events that caused them."""
     for hold in holds:
         samples = f"samples of round {hold['round']}"
-        what = f"for the {samples if hold['stage'] == 'samples' else 'final'}"
-        free = hold["funding"] == Funding.ALLOWANCE
-        sum_ = (
-            f"A free generation of {hold['month']:%B %Y}" if free else credits_words(hold["amount"])
+        purpose = f"for the {samples if hold['stage'] == 'samples' else 'final'}"
+        is_free = hold["funding"] == Funding.ALLOWANCE
+        amount = (
+            f"Free generation of {hold['month']:%B %Y}"
+            if is_free
+            else format_credits(hold["amount"])
         )
-        data = _shown({name: value for name, value in hold.items() if value is not None})
-        begun = f"{sum_} {'is used' if free else 'to be set aside'} {what}"
-        yield Line(
+        data = _format_data({name: value for name, value in hold.items() if value is not None})
+        yield TimelineLine(
             key=f"hold-{hold['key']}",
-            kind="money",
-            title=begun,
+            kind="credits",
+            title=f"{amount} held {purpose}",
             at=hold["began_at"],
             data=data,
             order=(hold["began_at"], 1, 0),
         )
         if hold["resolved_at"] is not None:
-            captured = hold["state"] == "captured"
-            became = ("stays used" if free else "charged") if captured else "given back"
-            yield Line(
+            captured = "used" if is_free else "captured"
+            outcome = captured if hold["state"] == "captured" else "released"
+            yield TimelineLine(
                 key=f"resolved-{hold['key']}",
-                kind="money",
-                title=f"{sum_} {became} {what}",
+                kind="credits",
+                title=f"{amount} {outcome} {purpose}",
                 at=hold["resolved_at"],
                 data=data,
                 order=(hold["resolved_at"], 1, 1),
             )
 
 
-def _shown(data: Mapping[str, Any]) -> str:
+def _format_data(data: Mapping[str, Any]) -> str:
     return orjson.dumps(data, default=str, option=orjson.OPT_INDENT_2).decode()

@@ -1,5 +1,7 @@
-// Live pages: a stream says that something changed, the changed part is fetched, and only what differs is swapped.
+// Live pages: an event stream signals a change, the changed block is fetched and morphed into the page.
 // Without this script every page still works by its forms and a reload.
+
+const { Idiomorph } = globalThis; // vendor/idiomorph.min.js, a deferred script that runs before this module
 
 const announcer = document.getElementById("announcer");
 
@@ -7,47 +9,31 @@ export function announce(text) {
   if (text && announcer.textContent !== text) announcer.textContent = text;
 }
 
-const isBlank = (node) => node?.nodeType === 3 && !node.nodeValue.trim();
-const keyOf = (node) => (node.nodeType === 1 ? node.id || node.dataset.key || "" : "");
+const edited = new WeakSet();
+document.addEventListener("input", ({ target }) => edited.add(target));
 
-function patchAttributes(old, fresh) {
-  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
-  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+// State that belongs to the user and not to the server: opened disclosures, and what was typed or chosen.
+function isUserState(name, element) {
+  if (name === "open") return element.matches("details, dialog");
+  if (name === "selected") return edited.has(element.closest("select"));
+  if (name === "checked") return element.checked !== element.defaultChecked;
+  return name === "value" && element.matches("input, textarea") && element.value !== element.defaultValue;
 }
 
-export function patch(old, fresh) {
-  if (old.isEqualNode(fresh)) return;
-  if (!old.matches("details, dialog")) patchAttributes(old, fresh); // what somebody has opened stays open
-  const kept = new Map([...old.childNodes].filter(keyOf).map((node) => [keyOf(node), node]));
-  const keys = new Set([...fresh.childNodes].map(keyOf));
-  let place = old.firstChild;
-  for (const wanted of [...fresh.childNodes]) {
-    // A part alone begins without the line break that it has on its page. What has gone goes first: moving what stays
-    // past it would take the focus away.
-    while (place && (keyOf(place) ? !keys.has(keyOf(place)) : isBlank(place) && !isBlank(wanted))) {
-      const next = place.nextSibling;
-      place.remove();
-      place = next;
-    }
-    const key = keyOf(wanted);
-    const same = key ? kept.get(key) : place && !keyOf(place) && place.nodeName === wanted.nodeName ? place : null;
-    if (!same || same.nodeName !== wanted.nodeName) {
-      old.insertBefore(wanted, place);
-      continue;
-    }
-    if (same === place) place = place.nextSibling;
-    else old.insertBefore(same, place);
-    if (same.nodeType === 1) patch(same, wanted);
-    else if (same.nodeValue !== wanted.nodeValue) same.nodeValue = wanted.nodeValue;
-  }
-  while (place) {
-    const next = place.nextSibling;
-    place.remove();
-    place = next;
-  }
+const MORPH_OPTIONS = {
+  morphStyle: "innerHTML",
+  callbacks: { beforeAttributeUpdated: (name, element) => !isUserState(name, element) },
+};
+
+// Replace the content of an element by this HTML, keeping focus and user state.
+export function morph(element, html) {
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html;
+  showLocalTimes(fresh.content);
+  Idiomorph.morph(element, [...fresh.content.childNodes], MORPH_OPTIONS);
 }
 
-export function localTimes(root) {
+export function showLocalTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
     time.title = time.title || time.textContent;
@@ -55,72 +41,68 @@ export function localTimes(root) {
   }
 }
 
-class Live {
+class LiveRegion {
   constructor(region) {
     this.region = region;
     this.part = region.dataset.live;
-    this.from = region.dataset.from || location.href;
-    this.again = false;
-    this.busy = false;
-    // The answer to a form that was refused shows this page, too: from here on, it can be loaded again.
-    if (region.dataset.from && region.dataset.from !== location.pathname) history.replaceState(null, "", this.from);
-    this.follow();
+    this.source = region.dataset.source || location.href;
+    this.pending = false;
+    this.loading = false;
+    // The response to a rejected form shows this page, too: from here on it can be reloaded.
+    if (region.dataset.source && region.dataset.source !== location.pathname) history.replaceState(null, "", this.source);
+    this.schedule();
   }
 
-  follow() {
+  schedule() {
     const { stream } = this.region.dataset;
-    if (stream && !this.source) {
-      this.source = new EventSource(stream);
-      this.source.addEventListener("changed", () => this.refresh());
-      this.source.addEventListener("ended", () => {
+    if (stream && !this.events) {
+      this.events = new EventSource(stream);
+      this.events.addEventListener("changed", () => this.refresh());
+      this.events.addEventListener("ended", () => {
         this.ended = true;
-        this.source.close();
+        this.events.close();
       });
-      this.source.addEventListener("error", () => this.source.readyState === EventSource.CLOSED && this.refresh());
+      this.events.addEventListener("error", () => this.events.readyState === EventSource.CLOSED && this.refresh());
     }
     clearTimeout(this.timer);
-    const silent = this.source?.readyState === EventSource.CLOSED && !this.ended;
-    const seconds = Number(this.region.firstElementChild?.dataset.refreshSeconds) || (silent ? 5 : 0);
+    const disconnected = this.events?.readyState === EventSource.CLOSED && !this.ended;
+    const seconds = Number(this.region.firstElementChild?.dataset.refreshSeconds) || (disconnected ? 5 : 0);
     if (seconds) this.timer = setTimeout(() => this.refresh(), seconds * 1000);
   }
 
   async refresh() {
-    if (this.busy) {
-      this.again = true;
+    if (this.loading) {
+      this.pending = true;
       return;
     }
-    this.busy = true;
+    this.loading = true;
     try {
-      const answer = await fetch(this.from, { headers: { "X-Part": this.part }, redirect: "manual" });
-      if (answer.ok && answer.headers.get("X-Part") === this.part) this.swap(await answer.text());
-      else if (answer.status === 401 || answer.type === "opaqueredirect") location.reload();
+      const response = await fetch(this.source, { headers: { "X-Part": this.part }, redirect: "manual" });
+      if (response.ok && response.headers.get("X-Part") === this.part) this.update(await response.text());
+      else if (response.status === 401 || response.type === "opaqueredirect") location.reload();
     } catch {
-      // The network is away; the stream comes back by itself and says so.
+      // The network is down; the event stream reconnects by itself and triggers a refresh.
     } finally {
-      this.busy = false;
+      this.loading = false;
     }
-    if (this.again) {
-      this.again = false;
+    if (this.pending) {
+      this.pending = false;
       this.refresh();
-    } else this.follow();
+    } else this.schedule();
   }
 
-  swap(html) {
+  update(html) {
     const focused = document.activeElement;
-    const inside = this.region.contains(focused);
-    const fresh = document.createElement(this.region.nodeName);
-    for (const { name, value } of this.region.attributes) fresh.setAttribute(name, value);
-    fresh.innerHTML = html;
-    localTimes(fresh);
-    patch(this.region, fresh);
-    if (inside && !focused.isConnected) this.region.querySelector("[data-focus]")?.focus();
+    const hadFocus = this.region.contains(focused);
+    morph(this.region, html);
+    if (hadFocus && !this.region.contains(document.activeElement)) this.region.querySelector("[data-focus]")?.focus();
     announce(this.region.querySelector("[data-announce]")?.dataset.announce);
     this.region.dispatchEvent(new CustomEvent("swapped", { bubbles: true }));
   }
 }
 
-localTimes(document);
-for (const region of document.querySelectorAll("[data-live]")) new Live(region);
+showLocalTimes(document);
+for (const region of document.querySelectorAll("[data-live]")) new LiveRegion(region);
 
 document.addEventListener("click", (event) => {
   for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;

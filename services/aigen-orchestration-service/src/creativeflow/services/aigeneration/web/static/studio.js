@@ -1,48 +1,46 @@
-// The studio's comforts: the price follows the form, colours and pictures are added with a click. All else are forms.
-import { announce, patch } from "./live.js";
+// Conveniences of the studio: the price follows the form; colours and images are added with a click. The rest are forms.
+import { announce, morph } from "./live.js";
 
-const maker = document.querySelector("[data-maker]");
+const briefForm = document.querySelector("[data-brief-form]");
 
-function csrf(form) {
+function csrfToken(form) {
   return form.elements.csrf.value;
 }
 
-function later(act, wait) {
+function debounce(run, milliseconds) {
   let timer;
   return () => {
     clearTimeout(timer);
-    timer = setTimeout(act, wait);
+    timer = setTimeout(run, milliseconds);
   };
 }
 
-let asked = 0;
+let latestQuote = 0;
 
-async function reprice() {
-  const number = ++asked;
-  const place = maker.querySelector("[data-price]");
-  const body = new URLSearchParams(new FormData(maker));
-  const headers = { "X-Part": "price", "X-CSRF-Token": csrf(maker) };
-  const answer = await fetch("/studio/quote", { method: "POST", body, headers }).catch(() => null);
-  if (number !== asked || !answer?.ok || answer.headers.get("X-Part") !== "price") return;
-  const fresh = place.cloneNode(false);
-  fresh.innerHTML = await answer.text();
-  patch(place, fresh);
+async function updatePrice() {
+  const number = ++latestQuote;
+  const panel = briefForm.querySelector("[data-price]");
+  const body = new URLSearchParams(new FormData(briefForm));
+  const headers = { "X-Part": "price", "X-CSRF-Token": csrfToken(briefForm) };
+  const response = await fetch("/studio/quote", { method: "POST", body, headers }).catch(() => null);
+  if (number !== latestQuote || !response?.ok || response.headers.get("X-Part") !== "price") return;
+  morph(panel, await response.text());
 }
 
-function count(told) {
-  const field = maker.elements[told.dataset.counts];
+function showLength(counter) {
+  const field = briefForm.elements[counter.dataset.counter];
   const show = () => {
     const length = [...field.value].length;
-    told.textContent = `${length.toLocaleString()} / ${Number(told.dataset.most).toLocaleString()}`;
+    counter.textContent = `${length.toLocaleString()} / ${Number(counter.dataset.max).toLocaleString()}`;
   };
-  told.hidden = false;
+  counter.hidden = false;
   field.addEventListener("input", show);
   show();
 }
 
 const SVG = "http://www.w3.org/2000/svg";
 
-function swatch(colour) {
+function createSwatch(colour) {
   const drawing = document.createElementNS(SVG, "svg");
   const dot = document.createElementNS(SVG, "circle");
   drawing.setAttribute("viewBox", "0 0 16 16");
@@ -51,30 +49,31 @@ function swatch(colour) {
   return drawing;
 }
 
-function colours() {
-  const field = maker.elements.color_scheme;
-  const place = maker.querySelector("[data-swatches]");
-  const adder = maker.querySelector("[data-adds]");
+function enableColours() {
+  const field = briefForm.elements.color_scheme;
+  const swatches = briefForm.querySelector("[data-swatches]");
+  const picker = briefForm.querySelector("[data-adds-to]");
   const show = () => {
-    const named = field.value.split(/[,;\s]+/).filter((part) => CSS.supports("color", part));
-    place.replaceChildren(...named.slice(0, 12).map(swatch));
+    const colours = field.value.split(/[,;\s]+/).filter((part) => CSS.supports("color", part));
+    swatches.replaceChildren(...colours.slice(0, 12).map(createSwatch));
   };
-  adder.hidden = false;
-  adder.addEventListener("change", () => {
-    field.value = field.value.trim() ? `${field.value.replace(/[,\s]+$/, "")}, ${adder.value}` : adder.value;
+  picker.hidden = false;
+  picker.addEventListener("change", () => {
+    field.value = field.value.trim() ? `${field.value.replace(/[,\s]+$/, "")}, ${picker.value}` : picker.value;
     show();
   });
   field.addEventListener("input", show);
   show();
 }
 
-async function send(file, place) {
-  if (file.size > Number(place.dataset.most)) return `${file.name} is too large.`;
-  const headers = { "X-CSRF-Token": csrf(maker), "Content-Type": file.type || "application/octet-stream" };
-  const answer = await fetch(place.dataset.upload, { method: "POST", body: file, headers }).catch(() => null);
-  if (!answer?.ok) return `${file.name} could not be used: it must be a PNG, JPEG or WebP picture.`;
-  const { reference, picture } = await answer.json();
-  const field = maker.elements[place.dataset.into];
+// Upload one image and add it to the references; returns an error message, empty on success.
+async function upload(file, area) {
+  if (file.size > Number(area.dataset.max)) return `${file.name} is too large.`;
+  const headers = { "X-CSRF-Token": csrfToken(briefForm), "Content-Type": file.type || "application/octet-stream" };
+  const response = await fetch(area.dataset.upload, { method: "POST", body: file, headers }).catch(() => null);
+  if (!response?.ok) return `${file.name} could not be used: it must be a PNG, JPEG or WebP image.`;
+  const { reference, picture } = await response.json();
+  const field = briefForm.elements[area.dataset.target];
   field.value = [field.value.trim(), reference].filter(Boolean).join("\n");
   const item = document.createElement("li");
   const image = Object.assign(new Image(72, 72), { src: picture, alt: file.name });
@@ -83,36 +82,36 @@ async function send(file, place) {
   remove.addEventListener("click", () => {
     field.value = field.value.split("\n").filter((line) => line !== reference).join("\n");
     item.remove();
-    place.querySelector("input").focus();
+    area.querySelector("input").focus();
   });
   item.append(image, remove);
-  maker.querySelector("[data-previews]").append(item);
+  briefForm.querySelector("[data-previews]").append(item);
   announce(`${file.name} was added.`);
   return "";
 }
 
-function uploads() {
-  const place = maker.querySelector("[data-upload]");
-  const told = place.querySelector("[data-told]");
-  place.hidden = false;
-  place.querySelector("input").addEventListener("change", async ({ target }) => {
-    told.textContent = "";
-    for (const file of target.files) told.textContent += await send(file, place);
+function enableUploads() {
+  const area = briefForm.querySelector("[data-upload]");
+  const error = area.querySelector("[data-upload-error]");
+  area.hidden = false;
+  area.querySelector("input").addEventListener("change", async ({ target }) => {
+    error.textContent = "";
+    for (const file of target.files) error.textContent += await upload(file, area);
     target.value = "";
   });
 }
 
-if (maker) {
-  const soon = later(reprice, 150);
-  const matters = new Set(["output_format", "model", "width", "height"]);
-  maker.addEventListener("input", ({ target }) => matters.has(target.name) && soon());
-  setInterval(() => document.visibilityState === "visible" && reprice(), 10 * 60 * 1000);
-  maker.querySelectorAll("[data-counts]").forEach(count);
-  colours();
-  uploads();
+if (briefForm) {
+  const updatePriceSoon = debounce(updatePrice, 150);
+  const priceFields = new Set(["output_format", "model", "width", "height"]);
+  briefForm.addEventListener("input", ({ target }) => priceFields.has(target.name) && updatePriceSoon());
+  setInterval(() => document.visibilityState === "visible" && updatePrice(), 10 * 60 * 1000);
+  briefForm.querySelectorAll("[data-counter]").forEach(showLength);
+  enableColours();
+  enableUploads();
 }
 
-// A second click while the first is under way would be harmless, but unclear.
+// A second submit while the first is in flight would be harmless (forms are idempotent), but confusing.
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (form.dataset.sent) event.preventDefault();
@@ -123,9 +122,9 @@ addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
-// Enter on a sample goes on to the sizes, where the prices are.
+// Enter on a sample moves the focus to the sizes, where the prices are shown.
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || !event.target.matches(".picking input[type=radio]")) return;
+  if (event.key !== "Enter" || !event.target.matches(".selection input[type=radio]")) return;
   event.preventDefault();
   event.target.form.querySelector("button.size")?.focus();
 });

@@ -1,4 +1,4 @@
-"""What somebody has: plan, balance and free generations, beside everything that costs something."""
+"""The user's account as the studio shows it: plan, balance and free generations."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,9 @@ from creativeflow.services.aigeneration.ports import CreditsUnknownError, Entitl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserAccount:
-    """`balance` and `free_left` are None where they say nothing; `plan` is None while the credit
-    service is away.
+    """An account; `plan` is None while the credit service is down.
+
+    `balance` is None on plans with free generations, `free_left` on all others.
     """
 
     plan: Plan | None = None
@@ -22,8 +23,8 @@ class UserAccount:
     top_up_url: str | None = None
 
 
-async def account_of(request: Request, user_id: str) -> UserAccount:
-    """The account of a user as it is known now."""
+async def load_account(request: Request, user_id: str) -> UserAccount:
+    """Load the account of a user."""
     state = request.app.state
     policy: Policy = state.policy
     top_up_url = state.settings.web_top_up_url
@@ -49,6 +50,6 @@ async def account_of(request: Request, user_id: str) -> UserAccount:
     )
 
 
-def forget(request: Request, user_id: str) -> None:
-    """Look anew next time: something has just been paid for."""
+def invalidate_account(request: Request, user_id: str) -> None:
+    """Discard cached entitlements, after an action that spends credits."""
     request.app.state.entitlements.forget(user_id)

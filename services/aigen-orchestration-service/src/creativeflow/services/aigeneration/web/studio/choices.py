@@ -1,4 +1,4 @@
-"""What the studio offers to choose from, in the words of those who choose."""
+"""Options of the brief form with their labels."""
 
 from dataclasses import dataclass
 from math import gcd
@@ -36,13 +36,13 @@ _NAMES = MappingProxyType(
         "PinterestPin_2x3": ("Pinterest", "Pin"),
     }
 )
-_DRAWN = 30
+_DRAWING_SIDE = 30
 _RATIO_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
-class FormatShown:
-    """A format as a card: where it is used, what it is called there, and its shape."""
+class FormatOption:
+    """A format with its platform, its name there and its shape."""
 
     name: str
     platform: str
@@ -51,7 +51,7 @@ class FormatShown:
 
     @property
     def ratio(self) -> str:
-        """Such as 16:9; to two places where whole numbers would say nothing."""
+        """The aspect ratio, such as 16:9, or 1.90:1 if whole numbers would be large."""
         divisor = gcd(*self.size)
         width, height = self.size.width // divisor, self.size.height // divisor
         return (
@@ -61,16 +61,16 @@ class FormatShown:
         )
 
     @property
-    def drawn(self) -> Size:
-        """The shape inside a small square."""
-        return self.size.scaled(_DRAWN)
+    def drawing(self) -> Size:
+        """The size scaled to fit a small square."""
+        return self.size.scaled(_DRAWING_SIDE)
 
 
-FORMATS_SHOWN = tuple(
-    FormatShown(name, *_NAMES.get(name, ("", name)), size) for name, size in FORMATS.items()
+FORMAT_OPTIONS = tuple(
+    FormatOption(name, *_NAMES.get(name, ("", name)), size) for name, size in FORMATS.items()
 )
 
 
-def format_title(name: str) -> str:
-    """A format in words, such as Instagram Post."""
+def get_format_title(name: str) -> str:
+    """Return the title of a format, such as "Instagram Post"."""
     return " ".join(_NAMES[name]) if name in _NAMES else name

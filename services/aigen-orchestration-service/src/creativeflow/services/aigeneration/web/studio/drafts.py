@@ -1,6 +1,4 @@
-"""What somebody is about to ask for: read from a form, a link or an earlier request, and checked
-like a call.
-"""
+"""Drafts of a brief: read from a form, a link or an earlier request, validated like an API call."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +14,7 @@ from creativeflow.services.aigeneration.domain.request import Brief
 from creativeflow.services.aigeneration.kit.json_input import to_invalid_request
 from creativeflow.services.aigeneration.web.forms import FormFields
 
-TEXTS = (
+FIELDS = (
     "input_prompt",
     "style_guidance",
     "output_format",
@@ -31,8 +29,8 @@ TEXTS = (
     "project_id",
     "uploaded_image_references",
 )
-"""The fields of the form, named like those of the API; lists are texts with separators here."""
-DETAILS = (
+"""The form's fields, named as in the API; lists are texts with separators."""
+OPTIONAL_FIELDS = (
     "style_guidance",
     "emotional_tone",
     "industry_template",
@@ -41,44 +39,42 @@ DETAILS = (
     "model",
     "uploaded_image_references",
 )
-"""Fields that stand folded away until they say something."""
-_PLACES = {"custom_dimensions": "width", "cultural_adaptation_parameters": "region"}
+"""Fields of the collapsed section, which opens if any of them is filled in."""
+_FORM_FIELDS = {"custom_dimensions": "width", "cultural_adaptation_parameters": "region"}
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The fields as they were typed."""
+    """The fields as entered."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> str:
-        """One field; the first format where none was chosen."""
+        """Return a field; `output_format` defaults to the first format."""
         return self.texts.get(name) or (next(iter(FORMATS)) if name == "output_format" else "")
 
     @classmethod
-    def of_form(cls, form: FormFields) -> "Draft":
-        """What a form says."""
-        return cls({name: form.get(name) for name in TEXTS})
+    def from_form(cls, form: FormFields) -> "Draft":
+        """Read a draft from a form."""
+        return cls({name: form.get(name) for name in FIELDS})
 
     @classmethod
-    def of_link(cls, parameters: Mapping[str, str]) -> "Draft":
-        """What a link suggests, such as one from the platform; `prompt` is short for
-        `input_prompt`.
-        """
-        known = {name: parameters[name][:5000] for name in TEXTS if name in parameters}
+    def from_link(cls, parameters: Mapping[str, str]) -> "Draft":
+        """Read a draft from query parameters; `prompt` is short for `input_prompt`."""
+        known = {name: parameters[name][:5000] for name in FIELDS if name in parameters}
         return cls({"input_prompt": parameters.get("prompt", "")[:5000]} | known)
 
     @classmethod
-    def of_brief(cls, brief: Brief, project_id: str | None) -> "Draft":
-        """What was asked before, to be changed."""
-        said: dict[str, Any] = dict(brief)
-        size = said.get("custom_dimensions") or {}
+    def from_brief(cls, brief: Brief, project_id: str | None) -> "Draft":
+        """Convert the brief of an earlier request."""
+        fields: dict[str, Any] = dict(brief)
+        size = fields.get("custom_dimensions") or {}
         lists = {
-            "color_scheme": ", ".join(said.get("color_scheme", ())),
-            "uploaded_image_references": "\n".join(said.get("uploaded_image_references", ())),
+            "color_scheme": ", ".join(fields.get("color_scheme", ())),
+            "uploaded_image_references": "\n".join(fields.get("uploaded_image_references", ())),
         }
-        known = {name: str(said[name]) for name in TEXTS if isinstance(said.get(name), str)}
-        region = said.get("cultural_adaptation_parameters", {}).get("region")
+        known = {name: str(fields[name]) for name in FIELDS if isinstance(fields.get(name), str)}
+        region = fields.get("cultural_adaptation_parameters", {}).get("region")
         more = {
             "width": size.get("width"),
             "height": size.get("height"),
@@ -88,17 +84,17 @@ class Draft:
         return cls(known | lists | {name: str(value) for name, value in more.items() if value})
 
     @property
-    def elaborate(self) -> bool:
-        """Whether something was said that is not among what everybody says."""
-        return any(self[name] for name in DETAILS)
+    def has_options(self) -> bool:
+        """Whether any optional field is filled in."""
+        return any(self[name] for name in OPTIONAL_FIELDS)
 
     @property
     def references(self) -> list[str]:
-        """The references to pictures, one a line."""
+        """The image references, one per line of the field."""
         return self["uploaded_image_references"].split()
 
-    def asked(self) -> dict[str, Any]:
-        """The body of the call that this comes to; what was not said is left out."""
+    def to_body(self) -> dict[str, Any]:
+        """Build the body of the API call, without empty fields."""
         plain = (
             "input_prompt",
             "style_guidance",
@@ -109,54 +105,56 @@ class Draft:
             "brand_kit_id",
             "project_id",
         )
-        said: dict[str, Any] = {name: self[name] for name in plain if self[name]}
+        body: dict[str, Any] = {name: self[name] for name in plain if self[name]}
         if self["output_format"] == CUSTOM:
-            said["custom_dimensions"] = {side: _number(self[side]) for side in ("width", "height")}
+            body["custom_dimensions"] = {
+                side: _parse_number(self[side]) for side in ("width", "height")
+            }
         if colours := [part for part in re.split(r"[,;\s]+", self["color_scheme"]) if part]:
-            said["color_scheme"] = colours
+            body["color_scheme"] = colours
         if self["region"]:
-            said["cultural_adaptation_parameters"] = {"region": self["region"]}
+            body["cultural_adaptation_parameters"] = {"region": self["region"]}
         if self.references:
-            said["uploaded_image_references"] = self.references
-        return said
+            body["uploaded_image_references"] = self.references
+        return body
 
-    def checked(self) -> CreateRequest:
-        """The call.
+    def validate(self) -> CreateRequest:
+        """Validate the draft as an API call.
 
         Raises:
-            InvalidRequestError: with every place that does not fit.
+            InvalidRequestError: with all validation errors.
         """
-        return _checked(self.asked())
+        return _validate(self.to_body())
 
-    def priced(self) -> Brief:
-        """What a price depends on; the words of the prompt do not matter for it.
+    def to_priced_brief(self) -> Brief:
+        """Build a brief with only the fields that determine the price, not the prompt.
 
         Raises:
             InvalidRequestError: such as a size out of bounds.
         """
-        said = self.asked()
-        matter = ("output_format", "custom_dimensions", "model", "brand_kit_id")
-        return _checked(
-            {"input_prompt": "-", **{name: said[name] for name in matter if name in said}}
+        body = self.to_body()
+        price_fields = ("output_format", "custom_dimensions", "model", "brand_kit_id")
+        return _validate(
+            {"input_prompt": "-", **{name: body[name] for name in price_fields if name in body}}
         ).brief()
 
 
-def by_field(error: InvalidRequestError) -> dict[str, str]:
-    """What does not fit, by the field of the form at which it is told."""
-    told: dict[str, str] = {}
-    for fault in error.errors:
-        first, _, rest = fault["pointer"].lstrip("/").partition("/")
-        place = rest if rest in {"width", "height"} else _PLACES.get(first, first)
-        told.setdefault(place, fault["message"])
-    return told
+def map_errors_to_fields(error: InvalidRequestError) -> dict[str, str]:
+    """Map validation errors to form fields; the first message of each field."""
+    messages: dict[str, str] = {}
+    for entry in error.errors:
+        first, _, rest = entry["pointer"].lstrip("/").partition("/")
+        name = rest if rest in {"width", "height"} else _FORM_FIELDS.get(first, first)
+        messages.setdefault(name, entry["message"])
+    return messages
 
 
-def _checked(said: Mapping[str, Any]) -> CreateRequest:
+def _validate(body: Mapping[str, Any]) -> CreateRequest:
     try:
-        return CreateRequest.model_validate(said)
+        return CreateRequest.model_validate(body)
     except ValidationError as error:
         raise to_invalid_request(error) from None
 
 
-def _number(text: str) -> int | str:
+def _parse_number(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text  # noqa: PLR2004

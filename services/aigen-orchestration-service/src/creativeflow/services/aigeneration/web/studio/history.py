@@ -1,4 +1,4 @@
-"""Everything somebody has asked for: a wall of pictures, newest first."""
+"""The user's requests as a gallery, newest first."""
 
 from typing import Annotated
 
@@ -10,47 +10,47 @@ from creativeflow.services.aigeneration.api.pagination import read_cursor, write
 from creativeflow.services.aigeneration.domain.lifecycle import LIVE, TERMINAL, State
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import StudioVisitor
-from creativeflow.services.aigeneration.web.studio.account import account_of
-from creativeflow.services.aigeneration.web.studio.choices import format_title
-from creativeflow.services.aigeneration.web.studio.presenter import status_text, thumbnail
-from creativeflow.services.aigeneration.web.templating import page, pages_router
+from creativeflow.services.aigeneration.web.studio.account import load_account
+from creativeflow.services.aigeneration.web.studio.choices import get_format_title
+from creativeflow.services.aigeneration.web.studio.presenter import find_thumbnail, get_status_text
+from creativeflow.services.aigeneration.web.templating import create_page_router, render_page
 
-PER_PAGE = 24
-SHOWN = {
+PAGE_SIZE = 24
+STATE_FILTERS = {
     "all": ("All", ()),
-    "turn": ("Your turn", (State.AWAITING_SELECTION,)),
-    "working": ("At work", tuple(sorted(LIVE - {State.AWAITING_SELECTION}))),
+    "selection": ("Your turn", (State.AWAITING_SELECTION,)),
+    "working": ("In progress", tuple(sorted(LIVE - {State.AWAITING_SELECTION}))),
     "ready": ("Ready", (State.COMPLETED,)),
-    "ended": ("Ended without a picture", tuple(sorted(TERMINAL - {State.COMPLETED}))),
+    "ended": ("Ended without an image", tuple(sorted(TERMINAL - {State.COMPLETED}))),
 }
-"""What can be shown: its label and its states."""
+"""Filters by name: label and states."""
 
-router = pages_router("/studio")
+router = create_page_router("/studio")
 
 
 @router.get("/history")
-async def history(
+async def show_history(
     request: Request,
     visitor: StudioVisitor,
     show: Annotated[str, Query(max_length=20)] = "all",
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    """One page of it; while something is at work, the page looks again by itself."""
-    show = show if show in SHOWN else "all"
+    """Show one page of the gallery; it refreshes while any request is in progress."""
+    show = show if show in STATE_FILTERS else "all"
     user_id = visitor.session.user_id
-    filters = Filters(user_id=user_id, states=SHOWN[show][1], before=read_cursor(cursor))
-    found = await queries(request).page(filters, PER_PAGE + 1)
-    items = found[:PER_PAGE]
-    return page(
+    filters = Filters(user_id=user_id, states=STATE_FILTERS[show][1], before=read_cursor(cursor))
+    found = await queries(request).page(filters, PAGE_SIZE + 1)
+    items = found[:PAGE_SIZE]
+    return render_page(
         request,
         "studio/history.html",
         items=items,
         show=show,
-        shown=SHOWN,
-        first=cursor is None,
-        older=write_cursor(items[-1].id) if len(found) > PER_PAGE else None,
-        told=status_text,
-        thumbnail=thumbnail,
-        format_title=format_title,
-        account=await account_of(request, user_id),
+        state_filters=STATE_FILTERS,
+        is_first_page=cursor is None,
+        older=write_cursor(items[-1].id) if len(found) > PAGE_SIZE else None,
+        status_text=get_status_text,
+        thumbnail=find_thumbnail,
+        format_title=get_format_title,
+        account=await load_account(request, user_id),
     )

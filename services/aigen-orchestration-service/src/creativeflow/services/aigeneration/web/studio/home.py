@@ -1,4 +1,4 @@
-"""The studio's first page: saying what is wanted, seeing what it costs, and asking for it."""
+"""The studio's first page: enter a brief, see its price and submit it."""
 
 import secrets
 from typing import Annotated, Any
@@ -22,121 +22,149 @@ from creativeflow.services.aigeneration.domain.model_routing import Model, Routi
 from creativeflow.services.aigeneration.domain.pricing import FREE, credits_text
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor, Visitor
-from creativeflow.services.aigeneration.web.error_pages import error_text
-from creativeflow.services.aigeneration.web.forms import as_seen, claim
-from creativeflow.services.aigeneration.web.studio.account import UserAccount, account_of, forget
-from creativeflow.services.aigeneration.web.studio.choices import FORMATS_SHOWN, INDUSTRIES, TONES
-from creativeflow.services.aigeneration.web.studio.drafts import DETAILS, TEXTS, Draft, by_field
-from creativeflow.services.aigeneration.web.studio.presenter import price, status_text, thumbnail
-from creativeflow.services.aigeneration.web.studio.reference_images import previews
-from creativeflow.services.aigeneration.web.templating import PART, page, pages_router, see_other
+from creativeflow.services.aigeneration.web.error_pages import get_error_text
+from creativeflow.services.aigeneration.web.forms import build_claim, translate_quote_error
+from creativeflow.services.aigeneration.web.studio.account import (
+    UserAccount,
+    invalidate_account,
+    load_account,
+)
+from creativeflow.services.aigeneration.web.studio.choices import FORMAT_OPTIONS, INDUSTRIES, TONES
+from creativeflow.services.aigeneration.web.studio.drafts import (
+    FIELDS,
+    OPTIONAL_FIELDS,
+    Draft,
+    map_errors_to_fields,
+)
+from creativeflow.services.aigeneration.web.studio.presenter import (
+    find_thumbnail,
+    format_price,
+    get_status_text,
+)
+from creativeflow.services.aigeneration.web.studio.reference_images import build_previews
+from creativeflow.services.aigeneration.web.templating import (
+    PART_HEADER,
+    create_page_router,
+    redirect_to,
+    render_page,
+)
 
-RECENT = 6
+RECENT_MAX = 6
 
-router = pages_router("/studio")
+router = create_page_router("/studio")
 
 
 @router.get("")
-async def studio(
+async def show_studio(
     request: Request,
     visitor: StudioVisitor,
     origin: Annotated[UUID | None, Query(alias="from")] = None,
 ) -> Response:
-    """An empty form, one that a link has begun, or one with what an earlier request asked for."""
-    draft = Draft.of_link(request.query_params)
+    """Show the brief form, empty or filled in from a link or from an earlier request."""
+    draft = Draft.from_link(request.query_params)
     if origin is not None:
         found = await get_owned_request(queries(request), origin, visitor.principal)
-        draft = Draft.of_brief(found.brief, found.project_id)
-    return await _ask(request, visitor, draft)
+        draft = Draft.from_brief(found.brief, found.project_id)
+    return await _show_form(request, visitor, draft)
 
 
 @router.post("/quote")
-async def quote(request: Request, visitor: StudioVisitor, form: Form) -> Response:
-    """The form again with the price of what it says now; a script takes the price alone."""
-    draft = Draft.of_form(form)
-    if PART not in request.headers:
-        return await _ask(request, visitor, draft)
-    account = await account_of(request, visitor.session.user_id)
-    return page(
-        request, "studio/new.html", account=account, **await _priced(request, visitor, draft)
+async def show_price(request: Request, visitor: StudioVisitor, form: Form) -> Response:
+    """Show the form with the price of its current content; scripts fetch only the price block."""
+    draft = Draft.from_form(form)
+    if PART_HEADER not in request.headers:
+        return await _show_form(request, visitor, draft)
+    account = await load_account(request, visitor.session.user_id)
+    return render_page(
+        request, "studio/home.html", account=account, **await _quote(request, visitor, draft)
     )
 
 
 @router.post("/requests")
-async def create(request: Request, visitor: StudioVisitor, form: Form) -> Response:
-    """Ask for it; what is refused is told at the form, with everything that was typed still in
-    it.
+async def submit_brief(request: Request, visitor: StudioVisitor, form: Form) -> Response:
+    """Submit the brief; a refusal shows the form again with all input preserved.
+
+    Idempotent for one rendered form with the same content.
     """
-    draft, principal = Draft.of_form(form), visitor.principal
+    draft, principal = Draft.from_form(form), visitor.principal
     try:
-        order = _submission(request, visitor, draft.checked(), form.get("quote_id") or None)
+        submission = _build_submission(
+            request, visitor, draft.validate(), form.get("quote_id") or None
+        )
         reply = await orchestrator(request).submit(
-            order, claim(request, principal, form.get("key"), draft.asked())
+            submission, build_claim(request, principal, form.get("key"), draft.to_body())
         )
         location = reply_response(reply).headers["location"]
     except errors.AigenError as error:
-        return await _ask(request, visitor, draft, as_seen(error))
+        return await _show_form(request, visitor, draft, translate_quote_error(error))
     finally:
-        forget(request, visitor.session.user_id)
-    return see_other(f"/studio/requests/{location.rpartition('/')[2]}")
+        invalidate_account(request, visitor.session.user_id)
+    return redirect_to(f"/studio/requests/{location.rpartition('/')[2]}")
 
 
-async def _ask(
+async def _show_form(
     request: Request, visitor: Visitor, draft: Draft, refused: errors.AigenError | None = None
 ) -> Response:
-    account = await account_of(request, visitor.session.user_id)
-    recent = await queries(request).page(Filters(user_id=visitor.session.user_id), RECENT)
-    faults = by_field(refused) if isinstance(refused, errors.InvalidRequestError) else {}
-    return page(
+    account = await load_account(request, visitor.session.user_id)
+    recent = await queries(request).page(Filters(user_id=visitor.session.user_id), RECENT_MAX)
+    field_errors = (
+        map_errors_to_fields(refused) if isinstance(refused, errors.InvalidRequestError) else {}
+    )
+    return render_page(
         request,
-        "studio/new.html",
+        "studio/home.html",
         refused.status if refused else 200,
         draft=draft,
         account=account,
-        faults=faults,
-        unfolded=draft.elaborate or not faults.keys().isdisjoint(DETAILS),
-        elsewhere=[message for name, message in faults.items() if name not in TEXTS],
-        refusal=error_text(request, refused) if refused else None,
-        refused=refused.code if refused else "",
+        field_errors=field_errors,
+        show_details=draft.has_options or not field_errors.keys().isdisjoint(OPTIONAL_FIELDS),
+        other_errors=[message for name, message in field_errors.items() if name not in FIELDS],
+        refusal=get_error_text(request, refused) if refused else None,
+        refusal_code=refused.code if refused else "",
         key=secrets.token_urlsafe(18),
-        formats=FORMATS_SHOWN,
+        formats=FORMAT_OPTIONS,
         custom=CUSTOM,
         side_min=SIDE_MIN,
         side_max=SIDE_MAX,
         prompt_max=PROMPT_MAX,
         tones=TONES,
         industries=INDUSTRIES,
-        models=_models(request, account),
+        models=_list_models(request, account),
         credits_text=credits_text,
-        references=previews(request, draft.references),
+        references=build_previews(request, draft.references),
         upload_limit=request.app.state.settings.web_upload_bytes,
         recent=recent,
-        told=status_text,
-        thumbnail=thumbnail,
-        **await _priced(request, visitor, draft),
+        status_text=get_status_text,
+        thumbnail=find_thumbnail,
+        **await _quote(request, visitor, draft),
     )
 
 
-async def _priced(request: Request, visitor: Visitor, draft: Draft) -> dict[str, Any]:
-    """The quote of what is asked, or why there is none."""
+async def _quote(request: Request, visitor: Visitor, draft: Draft) -> dict[str, Any]:
+    """Quote the draft; without a quote, `quote_error` says why."""
     try:
-        found = await orchestrator(request).quote(visitor.session.user_id, draft.priced())
+        found = await orchestrator(request).quote(visitor.session.user_id, draft.to_priced_brief())
     except errors.InvalidRequestError as error:
-        return {"quote": None, "unpriced": " ".join(by_field(error).values()), "price": price}
+        message = " ".join(map_errors_to_fields(error).values())
+        return {"quote": None, "quote_error": message, "price": format_price}
     except errors.AigenError as error:
-        words = error_text(request, error)
-        return {"quote": None, "unpriced": f"{words.title}. {words.sentence}", "price": price}
-    return {"quote": found, "unpriced": "", "price": price}
+        text = get_error_text(request, error)
+        message = f"{text.title}. {text.sentence}"
+        return {"quote": None, "quote_error": message, "price": format_price}
+    return {"quote": found, "quote_error": "", "price": format_price}
 
 
-def _models(request: Request, account: UserAccount) -> list[Model]:
-    """What can be chosen where there is a choice; on the Free plan until the plan is known."""
+def _list_models(request: Request, account: UserAccount) -> list[Model]:
+    """List the models to choose from, none if there is only one.
+
+    While the plan is unknown, those of the Free plan.
+    """
     routing: Routing = request.app.state.routing()
     offered = routing.offered(Stage.SAMPLES, account.plan or FREE)
     return offered if len(offered) > 1 else []
 
 
-def _submission(
+def _build_submission(
     request: Request, visitor: Visitor, body: CreateRequest, quote_id: str | None
 ) -> Submission:
     return Submission(

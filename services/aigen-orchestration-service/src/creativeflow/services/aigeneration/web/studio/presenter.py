@@ -1,6 +1,4 @@
-"""A request in a person's words: where it stands, what it cost, what can be picked, and what it
-costs to go on.
-"""
+"""A request as the studio shows it: status texts, costs, sizes, samples and thumbnail."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ _LARGER = (("Full HD", 1920), ("2K", 2048), ("4K", SIDE_MAX))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusText:
-    """A headline and a sentence; `tone` is one of busy, good, warn, bad, quiet."""
+    """The texts of a status; `tone` is one of busy, good, warn, bad, quiet."""
 
     title: str
     sentence: str
@@ -30,78 +28,76 @@ class StatusText:
     tone: str = "busy"
 
 
-_TOLD: Mapping[State, StatusText] = {
+_STATUS_TEXTS: Mapping[State, StatusText] = {
     State.VALIDATING_CREDITS: StatusText(
         title="Checking your credits",
-        sentence="A moment: nothing starts before the price is set aside.",
+        sentence="Your request starts as soon as its price is reserved.",
         badge="Checking credits",
     ),
     State.PENDING: StatusText(
-        title="Waiting for its turn",
-        sentence="It starts by itself. Cancelling now costs nothing.",
+        title="Waiting in the queue",
+        sentence="It starts automatically. Cancelling now is free.",
         badge="Waiting",
     ),
     State.PUBLISHING_TO_QUEUE: StatusText(
-        title="On its way to the AI", sentence="It is its turn now.", badge="Starting"
+        title="Starting", sentence="Your request is being sent to the AI.", badge="Starting"
     ),
     State.PROCESSING_SAMPLES: StatusText(
-        title="Your samples are being made",
+        title="Making your samples",
         sentence="They appear here one by one, usually within half a minute.",
         badge="Making samples",
     ),
     State.AWAITING_SELECTION: StatusText(
-        title="Pick the one you like",
-        sentence="It becomes your final picture in full size.",
+        title="Select a sample",
+        sentence="It becomes your final image in full size.",
         badge="Your turn",
         tone="warn",
     ),
     State.PROCESSING_FINAL: StatusText(
-        title="Your final picture is being made",
-        sentence="The one you picked, in full size. This takes up to two "
-        "minutes; you may leave and come back.",
+        title="Making your final image",
+        sentence="The selected sample in full size. This takes up to two minutes; you can leave"
+        " this page and come back.",
         badge="Making the final",
     ),
     State.COMPLETED: StatusText(
-        title="Your picture is ready", sentence="", badge="Ready", tone="good"
+        title="Your image is ready", sentence="", badge="Ready", tone="good"
     ),
-    State.FAILED: StatusText(
-        title="This did not work out", sentence="", badge="Failed", tone="bad"
-    ),
+    State.FAILED: StatusText(title="This request failed", sentence="", badge="Failed", tone="bad"),
     State.CONTENT_REJECTED: StatusText(
-        title="These words were not accepted", sentence="", badge="Rejected", tone="bad"
+        title="Your prompt was not accepted", sentence="", badge="Rejected", tone="bad"
     ),
     State.CANCELLED: StatusText(
-        title="You cancelled this",
-        sentence="Nothing more happens to it. You can start it again at any time.",
+        title="Request cancelled",
+        sentence="You can try again at any time.",
         badge="Cancelled",
         tone="quiet",
     ),
     State.EXPIRED: StatusText(
-        title="The time to pick is over",
-        sentence="Nobody picked a sample in time, so this request has ended. You "
-        "can start it again; it makes new samples.",
+        title="Request expired",
+        sentence="No sample was selected in time. You can try again with new samples.",
         badge="Expired",
         tone="quiet",
     ),
 }
 
 
-def status_text(request: GenerationRequest, position: int | None = None) -> StatusText:
-    """Where a request stands."""
-    known = _TOLD[request.state]
+def get_status_text(request: GenerationRequest, position: int | None = None) -> StatusText:
+    """Return the status texts of a request."""
+    known = _STATUS_TEXTS[request.state]
     if request.in_review:
         return StatusText(
-            title="A person looks at your words first",
+            title="Your prompt is being reviewed",
             badge="In review",
             tone="warn",
-            sentence="It goes on by itself when they are accepted. Nothing is charged until then.",
+            sentence="Your request continues automatically once the prompt is accepted. Nothing is"
+            " charged until then.",
         )
     if request.state is State.AWAITING_SELECTION and request.placing is not None:
-        return _TOLD[State.VALIDATING_CREDITS]
+        return _STATUS_TEXTS[State.VALIDATING_CREDITS]
     if request.state is State.PENDING and request.attempt > 1:
         return StatusText(
             title="Trying again",
-            sentence="The first try did not work. The next begins by itself, at no extra cost.",
+            sentence="The first attempt failed. The next starts automatically at no extra cost.",
             badge="Trying again",
         )
     if request.state is State.PENDING and position is not None and position > 1:
@@ -109,7 +105,7 @@ def status_text(request: GenerationRequest, position: int | None = None) -> Stat
         return StatusText(
             title=known.title,
             sentence=f"{ahead} ahead of yours. {known.sentence}",
-            badge=f"No. {position:,}",
+            badge=f"Position {position:,}",
         )
     if request.failure is not None:
         return StatusText(
@@ -121,44 +117,46 @@ def status_text(request: GenerationRequest, position: int | None = None) -> Stat
     return known
 
 
-def money(request: GenerationRequest) -> list[str]:
-    """What was charged, set aside and given back, one sentence for each."""
-    paid = _sum(request, HoldState.CAPTURED)
-    held = _sum(request, HoldState.HELD)
-    back = _sum(request, HoldState.RELEASED)
-    said = [f"{_credits(paid)} charged."] if paid else []
-    if held:
-        said.append(f"{_credits(held)} set aside, charged only on delivery.")
-    if back:
-        said.append(f"{_credits(back)} given back.")
-    said += _allowance(request)
-    if not said and request.terminal:
+def describe_cost(request: GenerationRequest) -> list[str]:
+    """Describe what was charged, reserved and returned, one sentence each."""
+    charged = _sum(request, HoldState.CAPTURED)
+    reserved = _sum(request, HoldState.HELD)
+    returned = _sum(request, HoldState.RELEASED)
+    sentences = [f"{_format_credits(charged)} charged."] if charged else []
+    if reserved:
+        sentences.append(f"{_format_credits(reserved)} reserved, charged only on delivery.")
+    if returned:
+        sentences.append(f"{_format_credits(returned)} returned.")
+    sentences += _describe_allowance(request)
+    if not sentences and request.terminal:
         included = request.state is State.COMPLETED or request.samples
-        said.append("Included in your plan." if included else "Nothing was charged.")
-    elif request.terminal and back and not paid:
-        said.append("Nothing was charged.")
-    return said
+        sentences.append("Included in your plan." if included else "Nothing was charged.")
+    elif request.terminal and returned and not charged:
+        sentences.append("Nothing was charged.")
+    return sentences
 
 
-def _allowance(request: GenerationRequest) -> list[str]:
+def _describe_allowance(request: GenerationRequest) -> list[str]:
     free = [hold for hold in request.holds if hold.funding is Funding.ALLOWANCE]
     used = sum(hold.state in {HoldState.HELD, HoldState.CAPTURED} for hold in free)
-    back = sum(hold.state is HoldState.RELEASED for hold in free)
-    said = [f"{used} of this month's free generations used."] if used else []
-    return [*said, f"{back} free generation{'s' if back > 1 else ''} given back."] if back else said
+    returned = sum(hold.state is HoldState.RELEASED for hold in free)
+    sentences = [f"{used} of this month's free generations used."] if used else []
+    if returned:
+        sentences.append(f"{returned} free generation{'s' if returned > 1 else ''} returned.")
+    return sentences
 
 
 def _sum(request: GenerationRequest, state: HoldState) -> int:
     return sum(request.cost(stage, state) for stage in Stage)
 
 
-def _credits(amount: int) -> str:
+def _format_credits(amount: int) -> str:
     text = credits_text(amount).removesuffix(".00")
     return f"{text} credit{'' if text == '1' else 's'}"
 
 
-def price(item: Mapping[str, Any]) -> str:
-    """The price of a quote's item as a button says it."""
+def format_price(item: Mapping[str, Any]) -> str:
+    """Format the price of a quote's item for a button."""
     match item["paid_by"]:
         case Funding.ALLOWANCE:
             return "1 free generation"
@@ -171,15 +169,15 @@ def price(item: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeChoice:
-    """A size in which the final can be had; without a price the plan does not include it."""
+    """A size of the final; `price` is empty if the plan does not include it."""
 
     name: str
     size: Size
     price: str
 
 
-def sizes(asked: Size, quote: Mapping[str, Any], prices: Prices) -> list[SizeChoice]:
-    """Standard size, and the larger ones in its ratio, each with its price."""
+def list_sizes(requested: Size, quote: Mapping[str, Any], prices: Prices) -> list[SizeChoice]:
+    """List the standard size and larger ones of the same ratio, each with its price."""
     finals = [item for item in quote["items"] if item["stage"] == Stage.FINAL]
     high = next(
         (
@@ -189,28 +187,31 @@ def sizes(asked: Size, quote: Mapping[str, Any], prices: Prices) -> list[SizeCho
         ),
         None,
     )
-    offered = [("Standard size", asked)]
+    offered = [("Standard size", requested)]
     offered += [
-        (name, asked.scaled(longest)) for name, longest in _LARGER if longest > asked.longest
+        (name, requested.scaled(longest))
+        for name, longest in _LARGER
+        if longest > requested.longest
     ]
-    found = []
+    choices = []
     for name, size in offered:
         item = high if is_high_resolution(prices, size.longest) else finals[0]
-        found.append(SizeChoice(name=name, size=size, price=price(item) if item else ""))
-    return found
+        price = format_price(item) if item else ""
+        choices.append(SizeChoice(name=name, size=size, price=price))
+    return choices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSlot:
-    """A place for a sample: with its picture, failed, or still being waited for."""
+    """The slot of a sample: delivered, failed or pending."""
 
     number: int
     sample: Asset | None = None
     failed: bool = False
 
 
-def slots(request: GenerationRequest) -> list[SampleSlot]:
-    """The samples in their places; empty places only while somebody works on them."""
+def build_slots(request: GenerationRequest) -> list[SampleSlot]:
+    """Build the sample slots in order; pending ones only while samples are being made."""
     placed = {sample.get("index", number): sample for number, sample in enumerate(request.samples)}
     if len(placed) < len(request.samples):
         placed = dict(enumerate(request.samples))
@@ -231,9 +232,9 @@ def slots(request: GenerationRequest) -> list[SampleSlot]:
     ]
 
 
-def thumbnail(request: GenerationRequest) -> Asset | None:
-    """The picture that stands for a request, if it has one yet."""
-    picked = [
+def find_thumbnail(request: GenerationRequest) -> Asset | None:
+    """Return the final, else the selected, else the first sample; None without images."""
+    selected = [
         sample for sample in request.samples if sample["asset_id"] == request.selected_sample_id
     ]
-    return next(iter([*filter(None, [request.final_asset]), *picked, *request.samples]), None)
+    return next(iter([*filter(None, [request.final_asset]), *selected, *request.samples]), None)

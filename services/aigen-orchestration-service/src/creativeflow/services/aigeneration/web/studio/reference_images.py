@@ -1,4 +1,4 @@
-"""Pictures that users give along: uploaded, made small, and shown beside what was asked."""
+"""Reference images of users: upload and previews."""
 
 import re
 from collections.abc import Sequence
@@ -11,27 +11,27 @@ from creativeflow.services.aigeneration.api.responses import json_response
 from creativeflow.services.aigeneration.api.schemas.generations import REFERENCES_MAX
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.web.auth import StudioVisitor
-from creativeflow.services.aigeneration.web.templating import pages_router
+from creativeflow.services.aigeneration.web.templating import create_page_router
 
-router = pages_router("/studio")
+router = create_page_router("/studio")
 UPLOADS = "/studio/references"
-"""Where pictures are uploaded, which are larger than other bodies."""
-_OURS = re.compile(r"(?:\S+/assets/)?([0-9a-f]{32})(?:\.(?:png|jpg|webp))?")
+"""Path of uploads, which may be larger than other request bodies."""
+_LOCAL_IMAGE = re.compile(r"(?:\S+/assets/)?([0-9a-f]{32})(?:\.(?:png|jpg|webp))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A reference; `picture` is its address, empty where a browser cannot show it."""
+    """A reference; `picture` is the address of its image, empty if it is not stored here."""
 
     reference: str
     picture: str
 
 
 @router.post("/references")
-async def upload(request: Request, visitor: StudioVisitor) -> Response:
-    """Keep one picture, sent as it is; the answer says how to refer to it."""
+async def upload_reference(request: Request, visitor: StudioVisitor) -> Response:
+    """Store an image, sent as the request body, and return its reference."""
     if not request.headers.get("content-type", "").startswith("image/"):
-        raise errors.UnsupportedMediaTypeError(expected="a PNG, JPEG or WebP picture")
+        raise errors.UnsupportedMediaTypeError(expected="a PNG, JPEG or WebP image")
     asset = await request.app.state.save_reference(
         visitor.principal.user_id or "", request.stream()
     )
@@ -41,16 +41,16 @@ async def upload(request: Request, visitor: StudioVisitor) -> Response:
     )
 
 
-def previews(request: Request, references: Sequence[str]) -> list[Preview]:
-    """The references with what can be shown of them."""
+def build_previews(request: Request, references: Sequence[str]) -> list[Preview]:
+    """Build previews of references."""
     return [
-        Preview(reference, _picture(request, reference))
+        Preview(reference, _get_picture_path(request, reference))
         for reference in references[:REFERENCES_MAX]
     ]
 
 
-def _picture(request: Request, reference: str) -> str:
-    """Only what is kept here: a page of ours fetches nothing that its user typed."""
-    ours = _OURS.fullmatch(reference)
-    name: str | None = request.app.state.assets.name_of(ours[1]) if ours else None
+def _get_picture_path(request: Request, reference: str) -> str:
+    """Return the path of a locally stored image: pages load no address that a user typed."""
+    match = _LOCAL_IMAGE.fullmatch(reference)
+    name: str | None = request.app.state.assets.name_of(match[1]) if match else None
     return f"/assets/{name}" if name else ""

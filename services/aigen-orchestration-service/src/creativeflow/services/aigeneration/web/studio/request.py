@@ -1,6 +1,4 @@
-"""One request in the studio: watched live, steered by forms that do what the API does, and its
-outcome.
-"""
+"""One request in the studio: live progress, and forms for the actions of the API."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -30,101 +28,114 @@ from creativeflow.services.aigeneration.domain.pricing import FREE
 from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor, Visitor
-from creativeflow.services.aigeneration.web.error_pages import error_text
-from creativeflow.services.aigeneration.web.forms import FormFields, as_seen, checked, claim
-from creativeflow.services.aigeneration.web.live import changes
-from creativeflow.services.aigeneration.web.studio.account import account_of, forget
-from creativeflow.services.aigeneration.web.studio.choices import format_title
-from creativeflow.services.aigeneration.web.studio.drafts import by_field
-from creativeflow.services.aigeneration.web.studio.presenter import (
-    money,
-    price,
-    sizes,
-    slots,
-    status_text,
+from creativeflow.services.aigeneration.web.error_pages import get_error_text
+from creativeflow.services.aigeneration.web.forms import (
+    FormFields,
+    build_claim,
+    translate_quote_error,
+    validate_form,
 )
-from creativeflow.services.aigeneration.web.studio.reference_images import previews
-from creativeflow.services.aigeneration.web.templating import page, pages_router, see_other
+from creativeflow.services.aigeneration.web.live import stream_request_changes
+from creativeflow.services.aigeneration.web.studio.account import invalidate_account, load_account
+from creativeflow.services.aigeneration.web.studio.choices import get_format_title
+from creativeflow.services.aigeneration.web.studio.drafts import map_errors_to_fields
+from creativeflow.services.aigeneration.web.studio.presenter import (
+    build_slots,
+    describe_cost,
+    format_price,
+    get_status_text,
+    list_sizes,
+)
+from creativeflow.services.aigeneration.web.studio.reference_images import build_previews
+from creativeflow.services.aigeneration.web.templating import (
+    create_page_router,
+    redirect_to,
+    render_page,
+)
 
-_CHANGED = {
+_BRIEF_FIELDS = {
     "updated_prompt": "input_prompt",
     "updated_style_guidance": "style_guidance",
     "model": "model",
 }
-"""Fields that change the brief, and which of its own each changes."""
+"""Form fields that change the brief, with the field of the brief that each changes."""
 _VERSION_DIGITS_MAX = 9
-_SAID = (*_CHANGED, "sample", "size", "file_format")
-"""What tells one action on a page from another; the same again is the same action."""
+_CLAIM_FIELDS = (*_BRIEF_FIELDS, "sample", "size", "file_format")
+"""Fields that distinguish actions of one page; the same values again are the same action."""
 
-router = pages_router("/studio/requests/{request_id}")
+router = create_page_router("/studio/requests/{request_id}")
 
 
 @router.get("")
-async def look(request_id: UUID, request: Request, visitor: StudioVisitor) -> Response:
-    """Where it stands, and what can be done."""
+async def show_request(request_id: UUID, request: Request, visitor: StudioVisitor) -> Response:
+    """Show the request with the available actions."""
     return await _show(
         request, visitor, await get_owned_request(queries(request), request_id, visitor.principal)
     )
 
 
 @router.get("/stream")
-async def stream(request_id: UUID, request: Request, visitor: StudioVisitor) -> Response:
-    """That it has changed, as it changes."""
+async def stream_changes(request_id: UUID, request: Request, visitor: StudioVisitor) -> Response:
+    """Stream a signal whenever the request changes."""
     found = await get_owned_request(queries(request), request_id, visitor.principal)
-    return changes(request, visitor.session, found)
+    return stream_request_changes(request, visitor.session, found)
 
 
 @router.post("/select-sample")
 async def select_sample(
     request_id: UUID, request: Request, visitor: StudioVisitor, form: Form
 ) -> Response:
-    """Pick one and order the final; Enter on a sample orders nothing, because no price stands
+    """Select a sample and order the final in the chosen size.
+
+    Enter on a sample submits the hidden button `reload`, which orders nothing: no price is shown
     there.
     """
-    if form.get("look"):
-        return see_other(f"/studio/requests/{request_id}")
+    if form.get("reload"):
+        return redirect_to(f"/studio/requests/{request_id}")
 
     async def act() -> ActionResult:
-        said = {
+        fields = {
             "selected_sample_id": form.get("sample"),
             "desired_resolution": form.get("size") or None,
             "output_format": form.get("file_format") or None,
             "quote_id": form.get("quote_id") or None,
         }
-        body = checked(SelectSample, said)
-        caller = _caller(request, visitor, form, key=f"{request_id}:{form.get('version')}")
+        body = validate_form(SelectSample, fields)
+        caller = _build_caller(request, visitor, form, key=f"{request_id}:{form.get('version')}")
         return await orchestrator(request).select_sample(
             request_id, body.choice(), caller, quote_id=body.quote_id
         )
 
-    return await _do(request, visitor, request_id, act)
+    return await _run(request, visitor, request_id, act)
 
 
 @router.post("/regenerate-samples")
 async def regenerate_samples(
     request_id: UUID, request: Request, visitor: StudioVisitor, form: Form
 ) -> Response:
-    """Another round of samples, with other words where they were changed."""
+    """Request another round of samples, with a changed brief if any field differs."""
 
     async def act() -> ActionResult:
         found = await get_owned_request(queries(request), request_id, visitor.principal)
-        body = _changes(found, form)
-        caller = _caller(request, visitor, form, key=f"{request_id}:{form.get('version')}")
+        body = _validate_changes(found, form)
+        caller = _build_caller(request, visitor, form, key=f"{request_id}:{form.get('version')}")
         return await orchestrator(request).regenerate(
             request_id, caller, body.changes(), body.quote_id
         )
 
-    return await _do(request, visitor, request_id, act)
+    return await _run(request, visitor, request_id, act)
 
 
 @router.post("/retry")
-async def retry(request_id: UUID, request: Request, visitor: StudioVisitor, form: Form) -> Response:
-    """The same again, or with other words, as a new request."""
+async def retry_request(
+    request_id: UUID, request: Request, visitor: StudioVisitor, form: Form
+) -> Response:
+    """Create a new request with the same or a changed brief."""
 
     async def act() -> ActionResult:
         found = await get_owned_request(queries(request), request_id, visitor.principal)
-        body = _changes(found, form)
-        caller = _caller(request, visitor, form, key=form.get("key"), at_version=False)
+        body = _validate_changes(found, form)
+        caller = _build_caller(request, visitor, form, key=form.get("key"), at_version=False)
         return await orchestrator(request).retry(
             request_id,
             caller,
@@ -134,28 +145,26 @@ async def retry(request_id: UUID, request: Request, visitor: StudioVisitor, form
             quote_id=body.quote_id,
         )
 
-    return await _do(request, visitor, request_id, act)
+    return await _run(request, visitor, request_id, act)
 
 
 @router.post("/cancel")
-async def cancel(
+async def cancel_request(
     request_id: UUID, request: Request, visitor: StudioVisitor, form: Form
 ) -> Response:
-    """End it; on a request that has ended nothing happens, and the page says how it ended."""
+    """Cancel the request; has no effect if it has already ended."""
 
     async def act() -> ActionResult:
-        caller = _caller(request, visitor, form, key=str(request_id), at_version=False)
+        caller = _build_caller(request, visitor, form, key=str(request_id), at_version=False)
         return await orchestrator(request).cancel(request_id, caller)
 
-    return await _do(request, visitor, request_id, act)
+    return await _run(request, visitor, request_id, act)
 
 
-async def _do(
+async def _run(
     request: Request, visitor: Visitor, request_id: UUID, act: Callable[[], Awaitable[ActionResult]]
 ) -> Response:
-    """Act, and go on to the request as it is then; what is refused is told there, above the state
-    that holds now.
-    """
+    """Run an action and redirect to the request; a refusal is shown above its current state."""
     try:
         location = reply_response(await act()).headers.get("location", str(request_id))
     except errors.NotFoundError:
@@ -165,38 +174,38 @@ async def _do(
             request,
             visitor,
             await get_owned_request(queries(request), request_id, visitor.principal),
-            as_seen(error),
+            translate_quote_error(error),
         )
     finally:
-        forget(request, visitor.session.user_id)
-    return see_other(f"/studio/requests/{location.rpartition('/')[2]}")
+        invalidate_account(request, visitor.session.user_id)
+    return redirect_to(f"/studio/requests/{location.rpartition('/')[2]}")
 
 
-def _caller(
+def _build_caller(
     request: Request, visitor: Visitor, form: FormFields, *, key: str, at_version: bool = True
 ) -> Caller:
-    """Who acts; where it matters, only on the version which the page showed."""
+    """Build the caller; with `at_version`, the action applies only to the version shown."""
     version = form.get("version")
-    readable = version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS_MAX
-    seen = frozenset({int(version)} if readable else ())
-    said = {name: form.get(name) for name in _SAID}
+    is_valid = version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS_MAX
+    versions = frozenset({int(version)} if is_valid else ())
+    fields = {name: form.get(name) for name in _CLAIM_FIELDS}
     return Caller(
         name=visitor.principal.name,
         user_id=visitor.principal.user_id,
-        expected_versions=seen if at_version else None,
-        claim=claim(request, visitor.principal, key, said),
+        expected_versions=versions if at_version else None,
+        claim=build_claim(request, visitor.principal, key, fields),
     )
 
 
-def _changes(found: GenerationRequest, form: FormFields) -> BriefChanges:
-    """What differs from what was asked before."""
+def _validate_changes(found: GenerationRequest, form: FormFields) -> BriefChanges:
+    """Validate the fields that differ from the brief."""
     before: dict[str, Any] = dict(found.brief)
-    said = {
+    changes = {
         name: form.get(name)
-        for name, was in _CHANGED.items()
-        if form.get(name) not in {"", before.get(was)}
+        for name, field in _BRIEF_FIELDS.items()
+        if form.get(name) not in {"", before.get(field)}
     }
-    return checked(BriefChanges, said | {"quote_id": form.get("quote_id") or None})
+    return validate_form(BriefChanges, changes | {"quote_id": form.get("quote_id") or None})
 
 
 async def _show(
@@ -205,47 +214,48 @@ async def _show(
     found: GenerationRequest,
     refused: errors.AigenError | None = None,
 ) -> Response:
-    account = await account_of(request, visitor.session.user_id)
+    account = await load_account(request, visitor.session.user_id)
     position = await queries(request).queue_position(found)
-    seen = to_resource(found, queue_position=position)
-    faults = by_field(refused) if isinstance(refused, errors.InvalidRequestError) else {}
+    resource = to_resource(found, queue_position=position)
+    field_errors = (
+        map_errors_to_fields(refused) if isinstance(refused, errors.InvalidRequestError) else {}
+    )
     policy: Policy = request.app.state.policy
-    quote, unpriced = await _quote(request, found, seen["actions"])
-    return page(
+    quote, quote_error = await _quote(request, found, resource["actions"])
+    return render_page(
         request,
         "studio/request.html",
         refused.status if refused else 200,
-        it=found,
-        seen=seen,
-        told=status_text(found, position),
-        money=money(found),
-        slots=slots(found),
+        generation=found,
+        status_texts=get_status_text(found, position),
+        cost_lines=describe_cost(found),
+        slots=build_slots(found),
         account=account,
-        actions=seen["actions"],
+        actions=resource["actions"],
         quote=quote,
-        unpriced=unpriced,
-        price=price,
-        sizes=sizes(found.dimensions, quote, policy.prices) if quote else [],
+        quote_error=quote_error,
+        price=format_price,
+        sizes=list_sizes(found.dimensions, quote, policy.prices) if quote else [],
         file_formats=FILE_FORMATS,
         models=request.app.state.routing().offered(Stage.SAMPLES, account.plan or FREE),
         prompt_max=PROMPT_MAX,
-        refusal=error_text(request, refused) if refused else None,
-        refused=refused.code if refused else "",
-        faults=list(faults.values()),
+        refusal=get_error_text(request, refused) if refused else None,
+        refusal_code=refused.code if refused else "",
+        refusal_messages=list(field_errors.values()),
         key=secrets.token_urlsafe(18),
-        format_title=format_title,
-        references=previews(request, found.brief.get("uploaded_image_references", ())),
+        format_title=get_format_title,
+        references=build_previews(request, found.brief.get("uploaded_image_references", ())),
     )
 
 
 async def _quote(
     request: Request, found: GenerationRequest, actions: list[str]
 ) -> tuple[dict[str, Any] | None, str]:
-    """What the next step would cost, where one that costs something can be taken."""
+    """Quote the next step if there is one that costs credits, else say why there is no quote."""
     if not {"select-sample", "regenerate-samples", "retry"} & set(actions):
         return None, ""
     try:
         return await orchestrator(request).quote(found.user_id, found.brief), ""
     except errors.AigenError as error:
-        words = error_text(request, error)
-        return None, f"{words.title}. {words.sentence}"
+        text = get_error_text(request, error)
+        return None, f"{text.title}. {text.sentence}"
