@@ -595,8 +595,10 @@ def assert_sign_in(answer: httpx.Response, method: str, path: str) -> None:
 
 
 async def test_pages_of_operators_are_for_operators_only(locked: Caller) -> None:
-    sessions = locked.app.state.sessions
-    service = sessions.create_from_key(locked.app.state.gate.key(SERVICE_KEY), "user")
+    sessions = locked.app.state.web_services.sessions
+    service = sessions.create_from_key(
+        locked.app.state.services.authenticator.key(SERVICE_KEY), "user"
+    )
     for method, path in sorted(addresses(locked.app.routes)):
         if path.startswith("/console"):
             headers = {

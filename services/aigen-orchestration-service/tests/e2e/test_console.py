@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -40,7 +41,7 @@ async def console(client: Caller) -> Browser:
 
 
 def get_snapshots(caller: Caller) -> SnapshotCache:
-    found: SnapshotCache = caller.app.state.overview
+    found: SnapshotCache = caller.app.state.web_services.snapshots
     return found
 
 
@@ -226,7 +227,7 @@ async def test_overview_several_viewers_share_one_query(
     client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queried = []
-    minutes = client.app.state.figures.minutes
+    minutes = client.app.state.services.statistics.minutes
 
     async def counted(*when: Any) -> Any:
         queried.append(when)
@@ -351,14 +352,14 @@ async def test_request_message_delivered_during_load_is_not_missed(
     console: Browser, client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request_id = (await client.completed())["id"]
-    timeline = client.app.state.queries.timeline
+    timeline = client.app.state.services.queries.timeline
 
     async def read_then_deliver(*arguments: Any) -> Any:
         entries = await timeline(*arguments)
         await client.world.drain()
         return entries
 
-    monkeypatch.setattr(client.app.state.queries, "timeline", read_then_deliver)
+    monkeypatch.setattr(client.app.state.services.queries, "timeline", read_then_deliver)
     page = await open_fresh(console, client, f"/console/requests/{request_id}")
     assert "User notified: final_asset_ready" not in page.text
     assert "data-refresh-seconds" in page.response.text
@@ -436,7 +437,7 @@ async def test_settings_with_secrets_shows_no_secret(make_client: Make) -> None:
     caller = await make_client(
         **planted, public_url="https://planted-name-8:planted-word-9@aigen.example/x?k=planted-10"
     )
-    caller.app.state.settings = Settings(
+    settings = Settings(
         _env_file=None,
         **planted,
         public_url="https://planted-name-8:planted-word-9@aigen.example/x?k=planted-10",  # type: ignore[arg-type,call-arg]
@@ -445,9 +446,12 @@ async def test_settings_with_secrets_shows_no_secret(make_client: Make) -> None:
         notify_url="https://planted-15@notify.example/planted-16",
         max_rounds=7,
     )
+    caller.app.state.services = replace(caller.app.state.services, settings=settings)
     browser = Browser(caller.app)
-    sessions = caller.app.state.sessions
-    session = sessions.create_from_key(caller.app.state.gate.key("planted-api-key-3-long"), "user")
+    sessions = caller.app.state.web_services.sessions
+    session = sessions.create_from_key(
+        caller.app.state.services.authenticator.key("planted-api-key-3-long"), "user"
+    )
     browser.cookies.set(sessions.cookie, sessions.seal(session))
     page = await open_fresh(browser, caller, "/console/settings")
     assert "planted" not in page.response.text
@@ -470,7 +474,7 @@ async def test_console_without_operator_role_is_forbidden(make_client: Make) -> 
     caller = await make_client(
         api_keys="shop:service:the-key-of-the-shop,duty:operator:the-key-of-the-operator"
     )
-    gate, sessions = caller.app.state.gate, caller.app.state.sessions
+    gate, sessions = caller.app.state.services.authenticator, caller.app.state.web_services.sessions
     for key, status in (("the-key-of-the-shop", 403), ("the-key-of-the-operator", 200)):
         browser = Browser(caller.app)
         browser.cookies.set(

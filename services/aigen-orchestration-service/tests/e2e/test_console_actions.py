@@ -23,14 +23,15 @@ class OperatorBrowser(Browser):
     def __init__(self, caller: Caller) -> None:
         super().__init__(caller.app)
         self.caller, self.world = caller, caller.world
-        state = caller.app.state
-        self.session: Session = state.sessions.create_from_key(state.gate.key(OPERATOR_KEY), "user")
-        self.cookies.set(state.sessions.cookie, state.sessions.seal(self.session))
+        sessions = caller.app.state.web_services.sessions
+        key = caller.app.state.services.authenticator.key(OPERATOR_KEY)
+        self.session: Session = sessions.create_from_key(key, "user")
+        self.cookies.set(sessions.cookie, sessions.seal(self.session))
         caller.headers["X-Internal-API-Key"] = OPERATOR_KEY
 
     async def open_fresh(self, path: str) -> Page:
         """Open a page without cached values."""
-        self.caller.app.state.overview.invalidate()
+        self.caller.app.state.web_services.snapshots.invalidate()
         page = await self.open(path)
         assert page.status == httpx.codes.OK, page.text
         return page

@@ -168,13 +168,13 @@ async def test_session_cookie_has_secure_attributes(make_client: Make) -> None:
 async def test_session_after_lifetime_or_token_expiry_ends(make_client: Make) -> None:
     caller = await make_client(**LOCKED)
     browser = Browser(caller.app)
-    caller.app.state.sessions._now = caller.world.clock  # noqa: SLF001 - the test controls the clock
+    caller.app.state.web_services.sessions._now = caller.world.clock  # noqa: SLF001 - the test controls the clock
     await sign_in(browser, key=SERVICE_KEY, user_id="ada")
     caller.world.clock.advance(seconds=LIFETIME.total_seconds() - 60)
     assert str((await browser.open("/studio")).response.url) == f"{ORIGIN}/studio"
     caller.world.clock.advance(minutes=2)
     assert "/sign-in" in str((await browser.open("/studio")).response.url)
-    sessions = caller.app.state.sessions
+    sessions = caller.app.state.web_services.sessions
     ends = caller.world.clock() + timedelta(minutes=10)
     assert (
         sessions.create_from_token(
@@ -219,7 +219,7 @@ async def test_session_forged_or_foreign_cookie_is_rejected(
     version, body, seal = locked.cookies[COOKIE].split(".")
     payload = base64.urlsafe_b64decode(body + "==").replace(b'"user"', b'"operator"')
     forged = f"{version}.{base64.urlsafe_b64encode(payload).rstrip(b'=').decode()}.{seal}"
-    foreign = client.app.state.sessions
+    foreign = client.app.state.web_services.sessions
     for wrong in (
         forged,
         f"{version}.{body}.",
@@ -347,7 +347,7 @@ async def test_internal_error_renders_page_without_details(
     async def broken(*_: object) -> None:
         raise RuntimeError("the secret inside")
 
-    monkeypatch.setattr(client.app.state.queries, "page", broken)
+    monkeypatch.setattr(client.app.state.services.queries, "page", broken)
     page = await open_service.open("/studio")
     assert page.status == httpx.codes.INTERNAL_SERVER_ERROR
     assert "Something went wrong on our side" in page.text

@@ -565,7 +565,7 @@ async def test_stream_expired_session_ends(
     monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.05)
     ends = time.monotonic() + 0.4
     later = timedelta(hours=9)
-    sessions = client.app.state.sessions
+    sessions = client.app.state.web_services.sessions
     monkeypatch.setattr(
         sessions,
         "_now",

@@ -16,6 +16,11 @@ from creativeflow.services.aigeneration.api.middleware import RequestContext
 from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
 from creativeflow.services.aigeneration.api.routes import callbacks
 from creativeflow.services.aigeneration.api.routing import add_routes
+from creativeflow.services.aigeneration.api.services import (
+    ErrorPresentation,
+    Services,
+    provide_services,
+)
 from creativeflow.services.aigeneration.bootstrap.container import (
     Container,
     broker_queues,
@@ -32,6 +37,7 @@ from creativeflow.services.aigeneration.web import (
     studio,
 )
 from creativeflow.services.aigeneration.web.console.snapshot import SnapshotCache
+from creativeflow.services.aigeneration.web.services import PageSupport, WebServices
 from creativeflow.services.aigeneration.web.sessions import Sessions
 from creativeflow.services.aigeneration.web.studio import reference_images
 from creativeflow.services.aigeneration.web.templating import Pages
@@ -76,7 +82,7 @@ def create_app(
         if service is not None:
             _provide(app, service)
             yield
-            await app.state.overview.close()
+            await app.state.web_services.snapshots.close()
             return
         running = await start_service(settings, migrates=migrates)
         _provide(app, running)
@@ -84,7 +90,7 @@ def create_app(
         try:
             yield
         finally:
-            await app.state.overview.close()
+            await app.state.web_services.snapshots.close()
             await running.stop()
 
     app = FastAPI(
@@ -107,11 +113,11 @@ def create_app(
     }
     app.add_middleware(RequestContext, body_limit=settings.body_limit_bytes, upload_limits=uploads)
     errors.install(app)
-    app.state.catalogue, app.state.statics = Translations.load(), static_files.StaticFiles()
-    app.state.pages, app.state.present_error = (
-        Pages(settings, app.state.statics),
-        error_pages.present,
+    files = static_files.StaticFiles()
+    app.state.error_presentation = ErrorPresentation(
+        translations=Translations.load(), page=error_pages.present
     )
+    app.state.page_support = PageSupport(pages=Pages(settings, files), static_files=files)
     pages = (static_files.router, sign_in.router, *studio.ROUTERS, *console.ROUTERS)
     add_routes(app, (*routes.ROUTERS, *pages))
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
@@ -138,45 +144,43 @@ def _calm_the_collector() -> None:
 
 
 def _provide(app: FastAPI, service: Container) -> None:
-    """What endpoints find on `app.state`."""
-    provided: dict[str, Any] = {
-        "settings": service.settings,
-        "orchestrator": service.orchestrator,
-        "queries": service.queries,
-        "outbox": service.outbox,
-        "reports": service.reports,
-        "hub": service.hub,
-        "assets": service.assets,
-        "save_upload": service.save_upload,
-        "save_reference": service.save_reference,
-        "accounts": service.accounts,
-        "figures": service.figures,
-        "books": service.books,
-        "flags": service.flags,
-        "reconciliation": service.reconciliation,
-        "watchdog": service.watchdog,
-        "routing": service.routing,
-        "entitlements": service.entitlements,
-        "gate": service.gate,
-        "policy": service.policy,
-        "broker": service.broker,
-        "broker_queues": broker_queues(service.settings),
-        "checks": service.checks,
-        "refresh_gauges": service.refresh_gauges,
-        "now": service.now,
-        "new_id": service.new_id,
-        "endpoints": service.endpoints,
-        "sessions": Sessions(
-            service.secrets.keys,
-            service.gate,
-            now=service.now,
-            secure=service.public_url.startswith("https:"),
-        ),
-        "limiter": RateLimiter(service.settings.rate_limit_per_minute),
-    }
-    for name, value in provided.items():
-        setattr(app.state, name, value)
-    app.state.overview = SnapshotCache(app.state)
+    services = Services(
+        settings=service.settings,
+        policy=service.policy,
+        now=service.now,
+        new_id=service.new_id,
+        authenticator=service.gate,
+        rate_limiter=RateLimiter(service.settings.rate_limit_per_minute),
+        generations=service.orchestrator,
+        worker_reports=service.reports,
+        accounts=service.accounts,
+        webhook_endpoints=service.endpoints,
+        reconciliation=service.reconciliation,
+        entitlements=service.entitlements,
+        routing=service.routing,
+        updates=service.hub,
+        queries=service.queries,
+        outbox=service.outbox,
+        statistics=service.figures,
+        accounting=service.books,
+        account_flags=service.flags,
+        watchdog=service.watchdog,
+        broker=service.broker,
+        broker_queues=broker_queues(service.settings),
+        assets=service.assets,
+        save_upload=service.save_upload,
+        save_reference=service.save_reference,
+        checks=service.checks,
+        refresh_gauges=service.refresh_gauges,
+    )
+    provide_services(app, services)
+    sessions = Sessions(
+        service.secrets.keys,
+        service.gate,
+        now=service.now,
+        secure=service.public_url.startswith("https:"),
+    )
+    app.state.web_services = WebServices(sessions=sessions, snapshots=SnapshotCache(services))
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import jwt
 from fastapi import Depends, Request
 
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import ApiKey
 
@@ -238,7 +239,7 @@ def count(request: Request, principal: Principal) -> None:
         RateLimitedError: it is one too many.
     """
     request.scope["aigen.principal"] = "user" if principal.end_user else principal.name
-    request.app.state.limiter.check(request, principal.owner)
+    services_of(request).rate_limiter.check(request, principal.owner)
 
 
 @lru_cache(maxsize=100)
@@ -282,7 +283,7 @@ def _user_header(request: Request) -> str | None:
 
 
 async def _caller(request: Request) -> Principal:
-    gate: Authenticator = request.app.state.gate
+    gate = services_of(request).authenticator
     principal: Principal = request.scope.get("aigen.admitted") or await gate.admit(request)
     count(request, principal)
     return principal

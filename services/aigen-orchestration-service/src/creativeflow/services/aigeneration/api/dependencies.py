@@ -10,11 +10,10 @@ from uuid import UUID
 import orjson
 from fastapi import Path, Request
 from pydantic import BaseModel
-from starlette.datastructures import State
 
 from creativeflow.services.aigeneration.api.auth import Principal
-from creativeflow.services.aigeneration.application.accounts import AccountService
-from creativeflow.services.aigeneration.application.generations import Caller, GenerationService
+from creativeflow.services.aigeneration.api.services import Services, services_of
+from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
@@ -41,18 +40,6 @@ KEYED_AND_MATCHED = {"parameters": [_KEY, _MATCH]}
 """Headers that are read by hand: the framework's way costs every call a tenth of its time."""
 
 
-def orchestrator(request: Request) -> GenerationService:
-    """The orchestrator of this process."""
-    found: GenerationService = request.app.state.orchestrator
-    return found
-
-
-def queries(request: Request) -> Queries:
-    """The reads of this process."""
-    found: Queries = request.app.state.queries
-    return found
-
-
 def key_claim(
     request: Request, principal: Principal, body: BaseModel | None
 ) -> IdempotencyClaim | None:
@@ -63,7 +50,7 @@ def key_claim(
         long.
     """
     key = request.headers.get("idempotency-key")
-    if key is None and not request.app.state.settings.require_idempotency_key:
+    if key is None and not services_of(request).settings.require_idempotency_key:
         return None
     if key is None or not (0 < len(key) <= KEY_MAX and key.isprintable()):
         raise errors.IdempotencyKeyRequiredError
@@ -126,25 +113,16 @@ HoldKey = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}:(samples|final):[0-9]{1,4
 """A hold's key; those of the first releases have no number of the asking."""
 
 
-def accounts(request: Request) -> AccountService:
-    """The accounts as this process sees them."""
-    found: AccountService = request.app.state.accounts
-    return found
-
-
-async def queues_now(state: State) -> dict[str, Any]:
-    """The fair queue by lane, the broker's queues (None: not known), the messages, and lanes whose
-    workers are silent.
-    """
+async def queues_now(services: Services) -> dict[str, Any]:
+    """Return the lanes, the outbox, the broker's queues (None: not known), and silent lanes."""
     depths: dict[str, Any] = {}
-    if (broker := state.broker) is not None:
-        for name in state.broker_queues:
-            depth = await broker.queue_depth(name)
+    if services.broker is not None:
+        for name in services.broker_queues:
+            depth = await services.broker.queue_depth(name)
             depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
-    reads: Queries = state.queries
     return {
-        "lanes": await reads.lanes(),
-        "messages": await reads.messages(),
+        "lanes": await services.queries.lanes(),
+        "messages": await services.queries.messages(),
         "broker": depths,
-        "stalled": await state.watchdog.look(),
+        "stalled": await services.watchdog.look(),
     }

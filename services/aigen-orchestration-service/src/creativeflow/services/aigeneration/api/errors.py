@@ -2,7 +2,6 @@
 personal.
 """
 
-from collections.abc import Callable
 from http import HTTPStatus
 
 import structlog
@@ -13,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from creativeflow.services.aigeneration.api.responses import json_bytes
+from creativeflow.services.aigeneration.api.services import error_presentation_of
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.kit.json_input import DEPTH_MAX, describe
-from creativeflow.services.aigeneration.kit.translations import Translations
 
 log = structlog.get_logger(__name__)
 
@@ -30,25 +29,21 @@ class JsonFault(HTTPException):
         self.error = error
 
 
-Present = Callable[[Request, errors.AigenError], Response | None]
-"""Shows an error as a page where a page was asked for; None where it was not."""
-
-
 def problem(request: Request, error: errors.AigenError) -> Response:
     """The answer to a refusal or failure: a problem document, or a page to a person."""
-    present: Present = request.app.state.present_error
-    return present(request, error) or _document(request, error)
+    page = error_presentation_of(request).page(request, error)
+    return page or _document(request, error)
 
 
 def _document(request: Request, error: errors.AigenError) -> Response:
-    catalogue: Translations = request.app.state.catalogue
-    language = catalogue.choose(request.headers.get("accept-language"))
+    translations = error_presentation_of(request).translations
+    language = translations.choose(request.headers.get("accept-language"))
     code = error.code
     document = {
         "type": f"/problems/{code}",
-        "title": catalogue.title(error, language),
+        "title": translations.title(error, language),
         "status": error.status,
-        "detail": catalogue.sentence(error, language),
+        "detail": translations.sentence(error, language),
         "instance": request.url.path,
         "code": code,
         "retryable": error.retryable,

@@ -5,9 +5,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from creativeflow.services.aigeneration.api.auth import Authenticator, Principal, count
+from creativeflow.services.aigeneration.api.auth import Principal, count
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.web.forms import FormFields, is_same_origin, read_form
+from creativeflow.services.aigeneration.web.services import web_services_of
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -24,8 +26,8 @@ class Visitor:
 
 
 async def _authenticate_visitor(request: Request) -> Visitor:
-    authenticator: Authenticator = request.app.state.gate
-    sessions: Sessions = request.app.state.sessions
+    authenticator = services_of(request).authenticator
+    sessions = web_services_of(request).sessions
     authenticator.check_name(request)
     session, is_new = sessions.open(request.cookies.get(sessions.cookie)), False
     if session is None and authenticator.open and request.method in _SAFE_METHODS:

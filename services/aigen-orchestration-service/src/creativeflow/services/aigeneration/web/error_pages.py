@@ -8,8 +8,8 @@ from urllib.parse import quote
 from fastapi import Request
 from starlette.responses import Response
 
+from creativeflow.services.aigeneration.api.services import error_presentation_of
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.kit.translations import Translations
 from creativeflow.services.aigeneration.web.templating import PART_HEADER, redirect_to, render_page
 
 PAGE_PREFIXES = ("/studio", "/console", "/sign-in", "/sign-out")
@@ -97,7 +97,7 @@ _NEXT_LINKS: tuple[tuple[type[errors.AigenError], Link], ...] = (
 
 def get_error_text(request: Request, error: errors.AigenError) -> ErrorText:
     """Return the page text of an error in English, else its translation."""
-    translations: Translations = request.app.state.catalogue
+    translations = error_presentation_of(request).translations
     language = translations.choose(request.headers.get("accept-language"))
     text = ERROR_TEXTS.get(error.code)
     if text is not None and language.startswith("en"):

@@ -10,10 +10,10 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from creativeflow.services.aigeneration.api.auth import Principal
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
 from creativeflow.services.aigeneration.kit.json_input import to_invalid_request
-from creativeflow.services.aigeneration.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -105,7 +105,7 @@ def is_same_origin(request: Request) -> bool:
 
 def get_own_origins(request: Request) -> set[str]:
     """Return the origins of these pages: of the request's host and of `AIGEN_PUBLIC_URL`."""
-    settings: Settings = request.app.state.settings
+    settings = services_of(request).settings
     origins = {f"{request.url.scheme}://{request.headers.get('host', '')}"}
     if settings.public_url:
         parts = urlsplit(settings.public_url)

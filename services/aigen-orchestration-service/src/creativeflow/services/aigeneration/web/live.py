@@ -9,12 +9,10 @@ from contextlib import aclosing
 from fastapi import Request
 from starlette.responses import StreamingResponse
 
-from creativeflow.services.aigeneration.api.live_updates import (
-    UpdateBroadcaster,
-    updates,
-    version_of,
-)
+from creativeflow.services.aigeneration.api.live_updates import updates, version_of
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
+from creativeflow.services.aigeneration.web.services import web_services_of
 from creativeflow.services.aigeneration.web.sessions import Session, Sessions
 
 
@@ -26,11 +24,11 @@ def stream_request_changes(
     The first event is sent at once if the request has changed since the version that the client
     knows: `Last-Event-ID` after a reconnect, else the version shown on the page (`seen`).
     """
-    broadcaster: UpdateBroadcaster = request.app.state.hub
+    broadcaster = services_of(request).updates
     broadcaster.check_room(found.user_id)
     known = version_of(request.headers.get("last-event-id") or request.query_params.get("seen"))
     events = updates(broadcaster, found, say=_encode_change, send_first=known != found.version)
-    body = end_with_session(events, request.app.state.sessions, session)
+    body = end_with_session(events, web_services_of(request).sessions, session)
     return StreamingResponse(
         body, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )

@@ -6,14 +6,14 @@ from urllib.parse import urlsplit
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.auth import Authenticator, is_user_id
-from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
+from creativeflow.services.aigeneration.api.auth import is_user_id
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
-from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor
 from creativeflow.services.aigeneration.web.error_pages import ErrorText, get_error_text
 from creativeflow.services.aigeneration.web.forms import FormFields, is_same_origin
-from creativeflow.services.aigeneration.web.sessions import Session, Sessions
+from creativeflow.services.aigeneration.web.services import web_services_of
+from creativeflow.services.aigeneration.web.sessions import Session
 from creativeflow.services.aigeneration.web.templating import (
     clear_session_cookie,
     create_page_router,
@@ -39,7 +39,7 @@ async def show_sign_in(
     request: Request, next_path: Annotated[str, Query(alias="next", max_length=500)] = HOME
 ) -> Response:
     """Show the sign-in form; an open service needs none and redirects."""
-    authenticator: Authenticator = request.app.state.gate
+    authenticator = services_of(request).authenticator
     return (
         redirect_to(_safe_path(next_path))
         if authenticator.open
@@ -55,7 +55,7 @@ async def sign_in(request: Request, form: Form) -> Response:
     try:
         session = await _create_session(request, form)
     except (errors.InvalidCredentialsError, errors.InvalidRequestError) as error:
-        limiter: RateLimiter = request.app.state.limiter
+        limiter = services_of(request).rate_limiter
         limiter.check(request, f"sign-in/{request.client.host if request.client else ''}")
         return _show_form(request, next_path, error)
     response = redirect_to(next_path)
@@ -87,8 +87,8 @@ async def switch_user(request: Request, visitor: StudioVisitor, form: Form) -> R
 
 
 async def _create_session(request: Request, form: FormFields) -> Session:
-    authenticator: Authenticator = request.app.state.gate
-    sessions: Sessions = request.app.state.sessions
+    authenticator = services_of(request).authenticator
+    sessions = web_services_of(request).sessions
     if token := form.get("token"):
         if len(token) > TOKEN_MAX or not authenticator.takes_tokens:
             raise errors.InvalidCredentialsError
@@ -110,7 +110,7 @@ def _check_origin(request: Request) -> None:
     Raises:
         CsrfError: the origin is foreign or missing.
     """
-    settings: Settings = request.app.state.settings
+    settings = services_of(request).settings
     origin = request.headers.get("origin")
     if origin is None or (origin not in settings.web_origins and not is_same_origin(request)):
         raise errors.CsrfError
@@ -119,7 +119,7 @@ def _check_origin(request: Request) -> None:
 def _show_form(
     request: Request, next_path: str, error: errors.AigenError | None = None
 ) -> Response:
-    authenticator: Authenticator = request.app.state.gate
+    authenticator = services_of(request).authenticator
     refusal: ErrorText | None = get_error_text(request, error) if error else None
     field_errors = error.errors if isinstance(error, errors.InvalidRequestError) else ()
     return render_page(

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from creativeflow.services.aigeneration.domain.errors import NotFoundError
+from creativeflow.services.aigeneration.web.services import page_support_of
 
 PREFIX = "/static/web"
 _CACHE_FOREVER = "public, max-age=31536000, immutable"
@@ -66,7 +67,7 @@ async def serve_static_file(
     request: Request,
 ) -> Response:
     """Serve a file, cacheable forever because other content has another address."""
-    statics: StaticFiles = request.app.state.statics
+    statics = page_support_of(request).static_files
     found = statics.find(digest, name)
     if found is None:
         raise NotFoundError

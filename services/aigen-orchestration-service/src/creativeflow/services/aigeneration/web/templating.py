@@ -12,7 +12,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.web.auth import Visitor
-from creativeflow.services.aigeneration.web.sessions import Session, Sessions
+from creativeflow.services.aigeneration.web.services import page_support_of, web_services_of
+from creativeflow.services.aigeneration.web.sessions import Session
 from creativeflow.services.aigeneration.web.static_files import StaticFiles
 
 PART_HEADER = "x-part"
@@ -105,8 +106,7 @@ class Pages:
 
 def render_page(request: Request, name: str, status: int = 200, **values: Any) -> Response:
     """Render the page of this template."""
-    pages: Pages = request.app.state.pages
-    return pages.render(request, name, status, values)
+    return page_support_of(request).pages.render(request, name, status, values)
 
 
 def redirect_to(path: str) -> RedirectResponse:
@@ -120,7 +120,7 @@ def set_session_cookie(request: Request, response: Response, session: Session) -
     SameSite is Lax, not Strict: a link from another site and the hand-over from a platform must
     carry the session.
     """
-    sessions: Sessions = request.app.state.sessions
+    sessions = web_services_of(request).sessions
     response.set_cookie(
         sessions.cookie,
         sessions.seal(session),
@@ -134,7 +134,7 @@ def set_session_cookie(request: Request, response: Response, session: Session) -
 
 def clear_session_cookie(request: Request, response: Response) -> None:
     """Delete the session cookie."""
-    sessions: Sessions = request.app.state.sessions
+    sessions = web_services_of(request).sessions
     response.delete_cookie(
         sessions.cookie, path="/", secure=sessions.secure, httponly=True, samesite="lax"
     )

@@ -9,20 +9,19 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from creativeflow.services.aigeneration.api.auth import OPERATORS_ONLY, Operator
-from creativeflow.services.aigeneration.api.dependencies import KEYED, HoldKey, accounts, key_claim
+from creativeflow.services.aigeneration.api.dependencies import KEYED, HoldKey, key_claim
 from creativeflow.services.aigeneration.api.responses import json_response
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.accounts import CreditGrant
-from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
 from creativeflow.services.aigeneration.application.usage_export import (
     UsageFormat,
     export,
     month_of,
 )
 from creativeflow.services.aigeneration.domain.pricing import credits_text
-from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
-from creativeflow.services.aigeneration.storage.accounting import Accounting, UsageFilter
+from creativeflow.services.aigeneration.storage.accounting import UsageFilter
 
 router = APIRouter(
     prefix="/api/v1/operations",
@@ -58,9 +57,11 @@ async def grant_credits(
         plan=body.plan,
         status=body.status,
     )
-    given = await accounts(request).grant(gift, f"{claim.principal}:{claim.key}" if claim else None)
+    given = await services_of(request).accounts.grant(
+        gift, f"{claim.principal}:{claim.key}" if claim else None
+    )
     headers = None if given else {"Idempotent-Replayed": "true"}
-    return json_response(await accounts(request).statement(body.user_id), 201, headers)
+    return json_response(await services_of(request).accounts.statement(body.user_id), 201, headers)
 
 
 @router.get(
@@ -72,7 +73,7 @@ async def get_statement(user_id: schemas.Identifier, request: Request) -> Respon
     """Return plan, balance, holds, open flags, and every movement with its request and reason,
     newest first.
     """
-    return json_response(await accounts(request).statement(user_id))
+    return json_response(await services_of(request).accounts.statement(user_id))
 
 
 @router.post(
@@ -86,7 +87,11 @@ async def clear_flags(
 ) -> Response:
     """Clear every open flag of an account, with the operator and the reason. Idempotent."""
     return json_response(
-        {"cleared": await accounts(request).clear(user_id, by=operator.name, note=body.note)}
+        {
+            "cleared": await services_of(request).accounts.clear(
+                user_id, by=operator.name, note=body.note
+            )
+        }
     )
 
 
@@ -95,14 +100,14 @@ async def list_flagged_accounts(request: Request, limit: Most = 100) -> Response
     """Return accounts that are restricted because of a credit error or abuse, oldest first
     (REQ-016).
     """
-    flags: AccountFlags = request.app.state.flags
+    flags = services_of(request).account_flags
     return json_response({"items": await flags.open_flags(limit)})
 
 
 @router.get("/holds/parked", summary="List holds in doubt")
 async def list_parked_holds(request: Request, limit: Most = 100) -> Response:
     """Return holds whose charge the credit service cannot confirm; an operator decides them."""
-    books: Accounting = request.app.state.books
+    books = services_of(request).accounting
     found = await books.parked_holds(limit)
     return json_response(
         {"items": [hold | {"amount": credits_text(hold["amount"])} for hold in found]}
@@ -119,7 +124,9 @@ async def decide_hold(
 
     A hold that is not in doubt stays as it is; messages parked for its key are replayed.
     """
-    replayed = await accounts(request).decide(key, charged=body.charged, by=operator.name)
+    replayed = await services_of(request).accounts.decide(
+        key, charged=body.charged, by=operator.name
+    )
     return json_response({"status": "decided", "messages_replayed": replayed})
 
 
@@ -137,7 +144,7 @@ async def export_usage(
     project_id: schemas.Identifier | None = None,
 ) -> Response:
     """Return one row for each chargeable action of a month (UTC), whatever paid for it."""
-    books: Accounting = request.app.state.books
+    books = services_of(request).accounting
     since, until = month_of(month)
     rows = books.usage(
         UsageFilter(since=since, until=until, user_id=user_id, project_id=project_id)
@@ -153,6 +160,6 @@ async def reconcile_credits(
     """Report every difference between our books and the credit service; with `apply`, post what was
     decided and never arrived.
     """
-    reconciliation: Reconciliation = request.app.state.reconciliation
-    since = request.app.state.now() - timedelta(hours=body.hours)
+    reconciliation = services_of(request).reconciliation
+    since = services_of(request).now() - timedelta(hours=body.hours)
     return json_response(await reconciliation.run(since, apply=body.apply, by=operator.name))

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from creativeflow.services.aigeneration.api.responses import json_response
 from creativeflow.services.aigeneration.api.routing import LeanRoute, problems
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.worker_reports import (
     MODELS,
     ErrorReport,
@@ -18,7 +19,6 @@ from creativeflow.services.aigeneration.application.worker_reports import (
     SamplesReport,
     Signature,
     WorkerReport,
-    WorkerReports,
 )
 from creativeflow.services.aigeneration.domain import errors
 
@@ -44,7 +44,7 @@ def _described(kind: ReportKind) -> dict[str, object]:
 
 
 async def _receive(kind: ReportKind, request: Request) -> Response:
-    reports: WorkerReports = request.app.state.reports
+    reports = services_of(request).worker_reports
     await reports.receive(
         kind, await request.body(), token=_token(request), signature=_signature(request)
     )
@@ -136,11 +136,11 @@ async def upload_asset(request: Request, job_id: Annotated[UUID, Query()]) -> Re
 
     The picture is decoded before it is kept: one that is damaged, animated or too large is refused.
     """
-    reports: WorkerReports = request.app.state.reports
+    reports = services_of(request).worker_reports
     reports.check_upload(job_id, _token(request))
     if not request.headers.get("content-type", "").startswith("image/"):
         raise errors.UnsupportedMediaTypeError(expected="image/png, image/jpeg or image/webp")
-    asset = await request.app.state.save_upload(job_id, request.stream())
+    asset = await services_of(request).save_upload(job_id, request.stream())
     return json_response(asset, 201)
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from creativeflow.services.aigeneration.api.auth import CALLERS_ONLY
 from creativeflow.services.aigeneration.api.responses import json_response
 from creativeflow.services.aigeneration.api.routing import problems
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.formats import (
     CUSTOM,
@@ -20,7 +21,7 @@ from creativeflow.services.aigeneration.domain.formats import (
     sample_size,
 )
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.model_routing import Routing, Strategy
+from creativeflow.services.aigeneration.domain.model_routing import Strategy
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import (
     PLANS,
@@ -59,7 +60,7 @@ async def list_formats() -> Listing:
 )
 async def list_prices(request: Request) -> Listing:
     """Return the price of each action on each plan, in credits as decimal text."""
-    policy: Policy = request.app.state.policy
+    policy = services_of(request).policy
     return {
         "high_resolution_above": policy.prices.high_resolution_above,
         "plans": [_plan_prices(plan, policy) for plan in PLANS.values()],
@@ -75,7 +76,7 @@ async def list_models(request: Request) -> Listing:
     Without either the service chooses by its routing rules; the timeline and a quote show the
     choice.
     """
-    routing: Routing = request.app.state.routing()
+    routing = services_of(request).routing()
     return {
         "default": routing.default,
         "strategies": list(Strategy),

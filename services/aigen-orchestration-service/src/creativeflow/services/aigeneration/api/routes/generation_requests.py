@@ -15,14 +15,13 @@ from creativeflow.services.aigeneration.api.dependencies import (
     get_owned_request,
     header_versions,
     key_claim,
-    orchestrator,
-    queries,
     to_utc,
 )
 from creativeflow.services.aigeneration.api.pagination import read_cursor, write_cursor
 from creativeflow.services.aigeneration.api.responses import etag, json_response, reply_response
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.generations import Submission
 from creativeflow.services.aigeneration.domain.lifecycle import State
 from creativeflow.services.aigeneration.domain.representation import to_resource
@@ -50,7 +49,7 @@ async def create_generation(
     """
     order = _submission(body, request, principal)
     return reply_response(
-        await orchestrator(request).submit(order, key_claim(request, principal, body))
+        await services_of(request).generations.submit(order, key_claim(request, principal, body))
     )
 
 
@@ -69,7 +68,7 @@ async def quote_generation(
     Starts nothing. The `quote_id` binds the prices until `expires_at`.
     """
     order = _submission(body, request, principal)
-    return json_response(await orchestrator(request).quote(order.user_id, order.brief))
+    return json_response(await services_of(request).generations.quote(order.user_id, order.brief))
 
 
 @router.get(
@@ -103,7 +102,7 @@ async def list_generations(
     )
     if principal.user_id is not None and user_id not in {None, principal.user_id}:
         return json_response({"items": [], "next": None})
-    found = await queries(request).page(filters, limit + 1)
+    found = await services_of(request).queries.page(filters, limit + 1)
     items, following = (
         found[:limit],
         write_cursor(found[limit - 1].id) if len(found) > limit else None,
@@ -127,8 +126,8 @@ async def list_generations(
 )
 async def get_generation(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
     """Return the state, the cost and the actions that are possible now."""
-    found = await get_owned_request(queries(request), request_id, principal)
-    position = await queries(request).queue_position(found)
+    found = await get_owned_request(services_of(request).queries, request_id, principal)
+    position = await services_of(request).queries.queue_position(found)
     tag = etag(found.version)
     seen = request.headers.get("if-none-match")
     known = header_versions(seen)
@@ -149,8 +148,8 @@ async def list_generation_events(
     """Return the timeline: transitions, credits, broker, callbacks and notifications, oldest
     first.
     """
-    await get_owned_request(queries(request), request_id, principal)
-    entries = await queries(request).timeline(request_id)
+    await get_owned_request(services_of(request).queries, request_id, principal)
+    entries = await services_of(request).queries.timeline(request_id)
     return json_response({"items": [_entry(entry) for entry in entries]})
 
 
@@ -169,7 +168,7 @@ async def select_sample(
     a conflict.
     """
     caller = build_caller(request, principal, body)
-    reply = await orchestrator(request).select_sample(
+    reply = await services_of(request).generations.select_sample(
         request_id, body.choice(), caller, quote_id=body.quote_id
     )
     return reply_response(reply)
@@ -193,7 +192,7 @@ async def regenerate_samples(
     caller = build_caller(request, principal, body)
     changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
     return reply_response(
-        await orchestrator(request).regenerate(request_id, caller, changes, quote_id)
+        await services_of(request).generations.regenerate(request_id, caller, changes, quote_id)
     )
 
 
@@ -217,7 +216,7 @@ async def retry_generation(
     """
     caller = build_caller(request, principal, body)
     changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
-    reply = await orchestrator(request).retry(
+    reply = await services_of(request).generations.retry(
         request_id,
         caller,
         changes,
@@ -241,7 +240,7 @@ async def cancel_generation(request_id: UUID, request: Request, principal: AnyCa
     An ended request stays as it is.
     """
     return reply_response(
-        await orchestrator(request).cancel(request_id, build_caller(request, principal))
+        await services_of(request).generations.cancel(request_id, build_caller(request, principal))
     )
 
 

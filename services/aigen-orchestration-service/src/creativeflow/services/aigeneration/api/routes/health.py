@@ -5,6 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import FileResponse, Response
 
 from creativeflow.services.aigeneration.api.responses import json_response
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
 
 router = APIRouter(tags=["health"])
@@ -26,7 +27,7 @@ async def get_readiness(request: Request) -> Response:
 
     Without the broker requests are still accepted; their jobs wait in the database.
     """
-    checks = await request.app.state.checks()
+    checks = await services_of(request).checks()
     usable = all(check["ok"] for check in checks.values() if check["required"])
     return json_response(
         {"status": "ready" if usable else "not_ready", "checks": checks}, 200 if usable else 503
@@ -36,14 +37,14 @@ async def get_readiness(request: Request) -> Response:
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def get_metrics(request: Request) -> Response:
     """Return the metrics in the text format of Prometheus."""
-    await request.app.state.refresh_gauges()
+    await services_of(request).refresh_gauges()
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/assets/{name}", summary="A picture kept here", include_in_schema=False)
 async def asset(name: str, request: Request) -> Response:
     """Names cannot be guessed: who knows one may see it."""
-    path = request.app.state.assets.path(name)
+    path = services_of(request).assets.path(name)
     if path is None:
         raise errors.NotFoundError
     return FileResponse(path, headers={"Cache-Control": "private, max-age=31536000, immutable"})

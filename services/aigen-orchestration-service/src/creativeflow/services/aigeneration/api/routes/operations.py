@@ -13,17 +13,15 @@ from creativeflow.services.aigeneration.api.auth import OPERATORS_ONLY, Operator
 from creativeflow.services.aigeneration.api.dependencies import (
     KEYED_AND_MATCHED,
     build_caller,
-    orchestrator,
-    queries,
     queues_now,
 )
 from creativeflow.services.aigeneration.api.responses import json_response, reply_response
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.api.schemas import generations as schemas
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.representation import to_resource
-from creativeflow.services.aigeneration.storage.outbox import Outbox
 
 router = APIRouter(
     prefix="/api/v1/operations",
@@ -40,7 +38,7 @@ Most = Annotated[int, Query(ge=1, le=500)]
 @router.get("/stuck", summary="List stuck generation requests")
 async def list_stuck_generations(request: Request, limit: Most = 100) -> Response:
     """Return requests whose deadline or lease passed more than a minute ago: normally none."""
-    found = await queries(request).stuck(request.app.state.now(), limit)
+    found = await services_of(request).queries.stuck(services_of(request).now(), limit)
     return json_response({"items": [to_resource(item) for item in found]})
 
 
@@ -49,7 +47,7 @@ async def list_outbox_messages(
     request: Request, parked: bool = True, limit: Most = 100
 ) -> Response:
     """Return parked messages with their reason, or all open ones."""
-    outbox: Outbox = request.app.state.outbox
+    outbox = services_of(request).outbox
     return json_response({"items": await outbox.list_open(parked_only=parked, most=limit)})
 
 
@@ -60,8 +58,8 @@ async def replay_outbox_message(
     message_id: MessageId, request: Request, operator: Operator
 ) -> Response:
     """Make a parked message due at once; the timeline names the operator."""
-    outbox: Outbox = request.app.state.outbox
-    if not await outbox.replay(message_id, by=operator.name, now=request.app.state.now()):
+    outbox = services_of(request).outbox
+    if not await outbox.replay(message_id, by=operator.name, now=services_of(request).now()):
         raise errors.NotFoundError
     return json_response({"status": "due"})
 
@@ -73,8 +71,8 @@ async def drop_outbox_message(
     message_id: MessageId, request: Request, operator: Operator
 ) -> Response:
     """Delete a parked message for good; the timeline names the operator."""
-    outbox: Outbox = request.app.state.outbox
-    if not await outbox.drop(message_id, by=operator.name, now=request.app.state.now()):
+    outbox = services_of(request).outbox
+    if not await outbox.drop(message_id, by=operator.name, now=services_of(request).now()):
         raise errors.NotFoundError
     return json_response({"status": "dropped"})
 
@@ -93,13 +91,15 @@ async def fail_generation(
     operator.
     """
     caller = build_caller(request, operator, body)
-    return reply_response(await orchestrator(request).force_fail(request_id, caller, body.reason))
+    return reply_response(
+        await services_of(request).generations.force_fail(request_id, caller, body.reason)
+    )
 
 
 @router.get("/reviews", summary="List prompts in review")
 async def list_reviews(request: Request, limit: Most = 100) -> Response:
     """Return requests whose prompt waits for a review, oldest first. Nothing is charged yet."""
-    found = await queries(request).in_review(limit)
+    found = await services_of(request).queries.in_review(limit)
     return json_response({"items": [to_resource(item) for item in found]})
 
 
@@ -118,7 +118,7 @@ async def review_generation(
     A request that is not in review stays as it is.
     """
     caller = Caller(name=operator.name)
-    reviewed = await orchestrator(request).review(
+    reviewed = await services_of(request).generations.review(
         request_id, caller, accepted_=body.decision == "accept"
     )
     return json_response(to_resource(reviewed))
@@ -129,7 +129,7 @@ async def get_queues(request: Request) -> Response:
     """Return the fair queue by lane, the broker queues, the outbox, and lanes whose workers are
     silent.
     """
-    return json_response(await queues_now(request.app.state))
+    return json_response(await queues_now(services_of(request)))
 
 
 @router.get("/invariants", summary="Get invariants")
@@ -140,7 +140,7 @@ async def get_invariants(
 
     Ended requests are counted for so many `days` back, open ones always.
     """
-    now = request.app.state.now()
+    now = services_of(request).now()
     return json_response(
-        {"counts": await queries(request).invariants(now, now - timedelta(days=days))}
+        {"counts": await services_of(request).queries.invariants(now, now - timedelta(days=days))}
     )

@@ -7,14 +7,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
 from creativeflow.services.aigeneration.api.auth import AnyCaller
-from creativeflow.services.aigeneration.api.dependencies import get_owned_request, queries
-from creativeflow.services.aigeneration.api.live_updates import (
-    UpdateBroadcaster,
-    updates,
-    version_of,
-)
+from creativeflow.services.aigeneration.api.dependencies import get_owned_request
+from creativeflow.services.aigeneration.api.live_updates import updates, version_of
 from creativeflow.services.aigeneration.api.responses import json_bytes
 from creativeflow.services.aigeneration.api.routing import problems
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
 
@@ -38,10 +35,10 @@ async def stream_generation(
 
     Resumes after `Last-Event-ID`.
     """
-    found = await get_owned_request(queries(request), request_id, principal)
+    found = await get_owned_request(services_of(request).queries, request_id, principal)
     known = version_of(request.headers.get("last-event-id"))
     known = known if known <= found.version else 0  # an id of another request: begin anew
-    hub: UpdateBroadcaster = request.app.state.hub
+    hub = services_of(request).updates
     hub.check_room(found.user_id)
     body = updates(hub, found, say=_event, send_first=known < found.version)
     return StreamingResponse(

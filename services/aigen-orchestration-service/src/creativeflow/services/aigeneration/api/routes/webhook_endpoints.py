@@ -12,6 +12,7 @@ from creativeflow.services.aigeneration.api.auth import Principal, ServiceCaller
 from creativeflow.services.aigeneration.api.responses import json_response
 from creativeflow.services.aigeneration.api.routing import JsonRoute, problems
 from creativeflow.services.aigeneration.api.schemas import webhook_endpoints as schemas
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.webhook_endpoints import (
     EndpointScope,
     WebhookEndpointService,
@@ -186,8 +187,7 @@ async def redeliver_webhook_event(
 
 
 def _endpoints(request: Request) -> WebhookEndpointService:
-    found: WebhookEndpointService = request.app.state.endpoints
-    return found
+    return services_of(request).webhook_endpoints
 
 
 def _whose(caller: Principal) -> EndpointScope:

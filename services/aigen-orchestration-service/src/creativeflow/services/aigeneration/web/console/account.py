@@ -6,18 +6,16 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import accounts, queries
 from creativeflow.services.aigeneration.api.schemas.generations import (
     ClearFlagsRequest,
     CreditGrantCreate,
     Identifier,
 )
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.accounts import CreditGrant
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.pricing import PLANS, SubscriptionStatus
 from creativeflow.services.aigeneration.domain.runbook import FLAGS
-from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
-from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import Form, OperatorVisitor, Visitor
 from creativeflow.services.aigeneration.web.console.accounts import (
@@ -61,7 +59,7 @@ async def grant_credits(
             status=body.status,
         )
         claim = build_claim(request, visitor.principal, form.get("key"), {})
-        await accounts(request).grant(grant, f"{claim.principal}:{claim.key}")
+        await services_of(request).accounts.grant(grant, f"{claim.principal}:{claim.key}")
 
     return await _run(request, visitor, form, user_id, act, "granted")
 
@@ -74,7 +72,9 @@ async def clear_flags(
 
     async def act() -> bool:
         note = validate_form(ClearFlagsRequest, {"note": form.get("note")}).note
-        return bool(await accounts(request).clear(user_id, by=visitor.principal.name, note=note))
+        return bool(
+            await services_of(request).accounts.clear(user_id, by=visitor.principal.name, note=note)
+        )
 
     return await _run(request, visitor, form, user_id, act, "cleared")
 
@@ -113,8 +113,8 @@ async def _show(
     refusal: ErrorText | None = None,
     page: int = 1,
 ) -> Response:
-    accounting: Accounting = request.app.state.books
-    now = request.app.state.now()
+    accounting = services_of(request).accounting
+    now = services_of(request).now()
     month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     statement, unavailable = await _load_statement(request, user_id, page)
     return await render_console_page(
@@ -133,14 +133,14 @@ async def _show(
         holds=await accounting.open_holds(user_id, HOLDS_MAX),
         month=month,
         usage=await accounting.used(user_id, month),
-        free_used=await queries(request).free_used(user_id, now),
-        free_max=request.app.state.policy.free_generations,
+        free_used=await services_of(request).queries.free_used(user_id, now),
+        free_max=services_of(request).policy.free_generations,
         plans=PLANS,
         statuses=SubscriptionStatus,
-        recent=await queries(request).page(Filters(user_id=user_id), RECENT_MAX),
+        recent=await services_of(request).queries.page(Filters(user_id=user_id), RECENT_MAX),
         format_cost=format_cost,
         flag_explanations=FLAGS,
-        ledger_is_local=accounts(request).kept_here,
+        ledger_is_local=services_of(request).accounts.kept_here,
     )
 
 
@@ -149,11 +149,11 @@ async def _load_statement(
 ) -> tuple[dict[str, Any], ErrorText | None]:
     """Load the statement; while the credit service is down, only the local flags and the error."""
     try:
-        statement = await accounts(request).statement(
+        statement = await services_of(request).accounts.statement(
             user_id, PAGE_SIZE + 1, (page - 1) * PAGE_SIZE
         )
     except errors.CreditsUnavailableError as error:
-        flags: AccountFlags = request.app.state.flags
+        flags = services_of(request).account_flags
         known: dict[str, Any] = {
             "plan": None,
             "balance": None,

@@ -8,9 +8,8 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api.schemas.generations import ReconcileRequest
-from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.runbook import DIFFERENCES, FLAGS
-from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
 from creativeflow.services.aigeneration.web.auth import Form, OperatorVisitor, Visitor
 from creativeflow.services.aigeneration.web.console.page import render_console_page, run_action
 from creativeflow.services.aigeneration.web.error_pages import ErrorText
@@ -36,7 +35,7 @@ async def show_accounts(
 @router.post("/reconcile")
 async def reconcile(request: Request, visitor: OperatorVisitor, form: Form) -> Response:
     """Compare holds with the credit service; with `apply`, post missing captures and releases."""
-    reconciliation: Reconciliation = request.app.state.reconciliation
+    reconciliation = services_of(request).reconciliation
 
     async def act() -> object:
         hours = form.get("hours")
@@ -45,7 +44,7 @@ async def reconcile(request: Request, visitor: OperatorVisitor, form: Form) -> R
             "apply": bool(form.get("apply")),
         }
         body = validate_form(ReconcileRequest, fields)
-        since = request.app.state.now() - timedelta(hours=body.hours)
+        since = services_of(request).now() - timedelta(hours=body.hours)
         return await reconciliation.run(since, apply=body.apply, by=visitor.principal.name)
 
     async def show(status: int, refusal: ErrorText) -> Response:
@@ -62,8 +61,8 @@ def build_account_path(user_id: str) -> str:
 async def _show(
     request: Request, visitor: Visitor, status: int = 200, refusal: ErrorText | None = None
 ) -> Response:
-    flags: AccountFlags = request.app.state.flags
-    reconciliation: Reconciliation = request.app.state.reconciliation
+    flags = services_of(request).account_flags
+    reconciliation = services_of(request).reconciliation
     return await render_console_page(
         request,
         visitor,

@@ -7,13 +7,10 @@ from typing import Annotated, Any
 from fastapi import Path, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import HoldKey, accounts, queries
+from creativeflow.services.aigeneration.api.dependencies import HoldKey
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.runbook import FLAGS
-from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
-from creativeflow.services.aigeneration.storage.accounting import Accounting
-from creativeflow.services.aigeneration.storage.outbox import Outbox
-from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.web.auth import Form, OperatorVisitor, Visitor
 from creativeflow.services.aigeneration.web.console.page import (
     get_snapshots,
@@ -45,11 +42,11 @@ async def replay_message(
     message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
     """Replay a parked message: it is due now, with its attempts reset."""
-    outbox: Outbox = request.app.state.outbox
+    outbox = services_of(request).outbox
 
     async def act() -> bool:
         return await outbox.replay(
-            message_id, by=visitor.principal.name, now=request.app.state.now()
+            message_id, by=visitor.principal.name, now=services_of(request).now()
         )
 
     return await _run(request, visitor, form, act, "replayed")
@@ -60,10 +57,12 @@ async def drop_message(
     message_id: MessageId, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
     """Drop a parked message; it will never be delivered."""
-    outbox: Outbox = request.app.state.outbox
+    outbox = services_of(request).outbox
 
     async def act() -> bool:
-        return await outbox.drop(message_id, by=visitor.principal.name, now=request.app.state.now())
+        return await outbox.drop(
+            message_id, by=visitor.principal.name, now=services_of(request).now()
+        )
 
     return await _run(request, visitor, form, act, "dropped")
 
@@ -80,7 +79,9 @@ async def resolve_hold(
             raise errors.InvalidRequestError.at(
                 "/charged", "missing", "Choose whether the hold was charged."
             )
-        await accounts(request).decide(key, charged=charged == "yes", by=visitor.principal.name)
+        await services_of(request).accounts.decide(
+            key, charged=charged == "yes", by=visitor.principal.name
+        )
         return 1
 
     return await _run(request, visitor, form, act, "decided")
@@ -102,12 +103,12 @@ async def _run(
 async def _show(
     request: Request, visitor: Visitor, status: int = 200, refusal: ErrorText | None = None
 ) -> Response:
-    state = request.app.state
-    outbox: Outbox = state.outbox
-    accounting: Accounting = state.books
-    flags: AccountFlags = state.flags
-    statistics: Statistics = state.figures
-    now = state.now()
+    services = services_of(request)
+    outbox = services.outbox
+    accounting = services.accounting
+    flags = services.account_flags
+    statistics = services.statistics
+    now = services.now()
     snapshot = await get_snapshots(request).snapshot()
     return await render_console_page(
         request,
@@ -117,8 +118,8 @@ async def _show(
         refusal=refusal,
         messages=await outbox.owed(ITEMS_MAX),
         holds=await accounting.parked_holds(ITEMS_MAX),
-        stuck=await queries(request).stuck(now, ITEMS_MAX),
-        reviews=await queries(request).in_review(ITEMS_MAX),
+        stuck=await services_of(request).queries.stuck(now, ITEMS_MAX),
+        reviews=await services_of(request).queries.in_review(ITEMS_MAX),
         flags=await flags.open_flags(ITEMS_MAX),
         flag_explanations=FLAGS,
         stalled=snapshot.queues["stalled"],

@@ -8,6 +8,7 @@ from creativeflow.services.aigeneration.web.console.charts import Chart, build_b
 from creativeflow.services.aigeneration.web.console.last_hour import LastHour, compute_latency
 from creativeflow.services.aigeneration.web.console.page import get_snapshots, render_console_page
 from creativeflow.services.aigeneration.web.live import end_with_session
+from creativeflow.services.aigeneration.web.services import web_services_of
 from creativeflow.services.aigeneration.web.templating import create_page_router
 
 router = create_page_router("/console")
@@ -33,7 +34,7 @@ async def stream_changes(request: Request, visitor: OperatorVisitor) -> Response
     """Stream a signal whenever anything has changed, until the session ends."""
     feed = get_snapshots(request).change_feed
     feed.check_capacity()
-    body = end_with_session(feed.subscribe(), request.app.state.sessions, visitor.session)
+    body = end_with_session(feed.subscribe(), web_services_of(request).sessions, visitor.session)
     return StreamingResponse(
         body, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )

@@ -3,12 +3,12 @@
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.pricing import credits_text
@@ -26,6 +26,7 @@ from creativeflow.services.aigeneration.web.console.labels import (
 from creativeflow.services.aigeneration.web.console.snapshot import SnapshotCache
 from creativeflow.services.aigeneration.web.error_pages import ErrorText, get_error_text
 from creativeflow.services.aigeneration.web.forms import FormFields
+from creativeflow.services.aigeneration.web.services import web_services_of
 from creativeflow.services.aigeneration.web.studio.presenter import find_thumbnail
 from creativeflow.services.aigeneration.web.templating import redirect_to, render_page
 
@@ -38,8 +39,7 @@ ShowRefusal = Callable[[int, ErrorText], Awaitable[Response]]
 
 def get_snapshots(request: Request) -> SnapshotCache:
     """Return the snapshots shared by all viewers of this process."""
-    found: SnapshotCache = request.app.state.overview
-    return found
+    return web_services_of(request).snapshots
 
 
 async def render_console_page(
@@ -52,7 +52,7 @@ async def render_console_page(
     **values: Any,
 ) -> Response:
     """Render a template with the values that every console page needs."""
-    now: datetime = request.app.state.now()
+    now = services_of(request).now()
     attention = await get_snapshots(request).attention()
     return render_page(
         request,

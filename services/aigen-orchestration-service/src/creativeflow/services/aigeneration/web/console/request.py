@@ -7,21 +7,15 @@ from uuid import UUID
 from fastapi import Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import orchestrator, queries
 from creativeflow.services.aigeneration.api.responses import reply_response
 from creativeflow.services.aigeneration.api.schemas.generations import ForceFailRequest
 from creativeflow.services.aigeneration.api.schemas.generations import ReviewDecision as ReviewBody
-from creativeflow.services.aigeneration.application.webhook_endpoints import (
-    EndpointScope,
-    WebhookEndpointService,
-)
+from creativeflow.services.aigeneration.api.services import services_of
+from creativeflow.services.aigeneration.application.webhook_endpoints import EndpointScope
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import TRANSITIONS, Event, Stage, State
 from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState
-from creativeflow.services.aigeneration.storage.accounting import Accounting
-from creativeflow.services.aigeneration.storage.outbox import Outbox
-from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.web.auth import Form, OperatorVisitor, Visitor
 from creativeflow.services.aigeneration.web.console.labels import format_credits
 from creativeflow.services.aigeneration.web.console.page import (
@@ -62,7 +56,9 @@ async def cancel_request(
     """Cancel the request on behalf of its user."""
 
     async def act() -> bool:
-        return (await orchestrator(request).cancel(request_id, build_caller(visitor))).acted
+        return (
+            await services_of(request).generations.cancel(request_id, build_caller(visitor))
+        ).acted
 
     return await _run(request, visitor, form, request_id, act, "cancelled")
 
@@ -75,7 +71,7 @@ async def fail_request(
 
     async def act() -> object:
         body = validate_form(ForceFailRequest, {"reason": form.get("reason")})
-        return await orchestrator(request).force_fail(
+        return await services_of(request).generations.force_fail(
             request_id, build_caller(visitor), body.reason
         )
 
@@ -93,7 +89,7 @@ async def retry_request(
 
     async def act() -> str:
         key = f"{request_id}:{form.get('key')}"
-        reply = await orchestrator(request).retry(
+        reply = await services_of(request).generations.retry(
             request_id,
             build_caller(visitor, build_claim(request, visitor.principal, key, {})),
             {},
@@ -118,7 +114,7 @@ async def review_prompt(
         if not (await _get_request(request, request_id)).in_review:
             return False
         accept = body.decision == "accept"
-        return await orchestrator(request).review(
+        return await services_of(request).generations.review(
             request_id, build_caller(visitor), accepted_=accept
         )
 
@@ -137,7 +133,7 @@ async def redeliver_event(
     """Schedule another delivery of a webhook event."""
 
     async def act() -> None:
-        endpoints: WebhookEndpointService = request.app.state.endpoints
+        endpoints = services_of(request).webhook_endpoints
         await endpoints.redeliver(
             EndpointScope(name=visitor.principal.name, sees_all=True), endpoint_id, event_id
         )
@@ -162,7 +158,7 @@ async def _run(
 
 
 async def _get_request(request: Request, request_id: UUID) -> GenerationRequest:
-    found = await queries(request).request(request_id)
+    found = await services_of(request).queries.request(request_id)
     if found is None:
         raise errors.NotFoundError
     return found
@@ -176,10 +172,10 @@ async def _show(
     refusal: ErrorText | None = None,
 ) -> Response:
     found = await _get_request(request, request_id)
-    accounting: Accounting = request.app.state.books
-    outbox: Outbox = request.app.state.outbox
-    statistics: Statistics = request.app.state.figures
-    reads = queries(request)
+    accounting = services_of(request).accounting
+    outbox = services_of(request).outbox
+    statistics = services_of(request).statistics
+    reads = services_of(request).queries
     # Before the timeline: a message delivered in between is shown as pending and the page
     # refreshes. The other way round it would be in neither list, and the page of a request that
     # has ended would stop refreshing.
@@ -214,7 +210,7 @@ async def _quote_retry(request: Request, found: GenerationRequest) -> dict[str, 
     if "retry" not in list_actions(found):
         return {}
     try:
-        quote = await orchestrator(request).quote(found.user_id, found.brief)
+        quote = await services_of(request).generations.quote(found.user_id, found.brief)
     except errors.AigenError:
         return {"price": "", "quote_id": ""}
     return {"price": format_price(quote["items"][0]), "quote_id": quote["quote_id"]}

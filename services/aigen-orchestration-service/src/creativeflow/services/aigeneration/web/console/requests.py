@@ -8,8 +8,8 @@ from uuid import UUID
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import queries
 from creativeflow.services.aigeneration.api.pagination import read_cursor, write_cursor
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, WITH_JOB, Stage, State
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState
 from creativeflow.services.aigeneration.storage.queries import Filters
@@ -51,7 +51,7 @@ async def list_requests(
 ) -> Response:
     """Show one page of requests; the id of a request redirects to its page."""
     term, show = q.strip(), show if show in STATE_FILTERS else "all"
-    if (request_id := _parse_id(term)) and await queries(request).request(request_id):
+    if (request_id := _parse_id(term)) and await services_of(request).queries.request(request_id):
         return redirect_to(f"/console/requests/{request_id}")
     items = await _find(
         request,
@@ -93,7 +93,7 @@ async def _find(
         "created_from": _midnight(since),
         "created_to": _midnight(until + timedelta(days=1)) if until else None,
     }
-    reads = queries(request)
+    reads = services_of(request).queries
     if not term:
         return await reads.page(Filters(**common), PAGE_SIZE + 1)  # type: ignore[arg-type]
     of_user = await reads.page(Filters(user_id=term, **common), PAGE_SIZE + 1)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import SecretStr
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import queries
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.pricing import credits_text
 from creativeflow.services.aigeneration.settings import Credits, Settings, scheme
 from creativeflow.services.aigeneration.web.auth import OperatorVisitor
@@ -58,7 +58,7 @@ class SettingRow:
 @router.get("/settings")
 async def show_settings(request: Request, visitor: OperatorVisitor) -> Response:
     """Show the effective settings of this process."""
-    found: Settings = request.app.state.settings
+    found = services_of(request).settings
     return await render_console_page(
         request,
         visitor,
@@ -66,9 +66,9 @@ async def show_settings(request: Request, visitor: OperatorVisitor) -> Response:
         rows=build_setting_rows(found),
         adapters=describe_adapters(found),
         version=request.app.version,
-        revision=await queries(request).revision(),
+        revision=await services_of(request).queries.revision(),
         database="set" if found.database_url else "embedded",
-        checks=await request.app.state.checks(),
+        checks=await services_of(request).checks(),
     )
 
 

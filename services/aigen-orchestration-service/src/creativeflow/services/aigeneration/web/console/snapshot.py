@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from starlette.datastructures import State as AppState
-
 from creativeflow.services.aigeneration.api.dependencies import queues_now
-from creativeflow.services.aigeneration.storage.queries import Queries
-from creativeflow.services.aigeneration.storage.statistics import Statistics
+from creativeflow.services.aigeneration.api.services import Services
 from creativeflow.services.aigeneration.web.console.cached import TimedCache
 from creativeflow.services.aigeneration.web.console.change_feed import ChangeFeed
 from creativeflow.services.aigeneration.web.console.last_hour import LastHour, LastHourCache
@@ -56,10 +53,10 @@ class Snapshot:
 class SnapshotCache:
     """Loads snapshots and caches them briefly; one per application."""
 
-    def __init__(self, state: AppState) -> None:
-        self._state = state
-        statistics: Statistics = state.figures
-        self.hour = LastHourCache(statistics.minutes, state.now)
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        statistics = services.statistics
+        self.hour = LastHourCache(statistics.minutes, services.now)
         self.change_feed = ChangeFeed(statistics.mark)
         self.snapshot = TimedCache(self._load_snapshot, seconds=SNAPSHOT_SECONDS)
         self.attention = TimedCache(self._count_attention, seconds=SNAPSHOT_SECONDS)
@@ -73,8 +70,8 @@ class SnapshotCache:
 
     async def check_invariants(self, days: int) -> InvariantCounts:
         """Count the invariants now."""
-        queries: Queries = self._state.queries
-        now: datetime = self._state.now()
+        queries = self._services.queries
+        now = self._services.now()
         counts = await queries.invariants(now, now - timedelta(days=days))
         return InvariantCounts(counts=counts, at=now, days=days)
 
@@ -90,20 +87,20 @@ class SnapshotCache:
             await cache.close()
 
     async def _count_attention(self) -> dict[str, int]:
-        statistics: Statistics = self._state.figures
-        return await statistics.needs(self._state.now())
+        statistics = self._services.statistics
+        return await statistics.needs(self._services.now())
 
     async def _load_snapshot(self) -> Snapshot:
-        statistics: Statistics = self._state.figures
+        statistics = self._services.statistics
         hour, queues, checks, open_holds, attention = await asyncio.gather(
             self.hour(),
-            queues_now(self._state),
-            self._state.checks(),
+            queues_now(self._services),
+            self._services.checks(),
             statistics.set_aside(),
             self.attention(),
         )
         return Snapshot(
-            at=self._state.now(),
+            at=self._services.now(),
             hour=hour,
             queues=queues,
             checks=checks,

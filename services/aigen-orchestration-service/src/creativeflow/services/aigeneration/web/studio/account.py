@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from creativeflow.services.aigeneration.domain.policy import Policy
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.pricing import Plan, credits_text
-from creativeflow.services.aigeneration.ports import CreditsUnknownError, Entitlements
+from creativeflow.services.aigeneration.ports import CreditsUnknownError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +25,15 @@ class UserAccount:
 
 async def load_account(request: Request, user_id: str) -> UserAccount:
     """Load the account of a user."""
-    state = request.app.state
-    policy: Policy = state.policy
-    top_up_url = state.settings.web_top_up_url
+    services = services_of(request)
+    policy = services.policy
+    top_up_url = services.settings.web_top_up_url
     try:
-        entitled: Entitlements = await state.entitlements(user_id)
+        entitled = await services.entitlements(user_id)
     except CreditsUnknownError:
         return UserAccount(top_up_url=top_up_url)
     used = (
-        await state.queries.free_used(user_id, state.now())
+        await services.queries.free_used(user_id, services.now())
         if entitled.plan.monthly_generations
         else 0
     )
@@ -52,4 +52,4 @@ async def load_account(request: Request, user_id: str) -> UserAccount:
 
 def invalidate_account(request: Request, user_id: str) -> None:
     """Discard cached entitlements, after an action that spends credits."""
-    request.app.state.entitlements.forget(user_id)
+    services_of(request).entitlements.forget(user_id)

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import queries
 from creativeflow.services.aigeneration.api.pagination import read_cursor, write_cursor
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.lifecycle import LIVE, TERMINAL, State
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import StudioVisitor
@@ -39,7 +39,7 @@ async def show_history(
     show = show if show in STATE_FILTERS else "all"
     user_id = visitor.session.user_id
     filters = Filters(user_id=user_id, states=STATE_FILTERS[show][1], before=read_cursor(cursor))
-    found = await queries(request).page(filters, PAGE_SIZE + 1)
+    found = await services_of(request).queries.page(filters, PAGE_SIZE + 1)
     items = found[:PAGE_SIZE]
     return render_page(
         request,

@@ -7,18 +7,15 @@ from uuid import UUID
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import (
-    get_owned_request,
-    orchestrator,
-    queries,
-)
+from creativeflow.services.aigeneration.api.dependencies import get_owned_request
 from creativeflow.services.aigeneration.api.responses import reply_response
 from creativeflow.services.aigeneration.api.schemas.generations import PROMPT_MAX, CreateRequest
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.generations import Submission
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.formats import CUSTOM, SIDE_MAX, SIDE_MIN
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.model_routing import Model, Routing
+from creativeflow.services.aigeneration.domain.model_routing import Model
 from creativeflow.services.aigeneration.domain.pricing import FREE, credits_text
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor, Visitor
@@ -63,7 +60,7 @@ async def show_studio(
     """Show the brief form, empty or filled in from a link or from an earlier request."""
     draft = Draft.from_link(request.query_params)
     if origin is not None:
-        found = await get_owned_request(queries(request), origin, visitor.principal)
+        found = await get_owned_request(services_of(request).queries, origin, visitor.principal)
         draft = Draft.from_brief(found.brief, found.project_id)
     return await _show_form(request, visitor, draft)
 
@@ -91,7 +88,7 @@ async def submit_brief(request: Request, visitor: StudioVisitor, form: Form) -> 
         submission = _build_submission(
             request, visitor, draft.validate(), form.get("quote_id") or None
         )
-        reply = await orchestrator(request).submit(
+        reply = await services_of(request).generations.submit(
             submission, build_claim(request, principal, form.get("key"), draft.to_body())
         )
         location = reply_response(reply).headers["location"]
@@ -106,7 +103,9 @@ async def _show_form(
     request: Request, visitor: Visitor, draft: Draft, refused: errors.AigenError | None = None
 ) -> Response:
     account = await load_account(request, visitor.session.user_id)
-    recent = await queries(request).page(Filters(user_id=visitor.session.user_id), RECENT_MAX)
+    recent = await services_of(request).queries.page(
+        Filters(user_id=visitor.session.user_id), RECENT_MAX
+    )
     field_errors = (
         map_errors_to_fields(refused) if isinstance(refused, errors.InvalidRequestError) else {}
     )
@@ -132,7 +131,7 @@ async def _show_form(
         models=_list_models(request, account),
         credits_text=credits_text,
         references=build_previews(request, draft.references),
-        upload_limit=request.app.state.settings.web_upload_bytes,
+        upload_limit=services_of(request).settings.web_upload_bytes,
         recent=recent,
         status_text=get_status_text,
         thumbnail=find_thumbnail,
@@ -143,7 +142,9 @@ async def _show_form(
 async def _quote(request: Request, visitor: Visitor, draft: Draft) -> dict[str, Any]:
     """Quote the draft; without a quote, `quote_error` says why."""
     try:
-        found = await orchestrator(request).quote(visitor.session.user_id, draft.to_priced_brief())
+        found = await services_of(request).generations.quote(
+            visitor.session.user_id, draft.to_priced_brief()
+        )
     except errors.InvalidRequestError as error:
         message = " ".join(map_errors_to_fields(error).values())
         return {"quote": None, "quote_error": message, "price": format_price}
@@ -159,7 +160,7 @@ def _list_models(request: Request, account: UserAccount) -> list[Model]:
 
     While the plan is unknown, those of the Free plan.
     """
-    routing: Routing = request.app.state.routing()
+    routing = services_of(request).routing()
     offered = routing.offered(Stage.SAMPLES, account.plan or FREE)
     return offered if len(offered) > 1 else []
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api.responses import json_response
 from creativeflow.services.aigeneration.api.schemas.generations import REFERENCES_MAX
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.web.auth import StudioVisitor
 from creativeflow.services.aigeneration.web.templating import create_page_router
@@ -32,7 +33,7 @@ async def upload_reference(request: Request, visitor: StudioVisitor) -> Response
     """Store an image, sent as the request body, and return its reference."""
     if not request.headers.get("content-type", "").startswith("image/"):
         raise errors.UnsupportedMediaTypeError(expected="a PNG, JPEG or WebP image")
-    asset = await request.app.state.save_reference(
+    asset = await services_of(request).save_reference(
         visitor.principal.user_id or "", request.stream()
     )
     reference = asset["url"] if asset["url"].startswith("https://") else asset["asset_id"]
@@ -52,5 +53,5 @@ def build_previews(request: Request, references: Sequence[str]) -> list[Preview]
 def _get_picture_path(request: Request, reference: str) -> str:
     """Return the path of a locally stored image: pages load no address that a user typed."""
     match = _LOCAL_IMAGE.fullmatch(reference)
-    name: str | None = request.app.state.assets.name_of(match[1]) if match else None
+    name: str | None = services_of(request).assets.name_of(match[1]) if match else None
     return f"/assets/{name}" if name else ""

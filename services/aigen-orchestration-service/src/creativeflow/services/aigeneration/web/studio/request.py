@@ -8,22 +8,18 @@ from uuid import UUID
 from fastapi import Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.dependencies import (
-    get_owned_request,
-    orchestrator,
-    queries,
-)
+from creativeflow.services.aigeneration.api.dependencies import get_owned_request
 from creativeflow.services.aigeneration.api.responses import reply_response
 from creativeflow.services.aigeneration.api.schemas.generations import (
     PROMPT_MAX,
     BriefChanges,
     SelectSample,
 )
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.generations import ActionResult, Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.formats import FILE_FORMATS
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
-from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import FREE
 from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
@@ -70,14 +66,16 @@ router = create_page_router("/studio/requests/{request_id}")
 async def show_request(request_id: UUID, request: Request, visitor: StudioVisitor) -> Response:
     """Show the request with the available actions."""
     return await _show(
-        request, visitor, await get_owned_request(queries(request), request_id, visitor.principal)
+        request,
+        visitor,
+        await get_owned_request(services_of(request).queries, request_id, visitor.principal),
     )
 
 
 @router.get("/stream")
 async def stream_changes(request_id: UUID, request: Request, visitor: StudioVisitor) -> Response:
     """Stream a signal whenever the request changes."""
-    found = await get_owned_request(queries(request), request_id, visitor.principal)
+    found = await get_owned_request(services_of(request).queries, request_id, visitor.principal)
     return stream_request_changes(request, visitor.session, found)
 
 
@@ -102,7 +100,7 @@ async def select_sample(
         }
         body = validate_form(SelectSample, fields)
         caller = _build_caller(request, visitor, form, key=f"{request_id}:{form.get('version')}")
-        return await orchestrator(request).select_sample(
+        return await services_of(request).generations.select_sample(
             request_id, body.choice(), caller, quote_id=body.quote_id
         )
 
@@ -116,10 +114,10 @@ async def regenerate_samples(
     """Request another round of samples, with a changed brief if any field differs."""
 
     async def act() -> ActionResult:
-        found = await get_owned_request(queries(request), request_id, visitor.principal)
+        found = await get_owned_request(services_of(request).queries, request_id, visitor.principal)
         body = _validate_changes(found, form)
         caller = _build_caller(request, visitor, form, key=f"{request_id}:{form.get('version')}")
-        return await orchestrator(request).regenerate(
+        return await services_of(request).generations.regenerate(
             request_id, caller, body.changes(), body.quote_id
         )
 
@@ -133,10 +131,10 @@ async def retry_request(
     """Create a new request with the same or a changed brief."""
 
     async def act() -> ActionResult:
-        found = await get_owned_request(queries(request), request_id, visitor.principal)
+        found = await get_owned_request(services_of(request).queries, request_id, visitor.principal)
         body = _validate_changes(found, form)
         caller = _build_caller(request, visitor, form, key=form.get("key"), at_version=False)
-        return await orchestrator(request).retry(
+        return await services_of(request).generations.retry(
             request_id,
             caller,
             body.changes(),
@@ -156,7 +154,7 @@ async def cancel_request(
 
     async def act() -> ActionResult:
         caller = _build_caller(request, visitor, form, key=str(request_id), at_version=False)
-        return await orchestrator(request).cancel(request_id, caller)
+        return await services_of(request).generations.cancel(request_id, caller)
 
     return await _run(request, visitor, request_id, act)
 
@@ -173,7 +171,7 @@ async def _run(
         return await _show(
             request,
             visitor,
-            await get_owned_request(queries(request), request_id, visitor.principal),
+            await get_owned_request(services_of(request).queries, request_id, visitor.principal),
             translate_quote_error(error),
         )
     finally:
@@ -215,12 +213,12 @@ async def _show(
     refused: errors.AigenError | None = None,
 ) -> Response:
     account = await load_account(request, visitor.session.user_id)
-    position = await queries(request).queue_position(found)
+    position = await services_of(request).queries.queue_position(found)
     resource = to_resource(found, queue_position=position)
     field_errors = (
         map_errors_to_fields(refused) if isinstance(refused, errors.InvalidRequestError) else {}
     )
-    policy: Policy = request.app.state.policy
+    policy = services_of(request).policy
     quote, quote_error = await _quote(request, found, resource["actions"])
     return render_page(
         request,
@@ -237,7 +235,7 @@ async def _show(
         price=format_price,
         sizes=list_sizes(found.dimensions, quote, policy.prices) if quote else [],
         file_formats=FILE_FORMATS,
-        models=request.app.state.routing().offered(Stage.SAMPLES, account.plan or FREE),
+        models=services_of(request).routing().offered(Stage.SAMPLES, account.plan or FREE),
         prompt_max=PROMPT_MAX,
         refusal=get_error_text(request, refused) if refused else None,
         refusal_code=refused.code if refused else "",
@@ -255,7 +253,7 @@ async def _quote(
     if not {"select-sample", "regenerate-samples", "retry"} & set(actions):
         return None, ""
     try:
-        return await orchestrator(request).quote(found.user_id, found.brief), ""
+        return await services_of(request).generations.quote(found.user_id, found.brief), ""
     except errors.AigenError as error:
         text = get_error_text(request, error)
         return None, f"{text.title}. {text.sentence}"
