@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 
 class AigenError(Exception):
-    """The root of everything this service says no with."""
+    """The base class of the errors that callers see."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -32,7 +32,7 @@ class AigenError(Exception):
 
 
 class InternalError(AigenError):
-    """A fault of ours; the log has the details under the request id."""
+    """An internal error; the log has the details under the request id."""
 
     retryable = True
 
@@ -77,7 +77,7 @@ class PayloadTooLargeError(AigenError):
 
 
 class BodyTooSlowError(AigenError):
-    """The body did not come within its time."""
+    """The body was not received in time."""
 
     status = 408
     code = "body_too_slow"
@@ -110,19 +110,16 @@ class MethodNotAllowedError(AigenError):
 
 
 class NotFoundError(AigenError):
-    """Unknown, or somebody else's: the answer is the same."""
+    """Unknown, or of another user: the response is the same."""
 
     status = 404
     code = "not_found"
     title = "Not found"
-    sentence = (
-        "There is nothing here for you under this address. Check the id and the account it"
-        " belongs to."
-    )
+    sentence = "Nothing was found at this address. Check the id and the account it belongs to."
 
 
 class AuthenticationRequiredError(AigenError):
-    """No credentials came with the call."""
+    """The call has no credentials."""
 
     status = 401
     code = "authentication_required"
@@ -131,7 +128,7 @@ class AuthenticationRequiredError(AigenError):
 
 
 class InvalidCredentialsError(AigenError):
-    """Credentials came and are not accepted."""
+    """The credentials are not accepted."""
 
     status = 401
     code = "invalid_credentials"
@@ -140,7 +137,7 @@ class InvalidCredentialsError(AigenError):
 
 
 class TokenExpiredError(InvalidCredentialsError):
-    """The token was right once."""
+    """The token has expired."""
 
     code = "token_expired"
     title = "The token has expired"
@@ -148,7 +145,7 @@ class TokenExpiredError(InvalidCredentialsError):
 
 
 class ForbiddenError(AigenError):
-    """Known caller, not allowed."""
+    """The caller lacks the role."""
 
     status = 403
     code = "forbidden"
@@ -163,9 +160,9 @@ class HostNotAllowedError(AigenError):
 
     status = 403
     code = "host_not_allowed"
-    title = "Not under this name"
+    title = "Host not allowed"
     sentence = (
-        "Without keys this service answers to its machine's name alone. Use localhost, or set"
+        "Without API keys this service accepts local host names only. Use localhost, or set"
         " AIGEN_PUBLIC_URL."
     )
 
@@ -175,10 +172,10 @@ class CsrfError(AigenError):
 
     status = 403
     code = "csrf_failed"
-    title = "This form cannot be taken"
+    title = "The form was not accepted"
     sentence = (
-        "It did not come from a page of this session, or that page is too old. Start again from the"
-        " page."
+        "It was not sent by a page of this session, or that page is too old. Reload the page and"
+        " try again."
     )
 
 
@@ -206,7 +203,9 @@ class AccountRestrictedError(AigenError):
     status = 403
     code = "account_restricted"
     title = "This account is restricted"
-    sentence = "A payment on this account is being looked into. Contact support to have it cleared."
+    sentence = (
+        "A payment on this account is under review. Contact support to clear the restriction."
+    )
 
 
 class InsufficientCreditsError(AigenError):
@@ -248,9 +247,9 @@ class PromptReviewRequiredError(AigenError):
 
     status = 422
     code = "prompt_review_required"
-    title = "These words need a look first"
+    title = "The prompt needs a review"
     sentence = (
-        "A person has to look at these words first. Start a new request with them; nothing was"
+        "An operator must review these words first. Start a new request with them; nothing was"
         " charged."
     )
 
@@ -286,36 +285,33 @@ class InvalidStateError(AigenError):
 
     status = 409
     code = "invalid_state"
-    title = "Not possible now"
+    title = "The request is in another state"
     sentence = (
-        "The request is {state}; that cannot be done now. `actions` of the request lists what can."
+        "The request is {state}, which does not allow this. Its `actions` lists what is possible."
     )
 
 
 class IllegalTransitionError(InvalidStateError):
-    """An event met a state for which TRANSITIONS has no line."""
+    """TRANSITIONS has no row for the event in this state."""
 
-    sentence = (
-        "The request is {state}; {event} cannot happen now. `actions` of the request lists what"
-        " can."
-    )
+    sentence = "The request is {state}, which does not allow {event}. Its `actions` lists what is possible."
 
 
 class ActionInProgressError(AigenError):
-    """Another action on the same request is waiting for the credit service."""
+    """Another action on the request waits for the credit service."""
 
     status = 409
     code = "action_in_progress"
-    title = "Another action is still being handled"
+    title = "Another action is in progress"
     sentence = (
-        "An earlier action on this request is still being handled. Wait a moment and look at the"
+        "An earlier action on this request is still in progress. Wait a moment and read the"
         " request again."
     )
     retryable = True
 
 
 class AlreadySelectedError(AigenError):
-    """Exactly one sample can be picked (REQ-008)."""
+    """Exactly one sample can be selected (REQ-008)."""
 
     status = 409
     code = "already_selected"
@@ -332,9 +328,7 @@ class TooManyRoundsError(AigenError):
     status = 409
     code = "too_many_rounds"
     title = "No more regenerations"
-    sentence = (
-        "A request can have {limit} rounds of samples. Pick one of these, or start a new request."
-    )
+    sentence = "A request can have {limit} rounds of samples. Select one of these samples, or start a new request."
 
 
 class StaleResultError(AigenError):
@@ -352,7 +346,7 @@ class StaleResultError(AigenError):
 
 
 class PreconditionFailedError(AigenError):
-    """If-Match named another version."""
+    """The request has another version than If-Match."""
 
     status = 412
     code = "precondition_failed"
@@ -375,13 +369,13 @@ class IdempotencyKeyRequiredError(AigenError):
 
 
 class IdempotencyKeyInFlightError(AigenError):
-    """The first call with this key has no answer yet."""
+    """The first call with this key has no response yet."""
 
     status = 409
     code = "idempotency_key_in_flight"
     title = "The first call with this key is still running"
     sentence = (
-        "A call with this Idempotency-Key is still being handled. Repeat it in a moment to get its"
+        "A call with this Idempotency-Key is still in progress. Repeat it in a moment to get its"
         " answer."
     )
     retryable = True
@@ -423,7 +417,7 @@ class TooManyWebhookEndpointsError(AigenError):
 
 
 class WebhookEndpointDisabledError(AigenError):
-    """Nothing is sent to a disabled endpoint."""
+    """The endpoint is disabled."""
 
     status = 409
     code = "webhook_endpoint_disabled"
@@ -434,7 +428,7 @@ class WebhookEndpointDisabledError(AigenError):
 
 
 class RateLimitedError(AigenError):
-    """Too many calls from one caller."""
+    """The caller exceeded the rate limit."""
 
     status = 429
     code = "rate_limited"
@@ -475,9 +469,9 @@ class ServiceUnavailableError(AigenError):
 
     status = 503
     code = "service_unavailable"
-    title = "Not available for the moment"
+    title = "Temporarily unavailable"
     sentence = (
-        "The service cannot take this right now. Nothing was charged; try again in a few seconds."
+        "The service cannot accept this right now. Nothing was charged; try again in a few seconds."
     )
     retryable = True
 
@@ -498,7 +492,7 @@ class CreditsUnavailableError(ServiceUnavailableError):
     """The credit service cannot be asked, and the action would cost something."""
 
     code = "credits_unavailable"
-    title = "Credits cannot be checked for the moment"
+    title = "Credits cannot be checked right now"
     sentence = (
         "Credits cannot be checked right now, so nothing was started or charged. Try again in a few"
         " seconds."
