@@ -294,7 +294,10 @@ class InvalidStateError(AigenError):
 class IllegalTransitionError(InvalidStateError):
     """TRANSITIONS has no row for the event in this state."""
 
-    sentence = "The request is {state}, which does not allow {event}. Its `actions` lists what is possible."
+    sentence = (
+        "The request is {state}, which does not allow {event}. Its `actions` lists what is"
+        " possible."
+    )
 
 
 class ActionInProgressError(AigenError):
@@ -328,7 +331,10 @@ class TooManyRoundsError(AigenError):
     status = 409
     code = "too_many_rounds"
     title = "No more regenerations"
-    sentence = "A request can have {limit} rounds of samples. Select one of these samples, or start a new request."
+    sentence = (
+        "A request can have {limit} rounds of samples. Select one of these samples, or start a new"
+        " request."
+    )
 
 
 class StaleResultError(AigenError):
