@@ -99,8 +99,8 @@ class Outbox:
                 WHERE id IN (
                    SELECT o.id FROM outbox o
                    WHERE o.parked_reason IS NULL AND o.due_at <= $3 AND o.topic = ANY($5)
-                     AND o.topic NOT LIKE 'webhook:%'  -- those have an index,
-                         an order and a lease of their own
+                     -- Those have an index, an order and a lease of their own.
+                     AND o.topic NOT LIKE 'webhook:%'
                      AND (o.leased_until IS NULL OR o.leased_until <= $3)
                      AND {IN_ITS_TURN}
                    ORDER BY o.due_at, o.id LIMIT $2 FOR UPDATE OF o SKIP LOCKED)
