@@ -37,7 +37,7 @@ from creativeflow.services.aigeneration.application.worker_reports import (
     ReportedAsset,
     ReportedFailure,
 )
-from creativeflow.services.aigeneration.bootstrap.container import topology
+from creativeflow.services.aigeneration.bootstrap.rabbitmq import topology
 from creativeflow.services.aigeneration.cli import api_session, generations, main
 from creativeflow.services.aigeneration.domain import webhooks
 from creativeflow.services.aigeneration.domain.errors import every_error

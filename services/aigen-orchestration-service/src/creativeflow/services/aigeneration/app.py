@@ -18,11 +18,9 @@ from creativeflow.services.aigeneration.api.middleware import RequestContext
 from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
 from creativeflow.services.aigeneration.api.routes import callbacks
 from creativeflow.services.aigeneration.api.routing import ShortWay
-from creativeflow.services.aigeneration.bootstrap.container import (
-    Container,
-    broker_queues,
-    database_url,
-)
+from creativeflow.services.aigeneration.bootstrap.adapters import database_url
+from creativeflow.services.aigeneration.bootstrap.container import Container
+from creativeflow.services.aigeneration.bootstrap.rabbitmq import broker_queues
 from creativeflow.services.aigeneration.kit.translations import Translations
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate

@@ -1,29 +1,18 @@
 """Settings become objects here; the only module that knows which adapter is in use."""
 
 import asyncio
-import os
-import secrets
 import time
 from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import structlog
-from pydantic import SecretStr
 
 from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
-from creativeflow.services.aigeneration.adapters.credits.billing import (
-    BillingCredits,
-    BillingRoutes,
-)
 from creativeflow.services.aigeneration.adapters.credits.cached import CachedEntitlements
 from creativeflow.services.aigeneration.adapters.credits.local import LocalCredits
-from creativeflow.services.aigeneration.adapters.credits.odoo import MODEL, OdooCredits
-from creativeflow.services.aigeneration.adapters.credits.odoo_rpc import OdooCalls
 from creativeflow.services.aigeneration.adapters.engine.local import LocalEngine
 from creativeflow.services.aigeneration.adapters.engine.rabbitmq import RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.http.key_set import KeySet
@@ -31,25 +20,8 @@ from creativeflow.services.aigeneration.adapters.http.safe_client import SafeHtt
 from creativeflow.services.aigeneration.adapters.images.inspection import PictureDecoder
 from creativeflow.services.aigeneration.adapters.images.result_check import ResultCheck
 from creativeflow.services.aigeneration.adapters.model_routing_file import RoutingSource
-from creativeflow.services.aigeneration.adapters.moderation.endpoint import ModerationCheck
-from creativeflow.services.aigeneration.adapters.moderation.word_lists import (
-    STANDARD_FILE,
-    WordCheck,
-    read_rules,
-)
-from creativeflow.services.aigeneration.adapters.notifications.http import HttpNotifier
-from creativeflow.services.aigeneration.adapters.notifications.log import LogNotifier
-from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import (
-    EventPublisher,
-    RabbitMQNotifier,
-)
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
-    Binding,
-    Broker,
-    Exchange,
-    Queue,
-    Topology,
-)
+from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import EventPublisher
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker
 from creativeflow.services.aigeneration.adapters.upload_quotas import job_uploader, user_uploader
 from creativeflow.services.aigeneration.api.auth import Authenticator
 from creativeflow.services.aigeneration.api.live_updates import UpdateBroadcaster
@@ -67,12 +39,24 @@ from creativeflow.services.aigeneration.application.worker_reports import (
     ReportKind,
     WorkerReports,
 )
+from creativeflow.services.aigeneration.bootstrap.adapters import (
+    asset_directory,
+    build_credits,
+    build_http_client,
+    build_notifier,
+    build_prompt_check,
+    load_callback_secrets,
+)
+from creativeflow.services.aigeneration.bootstrap.rabbitmq import (
+    build_broker,
+    build_notify_broker,
+    topology,
+)
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Stage, State
 from creativeflow.services.aigeneration.domain.request import Asset
 from creativeflow.services.aigeneration.domain.transitions import StateChange, Topic
 from creativeflow.services.aigeneration.kit import clock
-from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 from creativeflow.services.aigeneration.kit.supervision import TaskStatus
 from creativeflow.services.aigeneration.ports import (
     Credits,
@@ -81,12 +65,10 @@ from creativeflow.services.aigeneration.ports import (
     PromptCheck,
     Reservation,
 )
-from creativeflow.services.aigeneration.settings import Settings, odoo_address, scheme
+from creativeflow.services.aigeneration.settings import Settings, scheme
 from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
 from creativeflow.services.aigeneration.storage.accounting import Accounting
-from creativeflow.services.aigeneration.storage.billing_journal import BillingJournal
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.embedded import start_embedded
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.migrations import head
 from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
@@ -123,64 +105,8 @@ WATCH_SECONDS = 10.0
 """How often a process with the role `dispatcher` looks whether workers work."""
 ROUTING_SECONDS = 2.0
 """How often each process looks whether the routing file has changed."""
-CONNECTIONS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=1.0)
-"""Of calls to others. Servers close a connection that has been idle for a while, many after 2 to 5
-s; one that is closed at the moment it is used again leaves a charge in doubt, so we are the first
-to close it.
-"""
 ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher", "chores": "sweeper"}
 """The role of a loop that is not named after it."""
-
-
-def database_url(settings: Settings) -> str:
-    """Where the database is; without a setting the embedded one is started (blocking, seconds)."""
-    if settings.database_url is not None:
-        return settings.database_url.get_secret_value()
-    return start_embedded(settings.data_dir / "postgres")
-
-
-def callback_secrets(settings: Settings) -> CallbackSecrets:
-    """The configured secrets, or one that is generated once into the data directory."""
-    if configured := settings.callback_secrets():
-        return CallbackSecrets(configured)
-    path = settings.data_dir / "callback_secret"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32))
-    return CallbackSecrets([path.read_text().strip()])
-
-
-def topology(settings: Settings) -> Topology:
-    """All exchanges, queues and bindings of docs/asyncapi.yaml."""
-    jobs, topics, dead = (
-        settings.rabbitmq_job_exchange,
-        settings.rabbitmq_topic_exchange,
-        settings.rabbitmq_dead_letter_exchange,
-    )
-    safe = {
-        "x-queue-type": "quorum",
-        "x-delivery-limit": settings.rabbitmq_delivery_limit,
-        "x-dead-letter-exchange": dead,
-        "x-dead-letter-strategy": "at-least-once",
-        "x-overflow": "reject-publish",
-    }
-    return Topology(
-        exchanges=(Exchange(jobs, "direct"), Exchange(topics, "topic"), Exchange(dead, "fanout")),
-        queues=(
-            Queue(settings.rabbitmq_samples_queue, safe),
-            Queue(settings.rabbitmq_final_queue, safe),
-            Queue(settings.rabbitmq_results_queue, safe),
-            Queue(settings.rabbitmq_dead_queue, {"x-queue-type": "quorum"}),
-        ),
-        bindings=(
-            Binding(jobs, settings.rabbitmq_samples_queue, settings.rabbitmq_samples_routing_key),
-            Binding(jobs, settings.rabbitmq_final_queue, settings.rabbitmq_final_routing_key),
-            Binding(topics, settings.rabbitmq_results_queue, "ai.event.#"),
-            Binding(dead, settings.rabbitmq_dead_queue, ""),
-        ),
-    )
 
 
 class Container:
@@ -216,10 +142,12 @@ class Container:
         self.assets = AssetStore(
             asset_directory(settings), public_url=self.public_url, decoder=self.decoder
         )
-        self.secrets = callback_secrets(settings)
-        self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False, limits=CONNECTIONS)
+        self.secrets = load_callback_secrets(settings)
+        self.http = build_http_client()
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
-        self.credits = credits_ or self._credits()
+        self.credits = credits_ or build_credits(
+            settings, self.http, self.database, now=now, ledger=self.ledger
+        )
         ledger_here = isinstance(self.credits, LocalCredits)
         self.store = RequestStore(
             self.database, free_generations=settings.free_generations, ledger_here=ledger_here
@@ -231,7 +159,7 @@ class Container:
         )
         self.rejections = PromptRejections(self.database)
         self.prompts = PromptModeration(
-            prompt_check or self._prompt_check(),
+            prompt_check or build_prompt_check(settings, self.http),
             self.rejections,
             self.flags,
             now=now,
@@ -240,7 +168,7 @@ class Container:
         )
         comparison = ReconciliationStore(self.database)
         self.reconciliation = Reconciliation(comparison, self.credits, now=now)
-        self.broker = self._broker(settings.engine_url, topology(settings))
+        self.broker = build_broker(settings, settings.engine_url, topology(settings))
         mover = TransitionRunner(
             self.store, policy=self.policy, now=now, new_id=new_id, on_written=self._on_written
         )
@@ -286,10 +214,9 @@ class Container:
             uploads_for=self.policy.job_lifetime,
         )
         self.engine = engine or self._engine()
-        self.notify_broker = self._notify_broker()
-        self.relay = Relay(
-            self.outbox, self._handlers(notifier or self._notifier()), now=now, new_id=new_id
-        )
+        self.notify_broker = build_notify_broker(settings, self.broker)
+        notifier = notifier or build_notifier(settings, self.http, self.notify_broker)
+        self.relay = Relay(self.outbox, self._handlers(notifier), now=now, new_id=new_id)
         self.dispatcher = Dispatcher(self.jobs, self.engine, window=settings.lane_window)
         self.sweeper = Sweeper(
             self.store,
@@ -510,58 +437,6 @@ class Container:
                 "books_differ", difference=finding.difference, hold=finding.key, mends=finding.mends
             )
 
-    def _credits(self) -> Credits:
-        settings = self.settings
-        if self.ledger is not None:
-            return LocalCredits(self.ledger)
-        if scheme(settings.credits_url) in {"http", "https"}:
-            routes = BillingRoutes(
-                base_url=settings.credits_url.get_secret_value(),
-                refund=_route(settings.credits_refund_path),
-                lookup=_route(settings.credits_lookup_path),
-                plan_names=settings.credits_plan_names,
-            )
-            key = settings.credits_api_key.get_secret_value() if settings.credits_api_key else ""
-            return BillingCredits(
-                self.http,
-                BillingJournal(self.database),
-                routes,
-                api_key=key,
-                now=self.now,
-                call_seconds=settings.credits_call_timeout,
-            )
-        base_url, database = odoo_address(settings.credits_url)
-        assert settings.credits_login and settings.credits_api_key  # noqa: S101, PT018 - settings see to it
-        return OdooCredits(
-            OdooCalls(
-                self.http,
-                base_url=base_url,
-                database=database,
-                login=settings.credits_login,
-                api_key=settings.credits_api_key.get_secret_value(),
-                model=MODEL,
-                api=settings.credits_odoo_api,
-                deadline_seconds=settings.credits_call_timeout,
-            )
-        )
-
-    def _prompt_check(self) -> PromptCheck:
-        settings = self.settings
-        if scheme(settings.safety_url) == "none":
-            return WordCheck(())
-        words = WordCheck(read_rules(settings.safety_file or STANDARD_FILE))
-        if scheme(settings.safety_url) == "words":
-            return words
-        key = settings.safety_api_key.get_secret_value() if settings.safety_api_key else None
-        return ModerationCheck(
-            self.http,
-            settings.safety_url.get_secret_value(),
-            first=words,
-            api_key=key,
-            model=settings.safety_model,
-            review_above=settings.safety_review_above,
-        )
-
     def _engine(self) -> Engine:
         settings = self.settings
         if scheme(settings.engine_url) == "local":
@@ -588,52 +463,10 @@ class Container:
     async def _report_locally(self, kind: str, body: dict[str, Any], job_id: UUID) -> None:
         await self.reports.apply(MODELS[ReportKind(kind)].model_validate(body), job_id)
 
-    def _broker(self, url: SecretStr, declared: Topology) -> Broker | None:
-        if scheme(url) not in {"amqp", "amqps"}:
-            return None
-        return Broker(
-            url.get_secret_value(),
-            topology=declared,
-            name=f"aigen:{','.join(self.settings.roles)}",
-            reconnect_seconds=(0.5, 5.0),
-        )
-
-    def _notify_broker(self) -> Broker | None:
-        """The engine's connection where both URLs are the same, else one of its own."""
-        if self.settings.notify_url == self.settings.engine_url:
-            return self.broker
-        return self._broker(
-            self.settings.notify_url, Topology(exchanges=(), queues=(), bindings=())
-        )
-
     def _brokers(self) -> list[Broker]:
         return list(
             {id(broker): broker for broker in (self.broker, self.notify_broker) if broker}.values()
         )
-
-    def _notifier(self) -> Notifier:
-        settings = self.settings
-        match scheme(settings.notify_url):
-            case "log":
-                return LogNotifier()
-            case "amqp" | "amqps":
-                assert self.notify_broker is not None  # noqa: S101 - made for this scheme
-                return RabbitMQNotifier(
-                    self.notify_broker,
-                    queue=settings.notify_queue,
-                    channels=settings.notify_channels,
-                )
-            case "http" | "https":
-                key = (
-                    settings.notify_api_key.get_secret_value() if settings.notify_api_key else None
-                )
-                return HttpNotifier(
-                    self.http,
-                    url=settings.notify_url.get_secret_value(),
-                    api_key=key,
-                    channels=list(settings.notify_channels),
-                )
-        raise AssertionError("settings let only known schemes pass")
 
     def _handlers(self, notifier: Notifier) -> Mapping[str, Handler]:
         handlers: dict[str, Handler] = {
@@ -714,22 +547,3 @@ class Container:
                 "detail": f"schema is at {revision or 'nothing'}: run aigen migrate",
             }
         return {"ok": True, "required": True, "detail": f"PostgreSQL {version}, schema {revision}"}
-
-
-def broker_queues(settings: Settings) -> list[str]:
-    """The queues whose depth an operator may want to see."""
-    return [
-        settings.rabbitmq_samples_queue,
-        settings.rabbitmq_final_queue,
-        settings.rabbitmq_results_queue,
-        settings.rabbitmq_dead_queue,
-    ]
-
-
-def asset_directory(settings: Settings) -> Path:
-    """Where pictures lie that are kept here."""
-    return settings.data_dir / "assets"
-
-
-def _route(path: str) -> str | None:
-    return None if path == "none" else path

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker, Topology
-from creativeflow.services.aigeneration.bootstrap.container import broker_queues, database_url
+from creativeflow.services.aigeneration.bootstrap.adapters import database_url
+from creativeflow.services.aigeneration.bootstrap.rabbitmq import broker_queues
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.settings import Settings, scheme
 from creativeflow.services.aigeneration.storage.database import Database

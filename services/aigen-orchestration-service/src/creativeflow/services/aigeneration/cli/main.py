@@ -31,7 +31,8 @@ from creativeflow.services.aigeneration.application.usage_export import (
     export,
     month_of,
 )
-from creativeflow.services.aigeneration.bootstrap.container import Container, database_url
+from creativeflow.services.aigeneration.bootstrap.adapters import database_url
+from creativeflow.services.aigeneration.bootstrap.container import Container
 from creativeflow.services.aigeneration.cli import generations
 from creativeflow.services.aigeneration.cli.demo import run_demo
 from creativeflow.services.aigeneration.cli.doctor import examine
