@@ -293,7 +293,7 @@ def test_the_command_line_is_described_whole() -> None:
         api_session.REFUSED,
         api_session.NOT_NOW,
         api_session.ENDED,
-        api_session.STILL_GOING,
+        api_session.STILL_RUNNING,
         api_session.INTERRUPTED,
     }
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)} == {0, 2, *exits}

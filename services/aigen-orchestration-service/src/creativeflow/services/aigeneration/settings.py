@@ -30,6 +30,7 @@ from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices, cre
 
 ROLES = ("api", "dispatcher", "results", "relay", "sweeper")
 SECRET_LENGTH_MIN = 24
+_WEB_URL = re.compile(r"https?://[^/?#\s]+\S*", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
@@ -540,6 +541,23 @@ class Settings(BaseSettings):
             ApiKey.parse(key.get_secret_value())
         return keys
 
+    @field_validator("public_url", "jwks_url")
+    @classmethod
+    def _has_scheme(cls, url: str | None) -> str | None:
+        if url is not None and not _WEB_URL.fullmatch(url):
+            raise ValueError(
+                "a URL with http:// or https:// and a host is needed, such as"
+                " https://aigen.example.com"
+            )
+        return url
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and scheme(url) not in {"postgresql", "postgres"}:
+            raise ValueError("a URL postgresql://user:password@host:5432/database is needed")
+        return url
+
     @field_validator("webhook_allowed_networks", "result_allowed_networks")
     @classmethod
     def _readable_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
@@ -582,9 +600,8 @@ class Settings(BaseSettings):
         ):
             if scheme(url) not in known:
                 choices = ", ".join(f"{each}://" for each in sorted(known))
-                raise ValueError(
-                    f"{name} begins with {scheme(url)}://, which is not known here; use {choices}"
-                )
+                begins = f"begins with {scheme(url)}://" if scheme(url) else "has no scheme"
+                raise ValueError(f"{name} {begins}; known schemes are {choices}")
         return self
 
     @model_validator(mode="after")
@@ -602,6 +619,16 @@ class Settings(BaseSettings):
         if self.profile == "production" and (missing := self.missing_for_production()):
             raise ValueError("the production profile needs " + "; ".join(missing))
         return self
+
+    @classmethod
+    def variables(cls) -> set[str]:
+        """Return the environment variables that are read, in upper case, older names included."""
+        names = {f"AIGEN_{name.upper()}" for name in cls.model_fields}
+        for described in cls.model_fields.values():
+            alias = described.validation_alias
+            if isinstance(alias, AliasChoices):
+                names |= {str(name).upper() for name in alias.choices}
+        return names
 
     def missing_for_production(self) -> list[str]:
         """What stands between these settings and real customers."""
@@ -705,8 +732,9 @@ def odoo_address(url: SecretStr) -> tuple[str, str]:
 
 
 def scheme(url: SecretStr) -> str:
-    """What stands before `://`: it chooses the adapter."""
-    return url.get_secret_value().partition("://")[0].lower()
+    """Return the scheme of a URL in lower case, which chooses the adapter; empty without `://`."""
+    before, separator, _ = url.get_secret_value().partition("://")
+    return before.lower() if separator else ""
 
 
 def _is_port(text: str) -> bool:

@@ -30,7 +30,8 @@ from creativeflow.clients.aigeneration import (
     GenerationServiceError,
     Quote,
 )
-from creativeflow.services.aigeneration.cli.progress import COMPLETED, SAMPLES_READY, follow
+from creativeflow.services.aigeneration.cli.progress import follow
+from creativeflow.services.aigeneration.cli.status_texts import COMPLETED, SAMPLES_READY
 from creativeflow.services.aigeneration.settings import Settings, scheme
 
 PROMPT = "A lighthouse at dawn, calm sea, the first light on the rocks"

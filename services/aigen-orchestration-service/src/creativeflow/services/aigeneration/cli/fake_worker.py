@@ -23,29 +23,12 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     Topology,
 )
 from creativeflow.services.aigeneration.application.worker_reports import ReportKind
+from creativeflow.services.aigeneration.cli.options import BEHAVIOURS, Behaviour
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.workers.results_consumer import ROUTES
 
 log = structlog.get_logger(__name__)
-
-BEHAVIOURS = (
-    "well",
-    "partially",
-    "late",
-    "twice",
-    "out_of_order",
-    "garbled",
-    "wrong_size",
-    "for_the_wrong_job",
-    "fails",
-    "rejects",
-    "crashes",
-    "never",
-)
-"""How it answers. `late`: only after the deadline that it is given. `crashes`: the job is refused
-unread until the broker gives up on it and makes it a dead letter.
-"""
 
 _KEYS = {kind: key for key, kind in ROUTES.items()}
 _LATE_SECONDS = 3.0
@@ -58,7 +41,7 @@ class StandInWorker:
         self,
         settings: Settings,
         *,
-        behaviour: str = "well",
+        behaviour: Behaviour = "well",
         over: str = "http",
         pictures: bool = True,
         work_seconds: float = 0.0,

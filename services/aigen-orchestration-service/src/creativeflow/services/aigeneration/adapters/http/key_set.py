@@ -31,6 +31,10 @@ KNOWN_KEY_WAITS_SECONDS = 1.0
 _BYTES_MAX = 256 * 1024
 
 
+class KeySetError(Exception):
+    """The key set could not be fetched; the message is the reason, without the URL."""
+
+
 class KeySet:
     """Looks signing keys up by their id. Known keys never wait for an issuer that hangs."""
 
@@ -75,26 +79,35 @@ class KeySet:
 
     async def _fetch(self) -> None:
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                answer = await self._http.get(self._url, headers={"Accept": "application/json"})
-            answer.raise_for_status()
-            if len(answer.content) > _BYTES_MAX:
-                log.warning("key_set_unavailable", reason="larger than 256 KiB")
-                return
-            found = jwt.PyJWKSet.from_dict(answer.json())
-        except (
-            httpx.HTTPError,
-            jwt.PyJWTError,
-            ValueError,
-            AttributeError,
-            TypeError,
-            TimeoutError,
-        ) as error:
-            log.warning("key_set_unavailable", reason=type(error).__name__)
+            self._keys = await fetch_key_set(self._http, self._url)
+        except KeySetError as error:
+            log.warning("key_set_unavailable", reason=str(error))
             return
-        self._keys = {
-            key.key_id: key
-            for key in found.keys
-            if key.key_id and key.public_key_use in {None, "sig"}
-        }
         self._fetched_at = self._monotonic()
+
+
+async def fetch_key_set(http: httpx.AsyncClient, url: str) -> Mapping[str, jwt.PyJWK]:
+    """Fetch the signing keys by their id, within `DEADLINE_SECONDS`.
+
+    Raises:
+        KeySetError: the issuer does not answer, or not with a key set of at most 256 KiB.
+    """
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            answer = await http.get(url, headers={"Accept": "application/json"})
+        answer.raise_for_status()
+        if len(answer.content) > _BYTES_MAX:
+            raise KeySetError("larger than 256 KiB")
+        found = jwt.PyJWKSet.from_dict(answer.json())
+    except (
+        httpx.HTTPError,
+        jwt.PyJWTError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        TimeoutError,
+    ) as error:
+        raise KeySetError(type(error).__name__) from error
+    return {
+        key.key_id: key for key in found.keys if key.key_id and key.public_key_use in {None, "sig"}
+    }
