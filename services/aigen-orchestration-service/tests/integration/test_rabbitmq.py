@@ -28,7 +28,8 @@ from pika import frame, spec
 from structlog.testing import capture_logs
 
 from creativeflow.services.aigeneration.adapters.rabbitmq import broker as broker_module
-from creativeflow.services.aigeneration.adapters.rabbitmq import channels
+from creativeflow.services.aigeneration.adapters.rabbitmq import connection as connection_module
+from creativeflow.services.aigeneration.adapters.rabbitmq import consumer as consumer_module
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     AckDecision,
     Binding,
@@ -286,18 +287,20 @@ async def test_topology_is_made_again_at_every_connect(
 async def test_topology_steps_are_bounded_in_time(
     connect: Connect, admin: _Admin, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "STEP_SECONDS", 0.2)
-    monkeypatch.setattr(channels.Connection, "close", cut_at_once(channels.Connection.close))
+    monkeypatch.setattr(connection_module, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(
+        connection_module.Connection, "close", cut_at_once(connection_module.Connection.close)
+    )
     stalled = asyncio.Event()
-    opened = channels.Connection.open_channel
+    opened = connection_module.Connection.open_channel
 
-    async def stall_then_open(link: channels.Connection) -> channels.Channel:
+    async def stall_then_open(link: connection_module.Connection) -> connection_module.Channel:
         if not stalled.is_set():
             proxy.stall()
             stalled.set()
         return await opened(link)
 
-    monkeypatch.setattr(channels.Connection, "open_channel", stall_then_open)
+    monkeypatch.setattr(connection_module.Connection, "open_channel", stall_then_open)
     broker = await connect(
         proxy, wait=False, topology=Topology(queues=(Queue(admin.name_queue()),))
     )
@@ -308,9 +311,9 @@ async def test_topology_steps_are_bounded_in_time(
 
 
 def cut_at_once(
-    close: Callable[[channels.Connection, float], Awaitable[None]],
-) -> Callable[[channels.Connection, float], Awaitable[None]]:
-    async def close_within(link: channels.Connection, timeout_seconds: float) -> None:
+    close: Callable[[connection_module.Connection, float], Awaitable[None]],
+) -> Callable[[connection_module.Connection, float], Awaitable[None]]:
+    async def close_within(link: connection_module.Connection, timeout_seconds: float) -> None:
         await close(link, min(timeout_seconds, 0.2))
 
     return close_within
@@ -612,7 +615,7 @@ def test_the_waits_double_and_are_drawn_at_random() -> None:
     for attempt in range(7):
         waits = []
         for _ in range(300):
-            backoff = channels.Backoff(0.5, 15.0)
+            backoff = connection_module.Backoff(0.5, 15.0)
             for _ in range(attempt):
                 backoff.next()
             waits.append(backoff.next())
@@ -826,7 +829,7 @@ async def test_verdicts(connect: Connect, admin: _Admin) -> None:
 async def test_a_failed_handler_is_tried_again_in_place(
     connect: Connect, admin: _Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "RETRY_SECONDS", (0.05, 0.1))
+    monkeypatch.setattr(consumer_module, "RETRY_SECONDS", (0.05, 0.1))
     queue = admin.queue()
     admin.put(queue, b"poor", b"good")
     tried: list[tuple[float, bytes, bool]] = []
