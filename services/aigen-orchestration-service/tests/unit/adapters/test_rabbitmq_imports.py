@@ -25,9 +25,8 @@ def test_rabbitmq_module_uses_only_public_names_of_pika(module: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pika"):
             assert not [alias.name for alias in node.names if alias.name.startswith("_")]
-        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
-            owner = node.value.id if isinstance(node.value, ast.Name) else ""
-            assert owner in {"self", "cls", "publisher", "subscription"}, ast.unparse(node)
+        if isinstance(node, ast.Attribute) and node.attr in PRIVATE:
+            assert ast.unparse(node.value) in {"self", "cls"}, ast.unparse(node)
 
 
 def test_rabbitmq_classes_override_no_private_method_of_pika() -> None:

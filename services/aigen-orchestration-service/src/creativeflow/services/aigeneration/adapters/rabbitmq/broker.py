@@ -191,7 +191,10 @@ class Broker:
         return method.message_count, method.consumer_count
 
     async def close(self, timeout_seconds: float = 10.0) -> None:
-        """Let handlers, acks and confirms finish and close; cancel what takes longer. Idempotent."""
+        """Let handlers, acks and confirms finish, then close; cancel what takes longer.
+
+        Idempotent.
+        """
         if self._closing is None:
             return
         if not self._closing.done():
