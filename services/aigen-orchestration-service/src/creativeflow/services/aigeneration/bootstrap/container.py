@@ -1,4 +1,4 @@
-"""Settings become objects here; the only module that knows which adapter is in use."""
+"""Build the object graph of one process from its settings."""
 
 import asyncio
 import time
@@ -96,23 +96,23 @@ log = structlog.get_logger(__name__)
 
 OVERLAP = timedelta(minutes=10)
 RECONCILED_MAX = 20_000
-"""How many holds the periodic reconciliation compares at most, so that a busy hour does not last
-for the next.
+"""Maximum holds that the periodic reconciliation compares, so that a busy hour does not delay the
+next.
 """
 CHORES_SECONDS = 60.0
-"""How often a process with the role `sweeper` looks whether a chore is to be done."""
+"""Interval at which the role `sweeper` looks for periodic tasks that are due."""
 WATCH_SECONDS = 10.0
-"""How often a process with the role `dispatcher` looks whether workers work."""
+"""Interval at which the role `dispatcher` checks for stalled workers."""
 ROUTING_SECONDS = 2.0
-"""How often each process looks whether the routing file has changed."""
+"""Interval at which each process checks the routing file for changes."""
 ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher", "chores": "sweeper"}
-"""The role of a loop that is not named after it."""
+"""The role of each loop that is not named after its role."""
 
 
 class Container:
-    """All parts of one process, put together; `start` runs the roles, `stop` ends them cleanly.
+    """All parts of one process; `start` runs its roles, `stop` ends them cleanly.
 
-    An adapter that is given is used in place of the one which the settings name.
+    Adapters that are passed replace those of the settings.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class Container:
         )
 
     async def start(self) -> None:
-        """Open what must be open and start the roles. A broker that is away is waited for in the
+        """Open the database and start the roles; an unavailable broker is connected in the
         background.
         """
         await self.database.open()
@@ -301,7 +301,7 @@ class Container:
             )
 
     async def stop(self) -> None:
-        """End the roles between two steps, drain confirms, close connections."""
+        """Stop the roles between two steps, wait for confirms, close connections."""
         for loop in self.loops.values():
             await loop.stop()
         await self.webhooks.finish(10)
@@ -318,7 +318,7 @@ class Container:
         await self.database.close()
 
     async def checks(self) -> dict[str, dict[str, Any]]:
-        """Each dependency: whether it answers, and what is wrong."""
+        """Return the state of each dependency."""
         found = {"database": await self._check_database()}
         for name, broker in (("broker", self.broker), ("notification_broker", self.notify_broker)):
             if broker is not None:
@@ -340,7 +340,7 @@ class Container:
         return found
 
     def background_tasks(self) -> list[TaskStatus]:
-        """The status of every long-lived task that this process should run."""
+        """Return the status of every background task that this process should run."""
         found = [status for loop in self.loops.values() if (status := loop.status) is not None]
         found += [broker.task for broker in self._brokers()]
         if isinstance(self.engine, LocalEngine):
@@ -360,7 +360,7 @@ class Container:
         }
 
     async def refresh_gauges(self) -> None:
-        """Bring the gauges up to date; without the database they stay as they are."""
+        """Update the gauges; without the database they keep their values."""
         metrics.STREAMS.set(self.hub.count)
         with suppress(ServiceUnavailableError):
             for lane in await self.queries.lanes():
@@ -370,7 +370,7 @@ class Container:
                 metrics.OUTBOX_MESSAGES.labels(kind).set(count)
 
     async def save_upload(self, job_id: UUID, data: AsyncIterable[bytes]) -> Asset:
-        """Keep a picture of a worker, counted for its job."""
+        """Store a picture of a worker within the quota of its job."""
         settings = self.settings
         worker = job_uploader(
             str(job_id), pictures_max=settings.job_uploads_max, bytes_max=settings.job_uploads_bytes
@@ -378,7 +378,7 @@ class Container:
         return await self.assets.save(data, worker)
 
     async def save_reference(self, user_id: str, data: AsyncIterable[bytes]) -> Asset:
-        """Keep a picture that a user gives along, counted for them."""
+        """Store a reference picture within the quota of its user."""
         settings = self.settings
         user = user_uploader(
             user_id,
@@ -389,7 +389,7 @@ class Container:
         return await self.assets.save_reference(data, user)
 
     def _on_written(self, change: StateChange) -> None:
-        """A change was committed in this process: those who wait for it are told at once."""
+        """Signal a committed change to everything in this process that waits for it."""
         metrics.count(change)
         self.hub.written(change)
         before, after = change.before, change.after
@@ -428,7 +428,7 @@ class Container:
             log.info("webhook_deliveries_forgotten", count=forgotten)
 
     async def _reconcile(self) -> None:
-        """Look for differences in what happened since the last run; nothing is posted."""
+        """Report differences since the last run; post nothing."""
         since = self.now() - timedelta(seconds=self.settings.reconcile_interval) - OVERLAP
         report = await self.reconciliation.run(since, most=RECONCILED_MAX)
         metrics.count_differences(report)

@@ -1,6 +1,4 @@
-"""`aigen demo`: the real service in a process of its own, one real request over HTTP, watched
-live.
-"""
+"""`aigen demo`: start the service in a child process and show one generation over HTTP."""
 
 import asyncio
 import os
@@ -48,12 +46,12 @@ _RESOLUTION = "2048x2048"
 
 
 class DemoFailedError(RuntimeError):
-    """The demo could not go on; the sentence says what to look at."""
+    """The demo could not continue; the message names the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A picture as it was downloaded."""
+    """A downloaded picture."""
 
     title: str
     resolution: str
@@ -61,7 +59,7 @@ class Picture:
 
 
 def run_demo(settings: Settings, *, leave: bool, prompt: str | None, console: Console) -> int:
-    """Run the whole story; the exit code. Keeps serving afterwards unless told to leave."""
+    """Run the demo and return the exit code; keep serving afterwards unless `leave`."""
     with ExitStack() as stack:
         try:
             base, log = _start(settings, stack, console)
@@ -90,7 +88,7 @@ def run_demo(settings: Settings, *, leave: bool, prompt: str | None, console: Co
 
 
 def _start(settings: Settings, stack: ExitStack, console: Console) -> tuple[str, Path]:
-    """The service, and a stand-in worker where jobs go through RabbitMQ; both end with the demo."""
+    """Start the service, and a fake worker if jobs go through RabbitMQ; both end with the demo."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     log = settings.data_dir / "demo.log"
     port = settings.port if _is_free(settings.port) else _free_port()
@@ -112,7 +110,7 @@ def _start(settings: Settings, stack: ExitStack, console: Console) -> tuple[str,
 
 
 def _grant(operator: httpx.Client, console: Console) -> None:
-    """Credits and a plan, which only an operator can give."""
+    """Grant credits and a plan, as an operator."""
     grant = {"user_id": USER, "amount": "2.00", "plan": "pro", "reason": "demo"}
     _said(operator.post("/credits/grants", json=grant))
     console.print(f"2.00 credits and the Pro plan for {USER}")
@@ -121,9 +119,7 @@ def _grant(operator: httpx.Client, console: Console) -> None:
 async def _tell(
     base: str, folder: Path, prompt: str, console: Console
 ) -> tuple[Generation, list[Picture]]:
-    """Quote, request, samples, selection, final, download: what a user does, by the client that
-    users have.
-    """
+    """Quote, create, wait for samples, select, wait for the final, download."""
     async with AsyncClient(base, user_id=USER, api_key=os.environ.get("AIGEN_API_KEY")) as client:
         quote = await client.quote(prompt, _FORMAT, **_LOOK)
         _show_price(quote, console)
@@ -142,7 +138,7 @@ async def _tell(
 
 
 def _show_price(quote: Quote, console: Console) -> None:
-    """What each part would cost, as the quote binds it."""
+    """Print the quoted price of each part."""
     parts = [
         " ".join(filter(None, (item["stage"], item["resolution"], item["credits"])))
         for item in quote.raw["items"]
@@ -152,7 +148,7 @@ def _show_price(quote: Quote, console: Console) -> None:
 
 
 async def _downloaded(client: AsyncClient, done: Generation, folder: Path) -> list[Picture]:
-    """Every picture in a file of the demo's own, wherever the service keeps them."""
+    """Download every picture to the demo's folder."""
     named = [(f"sample {number}", sample) for number, sample in enumerate(done.samples, start=1)]
 
     async def fetched(title: str, asset: Asset) -> Picture:
@@ -200,7 +196,7 @@ def _credits(amount: Decimal | str) -> str:
 
 
 def side_by_side(paths: Sequence[Path], *, width: int) -> Text:
-    """The pictures as coloured half blocks, two pixels to a character, next to each other."""
+    """Render pictures next to each other as coloured half blocks, two pixels per character."""
     side = max(8, min(24, width // len(paths) - 1))
     text = Text()
     shown = [Image.open(path).convert("RGB").resize((side, side)) for path in paths]

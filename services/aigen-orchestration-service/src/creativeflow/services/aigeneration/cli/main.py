@@ -92,7 +92,7 @@ def worker(
     seed: Annotated[int, typer.Option(help="Seed of the behaviour mixed.")] = 0,
 ) -> None:
     """Run a fake worker in place of n8n: consume jobs from RabbitMQ, draw, upload, report."""
-    from creativeflow.services.aigeneration.cli.fake_worker import StandInWorker
+    from creativeflow.services.aigeneration.cli.fake_worker import FakeWorker
     from creativeflow.services.aigeneration.cli.server import ending_signal
     from creativeflow.services.aigeneration.kit.logging import configure_logging
 
@@ -100,7 +100,7 @@ def worker(
     configure_logging(level=settings.log_level, as_json=log_format() == "json")
 
     async def work() -> None:
-        fake = StandInWorker(
+        fake = FakeWorker(
             settings,
             behaviour=behaviour,
             over=over,

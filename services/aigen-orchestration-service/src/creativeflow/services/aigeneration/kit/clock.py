@@ -1,4 +1,4 @@
-"""The time, new ids and chance: what the domain is handed because it must not make it."""
+"""Current time, ids and random bytes, passed to the domain from outside."""
 
 import os
 import time
@@ -13,13 +13,14 @@ os.register_at_fork(after_in_child=_pieces.clear)  # two processes must not draw
 
 
 def now() -> datetime:
-    """The current time in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def random_bytes() -> bytes:
-    """16 unpredictable bytes. The system is asked for many at a time: each question costs more than
-    an id.
+    """Return 16 unpredictable bytes.
+
+    The system is asked for many at a time: one question costs more than an id.
     """
     try:
         return _pieces.popleft()  # one step, so that two threads never draw the same
@@ -32,7 +33,9 @@ def random_bytes() -> bytes:
 
 
 def uuid7() -> UUID:
-    """A new time-ordered id (RFC 9562, version 7): ids sort by their millisecond of birth."""
+    """Return a new time-ordered id (RFC 9562, version 7): ids sort by their millisecond of
+    creation.
+    """
     random = int.from_bytes(random_bytes(), "big")
     return UUID(
         int=(time.time_ns() // 1_000_000) << 80
@@ -44,10 +47,12 @@ def uuid7() -> UUID:
 
 
 def uuid7_time(made: UUID) -> datetime:
-    """When an id of version 7 was made, to the millisecond."""
+    """Return when an id of version 7 was created, to the millisecond."""
     return datetime.fromtimestamp((made.int >> 80) / 1000, UTC)
 
 
 def first_id(at: datetime, later_seconds: float = 0) -> UUID:
-    """The lowest id that can be born so long after this moment; no id was born before 1970."""
+    """Return the lowest id that can be created that long after this moment; no id is older than
+    1970.
+    """
     return UUID(int=max(0, int(1000 * (at.timestamp() + later_seconds))) << 80)

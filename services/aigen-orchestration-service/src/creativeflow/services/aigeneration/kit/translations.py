@@ -1,6 +1,4 @@
-"""The catalogue of what people read: English stands on the error classes, other languages in
-`locales/`.
-"""
+"""Translations of titles and sentences: English from the error classes, others from `locales/`."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +9,7 @@ from creativeflow.services.aigeneration.domain.errors import AigenError
 
 DEFAULT_LANGUAGE = "en-US"
 LANGUAGES = ("en-US", "en-GB", "es-ES", "es-MX", "fr-FR", "de-DE")
-"""The languages of the product; one without a file answers in English."""
+"""The languages of the product; one without a file falls back to English."""
 
 
 class Translations:
@@ -32,7 +30,9 @@ class Translations:
         return cls(found)
 
     def choose(self, accept_language: str | None) -> str:
-        """The best language there is for an Accept-Language header; English when none fits."""
+        """Return the best available language for an Accept-Language header; English if none
+        matches.
+        """
         for wanted in _by_weight(accept_language or ""):
             for language in (DEFAULT_LANGUAGE, *self._texts):
                 if wanted in {language.lower(), language.partition("-")[0].lower()}:
@@ -40,11 +40,11 @@ class Translations:
         return DEFAULT_LANGUAGE
 
     def title(self, error: AigenError, language: str) -> str:
-        """The error's title."""
+        """Return the title of an error."""
         return self._texts.get(language, {}).get(error.code, {}).get("title", error.title)
 
     def sentence(self, error: AigenError, language: str) -> str:
-        """The error's sentence with its figures."""
+        """Return the sentence of an error with its values."""
         template = self._texts.get(language, {}).get(error.code, {}).get("sentence")
         return template.format_map(error.fields) if template else str(error)
 

@@ -25,15 +25,13 @@ MODEL = "creativeflow.credits"
 
 
 class OdooCredits:
-    """The Credits port. Odoo answers what happened; everything else than a clear answer is
-    unknown.
-    """
+    """The Credits port; anything but a clear answer of Odoo is an unknown outcome."""
 
     def __init__(self, calls: OdooCalls) -> None:
         self._calls = calls
 
     async def entitlements(self, user_id: str) -> Entitlements:
-        """Plan, flag and balance of the account in Odoo."""
+        """Return plan, flag and balance of the account in Odoo."""
         told = await self._calls("creativeflow_entitlements", user_id=user_id)
         try:
             balance = credits_amount(_text(told, "balance"))
@@ -47,7 +45,7 @@ class OdooCredits:
             raise CreditsUnknownError("Odoo tells no entitlements that are known here") from error
 
     async def hold(self, asked: Reservation) -> None:
-        """Set the amount aside."""
+        """Place a hold."""
         match _text(await self._calls("creativeflow_hold", **_arguments(asked)), "outcome"):
             case "held":
                 return
@@ -59,7 +57,7 @@ class OdooCredits:
                 raise CreditsUnknownError(f"Odoo says of a hold: {other}")
 
     async def capture(self, held: Reservation) -> None:
-        """Take what is held."""
+        """Capture a hold."""
         if (
             _status(await self._calls("creativeflow_capture", key=held.key))
             is not HoldStatus.CAPTURED
@@ -67,7 +65,7 @@ class OdooCredits:
             raise CreditsConflictError(held.key)
 
     async def release(self, held: Reservation) -> None:
-        """Give back what is held, or close the key."""
+        """Release a hold, or close its key."""
         match _status(await self._calls("creativeflow_release", **_arguments(held))):
             case HoldStatus.RELEASED:
                 return
@@ -77,14 +75,14 @@ class OdooCredits:
                 raise CreditsUnknownError(f"Odoo says of a released key: {other}")
 
     async def find(self, asked: Reservation) -> HoldStatus:
-        """What Odoo knows under the key."""
+        """Return the state of the key in Odoo."""
         return _status(await self._calls("creativeflow_find", key=asked.key))
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """Odoo can always be asked."""
+        """Do nothing: Odoo can always be asked."""
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
-        """Holds that are still open in Odoo."""
+        """Return holds that are open in Odoo."""
         told = await self._calls("creativeflow_outstanding", before=before.isoformat(), limit=most)
         try:
             return [
@@ -96,10 +94,11 @@ class OdooCredits:
 
 
 def entitled(plan: str, status: str, *, restricted: bool, balance: int) -> Entitlements:
-    """What a subscription of that plan and status allows; `balance` in 1/100 credit.
+    """Return the entitlements of a subscription; `balance` in 1/100 credit.
 
     Raises:
-        KeyError: a plan that is not on the price list. ValueError: a status that is not known.
+        KeyError: an unknown plan.
+        ValueError: an unknown status.
     """
     known = SubscriptionStatus(status)
     return Entitlements(

@@ -1,4 +1,4 @@
-"""Prompts checked against word lists in a file: no network, the same answer everywhere."""
+"""Prompt check by word lists in a file, without network."""
 
 import tomllib
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class _File(BaseModel):
 
 
 class SafetyFileError(Exception):
-    """The list cannot be used; the message says what to change in it."""
+    """The file cannot be used; the message names the place and the reason."""
 
 
 class WordCheck:
@@ -57,15 +57,15 @@ class WordCheck:
         self._lists = WordLists(rules)
 
     async def check(self, texts: Sequence[str], locale: str | None) -> ModerationResult:
-        """The strictest verdict on all texts."""
+        """Return the strictest result for all texts."""
         return self._lists.check(texts, locale.partition("-")[0] if locale else None)
 
 
 def read_rules(path: Path) -> list[SafetyRule]:
-    """The rules in a file.
+    """Read the rules from a file.
 
     Raises:
-        SafetyFileError: it cannot be read, or does not fit.
+        SafetyFileError: it cannot be read or is not valid.
     """
     try:
         said = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
