@@ -106,11 +106,11 @@ def read_routing(path: Path) -> Routing:
         RoutingFileError: it cannot be read or is not valid.
     """
     try:
-        said = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        parsed = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         return Routing(
-            default=said.default,
-            models={name: _model(name, model) for name, model in said.models.items()},
-            rules=tuple(_rule(rule) for rule in said.rules),
+            default=parsed.default,
+            models={name: _model(name, model) for name, model in parsed.models.items()},
+            rules=tuple(_rule(rule) for rule in parsed.rules),
         )
     except ValidationError as error:
         first: Any = error.errors(include_input=False, include_url=False)[0]
@@ -120,29 +120,29 @@ def read_routing(path: Path) -> Routing:
         raise RoutingFileError(f"{path.name}: {error}") from error
 
 
-def _model(name: str, said: _Model) -> Model:
+def _model(name: str, parsed: _Model) -> Model:
     return Model(
         name=name,
-        provider=said.provider,
-        title=said.title,
-        quality=said.quality,
-        economy=said.economy,
-        speed=said.speed,
-        surcharge=said.surcharge,
-        fallbacks=tuple(said.fallbacks),
-        stages=frozenset(said.stages),
-        plans=frozenset(said.plans),
+        provider=parsed.provider,
+        title=parsed.title,
+        quality=parsed.quality,
+        economy=parsed.economy,
+        speed=parsed.speed,
+        surcharge=parsed.surcharge,
+        fallbacks=tuple(parsed.fallbacks),
+        stages=frozenset(parsed.stages),
+        plans=frozenset(parsed.plans),
     )
 
 
-def _rule(said: _Rule) -> Rule:
+def _rule(parsed: _Rule) -> Rule:
     return Rule(
-        name=said.name,
-        use=said.use,
-        stages=frozenset(said.stages),
-        plans=frozenset(said.plans),
-        formats=frozenset(said.formats),
-        strategy=said.strategy,
+        name=parsed.name,
+        use=parsed.use,
+        stages=frozenset(parsed.stages),
+        plans=frozenset(parsed.plans),
+        formats=frozenset(parsed.formats),
+        strategy=parsed.strategy,
     )
 
 

@@ -331,11 +331,13 @@ class Container:
         found["background"] = self._check_background()
         if self.broker is not None and found["database"]["ok"]:
             stalled = await self.watchdog.look()
-            said = ", ".join(f"{stall.lane}: {stall.kind} ({stall.jobs} jobs)" for stall in stalled)
+            detail = ", ".join(
+                f"{stall.lane}: {stall.kind} ({stall.jobs} jobs)" for stall in stalled
+            )
             found["workers"] = {
                 "ok": not stalled,
                 "required": False,
-                "detail": said or "nothing waits in silence",
+                "detail": detail or "no stalled jobs",
             }
         return found
 

@@ -71,17 +71,17 @@ def run_demo(settings: Settings, *, leave: bool, prompt: str | None, console: Co
             keeps_credits = settings.open_to_all and scheme(settings.credits_url) == "local"
             if keeps_credits:
                 _grant(operator, console)
-            done, pictures = asyncio.run(_tell(base, folder, prompt or PROMPT, console))
+            done, pictures = asyncio.run(_run_generation(base, folder, prompt or PROMPT, console))
             balance = (
-                _said(operator.get(f"/users/{USER}/statement"))["balance"]
+                _json_or_fail(operator.get(f"/users/{USER}/statement"))["balance"]
                 if keeps_credits
                 else None
             )
         except (DemoFailedError, GenerationServiceError, httpx.HTTPError) as error:
-            console.print(f"[bold red]The demo could not go on:[/] {escape(str(error))}")
+            console.print(f"[bold red]The demo could not continue:[/] {escape(str(error))}")
             return 1
-        _summary(done, pictures, balance, console)
-        _addresses(base, done.id, log, console)
+        _print_summary(done, pictures, balance, console)
+        _print_addresses(base, done.id, log, console)
         if not leave:
             _keep_serving(console)
     return 0
@@ -112,11 +112,11 @@ def _start(settings: Settings, stack: ExitStack, console: Console) -> tuple[str,
 def _grant(operator: httpx.Client, console: Console) -> None:
     """Grant credits and a plan, as an operator."""
     grant = {"user_id": USER, "amount": "2.00", "plan": "pro", "reason": "demo"}
-    _said(operator.post("/credits/grants", json=grant))
+    _json_or_fail(operator.post("/credits/grants", json=grant))
     console.print(f"2.00 credits and the Pro plan for {USER}")
 
 
-async def _tell(
+async def _run_generation(
     base: str, folder: Path, prompt: str, console: Console
 ) -> tuple[Generation, list[Picture]]:
     """Quote, create, wait for samples, select, wait for the final, download."""
@@ -134,7 +134,7 @@ async def _tell(
         sample = shown.samples[_CHOSEN - 1]
         await client.select(started.id, sample, resolution=_RESOLUTION, quote_id=quote.quote_id)
         done = await follow(client, started.id, console, until={COMPLETED}, seconds=_WORK_SECONDS)
-        return done, await _downloaded(client, done, folder)
+        return done, await _download_all(client, done, folder)
 
 
 def _show_price(quote: Quote, console: Console) -> None:
@@ -143,11 +143,11 @@ def _show_price(quote: Quote, console: Console) -> None:
         " ".join(filter(None, (item["stage"], item["resolution"], item["credits"])))
         for item in quote.raw["items"]
     ]
-    had = "" if quote.balance is None else f"; the balance is {_credits(quote.balance)}"
+    had = "" if quote.balance is None else f"; the balance is {_credits_text(quote.balance)}"
     console.print(f"Quoted, in credits: {', '.join(parts)}{had}")
 
 
-async def _downloaded(client: AsyncClient, done: Generation, folder: Path) -> list[Picture]:
+async def _download_all(client: AsyncClient, done: Generation, folder: Path) -> list[Picture]:
     """Download every picture to the demo's folder."""
     named = [(f"sample {number}", sample) for number, sample in enumerate(done.samples, start=1)]
 
@@ -161,24 +161,24 @@ async def _downloaded(client: AsyncClient, done: Generation, folder: Path) -> li
     return list(await asyncio.gather(*(fetched(title, asset) for title, asset in named)))
 
 
-def _summary(
+def _print_summary(
     done: Generation, pictures: Sequence[Picture], balance: str | None, console: Console
 ) -> None:
     if console.color_system:
         console.print(side_by_side([picture.path for picture in pictures], width=console.width))
-    console.print(f"The pictures lie in {pictures[0].path.parent}:", soft_wrap=True, markup=False)
+    console.print(f"Pictures in {pictures[0].path.parent}:", soft_wrap=True, markup=False)
     for picture in pictures:
         line = f"  {picture.title:<8}  {picture.resolution:>9}  {picture.path.name}"
         console.print(line, highlight=False, soft_wrap=True)
     parts = done.raw["cost"]
-    left = "" if balance is None else f", {_credits(balance)} left"
+    left = "" if balance is None else f", {_credits_text(balance)} left"
     console.print(
         f"Cost: samples {parts['samples']} + final {parts['final']} ="
-        f" [bold]{_credits(done.cost)}[/]{left}"
+        f" [bold]{_credits_text(done.cost)}[/]{left}"
     )
 
 
-def _addresses(base: str, request_id: str, log: Path, console: Console) -> None:
+def _print_addresses(base: str, request_id: str, log: Path, console: Console) -> None:
     request = f"{base}/api/v1/generation-requests/{request_id}"
     for line in (
         f"Studio             {base}/studio",
@@ -191,7 +191,7 @@ def _addresses(base: str, request_id: str, log: Path, console: Console) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _credits(amount: Decimal | str) -> str:
+def _credits_text(amount: Decimal | str) -> str:
     return f"{amount} credits"
 
 
@@ -253,7 +253,7 @@ def _wait_ready(base: str, service: subprocess.Popen[bytes], log: Path) -> None:
     raise DemoFailedError(f"the service is not ready after {_START_SECONDS:.0f} s; see {log}")
 
 
-def _said(answer: httpx.Response) -> dict[str, Any]:
+def _json_or_fail(answer: httpx.Response) -> dict[str, Any]:
     body: dict[str, Any] = answer.json()
     if answer.is_error:
         raise DemoFailedError(body.get("detail", answer.text))

@@ -57,12 +57,12 @@ _CONNECT_SECONDS = 4.0
 _PROBE = "aigen-doctor"
 """User and key of the calls to the credit service; they only read."""
 _UNRESOLVABLE = "aigen-doctor.invalid"
-"""A name that no resolver knows (RFC 6761), so that the question goes to nobody's server."""
+"""A name that no resolver knows (RFC 6761), so that no foreign server is asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The state of one dependency; `remedy` says how to correct it, or what else to set."""
+    """The state of one dependency; `remedy` is how to correct it, or what else to set."""
 
     part: str
     ok: bool

@@ -204,14 +204,14 @@ class FakeWorker:
 
     async def _report(self, job: dict[str, Any], kind: ReportKind, body: dict[str, Any]) -> bool:
         """Send one report; return False if the service does not want the job any more."""
-        said = {
+        report = {
             "generation_request_id": job["generation_request_id"],
             "job_id": job["job_id"],
             **body,
         }
         if self._over == "rabbitmq":
-            said["callback_token"] = job["callback_token"]
-        return await self._send(kind, orjson.dumps(said), job["callback_token"], job)
+            report["callback_token"] = job["callback_token"]
+        return await self._send(kind, orjson.dumps(report), job["callback_token"], job)
 
     async def _send(
         self, kind: ReportKind, body: bytes, token: str, job: dict[str, Any] | None = None

@@ -44,7 +44,7 @@ def explain_start_error(error: BaseException, settings: Settings) -> StartProble
     if problem := _explain_local_error(error, settings):
         return problem
     if isinstance(error, AigenError) and error.__cause__ is None:
-        return StartProblem(str(error), "`aigen doctor` says more.")
+        return StartProblem(str(error), "`aigen doctor` checks every dependency.")
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     return explain_database_error(error, url)
 

@@ -87,18 +87,18 @@ def current_result(kind: str, value: Any) -> tuple[str, Any]:
         RESULT.keys() & value.keys() or str(value.get("status")) in STATUS
     ):
         return kind, value
-    said = _renamed(value)
-    status = str(said.pop("status", ""))
+    result = _renamed(value)
+    status = str(result.pop("status", ""))
     match STATUS.get(status):
         case "error":
-            said.setdefault("error_code", _CODES[status])
-            return "error", said
+            result.setdefault("error_code", _CODES[status])
+            return "error", result
         case "result":
-            return ("final-result" if "final_asset" in said else "sample-result"), said
+            return ("final-result" if "final_asset" in result else "sample-result"), result
         case "progress":
-            return "progress", said
+            return "progress", result
         case _:
-            return kind, said
+            return kind, result
 
 
 def _renamed(value: Any) -> Any:

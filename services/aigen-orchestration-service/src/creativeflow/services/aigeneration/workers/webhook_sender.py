@@ -127,10 +127,10 @@ class WebhookSender:
     async def _settle(self, due: DueDelivery, attempt: Attempt) -> None:
         now = self._now()
         jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - nothing secret
-        verdict = classify_attempt(
+        decision = classify_attempt(
             attempt, tries=due.tries, failing_since=due.failing_since, now=now, jitter=jitter
         )
-        match verdict:
+        match decision:
             case Delivered():
                 written, outcome = await self._deliveries.delivered(due, attempt, now), "delivered"
             case RetryLater(delay):

@@ -255,12 +255,12 @@ class BillingCredits:
         if self._routes.refund is None:
             raise CreditsUndecidableError("the billing adapter has no refund route")
         if entry and await self._move(held, JournalState.HELD, JournalState.REFUNDING):
-            # What was deducted is what is refunded, whatever the caller says it was.
+            # The refund is the recorded deduction, whatever amount the caller passes.
             await self._refund(
                 replace(held, user_id=entry.user_id, amount=entry.amount), self._routes.refund
             )
         else:
-            await self._release(held)  # somebody else was faster: see what came of it
+            await self._release(held)  # another caller was faster: use its outcome
 
     async def _refund(self, held: Reservation, path: str) -> None:
         try:
@@ -301,7 +301,7 @@ class BillingCredits:
         return await self._entry(entry.key)
 
     async def _answered(self, key: str) -> JournalEntry | None:
-        """Return the entry of a key once its running call has ended; bounded by the time of a call."""
+        """Return the entry of a key once its running call has ended, within the time of a call."""
         for _ in range(int(2 * self._call_seconds / _LOOK_SECONDS)):
             entry = await self._entry(key)
             if entry is None or entry.state in _STATUS or self._overdue(entry):
@@ -341,12 +341,14 @@ class BillingCredits:
 
     async def _balance(self, user_id: str) -> int | None:
         found = await self._read("/users/{user_id}/credits/balance", user_id=user_id)
-        told = (found or {}).get("balance", (found or {}).get("current_balance"))
+        balance = (found or {}).get("balance", (found or {}).get("current_balance"))
         try:
             return (
                 None
-                if told is None
-                else credits_amount(f"{told:.2f}" if isinstance(told, float) else str(told))
+                if balance is None
+                else credits_amount(
+                    f"{balance:.2f}" if isinstance(balance, float) else str(balance)
+                )
             )
         except ValueError:
             return None

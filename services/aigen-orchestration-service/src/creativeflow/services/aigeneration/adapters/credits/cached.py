@@ -53,21 +53,23 @@ class CachedEntitlements:
         known, now = self._known.get(user_id), self._monotonic()
         if known and now - known.asked_at < FRESH_SECONDS:
             return known.entitled
-        said, flagged = await asyncio.gather(
+        answer, flagged = await asyncio.gather(
             self._credits.entitlements(user_id), self._flagged(user_id), return_exceptions=True
         )
         if (
-            isinstance(said, CreditsUnknownError)
+            isinstance(answer, CreditsUnknownError)
             and known is not None
             and now - known.asked_at <= STALE_SECONDS
         ):
-            log.warning("entitlements_stale", seconds=round(now - known.asked_at), reason=str(said))
+            log.warning(
+                "entitlements_stale", seconds=round(now - known.asked_at), reason=str(answer)
+            )
             return replace(known.entitled, stale=True)
-        if isinstance(said, BaseException):
-            raise said
+        if isinstance(answer, BaseException):
+            raise answer
         if isinstance(flagged, BaseException):
             raise flagged
-        entitled = said
+        entitled = answer
         if flagged:
             entitled = replace(entitled, restricted=True)
         self._known[user_id] = _Known(entitled, now)

@@ -32,17 +32,17 @@ class OdooCredits:
 
     async def entitlements(self, user_id: str) -> Entitlements:
         """Return plan, flag and balance of the account in Odoo."""
-        told = await self._calls("creativeflow_entitlements", user_id=user_id)
+        answer = await self._calls("creativeflow_entitlements", user_id=user_id)
         try:
-            balance = credits_amount(_text(told, "balance"))
+            balance = credits_amount(_text(answer, "balance"))
             return entitled(
-                _text(told, "plan"),
-                _text(told, "status"),
-                restricted=told["restricted"],
+                _text(answer, "plan"),
+                _text(answer, "status"),
+                restricted=answer["restricted"],
                 balance=balance,
             )
         except (KeyError, ValueError) as error:
-            raise CreditsUnknownError("Odoo tells no entitlements that are known here") from error
+            raise CreditsUnknownError("the entitlements of Odoo cannot be read") from error
 
     async def hold(self, asked: Reservation) -> None:
         """Place a hold."""
@@ -54,7 +54,7 @@ class OdooCredits:
             case "conflict":
                 raise CreditsConflictError(asked.key)
             case other:
-                raise CreditsUnknownError(f"Odoo says of a hold: {other}")
+                raise CreditsUnknownError(f"Odoo answers a hold with {other}")
 
     async def capture(self, held: Reservation) -> None:
         """Capture a hold."""
@@ -72,7 +72,7 @@ class OdooCredits:
             case HoldStatus.CAPTURED:
                 raise CreditsConflictError(held.key)
             case other:
-                raise CreditsUnknownError(f"Odoo says of a released key: {other}")
+                raise CreditsUnknownError(f"Odoo answers a release with {other}")
 
     async def find(self, asked: Reservation) -> HoldStatus:
         """Return the state of the key in Odoo."""
@@ -83,14 +83,16 @@ class OdooCredits:
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
         """Return holds that are open in Odoo."""
-        told = await self._calls("creativeflow_outstanding", before=before.isoformat(), limit=most)
+        answer = await self._calls(
+            "creativeflow_outstanding", before=before.isoformat(), limit=most
+        )
         try:
             return [
                 Reservation(**{**hold, "amount": credits_amount(hold["amount"])})
-                for hold in told["holds"]
+                for hold in answer["holds"]
             ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CreditsUnknownError("Odoo lists holds in a way that is not known here") from error
+            raise CreditsUnknownError("the holds of Odoo cannot be read") from error
 
 
 def entitled(plan: str, status: str, *, restricted: bool, balance: int) -> Entitlements:
@@ -117,15 +119,15 @@ def _arguments(reservation: Reservation) -> dict[str, str]:
     }
 
 
-def _text(told: Mapping[str, Any], name: str) -> str:
-    value = told.get(name)
+def _text(answer: Mapping[str, Any], name: str) -> str:
+    value = answer.get(name)
     if not isinstance(value, str):
         raise CreditsUnknownError(f"Odoo's answer has no {name}")
     return value
 
 
-def _status(told: Mapping[str, Any]) -> HoldStatus:
+def _status(answer: Mapping[str, Any]) -> HoldStatus:
     try:
-        return HoldStatus(_text(told, "status"))
+        return HoldStatus(_text(answer, "status"))
     except ValueError as error:
-        raise CreditsUnknownError("Odoo tells a status that is not known here") from error
+        raise CreditsUnknownError("unknown status in Odoo") from error

@@ -90,14 +90,14 @@ class OdooCalls:
     async def _once(self, method: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self._api == "auto":
             self._api = await self._detect()
-        told = await (
+        result = await (
             self._json2(method, arguments)
             if self._api == "json2"
             else self._jsonrpc(method, arguments)
         )
-        if not isinstance(told, dict):
+        if not isinstance(result, dict):
             raise CreditsUnknownError("Odoo's answer is no object")
-        return told
+        return result
 
     async def _detect(self) -> OdooApi:
         """Ask for the version at a path that versions without JSON-2 do not have."""
@@ -146,12 +146,12 @@ class OdooCalls:
         async with self._signing_in:
             if self._uid is None or self._uid == instead_of:
                 self._uid = None
-                told = await self._rpc(
+                result = await self._rpc(
                     "common", "authenticate", self._database, self._login, self._api_key, {}
                 )
-                if not isinstance(told, int) or isinstance(told, bool):
+                if not isinstance(result, int) or isinstance(result, bool):
                     raise _DeniedError("Odoo does not know the login or its key")
-                self._uid = told
+                self._uid = result
             return self._uid
 
     async def _rpc(self, service: str, method: str, *arguments: Any) -> Any:
@@ -159,12 +159,12 @@ class OdooCalls:
         answer = await self._send(
             "POST", "/jsonrpc", json={"jsonrpc": "2.0", "method": "call", "params": params}
         )
-        told = _read(answer)
-        if not isinstance(told, dict):
+        result = _read(answer)
+        if not isinstance(result, dict):
             raise CreditsUnknownError("Odoo's answer is no object")
-        if "error" in told:
-            raise _failed(_name(told["error"]))
-        return told.get("result")
+        if "error" in result:
+            raise _failed(_name(result["error"]))
+        return result.get("result")
 
     async def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:

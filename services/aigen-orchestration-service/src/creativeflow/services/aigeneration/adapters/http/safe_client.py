@@ -270,11 +270,11 @@ def _retry_after(answer: httpx.Response) -> timedelta | None:
     """Return the bounded delay of Retry-After; None without a valid header."""
     if answer.status_code not in {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}:
         return None
-    said = answer.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", said):
-        return min(timedelta(seconds=int(said)), RETRY_AFTER_MAX)
+    value = answer.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return min(timedelta(seconds=int(value)), RETRY_AFTER_MAX)
     try:
-        wait = email.utils.parsedate_to_datetime(said) - datetime.now(UTC)
+        wait = email.utils.parsedate_to_datetime(value) - datetime.now(UTC)
     except (ValueError, TypeError):
         return None
     return min(max(wait, timedelta()), RETRY_AFTER_MAX)

@@ -68,7 +68,7 @@ def read_rules(path: Path) -> list[SafetyRule]:
         SafetyFileError: it cannot be read or is not valid.
     """
     try:
-        said = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        parsed = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -84,5 +84,5 @@ def read_rules(path: Path) -> list[SafetyRule]:
             words=tuple(rule.words),
             near=tuple(tuple(group) for group in rule.near),
         )
-        for rule in said.rules
+        for rule in parsed.rules
     ]
