@@ -1,6 +1,4 @@
-"""The first thing a newcomer does: `aigen demo` with nothing installed, and it leaves nothing
-running behind.
-"""
+"""`aigen demo` without any installed service, which leaves no process running."""
 
 import asyncio
 import os

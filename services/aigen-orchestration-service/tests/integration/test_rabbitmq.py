@@ -1,6 +1,4 @@
-"""The broker adapter against a real RabbitMQ: what is published, consumed, lost, found again and
-shut down.
-"""
+"""The broker adapter on a real RabbitMQ: publish, consume, reconnect and close."""
 
 import asyncio
 import datetime as dt

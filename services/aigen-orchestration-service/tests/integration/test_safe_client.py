@@ -1,6 +1,4 @@
-"""Calls to addresses that others chose go where they were checked to go, and cost no more than they
-may.
-"""
+"""The SSRF-safe client calls only checked addresses, within its time and size limits."""
 
 import asyncio
 import datetime as dt
@@ -24,14 +22,14 @@ LOCAL = Rules(networks=[ip_network("127.0.0.0/8")])
 
 
 class Names:
-    """A name server whose answers the test gives, one after the other; the last one stays."""
+    """A name server with given answers in turn; the last one is repeated."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.asked: list[str] = []
         self._answers = list(answers)
 
     async def __call__(self, host: str, _port: int) -> Sequence[str]:
-        """The next answer; an empty one: the name is not known."""
+        """Return the next answer; an empty one means that the name is not known."""
         self.asked.append(host)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if not answer:
