@@ -244,7 +244,7 @@ def _names(module: str, owner: str) -> _Names:
         ):
             taken |= {found.name: (str(node.module), found.name) for found in node.names}
     batched = dict(
-        re.findall(r"(self\._\w+) = Batcher\((self\._\w+)", sources.get("self.__init__", ""))
+        re.findall(r"(self\._\w+) = GroupCommit\((self\._\w+)", sources.get("self.__init__", ""))
     )
     return _Names(module, sources, taken, taken_modules, batched)
 
