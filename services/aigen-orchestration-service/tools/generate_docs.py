@@ -103,6 +103,10 @@ _SETTINGS = f"""{_MADE}
 Settings are read once, at the start, from the environment and from a file `.env` in the directory where the service is
 started; the environment wins. The scheme of a URL chooses the adapter, so no switch can contradict a URL. The older
 names work too; the first name wins. `{SERVICE}/.env.example` has all of them as comments.
+
+An `AIGEN_` variable that is not in this table, nor read by an option of `aigen`, is named at start with the closest
+known name: a warning in the profile `embedded`, refused in `production`. In Kubernetes, set `enableServiceLinks: false`:
+a Service named `aigen` otherwise puts such variables into every pod.
 """
 
 _ENV = """# Made from the code by `make docs`: change the code, not this file.

@@ -66,18 +66,18 @@ class Bank:
         await self.credits.hold(self.asked(key, user=user, amount=amount))
 
 
-async def test_unknown_users_are_on_the_free_plan(bank: Bank) -> None:
+async def test_entitlements_of_unknown_users_are_the_free_plan(bank: Bank) -> None:
     assert (await bank.credits.entitlements("nobody")).plan.name == "free"
     assert (await bank.credits.entitlements(bank.rich)).plan.name == "pro"
 
 
-async def test_a_hold_takes_the_amount_once_however_often_it_is_asked(bank: Bank) -> None:
+async def test_hold_repeated_takes_the_amount_once(bank: Bank) -> None:
     await asyncio.gather(*(bank.hold() for _ in range(20)))
     assert await bank.balance() == 75
     assert await bank.credits.find(bank.asked("k")) is HoldStatus.HELD
 
 
-async def test_the_same_key_with_another_amount_or_user_is_its_own_error(bank: Bank) -> None:
+async def test_hold_same_key_with_other_facts_is_a_conflict(bank: Bank) -> None:
     await bank.hold()
     with pytest.raises(CreditsConflictError):
         await bank.hold(amount=26)
@@ -85,7 +85,7 @@ async def test_the_same_key_with_another_amount_or_user_is_its_own_error(bank: B
         await bank.hold(user="nobody")
 
 
-async def test_a_refused_hold_leaves_nothing_and_frees_its_key(bank: Bank) -> None:
+async def test_hold_refused_leaves_nothing_and_frees_its_key(bank: Bank) -> None:
     with pytest.raises(CreditsRefusedError):
         await bank.hold(amount=101)
     assert await bank.balance() == 100
@@ -94,7 +94,7 @@ async def test_a_refused_hold_leaves_nothing_and_frees_its_key(bank: Bank) -> No
     assert await bank.balance() == 0
 
 
-async def test_a_capture_and_a_release_happen_once_and_exclude_each_other(bank: Bank) -> None:
+async def test_capture_and_release_happen_once_and_exclude_each_other(bank: Bank) -> None:
     await bank.hold("taken")
     await asyncio.gather(*(bank.credits.capture(bank.asked("taken")) for _ in range(10)))
     with pytest.raises(CreditsConflictError):
@@ -108,7 +108,7 @@ async def test_a_capture_and_a_release_happen_once_and_exclude_each_other(bank: 
     assert await bank.credits.find(bank.asked("given")) is HoldStatus.RELEASED
 
 
-async def test_capture_and_release_racing_leave_one_of_them(bank: Bank) -> None:
+async def test_capture_and_release_concurrent_leave_one(bank: Bank) -> None:
     for n in range(10):
         await bank.hold(f"k{n}", amount=1)
         await asyncio.gather(
@@ -121,12 +121,12 @@ async def test_capture_and_release_racing_leave_one_of_them(bank: Bank) -> None:
     assert await bank.balance() == 100 - found.count(HoldStatus.CAPTURED)
 
 
-async def test_a_release_of_what_was_never_held_does_nothing(bank: Bank) -> None:
+async def test_release_without_hold_does_nothing(bank: Bank) -> None:
     await bank.credits.release(bank.asked("never"))
     assert await bank.balance() == 100
 
 
-async def test_a_release_closes_the_key_against_a_hold_that_arrives_late(bank: Bank) -> None:
+async def test_release_closes_the_key_for_a_late_hold(bank: Bank) -> None:
     await bank.credits.release(bank.asked("late"))
     with pytest.raises(CreditsConflictError):
         await bank.hold("late")
@@ -135,7 +135,7 @@ async def test_a_release_closes_the_key_against_a_hold_that_arrives_late(bank: B
     assert await bank.balance() == 100
 
 
-async def test_a_release_and_a_hold_at_once_leave_nothing_held(bank: Bank) -> None:
+async def test_release_and_hold_concurrent_leave_nothing_held(bank: Bank) -> None:
     for n in range(20):
         key = f"both{n}"
         await asyncio.gather(
@@ -146,7 +146,7 @@ async def test_a_release_and_a_hold_at_once_leave_nothing_held(bank: Bank) -> No
     assert await bank.outstanding(datetime.now(UTC) + timedelta(minutes=1)) == []
 
 
-async def test_what_is_neither_captured_nor_released_is_listed(bank: Bank) -> None:
+async def test_outstanding_lists_open_holds(bank: Bank) -> None:
     for key in ("open", "taken", "given"):
         await bank.hold(key, amount=2)
     await bank.credits.capture(bank.asked("taken", amount=2))
@@ -157,19 +157,19 @@ async def test_what_is_neither_captured_nor_released_is_listed(bank: Bank) -> No
     assert await bank.outstanding(datetime.now(UTC) - timedelta(minutes=1)) == []
 
 
-async def test_a_capture_of_what_was_never_held_is_a_conflict(bank: Bank) -> None:
+async def test_capture_without_hold_is_a_conflict(bank: Bank) -> None:
     with pytest.raises(CreditsConflictError):
         await bank.credits.capture(bank.asked("never"))
 
 
-async def test_a_released_hold_cannot_be_held_again_under_its_key(bank: Bank) -> None:
+async def test_hold_after_release_under_the_same_key_is_a_conflict(bank: Bank) -> None:
     await bank.hold()
     await bank.credits.release(bank.asked("k"))
     with pytest.raises(CreditsConflictError):
         await bank.hold()
 
 
-async def test_many_callers_never_overdraw(bank: Bank) -> None:
+async def test_hold_concurrent_never_overdraws(bank: Bank) -> None:
     told = await asyncio.gather(
         *(bank.hold(f"k{n}", amount=5) for n in range(50)), return_exceptions=True
     )

@@ -61,9 +61,7 @@ async def much_later(desk: Desk) -> None:
 # The four action types
 
 
-def test_only_the_four_priced_actions_can_be_reserved_because_any_other_is_charged_nothing() -> (
-    None
-):
+def test_reservation_of_an_unpriced_action_is_refused() -> None:
     assert set(ACTIONS) == {
         "sample_generation",
         "standard_generation",
@@ -77,7 +75,7 @@ def test_only_the_four_priced_actions_can_be_reserved_because_any_other_is_charg
         Reservation(key="k", user_id="u", amount=0, action="hd_export")
 
 
-async def test_the_amount_is_sent_along_and_taken_exactly(desk: Desk) -> None:
+async def test_hold_sends_the_exact_amount(desk: Desk) -> None:
     await desk.credits.hold(
         Reservation(key="odd", user_id="rich", amount=17, action="advanced_ai_feature")
     )
@@ -88,9 +86,7 @@ async def test_the_amount_is_sent_along_and_taken_exactly(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("polite", [False, True])
-async def test_too_little_is_refused_by_402_or_by_success_false_and_frees_the_key(
-    desk: Desk, polite: bool
-) -> None:
+async def test_hold_insufficient_is_refused_and_frees_the_key(desk: Desk, polite: bool) -> None:
     await desk.give("poor", 24, "pro", polite=polite)
     asked = Reservation(key="k", user_id="poor", amount=25, action="sample_generation")
     with pytest.raises(CreditsRefusedError):
@@ -101,7 +97,7 @@ async def test_too_little_is_refused_by_402_or_by_success_false_and_frees_the_ke
     assert await desk.balance("poor") == 0
 
 
-async def test_a_user_the_adapter_does_not_know_has_nothing(desk: Desk) -> None:
+async def test_hold_of_an_unknown_user_is_refused(desk: Desk) -> None:
     with pytest.raises(CreditsRefusedError):
         await desk.credits.hold(
             Reservation(key="k", user_id="nobody", amount=25, action="sample_generation")
@@ -112,7 +108,7 @@ async def test_a_user_the_adapter_does_not_know_has_nothing(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("fault", ["error_after", "wrong_body", "silent_after", "drop_after"])
-async def test_a_deduction_without_an_answer_is_never_asked_again_and_waits_for_a_person(
+async def test_hold_without_answer_is_not_repeated_and_waits_for_an_operator(
     desk: Desk, fault: str
 ) -> None:
     await desk.control(faults=[fault])
@@ -126,9 +122,7 @@ async def test_a_deduction_without_an_answer_is_never_asked_again_and_waits_for_
     assert await desk.balance("rich") == 75
 
 
-async def test_an_error_before_the_work_looks_the_same_and_is_not_guessed_either(
-    desk: Desk,
-) -> None:
+async def test_hold_failed_before_the_work_is_not_guessed(desk: Desk) -> None:
     await desk.control(faults=["error_before"])
     with pytest.raises(CreditsUnknownError):
         await desk.credits.hold(DEDUCT)
@@ -139,7 +133,7 @@ async def test_an_error_before_the_work_looks_the_same_and_is_not_guessed_either
 
 
 @pytest.mark.parametrize("charged", [True, False])
-async def test_a_person_decides_and_everything_goes_on(desk: Desk, charged: bool) -> None:
+async def test_decide_resolves_a_key_in_doubt(desk: Desk, charged: bool) -> None:
     await desk.control(faults=["error_after" if charged else "error_before"])
     with pytest.raises(CreditsUnknownError):
         await desk.credits.hold(DEDUCT)
@@ -150,7 +144,7 @@ async def test_a_person_decides_and_everything_goes_on(desk: Desk, charged: bool
     assert await desk.balance("rich") == 75
 
 
-async def test_an_answer_that_comes_after_the_caller_left_is_not_lost(desk: Desk) -> None:
+async def test_hold_answer_after_the_caller_left_is_recorded(desk: Desk) -> None:
     await desk.control(faults=["slow"])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
@@ -161,7 +155,7 @@ async def test_an_answer_that_comes_after_the_caller_left_is_not_lost(desk: Desk
     assert await desk.balance("rich") == 75
 
 
-async def test_a_process_that_died_in_the_middle_of_a_call_leaves_it_in_doubt(desk: Desk) -> None:
+async def test_hold_of_a_dead_process_is_in_doubt(desk: Desk) -> None:
     await desk.control(faults=["silent_after"])
     call = asyncio.create_task(desk.credits._hold(DEDUCT))  # noqa: SLF001 - as it ends when its process ends
     await asyncio.sleep(0.3)
@@ -172,9 +166,7 @@ async def test_a_process_that_died_in_the_middle_of_a_call_leaves_it_in_doubt(de
         await desk.credits.hold(DEDUCT)
 
 
-async def test_what_surely_was_not_sent_is_simply_asked_again(
-    database_url: str, desk: Desk
-) -> None:
+async def test_hold_not_sent_is_retried(database_url: str, desk: Desk) -> None:
     async with billing(database_url, desk.port) as other:
         nowhere = BillingRoutes(base_url="http://127.0.0.1:9/api/v1")
         async with httpx.AsyncClient(trust_env=False) as http:
@@ -193,7 +185,7 @@ async def test_what_surely_was_not_sent_is_simply_asked_again(
         assert await other.balance("rich") == 75
 
 
-async def test_a_call_that_is_turned_away_did_nothing(desk: Desk) -> None:
+async def test_hold_turned_away_did_nothing(desk: Desk) -> None:
     await desk.control(faults=["turned_away"])
     with pytest.raises(CreditsUnknownError, match="nothing was deducted"):
         await desk.credits.hold(DEDUCT)
@@ -204,9 +196,7 @@ async def test_a_call_that_is_turned_away_did_nothing(desk: Desk) -> None:
 # Refunds
 
 
-async def test_without_a_refund_route_a_release_waits_for_a_person_and_nothing_is_lost(
-    desk: Desk,
-) -> None:
+async def test_release_without_refund_route_waits_for_an_operator(desk: Desk) -> None:
     await desk.credits.hold(DEDUCT)
     for _ in range(2):
         with pytest.raises(CreditsUndecidableError, match="refund"):
@@ -215,7 +205,7 @@ async def test_without_a_refund_route_a_release_waits_for_a_person_and_nothing_i
     assert await desk.balance("rich") == 75
 
 
-async def test_where_the_settings_say_that_there_is_no_refund_route_none_is_called(
+async def test_release_with_refund_path_none_calls_nothing(
     database_url: str, faithful_billing: int
 ) -> None:
     async with billing(database_url, faithful_billing, refund=None) as desk:
@@ -227,7 +217,7 @@ async def test_where_the_settings_say_that_there_is_no_refund_route_none_is_call
 
 
 @pytest.mark.parametrize("fault", ["error_after", "silent_after", "drop_after", "wrong_body"])
-async def test_a_refund_without_an_answer_is_looked_up_and_never_paid_twice(
+async def test_release_without_answer_is_looked_up_and_paid_once(
     complete: Desk, fault: str
 ) -> None:
     await complete.credits.hold(DEDUCT)
@@ -247,7 +237,7 @@ async def test_a_refund_without_an_answer_is_looked_up_and_never_paid_twice(
 @pytest.mark.parametrize(
     "fault", ["error_before", "error_after", "silent_after", "drop_after", "wrong_body", "twice"]
 )
-async def test_with_a_look_up_every_doubt_ends_by_itself(complete: Desk, fault: str) -> None:
+async def test_find_with_look_up_resolves_every_doubt(complete: Desk, fault: str) -> None:
     await complete.control(faults=[fault])
     if fault == "twice":
         await complete.credits.hold(DEDUCT)
@@ -273,7 +263,7 @@ async def test_with_a_look_up_every_doubt_ends_by_itself(complete: Desk, fault: 
         ("Expired", "free", False),
     ],
 )
-async def test_every_status_means_something(
+async def test_entitlements_of_every_status_are_known(
     desk: Desk, status: str, plan: str, restricted: bool
 ) -> None:
     await desk.give("user", 100, "pro", subscription={"status": status})
@@ -281,7 +271,7 @@ async def test_every_status_means_something(
     assert (found.plan.name, found.restricted, found.balance) == (plan, restricted, 100)
 
 
-async def test_features_narrow_or_widen_a_paid_plan_and_never_the_free_one(desk: Desk) -> None:
+async def test_entitlements_features_change_paid_plans_only(desk: Desk) -> None:
     features = {
         "unlimited_standard_generations": False,
         "brand_kit_access": False,
@@ -297,7 +287,7 @@ async def test_features_narrow_or_widen_a_paid_plan_and_never_the_free_one(desk:
     assert (free.brand_kit, free.high_resolution, free.watermark) == (False, False, True)
 
 
-async def test_plan_names_of_theirs_are_ours_by_a_setting_and_unknown_ones_are_no_answer(
+async def test_entitlements_plan_names_are_mapped_and_unknown_ones_refused(
     database_url: str, faithful_billing: int
 ) -> None:
     async with billing(database_url, faithful_billing, plan_names={"professional": "pro"}) as desk:
@@ -308,9 +298,7 @@ async def test_plan_names_of_theirs_are_ours_by_a_setting_and_unknown_ones_are_n
             await desk.credits.entitlements("other")
 
 
-async def test_an_error_for_a_paid_user_is_no_answer_and_an_unknown_user_is_free(
-    desk: Desk,
-) -> None:
+async def test_entitlements_error_is_unknown_and_404_is_free(desk: Desk) -> None:
     await desk.give("paid", 100, "pro", broken=True)
     with pytest.raises(CreditsUnknownError):
         await desk.credits.entitlements("paid")
@@ -321,7 +309,7 @@ async def test_an_error_for_a_paid_user_is_no_answer_and_an_unknown_user_is_free
 # Leaving it alone while it is down
 
 
-async def test_after_five_failures_the_adapter_is_left_alone_and_one_probe_opens_it_again(
+async def test_breaker_after_five_failures_opens_until_a_probe_succeeds(
     database_url: str, faithful_billing: int
 ) -> None:
     clock = Clock()
@@ -343,7 +331,7 @@ async def test_after_five_failures_the_adapter_is_left_alone_and_one_probe_opens
         assert await desk.balance("rich") == 75
 
 
-async def test_the_breaker_lets_one_probe_through_and_forgets_old_failures() -> None:
+async def test_breaker_lets_one_probe_through_and_forgets_old_failures() -> None:
     clock = Clock()
     breaker = CircuitBreaker(monotonic=lambda: clock().timestamp())
 
@@ -380,7 +368,7 @@ async def test_the_breaker_lets_one_probe_through_and_forgets_old_failures() -> 
     assert not breaker.open
 
 
-async def test_a_call_is_tried_three_times_and_no_more() -> None:
+async def test_call_failing_is_tried_three_times() -> None:
     calls = 0
 
     async def fail() -> None:
@@ -393,7 +381,7 @@ async def test_a_call_is_tried_three_times_and_no_more() -> None:
     assert calls == 3
 
 
-async def test_nothing_secret_shows(database_url: str) -> None:
+async def test_logs_and_errors_contain_no_secret(database_url: str) -> None:
     database = Database(database_url)
     async with httpx.AsyncClient(trust_env=False) as http:
         made = BillingCredits(
@@ -407,9 +395,7 @@ async def test_nothing_secret_shows(database_url: str) -> None:
     await database.close()
 
 
-async def test_a_refund_gives_back_what_was_deducted_whatever_it_is_said_to_be(
-    complete: Desk,
-) -> None:
+async def test_release_refunds_the_recorded_deduction(complete: Desk) -> None:
     await complete.credits.hold(DEDUCT)
     await complete.credits.release(
         Reservation(key="k", user_id="rich", amount=99, action="sample_generation")

@@ -53,7 +53,7 @@ async def bank(odoo: StandIn, client: httpx.AsyncClient) -> Bank:
 
 
 @pytest.mark.parametrize("fault", ["error", "pool_full", "serialization", "error_after_work"])
-async def test_a_passing_trouble_is_asked_again_and_done_once(
+async def test_call_temporary_error_is_retried_and_done_once(
     bank: Bank, odoo: StandIn, fault: str
 ) -> None:
     await odoo.faults(fault)
@@ -63,7 +63,7 @@ async def test_a_passing_trouble_is_asked_again_and_done_once(
 
 
 @pytest.mark.parametrize("fault", ["error", "pool_full", "serialization"])
-async def test_three_tries_and_nothing_is_known(bank: Bank, odoo: StandIn, fault: str) -> None:
+async def test_call_failing_three_times_is_unknown(bank: Bank, odoo: StandIn, fault: str) -> None:
     await odoo.faults(fault, fault, fault)
     with pytest.raises(CreditsUnknownError):
         await bank.hold()
@@ -71,7 +71,7 @@ async def test_three_tries_and_nothing_is_known(bank: Bank, odoo: StandIn, fault
     assert await bank.balance() == 100
 
 
-async def test_work_without_an_answer_is_unknown_and_found_by_its_key(
+async def test_hold_without_answer_is_unknown_and_found_by_its_key(
     bank: Bank, odoo: StandIn, client: httpx.AsyncClient
 ) -> None:
     hasty = Bank(odoo.credits(client, deadline_seconds=0.5), odoo.give, odoo.balance)
@@ -88,7 +88,7 @@ async def test_work_without_an_answer_is_unknown_and_found_by_its_key(
 
 
 @pytest.mark.parametrize("fault", ["page", "nothing", "list", "strange", "silent", "refused"])
-async def test_an_answer_that_is_none_is_unknown(bank: Bank, odoo: StandIn, fault: str) -> None:
+async def test_call_unreadable_answer_is_unknown(bank: Bank, odoo: StandIn, fault: str) -> None:
     asked = bank.asked()
     now = datetime.now(UTC)
     for call in (
@@ -104,7 +104,7 @@ async def test_an_answer_that_is_none_is_unknown(bank: Bank, odoo: StandIn, faul
             await call()
 
 
-async def test_a_release_that_leaves_the_key_held_is_unknown() -> None:
+async def test_release_leaving_the_key_held_is_unknown() -> None:
     class Calls:
         async def __call__(self, *_: object, **__: object) -> dict[str, str]:
             return {"status": "held"}
@@ -114,9 +114,7 @@ async def test_a_release_that_leaves_the_key_held_is_unknown() -> None:
         await bank.credits.release(bank.asked())
 
 
-async def test_a_key_that_is_not_taken_is_unknown_and_told_to_the_operator(
-    odoo: StandIn, client: httpx.AsyncClient
-) -> None:
+async def test_call_denied_is_unknown_and_logged(odoo: StandIn, client: httpx.AsyncClient) -> None:
     expired = odoo.credits(client, key="an-expired-key")
     with capture_logs() as logs, pytest.raises(CreditsUnknownError):
         await expired.entitlements("rich")
@@ -124,7 +122,7 @@ async def test_a_key_that_is_not_taken_is_unknown_and_told_to_the_operator(
     assert "an-expired-key" not in repr(logs)
 
 
-async def test_signing_in_happens_once_and_again_only_when_access_is_denied(
+async def test_sign_in_happens_once_until_access_is_denied(
     odoo: StandIn, client: httpx.AsyncClient
 ) -> None:
     credits_ = odoo.credits(client, api="jsonrpc")
@@ -135,7 +133,7 @@ async def test_signing_in_happens_once_and_again_only_when_access_is_denied(
     assert await odoo.counts() == {"creativeflow_entitlements": 2, "authenticate": 1}
 
 
-async def test_keys_and_tracebacks_are_never_told(bank: Bank, odoo: StandIn) -> None:
+async def test_logs_contain_no_key_and_no_traceback(bank: Bank, odoo: StandIn) -> None:
     await odoo.faults("refused")
     with capture_logs() as logs, pytest.raises(CreditsUnknownError) as told:
         await bank.hold()
@@ -144,13 +142,13 @@ async def test_keys_and_tracebacks_are_never_told(bank: Bank, odoo: StandIn) -> 
         assert secret not in repr(logs) + repr(told.value)
 
 
-async def test_an_odoo_that_is_away_is_unknown(client: httpx.AsyncClient) -> None:
+async def test_call_odoo_away_is_unknown(client: httpx.AsyncClient) -> None:
     bank = Bank(StandIn(free_port()).credits(client, deadline_seconds=1.0), None, None)  # type: ignore[arg-type]
     with pytest.raises(CreditsUnknownError):
         await bank.hold()
 
 
-async def test_a_version_that_is_not_told_can_be_set() -> None:
+async def test_version_unknown_can_be_set() -> None:
     def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"version": "new"})
 
@@ -159,7 +157,7 @@ async def test_a_version_that_is_not_told_can_be_set() -> None:
             await StandIn(1).credits(strange).entitlements("rich")
 
 
-async def test_what_is_no_json_rpc_answer_is_unknown() -> None:
+async def test_call_invalid_json_rpc_is_unknown() -> None:
     async with httpx.AsyncClient(
         transport=httpx.MockTransport(lambda _: httpx.Response(200, json=[]))
     ) as strange:
@@ -177,7 +175,7 @@ async def test_what_is_no_json_rpc_answer_is_unknown() -> None:
         ("payg", "expired", "free", False),
     ],
 )
-async def test_plans_and_statuses_are_ours(
+async def test_entitlements_of_every_plan_and_status_are_known(
     bank: Bank, odoo: StandIn, *, plan: str, status: str, allowed: str, restricted: bool
 ) -> None:
     await odoo.give(bank.rich, 25, plan, status=status)
@@ -185,7 +183,7 @@ async def test_plans_and_statuses_are_ours(
     assert (found.plan.name, found.restricted, found.balance) == (allowed, restricted, 125)
 
 
-def test_a_flagged_account_stays_restricted_and_foreign_words_are_no_plan() -> None:
+def test_entitlements_flagged_is_restricted_and_unknown_plan_refused() -> None:
     assert entitled("pro", "active", restricted=True, balance=0).restricted
     assert entitled("pro", "expired", restricted=True, balance=0).restricted
     with pytest.raises(KeyError):
@@ -194,7 +192,7 @@ def test_a_flagged_account_stays_restricted_and_foreign_words_are_no_plan() -> N
         entitled("pro", "paused", restricted=False, balance=0)
 
 
-async def test_the_service_is_wired_to_it(odoo: StandIn, tmp_path: Path) -> None:
+async def test_container_with_odoo_url_uses_odoo(odoo: StandIn, tmp_path: Path) -> None:
     url = f"{odoo.url.replace('http', 'odoo+http', 1)}/{DATABASE}"
     settings = a_setting(url, credits_login=LOGIN, credits_api_key=KEY).model_copy(
         update={"data_dir": tmp_path}
@@ -213,7 +211,7 @@ def a_setting(url: str, **more: str | None) -> Settings:
     return Settings(_env_file=None, **given)  # type: ignore[call-arg, arg-type]
 
 
-def test_settings_name_server_and_database() -> None:
+def test_odoo_address_has_server_and_database() -> None:
     url = a_setting("odoo+https://odoo.example:8443/creative").credits_url
     assert odoo_address(url) == ("https://odoo.example:8443", "creative")
 
@@ -228,12 +226,12 @@ def test_settings_name_server_and_database() -> None:
         "odoo+ftp://odoo.example/creative",
     ],
 )
-def test_other_addresses_are_refused(url: str) -> None:
+def test_odoo_address_of_another_shape_is_refused(url: str) -> None:
     with pytest.raises(ValidationError):
         a_setting(url)
 
 
 @pytest.mark.parametrize("missing", ["credits_login", "credits_api_key"])
-def test_login_and_key_are_needed(missing: str) -> None:
+def test_settings_odoo_without_login_or_key_are_refused(missing: str) -> None:
     with pytest.raises(ValidationError, match="AIGEN_CREDITS_LOGIN and AIGEN_CREDITS_API_KEY"):
         a_setting("odoo+https://odoo.example/creative", **{missing: None})

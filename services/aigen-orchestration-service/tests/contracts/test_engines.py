@@ -43,7 +43,7 @@ def a_final_job() -> GenerationRequest:
     )
 
 
-async def test_the_local_engine_takes_jobs_and_reports_each(tmp_path: Path) -> None:
+async def test_local_engine_publish_reports_each_job(tmp_path: Path) -> None:
     reported: asyncio.Queue[str] = asyncio.Queue()
 
     async def report(kind: str, _body: object, _job_id: object) -> None:
@@ -103,7 +103,7 @@ class Taken:
         return AckDecision.ACK
 
 
-async def test_a_job_arrives_with_all_that_a_worker_needs() -> None:
+async def test_rabbitmq_engine_job_has_every_field() -> None:
     request = a_request(traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
     async with Taken() as taken:
         publications = await taken.engine.publish([request, a_final_job()])
@@ -128,13 +128,13 @@ async def test_a_job_arrives_with_all_that_a_worker_needs() -> None:
     assert final["selected_sample"]["asset_id"] == "sample-2"
 
 
-async def test_a_job_that_no_queue_takes_is_refused() -> None:
+async def test_rabbitmq_engine_unroutable_job_is_refused() -> None:
     async with Taken(bound=False) as taken:
         (publication,) = await taken.engine.publish([a_request()])
     assert publication.outcome is PublicationOutcome.REFUSED
 
 
-async def test_publish_with_the_broker_away_is_unknown_and_the_engine_is_not_ready() -> None:
+async def test_rabbitmq_engine_broker_away_is_unknown_and_not_ready() -> None:
     taken = Taken()
     assert not taken.engine.ready
     (publication,) = await taken.engine.publish([a_request()])
@@ -142,9 +142,7 @@ async def test_publish_with_the_broker_away_is_unknown_and_the_engine_is_not_rea
 
 
 @pytest.mark.parametrize("job", [a_request(), a_final_job()], ids=["samples", "final"])
-def test_a_job_stays_below_twenty_kilobytes_even_with_the_largest_brief(
-    job: GenerationRequest,
-) -> None:
+def test_rabbitmq_engine_largest_job_stays_below_20_kilobytes(job: GenerationRequest) -> None:
     from dataclasses import replace  # noqa: PLC0415
 
     from creativeflow.services.aigeneration.api.schemas.generations import BRIEF_MAX_BYTES  # noqa: PLC0415

@@ -109,7 +109,9 @@ class _Queue:
         await self.broker.close()
 
 
-async def test_a_notification_arrives_whole(receiver: tuple[Notifier, Received | None]) -> None:
+async def test_notifier_send_delivers_every_field(
+    receiver: tuple[Notifier, Received | None],
+) -> None:
     notifier, received = receiver
     await notifier.send(NOTIFICATION)
     if received is not None:
@@ -117,18 +119,18 @@ async def test_a_notification_arrives_whole(receiver: tuple[Notifier, Received |
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
-async def test_what_will_never_be_taken_is_refused(status: int) -> None:
+async def test_notifier_final_status_is_refused(status: int) -> None:
     with pytest.raises(NotifierRefusedError, match=str(status)):
         await post(lambda _: httpx.Response(status))
 
 
 @pytest.mark.parametrize("status", [301, 408, 425, 429, 500, 502, 503])
-async def test_what_may_be_taken_later_is_unavailable(status: int) -> None:
+async def test_notifier_temporary_status_is_unavailable(status: int) -> None:
     with pytest.raises(NotifierUnavailableError, match=str(status)):
         await post(lambda _: httpx.Response(status))
 
 
-async def test_no_answer_at_all_is_unavailable() -> None:
+async def test_notifier_without_answer_is_unavailable() -> None:
     def fail(_: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("slow")
 
@@ -143,7 +145,7 @@ async def post(answer: Callable[[httpx.Request], httpx.Response]) -> None:
         )
 
 
-async def test_a_queue_that_is_not_there_is_refused_with_a_way_on() -> None:
+async def test_notifier_missing_queue_is_refused_with_the_remedy() -> None:
     async with a_queue() as (broker, _, _):
         with pytest.raises(NotifierRefusedError, match="declare it, then replay"):
             await RabbitMQNotifier(broker, queue="no.such.queue", channels=["websocket"]).send(
@@ -151,14 +153,14 @@ async def test_a_queue_that_is_not_there_is_refused_with_a_way_on() -> None:
             )
 
 
-async def test_a_broker_that_is_away_is_unavailable_and_asked_again_soon() -> None:
+async def test_notifier_broker_away_is_unavailable_and_retried_soon() -> None:
     broker = Broker("amqp://127.0.0.1:1", topology=Topology((), (), ()))
     with pytest.raises(NotifierUnavailableError) as raised:
         await RabbitMQNotifier(broker, queue="q", channels=["websocket"]).send(NOTIFICATION)
     assert raised.value.retry_after is not None
 
 
-def test_no_channel_would_be_dropped_in_silence_and_is_not_allowed() -> None:
+def test_notifier_without_channels_is_not_allowed() -> None:
     broker = Broker("amqp://127.0.0.1:1", topology=Topology((), (), ()))
     with pytest.raises(ValueError, match="silently dropped"):
         RabbitMQNotifier(broker, queue="q", channels=[])

@@ -1,6 +1,4 @@
-"""What users type at a terminal, on a running service: whole lives, every no in words, and what
-scripts read.
-"""
+"""The users' commands on a running service: whole generations, every refusal, and JSON output."""
 
 import asyncio
 import json
@@ -13,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from creativeflow.services.aigeneration.cli.api_session import NEXT
+from creativeflow.services.aigeneration.cli.api_session import NEXT_STEPS
 from creativeflow.services.aigeneration.cli.main import app
 from creativeflow.services.aigeneration.domain.errors import every_error
 from tests.support.processes import MODULE, free_port
@@ -24,8 +22,8 @@ SQUARE = ("--format", "InstagramPost_1x1")
 DOCUMENT = Path(__file__).parents[4] / "docs" / "command-line.md"
 
 
-class Said(NamedTuple):
-    """What a command came to."""
+class CommandResult(NamedTuple):
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -40,17 +38,19 @@ class Said(NamedTuple):
 
 @pytest.fixture
 def aigen(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs `aigen …` as its entry point does, against the first serving process."""
+    """Runs `aigen …` as its entry point does, on the first serving process."""
     monkeypatch.chdir(tmp_path)
 
-    async def run(*arguments: str, **more: str) -> Said:
+    async def run(*arguments: str, **more: str) -> CommandResult:
         address = f"http://127.0.0.1:{parts.ports[0]}" if parts.ports else "http://127.0.0.1:1"
         environment = {"AIGEN_URL": address, "COLUMNS": "200"} | more
-        came = await asyncio.to_thread(
+        result = await asyncio.to_thread(
             CliRunner().invoke, app, arguments, env=environment, prog_name="aigen"
         )
-        assert came.exception is None or isinstance(came.exception, SystemExit), came.exception
-        return Said(came.exit_code, came.stdout, came.stderr)
+        assert result.exception is None or isinstance(result.exception, SystemExit), (
+            result.exception
+        )
+        return CommandResult(result.exit_code, result.stdout, result.stderr)
 
     return run
 
@@ -63,7 +63,7 @@ async def drawing(parts: Parts) -> Parts:
     return parts
 
 
-async def test_one_command_goes_from_the_prompt_to_the_file(
+async def test_create_with_select_and_download_writes_the_final(
     aigen, drawing: Parts, tmp_path: Path
 ) -> None:
     made = await aigen(
@@ -84,17 +84,17 @@ async def test_one_command_goes_from_the_prompt_to_the_file(
     shown = await aigen("show", made.id)
     assert re.search(r"^status +COMPLETED", shown.out, re.MULTILINE)
     assert len(re.findall(r"^sample \d +\S+ +http", shown.out, re.MULTILINE)) == 4
-    told = json.loads((await aigen("show", made.id, "--json")).out)
-    assert told["selected_sample_id"] == told["samples"][1]["asset_id"]
+    expected = json.loads((await aigen("show", made.id, "--json")).out)
+    assert expected["selected_sample_id"] == expected["samples"][1]["asset_id"]
 
 
-async def test_step_by_step_each_answer_says_what_comes_next(
+async def test_commands_step_by_step_each_name_the_next_command(
     aigen, drawing: Parts, tmp_path: Path
 ) -> None:
-    wish = ("A windmill", "--format", "Custom", "--size", "800x600", "--user", "user")
-    quote = json.loads((await aigen("quote", *wish, "--json")).out)
-    assert "1.25 credits" in (await aigen("quote", *wish)).err
-    started = await aigen("create", *wish, "--tone", "calm", "--quote", quote["quote_id"])
+    arguments = ("A windmill", "--format", "Custom", "--size", "800x600", "--user", "user")
+    quote = json.loads((await aigen("quote", *arguments, "--json")).out)
+    assert "1.25 credits" in (await aigen("quote", *arguments)).err
+    started = await aigen("create", *arguments, "--tone", "calm", "--quote", quote["quote_id"])
     assert f"`aigen watch {started.id}` follows it" in started.err
     watched = await aigen("watch", started.id)
     assert (watched.code, watched.out) == (0, "")
@@ -122,14 +122,14 @@ async def test_step_by_step_each_answer_says_what_comes_next(
     assert (late.code, late.err) == (0, "")
 
 
-async def test_one_that_fails_says_why_and_is_asked_again_in_other_words(
+async def test_retry_of_a_failed_generation_with_another_prompt_succeeds(
     aigen, drawing: Parts
 ) -> None:
     failed = await aigen("create", "A lighthouse [[invalid]]", *SQUARE, "--user", "user", "--wait")
     assert failed.code == 4
-    assert f"`aigen retry {failed.id}` asks again" in failed.err
-    told = await aigen("watch", failed.id, "--json")
-    failure = json.loads(told.err)
+    assert f"`aigen retry {failed.id}` starts a new one" in failed.err
+    expected = await aigen("watch", failed.id, "--json")
+    failure = json.loads(expected.err)
     assert (failure["code"], failure["id"], failure["status"]) == (
         "invalid_input",
         failed.id,
@@ -140,17 +140,17 @@ async def test_one_that_fails_says_why_and_is_asked_again_in_other_words(
     assert (again.code, again.id != failed.id) == (0, True)
     assert "sample 4" in again.err
     ended = await aigen("cancel", again.id)
-    assert ended.err == "It is cancelled.\n"
+    assert ended.err == "Status: cancelled.\n"
     once = ("create", "A boat", *SQUARE, "--user", "user", "--idempotency-key", "order-7")
     assert (await aigen(*once)).id == (await aigen(*once)).id
 
 
-async def test_a_no_names_the_option_and_the_way_on(aigen, parts: Parts) -> None:
+async def test_commands_refused_name_the_option_and_the_next_step(aigen, parts: Parts) -> None:
     await parts.serve(engine="local://", AIGEN_ROLES="api")
     unknown = await aigen("create", "A boat", "--format", "Fax", "--user", "user")
     assert (unknown.code, unknown.out) == (1, "")
     assert "--format: Use one of InstagramPost_1x1" in unknown.err
-    assert "--user: Name the user for whom it is." in (await aigen("create", "A boat", *SQUARE)).err
+    assert "--user: Name the user to act for." in (await aigen("create", "A boat", *SQUARE)).err
     nobody = await aigen("show", "0195940d-0000-7000-8000-000000000001", "--json")
     assert (nobody.code, json.loads(nobody.err)["code"]) == (1, "not_found")
     waiting = await aigen("create", "A [/] boat", *SQUARE, "--user", "user")
@@ -159,39 +159,43 @@ async def test_a_no_names_the_option_and_the_way_on(aigen, parts: Parts) -> None
     assert "The request is in another state." in early.err
     assert "aigen show" in early.err
     going = await aigen("watch", waiting.id, "--wait-seconds", "1")
-    assert (going.code, f"`aigen watch {waiting.id}` takes it up again" in going.err) == (5, True)
+    assert (going.code, f"`aigen watch {waiting.id}` follows it" in going.err) == (5, True)
 
 
-async def test_who_calls_is_taken_from_the_environment_and_never_shown(aigen, parts: Parts) -> None:
+async def test_credentials_come_from_the_environment_and_are_never_shown(
+    aigen, parts: Parts
+) -> None:
     await parts.serve(engine="local://", AIGEN_ROLES="api", AIGEN_API_KEYS=f"shop:service:{KEY}")
-    wish = ("create", "A boat", *SQUARE, "--user", "user")
-    stranger = await aigen(*wish)
+    arguments = ("create", "A boat", *SQUARE, "--user", "user")
+    stranger = await aigen(*arguments)
     assert (stranger.code, "AIGEN_API_KEY" in stranger.err, "X-Internal" in stranger.err) == (
         1,
         True,
         False,
     )
-    wrong = await aigen(*wish, AIGEN_API_KEY="another-key-which-is-wrong")
-    odd = await aigen(*wish, AIGEN_API_KEY="schlüssel-mit-umlaut")
+    wrong = await aigen(*arguments, AIGEN_API_KEY="another-key-which-is-wrong")
+    odd = await aigen(*arguments, AIGEN_API_KEY="schlüssel-mit-umlaut")
     described = await aigen("create", "--help", AIGEN_API_KEY=KEY)
     assert (wrong.code, odd.code, described.code) == (1, 2, 0)
-    made = await aigen(*wish, AIGEN_API_KEY=KEY)
+    made = await aigen(*arguments, AIGEN_API_KEY=KEY)
     assert made.code == 0
-    for said in (wrong, odd, described, made):
-        assert not any(secret in said.out + said.err for secret in (KEY, "another-key", "umlaut"))
+    for result in (wrong, odd, described, made):
+        assert not any(
+            secret in result.out + result.err for secret in (KEY, "another-key", "umlaut")
+        )
 
 
-async def test_nothing_there_is_told_with_the_key_that_makes_asking_again_safe(aigen) -> None:
+async def test_create_without_an_answer_names_the_idempotency_key(aigen) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     away = await aigen("create", "A boat", *SQUARE, "--user", "user", "--url", address)
     assert away.code == 3
-    assert re.search(r"--idempotency-key [0-9a-f-]{36} asks again", away.err)
+    assert re.search(r"--idempotency-key [0-9a-f-]{36}: at most one", away.err)
     assert f"({address})" in away.err
     assert "aigen serve" in away.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["watch", "7"], "UUID"),
         (
@@ -214,15 +218,15 @@ async def test_nothing_there_is_told_with_the_key_that_makes_asking_again_safe(a
         (["create", "A boat", "--format", "Custom", "--size", "large"], "such as 800x600"),
     ],
 )
-async def test_what_cannot_be_meant_is_refused_before_anything_is_asked(
-    aigen, arguments, told: str
+async def test_arguments_invalid_are_refused_before_any_call(
+    aigen, arguments, expected: str
 ) -> None:
     refused = await aigen(*arguments)
     assert refused.code == 2
-    assert told in " ".join(re.sub(r"[│\s]+", " ", refused.err).split())
+    assert expected in " ".join(re.sub(r"[│\s]+", " ", refused.err).split())
 
 
-async def test_a_file_that_cannot_be_written_is_told_and_what_was_paid_for_goes_on(
+async def test_download_to_an_unwritable_file_fails_and_the_generation_continues(
     aigen, drawing: Parts, tmp_path: Path
 ) -> None:
     made = await aigen(
@@ -233,11 +237,11 @@ async def test_a_file_that_cannot_be_written_is_told_and_what_was_paid_for_goes_
     assert (tmp_path / "short.png").exists()
 
 
-def test_what_to_do_next_is_known_of_real_problems_only() -> None:
-    assert set(NEXT) <= {error.code for error in every_error()}
+def test_next_steps_are_of_real_problems_only() -> None:
+    assert set(NEXT_STEPS) <= {error.code for error in every_error()}
 
 
-async def test_the_examples_of_the_document_run(drawing: Parts, tmp_path: Path) -> None:
+async def test_document_examples_run(drawing: Parts, tmp_path: Path) -> None:
     (tmp_path / "aigen").write_text(f'#!/bin/sh\nexec {sys.executable} -m {MODULE} "$@"\n')
     (tmp_path / "aigen").chmod(0o755)
     examples = re.findall(r"^```sh\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)

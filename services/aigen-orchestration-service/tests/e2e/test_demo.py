@@ -1,6 +1,4 @@
-"""The first thing a newcomer does: `aigen demo` with nothing installed, and it leaves nothing
-running behind.
-"""
+"""`aigen demo` without any installed service, which leaves no process running."""
 
 import asyncio
 import os
@@ -14,9 +12,7 @@ from PIL import Image
 from tests.support.processes import MODULE, free_port, process, service_environment, wait_ready
 
 
-async def test_the_demo_draws_real_pictures_says_what_they_cost_and_ends_by_itself(
-    tmp_path: Path,
-) -> None:
+async def test_demo_with_exit_draws_pictures_prints_cost_and_ends(tmp_path: Path) -> None:
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -52,7 +48,7 @@ async def test_the_demo_draws_real_pictures_says_what_they_cost_and_ends_by_itse
     assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
 
 
-async def test_a_service_that_is_told_to_end_stops_its_embedded_database(tmp_path: Path) -> None:
+async def test_serve_terminated_stops_its_embedded_database(tmp_path: Path) -> None:
     port = free_port()
     environment = service_environment("", tmp_path, port)
     with process(["-m", MODULE, "serve"], environment, tmp_path / "log") as running:

@@ -4,7 +4,7 @@ be closing it.
 
 import asyncio
 
-from creativeflow.services.aigeneration.bootstrap.container import CONNECTIONS
+from creativeflow.services.aigeneration.bootstrap.adapters import CONNECTIONS
 from tests.support.app import ServiceUnderTest
 
 

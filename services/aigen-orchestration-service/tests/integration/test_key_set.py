@@ -47,7 +47,7 @@ def _jwk(kid: str) -> dict[str, str]:
     }
 
 
-async def test_key_that_the_issuer_removed_is_refused_once_another_key_made_us_ask() -> None:
+async def test_key_removed_is_refused_after_a_fetch_for_another_key() -> None:
     issuer = Issuer()
     keys = issuer.key_set()
     assert (await keys.key("a")).key_id == "a"
@@ -57,7 +57,7 @@ async def test_key_that_the_issuer_removed_is_refused_once_another_key_made_us_a
         await keys.key("a")
 
 
-async def test_key_that_the_issuer_removed_is_refused_after_the_set_expired() -> None:
+async def test_key_removed_is_refused_after_the_set_expired() -> None:
     issuer = Issuer()
     keys = issuer.key_set()
     await keys.key("a")
@@ -66,7 +66,7 @@ async def test_key_that_the_issuer_removed_is_refused_after_the_set_expired() ->
         await keys.key("a")
 
 
-async def test_thirty_unknown_ids_cause_one_fetch_and_known_keys_do_not_wait() -> None:
+async def test_key_unknown_thirty_times_causes_one_fetch() -> None:
     issuer = Issuer()
     keys = issuer.key_set()
     await keys.key("a")
@@ -84,7 +84,7 @@ async def test_thirty_unknown_ids_cause_one_fetch_and_known_keys_do_not_wait() -
 
 
 @pytest.mark.parametrize(("age", "served"), [(FRESH_SECONDS + 1, True), (STALE_SECONDS + 1, False)])
-async def test_issuer_that_fails_leaves_the_last_set_for_an_hour(age: float, served: bool) -> None:
+async def test_key_while_the_issuer_fails_is_known_for_an_hour(age: float, served: bool) -> None:
     issuer = Issuer()
     keys = issuer.key_set()
     await keys.key("a")

@@ -1,6 +1,4 @@
-"""The broker adapter against a real RabbitMQ: what is published, consumed, lost, found again and
-shut down.
-"""
+"""The broker adapter on a real RabbitMQ: publish, consume, reconnect and close."""
 
 import asyncio
 import datetime as dt
@@ -28,7 +26,8 @@ from pika import frame, spec
 from structlog.testing import capture_logs
 
 from creativeflow.services.aigeneration.adapters.rabbitmq import broker as broker_module
-from creativeflow.services.aigeneration.adapters.rabbitmq import channels
+from creativeflow.services.aigeneration.adapters.rabbitmq import connection as connection_module
+from creativeflow.services.aigeneration.adapters.rabbitmq import consumer as consumer_module
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     AckDecision,
     Binding,
@@ -214,7 +213,7 @@ def collector(into: list[Delivery], verdict: AckDecision = AckDecision.ACK) -> H
 # Topology
 
 
-async def test_missing_topology_is_made_and_bound(connect: Connect, admin: _Admin) -> None:
+async def test_topology_missing_is_declared_and_bound(connect: Connect, admin: _Admin) -> None:
     exchange, queue = admin.name_exchange(), admin.name_queue()
     topology = Topology(
         exchanges=(Exchange(exchange, "topic"),),
@@ -230,7 +229,7 @@ async def test_missing_topology_is_made_and_bound(connect: Connect, admin: _Admi
     assert admin.depth(queue) == 2
 
 
-async def test_other_arguments_are_told_in_a_sentence_and_used_as_they_are(
+async def test_topology_with_other_arguments_is_reported_and_used(
     connect: Connect, admin: _Admin
 ) -> None:
     exchange, classic, unlimited = admin.name_exchange(), admin.queue(), admin.queue()
@@ -271,7 +270,7 @@ def mismatch(kind: str, name: str, argument: str, theirs: str, ours: str) -> str
     )
 
 
-async def test_topology_is_made_again_at_every_connect(
+async def test_topology_is_declared_again_on_every_connection(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.name_queue()
@@ -283,21 +282,23 @@ async def test_topology_is_made_again_at_every_connect(
     assert admin.exists(queue=queue)
 
 
-async def test_topology_steps_are_bounded_in_time(
+async def test_topology_step_without_answer_ends_in_time(
     connect: Connect, admin: _Admin, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "STEP_SECONDS", 0.2)
-    monkeypatch.setattr(channels.Connection, "close", cut_at_once(channels.Connection.close))
+    monkeypatch.setattr(connection_module, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(
+        connection_module.Connection, "close", cut_at_once(connection_module.Connection.close)
+    )
     stalled = asyncio.Event()
-    opened = channels.Connection.open_channel
+    opened = connection_module.Connection.open_channel
 
-    async def stall_then_open(link: channels.Connection) -> channels.Channel:
+    async def stall_then_open(link: connection_module.Connection) -> connection_module.Channel:
         if not stalled.is_set():
             proxy.stall()
             stalled.set()
         return await opened(link)
 
-    monkeypatch.setattr(channels.Connection, "open_channel", stall_then_open)
+    monkeypatch.setattr(connection_module.Connection, "open_channel", stall_then_open)
     broker = await connect(
         proxy, wait=False, topology=Topology(queues=(Queue(admin.name_queue()),))
     )
@@ -308,15 +309,15 @@ async def test_topology_steps_are_bounded_in_time(
 
 
 def cut_at_once(
-    close: Callable[[channels.Connection, float], Awaitable[None]],
-) -> Callable[[channels.Connection, float], Awaitable[None]]:
-    async def close_within(link: channels.Connection, timeout_seconds: float) -> None:
+    close: Callable[[connection_module.Connection, float], Awaitable[None]],
+) -> Callable[[connection_module.Connection, float], Awaitable[None]]:
+    async def close_within(link: connection_module.Connection, timeout_seconds: float) -> None:
         await close(link, min(timeout_seconds, 0.2))
 
     return close_within
 
 
-async def test_queue_depth(connect: Connect, admin: _Admin) -> None:
+async def test_queue_depth_counts_messages_and_consumers(connect: Connect, admin: _Admin) -> None:
     queue = admin.queue()
     admin.put(queue, b"1", b"2")
     broker = await connect()
@@ -333,7 +334,7 @@ async def test_queue_depth(connect: Connect, admin: _Admin) -> None:
 # Publishing
 
 
-async def test_a_message_arrives_as_it_was_given(connect: Connect, admin: _Admin) -> None:
+async def test_publish_message_arrives_unchanged(connect: Connect, admin: _Admin) -> None:
     queue = admin.queue()
     broker = await connect()
     headers = {"attempt": 3, "nested": {"list": ["a", None, True]}}
@@ -357,7 +358,7 @@ async def test_a_message_arrives_as_it_was_given(connect: Connect, admin: _Admin
     assert (properties.headers, properties.timestamp) == (headers, 1_700_000_000)
 
 
-async def test_answers_come_in_the_order_of_the_messages(connect: Connect, admin: _Admin) -> None:
+async def test_publish_batch_returns_outcomes_in_order(connect: Connect, admin: _Admin) -> None:
     queue = admin.queue(x_queue_type="quorum")
     broker = await connect(max_unconfirmed=100)
     batch = [message("nowhere." + queue if i % 3 == 0 else queue, f"m{i}") for i in range(600)]
@@ -369,7 +370,7 @@ async def test_answers_come_in_the_order_of_the_messages(connect: Connect, admin
     assert admin.depth(queue) == 400
 
 
-async def test_many_publishers_at_once(connect: Connect, admin: _Admin) -> None:
+async def test_publish_concurrently_confirms_all(connect: Connect, admin: _Admin) -> None:
     queue = admin.queue()
     broker = await connect(max_unconfirmed=20)
     batches = [[message(queue, f"{b}-{i}") for i in range(50)] for b in range(10)]
@@ -381,7 +382,9 @@ async def test_many_publishers_at_once(connect: Connect, admin: _Admin) -> None:
     assert await broker.publish([]) == []
 
 
-async def test_repeated_message_ids_are_told_apart(connect: Connect, admin: _Admin) -> None:
+async def test_publish_repeated_message_ids_are_distinguished(
+    connect: Connect, admin: _Admin
+) -> None:
     queue = admin.queue()
     broker = await connect()
     keys = [queue, "nowhere." + queue, queue, "nowhere." + queue]
@@ -389,7 +392,7 @@ async def test_repeated_message_ids_are_told_apart(connect: Connect, admin: _Adm
     assert outcomes(answers) == [PublishOutcome.CONFIRMED, PublishOutcome.RETURNED] * 2
 
 
-async def test_what_the_broker_refuses_is_refused(connect: Connect, admin: _Admin) -> None:
+async def test_publish_refused_by_the_broker_is_refused(connect: Connect, admin: _Admin) -> None:
     queue = admin.queue(x_max_length=1, x_overflow="reject-publish")
     broker = await connect()
     assert outcomes(await broker.publish([message(queue)])) == [PublishOutcome.CONFIRMED]
@@ -398,7 +401,7 @@ async def test_what_the_broker_refuses_is_refused(connect: Connect, admin: _Admi
     ]
 
 
-async def test_a_message_that_cannot_be_written_hurts_no_other(
+async def test_publish_unencodable_message_affects_no_other(
     connect: Connect, admin: _Admin
 ) -> None:
     queue = admin.queue()
@@ -422,7 +425,7 @@ async def test_a_message_that_cannot_be_written_hurts_no_other(
     assert admin.depth(queue) == 2
 
 
-async def test_without_a_connection_all_is_lost_at_once(
+async def test_publish_without_connection_is_lost_at_once(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.queue()
@@ -438,7 +441,7 @@ async def test_without_a_connection_all_is_lost_at_once(
     assert admin.depth(queue) == 0
 
 
-async def test_a_lost_connection_loses_what_is_outstanding(
+async def test_publish_outstanding_on_a_lost_connection_is_lost(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.queue()
@@ -457,7 +460,7 @@ async def test_a_lost_connection_loses_what_is_outstanding(
     assert outcomes(await broker.publish([message(queue)])) == [PublishOutcome.CONFIRMED]
 
 
-async def test_a_late_confirm_does_no_harm(
+async def test_publish_late_confirm_is_ignored(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.queue()
@@ -473,7 +476,7 @@ async def test_a_late_confirm_does_no_harm(
     assert outcomes(await again) == [PublishOutcome.RETURNED, PublishOutcome.CONFIRMED]
 
 
-async def test_no_more_than_the_window_is_in_flight(
+async def test_publish_window_bounds_messages_in_flight(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.queue()
@@ -491,7 +494,7 @@ async def test_no_more_than_the_window_is_in_flight(
     assert outcomes(await broker.publish([message(queue)] * 30)) == [PublishOutcome.CONFIRMED] * 30
 
 
-async def test_a_publish_given_up_leaves_its_room_to_others(
+async def test_publish_abandoned_frees_its_room(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.queue()
@@ -507,7 +510,7 @@ async def test_a_publish_given_up_leaves_its_room_to_others(
     assert outcomes(await other) == [PublishOutcome.CONFIRMED] * 5
 
 
-async def test_a_missing_exchange_costs_the_batch_not_the_broker(
+async def test_publish_to_a_missing_exchange_loses_only_its_batch(
     connect: Connect, admin: _Admin
 ) -> None:
     queue, later = admin.queue(), admin.name_queue()
@@ -527,7 +530,7 @@ async def test_a_missing_exchange_costs_the_batch_not_the_broker(
     assert [log["event"] for log in logs] == ["publisher_channel_lost"]
 
 
-async def test_blocked_publishers_write_nothing(
+async def test_publish_while_blocked_writes_nothing(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.queue()
@@ -552,7 +555,7 @@ async def test_blocked_publishers_write_nothing(
 # Connecting
 
 
-async def test_a_broker_down_at_the_start_is_found_later(connect: Connect, proxy: TcpProxy) -> None:
+async def test_start_without_broker_connects_later(connect: Connect, proxy: TcpProxy) -> None:
     await proxy.refuse()
     with capture_logs() as logs:
         broker = await connect(proxy, wait=False)
@@ -567,7 +570,7 @@ async def test_a_broker_down_at_the_start_is_found_later(connect: Connect, proxy
     assert broker.server_version == logs[-1]["server_version"] is not None
 
 
-async def test_who_waits_for_it_is_told_whenever_it_can_publish(
+async def test_when_connected_is_called_on_every_connection(
     connect: Connect, proxy: TcpProxy
 ) -> None:
     told: list[bool] = []
@@ -583,7 +586,7 @@ async def test_who_waits_for_it_is_told_whenever_it_can_publish(
     await eventually(lambda: told == [True] * 3)
 
 
-async def test_it_reconnects_as_often_as_it_must(
+async def test_connection_lost_repeatedly_is_reconnected(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.queue()
@@ -607,12 +610,12 @@ async def test_it_reconnects_as_often_as_it_must(
     assert "consumer_lost" not in {log["event"] for log in logs}
 
 
-def test_the_waits_double_and_are_drawn_at_random() -> None:
+def test_backoff_waits_double_at_random() -> None:
     ceilings = []
     for attempt in range(7):
         waits = []
         for _ in range(300):
-            backoff = channels.Backoff(0.5, 15.0)
+            backoff = connection_module.Backoff(0.5, 15.0)
             for _ in range(attempt):
                 backoff.next()
             waits.append(backoff.next())
@@ -626,7 +629,7 @@ def test_the_waits_double_and_are_drawn_at_random() -> None:
     assert max(backoff.next(lived_seconds=1) for _ in range(100)) > 10
 
 
-async def test_a_dead_peer_is_noticed_by_the_heartbeat(
+async def test_connection_to_a_dead_peer_ends_by_heartbeat(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     broker = await connect(proxy, heartbeat_seconds=1)
@@ -639,7 +642,7 @@ async def test_a_dead_peer_is_noticed_by_the_heartbeat(
 
 
 @pytest.mark.parametrize("query", ["?stack_timeout=0.3&socket_timeout=0.2"])
-async def test_the_urls_query_is_honoured(connect: Connect, proxy: TcpProxy, query: str) -> None:
+async def test_url_query_is_applied(connect: Connect, proxy: TcpProxy, query: str) -> None:
     proxy.stall()
     broker = await connect(proxy, wait=False, query=query)
     await eventually(lambda: broker.last_error, 2)
@@ -648,7 +651,7 @@ async def test_the_urls_query_is_honoured(connect: Connect, proxy: TcpProxy, que
     assert await broker.wait_connected(5)
 
 
-async def test_credentials_are_told_nowhere(
+async def test_credentials_are_never_shown(
     proxy: TcpProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -668,7 +671,9 @@ async def test_credentials_are_told_nowhere(
     assert failed.value.__suppress_context__
 
 
-async def test_tls(admin: _Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_over_tls_verifies_the_certificate(
+    admin: _Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certificate, server_side = certify(tmp_path)
     queue = admin.queue()
     async with TcpProxy(PARAMETERS.host, PARAMETERS.port, tls=server_side) as proxy:
@@ -714,7 +719,7 @@ def certify(folder: Path) -> tuple[Path, ssl.SSLContext]:
     return certificate, context
 
 
-async def test_it_runs_on_uvloop(admin: _Admin) -> None:
+async def test_broker_runs_on_uvloop(admin: _Admin) -> None:
     queue = admin.queue()
 
     async def run() -> tuple[list[PublishOutcome], int]:
@@ -735,7 +740,7 @@ async def test_it_runs_on_uvloop(admin: _Admin) -> None:
 # Consuming
 
 
-async def test_a_delivery_says_what_was_sent(connect: Connect, admin: _Admin) -> None:
+async def test_consume_delivery_has_every_property(connect: Connect, admin: _Admin) -> None:
     exchange, queue = admin.name_exchange(), admin.name_queue()
     topology = Topology(
         (Exchange(exchange, "direct"),), (Queue(queue),), (Binding(exchange, queue, "k"),)
@@ -769,9 +774,7 @@ async def test_a_delivery_says_what_was_sent(connect: Connect, admin: _Admin) ->
     assert "secret" not in repr(got[0]) + repr(sent)
 
 
-async def test_handlers_run_side_by_side_up_to_the_prefetch(
-    connect: Connect, admin: _Admin
-) -> None:
+async def test_consume_runs_handlers_up_to_the_prefetch(connect: Connect, admin: _Admin) -> None:
     queue = admin.queue()
     admin.put(queue, *(str(i).encode() for i in range(10)))
     gate = asyncio.Semaphore(0)
@@ -799,7 +802,7 @@ async def test_handlers_run_side_by_side_up_to_the_prefetch(
     assert admin.depth(queue) == 0
 
 
-async def test_verdicts(connect: Connect, admin: _Admin) -> None:
+async def test_consume_acknowledges_as_the_handler_decides(connect: Connect, admin: _Admin) -> None:
     dead = admin.queue()
     queue = admin.queue(x_dead_letter_exchange="", x_dead_letter_routing_key=dead)
     admin.put(queue, b"ack", b"reject", b"requeue")
@@ -823,10 +826,10 @@ async def test_verdicts(connect: Connect, admin: _Admin) -> None:
     assert admin.get(dead)[2] == b"reject"
 
 
-async def test_a_failed_handler_is_tried_again_in_place(
+async def test_consume_failed_handler_runs_again(
     connect: Connect, admin: _Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "RETRY_SECONDS", (0.05, 0.1))
+    monkeypatch.setattr(consumer_module, "RETRY_SECONDS", (0.05, 0.1))
     queue = admin.queue()
     admin.put(queue, b"poor", b"good")
     tried: list[tuple[float, bytes, bool]] = []
@@ -859,7 +862,7 @@ async def test_a_failed_handler_is_tried_again_in_place(
     assert admin.depth(queue) == 0
 
 
-async def test_a_handler_that_waits_for_something_is_tried_again_without_a_traceback(
+async def test_consume_waiting_handler_runs_again_without_traceback(
     connect: Connect, admin: _Admin
 ) -> None:
     queue = admin.queue()
@@ -886,7 +889,7 @@ async def test_a_handler_that_waits_for_something_is_tried_again_without_a_trace
     assert admin.depth(queue) == 0
 
 
-async def test_when_the_connection_dies_the_old_handler_ends_and_the_message_comes_back(
+async def test_consume_on_a_lost_connection_redelivers_the_message(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.queue()
@@ -913,7 +916,7 @@ async def test_when_the_connection_dies_the_old_handler_ends_and_the_message_com
     assert admin.depth(queue) == 0
 
 
-async def test_an_ack_for_a_dead_channel_is_ignored(
+async def test_consume_ack_for_a_dead_channel_is_ignored(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     queue = admin.queue()
@@ -943,7 +946,7 @@ async def test_an_ack_for_a_dead_channel_is_ignored(
     assert admin.depth(queue) == 0
 
 
-async def test_a_deleted_queue_is_consumed_again_and_its_running_handler_finishes(
+async def test_consume_deleted_queue_resumes_and_finishes_handlers(
     connect: Connect, admin: _Admin
 ) -> None:
     queue = admin.queue()
@@ -976,7 +979,7 @@ async def test_a_deleted_queue_is_consumed_again_and_its_running_handler_finishe
     assert {log["log_level"] for log in lost} == {"warning"}
 
 
-async def test_a_deleted_queue_of_the_topology_is_made_again(
+async def test_consume_deleted_queue_of_the_topology_is_declared_again(
     connect: Connect, admin: _Admin
 ) -> None:
     queue = admin.name_queue()
@@ -991,7 +994,9 @@ async def test_a_deleted_queue_of_the_topology_is_made_again(
     await eventually(lambda: len(got) == 2)
 
 
-async def test_a_missing_queue_hurts_no_other_consumer(connect: Connect, admin: _Admin) -> None:
+async def test_consume_missing_queue_affects_no_other_consumer(
+    connect: Connect, admin: _Admin
+) -> None:
     queue, missing = admin.queue(), admin.name_queue()
     broker = await connect(wait=False)
     found: list[Delivery] = []
@@ -1012,7 +1017,7 @@ async def test_a_missing_queue_hurts_no_other_consumer(connect: Connect, admin: 
 # Closing
 
 
-async def test_a_clean_close_drains_everything_and_complains_of_nothing(
+async def test_close_drains_everything_without_warnings(
     connect: Connect, admin: _Admin, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -1068,9 +1073,7 @@ async def test_close_waits_for_outstanding_confirms(
     assert outcomes(await publishing) == [PublishOutcome.CONFIRMED] * 20
 
 
-async def test_a_failing_handler_is_not_tried_again_during_close(
-    connect: Connect, admin: _Admin
-) -> None:
+async def test_close_does_not_run_failed_handlers_again(connect: Connect, admin: _Admin) -> None:
     queue = admin.queue()
     admin.put(queue, b"1")
     tried = asyncio.Event()
@@ -1087,7 +1090,9 @@ async def test_a_failing_handler_is_not_tried_again_during_close(
     assert admin.depth(queue) == 1
 
 
-async def test_close_is_bounded_and_the_message_stays(connect: Connect, admin: _Admin) -> None:
+async def test_close_with_a_slow_handler_is_bounded_and_keeps_the_message(
+    connect: Connect, admin: _Admin
+) -> None:
     queue = admin.queue()
     admin.put(queue, b"1")
     running = asyncio.Event()
@@ -1112,7 +1117,7 @@ async def test_close_is_bounded_and_the_message_stays(connect: Connect, admin: _
     await eventually(lambda: admin.depth(queue) == 1)
 
 
-async def test_close_is_bounded_when_the_broker_is_silent(
+async def test_close_with_a_silent_broker_is_bounded(
     connect: Connect, admin: _Admin, proxy: TcpProxy
 ) -> None:
     broker = await connect(proxy)
@@ -1126,7 +1131,7 @@ async def test_close_is_bounded_when_the_broker_is_silent(
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-async def test_close_while_connecting(
+async def test_close_while_connecting_is_bounded(
     connect: Connect, proxy: TcpProxy, *, reachable: bool
 ) -> None:
     if reachable:
@@ -1139,7 +1144,7 @@ async def test_close_while_connecting(
         await broker.close()
 
 
-async def test_close_without_start_and_wrong_use() -> None:
+async def test_close_without_start_does_nothing() -> None:
     broker = Broker(URL, topology=Topology())
     await broker.close()
     assert not await broker.wait_connected(0)

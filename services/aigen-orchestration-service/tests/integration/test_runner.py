@@ -38,7 +38,7 @@ async def run(steps: Steps, seconds: float, *, interval: float = 0.3) -> Poller:
     return loop
 
 
-async def test_after_work_it_looks_again_at_once_and_then_ever_more_seldom() -> None:
+async def test_poller_after_work_polls_at_once_then_less_often() -> None:
     steps = Steps(3, 2, 0, 0, 0, 0, 0, 0)
     await (await run(steps, 1.0)).stop()
     assert steps.pauses[0] < 0.01
@@ -46,14 +46,14 @@ async def test_after_work_it_looks_again_at_once_and_then_ever_more_seldom() -> 
     assert max(steps.pauses) < 0.45
 
 
-async def test_without_work_it_rests_for_the_interval() -> None:
+async def test_poller_without_work_waits_for_the_interval() -> None:
     steps = Steps()
     await (await run(steps, 1.5)).stop()
     assert len(steps.times) < 12
     assert 0.25 < steps.pauses[-2] < 0.45
 
 
-async def test_it_can_be_woken() -> None:
+async def test_poller_woken_steps_at_once() -> None:
     steps = Steps()
     loop = await run(steps, 0.6, interval=60)
     steps.found, before = [1, 0], len(steps.times)
@@ -63,7 +63,7 @@ async def test_it_can_be_woken() -> None:
     await loop.stop()
 
 
-async def test_loop_after_1100_failures_in_a_row_works_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_poller_after_1100_failures_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause that doubles without a cap overflows a float at the 1,024th failure, which ended the
     role for good.
     """
@@ -89,7 +89,7 @@ async def test_loop_after_1100_failures_in_a_row_works_on(monkeypatch: pytest.Mo
     assert status.restarts == 0
 
 
-async def test_loop_whose_steps_keep_failing_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_poller_failing_for_long_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "_DEGRADED_AFTER_SECONDS", 0.0)
     failed = asyncio.Event()
 

@@ -1,6 +1,4 @@
-"""Calls to addresses that others chose go where they were checked to go, and cost no more than they
-may.
-"""
+"""The SSRF-safe client calls only checked addresses, within its time and size limits."""
 
 import asyncio
 import datetime as dt
@@ -24,14 +22,14 @@ LOCAL = Rules(networks=[ip_network("127.0.0.0/8")])
 
 
 class Names:
-    """A name server whose answers the test gives, one after the other; the last one stays."""
+    """A name server with given answers in turn; the last one is repeated."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.asked: list[str] = []
         self._answers = list(answers)
 
     async def __call__(self, host: str, _port: int) -> Sequence[str]:
-        """The next answer; an empty one: the name is not known."""
+        """Return the next answer; an empty one means that the name is not known."""
         self.asked.append(host)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if not answer:
@@ -51,7 +49,7 @@ def named(receiver: Receiver) -> str:
     return f"http://hooks.example:{receiver.port}/hook?a=b"
 
 
-async def test_the_call_goes_to_the_checked_address_and_keeps_the_name(receiver: Receiver) -> None:
+async def test_post_connects_to_the_checked_address_with_the_name(receiver: Receiver) -> None:
     names = Names(["127.0.0.1"])
     attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=names).post(
         named(receiver), {"x-a": "b"}, b"{}"
@@ -68,7 +66,7 @@ async def test_the_call_goes_to_the_checked_address_and_keeps_the_name(receiver:
     assert names.asked == ["hooks.example"]
 
 
-async def test_a_name_that_leads_elsewhere_at_the_next_try_is_refused(receiver: Receiver) -> None:
+async def test_post_name_resolving_elsewhere_later_is_refused(receiver: Receiver) -> None:
     """DNS rebinding: good at registration, private when it is called."""
     rules = Rules(networks=[ip_network("127.0.0.2/32")])
     for private in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1"):
@@ -79,9 +77,7 @@ async def test_a_name_that_leads_elsewhere_at_the_next_try_is_refused(receiver: 
     assert receiver.connections == 0
 
 
-async def test_a_name_is_looked_up_once_and_every_one_of_its_addresses_must_be_fit(
-    receiver: Receiver,
-) -> None:
+async def test_post_name_is_resolved_once_and_all_addresses_are_checked(receiver: Receiver) -> None:
     rebinding = Names(["127.0.0.1"], ["127.9.9.9"])
     attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=rebinding).post(
         named(receiver), {}, b"{}"
@@ -96,7 +92,7 @@ async def test_a_name_is_looked_up_once_and_every_one_of_its_addresses_must_be_f
     assert receiver.connections == 1
 
 
-async def test_the_next_address_is_tried_where_one_does_not_answer(receiver: Receiver) -> None:
+async def test_post_address_without_answer_is_followed_by_the_next(receiver: Receiver) -> None:
     names = Names(["127.0.0.99", "127.0.0.1"])  # nobody listens at the first
     attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=names).post(
         named(receiver), {}, b"{}"
@@ -105,7 +101,7 @@ async def test_the_next_address_is_tried_where_one_does_not_answer(receiver: Rec
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 304])
-async def test_a_redirect_is_a_failure_and_is_not_followed(receiver: Receiver, status: int) -> None:
+async def test_post_redirect_is_not_followed(receiver: Receiver, status: int) -> None:
     async with Receiver() as inside:
         receiver.answers.append((status, f"Location: {inside.url}"))
         attempt = await SafeHttp(LOCAL, timeout_seconds=5).post(receiver.url, {}, b"{}")
@@ -113,7 +109,7 @@ async def test_a_redirect_is_a_failure_and_is_not_followed(receiver: Receiver, s
         assert inside.connections == 0
 
 
-async def test_a_receiver_that_trickles_its_answer_is_left_in_time(receiver: Receiver) -> None:
+async def test_post_trickling_receiver_ends_in_time(receiver: Receiver) -> None:
     async def trickle(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n")
         while True:
@@ -129,7 +125,7 @@ async def test_a_receiver_that_trickles_its_answer_is_left_in_time(receiver: Rec
     assert 400 < attempt.duration_ms < 2000
 
 
-async def test_the_body_of_an_answer_is_not_read(receiver: Receiver) -> None:
+async def test_post_response_body_is_not_read(receiver: Receiver) -> None:
     sent = 0
 
     async def flood(writer: asyncio.StreamWriter) -> None:
@@ -149,9 +145,7 @@ async def test_the_body_of_an_answer_is_not_read(receiver: Receiver) -> None:
     assert sent < 10_000_000
 
 
-async def test_a_head_of_an_answer_that_never_ends_is_not_read_to_its_end(
-    receiver: Receiver,
-) -> None:
+async def test_post_endless_response_head_is_not_read(receiver: Receiver) -> None:
     async def flood(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n")
         while True:
@@ -165,9 +159,7 @@ async def test_a_head_of_an_answer_that_never_ends_is_not_read_to_its_end(
     assert (attempt.status, attempt.trouble) == (None, DeliveryError.BAD_ANSWER)
 
 
-async def test_what_answers_in_another_language_or_not_at_all_has_its_name(
-    receiver: Receiver,
-) -> None:
+async def test_post_failures_are_classified(receiver: Receiver) -> None:
     async def smtp(writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
         await writer.drain()
@@ -188,7 +180,7 @@ async def test_what_answers_in_another_language_or_not_at_all_has_its_name(
         await unknown.check("https://hooks.example/")
 
 
-async def test_no_proxy_of_the_environment_is_asked(
+async def test_post_ignores_proxies_of_the_environment(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Receiver() as proxy:
@@ -206,7 +198,7 @@ async def test_no_proxy_of_the_environment_is_asked(
         assert proxy.connections == 0
 
 
-async def test_no_cookie_and_no_connection_is_kept(receiver: Receiver) -> None:
+async def test_post_keeps_no_cookie_and_no_connection(receiver: Receiver) -> None:
     receiver.answers.append((200, "Set-Cookie: a=b"))
     http = SafeHttp(LOCAL, timeout_seconds=5)
     for _ in range(2):
@@ -229,7 +221,7 @@ async def test_no_cookie_and_no_connection_is_kept(receiver: Receiver) -> None:
         ("Fri, 31 Dec 2999 23:59:59 GMT", 86_400),
     ],
 )
-async def test_retry_after_is_read_in_both_forms_and_bounded(
+async def test_post_retry_after_is_parsed_and_bounded(
     receiver: Receiver, said: str, seconds: int | None
 ) -> None:
     receiver.answers.extend([(503, f"Retry-After: {said}"), (500, f"Retry-After: {said}")])
@@ -239,9 +231,7 @@ async def test_retry_after_is_read_in_both_forms_and_bounded(
     assert broken.retry_after is None
 
 
-async def test_the_certificate_must_be_that_of_the_name_though_the_call_goes_to_an_address(
-    tmp_path: Path,
-) -> None:
+async def test_post_certificate_must_match_the_name(tmp_path: Path) -> None:
     server, trusting = _certified(tmp_path, "hooks.example")
     names = Names(["127.0.0.1"])
     async with Receiver(tls=server) as receiver:
@@ -295,9 +285,7 @@ def _certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]
 @pytest.mark.parametrize(
     "url", ["https://localhost/", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/"]
 )
-async def test_without_a_listed_network_this_machine_and_its_neighbours_are_not_called(
-    url: str,
-) -> None:
+async def test_post_private_network_not_listed_is_refused(url: str) -> None:
     http = SafeHttp(Rules(), timeout_seconds=5)
     with pytest.raises(UnfitAddressError, match="AIGEN_WEBHOOK_ALLOWED_NETWORKS"):
         await http.check(url)

@@ -168,7 +168,7 @@ def _alive(process_id: int) -> bool:
         return False
 
 
-async def test_decoder_sees_no_secret_of_ours(
+async def test_decoder_environment_has_no_secret(
     store: AssetStore, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIGEN_CALLBACK_SECRET", "must-not-be-seen")
@@ -273,9 +273,7 @@ async def test_pictures_that_are_gone_and_old_ones_count_no_more(tmp_path: Path)
     log.check(ada)
 
 
-async def test_uploads_at_the_same_moment_never_exceed_the_quota(
-    store: AssetStore, tmp_path: Path
-) -> None:
+async def test_uploads_concurrent_never_exceed_the_quota(store: AssetStore, tmp_path: Path) -> None:
     ada = user_uploader("ada", pictures_max=3, bytes_max=10**9, days=30)
     found = await asyncio.gather(
         *(store.save_reference(picture(64, 64, seed=seed), ada) for seed in range(8)),
@@ -285,7 +283,9 @@ async def test_uploads_at_the_same_moment_never_exceed_the_quota(
     assert (len(refused), len(stored(tmp_path / "assets"))) == (5, 3)
 
 
-async def test_a_user_id_is_not_in_the_names_of_files(store: AssetStore, tmp_path: Path) -> None:
+async def test_upload_file_names_do_not_contain_the_user_id(
+    store: AssetStore, tmp_path: Path
+) -> None:
     await store.save_reference(
         picture(64, 64), user_uploader("ada", pictures_max=3, bytes_max=10**9, days=30)
     )

@@ -18,7 +18,7 @@ import orjson
 
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import AckDecision, Delivery
 from creativeflow.services.aigeneration.application.worker_reports import ReportKind
-from creativeflow.services.aigeneration.cli.fake_worker import StandInWorker
+from creativeflow.services.aigeneration.cli.fake_worker import FakeWorker
 
 ENDED = {"COMPLETED", "FAILED", "CONTENT_REJECTED", "CANCELLED", "EXPIRED"}
 REQUESTS = "/generation-requests"
@@ -34,7 +34,7 @@ class ScenarioError(AssertionError):
 _how: ContextVar[tuple[str, str] | None] = ContextVar("how", default=None)
 
 
-class ObedientWorker(StandInWorker):
+class ObedientWorker(FakeWorker):
     """A stand-in for n8n that answers each job as the job's own hints say: how, and over what."""
 
     _told = ("well", "http")

@@ -22,7 +22,7 @@ LOOPBACK = ("127.0.0.0/8",)
 class Call:
     """One call that came in."""
 
-    endpoint: str
+    target: str
     headers: dict[str, str]
     body: bytes
 

@@ -37,7 +37,7 @@ from creativeflow.services.aigeneration.application.worker_reports import (
     ReportedAsset,
     ReportedFailure,
 )
-from creativeflow.services.aigeneration.bootstrap.container import topology
+from creativeflow.services.aigeneration.bootstrap.rabbitmq import topology
 from creativeflow.services.aigeneration.cli import api_session, generations, main
 from creativeflow.services.aigeneration.domain import webhooks
 from creativeflow.services.aigeneration.domain.errors import every_error
@@ -304,7 +304,7 @@ def test_the_command_line_is_described_whole() -> None:
         api_session.REFUSED,
         api_session.NOT_NOW,
         api_session.ENDED,
-        api_session.STILL_GOING,
+        api_session.STILL_RUNNING,
         api_session.INTERRUPTED,
     }
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)} == {0, 2, *exits}

@@ -107,7 +107,7 @@ async def bank(request: pytest.FixtureRequest) -> AsyncIterator[Bank]:
             await made.credits.release(hold)
 
 
-async def test_twenty_holds_of_five_from_a_hundred_are_exactly_twenty(bank: Bank) -> None:
+async def test_hold_concurrent_takes_exactly_the_balance(bank: Bank) -> None:
     told = await asyncio.gather(
         *(bank.hold(f"k{n}", amount=5) for n in range(32)), return_exceptions=True
     )
@@ -115,7 +115,7 @@ async def test_twenty_holds_of_five_from_a_hundred_are_exactly_twenty(bank: Bank
     assert await bank.balance() == 0
 
 
-async def test_a_caller_who_is_cut_off_finds_the_hold_by_its_key(bank: Bank) -> None:
+async def test_hold_of_a_cut_off_caller_is_found_by_its_key(bank: Bank) -> None:
     async with httpx.AsyncClient() as client:
         hasty = adapter(client, "jsonrpc", deadline_seconds=30)
         await hasty.find(bank.asked())
@@ -128,7 +128,7 @@ async def test_a_caller_who_is_cut_off_finds_the_hold_by_its_key(bank: Bank) -> 
     assert await bank.balance() == 75
 
 
-async def test_a_wrong_key_is_unknown_never_no() -> None:
+async def test_call_wrong_key_is_unknown() -> None:
     async with httpx.AsyncClient() as client:
         calls = OdooCalls(
             client,

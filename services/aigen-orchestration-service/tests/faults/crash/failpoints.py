@@ -24,7 +24,7 @@ import creativeflow.services.aigeneration.storage as storage_package
 from creativeflow.services.aigeneration import ports
 from creativeflow.services.aigeneration.adapters.http.safe_client import SafeHttp
 from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import EventPublisher
-from creativeflow.services.aigeneration.adapters.rabbitmq.channels import Publisher
+from creativeflow.services.aigeneration.adapters.rabbitmq.publisher import Publisher
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.database import Database
@@ -244,7 +244,7 @@ def _names(module: str, owner: str) -> _Names:
         ):
             taken |= {found.name: (str(node.module), found.name) for found in node.names}
     batched = dict(
-        re.findall(r"(self\._\w+) = Batcher\((self\._\w+)", sources.get("self.__init__", ""))
+        re.findall(r"(self\._\w+) = GroupCommit\((self\._\w+)", sources.get("self.__init__", ""))
     )
     return _Names(module, sources, taken, taken_modules, batched)
 

@@ -45,13 +45,13 @@ def test_every_call_of_a_port_is_a_seam_on_every_adapter() -> None:
 
 def test_reading_is_no_seam() -> None:
     names = {seam.name for seam in storage_seams()}
-    assert "Store.load" not in names
+    assert "RequestStore.load" not in names
     assert not {name for name in names if name.startswith("Queries.")}
     assert {
-        "Store.write",
-        "Store.lease_jobs",
+        "RequestStore.write",
+        "RequestStore.lease_jobs",
         "Outbox.settle",
-        "Journal.begin",
+        "BillingJournal.begin",
         "Ledger.hold",
     } <= names
 
@@ -60,7 +60,15 @@ def test_what_a_new_method_does_is_seen() -> None:
     storage = {
         name for module in modules(storage_package) for name in [module.__name__.rpartition(".")[2]]
     }
-    assert {"store", "outbox", "flags", "journal", "ledger", "deliveries", "targets"} <= storage
+    assert {
+        "account_flags",
+        "billing_journal",
+        "ledger",
+        "outbox",
+        "requests",
+        "webhook_deliveries",
+        "webhook_endpoints",
+    } <= storage
     assert len(list(classes(storage_package))) > 10
 
 
@@ -68,7 +76,7 @@ def test_every_call_that_may_change_something_is_a_seam() -> None:
     names = {seam.name for seam in failpoints()}
     assert "POST /api/v1/generation-requests" in names
     assert "POST /api/v1/n8n-callbacks/sample-result" in names
-    assert "DELETE /api/v1/webhook-endpoints/{target_id}" in names
+    assert "DELETE /api/v1/webhook-endpoints/{endpoint_id}" in names
     assert (
         answer_name("POST", "/api/v1/generation-requests/quote")
         == "POST /api/v1/generation-requests/quote"

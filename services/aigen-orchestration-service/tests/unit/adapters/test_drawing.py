@@ -50,13 +50,13 @@ def share_near(image: Image.Image, colour: tuple[int, int, int]) -> float:
 
 
 @pytest.mark.parametrize(("index", "size"), list(enumerate(RATIOS)))
-def test_the_picture_has_exactly_the_size_asked_for(index: int, size: tuple[int, int]) -> None:
+def test_draw_any_size_has_exactly_that_size(index: int, size: tuple[int, int]) -> None:
     picture = sample(index, size=size, watermark=True)
     assert (picture.width, picture.height) == size
     assert pixels(picture).size == size
 
 
-def test_the_largest_side_is_4096() -> None:
+def test_draw_side_of_4096_is_possible() -> None:
     picture = sample(size=(4096, 1024))
     assert pixels(picture).size == (4096, 1024)
 
@@ -72,18 +72,18 @@ def test_the_largest_side_is_4096() -> None:
         ((512, 513), (511, 512)),
     ],
 )
-def test_a_sample_is_the_largest_of_its_ratio_in_the_box(
+def test_sample_size_is_the_largest_of_its_ratio_in_the_box(
     asked: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert sample_size(Size(*asked)) == expected
 
 
-def test_a_sample_may_have_another_box() -> None:
+def test_sample_size_in_another_box_fits_it() -> None:
     assert Size(1920, 1080).scaled(256) == (256, 144)
 
 
 @pytest.mark.parametrize(("index", "file_format"), list(enumerate(["png", "jpg", "webp", "png"])))
-def test_equal_arguments_give_equal_bytes(index: int, file_format: str) -> None:
+def test_draw_equal_arguments_give_equal_bytes(index: int, file_format: str) -> None:
     arguments = {
         "colours": ["#0057ff"],
         "tone": "urgent",
@@ -95,15 +95,13 @@ def test_equal_arguments_give_equal_bytes(index: int, file_format: str) -> None:
 
 @pytest.mark.parametrize("colours", [(), ("#0057ff",)])
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_the_four_samples_of_a_round_differ_at_one_glance(
-    seed: str, colours: tuple[str, ...]
-) -> None:
+def test_draw_four_samples_of_a_round_differ_visibly(seed: str, colours: tuple[str, ...]) -> None:
     four = [pixels(sample(index, seed, (96, 96), colours=colours)) for index in range(4)]
     assert min(difference(*pair) for pair in combinations(four, 2)) > 30
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_another_round_gives_other_pictures(index: int) -> None:
+def test_draw_another_round_gives_other_pictures(index: int) -> None:
     rounds = [pixels(sample(index, seed, (96, 96), colours=["teal"])) for seed in ROUNDS]
     assert min(difference(*pair) for pair in combinations(rounds, 2)) > 8
 
@@ -111,31 +109,31 @@ def test_another_round_gives_other_pictures(index: int) -> None:
 @pytest.mark.parametrize(
     "changed", [{"style": "retro"}, {"tone": "playful"}, {"industry": "travel"}, {"prompt": "Tea"}]
 )
-def test_every_text_has_its_part_in_the_picture(changed: dict[str, str]) -> None:
+def test_draw_every_text_changes_the_picture(changed: dict[str, str]) -> None:
     assert difference(pixels(sample()), pixels(sample(**changed))) > 5
 
 
 @pytest.mark.parametrize("final", [(1024, 1024), (800, 1000)])
 @pytest.mark.parametrize("index", range(4))
-def test_the_final_shows_the_scene_of_its_sample(index: int, final: tuple[int, int]) -> None:
+def test_draw_final_shows_the_scene_of_its_sample(index: int, final: tuple[int, int]) -> None:
     box = sample_size(Size(*final))
     large = pixels(sample(index, size=final)).resize(box, Image.Resampling.BOX)
     assert difference(large, pixels(sample(index, size=box))) < 5
 
 
-def test_the_largest_final_shows_the_scene_of_its_sample() -> None:
+def test_draw_largest_final_shows_the_scene_of_its_sample() -> None:
     large = pixels(sample(2, size=(4096, 1728))).resize((512, 216), Image.Resampling.BOX)
     assert difference(large, pixels(sample(2, size=(512, 216)))) < 5
 
 
 @pytest.mark.parametrize("index", range(4))
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_a_brand_colour_stands_in_the_picture_as_it_is(seed: str, index: int) -> None:
+def test_draw_brand_colour_appears_unchanged(seed: str, index: int) -> None:
     picture = pixels(sample(index, seed, colours=["#0057FF", "#ff5a36"]))
     assert max(share_near(picture, (0, 87, 255)), share_near(picture, (255, 90, 54))) > 0.015
 
 
-def test_colours_may_be_written_in_three_ways_and_unknown_ones_are_ignored() -> None:
+def test_draw_colours_in_three_notations_are_read() -> None:
     plain = sample(colours=["#ff0000"])
     assert sample(colours=["#f00"]) == plain
     assert sample(colours=[" Red "]) == plain
@@ -143,13 +141,13 @@ def test_colours_may_be_written_in_three_ways_and_unknown_ones_are_ignored() -> 
     assert sample(colours=["no colour at all"]) == sample()
 
 
-def test_the_chosen_colours_change_the_picture() -> None:
+def test_draw_colours_change_the_picture() -> None:
     assert difference(pixels(sample(colours=["#0057ff"])), pixels(sample(colours=["#e0263c"]))) > 20
 
 
 @pytest.mark.parametrize("size", [(512, 512), (288, 512)])
 @pytest.mark.parametrize("index", [1, 3])
-def test_the_watermark_lies_over_the_whole_picture_and_leaves_it_visible(
+def test_draw_watermark_covers_and_leaves_the_picture_visible(
     index: int, size: tuple[int, int]
 ) -> None:
     clean, marked = (
@@ -166,7 +164,7 @@ def test_the_watermark_lies_over_the_whole_picture_and_leaves_it_visible(
 @pytest.mark.parametrize(
     ("file_format", "name"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")]
 )
-def test_the_data_are_what_the_format_says(file_format: str, name: str) -> None:
+def test_draw_data_has_the_requested_format(file_format: str, name: str) -> None:
     picture = sample(file_format=file_format)
     image = Image.open(io.BytesIO(picture.data))
     image.load()
@@ -178,7 +176,7 @@ def test_the_data_are_what_the_format_says(file_format: str, name: str) -> None:
     "prompt",
     ["", "   ", "早安 咖啡", "Доброе утро", "🎉👍🏽", "\ud800", "\x00\n", "the of", "W" * 5000],
 )
-def test_any_prompt_can_be_drawn(prompt: str) -> None:
+def test_draw_any_prompt_succeeds(prompt: str) -> None:
     assert pixels(sample(size=(96, 64), prompt=prompt)).size == (96, 64)
 
 
@@ -192,7 +190,7 @@ def test_any_prompt_can_be_drawn(prompt: str) -> None:
         ("早安 咖啡", ""),
     ],
 )
-def test_the_prompts_first_words_are_the_title(
+def test_draw_title_is_the_first_words_of_the_prompt(
     monkeypatch: pytest.MonkeyPatch, prompt: str, title: str
 ) -> None:
     written: list[str] = []
@@ -206,16 +204,16 @@ def test_the_prompts_first_words_are_the_title(
 
 
 @pytest.mark.parametrize("file_format", ["gif", "PNG", "jpeg", ""])
-def test_another_format_is_refused(file_format: str) -> None:
+def test_draw_unknown_format_is_refused(file_format: str) -> None:
     with pytest.raises(ValueError, match="file_format must be one of png, jpg, webp"):
         sample(file_format=file_format)
 
 
 @pytest.mark.parametrize("size", [(0, 64), (64, 0), (-1, 64), (4097, 64), (64, 4097)])
-def test_a_side_outside_the_limits_is_refused(size: tuple[int, int]) -> None:
+def test_draw_side_outside_the_limits_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"both sides must be 1\.\.4096 px"):
         sample(size=size)
 
 
-def test_an_index_beyond_the_four_is_one_more_picture() -> None:
+def test_draw_index_beyond_four_is_another_picture() -> None:
     assert sample(4).data != sample(0).data

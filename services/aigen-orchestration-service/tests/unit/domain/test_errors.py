@@ -158,8 +158,8 @@ def test_an_impossible_move_names_the_state_and_the_event() -> None:
         transition_for(State.COMPLETED, Event.CANCEL_REQUESTED)
     assert (
         str(caught.value)
-        == "The request is COMPLETED, which does not allow cancel_requested. Its `actions` lists what"
-        " is possible."
+        == "The request is COMPLETED, which does not allow cancel_requested. Its `actions` lists"
+        " what is possible."
     )
 
 

@@ -50,13 +50,13 @@ def refused(body: bytes, **rest: Any) -> bool:
         (b"0", 0),
     ],
 )
-def test_json_is_read(body: bytes, value: object) -> None:
+def test_parse_json_of_valid_text_returns_its_value(body: bytes, value: object) -> None:
     assert parse_json(body) == value
 
 
 @given(JSON_VALUES)
 @settings(max_examples=100, deadline=None)
-def test_whatever_can_be_written_as_json_is_read_back(value: object) -> None:
+def test_parse_json_of_any_encoded_value_returns_it(value: object) -> None:
     assert parse_json(json.dumps(value, ensure_ascii=False).encode()) == value
 
 
@@ -85,20 +85,20 @@ def test_whatever_can_be_written_as_json_is_read_back(value: object) -> None:
         b"a=1&b=2",
     ],
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
+def test_parse_json_of_invalid_text_is_refused(body: bytes) -> None:
     assert refused(body)
 
 
 @pytest.mark.parametrize(
     "body", [b'"\xff"', b'"\xc3\x28"', '{"a": 1}'.encode("utf-16"), '"é"'.encode("latin-1")]
 )
-def test_what_is_not_utf_8_is_refused(body: bytes) -> None:
+def test_parse_json_of_invalid_utf_8_is_refused(body: bytes) -> None:
     assert refused(body)
 
 
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda noise: nested(30) + noise))
 @settings(max_examples=150, deadline=None)
-def test_no_noise_breaks_the_reader(body: bytes) -> None:
+def test_parse_json_of_noise_never_crashes(body: bytes) -> None:
     try:
         json.loads(body.decode("utf-8"))
     except ValueError:
@@ -109,38 +109,38 @@ def test_no_noise_breaks_the_reader(body: bytes) -> None:
     ("depth", "too_deep"),
     [(1, False), (19, False), (20, False), (21, True), (22, True), (900, True)],
 )
-def test_twenty_levels_are_read_and_one_more_is_not(depth: int, too_deep: bool) -> None:
+def test_parse_json_of_21_levels_is_refused(depth: int, too_deep: bool) -> None:
     assert refused(nested(depth)) is too_deep
 
 
-def test_objects_count_like_lists() -> None:
+def test_parse_json_depth_counts_objects_like_lists() -> None:
     assert refused(b'{"a":' * 20 + b"1" + b"}" * 20) is False
     assert refused(b'{"a":' * 21 + b"1" + b"}" * 21) is True
     assert refused(b'[{"a":' * 11 + b"1" + b"}]" * 11) is True
 
 
-def test_the_bound_counts_levels_and_not_brackets() -> None:
+def test_parse_json_depth_counts_levels_not_brackets() -> None:
     assert refused(b"[[]," * 3 + nested(17) + b"]" * 3) is False
     assert refused(b"[[]," * 3 + nested(18) + b"]" * 3) is True
 
 
-def test_a_hundred_thousand_levels_are_refused_and_nothing_breaks() -> None:
+def test_parse_json_of_100_000_levels_is_refused() -> None:
     assert refused(nested(100_000))
     assert refused(b"[" * 200_000)
 
 
-def test_a_wide_text_is_not_a_deep_one() -> None:
+def test_parse_json_of_a_wide_text_is_accepted() -> None:
     assert len(parse_json(b"[" + b",".join([b'{"a":[]}'] * 500) + b"]")) == 500
 
 
 @pytest.mark.parametrize(
     ("depth", "too_deep"), [(2, False), (3, False), (4, True), (15, True), (20, True), (21, True)]
 )
-def test_another_bound_is_kept_as_well(depth: int, too_deep: bool) -> None:
+def test_parse_json_with_a_lower_bound_is_refused_earlier(depth: int, too_deep: bool) -> None:
     assert refused(nested(depth), max_depth=3) is too_deep
 
 
-def test_a_higher_bound_lets_more_through() -> None:
+def test_parse_json_with_a_higher_bound_accepts_more() -> None:
     assert refused(nested(30), max_depth=30) is False
     assert refused(nested(31), max_depth=30) is True
 
@@ -157,7 +157,7 @@ def test_a_higher_bound_lets_more_through() -> None:
         "]" * 50 + "[" * 50,
     ],
 )
-def test_brackets_inside_texts_do_not_count(text: str) -> None:
+def test_parse_json_brackets_in_strings_do_not_count(text: str) -> None:
     assert parse_json(json.dumps({"prompt": text, "[{": [text]}).encode()) == {
         "prompt": text,
         "[{": [text],
@@ -165,12 +165,12 @@ def test_brackets_inside_texts_do_not_count(text: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["\\", '"', '\\"', "\\\\"])
-def test_a_text_cannot_hide_depth_behind_its_end(end: str) -> None:
+def test_parse_json_escaped_quotes_do_not_hide_depth(end: str) -> None:
     deep = json.dumps([end]).encode()[:-1] + b"," + nested(25) + b"]"
     assert refused(deep)
 
 
-def test_the_refusal_names_the_bound() -> None:
+def test_parse_json_refusal_names_the_bound() -> None:
     with pytest.raises(InvalidJsonError) as caught:
         parse_json(nested(21))
     assert "nested at most 20 levels" in str(caught.value)
@@ -248,13 +248,13 @@ def faults(**body: Any) -> list[dict[str, str]]:
         ({"ours": SECRET}, "/ours", "not_good", "This must be good: nothing else will do."),
     ],
 )
-def test_each_fault_has_its_place_code_and_sentence(
+def test_to_invalid_request_each_error_has_pointer_code_and_sentence(
     body: dict[str, Any], pointer: str, code: str, message: str
 ) -> None:
     assert faults(**body) == [{"pointer": pointer, "code": code, "message": message}]
 
 
-def test_a_missing_field_is_named() -> None:
+def test_to_invalid_request_missing_field_is_named() -> None:
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate({})
     assert to_invalid_request(caught.value).errors == [
@@ -262,7 +262,7 @@ def test_a_missing_field_is_named() -> None:
     ]
 
 
-def test_every_fault_is_listed_with_the_given_beginning_of_the_pointer() -> None:
+def test_to_invalid_request_lists_every_error_under_the_prefix() -> None:
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate({"needed": "x", "inner": {"count": 0}})
     error = to_invalid_request(caught.value, prefix="/items/3")
@@ -273,7 +273,7 @@ def test_every_fault_is_listed_with_the_given_beginning_of_the_pointer() -> None
     ]
 
 
-def test_at_most_fifty_faults_are_listed() -> None:
+def test_to_invalid_request_lists_at_most_50_errors() -> None:
     assert len(faults(**{f"field_{number}": 1 for number in range(200)})) == 50
 
 
@@ -281,14 +281,14 @@ def test_at_most_fifty_faults_are_listed() -> None:
     ("name", "pointer"),
     [("a/b", "/a~1b"), ("a~b", "/a~0b"), ("~1", "/~01"), ("", "/"), ("/", "/~1"), ("é", "/é")],
 )
-def test_a_pointer_is_escaped_as_rfc_6901_says(name: str, pointer: str) -> None:
+def test_to_invalid_request_pointer_is_escaped(name: str, pointer: str) -> None:
     (fault,) = faults(**{name: 1})
     assert fault["pointer"] == pointer
 
 
 @given(JSON_VALUES)
 @settings(max_examples=60, deadline=None)
-def test_no_value_comes_back_in_a_fault(value: object) -> None:
+def test_to_invalid_request_contains_no_value(value: object) -> None:
     body = {
         "needed": [SECRET, value],
         "inner": {"name": SECRET * 3, "count": SECRET},
@@ -300,7 +300,7 @@ def test_no_value_comes_back_in_a_fault(value: object) -> None:
     assert SECRET not in json.dumps(found)
 
 
-def test_an_unknown_kind_of_fault_is_described_in_plain_words() -> None:
+def test_describe_unknown_error_type_has_a_sentence() -> None:
     fault = {
         "type": "bytes_invalid_encoding",
         "loc": ("a", 0),

@@ -21,11 +21,9 @@ from creativeflow.services.aigeneration.api.services import (
     Services,
     provide_services,
 )
-from creativeflow.services.aigeneration.bootstrap.container import (
-    Container,
-    broker_queues,
-    database_url,
-)
+from creativeflow.services.aigeneration.bootstrap.adapters import database_url
+from creativeflow.services.aigeneration.bootstrap.container import Container
+from creativeflow.services.aigeneration.bootstrap.rabbitmq import broker_queues
 from creativeflow.services.aigeneration.kit.translations import Translations
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate

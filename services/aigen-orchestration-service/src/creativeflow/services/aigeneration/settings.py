@@ -1,5 +1,5 @@
-"""Every knob: its type, its default, its sentence. `.env.example` and docs/settings.md are
-generated from here.
+"""Settings with type, default and description; `.env.example` and docs/settings.md are generated
+from them.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices, cre
 
 ROLES = ("api", "dispatcher", "results", "relay", "sweeper")
 SECRET_LENGTH_MIN = 24
+_WEB_URL = re.compile(r"https?://[^/?#\s]+\S*", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
@@ -49,9 +50,9 @@ def _pairs(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     parts = [part.partition("=") for part in _comma_list(value)]
-    if not all(name.strip() and equals and said.strip() for name, equals, said in parts):
+    if not all(name.strip() and equals and value.strip() for name, equals, value in parts):
         raise ValueError("use name=value, separated by commas")
-    return {name.strip().lower(): said.strip().lower() for name, _, said in parts}
+    return {name.strip().lower(): value.strip().lower() for name, _, value in parts}
 
 
 def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -73,7 +74,7 @@ Credits = Annotated[int, BeforeValidator(_amount), Field(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 366)]
 
 
-def _named(name: str, *older: str) -> AliasChoices:
+def _alias(name: str, *older: str) -> AliasChoices:
     return AliasChoices(f"AIGEN_{name.upper()}", *older)
 
 
@@ -81,7 +82,7 @@ _PORT_MAX = 65_535
 
 
 class ApiKey:
-    """One named service or operator; only the key's SHA-256 is kept."""
+    """An API key of a service or an operator; only its SHA-256 is kept."""
 
     __slots__ = ("_digest", "name", "role")
 
@@ -92,23 +93,21 @@ class ApiKey:
         return f"ApiKey({self.name}, {self.role})"
 
     def matches(self, key: str) -> bool:
-        """Whether this is the key, compared in constant time."""
+        """Return whether this is the key, compared in constant time."""
         return hmac.compare_digest(hashlib.sha256(key.encode()).hexdigest(), self._digest)
 
     def fingerprint(self, secret: bytes) -> str:
-        """What names this key, its role and its text, and tells nothing of it to who does not know
-        the secret.
-        """
-        said = f"{self.name}:{self.role}:{self._digest}".encode()
-        return hmac.digest(secret, said, hashlib.sha256).hex()[:32]
+        """Return a keyed hash of name, role and key, which reveals nothing without the secret."""
+        identity = f"{self.name}:{self.role}:{self._digest}".encode()
+        return hmac.digest(secret, identity, hashlib.sha256).hex()[:32]
 
     def has_fingerprint(self, fingerprint: str, secret: bytes) -> bool:
-        """Whether this is the key's, compared in constant time."""
+        """Return whether the fingerprint is this key's, compared in constant time."""
         return hmac.compare_digest(self.fingerprint(secret), fingerprint)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `name:role:key` or `name:role:sha256$hex`.
+        """Parse `name:role:key` or `name:role:sha256$hex`.
 
         Raises:
             ValueError: another shape, an unknown role, or a short key.
@@ -130,7 +129,7 @@ class ApiKey:
 
 
 class Settings(BaseSettings):
-    """All settings, read once from the environment and `.env`, then passed on."""
+    """All settings, read once from the environment and `.env`."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -144,237 +143,259 @@ class Settings(BaseSettings):
     profile: Literal["embedded", "production"] = Field(
         "embedded",
         description=(
-            "`embedded`: all inside, open on loopback. `production`: refuses defaults and missing"
-            " secrets."
+            "`embedded`: everything in one process, open on loopback. `production`: refuses "
+            "insecure defaults and missing secrets."
         ),
     )
     data_dir: Path = Field(
-        Path("~/.local/share/aigen"), description="Embedded database, pictures, generated secret."
+        Path("~/.local/share/aigen"),
+        description=(
+            "Directory of the embedded database, stored pictures and the generated callback secret."
+        ),
     )
     database_url: SecretStr | None = Field(
         None,
-        validation_alias=_named("database_url", "DATABASE_URL"),
+        validation_alias=_alias("database_url", "DATABASE_URL"),
         description=(
-            "`postgresql://user:password@host/database`. Unset: an embedded PostgreSQL in the data"
-            " directory."
+            "`postgresql://user:password@host:5432/database`. Unset: an embedded PostgreSQL "
+            "in the data directory."
         ),
     )
     engine_url: SecretStr = Field(
         SecretStr("local://"),
-        validation_alias=_named("engine_url", "RABBITMQ_URL"),
+        validation_alias=_alias("engine_url", "RABBITMQ_URL"),
         description=(
-            "`local://` draws pictures itself; `amqp(s)://user:password@host/vhost` hands jobs to"
-            " n8n."
+            "`local://` draws pictures in the service; `amqp(s)://user:password@host/vhost` "
+            "queues jobs for n8n."
         ),
     )
     credits_url: SecretStr = Field(
         SecretStr("local://"),
-        validation_alias=_named("credits_url", "CREDIT_SERVICE_API_URL"),
+        validation_alias=_alias("credits_url", "CREDIT_SERVICE_API_URL"),
         description=(
-            "`local://` keeps credits in our own database, `http(s)://adapter/api/v1` in a billing"
-            " adapter, `odoo+https://host[:port]/database` in an Odoo with the addon"
-            " `creativeflow_aigen`."
+            "`local://` keeps credits in the service's database, `http(s)://adapter/api/v1` "
+            "in a billing adapter, `odoo+https://host[:port]/database` in an Odoo with the "
+            "addon `creativeflow_aigen`."
         ),
     )
     credits_login: str | None = Field(
-        None, description="Login of the user in Odoo whose key is `credits_api_key`."
+        None, description="Login of the Odoo user that `credits_api_key` belongs to."
     )
     credits_api_key: SecretStr | None = Field(
         None,
-        validation_alias=_named("credits_api_key", "CREDIT_SERVICE_API_KEY"),
+        validation_alias=_alias("credits_api_key", "CREDIT_SERVICE_API_KEY"),
         description=(
-            "Sent to the credit service: the billing adapter's X-Internal-API-Key, or a key of"
-            " Odoo."
+            "Key for the credit service: X-Internal-API-Key of the billing adapter, or an API "
+            "key of Odoo."
         ),
     )
     credits_refund_path: str = Field(
         "/users/{user_id}/credits/refund",
         description=(
-            "The billing adapter's refund route; `none` where it has none: then refunds wait for a"
-            " person."
+            "Path of the billing adapter's refund route; `none` if it has none, so that "
+            "refunds wait for an operator."
         ),
     )
     credits_lookup_path: str = Field(
         "none",
         description=(
-            "The billing adapter's look-up, such as `/users/{user_id}/credits/operations/{key}`."
+            "Path of the billing adapter's look-up route, such as "
+            "`/users/{user_id}/credits/operations/{key}`; `none` if it has none."
         ),
     )
     credits_plan_names: Pairs = Field(
         {},
         description=(
-            "The billing adapter's plan names that are not ours, such as"
-            " `Professional=pro,Basic=free`."
+            "Plan names of the billing adapter and the plans they mean, such as "
+            "`Professional=pro,Basic=free`."
         ),
     )
     credits_odoo_api: Literal["auto", "json2", "jsonrpc"] = Field(
         "auto",
         description=(
-            "How to speak to Odoo: `json2` from version 19, `jsonrpc` before; `auto` asks it once."
+            "API of Odoo: `json2` from version 19, `jsonrpc` before; `auto` asks Odoo for its "
+            "version once."
         ),
     )
     credits_call_timeout: Seconds = Field(
-        10, description="Seconds one operation may take at the credit service."
+        10, description="Seconds that one operation may take at the credit service."
     )
     notify_url: SecretStr = Field(
         SecretStr("log://"),
-        validation_alias=_named("notify_url", "NOTIFICATION_SERVICE_API_URL"),
-        description="`log://`, `amqp(s)://…` or `http(s)://…` of the notification service.",
+        validation_alias=_alias("notify_url", "NOTIFICATION_SERVICE_API_URL"),
+        description=(
+            "Notification service: `log://`, `amqp(s)://user:password@host/vhost` or "
+            "`http(s)://host/path`."
+        ),
     )
     notify_api_key: SecretStr | None = Field(
-        None, description="Sent as X-Internal-API-Key with HTTP notifications."
+        None, description="X-Internal-API-Key of notifications over HTTP."
     )
     notify_channels: Words = Field(
         ("websocket",), description="`target_channels` of every notification."
     )
     notify_queue: str = Field(
-        "ai_updates_notifications", description="The notification service's queue."
+        "ai_updates_notifications", description="Queue of the notification service."
     )
     public_url: str | None = Field(
         None,
-        validation_alias=_named("public_url", "N8N_CALLBACK_BASE_URL"),
-        description="Base of callback and picture addresses. Unset: where the service listens.",
+        validation_alias=_alias("public_url", "N8N_CALLBACK_BASE_URL"),
+        description=(
+            "Base URL of callbacks and pictures, with scheme. Unset: host and port of this process."
+        ),
     )
     callback_secret: SecretStr | None = Field(
         None,
-        validation_alias=_named("callback_secret", "N8N_CALLBACK_SECRET"),
+        validation_alias=_alias("callback_secret", "N8N_CALLBACK_SECRET"),
         description=(
-            "Signs the workers' job tokens; two, separated by a comma, while rotating. Unset:"
-            " generated once."
+            "Secret that signs the callback tokens of jobs; two, comma-separated, during a "
+            "rotation. Unset: generated once in the data directory."
         ),
     )
     field_names: Literal["current", "older"] = Field(
         "current",
         description=(
-            "`older`: jobs in the camelCase of older workflows, whose results are read as well."
+            "`older` sends jobs with the camelCase field names of older workflows; their "
+            "results are read in both settings."
         ),
     )
     allow_missing_job_id: bool = Field(
-        False, description="Accept signed results without `job_id` for the request's current job."
+        False,
+        description="Accept signed results without `job_id` for the current job of the request.",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_list)] = Field(
         (),
         description=(
-            "`name:role:key` or `name:role:sha256$hex`, comma separated; role `service` or"
-            " `operator`."
+            "API keys as `name:role:key` or `name:role:sha256$hex`, comma-separated; the role "
+            "is `service` or `operator`."
         ),
     )
     jwt_secret: SecretStr | None = Field(None, description="HS256 secret of end-user tokens.")
     jwks_url: str | None = Field(
         None,
-        validation_alias=_named("jwks_url", "AIGEN_JWT_JWKS_URL"),
-        description="Key set of RS256 and ES256 end-user tokens.",
+        validation_alias=_alias("jwks_url", "AIGEN_JWT_JWKS_URL"),
+        description="URL of the key set for RS256 and ES256 end-user tokens.",
     )
-    jwt_audience: str | None = Field(None, description="Audience that end-user tokens must name.")
-    jwt_issuer: str | None = Field(None, description="Issuer that end-user tokens must name.")
+    jwt_audience: str | None = Field(None, description="Audience that end-user tokens must have.")
+    jwt_issuer: str | None = Field(None, description="Issuer that end-user tokens must have.")
     webhook_endpoints_max: Annotated[int, Field(ge=0, le=1000)] = Field(
-        10, description="Webhook endpoints of each API key; 0 turns webhooks off."
+        10, description="Maximum number of webhook endpoints per API key; 0 turns webhooks off."
     )
     webhook_allowed_networks: Words = Field(
         (),
         description=(
-            "Private networks that webhooks may call, such as 10.1.0.0/16; else only the internet."
+            "Private networks that webhooks may call in addition to the internet, such as "
+            "10.1.0.0/16."
         ),
     )
     webhook_allow_http: bool = Field(
-        False, description="Let webhooks call plain http on the internet too."
+        False, description="Allow webhooks over plain http on the internet."
     )
     webhook_ports: Words = Field(
         ("80", "443", "8443"),
-        description="Ports that webhooks may call; in the allowed networks any.",
+        description="Ports that webhooks may call on the internet; in allowed networks every port.",
     )
-    webhook_timeout: Seconds = Field(15, description="Seconds a receiver has to answer a webhook.")
+    webhook_timeout: Seconds = Field(
+        15, description="Seconds that a receiver has to answer a webhook."
+    )
     webhook_log_days: Annotated[int, Field(ge=1, le=3650)] = Field(
-        30, description="Days for which ended webhook deliveries are kept and can be sent again."
+        30, description="Days that finished webhook deliveries are kept and can be replayed."
     )
     result_check: Literal["fetch", "stored", "off"] = Field(
         "fetch",
         description=(
-            "What is looked at before a result counts: `fetch` every picture it names, `stored`"
-            " only what was uploaded to this service, `off` nothing; for trials."
+            "Check of results before they count: `fetch` downloads every picture, `stored` "
+            "checks only pictures uploaded to this service, `off` checks nothing (for "
+            "trials)."
         ),
     )
     result_allowed_networks: Words = Field(
         (),
         description=(
-            "Private networks where workers keep pictures, such as 10.1.0.0/16; else only the"
-            " internet."
+            "Private networks that pictures of workers may be fetched from in addition to the "
+            "internet, such as 10.1.0.0/16."
         ),
     )
     result_allow_http: bool = Field(
-        True, description="Fetch workers' pictures over plain http on the internet too."
+        True, description="Allow fetching pictures of workers over plain http on the internet."
     )
     result_ports: Words = Field(
         ("80", "443", "8443"),
-        description="Ports where workers' pictures are fetched; in the allowed networks any.",
+        description=(
+            "Ports that pictures of workers may be fetched from on the internet; in allowed "
+            "networks every port."
+        ),
     )
     result_timeout: Annotated[float, Field(gt=0, le=240)] = Field(
-        20, description="Seconds for all tries to fetch one picture of a result."
+        20, description="Seconds for all attempts to fetch one picture of a result."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on.")
     roles: Words = Field(
-        ROLES, description="What this process does; every role may run any number of times."
+        ROLES, description="Roles of this process; every role may run in any number of processes."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level that is logged."
+        "info", description="Lowest level that is logged."
     )
     log_format: Literal["json", "console"] = Field(
-        "json", description="One JSON object a line, or coloured text."
+        "json", description="`json`: one object per line; `console`: coloured text."
     )
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0,
         description=(
-            "Port of /metrics on the same host for a process without the role api; 0 for none."
+            "Port of /metrics for a process without the role api, on the same host; 0 for none."
         ),
     )
     database_pool_size: Annotated[int, Field(ge=2, le=200)] = Field(
-        10, description="Connections per process."
+        10, description="Maximum number of database connections per process."
     )
     web_origins: Annotated[Words, AfterValidator(_origins)] = Field(
         (),
         description=(
-            "Platforms that may hand their users over to the studio, such as"
-            " `https://app.example.com`."
+            "Origins of platforms that may sign their users in to the studio, such as "
+            "`https://app.example.com`."
         ),
     )
     web_picture_origins: Annotated[Words, AfterValidator(_picture_origins)] = Field(
         ("https:",),
         description=(
-            "Where else pages may show pictures from: `https:`, or origins; `https://*.example.com`"
-            " is one."
+            "Other origins that pages may show pictures from: `https:` for all, or origins "
+            "such as `https://*.example.com`."
         ),
     )
     web_top_up_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = Field(
         None,
-        description="Page where users buy credits or change their plan; the studio links there.",
+        description=(
+            "URL of the page where users buy credits or change their plan; the studio links to it."
+        ),
     )
     web_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
-        10_485_760, description="Largest reference picture that a user may upload in the studio."
+        10_485_760,
+        description="Maximum bytes of a reference picture that is uploaded in the studio.",
     )
     web_uploads_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        200, description="Reference pictures that a user may upload within `web_uploads_days`."
+        200, description="Maximum number of reference pictures per user within `web_uploads_days`."
     )
     web_uploads_bytes: Annotated[int, Field(ge=1024)] = Field(
         536_870_912,
         description=(
-            "Bytes that the reference pictures of these days may take together as they are kept."
+            "Maximum stored bytes of a user's reference pictures within `web_uploads_days`."
         ),
     )
     web_uploads_days: Annotated[int, Field(ge=1, le=366)] = Field(
-        30, description="Days within which a user's reference pictures are counted."
+        30, description="Days for which the reference pictures of a user are counted."
     )
     job_uploads_max: Annotated[int, Field(ge=1, le=1000)] = Field(
-        32, description="Pictures that a worker may upload for one job."
+        32, description="Maximum number of pictures that a worker may upload for one job."
     )
     job_uploads_bytes: Annotated[int, Field(ge=1024)] = Field(
-        268_435_456, description="Bytes that the pictures of one job may take together."
+        268_435_456, description="Maximum bytes of all pictures of one job."
     )
     body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(
-        262_144, description="Largest request body."
+        262_144, description="Maximum bytes of a request body."
     )
     asset_limit_bytes: Annotated[int, Field(ge=1024)] = Field(
-        67_108_864, description="Largest uploaded picture."
+        67_108_864, description="Maximum bytes of an uploaded or fetched picture."
     )
     require_idempotency_key: bool = Field(
         False, description="Refuse state-changing calls without Idempotency-Key."
@@ -383,118 +404,132 @@ class Settings(BaseSettings):
         0, description="State-changing calls per caller and minute in each process; 0 for no limit."
     )
     idempotency_hours: Annotated[int, Field(ge=72)] = Field(
-        96, description="How long answers are kept for replay."
+        96, description="Hours that responses are kept for Idempotency-Key."
     )
-    price_samples: Credits = Field(25, description="Credits for a sample set, such as 0.25.")
-    price_final: Credits = Field(100, description="Credits for a standard final.")
+    price_samples: Credits = Field(25, description="Credits for a set of samples, such as 0.25.")
+    price_final: Credits = Field(100, description="Credits for a final of standard resolution.")
     price_final_high_resolution: Credits = Field(
-        200, description="Credits for a high-resolution final."
+        200, description="Credits for a final of high resolution."
     )
     high_resolution_above: Annotated[int, Field(ge=64, le=4096)] = Field(
-        1920, description="Longest side in pixels above which a final counts as high resolution."
+        1920, description="Longest side in pixels above which a final has high resolution."
     )
     free_generations: Annotated[int, Field(ge=0)] = Field(
-        100, description="Generations a month on the Free plan."
+        100, description="Generations per month on the Free plan."
     )
     in_flight_limits: Annotated[
         dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_pairs)
     ] = Field(
         {},
         description=(
-            "Jobs of one user with workers at once, by lane and plan; unset: "
+            "Maximum jobs of one user with workers per lane, by plan; unset: "
             f"`{','.join(f'{plan.name}={plan.in_flight}' for plan in PLANS.values())}`."
         ),
     )
     routing_file: Path | None = Field(
         None,
         description=(
-            "TOML file with models and routing rules, read again when it changes. Unset: three"
-            " models."
+            "TOML file with models and routing rules, reloaded when it changes. Unset: three "
+            "built-in models."
         ),
     )
-    quote_validity: Seconds = Field(900, description="Seconds a quote binds its prices.")
+    quote_validity: Seconds = Field(
+        900, description="Seconds that the prices of a quote are binding."
+    )
     charge_rejected: bool = Field(
-        True, description="Capture the sample hold when the provider rejects the prompt."
+        True, description="Capture the hold of samples when the provider rejects the prompt."
     )
     safety_url: SecretStr = Field(
         SecretStr("words://"),
         description=(
-            "`words://` checks prompts against word lists, `https://…/v1/moderations` asks an"
-            " endpoint too, `none://` nobody."
+            "Prompt check: `words://` uses word lists, `https://host/v1/moderations` also "
+            "asks a moderation endpoint, `none://` is off."
         ),
     )
     safety_file: Path | None = Field(
-        None, description="TOML file with word lists in place of those that come along."
+        None, description="TOML file with word lists that replace the built-in ones."
     )
     safety_api_key: SecretStr | None = Field(
         None, description="Bearer token for the moderation endpoint."
     )
     safety_model: str | None = Field(
-        None, description="Model that the moderation endpoint is asked for."
+        None, description="Model that is named to the moderation endpoint."
     )
     safety_review_above: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="Score of the moderation endpoint above which a person looks first."
+        0.5,
+        description="Score of the moderation endpoint above which an operator reviews the prompt.",
     )
     safety_when_away: WhenAway = Field(
         WhenAway.REFUSE,
-        description="While the endpoint is away: `refuse` (503), `review` by a person, or `allow`.",
+        description=(
+            "While the moderation endpoint does not answer: `refuse` (503), `review` by an "
+            "operator, or `allow`."
+        ),
     )
     safety_abuse_after: Annotated[int, Field(ge=1)] = Field(
         3, description="Severe rejections within a day after which an account is restricted."
     )
-    dispatch_deadline: Seconds = Field(3600, description="Seconds a job may wait for its turn.")
-    samples_deadline: Seconds = Field(300, description="Seconds a worker has for samples.")
-    final_deadline: Seconds = Field(600, description="Seconds a worker has for the final.")
+    dispatch_deadline: Seconds = Field(
+        3600, description="Seconds that a job may wait for dispatch."
+    )
+    samples_deadline: Seconds = Field(300, description="Seconds that a worker has for samples.")
+    final_deadline: Seconds = Field(600, description="Seconds that a worker has for the final.")
     selection_deadline: Seconds = Field(
-        2_592_000, description="Seconds a user has to pick a sample (30 days)."
+        2_592_000, description="Seconds that a user has to select a sample (30 days)."
     )
     expiry_reminder: Seconds = Field(
-        259_200, description="Seconds before that at which the user is reminded (3 days)."
+        259_200,
+        description="Seconds before the selection deadline at which the user is reminded (3 days).",
     )
     review_deadline: Seconds = Field(
-        259_200, description="Seconds an operator has to look at a prompt (3 days)."
+        259_200, description="Seconds that an operator has to review a prompt (3 days)."
     )
-    job_lease: Seconds = Field(60, description="Seconds a dispatcher may take to publish a job.")
+    job_lease: Seconds = Field(
+        60, description="Seconds that a dispatcher has to publish a leased job."
+    )
     retry_delay: Seconds = Field(
-        2, description="Seconds before the second attempt; doubles with each."
+        2, description="Seconds before the second attempt; doubled for each further one."
     )
     hold_timeout: Seconds = Field(
-        5, description="Seconds to wait for the credit service while a caller waits."
+        5, description="Seconds that a call waits for the credit service."
     )
     worker_quiet: Seconds = Field(
-        120, description="Seconds without a word of any worker after which that is told."
+        120,
+        description=(
+            "Seconds without any report of a worker after which waiting jobs count as stalled."
+        ),
     )
-    sweep_interval: Seconds = Field(2, description="Seconds between looks at deadlines.")
+    sweep_interval: Seconds = Field(2, description="Seconds between checks of deadlines.")
     reconcile_interval: Seconds = Field(
-        3600, description="Seconds between looks for differences in money."
+        3600, description="Seconds between reconciliations of holds with the credit service."
     )
     usage_days: Annotated[int, Field(ge=31)] = Field(
-        731, description="Days the usage log is kept (24 months)."
+        731, description="Days that the usage log is kept (24 months)."
     )
     poll_interval: Seconds = Field(
-        1, description="Longest pause between looks for work of other processes."
+        1, description="Longest pause in seconds before a role polls the database again."
     )
     max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(
-        3, description="Attempts per stage and round."
+        3, description="Maximum attempts per stage and round."
     )
     max_rounds: Annotated[int, Field(ge=1, le=100)] = Field(
-        10, description="Rounds of samples per request."
+        10, description="Maximum rounds of samples per request."
     )
     lane_window: Annotated[int, Field(ge=1, le=100_000)] = Field(
         100,
         description=(
-            "Unfinished jobs per lane in the broker: the rate times the time a job takes, and no"
-            " more than workers finish within a job's deadline."
+            "Maximum unfinished jobs per lane in the broker: the rate times the duration of a "
+            "job, and no more than workers finish within the deadline of a job."
         ),
     )
     local_workers: Annotated[int, Field(ge=1, le=64)] = Field(
-        2, description="Pictures the local engine draws at once."
+        2, description="Pictures that the local engine draws concurrently."
     )
     local_fault: str = Field(
-        "", description="Let the local engine fail in one way, such as `partial`; for trials."
+        "", description="Fault that the local engine injects, such as `partial`; for trials."
     )
     rabbitmq_job_exchange: str = Field(
-        "ex.creativeflow.direct", description="Direct exchange of the jobs."
+        "ex.creativeflow.direct", description="Direct exchange of jobs."
     )
     rabbitmq_topic_exchange: str = Field(
         "ex.creativeflow.topic", description="Topic exchange of results and events."
@@ -514,13 +549,17 @@ class Settings(BaseSettings):
     rabbitmq_final_queue: str = Field(
         "q.ai_generation.final_request", description="Queue of final jobs."
     )
-    rabbitmq_results_queue: str = Field("q.aigen.results", description="Our queue of results.")
-    rabbitmq_dead_queue: str = Field("q.aigen.dead", description="Our queue of dead letters.")
+    rabbitmq_results_queue: str = Field(
+        "q.aigen.results", description="Queue of results, consumed by this service."
+    )
+    rabbitmq_dead_queue: str = Field(
+        "q.aigen.dead", description="Queue of dead letters, consumed by this service."
+    )
     rabbitmq_delivery_limit: Annotated[int, Field(ge=1)] = Field(
-        5, description="Deliveries before a dead letter."
+        5, description="Deliveries of a message before it is dead-lettered."
     )
     rabbitmq_prefetch: Annotated[int, Field(ge=1, le=1000)] = Field(
-        50, description="Results handled at once."
+        50, description="Results that are handled concurrently."
     )
 
     @field_validator("roles")
@@ -539,6 +578,23 @@ class Settings(BaseSettings):
         for key in keys:
             ApiKey.parse(key.get_secret_value())
         return keys
+
+    @field_validator("public_url", "jwks_url")
+    @classmethod
+    def _has_scheme(cls, url: str | None) -> str | None:
+        if url is not None and not _WEB_URL.fullmatch(url):
+            raise ValueError(
+                "a URL with http:// or https:// and a host is needed, such as"
+                " https://aigen.example.com"
+            )
+        return url
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and scheme(url) not in {"postgresql", "postgres"}:
+            raise ValueError("a URL postgresql://user:password@host:5432/database is needed")
+        return url
 
     @field_validator("webhook_allowed_networks", "result_allowed_networks")
     @classmethod
@@ -582,9 +638,8 @@ class Settings(BaseSettings):
         ):
             if scheme(url) not in known:
                 choices = ", ".join(f"{each}://" for each in sorted(known))
-                raise ValueError(
-                    f"{name} begins with {scheme(url)}://, which is not known here; use {choices}"
-                )
+                begins = f"begins with {scheme(url)}://" if scheme(url) else "has no scheme"
+                raise ValueError(f"{name} {begins}; known schemes are {choices}")
         return self
 
     @model_validator(mode="after")
@@ -603,8 +658,18 @@ class Settings(BaseSettings):
             raise ValueError("the production profile needs " + "; ".join(missing))
         return self
 
+    @classmethod
+    def variables(cls) -> set[str]:
+        """Return the environment variables that are read, in upper case, older names included."""
+        names = {f"AIGEN_{name.upper()}" for name in cls.model_fields}
+        for described in cls.model_fields.values():
+            alias = described.validation_alias
+            if isinstance(alias, AliasChoices):
+                names |= {str(name).upper() for name in alias.choices}
+        return names
+
     def missing_for_production(self) -> list[str]:
-        """What stands between these settings and real customers."""
+        """Return the settings that the profile `production` requires and that are missing."""
         checks = {
             "AIGEN_DATABASE_URL": self.database_url is not None,
             "AIGEN_ENGINE_URL (amqp…)": scheme(self.engine_url).startswith("amqp"),
@@ -626,19 +691,19 @@ class Settings(BaseSettings):
 
     @property
     def open_to_all(self) -> bool:
-        """Whether nothing is set that could tell callers apart."""
+        """Whether every caller has all rights: neither API keys nor JWT settings are set."""
         return not (self.api_keys or self.jwt_secret or self.jwks_url)
 
     def callback_secrets(self) -> Sequence[str]:
-        """The live callback secrets, the signing one first."""
+        """Return the callback secrets, the signing one first."""
         return _comma_list(self.callback_secret.get_secret_value()) if self.callback_secret else []
 
     def keys(self) -> list[ApiKey]:
-        """The API keys, hashed."""
+        """Return the API keys, hashed."""
         return [ApiKey.parse(key.get_secret_value()) for key in self.api_keys]
 
     def policy(self) -> Policy:
-        """The numbers the domain needs."""
+        """Return the limits, prices and deadlines of the domain."""
         return Policy(
             prices=Prices(
                 sample_set=self.price_samples,
@@ -666,7 +731,7 @@ class Settings(BaseSettings):
         )
 
     def webhook_rules(self) -> Rules:
-        """Which addresses webhooks may call."""
+        """Return the rules for addresses that webhooks may call."""
         return Rules(
             networks=[ip_network(network) for network in self.webhook_allowed_networks],
             ports=frozenset(int(port) for port in self.webhook_ports),
@@ -674,7 +739,7 @@ class Settings(BaseSettings):
         )
 
     def result_rules(self) -> Rules:
-        """Which addresses are called for workers' pictures."""
+        """Return the rules for addresses that pictures of workers are fetched from."""
         return Rules(
             networks=[ip_network(network) for network in self.result_allowed_networks],
             ports=frozenset(int(port) for port in self.result_ports),
@@ -683,7 +748,7 @@ class Settings(BaseSettings):
         )
 
     def routing_keys(self) -> dict[Stage, str]:
-        """The routing key of each stage's jobs."""
+        """Return the routing key of the jobs of each stage."""
         return {
             Stage.SAMPLES: self.rabbitmq_samples_routing_key,
             Stage.FINAL: self.rabbitmq_final_routing_key,
@@ -691,11 +756,10 @@ class Settings(BaseSettings):
 
 
 def odoo_address(url: SecretStr) -> tuple[str, str]:
-    """Base URL and database of `odoo+https://host[:port]/database`.
+    """Return base URL and database of `odoo+https://host[:port]/database`.
 
     Raises:
-        ValueError: another shape. Names and keys in the address are not taken: they would be logged
-        with it.
+        ValueError: another shape. Credentials in the URL are refused: they would be logged with it.
     """
     address = url.get_secret_value().removeprefix("odoo+")
     match = re.fullmatch(r"(https?://[^/@?#\s]+)/([^/@?#\s]+)/?", address)
@@ -705,8 +769,9 @@ def odoo_address(url: SecretStr) -> tuple[str, str]:
 
 
 def scheme(url: SecretStr) -> str:
-    """What stands before `://`: it chooses the adapter."""
-    return url.get_secret_value().partition("://")[0].lower()
+    """Return the scheme of a URL in lower case, which chooses the adapter; empty without `://`."""
+    before, separator, _ = url.get_secret_value().partition("://")
+    return before.lower() if separator else ""
 
 
 def _is_port(text: str) -> bool:

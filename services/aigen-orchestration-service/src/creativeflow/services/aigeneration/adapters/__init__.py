@@ -1,3 +1,1 @@
-"""Adapters to other people's systems, one module for each; only the wiring knows which is in
-use.
-"""
+"""Adapters to other systems, chosen by `bootstrap` only."""

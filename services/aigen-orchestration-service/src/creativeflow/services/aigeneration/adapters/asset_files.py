@@ -1,6 +1,4 @@
-"""Pictures as files in the data directory, named by unguessable ids: for the embedded profile and
-trials.
-"""
+"""Pictures as files in the data directory, named by unguessable ids."""
 
 import asyncio
 import contextlib
@@ -26,7 +24,7 @@ _KINDS = ("png", "jpg", "webp")
 _NAME = re.compile(r"[0-9a-f]{32}\.(png|jpg|webp)")
 _LEFT_OVER_SECONDS = 86_400.0
 _LOGS_KEPT_SECONDS = 400 * 86_400.0
-"""Longer than any quota looks back."""
+"""Longer than the period of any quota."""
 
 REFERENCE_LIMITS = {
     "side_min": 64,
@@ -35,7 +33,7 @@ REFERENCE_LIMITS = {
     "jpeg_pixels_max": 8192 * 6144,
     "side_kept": 2048,
 }
-"""A JPEG can be opened at a fraction of its size, the other formats only whole."""
+"""A JPEG can be decoded at a fraction of its size, other formats only completely."""
 _REFERENCE_SENTENCES = {
     "too_small": "Each side must have at least 64 pixels. Send a larger picture.",
     "too_many_pixels": (
@@ -46,10 +44,10 @@ _REFERENCE_SENTENCES = {
 
 
 class AssetStore:
-    """A directory of pictures; an id cannot be guessed, so knowing one is the right to see it.
+    """A directory of pictures; ids cannot be guessed, so knowing one is the right to see it.
 
-    Beside each picture lies what was found when it was decoded, so that a report about it costs one
-    small read.
+    The facts of a decoded picture are stored beside it, so that a report about it costs one small
+    read.
     """
 
     def __init__(self, directory: Path, *, public_url: str, decoder: PictureDecoder) -> None:
@@ -64,11 +62,11 @@ class AssetStore:
     async def save(
         self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None = None
     ) -> Asset:
-        """Keep one still picture of at most 4096 x 4096 px, after it was decoded to its last byte.
+        """Store one still picture of at most 4096 x 4096 px after decoding it completely.
 
         Raises:
-            InvalidRequestError: the bytes are not a whole PNG, JPEG or WebP picture within these
-            limits. UploadQuotaError, JobUploadsError: the uploader's quota is used up.
+            InvalidRequestError: not a complete PNG, JPEG or WebP picture within these limits.
+            UploadQuotaError, JobUploadsError: the quota of the uploader is used up.
         """
         async with self._received(data, uploader) as partial:
             facts = await _accepted(self._decoder.inspect(partial))
@@ -77,12 +75,12 @@ class AssetStore:
     async def save_reference(
         self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None = None
     ) -> Asset:
-        """Keep a user's picture: upright, at most 2048 px, one frame, and without what a camera
-        noted.
+        """Store the reference picture of a user: upright, at most 2048 px, one frame, without
+        metadata.
 
         Raises:
-            InvalidRequestError: the bytes are not a PNG, JPEG or WebP picture, or it is too small
-            or too large. UploadQuotaError: the user's quota is used up.
+            InvalidRequestError: not a PNG, JPEG or WebP picture, or too small or too large.
+            UploadQuotaError: the quota of the user is used up.
         """
         async with self._received(data, uploader) as partial, self.scratch() as reduced:
             facts = await _accepted(
@@ -91,27 +89,27 @@ class AssetStore:
             return await asyncio.to_thread(self._keep, reduced, facts, uploader)
 
     def name_of(self, asset_id: str) -> str | None:
-        """The file of an asset id, such as `<id>.png`; None where it is not kept here."""
+        """Return the file name of an asset id, such as `<id>.png`; None if it is not stored."""
         return next((name for kind in _KINDS if self.path(name := f"{asset_id}.{kind}")), None)
 
     def path(self, name: str) -> Path | None:
-        """Where a picture lies, or None; names of any other shape are never looked up."""
+        """Return the path of a picture, or None; names of any other shape are never looked up."""
         path = self._directory / name
         return path if _NAME.fullmatch(name) and path.is_file() else None
 
     def own_name(self, url: str) -> str | None:
-        """The file that an address of ours stands for, whether it is there or not; None for any
-        other address.
+        """Return the file name in a URL of this service, whether it exists or not; None for other
+        URLs.
         """
         name = url.removeprefix(f"{self._public_url}/assets/")
         return name if name != url and _NAME.fullmatch(name) else None
 
     async def facts(self, name: str) -> PictureFacts:
-        """What is known of a picture kept here; one that was never looked at is decoded now.
+        """Return the facts of a stored picture; decode it if they are not known.
 
         Raises:
-            FileNotFoundError: it is not there.
-            PictureRefusedError: it cannot be opened.
+            FileNotFoundError: it does not exist.
+            PictureRefusedError: it cannot be decoded.
             OSError: the disk cannot be read.
         """
         path = self.path(name)
@@ -126,7 +124,7 @@ class AssetStore:
 
     @contextlib.asynccontextmanager
     async def scratch(self) -> AsyncIterator[Path]:
-        """A file name on the same disk; whatever lies there at the end of the block is removed."""
+        """Provide a file name on the same disk; the file is removed at the end of the block."""
         path = self._directory / f"{uuid4().hex}.part"
         try:
             yield path
@@ -134,9 +132,7 @@ class AssetStore:
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
     async def tidy(self) -> None:
-        """Remove what processes left behind that ended in the middle of an upload, and logs that
-        count no more.
-        """
+        """Remove files of interrupted uploads, and logs that no quota counts any more."""
         await asyncio.to_thread(self._tidy)
 
     def _tidy(self) -> None:
@@ -150,9 +146,7 @@ class AssetStore:
     async def _received(
         self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None
     ) -> AsyncIterator[Path]:
-        """A file with the bytes as they came, written piece by piece so that large uploads take no
-        memory.
-        """
+        """Write the bytes to a file in chunks, so that large uploads take no memory."""
         if uploader is not None:
             await asyncio.to_thread(self._log.check, uploader)
         async with self.scratch() as path:
@@ -160,7 +154,7 @@ class AssetStore:
             yield path
 
     def _keep(self, partial: Path, facts: PictureFacts, uploader: Uploader | None) -> Asset:
-        """Give a picture its name; it is on the disk before anybody learns of it."""
+        """Give a picture its name after it has been flushed to the disk."""
         asset_id = uuid4().hex
         name = f"{asset_id}.{facts.format}"
         path = self._directory / name
@@ -195,7 +189,7 @@ async def _pieces(data: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
 async def _accepted(
     found: Awaitable[PictureFacts], sentences: Mapping[str, str] = REASONS
 ) -> PictureFacts:
-    """The facts, or the refusal in words for whoever sent the picture."""
+    """Return the facts, or raise the refusal as a sentence for the uploader."""
     try:
         return await found
     except PictureRefusedError as error:
@@ -208,9 +202,7 @@ def _facts_path(path: Path) -> Path:
 
 
 def _known_facts(path: Path) -> PictureFacts | None:
-    """What lies beside a picture; None where there is nothing, or it is of a file of another
-    length.
-    """
+    """Return the facts stored beside a picture; None if missing or of another length."""
     try:
         facts = PictureFacts.from_json(_facts_path(path).read_text())
     except (FileNotFoundError, ValueError):

@@ -1,5 +1,5 @@
-"""The routing rules in a TOML file, read again when it changes; one that does not fit never
-replaces one that did.
+"""Routing rules in a TOML file, reloaded when it changes; an invalid file never replaces a valid
+one.
 """
 
 import tomllib
@@ -64,32 +64,28 @@ class _File(_Part):
 
 
 class RoutingFileError(Exception):
-    """The file cannot be used; the message says what to change in it."""
+    """The file cannot be used; the message names the place and the reason."""
 
 
 class RoutingSource:
-    """The routing in force; every process reads the file for itself, and again when its time of
-    change is another.
-    """
+    """The routing in force; every process reads the file itself, again when its mtime changes."""
 
     def __init__(self, path: Path | None) -> None:
         """Read the file.
 
         Raises:
-            RoutingFileError: it cannot be used.
+            RoutingFileError: it cannot be read or is not valid.
         """
         self._path = path
         self._seen = _changed(path)
         self._routing = read_routing(path) if path else STANDARD
 
     def __call__(self) -> Routing:
-        """The routing to decide by now."""
+        """Return the routing in force."""
         return self._routing
 
     def reload(self) -> None:
-        """Take a changed file; one that does not fit is refused with a word in the log, and the old
-        rules stay.
-        """
+        """Load a changed file; log an invalid one and keep the rules in force."""
         if self._path is None or (changed := _changed(self._path)) == self._seen:
             return
         self._seen = changed
@@ -104,17 +100,17 @@ class RoutingSource:
 
 
 def read_routing(path: Path) -> Routing:
-    """The routing in a file.
+    """Read the routing from a file.
 
     Raises:
-        RoutingFileError: it cannot be read, or does not fit.
+        RoutingFileError: it cannot be read or is not valid.
     """
     try:
-        said = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        parsed = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         return Routing(
-            default=said.default,
-            models={name: _model(name, model) for name, model in said.models.items()},
-            rules=tuple(_rule(rule) for rule in said.rules),
+            default=parsed.default,
+            models={name: _model(name, model) for name, model in parsed.models.items()},
+            rules=tuple(_rule(rule) for rule in parsed.rules),
         )
     except ValidationError as error:
         first: Any = error.errors(include_input=False, include_url=False)[0]
@@ -124,29 +120,29 @@ def read_routing(path: Path) -> Routing:
         raise RoutingFileError(f"{path.name}: {error}") from error
 
 
-def _model(name: str, said: _Model) -> Model:
+def _model(name: str, parsed: _Model) -> Model:
     return Model(
         name=name,
-        provider=said.provider,
-        title=said.title,
-        quality=said.quality,
-        economy=said.economy,
-        speed=said.speed,
-        surcharge=said.surcharge,
-        fallbacks=tuple(said.fallbacks),
-        stages=frozenset(said.stages),
-        plans=frozenset(said.plans),
+        provider=parsed.provider,
+        title=parsed.title,
+        quality=parsed.quality,
+        economy=parsed.economy,
+        speed=parsed.speed,
+        surcharge=parsed.surcharge,
+        fallbacks=tuple(parsed.fallbacks),
+        stages=frozenset(parsed.stages),
+        plans=frozenset(parsed.plans),
     )
 
 
-def _rule(said: _Rule) -> Rule:
+def _rule(parsed: _Rule) -> Rule:
     return Rule(
-        name=said.name,
-        use=said.use,
-        stages=frozenset(said.stages),
-        plans=frozenset(said.plans),
-        formats=frozenset(said.formats),
-        strategy=said.strategy,
+        name=parsed.name,
+        use=parsed.use,
+        stages=frozenset(parsed.stages),
+        plans=frozenset(parsed.plans),
+        formats=frozenset(parsed.formats),
+        strategy=parsed.strategy,
     )
 
 

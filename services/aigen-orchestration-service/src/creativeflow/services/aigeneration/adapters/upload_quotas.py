@@ -1,4 +1,4 @@
-"""Who uploaded which pictures, and the quotas that follow from what is still stored."""
+"""Upload quotas per user and job, and the logs that count stored pictures."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ _DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uploader:
-    """Whose uploads are counted together, and how many there may be within `seconds`."""
+    """Who uploads are counted for, and the quota within `seconds`."""
 
     kind: str
     name: str
@@ -28,11 +28,11 @@ class Uploader:
 
     @property
     def file_name(self) -> str:
-        """The log of this uploader; user ids stay out of file names."""
+        """Return the name of the log file; it does not contain the user id."""
         return f"{self.kind}-{hashlib.sha256(self.name.encode()).hexdigest()[:32]}"
 
     def refusal(self, retry_after_seconds: int) -> AigenError:
-        """The error for an upload beyond the quota."""
+        """Return the error for an upload beyond the quota."""
         limits = {"pictures_max": self.pictures_max, "bytes_max": self.bytes_max}
         if self.kind == "job":
             return JobUploadsError(**limits)
@@ -41,7 +41,7 @@ class Uploader:
 
 
 def user_uploader(user_id: str, *, pictures_max: int, bytes_max: int, days: int) -> Uploader:
-    """A user of the studio."""
+    """Return the uploader of a user of the studio."""
     return Uploader(
         kind="user",
         name=user_id,
@@ -52,7 +52,7 @@ def user_uploader(user_id: str, *, pictures_max: int, bytes_max: int, days: int)
 
 
 def job_uploader(job_id: str, *, pictures_max: int, bytes_max: int) -> Uploader:
-    """The worker of one job."""
+    """Return the uploader of the worker of one job."""
     return Uploader(
         kind="job",
         name=job_id,
@@ -63,8 +63,8 @@ def job_uploader(job_id: str, *, pictures_max: int, bytes_max: int) -> Uploader:
 
 
 class UploadLog:
-    """A directory with one append-only file for each uploader; any number of processes may share
-    it. Blocking.
+    """A directory with one append-only file per uploader, shared by any number of processes.
+    Blocking.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class UploadLog:
         self._now = now
 
     def check(self, uploader: Uploader) -> None:
-        """Refuse an upload whose uploader has nothing left.
+        """Refuse an upload if the quota is used up.
 
         Raises:
             UploadQuotaError, JobUploadsError: the quota is used up.
@@ -89,12 +89,11 @@ class UploadLog:
             raise uploader.refusal(self._wait(uploader, oldest))
 
     def record(self, uploader: Uploader, name: str, size: int) -> None:
-        """Count a picture that is stored under `name`; of concurrent uploads only those that fit
-        are let through.
+        """Count a picture that is stored under `name`; of concurrent uploads, accept those that
+        fit.
 
         Raises:
-            UploadQuotaError, JobUploadsError: it does not fit; the caller takes the picture away
-            again.
+            UploadQuotaError, JobUploadsError: it does not fit; the caller removes the picture.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path(uploader), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -107,15 +106,15 @@ class UploadLog:
             raise uploader.refusal(self._wait(uploader, oldest))
 
     def tidy(self, older_than_seconds: float) -> None:
-        """Remove the logs to which nothing was added for so long."""
+        """Remove logs without new entries for that long."""
         if self._directory.is_dir():
             for path in self._directory.iterdir():
                 if self._now() - path.stat().st_mtime > older_than_seconds:
                     path.unlink(missing_ok=True)
 
     def _used(self, uploader: Uploader, until: str | None = None) -> tuple[int, int, float]:
-        """How many pictures and bytes count, up to `until` in the order of the log, and when the
-        oldest came.
+        """Return pictures and bytes that count, up to `until` in the order of the log, and the
+        oldest time.
         """
         since = self._now() - uploader.seconds
         pictures, size, oldest = 0, 0, self._now()

@@ -1,29 +1,18 @@
-"""Settings become objects here; the only module that knows which adapter is in use."""
+"""Build the object graph of one process from its settings."""
 
 import asyncio
-import os
-import secrets
 import time
 from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import structlog
-from pydantic import SecretStr
 
 from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
-from creativeflow.services.aigeneration.adapters.credits.billing import (
-    BillingCredits,
-    BillingRoutes,
-)
 from creativeflow.services.aigeneration.adapters.credits.cached import CachedEntitlements
 from creativeflow.services.aigeneration.adapters.credits.local import LocalCredits
-from creativeflow.services.aigeneration.adapters.credits.odoo import MODEL, OdooCredits
-from creativeflow.services.aigeneration.adapters.credits.odoo_rpc import OdooCalls
 from creativeflow.services.aigeneration.adapters.engine.local import LocalEngine
 from creativeflow.services.aigeneration.adapters.engine.rabbitmq import RabbitMQEngine
 from creativeflow.services.aigeneration.adapters.http.key_set import KeySet
@@ -31,25 +20,8 @@ from creativeflow.services.aigeneration.adapters.http.safe_client import SafeHtt
 from creativeflow.services.aigeneration.adapters.images.inspection import PictureDecoder
 from creativeflow.services.aigeneration.adapters.images.result_check import ResultCheck
 from creativeflow.services.aigeneration.adapters.model_routing_file import RoutingSource
-from creativeflow.services.aigeneration.adapters.moderation.endpoint import ModerationCheck
-from creativeflow.services.aigeneration.adapters.moderation.word_lists import (
-    STANDARD_FILE,
-    WordCheck,
-    read_rules,
-)
-from creativeflow.services.aigeneration.adapters.notifications.http import HttpNotifier
-from creativeflow.services.aigeneration.adapters.notifications.log import LogNotifier
-from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import (
-    EventPublisher,
-    RabbitMQNotifier,
-)
-from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
-    Binding,
-    Broker,
-    Exchange,
-    Queue,
-    Topology,
-)
+from creativeflow.services.aigeneration.adapters.notifications.rabbitmq import EventPublisher
+from creativeflow.services.aigeneration.adapters.rabbitmq.broker import Broker
 from creativeflow.services.aigeneration.adapters.upload_quotas import job_uploader, user_uploader
 from creativeflow.services.aigeneration.api.auth import Authenticator
 from creativeflow.services.aigeneration.api.live_updates import UpdateBroadcaster
@@ -67,12 +39,24 @@ from creativeflow.services.aigeneration.application.worker_reports import (
     ReportKind,
     WorkerReports,
 )
+from creativeflow.services.aigeneration.bootstrap.adapters import (
+    asset_directory,
+    build_credits,
+    build_http_client,
+    build_notifier,
+    build_prompt_check,
+    load_callback_secrets,
+)
+from creativeflow.services.aigeneration.bootstrap.rabbitmq import (
+    build_broker,
+    build_notify_broker,
+    topology,
+)
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Stage, State
 from creativeflow.services.aigeneration.domain.request import Asset
 from creativeflow.services.aigeneration.domain.transitions import StateChange, Topic
 from creativeflow.services.aigeneration.kit import clock
-from creativeflow.services.aigeneration.kit.signing import CallbackSecrets
 from creativeflow.services.aigeneration.kit.supervision import TaskStatus
 from creativeflow.services.aigeneration.ports import (
     Credits,
@@ -81,12 +65,10 @@ from creativeflow.services.aigeneration.ports import (
     PromptCheck,
     Reservation,
 )
-from creativeflow.services.aigeneration.settings import Settings, odoo_address, scheme
+from creativeflow.services.aigeneration.settings import Settings, scheme
 from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
 from creativeflow.services.aigeneration.storage.accounting import Accounting
-from creativeflow.services.aigeneration.storage.billing_journal import BillingJournal
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.embedded import start_embedded
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.migrations import head
 from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
@@ -114,79 +96,23 @@ log = structlog.get_logger(__name__)
 
 OVERLAP = timedelta(minutes=10)
 RECONCILED_MAX = 20_000
-"""How many holds the periodic reconciliation compares at most, so that a busy hour does not last
-for the next.
+"""Maximum holds that the periodic reconciliation compares, so that a busy hour does not delay the
+next.
 """
 CHORES_SECONDS = 60.0
-"""How often a process with the role `sweeper` looks whether a chore is to be done."""
+"""Interval at which the role `sweeper` looks for periodic tasks that are due."""
 WATCH_SECONDS = 10.0
-"""How often a process with the role `dispatcher` looks whether workers work."""
+"""Interval at which the role `dispatcher` checks for stalled workers."""
 ROUTING_SECONDS = 2.0
-"""How often each process looks whether the routing file has changed."""
-CONNECTIONS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=1.0)
-"""Of calls to others. Servers close a connection that has been idle for a while, many after 2 to 5
-s; one that is closed at the moment it is used again leaves a charge in doubt, so we are the first
-to close it.
-"""
+"""Interval at which each process checks the routing file for changes."""
 ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher", "chores": "sweeper"}
-"""The role of a loop that is not named after it."""
-
-
-def database_url(settings: Settings) -> str:
-    """Where the database is; without a setting the embedded one is started (blocking, seconds)."""
-    if settings.database_url is not None:
-        return settings.database_url.get_secret_value()
-    return start_embedded(settings.data_dir / "postgres")
-
-
-def callback_secrets(settings: Settings) -> CallbackSecrets:
-    """The configured secrets, or one that is generated once into the data directory."""
-    if configured := settings.callback_secrets():
-        return CallbackSecrets(configured)
-    path = settings.data_dir / "callback_secret"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32))
-    return CallbackSecrets([path.read_text().strip()])
-
-
-def topology(settings: Settings) -> Topology:
-    """All exchanges, queues and bindings of docs/asyncapi.yaml."""
-    jobs, topics, dead = (
-        settings.rabbitmq_job_exchange,
-        settings.rabbitmq_topic_exchange,
-        settings.rabbitmq_dead_letter_exchange,
-    )
-    safe = {
-        "x-queue-type": "quorum",
-        "x-delivery-limit": settings.rabbitmq_delivery_limit,
-        "x-dead-letter-exchange": dead,
-        "x-dead-letter-strategy": "at-least-once",
-        "x-overflow": "reject-publish",
-    }
-    return Topology(
-        exchanges=(Exchange(jobs, "direct"), Exchange(topics, "topic"), Exchange(dead, "fanout")),
-        queues=(
-            Queue(settings.rabbitmq_samples_queue, safe),
-            Queue(settings.rabbitmq_final_queue, safe),
-            Queue(settings.rabbitmq_results_queue, safe),
-            Queue(settings.rabbitmq_dead_queue, {"x-queue-type": "quorum"}),
-        ),
-        bindings=(
-            Binding(jobs, settings.rabbitmq_samples_queue, settings.rabbitmq_samples_routing_key),
-            Binding(jobs, settings.rabbitmq_final_queue, settings.rabbitmq_final_routing_key),
-            Binding(topics, settings.rabbitmq_results_queue, "ai.event.#"),
-            Binding(dead, settings.rabbitmq_dead_queue, ""),
-        ),
-    )
+"""The role of each loop that is not named after its role."""
 
 
 class Container:
-    """All parts of one process, put together; `start` runs the roles, `stop` ends them cleanly.
+    """All parts of one process; `start` runs its roles, `stop` ends them cleanly.
 
-    An adapter that is given is used in place of the one which the settings name.
+    Adapters that are passed replace those of the settings.
     """
 
     def __init__(
@@ -216,10 +142,12 @@ class Container:
         self.assets = AssetStore(
             asset_directory(settings), public_url=self.public_url, decoder=self.decoder
         )
-        self.secrets = callback_secrets(settings)
-        self.http = httpx.AsyncClient(timeout=10.0, follow_redirects=False, limits=CONNECTIONS)
+        self.secrets = load_callback_secrets(settings)
+        self.http = build_http_client()
         self.ledger = Ledger(self.database) if scheme(settings.credits_url) == "local" else None
-        self.credits = credits_ or self._credits()
+        self.credits = credits_ or build_credits(
+            settings, self.http, self.database, now=now, ledger=self.ledger
+        )
         ledger_here = isinstance(self.credits, LocalCredits)
         self.store = RequestStore(
             self.database, free_generations=settings.free_generations, ledger_here=ledger_here
@@ -231,7 +159,7 @@ class Container:
         )
         self.rejections = PromptRejections(self.database)
         self.prompts = PromptModeration(
-            prompt_check or self._prompt_check(),
+            prompt_check or build_prompt_check(settings, self.http),
             self.rejections,
             self.flags,
             now=now,
@@ -240,7 +168,7 @@ class Container:
         )
         comparison = ReconciliationStore(self.database)
         self.reconciliation = Reconciliation(comparison, self.credits, now=now)
-        self.broker = self._broker(settings.engine_url, topology(settings))
+        self.broker = build_broker(settings, settings.engine_url, topology(settings))
         self.runner = TransitionRunner(
             self.store, policy=self.policy, now=now, new_id=new_id, on_committed=self._on_committed
         )
@@ -286,10 +214,9 @@ class Container:
             uploads_for=self.policy.job_lifetime,
         )
         self.engine = engine or self._engine()
-        self.notify_broker = self._notify_broker()
-        self.relay = Relay(
-            self.outbox, self._handlers(notifier or self._notifier()), now=now, new_id=new_id
-        )
+        self.notify_broker = build_notify_broker(settings, self.broker)
+        notifier = notifier or build_notifier(settings, self.http, self.notify_broker)
+        self.relay = Relay(self.outbox, self._handlers(notifier), now=now, new_id=new_id)
         self.dispatcher = Dispatcher(self.jobs, self.engine, window=settings.lane_window)
         self.sweeper = Sweeper(
             self.store,
@@ -350,7 +277,7 @@ class Container:
         )
 
     async def start(self) -> None:
-        """Open what must be open and start the roles. A broker that is away is waited for in the
+        """Open the database and start the roles; an unavailable broker is connected in the
         background.
         """
         await self.database.open()
@@ -374,7 +301,7 @@ class Container:
             )
 
     async def stop(self) -> None:
-        """End the roles between two steps, drain confirms, close connections."""
+        """Stop the roles between two steps, wait for confirms, close connections."""
         for loop in self.loops.values():
             await loop.stop()
         await self.webhooks.finish(10)
@@ -391,7 +318,7 @@ class Container:
         await self.database.close()
 
     async def checks(self) -> dict[str, dict[str, Any]]:
-        """Each dependency: whether it answers, and what is wrong."""
+        """Return the state of each dependency."""
         found = {"database": await self._check_database()}
         for name, broker in (("broker", self.broker), ("notification_broker", self.notify_broker)):
             if broker is not None:
@@ -404,16 +331,18 @@ class Container:
         found["background"] = self._check_background()
         if self.broker is not None and found["database"]["ok"]:
             stalled = await self.watchdog.look()
-            said = ", ".join(f"{stall.lane}: {stall.kind} ({stall.jobs} jobs)" for stall in stalled)
+            detail = ", ".join(
+                f"{stall.lane}: {stall.kind} ({stall.jobs} jobs)" for stall in stalled
+            )
             found["workers"] = {
                 "ok": not stalled,
                 "required": False,
-                "detail": said or "nothing waits in silence",
+                "detail": detail or "no stalled jobs",
             }
         return found
 
     def background_tasks(self) -> list[TaskStatus]:
-        """The status of every long-lived task that this process should run."""
+        """Return the status of every background task that this process should run."""
         found = [status for loop in self.loops.values() if (status := loop.status) is not None]
         found += [broker.task for broker in self._brokers()]
         if isinstance(self.engine, LocalEngine):
@@ -433,7 +362,7 @@ class Container:
         }
 
     async def refresh_gauges(self) -> None:
-        """Bring the gauges up to date; without the database they stay as they are."""
+        """Update the gauges; without the database they keep their values."""
         metrics.STREAMS.set(self.hub.count)
         with suppress(ServiceUnavailableError):
             for lane in await self.queries.lanes():
@@ -443,7 +372,7 @@ class Container:
                 metrics.OUTBOX_MESSAGES.labels(kind).set(count)
 
     async def save_upload(self, job_id: UUID, data: AsyncIterable[bytes]) -> Asset:
-        """Keep a picture of a worker, counted for its job."""
+        """Store a picture of a worker within the quota of its job."""
         settings = self.settings
         worker = job_uploader(
             str(job_id), pictures_max=settings.job_uploads_max, bytes_max=settings.job_uploads_bytes
@@ -451,7 +380,7 @@ class Container:
         return await self.assets.save(data, worker)
 
     async def save_reference(self, user_id: str, data: AsyncIterable[bytes]) -> Asset:
-        """Keep a picture that a user gives along, counted for them."""
+        """Store a reference picture within the quota of its user."""
         settings = self.settings
         user = user_uploader(
             user_id,
@@ -462,7 +391,7 @@ class Container:
         return await self.assets.save_reference(data, user)
 
     def _on_committed(self, change: StateChange) -> None:
-        """A change was committed in this process: those who wait for it are told at once."""
+        """Signal a committed change to everything in this process that waits for it."""
         metrics.count(change)
         self.hub.written(change)
         before, after = change.before, change.after
@@ -501,7 +430,7 @@ class Container:
             log.info("webhook_deliveries_forgotten", count=forgotten)
 
     async def _reconcile(self) -> None:
-        """Look for differences in what happened since the last run; nothing is posted."""
+        """Report differences since the last run; post nothing."""
         since = self.now() - timedelta(seconds=self.settings.reconcile_interval) - OVERLAP
         report = await self.reconciliation.run(since, most=RECONCILED_MAX)
         metrics.count_differences(report)
@@ -509,58 +438,6 @@ class Container:
             log.error(
                 "books_differ", difference=finding.difference, hold=finding.key, mends=finding.mends
             )
-
-    def _credits(self) -> Credits:
-        settings = self.settings
-        if self.ledger is not None:
-            return LocalCredits(self.ledger)
-        if scheme(settings.credits_url) in {"http", "https"}:
-            routes = BillingRoutes(
-                base_url=settings.credits_url.get_secret_value(),
-                refund=_route(settings.credits_refund_path),
-                lookup=_route(settings.credits_lookup_path),
-                plan_names=settings.credits_plan_names,
-            )
-            key = settings.credits_api_key.get_secret_value() if settings.credits_api_key else ""
-            return BillingCredits(
-                self.http,
-                BillingJournal(self.database),
-                routes,
-                api_key=key,
-                now=self.now,
-                call_seconds=settings.credits_call_timeout,
-            )
-        base_url, database = odoo_address(settings.credits_url)
-        assert settings.credits_login and settings.credits_api_key  # noqa: S101, PT018 - settings see to it
-        return OdooCredits(
-            OdooCalls(
-                self.http,
-                base_url=base_url,
-                database=database,
-                login=settings.credits_login,
-                api_key=settings.credits_api_key.get_secret_value(),
-                model=MODEL,
-                api=settings.credits_odoo_api,
-                deadline_seconds=settings.credits_call_timeout,
-            )
-        )
-
-    def _prompt_check(self) -> PromptCheck:
-        settings = self.settings
-        if scheme(settings.safety_url) == "none":
-            return WordCheck(())
-        words = WordCheck(read_rules(settings.safety_file or STANDARD_FILE))
-        if scheme(settings.safety_url) == "words":
-            return words
-        key = settings.safety_api_key.get_secret_value() if settings.safety_api_key else None
-        return ModerationCheck(
-            self.http,
-            settings.safety_url.get_secret_value(),
-            first=words,
-            api_key=key,
-            model=settings.safety_model,
-            review_above=settings.safety_review_above,
-        )
 
     def _engine(self) -> Engine:
         settings = self.settings
@@ -588,52 +465,10 @@ class Container:
     async def _report_locally(self, kind: str, body: dict[str, Any], job_id: UUID) -> None:
         await self.reports.apply(MODELS[ReportKind(kind)].model_validate(body), job_id)
 
-    def _broker(self, url: SecretStr, declared: Topology) -> Broker | None:
-        if scheme(url) not in {"amqp", "amqps"}:
-            return None
-        return Broker(
-            url.get_secret_value(),
-            topology=declared,
-            name=f"aigen:{','.join(self.settings.roles)}",
-            reconnect_seconds=(0.5, 5.0),
-        )
-
-    def _notify_broker(self) -> Broker | None:
-        """The engine's connection where both URLs are the same, else one of its own."""
-        if self.settings.notify_url == self.settings.engine_url:
-            return self.broker
-        return self._broker(
-            self.settings.notify_url, Topology(exchanges=(), queues=(), bindings=())
-        )
-
     def _brokers(self) -> list[Broker]:
         return list(
             {id(broker): broker for broker in (self.broker, self.notify_broker) if broker}.values()
         )
-
-    def _notifier(self) -> Notifier:
-        settings = self.settings
-        match scheme(settings.notify_url):
-            case "log":
-                return LogNotifier()
-            case "amqp" | "amqps":
-                assert self.notify_broker is not None  # noqa: S101 - made for this scheme
-                return RabbitMQNotifier(
-                    self.notify_broker,
-                    queue=settings.notify_queue,
-                    channels=settings.notify_channels,
-                )
-            case "http" | "https":
-                key = (
-                    settings.notify_api_key.get_secret_value() if settings.notify_api_key else None
-                )
-                return HttpNotifier(
-                    self.http,
-                    url=settings.notify_url.get_secret_value(),
-                    api_key=key,
-                    channels=list(settings.notify_channels),
-                )
-        raise AssertionError("settings let only known schemes pass")
 
     def _handlers(self, notifier: Notifier) -> Mapping[str, Handler]:
         handlers: dict[str, Handler] = {
@@ -714,22 +549,3 @@ class Container:
                 "detail": f"schema is at {revision or 'nothing'}: run aigen migrate",
             }
         return {"ok": True, "required": True, "detail": f"PostgreSQL {version}, schema {revision}"}
-
-
-def broker_queues(settings: Settings) -> list[str]:
-    """The queues whose depth an operator may want to see."""
-    return [
-        settings.rabbitmq_samples_queue,
-        settings.rabbitmq_final_queue,
-        settings.rabbitmq_results_queue,
-        settings.rabbitmq_dead_queue,
-    ]
-
-
-def asset_directory(settings: Settings) -> Path:
-    """Where pictures lie that are kept here."""
-    return settings.data_dir / "assets"
-
-
-def _route(path: str) -> str | None:
-    return None if path == "none" else path

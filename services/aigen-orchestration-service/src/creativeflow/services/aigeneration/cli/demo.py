@@ -1,6 +1,4 @@
-"""`aigen demo`: the real service in a process of its own, one real request over HTTP, watched
-live.
-"""
+"""`aigen demo`: start the service in a child process and show one generation over HTTP."""
 
 import asyncio
 import os
@@ -30,7 +28,8 @@ from creativeflow.clients.aigeneration import (
     GenerationServiceError,
     Quote,
 )
-from creativeflow.services.aigeneration.cli.progress import COMPLETED, SAMPLES_READY, follow
+from creativeflow.services.aigeneration.cli.progress import follow
+from creativeflow.services.aigeneration.cli.status_texts import COMPLETED, SAMPLES_READY
 from creativeflow.services.aigeneration.settings import Settings, scheme
 
 PROMPT = "A lighthouse at dawn, calm sea, the first light on the rocks"
@@ -47,12 +46,12 @@ _RESOLUTION = "2048x2048"
 
 
 class DemoFailedError(RuntimeError):
-    """The demo could not go on; the sentence says what to look at."""
+    """The demo could not continue; the message names the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A picture as it was downloaded."""
+    """A downloaded picture."""
 
     title: str
     resolution: str
@@ -60,7 +59,7 @@ class Picture:
 
 
 def run_demo(settings: Settings, *, leave: bool, prompt: str | None, console: Console) -> int:
-    """Run the whole story; the exit code. Keeps serving afterwards unless told to leave."""
+    """Run the demo and return the exit code; keep serving afterwards unless `leave`."""
     with ExitStack() as stack:
         try:
             base, log = _start(settings, stack, console)
@@ -72,24 +71,24 @@ def run_demo(settings: Settings, *, leave: bool, prompt: str | None, console: Co
             keeps_credits = settings.open_to_all and scheme(settings.credits_url) == "local"
             if keeps_credits:
                 _grant(operator, console)
-            done, pictures = asyncio.run(_tell(base, folder, prompt or PROMPT, console))
+            done, pictures = asyncio.run(_run_generation(base, folder, prompt or PROMPT, console))
             balance = (
-                _said(operator.get(f"/users/{USER}/statement"))["balance"]
+                _json_or_fail(operator.get(f"/users/{USER}/statement"))["balance"]
                 if keeps_credits
                 else None
             )
         except (DemoFailedError, GenerationServiceError, httpx.HTTPError) as error:
-            console.print(f"[bold red]The demo could not go on:[/] {escape(str(error))}")
+            console.print(f"[bold red]The demo could not continue:[/] {escape(str(error))}")
             return 1
-        _summary(done, pictures, balance, console)
-        _addresses(base, done.id, log, console)
+        _print_summary(done, pictures, balance, console)
+        _print_addresses(base, done.id, log, console)
         if not leave:
             _keep_serving(console)
     return 0
 
 
 def _start(settings: Settings, stack: ExitStack, console: Console) -> tuple[str, Path]:
-    """The service, and a stand-in worker where jobs go through RabbitMQ; both end with the demo."""
+    """Start the service, and a fake worker if jobs go through RabbitMQ; both end with the demo."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     log = settings.data_dir / "demo.log"
     port = settings.port if _is_free(settings.port) else _free_port()
@@ -111,18 +110,16 @@ def _start(settings: Settings, stack: ExitStack, console: Console) -> tuple[str,
 
 
 def _grant(operator: httpx.Client, console: Console) -> None:
-    """Credits and a plan, which only an operator can give."""
+    """Grant credits and a plan, as an operator."""
     grant = {"user_id": USER, "amount": "2.00", "plan": "pro", "reason": "demo"}
-    _said(operator.post("/credits/grants", json=grant))
+    _json_or_fail(operator.post("/credits/grants", json=grant))
     console.print(f"2.00 credits and the Pro plan for {USER}")
 
 
-async def _tell(
+async def _run_generation(
     base: str, folder: Path, prompt: str, console: Console
 ) -> tuple[Generation, list[Picture]]:
-    """Quote, request, samples, selection, final, download: what a user does, by the client that
-    users have.
-    """
+    """Quote, create, wait for samples, select, wait for the final, download."""
     async with AsyncClient(base, user_id=USER, api_key=os.environ.get("AIGEN_API_KEY")) as client:
         quote = await client.quote(prompt, _FORMAT, **_LOOK)
         _show_price(quote, console)
@@ -137,21 +134,21 @@ async def _tell(
         sample = shown.samples[_CHOSEN - 1]
         await client.select(started.id, sample, resolution=_RESOLUTION, quote_id=quote.quote_id)
         done = await follow(client, started.id, console, until={COMPLETED}, seconds=_WORK_SECONDS)
-        return done, await _downloaded(client, done, folder)
+        return done, await _download_all(client, done, folder)
 
 
 def _show_price(quote: Quote, console: Console) -> None:
-    """What each part would cost, as the quote binds it."""
+    """Print the quoted price of each part."""
     parts = [
         " ".join(filter(None, (item["stage"], item["resolution"], item["credits"])))
         for item in quote.raw["items"]
     ]
-    had = "" if quote.balance is None else f"; the balance is {_credits(quote.balance)}"
+    had = "" if quote.balance is None else f"; the balance is {_credits_text(quote.balance)}"
     console.print(f"Quoted, in credits: {', '.join(parts)}{had}")
 
 
-async def _downloaded(client: AsyncClient, done: Generation, folder: Path) -> list[Picture]:
-    """Every picture in a file of the demo's own, wherever the service keeps them."""
+async def _download_all(client: AsyncClient, done: Generation, folder: Path) -> list[Picture]:
+    """Download every picture to the demo's folder."""
     named = [(f"sample {number}", sample) for number, sample in enumerate(done.samples, start=1)]
 
     async def fetched(title: str, asset: Asset) -> Picture:
@@ -164,24 +161,24 @@ async def _downloaded(client: AsyncClient, done: Generation, folder: Path) -> li
     return list(await asyncio.gather(*(fetched(title, asset) for title, asset in named)))
 
 
-def _summary(
+def _print_summary(
     done: Generation, pictures: Sequence[Picture], balance: str | None, console: Console
 ) -> None:
     if console.color_system:
         console.print(side_by_side([picture.path for picture in pictures], width=console.width))
-    console.print(f"The pictures lie in {pictures[0].path.parent}:", soft_wrap=True, markup=False)
+    console.print(f"Pictures in {pictures[0].path.parent}:", soft_wrap=True, markup=False)
     for picture in pictures:
         line = f"  {picture.title:<8}  {picture.resolution:>9}  {picture.path.name}"
         console.print(line, highlight=False, soft_wrap=True)
     parts = done.raw["cost"]
-    left = "" if balance is None else f", {_credits(balance)} left"
+    left = "" if balance is None else f", {_credits_text(balance)} left"
     console.print(
         f"Cost: samples {parts['samples']} + final {parts['final']} ="
-        f" [bold]{_credits(done.cost)}[/]{left}"
+        f" [bold]{_credits_text(done.cost)}[/]{left}"
     )
 
 
-def _addresses(base: str, request_id: str, log: Path, console: Console) -> None:
+def _print_addresses(base: str, request_id: str, log: Path, console: Console) -> None:
     request = f"{base}/api/v1/generation-requests/{request_id}"
     for line in (
         f"Studio             {base}/studio",
@@ -194,12 +191,12 @@ def _addresses(base: str, request_id: str, log: Path, console: Console) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _credits(amount: Decimal | str) -> str:
+def _credits_text(amount: Decimal | str) -> str:
     return f"{amount} credits"
 
 
 def side_by_side(paths: Sequence[Path], *, width: int) -> Text:
-    """The pictures as coloured half blocks, two pixels to a character, next to each other."""
+    """Render pictures next to each other as coloured half blocks, two pixels per character."""
     side = max(8, min(24, width // len(paths) - 1))
     text = Text()
     shown = [Image.open(path).convert("RGB").resize((side, side)) for path in paths]
@@ -256,7 +253,7 @@ def _wait_ready(base: str, service: subprocess.Popen[bytes], log: Path) -> None:
     raise DemoFailedError(f"the service is not ready after {_START_SECONDS:.0f} s; see {log}")
 
 
-def _said(answer: httpx.Response) -> dict[str, Any]:
+def _json_or_fail(answer: httpx.Response) -> dict[str, Any]:
     body: dict[str, Any] = answer.json()
     if answer.is_error:
         raise DemoFailedError(body.get("detail", answer.text))

@@ -1,8 +1,7 @@
-"""A stand-in for n8n: takes jobs from RabbitMQ, draws real pictures, uploads them and reports, as
-workflows do.
+"""A fake worker in place of n8n: takes jobs from RabbitMQ, draws pictures, uploads them and
+reports.
 
-For trying the real parts without n8n, for tests and for measuring. It can be told to misbehave in
-the ways that real workers do.
+For trials without n8n, tests and benchmarks. It can misbehave in the ways that real workers do.
 """
 
 import asyncio
@@ -23,42 +22,25 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     Topology,
 )
 from creativeflow.services.aigeneration.application.worker_reports import ReportKind
+from creativeflow.services.aigeneration.cli.options import BEHAVIOURS, Behaviour
 from creativeflow.services.aigeneration.domain.formats import Size
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.workers.results_consumer import ROUTES
 
 log = structlog.get_logger(__name__)
 
-BEHAVIOURS = (
-    "well",
-    "partially",
-    "late",
-    "twice",
-    "out_of_order",
-    "garbled",
-    "wrong_size",
-    "for_the_wrong_job",
-    "fails",
-    "rejects",
-    "crashes",
-    "never",
-)
-"""How it answers. `late`: only after the deadline that it is given. `crashes`: the job is refused
-unread until the broker gives up on it and makes it a dead letter.
-"""
-
 _KEYS = {kind: key for key, kind in ROUTES.items()}
 _LATE_SECONDS = 3.0
 
 
-class StandInWorker:
+class FakeWorker:
     """Consumes both job queues; reports over HTTP or RabbitMQ."""
 
     def __init__(
         self,
         settings: Settings,
         *,
-        behaviour: str = "well",
+        behaviour: Behaviour = "well",
         over: str = "http",
         pictures: bool = True,
         work_seconds: float = 0.0,
@@ -79,15 +61,15 @@ class StandInWorker:
             self._broker.consume(queue, self._take, prefetch=parallel)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until told to stop."""
+        """Work until `stop` is set."""
         await self._broker.start()
         await stop.wait()
         await self._broker.close()
         await self._http.aclose()
 
     async def _take(self, delivery: Delivery) -> AckDecision:
-        """One job. Acknowledged when the work is done, however it ended: attempts are the service's
-        business.
+        """Handle one job; acknowledge it however it ended, because the service decides about
+        retries.
         """
         job = orjson.loads(delivery.body)
         behaviour = self._behaviour
@@ -106,20 +88,20 @@ class StandInWorker:
         if not await self._report(job, ReportKind.STARTED, {}):
             return AckDecision.ACK
         await asyncio.sleep(_LATE_SECONDS if behaviour == "late" else self._work_seconds)
-        await _ANSWERS.get(behaviour, StandInWorker.answer_well)(self, job)
+        await _ANSWERS.get(behaviour, FakeWorker.answer_well)(self, job)
         return AckDecision.ACK
 
     async def answer_well(self, job: dict[str, Any]) -> None:
-        """The result that was asked for."""
+        """Report the ordered result."""
         await self._report(job, *await self._result(job))
 
     async def answer_twice(self, job: dict[str, Any]) -> None:
-        """The same result two times, at the same moment."""
+        """Report the same result twice, concurrently."""
         kind, body = await self._result(job)
         await asyncio.gather(self._report(job, kind, body), self._report(job, kind, body))
 
     async def answer_partially(self, job: dict[str, Any]) -> None:
-        """Two of four samples; a final is whole or nothing."""
+        """Report two of four samples; a final is complete or missing."""
         kind, body = await self._result(job)
         if kind is ReportKind.SAMPLES:
             body["samples"] = body["samples"][:2]
@@ -129,18 +111,18 @@ class StandInWorker:
         await self._report(job, kind, body)
 
     async def answer_out_of_order(self, job: dict[str, Any]) -> None:
-        """The result first, then progress and started again."""
+        """Report the result first, then progress and started again."""
         await self.answer_well(job)
         await self._report(job, ReportKind.PROGRESS, {"percent": 50})
         await self._report(job, ReportKind.STARTED, {})
 
     async def answer_garbled(self, job: dict[str, Any]) -> None:
-        """Something unreadable, then the right result."""
+        """Report something unreadable, then the right result."""
         await self._send(ReportKind.SAMPLES, b'{"samples": [', job["callback_token"])
         await self.answer_well(job)
 
     async def answer_wrong_size(self, job: dict[str, Any]) -> None:
-        """Pictures of the wrong size on the first attempt."""
+        """Report pictures of the wrong size on the first attempt."""
         kind, body = await self._result(job)
         if job["attempt"] == 1:
             for asset in body.get("samples") or [body["final_asset"]]:
@@ -148,13 +130,13 @@ class StandInWorker:
         await self._report(job, kind, body)
 
     async def answer_for_the_wrong_job(self, job: dict[str, Any]) -> None:
-        """Another job's id with this job's token, then the right result."""
+        """Report another job's id with this job's token, then the right result."""
         kind, body = await self._result(job)
         await self._report({**job, "job_id": job["generation_request_id"]}, kind, body)
         await self._report(job, kind, body)
 
     async def answer_failing(self, job: dict[str, Any]) -> None:
-        """A passing provider error on the first attempt."""
+        """Report a temporary provider error on the first attempt."""
         if job["attempt"] == 1:
             await self._report(
                 job, ReportKind.ERROR, {"error_code": "provider_error", "error_message": "stand-in"}
@@ -163,7 +145,7 @@ class StandInWorker:
             await self.answer_well(job)
 
     async def answer_rejecting(self, job: dict[str, Any]) -> None:
-        """The prompt is refused."""
+        """Report that the prompt is refused."""
         await self._report(
             job, ReportKind.ERROR, {"error_code": "prompt_rejected", "error_message": "stand-in"}
         )
@@ -221,15 +203,15 @@ class StandInWorker:
         return {**answer.json(), "index": index}
 
     async def _report(self, job: dict[str, Any], kind: ReportKind, body: dict[str, Any]) -> bool:
-        """Send one report; False when the service says that the job is no longer wanted."""
-        said = {
+        """Send one report; return False if the service does not want the job any more."""
+        report = {
             "generation_request_id": job["generation_request_id"],
             "job_id": job["job_id"],
             **body,
         }
         if self._over == "rabbitmq":
-            said["callback_token"] = job["callback_token"]
-        return await self._send(kind, orjson.dumps(said), job["callback_token"], job)
+            report["callback_token"] = job["callback_token"]
+        return await self._send(kind, orjson.dumps(report), job["callback_token"], job)
 
     async def _send(
         self, kind: ReportKind, body: bytes, token: str, job: dict[str, Any] | None = None
@@ -260,17 +242,17 @@ class StandInWorker:
         return False
 
 
-Answer = Callable[[StandInWorker, dict[str, Any]], Awaitable[None]]
+Answer = Callable[[FakeWorker, dict[str, Any]], Awaitable[None]]
 
 _ANSWERS: dict[str, Answer] = {
-    "well": StandInWorker.answer_well,
-    "late": StandInWorker.answer_well,
-    "twice": StandInWorker.answer_twice,
-    "partially": StandInWorker.answer_partially,
-    "out_of_order": StandInWorker.answer_out_of_order,
-    "garbled": StandInWorker.answer_garbled,
-    "wrong_size": StandInWorker.answer_wrong_size,
-    "for_the_wrong_job": StandInWorker.answer_for_the_wrong_job,
-    "fails": StandInWorker.answer_failing,
-    "rejects": StandInWorker.answer_rejecting,
+    "well": FakeWorker.answer_well,
+    "late": FakeWorker.answer_well,
+    "twice": FakeWorker.answer_twice,
+    "partially": FakeWorker.answer_partially,
+    "out_of_order": FakeWorker.answer_out_of_order,
+    "garbled": FakeWorker.answer_garbled,
+    "wrong_size": FakeWorker.answer_wrong_size,
+    "for_the_wrong_job": FakeWorker.answer_for_the_wrong_job,
+    "fails": FakeWorker.answer_failing,
+    "rejects": FakeWorker.answer_rejecting,
 }

@@ -1,126 +1,157 @@
-"""What the commands over the API of a running service take, each checked before anything is
-asked.
-"""
+"""Arguments and options of the commands, validated before the first call."""
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from uuid import UUID
 
-import httpx
 import typer
 
-HERE = "http://127.0.0.1:8000"
+DEFAULT_URL = "http://127.0.0.1:8000"
+Behaviour = Literal[
+    "mixed",
+    "well",
+    "partially",
+    "late",
+    "twice",
+    "out_of_order",
+    "garbled",
+    "wrong_size",
+    "for_the_wrong_job",
+    "fails",
+    "rejects",
+    "crashes",
+    "never",
+]
+"""How the fake worker answers. `late`: only after the deadline it is given. `crashes`: it returns
+the job unread until the broker dead-letters it. `mixed`: one of the others for each job.
+"""
+BEHAVIOURS = tuple(name for name in get_args(Behaviour) if name != "mixed")
 
 
-def _address(url: str) -> str:
+def _validate_url(url: str) -> str:
+    import httpx
+
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL()
     if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo:
-        raise typer.BadParameter(f"Give the address of a service, such as {HERE}.")
+        raise typer.BadParameter(f"Give the URL of a service, such as {DEFAULT_URL}.")
     return url
 
 
-def _header(text: str | None) -> str | None:
+def _validate_header(text: str | None) -> str | None:
     if text is not None and not (text.isascii() and text.isprintable()):
-        raise typer.BadParameter("It may have visible ASCII characters only.")
+        raise typer.BadParameter("Only visible ASCII characters are allowed.")
     return text
 
 
-def _file(path: Path | None) -> Path | None:
+def _validate_file(path: Path | None) -> Path | None:
     try:
-        fits = path is None or (not path.is_dir() and path.absolute().parent.is_dir())
+        valid = path is None or (not path.is_dir() and path.absolute().parent.is_dir())
     except OSError:
-        fits = False
-    if not fits:
+        valid = False
+    if not valid:
         raise typer.BadParameter("Name a file in a folder that exists.")
     return path
 
 
-def _size(text: str | None) -> str | None:
+def _validate_size(text: str | None) -> str | None:
     if text is not None and not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", text):
-        raise typer.BadParameter("A size is a width and a height in pixels, such as 800x600.")
+        raise typer.BadParameter("A size is width and height in pixels, such as 800x600.")
     return text
 
 
 Url = Annotated[
     str,
-    typer.Option("--url", envvar="AIGEN_URL", callback=_address, help="Address of the service."),
+    typer.Option("--url", envvar="AIGEN_URL", callback=_validate_url, help="URL of the service."),
 ]
 Key = Annotated[
     str | None,
     typer.Option(
         "--key",
         envvar="AIGEN_API_KEY",
-        callback=_header,
-        help=(
-            "API key of a service or an operator; on the line others can read it, so put it into"
-            " the environment."
-        ),
+        callback=_validate_header,
+        help="API key of a service or an operator. Prefer the variable: other users of the machine"
+        " can read the command line.",
     ),
 ]
 Token = Annotated[
     str | None,
     typer.Option(
-        "--token", envvar="AIGEN_TOKEN", callback=_header, help="Token of an end user, likewise."
+        "--token",
+        envvar="AIGEN_TOKEN",
+        callback=_validate_header,
+        help="Token of an end user. Prefer the variable.",
     ),
 ]
-User = Annotated[str | None, typer.Option("--user", callback=_header, help="Act for this user.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Write JSON for a program, and nothing for people.")
+User = Annotated[
+    str | None, typer.Option("--user", callback=_validate_header, help="Act for this user.")
 ]
-Id = Annotated[UUID, typer.Argument(help="The generation's id.", show_default=False)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Write JSON to standard output, and no progress.")
+]
+Id = Annotated[UUID, typer.Argument(help="Id of the generation.", show_default=False)]
 Format = Annotated[
     str,
-    typer.Option(
-        "--format", help="What it is for, such as InstagramPost_1x1; Custom has a --size."
-    ),
+    typer.Option("--format", help="Output format, such as InstagramPost_1x1; Custom needs --size."),
 ]
-Pixels = Annotated[
+CustomSize = Annotated[
     str | None,
-    typer.Option("--size", callback=_size, help="Of the format Custom, such as 800x600."),
+    typer.Option("--size", callback=_validate_size, help="Size of the format Custom: 800x600."),
 ]
-Style = Annotated[str | None, typer.Option("--style", help="How it should look.")]
-Tone = Annotated[str | None, typer.Option("--tone", help="The feeling it should give.")]
-Model = Annotated[str | None, typer.Option("--model", help="A model, or quality, cost or fastest.")]
+Style = Annotated[str | None, typer.Option("--style", help="Style guidance for the picture.")]
+Tone = Annotated[str | None, typer.Option("--tone", help="Emotional tone of the picture.")]
+Model = Annotated[
+    str | None, typer.Option("--model", help="A model, or one of quality, cost and fastest.")
+]
 QuoteId = Annotated[
-    str | None, typer.Option("--quote", help="Id of a quote: it costs that, or is refused.")
+    str | None, typer.Option("--quote", help="Id of a quote, whose prices are then binding.")
 ]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Watch it live until there is something to see.")
+    bool, typer.Option("--wait", help="Show progress until samples or the final are ready.")
 ]
-Patience = Annotated[
-    float, typer.Option("--wait-seconds", min=1, help="Watch so long at most; it goes on.")
+WaitSeconds = Annotated[
+    float,
+    typer.Option(
+        "--wait-seconds",
+        min=1,
+        help="Stop watching after this many seconds; the generation continues.",
+    ),
 ]
 Download = Annotated[
     Path | None,
     typer.Option(
         "--download",
-        callback=_file,
-        help="Wait for the final and write it into this file.",
+        callback=_validate_file,
+        help="Wait for the final and write it to this file.",
         dir_okay=False,
     ),
 ]
 Resolution = Annotated[
-    str | None, typer.Option("--resolution", help="Of the final: 2048x2048, HD, FHD, 2K or 4K.")
+    str | None,
+    typer.Option("--resolution", help="Resolution of the final: 2048x2048, HD, FHD, 2K or 4K."),
 ]
 FileFormat = Annotated[
     Literal["png", "jpg", "webp"] | None,
-    typer.Option("--file-format", help="Of the final; else as --download ends."),
+    typer.Option(
+        "--file-format", help="File format of the final. Default: the suffix of --download."
+    ),
 ]
-OtherWords = Annotated[str | None, typer.Option("--prompt", help="In these words instead.")]
+UpdatedPrompt = Annotated[
+    str | None, typer.Option("--prompt", help="Replace the prompt of the generation.")
+]
 Prompt = Annotated[str, typer.Argument(help="What to draw.")]
-Number = Annotated[int, typer.Argument(min=1, help="Which sample, counted from 1.")]
-Selected = Annotated[
-    int | None, typer.Option("--select", min=1, help="Pick this sample when they are ready.")
+SampleNumber = Annotated[int, typer.Argument(min=1, help="Number of the sample, from 1.")]
+SelectNumber = Annotated[
+    int | None, typer.Option("--select", min=1, help="Select this sample when they are ready.")
 ]
-Once = Annotated[
+IdempotencyKey = Annotated[
     str | None,
     typer.Option(
         "--idempotency-key",
-        callback=_header,
-        help="Ask again under an earlier try's key: it starts once.",
+        callback=_validate_header,
+        help="Repeat an earlier call under its key; at most one generation is started.",
     ),
 ]

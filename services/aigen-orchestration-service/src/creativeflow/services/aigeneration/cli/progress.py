@@ -1,4 +1,4 @@
-"""Follows a generation live on a terminal, until what is waited for is there."""
+"""Show the progress of a generation on a terminal."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -14,22 +14,7 @@ from creativeflow.clients.aigeneration import (
     GenerationEndedError,
     WaitedTooLongError,
 )
-
-SAMPLES_READY = "AWAITING_SELECTION"
-COMPLETED = "COMPLETED"
-WORDS = {
-    "VALIDATING_CREDITS": "checking credits",
-    "PENDING": "waiting for its turn",
-    "PUBLISHING_TO_QUEUE": "on its way to the engine",
-    "PROCESSING_SAMPLES": "drawing samples",
-    SAMPLES_READY: "samples are ready",
-    "PROCESSING_FINAL": "drawing the final",
-    COMPLETED: "done",
-    "FAILED": "failed",
-    "CONTENT_REJECTED": "rejected by the content rules",
-    "CANCELLED": "cancelled",
-    "EXPIRED": "expired",
-}
+from creativeflow.services.aigeneration.cli.status_texts import status_text
 
 
 async def follow(
@@ -41,11 +26,11 @@ async def follow(
     seconds: float,
     on_change: Callable[[Generation], None] | None = None,
 ) -> Generation:
-    """Show every step until it is in one of these states; `on_change` is told of every version.
+    """Show every step until one of the states `until`; call `on_change` with every version.
 
     Raises:
-        GenerationEndedError: it has ended in another state. WaitedTooLongError: the time is over;
-        it goes on.
+        GenerationEndedError: it has ended in another state. WaitedTooLongError: it is still running
+        after `seconds`.
     """
     found: Generation | None = None
     try:
@@ -63,7 +48,7 @@ async def follow(
 
 
 class _Steps:
-    """A bar where there is a terminal, and a line for every new step everywhere."""
+    """A progress bar on a terminal, and a line for every new step."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -86,7 +71,7 @@ class _Steps:
         self._bar.stop()
 
     def show(self, found: Generation, *, reached: bool) -> None:
-        words = WORDS.get(found.status, found.status)
+        words = status_text(found.status)
         self._bar.update(self._task, description=words, completed=found.percent or 0)
         if words != self._shown:
             self._bar.console.print(f"[green]✓[/] {words}" if reached else f"[dim]·[/] {words}")

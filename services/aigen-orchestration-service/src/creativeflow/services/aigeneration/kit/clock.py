@@ -8,8 +8,8 @@ from uuid import UUID
 
 _PIECE_BYTES = 16
 _PIECES = 256
-_pieces: deque[bytes] = deque()
-os.register_at_fork(after_in_child=_pieces.clear)  # two processes must not draw the same
+_chunks: deque[bytes] = deque()
+os.register_at_fork(after_in_child=_chunks.clear)  # two processes must not use the same bytes
 
 
 def now() -> datetime:
@@ -20,10 +20,10 @@ def now() -> datetime:
 def random_bytes() -> bytes:
     """Return 16 unpredictable bytes, drawn from the system in larger pieces."""
     try:
-        return _pieces.popleft()  # one step, so that two threads never draw the same
+        return _chunks.popleft()  # atomic, so that two threads never get the same bytes
     except IndexError:
         drawn = os.urandom(_PIECE_BYTES * _PIECES)
-        _pieces.extend(
+        _chunks.extend(
             drawn[at : at + _PIECE_BYTES] for at in range(_PIECE_BYTES, len(drawn), _PIECE_BYTES)
         )
         return drawn[:_PIECE_BYTES]

@@ -1,4 +1,4 @@
-"""Write files without holding up the event loop, and have the disk keep them."""
+"""Write files durably without blocking the event loop."""
 
 import asyncio
 import os
@@ -9,9 +9,7 @@ _WRITTEN_BYTES = 1 << 20
 
 
 async def write(path: Path, pieces: AsyncIterable[bytes]) -> int:
-    """Write what comes to a file and return its length, without making the event loop wait for the
-    disk.
-    """
+    """Write all chunks to a file and return its length, without blocking the event loop."""
     written = 0
     with await asyncio.to_thread(path.open, "wb") as file:
         kept: list[bytes] = []
@@ -27,7 +25,7 @@ async def write(path: Path, pieces: AsyncIterable[bytes]) -> int:
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep it: a picture that is paid for must outlast a power cut."""
+    """Flush to the disk: a picture that is paid for must survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,4 @@
-"""Reading JSON from outside: bounded in depth, and every fault named by its place in plain
-words.
-"""
+"""Parse JSON from outside: bounded in depth, and every error with a pointer and a sentence."""
 
 import re
 import unicodedata
@@ -20,7 +18,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def parse_json(body: bytes, *, max_depth: int = DEPTH_MAX) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
         InvalidJsonError: not JSON in UTF-8, or nested deeper than `max_depth`.
@@ -34,9 +32,9 @@ def parse_json(body: bytes, *, max_depth: int = DEPTH_MAX) -> Any:
 
 
 def _too_deep(body: bytes, max_depth: int) -> bool:
-    """Whether a JSON text is nested deeper than that; brackets inside strings do not count.
+    """Return whether a JSON text is nested deeper than that; brackets inside strings do not count.
 
-    Each round removes the innermost pairs. All of it runs in C, so that a large body does not hold
+    Each round removes the innermost pairs. All of it runs in C, so that a large body does not block
     the event loop.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
@@ -50,9 +48,7 @@ def _too_deep(body: bytes, max_depth: int) -> bool:
 
 
 def clean_text(text: Any) -> Any:
-    """Trim and compose (NFC); nothing that cannot be seen may hide in a text, but line breaks may
-    stand.
-    """
+    """Trim and normalise (NFC) a text; refuse invisible characters other than line breaks."""
     if not isinstance(text, str):
         return text
     text = unicodedata.normalize("NFC", text.strip())
@@ -67,8 +63,8 @@ def clean_text(text: Any) -> Any:
 
 
 def plain_texts(value: Any, place: str = "") -> Any:
-    """The same check for every text inside a value, which stays as it is; `place` is a pointer to
-    the value.
+    """Check every text inside a value like `clean_text`, without changing it; `place` is its
+    pointer.
     """
     if isinstance(value, str):
         try:
@@ -87,7 +83,7 @@ def plain_texts(value: Any, place: str = "") -> Any:
 
 
 def escaped(part: str) -> str:
-    """One part of a JSON pointer (RFC 6901)."""
+    """Escape one part of a JSON pointer (RFC 6901)."""
     return part.replace("~", "~0").replace("/", "~1")
 
 
@@ -123,9 +119,7 @@ _PLAIN_WORDS = {
 
 
 def to_invalid_request(error: ValidationError, *, prefix: str = "") -> InvalidRequestError:
-    """Pydantic's findings as ours: a JSON pointer, a code and a sentence each; the input itself is
-    not repeated.
-    """
+    """Convert errors of Pydantic to pointer, code and sentence each; the input is not repeated."""
     found = [
         describe(dict(fault), prefix)
         for fault in error.errors(include_url=False, include_input=False)
@@ -134,8 +128,9 @@ def to_invalid_request(error: ValidationError, *, prefix: str = "") -> InvalidRe
 
 
 def describe(fault: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """One of Pydantic's findings in our words; validators of ours raise `code: sentence` or
-    `code@/place: sentence`.
+    """Return code, pointer and sentence of one error of Pydantic.
+
+    Validators of this service raise `code: sentence` or `code@/place: sentence`.
     """
     pointer = prefix + "".join(f"/{escaped(str(part))}" for part in fault["loc"])
     kind, context = fault["type"], fault.get("ctx", {})

@@ -1,7 +1,7 @@
-"""Jobs and results by the names of older CreativeFlow workflows: two tables, used where a setting
-says so.
+"""Field names of jobs and results in older CreativeFlow workflows, used by the setting
+`field_names`.
 
-Results are told apart by what they carry, so workers of both kinds can report at the same time.
+Results are recognised by their fields, so workers of both kinds can report at the same time.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ JOB: Mapping[str, str] = MappingProxyType(
         "callback_token": "callbackToken",
     }
 )
-"""Our name of each field of a job, and the older one. What is not in the table has one name."""
+"""Current and older name of each field of a job; other fields have one name."""
 
 RESULT: Mapping[str, str] = MappingProxyType(
     {
@@ -61,18 +61,18 @@ RESULT: Mapping[str, str] = MappingProxyType(
         "processingTimeMs": "processing_time_ms",
     }
 )
-"""The older name of each field of a result, in any depth, and ours."""
+"""Older and current name of each field of a result, at any depth."""
 
 STATUS: Mapping[str, str] = MappingProxyType(
     {"Completed": "result", "Failed": "error", "ContentRejected": "error", "Processing": "progress"}
 )
-"""What an older `status` says the message is; which result, its assets say."""
+"""The kind of report that an older `status` means; the assets tell which result it is."""
 
 _CODES = {"Failed": "provider_error", "ContentRejected": "prompt_rejected"}
 
 
 def older_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job under its older names."""
+    """Return a job with the older field names."""
     renamed = {JOB.get(name, name): value for name, value in job.items()}
     if (selected := renamed.get("selectedSample")) is not None:
         renamed["selectedSample"] = {
@@ -82,25 +82,23 @@ def older_job(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_result(kind: str, value: Any) -> tuple[str, Any]:
-    """A result under our names, and the kind it really is of; one that has our names already is
-    left as it is.
-    """
+    """Return a result with the current field names, and its kind."""
     if not isinstance(value, dict) or not (
         RESULT.keys() & value.keys() or str(value.get("status")) in STATUS
     ):
         return kind, value
-    said = _renamed(value)
-    status = str(said.pop("status", ""))
+    result = _renamed(value)
+    status = str(result.pop("status", ""))
     match STATUS.get(status):
         case "error":
-            said.setdefault("error_code", _CODES[status])
-            return "error", said
+            result.setdefault("error_code", _CODES[status])
+            return "error", result
         case "result":
-            return ("final-result" if "final_asset" in said else "sample-result"), said
+            return ("final-result" if "final_asset" in result else "sample-result"), result
         case "progress":
-            return "progress", said
+            return "progress", result
         case _:
-            return kind, said
+            return kind, result
 
 
 def _renamed(value: Any) -> Any:

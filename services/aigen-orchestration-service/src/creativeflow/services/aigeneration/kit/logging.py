@@ -9,8 +9,8 @@ import structlog
 
 
 def configure_logging(*, level: str, as_json: bool) -> None:
-    """One JSON object a line on stderr, or coloured text; the standard library's loggers join
-    in.
+    """Log to stderr, as one JSON object per line or as coloured text; includes the standard
+    library.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -44,6 +44,4 @@ def configure_logging(*, level: str, as_json: bool) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(getattr(logging, level.upper()), logging.WARNING))
-    logging.getLogger("pika").setLevel(
-        logging.CRITICAL
-    )  # the adapter says in plain words what pika only mumbles
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # the adapter logs what matters

@@ -1,6 +1,4 @@
-"""Proofs: that a callback is a worker's, by the token of one job, and Standard Webhooks signatures
-both ways.
-"""
+"""Callback tokens of jobs, and signatures of Standard Webhooks."""
 
 import base64
 import hashlib
@@ -10,13 +8,11 @@ from collections.abc import Sequence
 from uuid import UUID
 
 TOLERANCE_SECONDS = 300
-"""How far a signature's timestamp may be off, before and after."""
+"""Maximum difference between the timestamp of a signature and now, in both directions."""
 
 
 class CallbackSecrets:
-    """One live secret, or two while rotating: the first signs, all verify. Compared in constant
-    time.
-    """
+    """One secret, or two during a rotation: the first signs, all verify, in constant time."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets or not all(secrets):
@@ -28,23 +24,24 @@ class CallbackSecrets:
         return f"CallbackSecrets({len(self.keys)})"
 
     def token(self, job_id: UUID) -> str:
-        """The bearer token that opens the callbacks of this job and nothing else."""
+        """Return the bearer token for the callbacks of this job only."""
         return _token(self.keys[0], job_id)
 
     def opens(self, token: str, job_id: UUID) -> bool:
-        """Whether the token was made for this job with a live secret."""
+        """Return whether the token was made for this job with one of the secrets."""
         given = token.encode(errors="replace")
         return any([hmac.compare_digest(_token(key, job_id).encode(), given) for key in self.keys])  # noqa: C419
 
     def sign(self, message_id: str, timestamp: int, body: bytes) -> str:
-        """The `webhook-signature` of a body (Standard Webhooks, v1)."""
+        """Return the `webhook-signature` of a body (Standard Webhooks, v1)."""
         return f"v1,{_signature(self._webhook_keys[0], message_id, timestamp, body)}"
 
     def signed(
         self, message_id: str, timestamp: str, signatures: str, body: bytes, *, now: float
     ) -> bool:
-        """Whether one of the signatures is ours and the timestamp is within five minutes of `now`
-        (unix seconds).
+        """Return whether a signature is valid and its timestamp within five minutes of `now`.
+
+        `now` is in unix seconds.
         """
         if (
             not re.fullmatch(r"[0-9]{1,12}", timestamp)
@@ -63,9 +60,7 @@ class CallbackSecrets:
 def webhook_headers(
     secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
 ) -> dict[str, str]:
-    """The headers that prove to a receiver that a body is ours: one signature (v1) for each
-    secret.
-    """
+    """Return the headers that authenticate a body: one signature (v1) per secret."""
     signatures = [
         f"v1,{_signature(_webhook_key(secret), message_id, timestamp, body)}" for secret in secrets
     ]
@@ -84,7 +79,7 @@ def _token(key: bytes, job_id: UUID) -> str:
 
 
 def _webhook_key(secret: str) -> bytes:
-    """`whsec_` + base64 as the standard has it; any other text is the key itself."""
+    """Return the key of a secret: `whsec_` + base64 of the standard, or the text itself."""
     if secret.startswith("whsec_"):
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         if not key:

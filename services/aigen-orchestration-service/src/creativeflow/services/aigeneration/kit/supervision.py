@@ -1,6 +1,4 @@
-"""Supervised background tasks: one that ends without being stopped is logged, counted and started
-again.
-"""
+"""Supervised background tasks: one that ends unexpectedly is logged, counted and restarted."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -31,9 +29,7 @@ def is_own_cancellation(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """The status of one background task; `detail` names its current problem and is empty while
-    there is none.
-    """
+    """The status of one background task; `detail` is its current problem, empty without one."""
 
     name: str
     running: bool
@@ -75,7 +71,7 @@ class SupervisedTask:
 
     @property
     def status(self) -> TaskStatus:
-        """Whether the task runs, and why not."""
+        """Whether the task runs, and if not, why."""
         running = self._task is not None and not self._task.done()
         detail = (
             ""

@@ -1,1 +1,1 @@
-"""The roles that work in the background; each may run any number of times."""
+"""Background roles; each may run in any number of processes."""

@@ -1,6 +1,4 @@
-"""From the fair queue to the engine: leases the next jobs, publishes them, records what came of
-it.
-"""
+"""Dispatcher: lease the next jobs of the fair queue, publish them, record the outcomes."""
 
 import asyncio
 
@@ -10,14 +8,15 @@ from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.ports import Engine
 
 LANES = (Stage.FINAL, Stage.SAMPLES)
-"""Finals go first: somebody has looked, chosen and paid."""
+"""Finals first: a user has selected and paid."""
 BATCHES_MAX = 5
-"""How many batches of one lane go before the other lane has its turn."""
+"""Maximum batches of one lane before the other lane is served."""
 
 
 class Dispatcher:
-    """Any number may run; each lane is taken from by one at a time, and every job is leased to
-    one.
+    """Dispatches jobs; any number may run.
+
+    One dispatcher at a time takes from a lane, and every job is leased to one.
     """
 
     def __init__(self, jobs: JobService, engine: Engine, *, window: int, batch: int = 200) -> None:
@@ -26,21 +25,19 @@ class Dispatcher:
         self._window = window
         self._batch = batch
         self.window_full = False
-        """Whether jobs wait only because their lane's window is full: then a finished job is worth
-        a look.
+        """Whether jobs wait only because their lane's window is full; a finished job is then a
+        wake-up.
         """
 
     async def step(self) -> int:
-        """Dispatch some batches of each lane; how many jobs were published."""
+        """Dispatch some batches of each lane; return the number of published jobs."""
         if not self._engine.ready:
             return 0
         self.window_full = False
         return sum([await self._dispatch(lane) for lane in LANES])
 
     async def _dispatch(self, lane: Stage) -> int:
-        """While a batch is on its way to the broker, the next is leased: the two wait for different
-        servers.
-        """
+        """Lease the next batch while one is being published: the two wait for different servers."""
         count = 0
         on_its_way: asyncio.Task[None] | None = None
         try:

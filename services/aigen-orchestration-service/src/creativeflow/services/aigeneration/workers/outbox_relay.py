@@ -1,4 +1,4 @@
-"""Pays what is owed: notifications, lifecycle events, captures and releases, each at least once."""
+"""Outbox relay: deliver notifications, events, captures and releases, each at least once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,15 +27,16 @@ from creativeflow.services.aigeneration.storage.outbox import (
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[dict[str, Any]], Awaitable[None]]
-"""Pays one message, or raises one of the errors of the port it speaks to."""
+"""Delivers one message, or raises an error of the port that it calls."""
 
 PATIENCE = timedelta(days=3)
-"""How long a message is tried before a person must look."""
+"""How long a message is retried before it is parked for an operator."""
 
 
 class Relay:
-    """Any number may run: a message is leased to one, and only the lease's token may write what
-    came of it.
+    """Delivers outbox messages; any number may run.
+
+    A message is leased to one relay, and only the token of the lease may write its outcome.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Relay:
         self._message_seconds = message_seconds
 
     async def step(self) -> int:
-        """Pay one batch; how many messages were tried."""
+        """Deliver one batch; return the number of messages tried."""
         messages = await self._outbox.lease(
             self._new_id(),
             most=self._batch,

@@ -1,6 +1,4 @@
-"""Housekeeping that takes its time: each chore is done now and then by one process of all, and
-holds up nothing.
-"""
+"""Periodic tasks: each is run once per interval, by one of all processes."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PeriodicTask:
-    """Something to be done once in a while."""
+    """A task with its interval."""
 
     name: str
     every: timedelta
@@ -22,17 +20,15 @@ class PeriodicTask:
 
 
 class TakeTurn(Protocol):
-    """Whether this process does a chore now."""
+    """Claims the turn of a task for this process."""
 
     async def __call__(self, name: str, *, every_seconds: float, now: datetime) -> bool:
-        """Ask, and take the turn if it is free."""
+        """Claim the turn; return whether it was free."""
         ...
 
 
 class PeriodicTasks:
-    """Does what is due; a chore that fails has had its turn, and does not keep the others from
-    theirs.
-    """
+    """Runs the tasks that are due; one that fails waits for its next turn and blocks no other."""
 
     def __init__(
         self, chores: Sequence[PeriodicTask], *, take_turn: TakeTurn, now: Callable[[], datetime]
@@ -42,7 +38,7 @@ class PeriodicTasks:
         self._now = now
 
     async def step(self) -> int:
-        """Do every chore whose turn is free."""
+        """Run every task whose turn is free."""
         for chore in self._chores:
             if not await self._take_turn(
                 chore.name, every_seconds=chore.every.total_seconds(), now=self._now()

@@ -1,6 +1,4 @@
-"""Results from RabbitMQ: the same reports as over HTTP, and the dead letters, of which none stays
-unseen.
-"""
+"""Results and dead letters from RabbitMQ; results are the same reports as over HTTP."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,12 +36,12 @@ ROUTES: Mapping[str, ReportKind] = {
 }
 REASON_HEADER = "x-aigen-reason"
 BODY_MAX_BYTES = 256 * 1024
-"""A larger message is never parsed: no report has so many bytes, and parsing would hold the event
+"""A larger message is never parsed: no report has so many bytes, and parsing would block the event
 loop.
 """
 UNPROVEN_KEPT = 100
-"""How many parked messages without a job's token are kept; more are counted and dropped, so that
-they fill nothing.
+"""Maximum parked messages without a valid job token; more are counted and dropped, to bound
+storage.
 """
 _BODY_KEPT = 20_000
 _TEXT_KEPT = 255
@@ -55,8 +53,8 @@ UNPROVEN_DROPPED = Counter(
 
 
 class ResultsConsumer:
-    """Acknowledges after the commit; our own trouble keeps the message, unreadable ones become dead
-    letters.
+    """Handles results: acknowledges after the commit, keeps the message on an internal error, dead-
+    letters unreadable ones.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class ResultsConsumer:
         self._dead_letter_exchange = dead_letter_exchange
 
     async def handle(self, delivery: Delivery) -> AckDecision:
-        """Take one message; raising means that it is tried again."""
+        """Handle one message; raise to have it handled again."""
         kind = ROUTES.get(delivery.routing_key)
         try:
             if kind is None:
@@ -88,7 +86,7 @@ class ResultsConsumer:
         return AckDecision.ACK
 
     async def _bury(self, delivery: Delivery, error: errors.AigenError) -> None:
-        """Publish to the dead letters with the reason; `basic.reject` could not carry one."""
+        """Publish to the dead letters with the reason, which `basic.reject` could not carry."""
         log.warning("result_unreadable", reason=error.code, correlation_id=delivery.correlation_id)
         message = Message(
             exchange=self._dead_letter_exchange,
@@ -105,11 +103,12 @@ class ResultsConsumer:
 
 
 class DeadLetterConsumer:
-    """A dead job is a failed attempt; anything else is parked for an operator.
+    """Handles dead letters: a dead job is a failed attempt, anything else is parked for an
+    operator.
 
-    `proves`: whether a token was made for a job. A dead letter counts for a job only with the job's
-    own token: whoever may publish to the broker could name any job. Nothing that a message contains
-    keeps it from being handled.
+    `proves` returns whether a token was made for a job. A dead letter counts for a job only with
+    the job's own token: any publisher of the broker could name any job. No content of a message
+    prevents it from being handled.
     """
 
     def __init__(
@@ -128,7 +127,7 @@ class DeadLetterConsumer:
         self._now = now
 
     async def handle(self, delivery: Delivery) -> AckDecision:
-        """Take one dead letter; raising means that it is tried again."""
+        """Handle one dead letter; raise to have it handled again."""
         try:
             await self._take(delivery)
         except errors.ServiceUnavailableError as error:
@@ -165,8 +164,8 @@ class DeadLetterConsumer:
             UNPROVEN_DROPPED.inc()
 
     def _death(self, headers: Mapping[str, Any]) -> str | None:
-        """Why a message died in a job queue; None where it did not, or `x-death` is not what a
-        broker writes.
+        """Return why a message died in a job queue; None if it did not, or if `x-death` is not from
+        a broker.
         """
         deaths = headers.get("x-death")
         for death in deaths if isinstance(deaths, list) else ():
@@ -186,7 +185,7 @@ class DeadLetterConsumer:
 
 
 def replay_dead_letter(reports: WorkerReports) -> Callable[[dict[str, Any]], Any]:
-    """The relay's handler for a dead letter that an operator replays: it is read once more."""
+    """Return the handler of the relay that reads a replayed dead letter again."""
 
     async def handle(body: dict[str, Any]) -> None:
         kind = ROUTES.get(body["routing_key"])
@@ -203,7 +202,7 @@ def replay_dead_letter(reports: WorkerReports) -> Callable[[dict[str, Any]], Any
 
 
 def _reason(error: errors.AigenError) -> str:
-    """The code, and the first place that does not fit; never the content."""
+    """Return the code and the first invalid field; never content."""
     if isinstance(error, errors.InvalidRequestError):
         first = error.errors[0]
         return f"{error.code}: {first['pointer']} {first['code']}"
@@ -211,16 +210,14 @@ def _reason(error: errors.AigenError) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A text of foreign origin that the database can keep: bounded, without NUL and half
-    characters.
-    """
+    """Return a foreign text that the database can store: bounded, no NUL, no lone surrogates."""
     text = str(value)[:_TEXT_KEPT].replace("\x00", "")
     return text.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class _NamedJob:
-    """The job that a message names, and the token it comes with."""
+    """The job that a message names, with the token that came with it."""
 
     request_id: UUID
     job_id: UUID

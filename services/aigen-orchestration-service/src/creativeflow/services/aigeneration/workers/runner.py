@@ -23,21 +23,19 @@ _DOUBLINGS_MAX = 10
 1,024 of them.
 """
 _EAGER_SECONDS = 0.01
-"""The interval right after work was found: where there was some, others have often written more."""
+"""The interval right after work was found, because more work often follows."""
 _DEGRADED_AFTER_SECONDS = 30.0
 """A loop whose steps have failed for this long reports a problem."""
 
 
 class Poller:
-    """Calls `step` repeatedly; `step` returns the number of items it handled, and 0 means that
-    nothing is left.
+    """Calls `step` in a loop; `step` returns the number of items it handled, and 0 if none is left.
 
-    After work the interval is short and then doubles up to `interval_seconds`: what other processes
-    write is found within milliseconds under traffic, and polling costs next to nothing without.
+    After work the interval is short and then doubles up to `interval_seconds`: work of other
+    processes is found within milliseconds under load, and polling costs next to nothing without.
 
-    A failed step is logged and retried after a growing pause. The loop itself is supervised:
-    whatever ends it without
-    `stop` restarts it.
+    A failed step is logged and retried after a growing pause. The loop itself is supervised: it is
+    restarted if anything but `stop` ends it.
     """
 
     def __init__(
@@ -54,8 +52,8 @@ class Poller:
 
     @property
     def status(self) -> TaskStatus | None:
-        """The status of the loop, with the reason when its steps keep failing; None while it is not
-        started.
+        """The status of the loop, with the reason if its steps keep failing; None while it is
+        stopped.
         """
         if not self._task.wanted:
             return None
@@ -67,7 +65,7 @@ class Poller:
         return status
 
     def wake(self) -> None:
-        """Run the next step now: something has just been written."""
+        """Run the next step now, because work has just been written."""
         self._woken.set()
 
     def start(self) -> None:
@@ -76,7 +74,7 @@ class Poller:
         self._task.start()
 
     async def stop(self, timeout_seconds: float = 10.0) -> None:
-        """End between two steps; cancel a step that takes longer than the timeout."""
+        """Stop after the current step; cancel a step that takes longer than the timeout."""
         self._stopping = True
         self._woken.set()
         await self._task.stop(timeout_seconds)

@@ -1,6 +1,4 @@
-"""What time does: deadlines, expired leases, reminders, holds nobody waits for, and the monthly
-housekeeping.
-"""
+"""Sweeper: expired deadlines and leases, reminders, abandoned holds, monthly partitions."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,7 +19,7 @@ _HOUSEKEEPING = timedelta(hours=1)
 
 
 class Sweeper:
-    """Any number may run: whatever is overdue happens once, because every move is guarded."""
+    """Applies what is overdue; any number may run, because every transition is guarded."""
 
     def __init__(
         self,
@@ -42,7 +40,7 @@ class Sweeper:
         self._tidied_at: datetime | None = None
 
     async def step(self) -> int:
-        """Let everything overdue happen; how many requests were looked at while more may be
+        """Apply everything overdue; return the number of requests examined while more may be
         waiting.
         """
         overdue = await self._store.due(self._now(), _BATCH)
@@ -65,9 +63,7 @@ class Sweeper:
         return len(overdue) if len(overdue) == _BATCH else 0
 
     async def _guarded(self, work: Awaitable[None], request_id: UUID) -> None:
-        """One item that fails keeps no other from its turn; without the database the whole step is
-        tried again.
-        """
+        """Isolate an item that fails from the others; without the database, fail the whole step."""
         try:
             await work
         except ServiceUnavailableError:

@@ -1,8 +1,7 @@
-"""Watches whether workers work: a trigger that has died still says that it is active, and only
-silence shows it.
+"""Watchdog: detect workers that have stopped, which only their silence shows.
 
-It only tells. The jobs themselves are tried again by their deadline, and money does not move before
-that.
+A trigger that has died still reports itself as active. The watchdog only reports: jobs are retried
+at their deadline, and no credits move before that.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,11 +22,11 @@ from creativeflow.services.aigeneration.domain.stalled_workers import (
 log = structlog.get_logger(__name__)
 
 Depth = Callable[[str], Awaitable[tuple[int, int] | None]]
-"""Ready messages and consumers of a queue; None where the broker does not say."""
+"""Returns ready messages and consumers of a queue; None if the broker does not answer."""
 
 
 class Watchdog:
-    """Looks at the jobs of each lane and at the lane's queue; any number may look."""
+    """Compares the jobs of each lane with the queue of the lane; any number may run."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class Watchdog:
         self._known: dict[tuple[Stage, StallKind], Stall] = {}
 
     async def look(self) -> list[Stall]:
-        """What is wrong now."""
+        """Return the lanes that are stalled now."""
         found = []
         for work in await self._work():
             depth = await self._depth(self._queues[work.lane])
@@ -55,7 +54,7 @@ class Watchdog:
         return found
 
     async def step(self) -> int:
-        """Look, and tell what has begun and what is over: once each."""
+        """Check all lanes; log each stall once when it begins and once when it ends."""
         found = {(stall.lane, stall.kind): stall for stall in await self.look()}
         for key, stall in found.items():
             if key not in self._known:

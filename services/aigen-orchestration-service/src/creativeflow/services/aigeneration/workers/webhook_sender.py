@@ -1,4 +1,4 @@
-"""Sends webhook events to their endpoints: signed, at least once, each endpoint at its own pace."""
+"""Webhook sender: deliver events signed, at least once, each endpoint at its own pace."""
 
 import asyncio
 import random
@@ -27,15 +27,15 @@ from creativeflow.services.aigeneration.storage.webhook_endpoints import Webhook
 log = structlog.get_logger(__name__)
 
 Post = Callable[[str, Mapping[str, str], bytes], Awaitable[Attempt]]
-"""Makes one try at a URL; never raises for what the receiver or the network does."""
+"""Makes one attempt at a URL; never raises for errors of the receiver or the network."""
 
 
 class WebhookSender:
-    """Any number may run: a delivery is leased to one, and only the lease's token may write what
-    came of it.
+    """Delivers webhooks; any number may run.
 
-    Deliveries run beside one another and nobody waits for the slowest: a step only takes as many as
-    there is room for.
+    A delivery is leased to one sender, and only the token of the lease may write its outcome.
+    Deliveries run concurrently, and a step takes only as many as there are free slots, so that none
+    waits for the slowest.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class WebhookSender:
         self._busy: Counter[UUID] = Counter()
         self._running: set[asyncio.Task[None]] = set()
         self.owners: frozenset[str] = frozenset()
-        """Who had an endpoint at the last look: changes of theirs are worth another one at once."""
+        """Owners of endpoints at the last step; changes to their requests wake the sender."""
         self._idle = True
 
     async def step(self) -> int:
-        """Take what is due and there is room for, and begin to send it; how much that was."""
+        """Lease due deliveries for the free slots and start them; return how many."""
         room = self._at_once - len(self._running)
         if room <= 0:
             return 0
@@ -92,7 +92,7 @@ class WebhookSender:
         return len(taken)
 
     async def finish(self, timeout_seconds: float | None = None) -> None:
-        """Wait for what is under way; what takes longer is broken off, and sent again when its
+        """Wait for running deliveries; cancel those that take longer, to be retried when their
         lease ends.
         """
         if self._running:
@@ -127,10 +127,10 @@ class WebhookSender:
     async def _settle(self, due: DueDelivery, attempt: Attempt) -> None:
         now = self._now()
         jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - nothing secret
-        verdict = classify_attempt(
+        decision = classify_attempt(
             attempt, tries=due.tries, failing_since=due.failing_since, now=now, jitter=jitter
         )
-        match verdict:
+        match decision:
             case Delivered():
                 written, outcome = await self._deliveries.delivered(due, attempt, now), "delivered"
             case RetryLater(delay):

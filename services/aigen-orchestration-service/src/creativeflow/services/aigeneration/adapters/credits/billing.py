@@ -1,9 +1,8 @@
-"""Credits of the subscription-billing adapter, which knows only deduct, and remembers nothing: we
-remember for it.
+"""Credits in a subscription-billing adapter, which has only deductions and no memory.
 
-A hold is a deduction, a capture costs no call, a release is a refund. Each call is written into a
-journal before it leaves and after its answer came, so a key is asked for once; where no answer
-came, nobody guesses: the adapter is asked where it has a look-up, and a person where it has none
+A hold is a deduction, a capture needs no call, a release is a refund. Each call is written to a
+journal before it is sent and after its answer, so every key is sent once. A call without an answer
+is never guessed: it is resolved by the look-up of the adapter, or by an operator if it has none
 (REQ-016).
 """
 
@@ -74,30 +73,26 @@ class _FailedCallError(Exception):
 
 
 class _NotSentError(_FailedCallError):
-    """The adapter could not be reached: it surely did nothing."""
+    """The adapter could not be reached, so it did nothing."""
 
 
 class _NoAnswerError(_FailedCallError):
-    """It may have done its work, or not."""
+    """The adapter may or may not have done its work."""
 
 
 class _TurnedAwayError(Exception):
-    """The adapter is there and does not let us in: it surely did nothing, and trying at once does
-    not help.
-    """
+    """The adapter refuses the caller, so it did nothing; an immediate retry does not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BillingRoutes:
-    """Where the adapter is and which routes it has; `{user_id}` and `{key}` are filled in. None: it
-    has none.
-    """
+    """Base URL and routes with `{user_id}` and `{key}`; None for a route that is missing."""
 
     base_url: str
     refund: str | None = "/users/{user_id}/credits/refund"
     lookup: str | None = None
     plan_names: Mapping[str, str] | None = None
-    """The adapter's names of plans that are not ours, in lower case."""
+    """Plans of this service by the adapter's names, in lower case."""
 
 
 class BillingCredits:
@@ -126,7 +121,7 @@ class BillingCredits:
         self._asking: set[asyncio.Task[None]] = set()
 
     async def entitlements(self, user_id: str) -> Entitlements:
-        """The plan by its name, status and features; unknown users are on the Free plan."""
+        """Return the plan by name, status and features; unknown users are on the Free plan."""
         subscription, balance = await asyncio.gather(
             self._read("/users/{user_id}/subscription/", user_id=user_id), self._balance(user_id)
         )
@@ -146,38 +141,38 @@ class BillingCredits:
         )
 
     async def hold(self, asked: Reservation) -> None:
-        """Deduct once. The call goes on when the caller stops waiting, so that its answer is not
-        lost.
+        """Deduct once; the call continues if the caller stops waiting, so that its answer is
+        recorded.
         """
         await self._carry_on(self._hold(asked))
 
     async def capture(self, held: Reservation) -> None:
-        """Keep what was deducted: nothing to tell the adapter."""
+        """Keep the deduction; the adapter is not called."""
         if await self._move(held, JournalState.HELD, JournalState.CAPTURED):
             return
         if await self.find(held) is not HoldStatus.CAPTURED:
             raise CreditsConflictError(held.key)
 
     async def release(self, held: Reservation) -> None:
-        """Refund once; a key that was never deducted is closed."""
+        """Refund once; close a key that was never deducted."""
         await self._carry_on(self._release(held))
 
     async def find(self, asked: Reservation) -> HoldStatus:
-        """What the journal says, and where it is in doubt the adapter's look-up, if it has one."""
+        """Return the state in the journal; resolve a key in doubt by the look-up of the adapter."""
         entry = await self._entry(asked.key)
         if entry is not None and entry.state in (JournalState.ASKING, JournalState.REFUNDING):
             entry = await self._resolve(entry)
         return _STATUS[entry.state] if entry else HoldStatus.ABSENT
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """A person has looked at the adapter's books; a key that is not in doubt stays as it is."""
+        """Record an operator's decision about a key in doubt; any other key stays unchanged."""
         entry = await self._entry(asked.key)
         if entry is not None and entry.state in (JournalState.ASKING, JournalState.REFUNDING):
             await self._write_outcome(entry, charged=charged)
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
-        """Deductions of the journal that were neither kept nor refunded; the adapter cannot list
-        its own.
+        """Return deductions of the journal that are neither captured nor refunded; the adapter has
+        no list.
         """
         found = await _stored(self._journal.outstanding(before, most))
         return [
@@ -260,12 +255,12 @@ class BillingCredits:
         if self._routes.refund is None:
             raise CreditsUndecidableError("the billing adapter has no refund route")
         if entry and await self._move(held, JournalState.HELD, JournalState.REFUNDING):
-            # What was deducted is what is refunded, whatever the caller says it was.
+            # The refund is the recorded deduction, whatever amount the caller passes.
             await self._refund(
                 replace(held, user_id=entry.user_id, amount=entry.amount), self._routes.refund
             )
         else:
-            await self._release(held)  # somebody else was faster: see what came of it
+            await self._release(held)  # another caller was faster: use its outcome
 
     async def _refund(self, held: Reservation, path: str) -> None:
         try:
@@ -286,10 +281,10 @@ class BillingCredits:
         raise CreditsUnknownError(f"the refund was answered {answer.status_code} in other words")
 
     async def _resolve(self, entry: JournalEntry) -> JournalEntry | None:
-        """Find out about a key in doubt.
+        """Resolve a key in doubt.
 
         Raises:
-            CreditsUnknownError: the call may still be under way, or the look-up does not answer.
+            CreditsUnknownError: the call may still be running, or the look-up does not answer.
             CreditsUndecidableError: there is no look-up.
         """
         if not self._overdue(entry):
@@ -306,9 +301,7 @@ class BillingCredits:
         return await self._entry(entry.key)
 
     async def _answered(self, key: str) -> JournalEntry | None:
-        """The entry of a key once nobody is waiting for the adapter's answer any more; bounded by a
-        call's time.
-        """
+        """Return the entry of a key once its running call has ended, within the time of a call."""
         for _ in range(int(2 * self._call_seconds / _LOOK_SECONDS)):
             entry = await self._entry(key)
             if entry is None or entry.state in _STATUS or self._overdue(entry):
@@ -317,7 +310,7 @@ class BillingCredits:
         return entry
 
     def _overdue(self, entry: JournalEntry) -> bool:
-        """Whether the call that began with this entry has surely ended."""
+        """Return whether the call of this entry must have ended."""
         return self._now() - entry.since >= timedelta(
             seconds=TRIES * (self._call_seconds + _PAUSE_SECONDS_MAX)
         )
@@ -348,18 +341,20 @@ class BillingCredits:
 
     async def _balance(self, user_id: str) -> int | None:
         found = await self._read("/users/{user_id}/credits/balance", user_id=user_id)
-        told = (found or {}).get("balance", (found or {}).get("current_balance"))
+        balance = (found or {}).get("balance", (found or {}).get("current_balance"))
         try:
             return (
                 None
-                if told is None
-                else credits_amount(f"{told:.2f}" if isinstance(told, float) else str(told))
+                if balance is None
+                else credits_amount(
+                    f"{balance:.2f}" if isinstance(balance, float) else str(balance)
+                )
             )
         except ValueError:
             return None
 
     async def _read(self, path: str, **parts: str) -> dict[str, Any] | None:
-        """A GET, tried again where it fails; None for 404."""
+        """GET with retries; None for 404."""
 
         async def ask() -> httpx.Response:
             return await self._send("GET", path, parts, None)
@@ -379,7 +374,7 @@ class BillingCredits:
         return found
 
     async def _post(self, path: str, asked: Reservation) -> httpx.Response:
-        """A call that moves money: tried again only where it surely was not sent."""
+        """Make a call that moves credits; retry only if it was not sent."""
         body = {
             "action_type": asked.action,
             "reference_id": asked.key,
@@ -433,8 +428,8 @@ class BillingCredits:
         return answer
 
     async def _carry_on(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for a call, and leave it running when the wait is cut short: its answer goes into
-        the journal.
+        """Wait for a call; let it continue if the wait is cancelled, so that its answer is
+        recorded.
         """
         task = asyncio.create_task(work)
         self._asking.add(task)
@@ -454,7 +449,7 @@ class BillingCredits:
 
 
 def _body(answer: httpx.Response) -> dict[str, Any]:
-    """The JSON object of an answer; empty where it is anything else."""
+    """Return the JSON object of a response; empty for anything else."""
     try:
         found = answer.json()
     except ValueError:

@@ -1,8 +1,7 @@
-"""What users may do, remembered in front of any credit service for a short time, and longer while
-it is away.
+"""Cache of entitlements in front of any credit service.
 
-At most 30 seconds old; while the credit service does not answer, up to five minutes, and marked as
-stale (REQ-016).
+Entries are used for 30 seconds; while the credit service does not answer, for up to five minutes,
+marked as stale (REQ-016).
 """
 
 import asyncio
@@ -26,12 +25,11 @@ STALE_SECONDS = 300.0
 class _Known:
     entitled: Entitlements
     asked_at: float
-    """When the question was asked, not when the answer came: an answer is as old as its question.
-    """
+    """The time of the call, not of its answer: an answer is as old as its question."""
 
 
 class CachedEntitlements:
-    """Remembers what each user may do; bounded, the longest unused go first."""
+    """Bounded cache of entitlements by user; the least recently used are evicted."""
 
     def __init__(
         self,
@@ -46,31 +44,32 @@ class CachedEntitlements:
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def __call__(self, user_id: str) -> Entitlements:
-        """What the user may do; an account that is flagged here is restricted, whatever the credit
-        service says.
+        """Return the entitlements of a user; an account flagged here is always restricted.
 
         Raises:
-            CreditsUnknownError: the credit service does not answer, and nothing recent enough is
-            remembered.
+            CreditsUnknownError: the credit service does not answer, and no recent entry is
+            cached.
         """
         known, now = self._known.get(user_id), self._monotonic()
         if known and now - known.asked_at < FRESH_SECONDS:
             return known.entitled
-        said, flagged = await asyncio.gather(
+        answer, flagged = await asyncio.gather(
             self._credits.entitlements(user_id), self._flagged(user_id), return_exceptions=True
         )
         if (
-            isinstance(said, CreditsUnknownError)
+            isinstance(answer, CreditsUnknownError)
             and known is not None
             and now - known.asked_at <= STALE_SECONDS
         ):
-            log.warning("entitlements_stale", seconds=round(now - known.asked_at), reason=str(said))
+            log.warning(
+                "entitlements_stale", seconds=round(now - known.asked_at), reason=str(answer)
+            )
             return replace(known.entitled, stale=True)
-        if isinstance(said, BaseException):
-            raise said
+        if isinstance(answer, BaseException):
+            raise answer
         if isinstance(flagged, BaseException):
             raise flagged
-        entitled = said
+        entitled = answer
         if flagged:
             entitled = replace(entitled, restricted=True)
         self._known[user_id] = _Known(entitled, now)
@@ -80,5 +79,5 @@ class CachedEntitlements:
         return entitled
 
     def forget(self, user_id: str) -> None:
-        """Ask anew next time, because the account has just been changed."""
+        """Drop the entry of an account that has just been changed."""
         self._known.pop(user_id, None)

@@ -1,4 +1,4 @@
-"""Credits in our own database: the Credits port on the local ledger."""
+"""Credits in the local ledger, in the database of the service."""
 
 from collections.abc import Awaitable, Sequence
 from datetime import datetime
@@ -22,15 +22,13 @@ _STATUS = {None: HoldStatus.HELD, "capture": HoldStatus.CAPTURED, "release": Hol
 
 
 class LocalCredits:
-    """The Credits port; a lost connection is an unknown outcome, as with any other credit
-    service.
-    """
+    """The Credits port; a lost connection is an unknown outcome, as with any credit service."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     async def entitlements(self, user_id: str) -> Entitlements:
-        """The plan and balance of the account."""
+        """Return plan and balance of the account."""
         account = await _known(self._ledger.account(user_id))
         status = SubscriptionStatus(account.status)
         return Entitlements(
@@ -40,7 +38,7 @@ class LocalCredits:
         )
 
     async def hold(self, asked: Reservation) -> None:
-        """Set the amount aside."""
+        """Place a hold."""
         if await _known(
             self._ledger.hold(
                 asked.key, user_id=asked.user_id, amount=asked.amount, action=asked.action
@@ -57,26 +55,26 @@ class LocalCredits:
             raise CreditsConflictError(asked.key)
 
     async def capture(self, held: Reservation) -> None:
-        """Take what is held."""
+        """Capture a hold."""
         if await _known(self._ledger.resolve(held.key, "capture")) != "capture":
             raise CreditsConflictError(held.key)
 
     async def release(self, held: Reservation) -> None:
-        """Give back what is held, or close the key."""
+        """Release a hold, or close its key."""
         await _known(self._ledger.close(held.key))
         if await _known(self._ledger.resolve(held.key, "release")) == "capture":
             raise CreditsConflictError(held.key)
 
     async def find(self, asked: Reservation) -> HoldStatus:
-        """What the ledger says of the key."""
+        """Return the state of the key in the ledger."""
         movement = await _known(self._ledger.find(asked.key))
         return _STATUS[movement.resolved] if movement else HoldStatus.ABSENT
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """The ledger is never in doubt."""
+        """Do nothing: the ledger is never in doubt."""
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
-        """Amounts that lie in `held:` accounts."""
+        """Return the amounts in `held:` accounts."""
         found = await _known(self._ledger.outstanding(before, most))
         return [Reservation(**movement) for movement in found]
 

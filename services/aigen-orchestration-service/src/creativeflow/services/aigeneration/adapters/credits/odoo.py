@@ -25,29 +25,27 @@ MODEL = "creativeflow.credits"
 
 
 class OdooCredits:
-    """The Credits port. Odoo answers what happened; everything else than a clear answer is
-    unknown.
-    """
+    """The Credits port; anything but a clear answer of Odoo is an unknown outcome."""
 
     def __init__(self, calls: OdooCalls) -> None:
         self._calls = calls
 
     async def entitlements(self, user_id: str) -> Entitlements:
-        """Plan, flag and balance of the account in Odoo."""
-        told = await self._calls("creativeflow_entitlements", user_id=user_id)
+        """Return plan, flag and balance of the account in Odoo."""
+        answer = await self._calls("creativeflow_entitlements", user_id=user_id)
         try:
-            balance = credits_amount(_text(told, "balance"))
+            balance = credits_amount(_text(answer, "balance"))
             return entitled(
-                _text(told, "plan"),
-                _text(told, "status"),
-                restricted=told["restricted"],
+                _text(answer, "plan"),
+                _text(answer, "status"),
+                restricted=answer["restricted"],
                 balance=balance,
             )
         except (KeyError, ValueError) as error:
-            raise CreditsUnknownError("Odoo tells no entitlements that are known here") from error
+            raise CreditsUnknownError("the entitlements of Odoo cannot be read") from error
 
     async def hold(self, asked: Reservation) -> None:
-        """Set the amount aside."""
+        """Place a hold."""
         match _text(await self._calls("creativeflow_hold", **_arguments(asked)), "outcome"):
             case "held":
                 return
@@ -56,10 +54,10 @@ class OdooCredits:
             case "conflict":
                 raise CreditsConflictError(asked.key)
             case other:
-                raise CreditsUnknownError(f"Odoo says of a hold: {other}")
+                raise CreditsUnknownError(f"Odoo answers a hold with {other}")
 
     async def capture(self, held: Reservation) -> None:
-        """Take what is held."""
+        """Capture a hold."""
         if (
             _status(await self._calls("creativeflow_capture", key=held.key))
             is not HoldStatus.CAPTURED
@@ -67,39 +65,42 @@ class OdooCredits:
             raise CreditsConflictError(held.key)
 
     async def release(self, held: Reservation) -> None:
-        """Give back what is held, or close the key."""
+        """Release a hold, or close its key."""
         match _status(await self._calls("creativeflow_release", **_arguments(held))):
             case HoldStatus.RELEASED:
                 return
             case HoldStatus.CAPTURED:
                 raise CreditsConflictError(held.key)
             case other:
-                raise CreditsUnknownError(f"Odoo says of a released key: {other}")
+                raise CreditsUnknownError(f"Odoo answers a release with {other}")
 
     async def find(self, asked: Reservation) -> HoldStatus:
-        """What Odoo knows under the key."""
+        """Return the state of the key in Odoo."""
         return _status(await self._calls("creativeflow_find", key=asked.key))
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """Odoo can always be asked."""
+        """Do nothing: Odoo can always be asked."""
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
-        """Holds that are still open in Odoo."""
-        told = await self._calls("creativeflow_outstanding", before=before.isoformat(), limit=most)
+        """Return holds that are open in Odoo."""
+        answer = await self._calls(
+            "creativeflow_outstanding", before=before.isoformat(), limit=most
+        )
         try:
             return [
                 Reservation(**{**hold, "amount": credits_amount(hold["amount"])})
-                for hold in told["holds"]
+                for hold in answer["holds"]
             ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CreditsUnknownError("Odoo lists holds in a way that is not known here") from error
+            raise CreditsUnknownError("the holds of Odoo cannot be read") from error
 
 
 def entitled(plan: str, status: str, *, restricted: bool, balance: int) -> Entitlements:
-    """What a subscription of that plan and status allows; `balance` in 1/100 credit.
+    """Return the entitlements of a subscription; `balance` in 1/100 credit.
 
     Raises:
-        KeyError: a plan that is not on the price list. ValueError: a status that is not known.
+        KeyError: an unknown plan.
+        ValueError: an unknown status.
     """
     known = SubscriptionStatus(status)
     return Entitlements(
@@ -118,15 +119,15 @@ def _arguments(reservation: Reservation) -> dict[str, str]:
     }
 
 
-def _text(told: Mapping[str, Any], name: str) -> str:
-    value = told.get(name)
+def _text(answer: Mapping[str, Any], name: str) -> str:
+    value = answer.get(name)
     if not isinstance(value, str):
         raise CreditsUnknownError(f"Odoo's answer has no {name}")
     return value
 
 
-def _status(told: Mapping[str, Any]) -> HoldStatus:
+def _status(answer: Mapping[str, Any]) -> HoldStatus:
     try:
-        return HoldStatus(_text(told, "status"))
+        return HoldStatus(_text(answer, "status"))
     except ValueError as error:
-        raise CreditsUnknownError("Odoo tells a status that is not known here") from error
+        raise CreditsUnknownError("unknown status in Odoo") from error

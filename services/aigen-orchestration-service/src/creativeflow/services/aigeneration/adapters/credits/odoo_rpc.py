@@ -1,6 +1,4 @@
-"""Methods of one Odoo model called over HTTP, in the way its version speaks: JSON-2 from 19,
-JSON-RPC before.
-"""
+"""Calls to the methods of one Odoo model: JSON-2 from version 19, JSON-RPC before."""
 
 import asyncio
 from collections.abc import Mapping
@@ -26,19 +24,18 @@ OdooApi = Literal["auto", "json2", "jsonrpc"]
 
 
 class _PassingError(CreditsUnknownError):
-    """Nothing is known, and the same call may well be answered in a moment."""
+    """Nothing is known, and the same call may succeed in a moment."""
 
 
 class _DeniedError(CreditsUnknownError):
-    """Odoo does not take the key."""
+    """Odoo refuses the key."""
 
 
 class OdooCalls:
-    """One door to one model. Every call must be idempotent: it may be made several times before it
-    is answered.
+    """Calls one model. Methods must be idempotent: a call may be sent several times.
 
-    Raises nothing but CreditsUnknownError. What Odoo tells of an error beyond its class (a
-    traceback, the arguments) is neither logged nor passed on.
+    Raises only CreditsUnknownError. Of an error of Odoo, only its class is logged or passed on,
+    never a traceback or arguments.
     """
 
     def __init__(
@@ -66,9 +63,7 @@ class OdooCalls:
         self._signing_in = asyncio.Lock()
 
     async def __call__(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Call a method, up to three times within the deadline, and return the object it answers
-        with.
-        """
+        """Call a method, up to three times within the deadline; return the object of its answer."""
         try:
             return await self._breaker.call(
                 lambda: self._in_time(method, arguments), failure=_PassingError
@@ -95,17 +90,17 @@ class OdooCalls:
     async def _once(self, method: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self._api == "auto":
             self._api = await self._detect()
-        told = await (
+        result = await (
             self._json2(method, arguments)
             if self._api == "json2"
             else self._jsonrpc(method, arguments)
         )
-        if not isinstance(told, dict):
+        if not isinstance(result, dict):
             raise CreditsUnknownError("Odoo's answer is no object")
-        return told
+        return result
 
     async def _detect(self) -> OdooApi:
-        """Ask for the version: what has JSON-2 has this address too, and older versions do not."""
+        """Ask for the version at a path that versions without JSON-2 do not have."""
         answer = await self._send("GET", "/web/version")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return "jsonrpc"
@@ -126,9 +121,7 @@ class OdooCalls:
         return _read(answer)
 
     async def _jsonrpc(self, method: str, arguments: Mapping[str, Any]) -> Any:
-        """Call with the user id that is known; where Odoo denies it, sign in once more and call
-        again.
-        """
+        """Call with the cached user id; if Odoo denies it, sign in again and call once more."""
         uid = await self._signed_in()
         try:
             return await self._execute(uid, method, arguments)
@@ -149,18 +142,16 @@ class OdooCalls:
         )
 
     async def _signed_in(self, *, instead_of: int | None = None) -> int:
-        """The user id of the login; asked once and kept, because signing in takes Odoo most of a
-        second each time.
-        """
+        """Return the user id of the login, cached: signing in takes Odoo most of a second."""
         async with self._signing_in:
             if self._uid is None or self._uid == instead_of:
                 self._uid = None
-                told = await self._rpc(
+                result = await self._rpc(
                     "common", "authenticate", self._database, self._login, self._api_key, {}
                 )
-                if not isinstance(told, int) or isinstance(told, bool):
+                if not isinstance(result, int) or isinstance(result, bool):
                     raise _DeniedError("Odoo does not know the login or its key")
-                self._uid = told
+                self._uid = result
             return self._uid
 
     async def _rpc(self, service: str, method: str, *arguments: Any) -> Any:
@@ -168,12 +159,12 @@ class OdooCalls:
         answer = await self._send(
             "POST", "/jsonrpc", json={"jsonrpc": "2.0", "method": "call", "params": params}
         )
-        told = _read(answer)
-        if not isinstance(told, dict):
+        result = _read(answer)
+        if not isinstance(result, dict):
             raise CreditsUnknownError("Odoo's answer is no object")
-        if "error" in told:
-            raise _failed(_name(told["error"]))
-        return told.get("result")
+        if "error" in result:
+            raise _failed(_name(result["error"]))
+        return result.get("result")
 
     async def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:
@@ -192,7 +183,7 @@ class OdooCalls:
 
 
 def _read(answer: httpx.Response) -> Any:
-    """The JSON of an answer that is no refusal."""
+    """Return the JSON of a successful response."""
     if not answer.is_success:
         log.error(
             "odoo_refuses_call",
@@ -207,14 +198,14 @@ def _read(answer: httpx.Response) -> Any:
 
 
 def _name(error: Any) -> str:
-    """The class of a JSON-RPC error."""
+    """Return the class of a JSON-RPC error."""
     data = error.get("data") if isinstance(error, dict) else None
     return str(data.get("name") or "") if isinstance(data, dict) else ""
 
 
 def _failed(name: str) -> CreditsUnknownError:
-    """What an error of Odoo means here: troubles of its database pass, refusals do not, and no
-    error says no.
+    """Return the meaning of an error of Odoo: database errors are temporary, and no error is a
+    refusal.
     """
     if name == _DENIED:
         return _DeniedError("Odoo denies access")

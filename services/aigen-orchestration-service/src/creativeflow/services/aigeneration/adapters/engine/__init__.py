@@ -1,1 +1,1 @@
-"""Engines that run jobs: n8n through RabbitMQ, or a local stand-in."""
+"""Engines that run jobs: n8n through RabbitMQ, or the local engine."""

@@ -1,4 +1,4 @@
-"""Draws the local AI engine's pictures: generative poster art from a request's texts, colours and
+"""Draw the pictures of the local engine: generative posters from a request's texts, colours and
 seed.
 """
 # ruff: noqa: PLR2004 - a drawing is made of numbers, and a name for each would say nothing more
@@ -77,10 +77,11 @@ def draw(
     file_format: str = "png",
     watermark: bool = False,
 ) -> Drawing:
-    """Draws picture `index` of round `seed`: equal arguments give equal bytes, another size the
-    same scene.
+    """Draw picture `index` of round `seed`: equal arguments give equal bytes, another size the same
+    scene.
 
-    ValueError for an unknown format and for sides outside 1..4096 px.
+    Raises:
+        ValueError: an unknown format, or a side outside 1..4096 px.
     """
     if file_format not in _ENCODERS:
         raise ValueError(f"file_format must be one of {', '.join(_ENCODERS)}, not {file_format!r}")
@@ -102,7 +103,7 @@ def draw(
 
 
 def _mix(first: RGB, second: RGB, share: float) -> RGB:
-    """Blends towards `second` by share 0..1 (below 0: away), in squared values, so middles stay
+    """Blend towards `second` by share 0..1 (below 0: away), in squared values, so that middles stay
     clear.
     """
     pairs = zip(first, second, strict=True)
@@ -111,14 +112,14 @@ def _mix(first: RGB, second: RGB, share: float) -> RGB:
 
 
 def _colours(names: Iterable[str]) -> list[RGB]:
-    """The colours among the names, written as #rgb, #rrggbb or CSS names."""
+    """Return the colours among the names, written as #rgb, #rrggbb or CSS names."""
     clean = [name.strip().lower() for name in names]
     known = [n for n in clean if n in ImageColor.colormap or re.fullmatch("#([0-9a-f]{3}){1,2}", n)]
     return [ImageColor.getrgb(name)[:3] for name in known]
 
 
 def _title(prompt: str) -> str:
-    """The prompt's first words in the letters the bundled font has (ASCII); empty for other
+    """Return the prompt's first words in the letters of the bundled font (ASCII); empty for other
     scripts.
     """
     plain = unicodedata.normalize("NFKD", prompt[:400].replace("\u2019", "'").replace("ß", "ss"))
@@ -131,7 +132,7 @@ def _title(prompt: str) -> str:
 
 
 def _circle(centre: complex, r: float, start: float = 0, end: float = 360) -> list[complex]:
-    """Points (x + y i) along an arc, in degrees clockwise from the right."""
+    """Return points (x + y i) along an arc, in degrees clockwise from the right."""
     return [
         centre + cmath.rect(r, math.radians(start + (end - start) * step / 64))
         for step in range(65)
@@ -139,7 +140,7 @@ def _circle(centre: complex, r: float, start: float = 0, end: float = 360) -> li
 
 
 class _Poster:
-    """A picture in the making, in units: the short side is 1, so that no shape knows the pixel
+    """A picture in progress, in units of the short side, so that no shape depends on the pixel
     size.
     """
 
@@ -182,7 +183,7 @@ class _Poster:
         self.dress(kind, brand or greyed)
 
     def dress(self, kind: int, bases: list[RGB]) -> None:
-        """Chooses the roles of the base colours on a night, paper, vivid or pastel ground (kind
+        """Choose the roles of the base colours on a night, paper, vivid or pastel ground (kind
         0..3).
         """
         lead, second = bases[0], bases[1] if len(bases) > 1 else _mix(bases[0], WHITE, 0.4)
@@ -212,7 +213,7 @@ class _Poster:
         pen.polygon([(p.real * self.sx, p.imag * self.sy) for p in points], (*colour, alpha))
 
     def wash(self, spots: Sequence[tuple[float, float, RGB]]) -> None:
-        """Covers everything with the ground and soft spots of colour, placed by 0..1 across and
+        """Cover everything with the ground and soft spots of colour, placed by 0..1 across and
         down.
         """
         tones = [self.ground] * 256
@@ -228,9 +229,7 @@ class _Poster:
         self.image.paste(small.resize(self.image.size, Image.Resampling.BICUBIC))
 
     def title(self, text: str, box: tuple[float, float, float, float], colour: RGB) -> None:
-        """Sets the text as large as the box (x, y, w, h) allows, in one to three lines on the box's
-        foot.
-        """
+        """Set the text as large as the box (x, y, w, h) allows: one to three lines at its foot."""
         ruler, fits = ImageFont.load_default(100), [(0.0, 0.0, [""])]
         for lines in (textwrap.wrap(text, width) for width in range(6, 41)):
             if 1 <= len(lines) <= 3:
@@ -246,7 +245,7 @@ class _Poster:
 
 
 def _horizon(poster: _Poster, title: str) -> None:
-    """A sun with rays, sometimes slit, over layered hills or peaks."""
+    """Draw a sun with rays, sometimes slit, over layered hills or peaks."""
     w, h, dice, accents = poster.w, poster.h, poster.dice, poster.accents
     sun, r = (
         complex(w * dice.uniform(0.32, 0.68), h * dice.uniform(0.36, 0.44)),
@@ -285,7 +284,9 @@ def _horizon(poster: _Poster, title: str) -> None:
 
 
 def _mosaic(poster: _Poster, title: str) -> None:
-    """A grid of targets, leaves, triangles, bows and rainbows, the title in tiles of its own."""
+    """Draw a grid of targets, leaves, triangles, bows and rainbows, with the title in its own
+    tiles.
+    """
     w, h, dice = poster.w, poster.h, poster.dice
     count = max(2, round(dice.choice((3, 4, 4)) * min(1.3, poster.energy)))
     # 0.45, for usual ratios would land on exactly one half and round either way.
@@ -320,9 +321,7 @@ def _mosaic(poster: _Poster, title: str) -> None:
 
 
 def _current(poster: _Poster, title: str) -> None:
-    """Brush strokes that follow one flow without touching, framed like a print with the title
-    below.
-    """
+    """Draw brush strokes that follow one flow without touching, framed, with the title below."""
     w, h, dice, foot = poster.w, poster.h, poster.dice, 0.2 if title else 0.07
     poster.wash([(1, 1, poster.glow), (0.3, 0.6, poster.glow)])
     waves = [
@@ -363,7 +362,7 @@ def _current(poster: _Poster, title: str) -> None:
 
 
 def _orbit(poster: _Poster, title: str) -> None:
-    """A lit planet with rings and moons in a haze of colour, the title above it."""
+    """Draw a lit planet with rings and moons in a haze of colour, with the title above it."""
     w, h, dice, accents = poster.w, poster.h, poster.dice, poster.accents
     poster.wash(
         [(dice.random(), dice.random(), tint) for tint in (poster.glow, accents[2], poster.glow)]
@@ -410,7 +409,7 @@ def _orbit(poster: _Poster, title: str) -> None:
 
 
 def _mark(image: Image.Image) -> None:
-    """Repeats the free plan's name diagonally, light with a dark edge so that it shows on any
+    """Repeat the Free plan's name diagonally, light with a dark edge so that it shows on any
     ground.
     """
     size = max(8.0, min(image.size) * 0.05)

@@ -1,7 +1,7 @@
-"""The engine on a laptop: draws real pictures in this process and reports them like a worker.
+"""The local engine: draws pictures in this process and reports them like a worker.
 
-It can be told to fail in each way a provider can, by a marker in the prompt such as `[[partial]]`
-or by the setting `AIGEN_LOCAL_FAULT`; that is how the error paths are tried by hand.
+A marker in the prompt such as `[[partial]]`, or the setting `AIGEN_LOCAL_FAULT`, injects any fault
+that a provider can have, to try the error paths by hand.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ WORKER_ERRORS = (
     "garbage",
     "silence",
 )
-"""Slow: 2 s a picture. Partial: two of four samples fail. Transient: the first attempt fails. Down:
-every attempt fails. Unsafe: the output does not pass moderation. Rejected, invalid: the prompt or
-the input is refused. Garbage: pictures of the wrong size. Silence: no report at all, until the
-deadline.
+"""Slow: 2 s per picture. Partial: two of four samples fail. Transient: the first attempt fails.
+Down: every attempt fails. Unsafe: the output does not pass moderation. Rejected, invalid: the
+prompt or the input is refused. Garbage: pictures of the wrong size. Silence: no report at all,
+until the deadline.
 """
 
 _ERRORS = {
@@ -49,12 +49,12 @@ _SLOW_SECONDS = 2.0
 _QUEUE_MAX = 100_000
 
 Report = Callable[[str, dict[str, Any], UUID], Awaitable[None]]
-"""How a worker's report is handed in: kind, body, job id."""
+"""Submits a worker's report: kind, body, job id."""
 
 
 class LocalEngine:
-    """The Engine port without a broker: jobs wait in memory; what a crash loses, the deadline
-    brings back.
+    """The Engine port without a broker: jobs wait in memory; jobs lost in a crash are retried at
+    their deadline.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class LocalEngine:
             worker.start()
 
     async def close(self) -> None:
-        """Stop the workers; jobs under way are abandoned and come back by their deadline."""
+        """Stop the workers; running jobs are abandoned and retried at their deadline."""
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
     @property
@@ -91,11 +91,11 @@ class LocalEngine:
 
     @property
     def ready(self) -> bool:
-        """Whether the line is short enough to take more."""
+        """Return whether the queue has room."""
         return self._jobs.qsize() < _QUEUE_MAX // 2
 
     async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
-        """Put jobs into the line; refused when it is full."""
+        """Queue jobs; refuse them if the queue is full."""
         return [self._publish(job) for job in jobs]
 
     def _publish(self, job: GenerationRequest) -> Publication:

@@ -1,6 +1,4 @@
-"""Jobs to n8n through RabbitMQ: the message of a job, and its publication with the broker's
-confirm.
-"""
+"""Jobs for n8n over RabbitMQ: the job message, published with confirms."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -57,11 +55,11 @@ class RabbitMQEngine:
 
     @property
     def ready(self) -> bool:
-        """Whether the broker is connected."""
+        """Return whether the broker is connected."""
         return self._broker.connected
 
     async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
-        """Publish all at once; the confirms are awaited together."""
+        """Publish all jobs and wait for their confirms together."""
         publications = await self._broker.publish([self._message(request) for request in jobs])
         return [Publication(_OUTCOMES[found.outcome], found.reason) for found in publications]
 
@@ -78,12 +76,12 @@ class RabbitMQEngine:
         )
 
     def encode(self, request: GenerationRequest) -> bytes:
-        """The job message as it is published."""
+        """Return the encoded job message."""
         job = self.job(request)
         return orjson.dumps(older_job(job) if self._older_names else job)
 
     def job(self, request: GenerationRequest) -> dict[str, Any]:
-        """The job message (docs/asyncapi.yaml): all that a worker needs, nothing to look up."""
+        """Return the job message (docs/asyncapi.yaml), which has everything that a worker needs."""
         assert request.job_id is not None  # noqa: S101 - TRANSITIONS gives a job to every request that is leased
         route = request.route or {"provider": "default", "strategy": "quality"}
         callbacks = f"{self._public_url}/api/v1/n8n-callbacks"

@@ -1,4 +1,4 @@
-"""The issuer's JSON Web Key Set: fetched once at a time, kept for minutes, replaced as a whole."""
+"""The issuer's JSON Web Key Set: one fetch at a time, cached for minutes, replaced as a whole."""
 
 import asyncio
 import time
@@ -16,23 +16,25 @@ from creativeflow.services.aigeneration.domain.errors import (
 log = structlog.get_logger(__name__)
 
 FRESH_SECONDS = 300.0
-"""How long a set is used without asking again: a key that the issuer removed is trusted no longer
-than this.
+"""How long a set is used without fetching: a key that the issuer removed is trusted no longer than
+this.
 """
 STALE_SECONDS = 3600.0
 """How long the last set is used while the issuer does not answer."""
 RETRY_SECONDS = 10.0
-"""The least time between two fetches once a set is known: tokens with invented key ids cause no
-more.
-"""
+"""Minimum time between two fetches once a set is known, also for tokens with invented key ids."""
 DEADLINE_SECONDS = 5.0
 KNOWN_KEY_WAITS_SECONDS = 1.0
-"""How long a token of a known key waits for a set that has to be fetched anew."""
+"""How long a token with a known key waits for a fetch."""
 _BYTES_MAX = 256 * 1024
 
 
+class KeySetError(Exception):
+    """The key set could not be fetched; the message is the reason, without the URL."""
+
+
 class KeySet:
-    """Looks signing keys up by their id. Known keys never wait for an issuer that hangs."""
+    """Looks up signing keys by their id; known keys never wait for an issuer that hangs."""
 
     def __init__(
         self, http: httpx.AsyncClient, url: str, *, monotonic: Callable[[], float] = time.monotonic
@@ -48,8 +50,9 @@ class KeySet:
         """Return the key of this id.
 
         Raises:
-            InvalidCredentialsError: the issuer has no such key. ServiceUnavailableError: the issuer
-            does not answer, and what is known is missing or too old.
+            InvalidCredentialsError: the issuer has no such key.
+            ServiceUnavailableError: the issuer does not answer, and the cached set is missing
+            or too old.
         """
         if not key_id:
             raise InvalidCredentialsError
@@ -63,9 +66,7 @@ class KeySet:
         return self._keys[key_id]
 
     async def _refresh(self, wait_seconds: float) -> None:
-        """Fetch the set, together with whoever waits for it already, unless it was asked for a
-        moment ago.
-        """
+        """Join a running fetch or start one, unless the last was a moment ago."""
         if self._fetching is None or self._fetching.done():
             if self._keys is not None and self._monotonic() - self._asked_at < RETRY_SECONDS:
                 return
@@ -75,26 +76,35 @@ class KeySet:
 
     async def _fetch(self) -> None:
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                answer = await self._http.get(self._url, headers={"Accept": "application/json"})
-            answer.raise_for_status()
-            if len(answer.content) > _BYTES_MAX:
-                log.warning("key_set_unavailable", reason="larger than 256 KiB")
-                return
-            found = jwt.PyJWKSet.from_dict(answer.json())
-        except (
-            httpx.HTTPError,
-            jwt.PyJWTError,
-            ValueError,
-            AttributeError,
-            TypeError,
-            TimeoutError,
-        ) as error:
-            log.warning("key_set_unavailable", reason=type(error).__name__)
+            self._keys = await fetch_key_set(self._http, self._url)
+        except KeySetError as error:
+            log.warning("key_set_unavailable", reason=str(error))
             return
-        self._keys = {
-            key.key_id: key
-            for key in found.keys
-            if key.key_id and key.public_key_use in {None, "sig"}
-        }
         self._fetched_at = self._monotonic()
+
+
+async def fetch_key_set(http: httpx.AsyncClient, url: str) -> Mapping[str, jwt.PyJWK]:
+    """Fetch the signing keys by their id, within `DEADLINE_SECONDS`.
+
+    Raises:
+        KeySetError: the issuer does not answer, or not with a key set of at most 256 KiB.
+    """
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            answer = await http.get(url, headers={"Accept": "application/json"})
+        answer.raise_for_status()
+        if len(answer.content) > _BYTES_MAX:
+            raise KeySetError("larger than 256 KiB")
+        found = jwt.PyJWKSet.from_dict(answer.json())
+    except (
+        httpx.HTTPError,
+        jwt.PyJWTError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        TimeoutError,
+    ) as error:
+        raise KeySetError(type(error).__name__) from error
+    return {
+        key.key_id: key for key in found.keys if key.key_id and key.public_key_use in {None, "sig"}
+    }

@@ -1,6 +1,4 @@
-"""How a service that is not ours is called: a few tries with growing pauses, and none at all while
-it is down.
-"""
+"""Retries with back-off, and a circuit breaker, for calls to other services."""
 
 import time
 from collections import deque
@@ -21,14 +19,13 @@ TRIES = 3
 
 
 class CircuitOpenError(Exception):
-    """Not called: it failed too often just now."""
+    """Not called, because too many recent calls failed."""
 
 
 class CircuitBreaker:
-    """Opens after five failures within a minute, for a minute; then one probe decides whether it
-    closes.
+    """Opens for a minute after five failures within a minute; then one probe decides.
 
-    Failures are calls without a usable answer; a clear no is an answer.
+    Only calls without a usable answer are failures; a refusal is an answer.
     """
 
     def __init__(
@@ -50,10 +47,10 @@ class CircuitBreaker:
     async def call(
         self, ask: Callable[[], Awaitable[Answer]], *, failure: type[Exception]
     ) -> Answer:
-        """Call, unless it is open; exceptions of the type `failure` count as failures.
+        """Call unless open; exceptions of the type `failure` count as failures.
 
         Raises:
-            CircuitOpenError: it is open, or somebody else is probing.
+            CircuitOpenError: it is open, or a probe is running.
         """
         self._enter()
         try:
@@ -69,7 +66,7 @@ class CircuitBreaker:
 
     @property
     def open(self) -> bool:
-        """Whether calls are refused at the moment."""
+        """Whether calls are refused now."""
         return self._open_until is not None
 
     def _enter(self) -> None:
@@ -103,8 +100,7 @@ async def call_with_retry(
     first_pause_seconds: float = 0.5,
     longest_pause_seconds: float = 5.0,
 ) -> Answer:
-    """Ask up to three times, with pauses of 0.5 to 5 s and jitter, while it fails in one of these
-    ways.
+    """Call up to three times, with pauses of 0.5 to 5 s and jitter, after one of these exceptions.
 
     Raises:
         Exception: the last failure.

@@ -1,6 +1,4 @@
-"""Calls to addresses that others chose: resolved and checked by us at every try, made to exactly
-what was checked.
-"""
+"""SSRF-safe HTTP client: resolves, validates and pins the IP address on every attempt."""
 
 import asyncio
 import email.utils
@@ -34,7 +32,7 @@ from creativeflow.services.aigeneration.domain.webhooks import (
 from creativeflow.services.aigeneration.kit.disk import write
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""The addresses of a name, best first; raises OSError where there are none."""
+"""Returns the addresses of a name, best first; raises OSError if there are none."""
 
 _LOOKUPS = 8
 _ADDRESSES_TRIED = 3
@@ -48,16 +46,16 @@ _GET_HEADERS = {
 
 
 class DiskError(Exception):
-    """What was downloaded cannot be written here."""
+    """A download cannot be written to the disk."""
 
 
 class _TooLargeError(Exception):
-    """A body went over its limit."""
+    """A body is larger than its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """What a download came to; without `trouble` and `too_large` the file is there."""
+    """The result of a download; without `trouble` and `too_large` the file is complete."""
 
     status: int | None = None
     trouble: DeliveryError | None = None
@@ -65,12 +63,11 @@ class Download:
 
 
 class SafeHttp:
-    """Calls without proxies of the environment, cookies or reused connections; a POST follows no
-    redirect.
+    """Calls without proxies, cookies or reused connections; a POST follows no redirect.
 
-    A name is resolved once for each try; every address must be fit, and the connection goes to one
-    of them, while certificate and Host are those of the name. So a name that answers differently
-    next time gains nothing.
+    A name is resolved once per attempt and every address is validated; the connection goes to one
+    of them, while certificate and Host are those of the name. A name that resolves differently at
+    the next attempt gains nothing.
     """
 
     def __init__(
@@ -93,15 +90,15 @@ class SafeHttp:
         )
 
     async def close(self) -> None:
-        """Let go of connections and threads."""
+        """Close connections and threads."""
         await self._transport.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def check(self, url: str) -> None:
-        """Whether a URL may be called now.
+        """Check that a URL may be called now.
 
         Raises:
-            UnfitAddressError: not, or its name is not known.
+            UnfitAddressError: it may not, or its name cannot be resolved.
         """
         try:
             async with asyncio.timeout(_LOOKUP_SECONDS):
@@ -113,9 +110,7 @@ class SafeHttp:
             ) from None
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
-        """One try, bounded in time as a whole; only the status of the answer is looked at, never
-        its body.
-        """
+        """Make one attempt, bounded in time as a whole; the body of the response is never read."""
         began = time.perf_counter()
         status, retry_after = None, None
 
@@ -133,12 +128,11 @@ class SafeHttp:
     async def download(
         self, url: str, target: Path, *, bytes_max: int, own: bool = False
     ) -> Download:
-        """GET a file, bounded in time as a whole and in bytes; each of a few redirects is checked
-        like the first URL.
+        """GET a file, bounded in time as a whole and in bytes; every redirect is validated like the
+        URL.
 
-        The body is written as it comes over the wire: it is asked for uncompressed, and never
-        unpacked. `own` is an address that the operator gave, so it may be private; where it
-        redirects to may not.
+        The body is requested uncompressed and written as received, never decompressed. `own` marks
+        a URL of the operator, which may be private; its redirects may not.
         """
         result = Download()
 
@@ -168,7 +162,7 @@ class SafeHttp:
         return Download(trouble=DeliveryError.REDIRECTED)
 
     async def _tried(self, call: Callable[[], Awaitable[None]]) -> DeliveryError | None:
-        """Why a call came to nothing; None: it did not fail."""
+        """Return why a call failed; None if it did not."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await call()
@@ -220,7 +214,7 @@ class SafeHttp:
         raise AssertionError("a fit place has at least one address")
 
     async def _fit(self, place: Place, *, own: bool = False) -> list[Address]:
-        """The addresses of a place, all of which may be called."""
+        """Return the addresses of a place after validating all of them."""
         literal = place.literal
         names = [str(literal)] if literal else await self._resolve(place.host, place.port)
         addresses = [ip_address(name.partition("%")[0]) for name in names]
@@ -232,8 +226,8 @@ class SafeHttp:
         return addresses[:_ADDRESSES_TRIED]
 
     async def _look_up(self, host: str, port: int) -> Sequence[str]:
-        """In threads of their own: names whose servers do not answer must not hold up other
-        look-ups of ours.
+        """Resolve in separate threads: slow name servers must not delay other look-ups of the
+        process.
         """
         found = await asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -273,14 +267,14 @@ def _transport_trouble(error: httpx.TransportError) -> DeliveryError:
 
 
 def _retry_after(answer: httpx.Response) -> timedelta | None:
-    """When a busy receiver wants to be asked again; bounded, and only where the header is one."""
+    """Return the bounded delay of Retry-After; None without a valid header."""
     if answer.status_code not in {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}:
         return None
-    said = answer.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", said):
-        return min(timedelta(seconds=int(said)), RETRY_AFTER_MAX)
+    value = answer.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return min(timedelta(seconds=int(value)), RETRY_AFTER_MAX)
     try:
-        wait = email.utils.parsedate_to_datetime(said) - datetime.now(UTC)
+        wait = email.utils.parsedate_to_datetime(value) - datetime.now(UTC)
     except (ValueError, TypeError):
         return None
     return min(max(wait, timedelta()), RETRY_AFTER_MAX)

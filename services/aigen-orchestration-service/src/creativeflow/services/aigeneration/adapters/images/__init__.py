@@ -1,1 +1,1 @@
-"""Inspection of images that came from outside."""
+"""Inspection of images from outside."""

@@ -1,9 +1,9 @@
-"""Decode pictures from others in a process of its own: limited memory, no secrets, one picture at a
+"""Decode untrusted pictures in a separate process: limited memory, no secrets, one picture at a
 time.
 
-`python -m …adapters.picture_decoder` reads one JSON object a line from stdin and answers each with
-one on stdout; it ends when stdin does. A picture that exhausts the memory limit or crashes a
-decoder ends only this process.
+`python -m …adapters.images.decoder` reads one JSON object per line from stdin and answers each with
+one on stdout; it ends with stdin. A picture that exhausts the memory limit or crashes a decoder
+ends only this process.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
-"""The formats that are read. MPO is a JPEG of a phone that is followed by further pictures, which
-are ignored.
+"""The formats that are read. MPO is the JPEG of a phone followed by further pictures, which are
+ignored.
 """
 OPENED = ("PNG", "JPEG", "WEBP")
 MEMORY_BYTES = 640 * 1024 * 1024
-"""Address space of the process. The largest pictures that are read, 4096 x 4096 px in WebP or 8192
-x 6144 px in progressive JPEG, need 400 MB.
+"""Address space of the process. The largest pictures, 4096 x 4096 px in WebP or 8192 x 6144 px in
+progressive JPEG, need 400 MB.
 """
 
 _ICC_PROFILE_BYTES = 100_000
@@ -34,7 +34,7 @@ _QUALITY = 90
 
 
 class RefusedPictureError(Exception):
-    """A picture that is not accepted; `reason` is one of the codes of `picture_files.REASONS`."""
+    """A picture that is not accepted; `reason` is one of the codes of `inspection.REASONS`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -42,11 +42,11 @@ class RefusedPictureError(Exception):
 
 
 def inspect(path: Path, *, pixels_max: int, side_max: int) -> dict[str, Any]:
-    """Decode a still picture to its last byte; its format, displayed size, length and SHA-256.
+    """Decode a still picture completely; return its format, displayed size, length and SHA-256.
 
     Raises:
-        RefusedPictureError: not a whole PNG, JPEG or WebP picture, animated, or larger than the
-        limits.
+        RefusedPictureError: not a complete PNG, JPEG or WebP picture, animated, or larger than
+        the limits.
     """
     data = path.read_bytes()
     with _refusing(), _opened(data, pixels_max=pixels_max, side_max=side_max) as image:
@@ -74,8 +74,7 @@ def reduce(
     jpeg_pixels_max: int,
     side_kept: int,
 ) -> dict[str, Any]:
-    """Write the first frame upright, at most `side_kept` px, without metadata, and return its
-    facts.
+    """Write the first frame upright, at most `side_kept` px, without metadata; return its facts.
 
     Raises:
         RefusedPictureError: not a readable PNG, JPEG or WebP picture, or outside the limits.
@@ -120,11 +119,13 @@ def reduce(
 
 
 _PROFILED = ("RGB", "RGBA", "P")
-"""Modes whose colour profile still fits after the conversion to RGB."""
+"""Modes whose colour profile is still valid after the conversion to RGB."""
 
 
 def _opened(data: bytes, *, pixels_max: int, side_max: int) -> Image.Image:
-    """The picture with only its header read, refused where the header says that it is too large."""
+    """Return the picture with only its header read; refuse one whose header claims too large a
+    size.
+    """
     Image.MAX_IMAGE_PIXELS = pixels_max
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -137,9 +138,7 @@ def _opened(data: bytes, *, pixels_max: int, side_max: int) -> Image.Image:
 
 
 def _check_complete(data: bytes, image: Image.Image) -> None:
-    """Find the damage that a decoder tolerates: wrong checksums of a PNG, a JPEG without its
-    end.
-    """
+    """Find damage that a decoder tolerates: wrong checksums of a PNG, a JPEG without its end."""
     if image.format == "PNG":
         with Image.open(io.BytesIO(data), formats=["PNG"]) as again:
             again.verify()
@@ -156,7 +155,7 @@ def _displayed_size(image: Image.Image) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _refusing() -> Any:
-    """Turn whatever a decoder raises on hostile bytes into a refusal."""
+    """Convert any exception of a decoder on hostile bytes to a refusal."""
     try:
         yield
     except RefusedPictureError:
@@ -174,7 +173,7 @@ def _refusing() -> Any:
 
 
 def _limit_process() -> None:
-    """Bound what a hostile picture can take; what a system does not know is left out."""
+    """Limit the resources of the process, as far as the system supports it."""
     try:
         import resource  # noqa: PLC0415 - not there on Windows
     except ImportError:
@@ -187,7 +186,7 @@ def _limit_process() -> None:
 
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one order: facts, or why the picture is refused, or what failed here."""
+    """Carry out one order; return facts, the reason of a refusal, or an internal error."""
     try:
         path = Path(order.pop("path"))
         if target := order.pop("target", None):
@@ -202,7 +201,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer orders until stdin ends."""
+    """Carry out orders until stdin ends."""
     _limit_process()
     for line in sys.stdin.buffer:
         sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")

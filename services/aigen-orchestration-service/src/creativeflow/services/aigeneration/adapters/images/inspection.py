@@ -1,6 +1,4 @@
-"""What a picture file really is, found out by a decoder process that is limited in memory and
-time.
-"""
+"""Inspect picture files in a decoder process with limited memory and time."""
 
 import asyncio
 import json
@@ -29,12 +27,12 @@ REASONS = {
     "too_much_memory": "The picture takes too much to open. Make it smaller and send it again.",
     "too_slow": "The picture takes too long to open. Make it smaller and send it again.",
 }
-"""Why a picture is not accepted, with the sentence for whoever sent it."""
+"""Reasons for refusing a picture, with the sentence for the uploader."""
 
 _DECODER = "creativeflow.services.aigeneration.adapters.images.decoder"
 _DECODE_SECONDS = 20.0
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "LANG")
-"""All that a decoder sees of our environment: the settings hold secrets."""
+"""The only variables that a decoder inherits: the settings contain secrets."""
 
 
 class PictureRefusedError(Exception):
@@ -47,7 +45,7 @@ class PictureRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureFacts:
-    """What was found when a picture was decoded; sides in pixels as displayed."""
+    """The facts of a decoded picture; sides in pixels as displayed."""
 
     format: str
     width: int
@@ -62,16 +60,16 @@ class PictureFacts:
 
     @property
     def checksum(self) -> str:
-        """The SHA-256 as assets carry it."""
+        """The SHA-256 in the form that assets have."""
         return f"sha256:{self.sha256}"
 
     def to_json(self) -> str:
-        """One JSON object."""
+        """Return the facts as one JSON object."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Raises:
             ValueError: it is something else.
@@ -83,11 +81,10 @@ class PictureFacts:
 
 
 class PictureDecoder:
-    """One decoder process, started when it is needed and replaced when it has ended; orders wait
-    for one another.
+    """One decoder process, started on demand and replaced when it has ended; orders are queued.
 
-    So at most one picture is decoded at a time, and none in this process, whose event loop is never
-    held up by it.
+    At most one picture is decoded at a time, and none in this process, whose event loop is never
+    blocked by it.
     """
 
     def __init__(self, *, timeout_seconds: float = _DECODE_SECONDS) -> None:
@@ -97,10 +94,10 @@ class PictureDecoder:
         self._closed = False
 
     async def inspect(self, path: Path) -> PictureFacts:
-        """Decode a still picture of at most 4096 x 4096 px to its last byte.
+        """Decode a still picture of at most 4096 x 4096 px completely.
 
         Raises:
-            PictureRefusedError: it cannot be opened, or not within the limits.
+            PictureRefusedError: it cannot be decoded, or is outside the limits.
             OSError: the file cannot be read, or no decoder can be started.
         """
         return await self._order(path=str(path), pixels_max=SIDE_MAX * SIDE_MAX, side_max=SIDE_MAX)
@@ -108,7 +105,7 @@ class PictureDecoder:
     async def reduce(self, path: Path, target: Path, **limits: int) -> PictureFacts:
         """Write a picture upright, small and without metadata to `target`.
 
-        `limits` are those of `picture_decoder.reduce`.
+        `limits` are those of `decoder.reduce`.
 
         Raises:
             PictureRefusedError, OSError: as `inspect`.
@@ -116,7 +113,7 @@ class PictureDecoder:
         return await self._order(path=str(path), target=str(target), **limits)
 
     async def close(self) -> None:
-        """End the process; an order under way is finished first. Idempotent."""
+        """End the process after a running order. Idempotent."""
         if self._closed:
             return
         self._closed = True

@@ -1,6 +1,4 @@
-"""Look at the pictures that workers report: what is stored here is read, what lies elsewhere is
-fetched and decoded.
-"""
+"""Check the pictures that workers report: read those stored here, fetch and decode the others."""
 
 import asyncio
 import base64
@@ -35,7 +33,7 @@ from creativeflow.services.aigeneration.domain.webhooks import DeliveryError
 log = structlog.get_logger(__name__)
 
 _PAUSES = (0.5, 1.5)
-"""Seconds before the second and the third try at an address that may answer later."""
+"""Seconds before the second and third attempt at a URL that may answer later."""
 _FETCHES = 16
 _REMEMBERED_MAX = 1_000
 _PASSING = frozenset(
@@ -54,9 +52,7 @@ Looked = PictureFacts | PictureFault
 
 
 class ResultCheck:
-    """What reported pictures really are; concurrent and repeated reports of a job look at each
-    address once.
-    """
+    """Checks reported pictures; concurrent and repeated reports of a job check each URL once."""
 
     def __init__(
         self,
@@ -69,8 +65,10 @@ class ResultCheck:
         timeout_seconds: float,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`fetches`: also look at what lies elsewhere; `timeout_seconds` bounds all tries at one
-        picture.
+        """Build the check.
+
+        `fetches`: also check pictures that are not stored here; `timeout_seconds` bounds all
+        attempts at one picture.
         """
         self._assets = assets
         self._decoder = decoder
@@ -83,11 +81,13 @@ class ResultCheck:
         self._looks: OrderedDict[tuple[UUID, str], asyncio.Task[Looked]] = OrderedDict()
 
     def covers(self, asset: Asset) -> bool:
-        """Whether this asset is looked at at all."""
+        """Return whether this asset is checked at all."""
         return self._fetches or self._assets.own_name(asset["url"]) is not None
 
     async def look(self, job_id: UUID, asset: Asset) -> Asset | PictureFault:
-        """The asset with what was found in place of what was claimed, or why it is none."""
+        """Return the asset with its real facts instead of the claimed ones, or the reason why it is
+        invalid.
+        """
         if not self.covers(asset):
             return asset
         found = await asyncio.shield(self._looking(job_id, asset["url"]))
@@ -109,16 +109,14 @@ class ResultCheck:
         return Asset(**{**asset, **facts})  # type: ignore[typeddict-item]
 
     async def close(self) -> None:
-        """Give up what is being looked at."""
+        """Cancel running checks."""
         looks = list(self._looks.values())
         for look in looks:
             look.cancel()
         await asyncio.gather(*looks, return_exceptions=True)
 
     def _looking(self, job_id: UUID, url: str) -> "asyncio.Task[Looked]":
-        """The one look at an address for a job; one that came to nothing is done again when it is
-        asked for again.
-        """
+        """Return the one check of a URL for a job; a failed one is repeated on the next report."""
         key = (job_id, url)
         known = self._looks.get(key)
         if known is None or (known.done() and not _found(known)):
@@ -142,7 +140,7 @@ class ResultCheck:
             return PictureFault(STORAGE_ERROR, "disk")
 
     async def _fetch(self, url: str, *, own: bool) -> Looked:
-        """Download and decode; troubles that may pass are tried again within the time there is."""
+        """Download and decode; retry temporary errors within the timeout."""
         async with self._assets.scratch() as target:
             fault = PictureFault(NETWORK_ERROR, DeliveryError.TIMEOUT)
             try:
@@ -183,7 +181,7 @@ def _fault(got: Download) -> PictureFault | None:
 
 
 def checksum_fits(claimed: str | None, facts: PictureFacts) -> bool:
-    """Whether a claimed SHA-256, in hexadecimal or base64, is the picture's; other kinds are not
+    """Return whether a claimed SHA-256, in hexadecimal or base64, matches; other kinds are not
     compared.
     """
     match = _SHA256.fullmatch(claimed.strip()) if claimed else None

@@ -1,4 +1,4 @@
-"""Prompts checked by a moderation endpoint that speaks like OpenAI's, behind the word lists."""
+"""Prompt check by a moderation endpoint with the API of OpenAI, after the word lists."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,12 +28,12 @@ class _Answer(BaseModel):
 
 
 class _NoAnswerError(Exception):
-    """No answer, or none that can be read."""
+    """No answer, or an unreadable one."""
 
 
 class ModerationCheck:
-    """The PromptCheck port on `POST {url} {"input": [...]}`; what the first check refuses is not
-    sent at all.
+    """The PromptCheck port on `POST {url} {"input": [...]}`; prompts refused by the first check are
+    not sent.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ModerationCheck:
         self._breaker = breaker or CircuitBreaker()
 
     async def check(self, texts: Sequence[str], locale: str | None) -> ModerationResult:
-        """The strictest of both checks.
+        """Return the strictest result of both checks.
 
         Raises:
             PromptCheckUnavailableError: the endpoint does not answer.

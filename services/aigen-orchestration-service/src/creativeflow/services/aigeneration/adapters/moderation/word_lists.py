@@ -1,4 +1,4 @@
-"""Prompts checked against word lists in a file: no network, the same answer everywhere."""
+"""Prompt check by word lists in a file, without network."""
 
 import tomllib
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class _File(BaseModel):
 
 
 class SafetyFileError(Exception):
-    """The list cannot be used; the message says what to change in it."""
+    """The file cannot be used; the message names the place and the reason."""
 
 
 class WordCheck:
@@ -57,18 +57,18 @@ class WordCheck:
         self._lists = WordLists(rules)
 
     async def check(self, texts: Sequence[str], locale: str | None) -> ModerationResult:
-        """The strictest verdict on all texts."""
+        """Return the strictest result for all texts."""
         return self._lists.check(texts, locale.partition("-")[0] if locale else None)
 
 
 def read_rules(path: Path) -> list[SafetyRule]:
-    """The rules in a file.
+    """Read the rules from a file.
 
     Raises:
-        SafetyFileError: it cannot be read, or does not fit.
+        SafetyFileError: it cannot be read or is not valid.
     """
     try:
-        said = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        parsed = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -84,5 +84,5 @@ def read_rules(path: Path) -> list[SafetyRule]:
             words=tuple(rule.words),
             near=tuple(tuple(group) for group in rule.near),
         )
-        for rule in said.rules
+        for rule in parsed.rules
     ]

@@ -6,15 +6,15 @@ from typing import Any
 import httpx
 import orjson
 
-from creativeflow.services.aigeneration.adapters.notifications.payload import told
+from creativeflow.services.aigeneration.adapters.notifications.payload import notification_data
 from creativeflow.services.aigeneration.ports import NotifierRefusedError, NotifierUnavailableError
 
 _TRY_AGAIN = {408, 409, 425, 429}
 
 
 class HttpNotifier:
-    """The Notifier port on HTTP: any 2xx is taken; other 4xx will never be; everything else is
-    tried again.
+    """The Notifier port on HTTP: any 2xx is delivered; most other 4xx are final; the rest is
+    retried.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class HttpNotifier:
         body = {
             "user_id": notification["user_id"],
             "event_type": notification["event_type"],
-            "data": told(notification),
+            "data": notification_data(notification),
             "target_channels": self._channels,
         }
         headers = self._headers | {

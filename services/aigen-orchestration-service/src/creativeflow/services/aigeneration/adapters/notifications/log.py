@@ -1,4 +1,4 @@
-"""Notifications into our own log: for a laptop, and wherever nobody is to be told."""
+"""Notifications in the log of the service, for trials."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,10 @@ log = structlog.get_logger(__name__)
 
 
 class LogNotifier:
-    """The Notifier port that only writes a line; it names the event, never the user or the
-    content.
-    """
+    """The Notifier port on the log: names the event, never user or content."""
 
     async def send(self, notification: Mapping[str, Any]) -> None:
-        """Write one line."""
+        """Log one notification."""
         log.info(
             "notification",
             event_type=notification["event_type"],

@@ -1,11 +1,11 @@
-"""What every receiver of notifications is told, whichever way it goes."""
+"""The payload of a notification, the same for every transport."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
-def told(notification: Mapping[str, Any]) -> dict[str, Any]:
-    """The `data` of a notification: the event's own, and its id, time and language."""
+def notification_data(notification: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `data` of a notification: that of the event, with its id, time and language."""
     return {
         **notification["data"],
         "event_id": notification["event_id"],

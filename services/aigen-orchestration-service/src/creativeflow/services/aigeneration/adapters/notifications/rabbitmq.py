@@ -1,5 +1,5 @@
-"""Notifications to the notification service through its RabbitMQ queue, and lifecycle events to the
-topic exchange.
+"""Notifications to the RabbitMQ queue of the notification service, lifecycle events to the topic
+exchange.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from creativeflow.services.aigeneration.adapters.notifications.payload import told
+from creativeflow.services.aigeneration.adapters.notifications.payload import notification_data
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     Broker,
     Message,
@@ -21,8 +21,9 @@ SOURCE = "aigen-orchestration-service"
 
 
 class RabbitMQNotifier:
-    """The Notifier port on the default exchange. `channels` must not be empty: the receiver drops
-    such messages.
+    """The Notifier port on the default exchange.
+
+    `channels` must not be empty: the receiver drops such messages.
     """
 
     def __init__(self, broker: Broker, *, queue: str, channels: Sequence[str]) -> None:
@@ -39,7 +40,7 @@ class RabbitMQNotifier:
         body = {
             "user_id": notification["user_id"],
             "event_type": notification["event_type"],
-            "data": told(notification),
+            "data": notification_data(notification),
             "target_channels": self._channels,
         }
         message = Message(
@@ -54,9 +55,7 @@ class RabbitMQNotifier:
 
 
 class EventPublisher:
-    """Publishes lifecycle events as `generation.<event>`; nobody need listen, so unroutable is
-    fine.
-    """
+    """Publishes lifecycle events as `generation.<event>`; an event without a queue is fine."""
 
     def __init__(self, broker: Broker, *, exchange: str) -> None:
         self._broker = broker
@@ -88,7 +87,7 @@ class EventPublisher:
 
 
 def confirmed_or_raise(publication: PublishResult) -> None:
-    """Turn what the broker said into the Notifier port's errors."""
+    """Raise the error of the Notifier port for a message that was not confirmed."""
     match publication.outcome:
         case PublishOutcome.CONFIRMED:
             return

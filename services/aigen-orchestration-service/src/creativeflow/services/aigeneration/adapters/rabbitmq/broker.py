@@ -1,34 +1,38 @@
-"""The service's one connection to RabbitMQ: keeps it up, declares the topology, publishes and
-consumes.
-"""
+"""The connection of the service to RabbitMQ: reconnects, declares, publishes and consumes."""
 
 import asyncio
-import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import pika
 import structlog
 
-from creativeflow.services.aigeneration.adapters.rabbitmq.channels import (
+from creativeflow.services.aigeneration.adapters.rabbitmq.connection import (
     CANCEL_SECONDS,
     CLOSE_SECONDS,
     NOT_FOUND,
-    AckDecision,
     Backoff,
     BrokerCommandError,
     Connection,
-    Consumer,
+    first_of,
+)
+from creativeflow.services.aigeneration.adapters.rabbitmq.consumer import Consumer, Subscription
+from creativeflow.services.aigeneration.adapters.rabbitmq.messages import (
+    AckDecision,
     Delivery,
     Handler,
     Message,
-    Publisher,
     PublishOutcome,
     PublishResult,
-    Subscription,
     TryAgainError,
-    first_of,
+)
+from creativeflow.services.aigeneration.adapters.rabbitmq.publisher import Publisher
+from creativeflow.services.aigeneration.adapters.rabbitmq.topology import (
+    Binding,
+    Exchange,
+    Queue,
+    Topology,
+    declare,
 )
 from creativeflow.services.aigeneration.kit.supervision import (
     SupervisedTask,
@@ -54,107 +58,12 @@ __all__ = [
 _LOG = structlog.get_logger(__name__)
 
 _MAX_PREFETCH = 65535
-_ACCESS_REFUSED = 403
-_PRECONDITION_FAILED = 406
-_OTHER_ARGUMENT = re.compile(
-    r"inequivalent arg '(?P<name>[^']+)'.*received (?P<ours>.+) but current is (?P<theirs>.+)"
-)
-_TYPED_VALUE = re.compile(r"the value ('.*') of type '\w+'")
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """A queue that must exist; the arguments are AMQP's (`x-queue-type` and the like)."""
-
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    durable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """An exchange that must exist."""
-
-    name: str
-    kind: Literal["direct", "topic", "fanout"]
-    durable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """A binding that must exist; others are left alone."""
-
-    exchange: str
-    queue: str
-    routing_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """All that must exist on the broker before anything is published or consumed."""
-
-    exchanges: tuple[Exchange, ...] = ()
-    queues: tuple[Queue, ...] = ()
-    bindings: tuple[Binding, ...] = ()
-
-
-async def _declare(link: Connection, topology: Topology) -> list[str]:
-    """Creates what is missing, touches nothing that exists, and names in sentences what exists
-    otherwise.
-    """
-    found = []
-    for exchange in topology.exchanges:
-        expected: dict[str, Any] = {"exchange_type": exchange.kind, "durable": exchange.durable}
-        found.append(await _ensure(link, "exchange", exchange.name, expected))
-    for queue in topology.queues:
-        expected = {"durable": queue.durable, "arguments": dict(queue.arguments)}
-        found.append(await _ensure(link, "queue", queue.name, expected))
-    async with link.channel() as channel:
-        for binding in topology.bindings:
-            names = {"exchange": binding.exchange, "queue": binding.queue}
-            await channel.call("queue_bind", **names, routing_key=binding.routing_key)
-    return [sentence for sentence in found if sentence]
-
-
-async def _ensure(link: Connection, kind: str, name: str, expected: Mapping[str, Any]) -> str:
-    command = f"{kind}_declare"
-    exists = True
-    try:
-        async with link.channel() as channel:
-            await channel.call(command, **{kind: name}, passive=True)
-    except BrokerCommandError as error:
-        if error.code != NOT_FOUND:
-            raise
-        exists = False
-    try:
-        async with link.channel() as channel:
-            await channel.call(command, **{kind: name}, **expected)
-    except BrokerCommandError as error:
-        if exists and error.code == _PRECONDITION_FAILED:
-            return _mismatch(kind, name, error.reason)
-        if not (
-            exists and error.code == _ACCESS_REFUSED
-        ):  # may use it but not compare it: that is enough
-            raise
-    return ""
-
-
-def _mismatch(kind: str, name: str, reason: str) -> str:
-    told = _OTHER_ARGUMENT.search(_TYPED_VALUE.sub(r"\1", reason).replace(" none", " not set"))
-    detail, wanted = reason, "the expected arguments"
-    if told:
-        detail = f"{told['name']} is {told['theirs']}, expected {told['ours']}"
-        wanted = f"{told['name']} {told['ours']}"
-    return (
-        f"{kind.capitalize()} {name} exists with other arguments than expected ({detail}); it is"
-        f" used as it is. To get {wanted}, delete it when empty and restart."
-    )
 
 
 class Broker:
-    """One connection to RabbitMQ that comes back by itself, and what the service does over it.
+    """A connection to RabbitMQ that reconnects by itself.
 
-    All methods belong to the event loop that called start().
+    All methods must be called in the event loop that called start().
     """
 
     def __init__(
@@ -179,7 +88,7 @@ class Broker:
         self._reconnect_seconds = reconnect_seconds
         self._consumers: list[Consumer] = []
         self._on_connected: list[Callable[[], None]] = []
-        self._link: Connection | None = None
+        self._connection: Connection | None = None
         self._publisher: Publisher | None = None
         self._ready = asyncio.Event()
         self._closing: asyncio.Future[None] | None = None
@@ -191,18 +100,18 @@ class Broker:
 
     @property
     def connected(self) -> bool:
-        """Whether a message could be published now: connected, topology declared, channel open."""
+        """Whether messages can be published: connected, topology declared, channel open."""
         return self._publisher is not None and self._publisher.is_open
 
     @property
     def last_error(self) -> str:
-        """Why the connection last failed or was lost, in words; stays after a reconnect."""
+        """Why the connection last failed or was lost; kept after a reconnect."""
         return self._last_error
 
     @property
     def blocked_reason(self) -> str:
-        """Why the broker takes no messages at present (a resource alarm), else empty."""
-        return self._link.blocked_reason if self._link else ""
+        """Why the broker blocks publishers (a resource alarm); empty while it does not."""
+        return self._connection.blocked_reason if self._connection else ""
 
     @property
     def server_version(self) -> str | None:
@@ -211,14 +120,16 @@ class Broker:
 
     @property
     def mismatches(self) -> list[str]:
-        """One sentence for each exchange or queue found with other arguments at the last
-        connect.
+        """One sentence for each exchange or queue that has other arguments, as of the last
+        connection.
         """
         return list(self._mismatches)
 
     async def start(self) -> None:
-        """Begins to connect in the background, for ever. Idempotent; raises RuntimeError after
-        close().
+        """Connect in the background, and again whenever the connection is lost. Idempotent.
+
+        Raises:
+            RuntimeError: after close().
         """
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
@@ -227,7 +138,7 @@ class Broker:
             raise RuntimeError("the broker connection has been closed")
 
     async def wait_connected(self, timeout_seconds: float) -> bool:
-        """Waits until `connected`, and says whether it is."""
+        """Wait until `connected`; return False when the time is over."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 while not self.connected:
@@ -238,17 +149,14 @@ class Broker:
         return True
 
     def when_connected(self, act: Callable[[], None]) -> None:
-        """Has this done each time that messages can be published again: what waited for it need not
-        look itself.
-        """
+        """Call `act` each time that messages can be published again."""
         self._on_connected.append(act)
 
     async def publish(self, messages: Sequence[Message]) -> list[PublishResult]:
-        """Publishes persistently and waits at most confirm_timeout_seconds in all for the answers,
-        in order.
+        """Publish persistent messages; return their outcomes in order.
 
-        A message that AMQP cannot carry (a float header, a key beyond 255 bytes) is REFUSED by
-        itself.
+        Waits at most `confirm_timeout_seconds` for all of them together. A message that AMQP cannot
+        carry (a float header, a key beyond 255 bytes) is REFUSED without affecting the others.
         """
         if self._publisher is None or not self._publisher.is_open:
             return [PublishResult(PublishOutcome.LOST, "not connected")] * len(messages)
@@ -257,8 +165,7 @@ class Broker:
         return await self._publisher.publish(messages, self._confirm_timeout_seconds)
 
     def consume(self, queue: str, handler: Handler, *, prefetch: int) -> None:
-        """Has a queue's messages handled, `prefetch` (1 to 65535) at a time, over every connection
-        to come.
+        """Handle the messages of a queue, `prefetch` (1 to 65535) at a time, on every connection.
 
         A handler is cancelled when its channel dies; its message is then delivered again.
         """
@@ -266,26 +173,26 @@ class Broker:
             raise ValueError(f"prefetch must be from 1 to {_MAX_PREFETCH}")
         consumer = Consumer(queue, handler, prefetch)
         self._consumers.append(consumer)
-        if self._link is not None and self._closing is not None:
-            self._spawn(self._subscribe(self._link, consumer, self._closing))
+        if self._connection is not None and self._closing is not None:
+            self._spawn(self._subscribe(self._connection, consumer, self._closing))
 
     async def queue_depth(self, queue: str) -> tuple[int, int] | None:
-        """The queue's ready messages and its consumers; None when it is missing or the broker
-        cannot tell.
+        """Return the numbers of ready messages and consumers; None if the queue is missing or the
+        broker does not answer.
         """
-        if (
-            self._link is None or self._link.blocked_reason
-        ):  # a blocking broker reads nothing and would not answer
+        # A broker that blocks publishers reads nothing and would not answer.
+        if self._connection is None or self._connection.blocked_reason:
             return None
         try:
-            async with self._link.channel() as channel:
+            async with self._connection.channel() as channel:
                 method = (await channel.call("queue_declare", queue=queue, passive=True)).method
         except BrokerCommandError:
             return None
         return method.message_count, method.consumer_count
 
     async def close(self, timeout_seconds: float = 10.0) -> None:
-        """Lets handlers, acks and confirms finish, then closes; what lasts longer is cancelled.
+        """Let handlers, acks and confirms finish, then close; cancel what takes longer.
+
         Idempotent.
         """
         if self._closing is None:
@@ -297,7 +204,7 @@ class Broker:
 
     @property
     def task(self) -> TaskStatus:
-        """The status of the task that keeps the connection."""
+        """The status of the task that holds the connection."""
         return self._running.status
 
     async def _run(self) -> None:
@@ -309,9 +216,9 @@ class Broker:
             began = clock()
             was_up = False
             try:
-                link = await Connection.open(self._parameters, closing)
+                connection = await Connection.open(self._parameters, closing)
                 was_up = True
-                await self._use(link, closing)
+                await self._use(connection, closing)
             except BrokerCommandError as error:
                 reason = error.reason
             except Exception as error:  # noqa: BLE001 - logged, and the loop must not end
@@ -326,55 +233,57 @@ class Broker:
             await first_of(closing, timeout_seconds=wait)
         _LOG.info("broker_closed")
 
-    async def _use(self, link: Connection, closing: "asyncio.Future[None]") -> None:
-        """Returns after a clean close; raises BrokerCommandError when the connection is lost."""
-        polite_seconds = CANCEL_SECONDS
+    async def _use(self, connection: Connection, closing: "asyncio.Future[None]") -> None:
+        """Use a connection until close(); raise BrokerCommandError when it is lost."""
+        close_seconds = CANCEL_SECONDS
         try:
-            self._server_version = link.server_version
-            publisher = await self._prepare(link)
-            self._link = link
+            self._server_version = connection.server_version
+            publisher = await self._prepare(connection)
+            self._connection = connection
             host, port = self._parameters.host, self._parameters.port
             _LOG.info("broker_connected", host=host, port=port, server_version=self._server_version)
             for consumer in self._consumers:
-                self._spawn(self._subscribe(link, consumer, closing))
-            await self._keep(link, publisher, closing)
-            polite_seconds = CLOSE_SECONDS
+                self._spawn(self._subscribe(connection, consumer, closing))
+            await self._keep(connection, publisher, closing)
+            close_seconds = CLOSE_SECONDS
         finally:
-            self._link = self._publisher = None
-            if not link.closed.done():  # else they end by themselves
+            self._connection = self._publisher = None
+            if not connection.closed.done():  # otherwise they end by themselves
                 for task in self._subscribing:
                     task.cancel()
             if self._subscribing:
                 await asyncio.wait(self._subscribing)
-            await link.close(polite_seconds)
+            await connection.close(close_seconds)
 
-    async def _prepare(self, link: Connection) -> Publisher:
-        self._mismatches = await _declare(link, self._topology)
+    async def _prepare(self, connection: Connection) -> Publisher:
+        self._mismatches = await declare(connection, self._topology)
         for sentence in self._mismatches:
             _LOG.warning("topology_mismatch", mismatch=sentence)
-        self._publisher = await Publisher.open(link, self._max_unconfirmed)
+        self._publisher = await Publisher.open(connection, self._max_unconfirmed)
         self._ready.set()
         for act in self._on_connected:
             act()
         return self._publisher
 
     async def _keep(
-        self, link: Connection, publisher: Publisher, closing: "asyncio.Future[None]"
+        self, connection: Connection, publisher: Publisher, closing: "asyncio.Future[None]"
     ) -> None:
         backoff = Backoff(*self._reconnect_seconds)
         clock = asyncio.get_running_loop().time
         while True:
             began = clock()
-            await first_of(link.closed, publisher.closed, closing)
-            if link.closed.done():
-                raise BrokerCommandError(link.closed.result())
+            await first_of(connection.closed, publisher.closed, closing)
+            if connection.closed.done():
+                raise BrokerCommandError(connection.closed.result())
             if closing.done():
                 break
             _LOG.warning("publisher_channel_lost", reason=publisher.closed.result().reason)
-            publisher = await self._prepare(link)
+            publisher = await self._prepare(connection)
             # A message that kills the channel again and again must not keep the broker busy
             # declaring.
-            await first_of(link.closed, closing, timeout_seconds=backoff.next(clock() - began))
+            await first_of(
+                connection.closed, closing, timeout_seconds=backoff.next(clock() - began)
+            )
         while self._subscribing:
             await asyncio.wait(self._subscribing)
         self._publisher = None
@@ -386,19 +295,19 @@ class Broker:
         task.add_done_callback(self._subscribing.discard)
 
     async def _subscribe(
-        self, link: Connection, consumer: Consumer, closing: "asyncio.Future[None]"
+        self, connection: Connection, consumer: Consumer, closing: "asyncio.Future[None]"
     ) -> None:
-        """Keeps one consumer subscribed for as long as the connection lives."""
+        """Keep one consumer subscribed as long as the connection lives."""
         backoff = Backoff(*self._reconnect_seconds)
         clock = asyncio.get_running_loop().time
         is_ours = any(queue.name == consumer.queue for queue in self._topology.queues)
         failure: BrokerCommandError | None = None
-        while not (closing.done() or link.closed.done()):
+        while not (closing.done() or connection.closed.done()):
             began = clock()
             try:
                 if failure is not None and failure.code == NOT_FOUND and is_ours:
-                    self._mismatches = await _declare(link, self._topology)
-                failure = await self._consume_until_ended(link, consumer, closing)
+                    self._mismatches = await declare(connection, self._topology)
+                failure = await self._consume_until_ended(connection, consumer, closing)
             except BrokerCommandError as error:
                 failure = error
             except (Exception, asyncio.CancelledError) as error:
@@ -406,20 +315,22 @@ class Broker:
                     raise
                 _LOG.exception("consumer_failed", queue=consumer.queue)
                 failure = BrokerCommandError(f"unexpected {type(error).__name__}")
-            if failure is None or link.closed.done():
+            if failure is None or connection.closed.done():
                 return
             wait = backoff.next(clock() - began)
-            told = {"reason": failure.reason, "retry_in_seconds": round(wait, 2)}
-            _LOG.warning("consumer_lost", queue=consumer.queue, **told)
-            await first_of(closing, link.closed, timeout_seconds=wait)
+            reason = {"reason": failure.reason, "retry_in_seconds": round(wait, 2)}
+            _LOG.warning("consumer_lost", queue=consumer.queue, **reason)
+            await first_of(closing, connection.closed, timeout_seconds=wait)
 
     async def _consume_until_ended(
-        self, link: Connection, consumer: Consumer, closing: "asyncio.Future[None]"
+        self, connection: Connection, consumer: Consumer, closing: "asyncio.Future[None]"
     ) -> BrokerCommandError | None:
-        """Returns None when it ends because of close(); raises BrokerCommandError when it could not
-        begin.
+        """Consume until the subscription ends; return its error, None if close() ended it.
+
+        Raises:
+            BrokerCommandError: the subscription could not be opened.
         """
-        subscription = await Subscription.open(link, consumer)
+        subscription = await Subscription.open(connection, consumer)
         _LOG.info("consumer_started", queue=consumer.queue, prefetch=consumer.prefetch)
         try:
             await first_of(subscription.ended, closing)

@@ -1,0 +1,33 @@
+"""What the database allows this process: its schema revision and the right to write."""
+
+from dataclasses import dataclass
+
+from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.queries import Queries
+
+_WRITTEN = ("generation_requests", "generation_events", "holds", "outbox", "idempotency_keys")
+"""The tables that every process writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaState:
+    """`revision` is None before the first migration; `read_only` are tables without the right to
+    write.
+    """
+
+    revision: str | None
+    read_only: tuple[str, ...] = ()
+
+
+async def load_schema_state(database: Database) -> SchemaState:
+    """Return the state of the schema as the user of this connection sees it."""
+    revision = await Queries(database).revision()
+    if revision is None:
+        return SchemaState(revision=None)
+    rows = await database.fetch(
+        """SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL
+           AND NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT')
+               AND has_table_privilege(name, 'UPDATE') AND has_table_privilege(name, 'DELETE'))""",
+        list(_WRITTEN),
+    )
+    return SchemaState(revision=revision, read_only=tuple(str(row["name"]) for row in rows))
