@@ -870,9 +870,9 @@ async def test_a_grant_that_does_not_fit_is_pointed_at(
         ("users/a%00b/statement", "/path/user_id"),
         (f"users/{'u' * 201}/statement", "/path/user_id"),
         ("stuck?limit=0", "/query/limit"),
-        ("messages?limit=501", "/query/limit"),
-        ("messages?parked=perhaps", "/query/parked"),
-        ("messages?park=true", "/query/park"),
+        ("outbox?limit=501", "/query/limit"),
+        ("outbox?parked=perhaps", "/query/parked"),
+        ("outbox?park=true", "/query/park"),
     ],
 )
 async def test_an_operators_slip_is_pointed_at(
@@ -885,9 +885,9 @@ async def test_an_operators_slip_is_pointed_at(
 
 @pytest.mark.parametrize("what", ["replay", "drop"])
 async def test_a_message_that_is_not_there_is_not_found(open_service: Caller, what: str) -> None:
-    assert_problem(await open_service.post(f"{OPERATIONS}/messages/1/{what}"), 404, "not_found")
+    assert_problem(await open_service.post(f"{OPERATIONS}/outbox/1/{what}"), 404, "not_found")
     for wrong in ("0", "-1", "first", "99999999999999999999"):
-        answer = await open_service.post(f"{OPERATIONS}/messages/{wrong}/{what}")
+        answer = await open_service.post(f"{OPERATIONS}/outbox/{wrong}/{what}")
         assert_problem(answer, 422, "invalid_request", pointer="/path/message_id")
 
 

@@ -3,6 +3,7 @@ secrets.
 """
 
 import hashlib
+import logging
 import re
 import socket
 import time
@@ -12,14 +13,15 @@ from typing import Any
 
 import httpx
 import jwt
+import orjson
 import pytest
 import structlog
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from creativeflow.services.aigeneration.app import create_app
-from creativeflow.services.aigeneration.application import metrics
 from creativeflow.services.aigeneration.bootstrap.container import Container
+from creativeflow.services.aigeneration.kit.logging import configure_logging
 from creativeflow.services.aigeneration.settings import Settings
 from tests.e2e.journey import CALLBACKS, OPERATIONS, PLAIN, PROMPT, REQUESTS, Caller, assert_problem
 
@@ -289,11 +291,11 @@ SECRET_WORDS = ("otter", "Rilke")
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Any:
     """What is written to the standard streams while logging is set up as in production."""
-    before, root = structlog.get_config(), metrics.logging.getLogger()
+    before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers, root.level
 
     def configured(*, as_json: bool) -> Callable[[], str]:
-        metrics.configure_logging(level="debug", as_json=as_json)
+        configure_logging(level="debug", as_json=as_json)
         structlog.configure(cache_logger_on_first_use=False)
 
         def written() -> str:
@@ -387,9 +389,7 @@ async def test_every_line_of_a_call_carries_its_request_id(
     written = lines(as_json=True)
     await client.create(headers={"X-Request-ID": "odoo-42"})
     await client.create(headers={"X-Request-ID": "odoo-43"})
-    found = [
-        metrics.orjson.loads(line) for line in written().splitlines() if '"http_request"' in line
-    ]
+    found = [orjson.loads(line) for line in written().splitlines() if '"http_request"' in line]
     assert [line["request_id"] for line in found] == ["odoo-42", "odoo-43"]
     assert {line["status"] for line in found} == {202}
     assert {

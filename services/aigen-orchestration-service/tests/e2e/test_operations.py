@@ -209,7 +209,7 @@ async def _parked(caller: Caller) -> dict[str, Any]:
     await caller.with_samples()
     caller.world.notifier.faults.append("refused")
     await caller.world.drain()
-    (message,) = (await read(caller, "messages"))["items"]
+    (message,) = (await read(caller, "outbox"))["items"]
     return dict(message)
 
 
@@ -225,13 +225,13 @@ async def test_a_parked_message_is_shown_with_its_reason_and_paid_after_a_replay
         "webhooks_parked": 0,
     }
     assert (await read(paying, "invariants"))["counts"]["messages_parked"] == 1
-    answer = await paying.post(f"{OPERATIONS}/messages/{message['id']}/replay")
+    answer = await paying.post(f"{OPERATIONS}/outbox/{message['id']}/replay")
     assert (answer.status_code, answer.json()) == (200, {"status": "due"})
-    assert await read(paying, "messages") == {"items": []}
-    assert [item["id"] for item in (await read(paying, "messages?parked=false"))["items"]] == [
+    assert await read(paying, "outbox") == {"items": []}
+    assert [item["id"] for item in (await read(paying, "outbox?parked=false"))["items"]] == [
         message["id"]
     ]
-    again = await paying.post(f"{OPERATIONS}/messages/{message['id']}/replay")
+    again = await paying.post(f"{OPERATIONS}/outbox/{message['id']}/replay")
     assert_problem(again, 404, "not_found")
     await paying.world.drain()
     assert paying.world.notifier.types() == ["samples_ready"]
@@ -248,12 +248,10 @@ async def test_a_dropped_message_is_gone_for_good_and_stands_in_the_timeline(
     paying: Caller,
 ) -> None:
     message = await _parked(paying)
-    answer = await paying.post(f"{OPERATIONS}/messages/{message['id']}/drop")
+    answer = await paying.post(f"{OPERATIONS}/outbox/{message['id']}/drop")
     assert (answer.status_code, answer.json()) == (200, {"status": "dropped"})
-    assert await read(paying, "messages?parked=false") == {"items": []}
-    assert_problem(
-        await paying.post(f"{OPERATIONS}/messages/{message['id']}/drop"), 404, "not_found"
-    )
+    assert await read(paying, "outbox?parked=false") == {"items": []}
+    assert_problem(await paying.post(f"{OPERATIONS}/outbox/{message['id']}/drop"), 404, "not_found")
     events = (await paying.get(f"{REQUESTS}/{message['request_id']}/events")).json()["items"]
     assert (events[-1]["event"], events[-1]["data"]["by"]) == ("message_dropped", "open")
     await paying.world.drain()
@@ -264,14 +262,14 @@ async def test_a_message_that_is_not_parked_can_be_neither_replayed_nor_dropped(
     paying: Caller,
 ) -> None:
     await paying.with_samples()
-    waiting = (await read(paying, "messages?parked=false"))["items"]
+    waiting = (await read(paying, "outbox?parked=false"))["items"]
     assert {message["topic"] for message in waiting} == {"notification.send", "credits.capture"}
     for message in waiting:
         for what in ("replay", "drop"):
             assert_problem(
-                await paying.post(f"{OPERATIONS}/messages/{message['id']}/{what}"), 404, "not_found"
+                await paying.post(f"{OPERATIONS}/outbox/{message['id']}/{what}"), 404, "not_found"
             )
-    assert (await read(paying, "messages?parked=false"))["items"] == waiting
+    assert (await read(paying, "outbox?parked=false"))["items"] == waiting
 
 
 # Figures

@@ -383,7 +383,7 @@ async def test_a_secret_shows_nowhere_but_in_the_answer_that_makes_it(
             await caller.get(ENDPOINTS, headers=DUTY),
             await caller.get(f"{ENDPOINTS}/{endpoint['id']}", headers=SHOP),
             await caller.get(f"{ENDPOINTS}/{endpoint['id']}/deliveries", headers=SHOP),
-            await caller.get(f"{OPERATIONS}/messages?parked=false", headers=DUTY),
+            await caller.get(f"{OPERATIONS}/outbox?parked=false", headers=DUTY),
             await act(caller, endpoint, "enable"),
             await register(caller, receiver.url),
         ]
