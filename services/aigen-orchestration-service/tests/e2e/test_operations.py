@@ -218,7 +218,7 @@ async def test_a_parked_message_is_shown_with_its_reason_and_paid_after_a_replay
 ) -> None:
     message = await _parked(paying)
     assert (message["topic"], message["parked_reason"]) == ("notification.send", "simulated")
-    assert (await read(paying, "queues"))["messages"] == {
+    assert (await read(paying, "queues"))["outbox"] == {
         "open": 1,
         "parked": 1,
         "webhooks": 0,
@@ -285,7 +285,7 @@ async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
         ("final", 0, 0),
         ("samples", 0, 0),
     ]
-    assert (empty["messages"], empty["broker"]) == (
+    assert (empty["outbox"], empty["broker"]) == (
         {"open": 0, "parked": 0, "webhooks": 0, "webhooks_parked": 0},
         {},
     )

@@ -16,9 +16,9 @@ from ctypes import c_char, c_int
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
+from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from creativeflow.services.aigeneration.app import App
 from creativeflow.services.aigeneration.cli import main
 from tests.faults.crash.failpoints import Failpoint, answer_name, failpoints
 
@@ -102,7 +102,7 @@ def install(trigger: Trigger) -> None:
             setattr(
                 seam.owner, seam.method, _wrapped(getattr(seam.owner, seam.method), seam, trigger)
             )
-    App.__call__ = _answering(App.__call__, trigger)  # type: ignore[method-assign]
+    FastAPI.__call__ = _answering(FastAPI.__call__, trigger)  # type: ignore[method-assign]
 
 
 def _wrapped(original: Callable[..., Any], seam: Failpoint, trigger: Trigger) -> Callable[..., Any]:
@@ -124,7 +124,7 @@ def _answering(original: Callable[..., Any], trigger: Trigger) -> Callable[..., 
     sent.
     """
 
-    async def handle(self: App, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         name = answer_name(scope["method"], scope["path"]) if scope["type"] == "http" else ""
         if not name:
             await original(self, scope, receive, send)

@@ -122,7 +122,7 @@ async def queues_now(services: Services) -> dict[str, Any]:
             depths[name] = {"messages": depth[0], "consumers": depth[1]} if depth else None
     return {
         "lanes": await services.queries.lanes(),
-        "messages": await services.queries.messages(),
+        "outbox": await services.queries.messages(),
         "broker": depths,
         "stalled": await services.watchdog.look(),
     }
