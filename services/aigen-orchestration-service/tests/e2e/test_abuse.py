@@ -18,7 +18,6 @@ import structlog.testing
 from creativeflow.services.aigeneration.api import live_updates
 from creativeflow.services.aigeneration.api.middleware import RequestContext
 from creativeflow.services.aigeneration.api.rate_limit import BodyTimeout
-from creativeflow.services.aigeneration.api.routing import ShortWay
 from creativeflow.services.aigeneration.app import create_app
 from creativeflow.services.aigeneration.settings import Settings
 from tests.e2e.journey import PLAIN, REQUESTS, Caller, Footprint, assert_problem
@@ -126,7 +125,6 @@ def _be_impatient(client: Caller, monkeypatch: pytest.MonkeyPatch, patience: Bod
 
     monkeypatch.setattr(RequestContext, "__init__", begin)
     client.app.middleware_stack = None
-    client.app.short_way = ShortWay(client.app.router.routes, client.app.short_way.around)
 
 
 async def _trickle(writer: asyncio.StreamWriter) -> None:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creativeflow.services.aigeneration.api.errors import JsonFault, problem
 from creativeflow.services.aigeneration.api.rate_limit import BodyTimeout
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.metrics import HTTP_SECONDS
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.kit.clock import random_bytes
@@ -143,7 +144,8 @@ async def _admit_before_the_body(scope: Scope) -> None:
     """
     path: str = scope["path"]
     if scope["method"] in _WITH_BODY and path.startswith(_API) and not path.startswith(_CALLBACKS):
-        scope["aigen.admitted"] = await scope["app"].state.gate.admit(Request(scope))
+        request = Request(scope)
+        scope["aigen.admitted"] = await services_of(request).authenticator.admit(request)
 
 
 def _told(found: BaseException, path: str) -> errors.AigenError:
