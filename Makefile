@@ -9,6 +9,7 @@ PEERS   := $(CURDIR)/.venv-peers
 FUZZ    := $(CURDIR)/.venv-fuzz
 ARGS    ?=
 N       ?= 5000
+WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve doctor test check unit fmt bench bench-check bench-peers crash chaos fuzz e2e-n8n docs lock audit clean shots
@@ -37,7 +38,7 @@ doctor: $(STAMP) ## Look at every dependency and say what is missing
 
 test: check ## Everything: lint, types, import rules, all tests on real PostgreSQL, RabbitMQ and Chromium
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services
-	@cd $(SERVICE) && $(RUN)/python -m pytest $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no services needed
 	@cd $(SERVICE) && $(RUN)/ruff check . && $(RUN)/ruff format --check .

@@ -29,7 +29,7 @@ _FIELDS = {"type", "title", "status", "detail", "instance", "code", "retryable",
 _WAY_ON = re.compile(
     r"\b(Correct|Send|Check|Use|Try|try|Wait|Upgrade|Top up|Get a new|Sign"
     r" in|Leave|Start|Shorten|Read|Repeat|"
-    r"Contact|Pick|Stop|Change|lists what|wait for)\b"
+    r"Contact|Pick|Select|Reload|Stop|Change|lists what|wait for)\b"
 )
 _MODELS = {
     name

@@ -459,7 +459,7 @@ async def test_settings_with_secrets_shows_no_secret(make_client: Make) -> None:
         assert f"AIGEN_{secret.upper()} set secret changed" in page.text
     assert "AIGEN_ENGINE_URL amqps://… secret changed" in page.text
     assert "AIGEN_PUBLIC_URL https://aigen.example/x?… changed" in page.text
-    assert "AIGEN_MAX_ROUNDS 7 changed Rounds of samples per request." in page.text
+    assert "AIGEN_MAX_ROUNDS 7 changed Maximum rounds of samples per request." in page.text
     assert "AIGEN_JWKS_URL none default" in page.text
     assert "AIGEN_PRICE_FINAL 1.00 default Credits for a standard final." in page.text
     assert "n8n, through RabbitMQ" in page.text

@@ -251,7 +251,7 @@ async def test_form_forged_is_refused_with_page(open_service: Browser) -> None:
     for fields, headers in forgeries:
         refused = await open_service.submit(form, headers=headers, user_id="mallory", **fields)
         assert refused.status == httpx.codes.FORBIDDEN, (fields, headers)
-        assert "did not come from a page of this session" in refused.text
+        assert "was not sent by a page of this session" in refused.text
         assert "mallory" not in (await open_service.open("/studio")).response.text
     accepted = await open_service.submit(form, user_id="ada")
     assert accepted.form("/sign-in/user").fields["user_id"] == "ada"
