@@ -7,6 +7,7 @@ STAMP   := $(VENV)/.set-up
 AUDIT   := $(CURDIR)/.venv-audit
 PEERS   := $(CURDIR)/.venv-peers
 FUZZ    := $(CURDIR)/.venv-fuzz
+LINT    := $(SERVICE)/tools/api_lint
 ARGS    ?=
 N       ?= 5000
 WORKERS ?= auto
@@ -40,11 +41,19 @@ test: check ## Everything: lint, types, import rules, all tests on real PostgreS
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services
 	@cd $(SERVICE) && $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-check: $(STAMP) ## Lint, types, import rules and unit tests; seconds, no services needed
+$(LINT)/node_modules/.set-up: $(LINT)/package-lock.json
+	@command -v npm >/dev/null || { echo "Node.js with npm is needed to lint the API descriptions. On Debian and Ubuntu: apt-get install npm"; exit 1; }
+	@cd $(LINT) && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+check: $(STAMP) $(LINT)/node_modules/.set-up ## Lint, types, import rules and unit tests; no services needed, but Node.js for the API descriptions
 	@cd $(SERVICE) && $(RUN)/ruff check . && $(RUN)/ruff format --check .
 	@$(RUN)/ruff check odoo && $(RUN)/ruff format --check odoo
 	@cd $(SERVICE) && $(RUN)/mypy
 	@cd $(SERVICE) && $(RUN)/lint-imports
+	@cd $(LINT) && REDOCLY_TELEMETRY=off node_modules/.bin/redocly lint --format=summary $(CURDIR)/docs/openapi.json 2>/dev/null
+	@cd $(LINT) && node_modules/.bin/spectral lint --fail-severity=error --display-only-failures $(CURDIR)/docs/openapi.json
+	@cd $(LINT) && node asyncapi.mjs $(CURDIR)/docs/asyncapi.yaml
 	@cd $(SERVICE) && $(RUN)/python -m pytest tests/unit -q \
 		--disable-socket --allow-unix-socket
 
@@ -104,4 +113,4 @@ audit: $(STAMP) ## Look the locked dependencies up in the vulnerability database
 		{ echo "Either a dependency has a known weakness, or the database could not be reached; the lines above say which."; exit 1; }
 
 clean: ## Remove the virtual environment and caches
-	@rm -rf $(VENV) $(AUDIT) $(PEERS) $(FUZZ) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache
+	@rm -rf $(VENV) $(LINT)/node_modules $(AUDIT) $(PEERS) $(FUZZ) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache

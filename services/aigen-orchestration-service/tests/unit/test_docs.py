@@ -452,11 +452,10 @@ def test_exchanges_queues_and_bindings_are_those_of_the_wiring() -> None:
             continue
         assert bound["exchange"]["durable"]
         exchanges.add((bound["exchange"]["name"], bound["exchange"]["type"]))
-        if queue := bound.get("queue"):
-            assert queue["durable"]
-            queues_[queue["name"]] = channel["x-queue-arguments"]
+        if queue := channel.get("x-queue"):
+            queues_[queue] = channel["x-queue-arguments"]
             key = channel.get("x-binding-key", channel["address"])
-            bindings.add((bound["exchange"]["name"], queue["name"], key))
+            bindings.add((bound["exchange"]["name"], queue, key))
     assert exchanges == {(exchange.name, exchange.kind) for exchange in declared.exchanges}
     assert queues_ == {queue.name: dict(queue.arguments) for queue in declared.queues}
     assert bindings == {
@@ -471,8 +470,7 @@ def test_routing_keys_are_those_of_settings_and_results() -> None:
     results = {
         channel["address"]: channel
         for channel in CHANNELS.values()
-        if channel["bindings"]["amqp"].get("queue", {}).get("name")
-        == DEFAULTS.rabbitmq_results_queue
+        if channel.get("x-queue") == DEFAULTS.rabbitmq_results_queue
     }
     assert set(results) == set(ROUTES)
     for address, kind in ROUTES.items():

@@ -185,7 +185,14 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     """The API description, with the bodies that endpoints read as bytes and the ways to sign in."""
     if app.openapi_schema is None:
         described = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+            servers=app.servers,
+            license_info=app.license_info,
+            contact=app.contact,
         )
         components = described.setdefault("components", {})
         for model in callbacks.DESCRIBED:
