@@ -39,8 +39,9 @@ doctor: $(STAMP) ## Look at every dependency and say what is missing
 
 test: check ## Everything: lint, types, import rules, all tests on real PostgreSQL, RabbitMQ and Chromium
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services
-	@cd $(SERVICE) && $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered \
-		--cov-fail-under=90 $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-append --cov-fail-under=90 \
+		--cov-report=term:skip-covered tests/contracts tests/integration tests/e2e $(ARGS)
+	@cd $(SERVICE) && $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal tests/browser tests/faults $(ARGS)
 
 $(LINT)/node_modules/.set-up: $(LINT)/package-lock.json
 	@command -v npm >/dev/null || { echo "Node.js with npm is needed to lint the API descriptions. On Debian and Ubuntu: apt-get install npm"; exit 1; }
@@ -55,8 +56,7 @@ check: $(STAMP) $(LINT)/node_modules/.set-up ## Lint, types, import rules and un
 	@cd $(LINT) && REDOCLY_TELEMETRY=off node_modules/.bin/redocly lint --format=summary $(CURDIR)/docs/openapi.json 2>/dev/null
 	@cd $(LINT) && node_modules/.bin/spectral lint --fail-severity=error --display-only-failures $(CURDIR)/docs/openapi.json
 	@cd $(LINT) && node asyncapi.mjs $(CURDIR)/docs/asyncapi.yaml
-	@cd $(SERVICE) && $(RUN)/python -m pytest tests/unit -q \
-		--disable-socket --allow-unix-socket
+	@cd $(SERVICE) && $(RUN)/python -m pytest tests/unit -q --disable-socket --allow-unix-socket --cov --cov-report=
 
 fmt: $(STAMP) ## Format the code
 	@cd $(SERVICE) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .

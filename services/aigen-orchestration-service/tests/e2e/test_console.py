@@ -461,7 +461,7 @@ async def test_settings_with_secrets_shows_no_secret(make_client: Make) -> None:
     assert "AIGEN_PUBLIC_URL https://aigen.example/x?… changed" in page.text
     assert "AIGEN_MAX_ROUNDS 7 changed Maximum rounds of samples per request." in page.text
     assert "AIGEN_JWKS_URL none default" in page.text
-    assert "AIGEN_PRICE_FINAL 1.00 default Credits for a standard final." in page.text
+    assert "AIGEN_PRICE_FINAL 1.00 default Credits for a final of standard resolution." in page.text
     assert "n8n, through RabbitMQ" in page.text
     assert f"schema {head()}" in page.text
     assert len(re.findall(r"AIGEN_[A-Z0-9_]+", page.text)) >= len(Settings.model_fields)
