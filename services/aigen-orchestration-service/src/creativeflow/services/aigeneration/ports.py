@@ -1,4 +1,4 @@
-"""Other people's systems in our words: Credits, Engine, Notifier. Each has at least two
+"""The ports to other systems: Credits, PromptCheck, Engine, Notifier. Each has at least two
 adapters.
 """
 
@@ -34,34 +34,34 @@ __all__ = [
 
 
 class CreditsRefusedError(Exception):
-    """The credit service says no: the money is not there, and nothing was held."""
+    """The credit service refused: the balance does not cover the amount, and nothing was held."""
 
 
 class CreditsConflictError(Exception):
-    """The key was used before with another amount: a fault of ours that must never be guessed
-    away.
+    """The key was used before with another amount: an internal error that must never be resolved
+    by a guess.
     """
 
 
 class CreditsUnknownError(Exception):
-    """No answer, or none that can be trusted: the operation may or may not have happened. Never
-    "no".
+    """No response, or an unreliable one: the operation may or may not have happened. Never a
+    refusal.
     """
 
 
 class CreditsUndecidableError(CreditsUnknownError):
-    """Unknown for good: the credit service has no way to ask what became of a key. A person must
-    look.
+    """The outcome cannot be found out: the credit service has no way to look a key up. An
+    operator decides.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entitlements:
-    """What a user may do (REQ-016); `balance` in 1/100 credit, None where the service does not
-    tell.
+    """The entitlements of a user (REQ-016); `balance` in 1/100 credit, None if the service does
+    not provide it.
 
-    `stale`: the credit service does not answer, and this is what it said some minutes ago. Good
-    enough for what is free, never for what costs.
+    `stale`: the credit service does not answer, and these are some minutes old. Good enough for
+    free work, never for work that costs credits.
     """
 
     plan: Plan
@@ -72,8 +72,7 @@ class Entitlements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """What is to be set aside, taken or given back: the same facts travel with every operation on
-    one key.
+    """The facts of a hold, sent with every operation on its key.
 
     `amount` in 1/100 credit; `action` is one of the four action types of the price list.
     """
@@ -84,7 +83,7 @@ class Reservation:
     action: str
 
     def __post_init__(self) -> None:
-        """A reservation of nothing, or for an action nobody prices, would be charged for nothing.
+        """Check the amount and the action: a wrong one would be charged for nothing.
 
         Raises:
             ValueError: the amount is not positive or the action is not on the price list.
@@ -101,11 +100,11 @@ class Credits(Protocol):
     """
 
     async def entitlements(self, user_id: str) -> Entitlements:
-        """What the user's plan allows."""
+        """Return the user's entitlements."""
         ...
 
     async def hold(self, asked: Reservation) -> None:
-        """Set the amount aside.
+        """Hold the amount.
 
         Raises:
             CreditsRefusedError: it is not there; the key is free again.
@@ -114,7 +113,7 @@ class Credits(Protocol):
         ...
 
     async def capture(self, held: Reservation) -> None:
-        """Take what was held. Again: nothing happens.
+        """Capture the hold. Idempotent.
 
         Raises:
             CreditsConflictError: it was released, or never held.
@@ -122,10 +121,8 @@ class Credits(Protocol):
         ...
 
     async def release(self, held: Reservation) -> None:
-        """Give back what was held, or close a key that never held anything: a hold that arrives
-        later is a conflict.
-
-        Again: nothing happens.
+        """Release the hold, or close a key that never held anything: a hold that arrives later
+        is a conflict. Idempotent.
 
         Raises:
             CreditsConflictError: it was captured.
@@ -133,33 +130,32 @@ class Credits(Protocol):
         ...
 
     async def find(self, asked: Reservation) -> HoldStatus:
-        """What is known under the key."""
+        """Return the status of the hold."""
         ...
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """A person says what became of a key that could not be asked about; one that can be asked
-        knows better.
+        """Record an operator's decision on a key that cannot be looked up; ignored where it can
+        be.
         """
         ...
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:
-        """Holds older than `before` that were neither captured nor released, the oldest first.
-
-        None where the credit service cannot list them.
+        """Return holds older than `before` that were neither captured nor released, oldest
+        first; None where the credit service cannot list them.
         """
         ...
 
 
 class PromptCheckUnavailableError(Exception):
-    """The check does not answer."""
+    """The prompt check does not answer."""
 
 
 class PromptCheck(Protocol):
-    """Whatever says whether words may be made into pictures."""
+    """Decides whether a prompt may be used."""
 
     async def check(self, texts: Sequence[str], locale: str | None) -> ModerationResult:
-        """The strictest verdict on all texts; `locale` such as `en-US` is the request's, if it has
-        one.
+        """Return the strictest result over all texts; `locale` such as `en-US` is the request's,
+        if it has one.
 
         Raises:
             PromptCheckUnavailableError: it does not answer.
@@ -168,14 +164,14 @@ class PromptCheck(Protocol):
 
 
 class PublicationOutcome(StrEnum):
-    """What came of handing a job over."""
+    """The outcome of publishing a job."""
 
     ACCEPTED = "accepted"
     """Stored durably by the engine's queue."""
     REFUSED = "refused"
-    """Not taken, and surely not there."""
+    """Not accepted, and certainly not stored."""
     UNKNOWN = "unknown"
-    """It may be there: the same job must be published again, never a new one."""
+    """It may be stored: the same job must be published again, never a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +183,15 @@ class Publication:
 
 
 class Engine(Protocol):
-    """Whatever makes the pictures."""
+    """Makes the pictures."""
 
     @property
     def ready(self) -> bool:
-        """Whether it is worth handing jobs over now; they wait in the fair queue meanwhile."""
+        """Return whether jobs should be published now; they wait in the fair queue meanwhile."""
         ...
 
     async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
-        """Hand over the current job of each request; one publication for each, in order.
+        """Publish the current job of each request; returns one publication for each, in order.
 
         Never raises for a broker that is away. The same job may be published again.
         """
@@ -203,13 +199,13 @@ class Engine(Protocol):
 
 
 class NotifierRefusedError(Exception):
-    """The receiver will not take it, now or later: a person must look."""
+    """The receiver refuses the notification for good: an operator decides."""
 
 
 class NotifierUnavailableError(Exception):
-    """The receiver does not answer, or not well: the same notification is sent again later.
+    """The receiver is unavailable: the same notification is sent again later.
 
-    `retry_after` is set where trying costs nothing, such as on a connection that is known to be
+    `retry_after` is set where an attempt costs nothing, such as on a connection that is known to be
     down.
     """
 
@@ -219,7 +215,7 @@ class NotifierUnavailableError(Exception):
 
 
 class Notifier(Protocol):
-    """Whoever tells the user. At least once: receivers recognise repeats by `event_id`."""
+    """Notifies users. At least once: receivers recognise repetitions by `event_id`."""
 
     async def send(self, notification: Mapping[str, Any]) -> None:
         """Send one notification (see docs/notifications.md for its fields).

@@ -1,8 +1,7 @@
-"""Money's way in: a hold that was written as `placing` is asked for, and what the credit service
-says is written.
+"""Place credit holds: ask the credit service and record its answer.
 
-Captures and releases are effects of moves and are paid by the relay. Nothing is guessed: an
-operation without an answer stays `placing` until the credit service has said what became of it.
+Captures and releases are effects of transitions, delivered by the relay. Nothing is guessed: a hold
+without an answer stays `placing` until the credit service has answered.
 """
 
 import asyncio
@@ -33,8 +32,8 @@ log = structlog.get_logger(__name__)
 
 
 class CreditHolds:
-    """Places holds, for a caller who waits or for nobody any more; all of it is idempotent on the
-    hold's key.
+    """Places holds, for a waiting caller or for the sweeper; every operation is idempotent on
+    the hold's key.
     """
 
     def __init__(
@@ -45,8 +44,9 @@ class CreditHolds:
         self._timeout_seconds = timeout_seconds
 
     async def place_for_caller(self, request: GenerationRequest) -> ActionResult:
-        """Ask while the caller waits; without an answer in time the caller is told where the
-        request stands.
+        """Place the hold of a request while its caller waits.
+
+        Without an answer in time the result is the request as it is: the sweeper settles the hold.
 
         Raises:
             InsufficientCreditsError: refused, and written so.
@@ -69,21 +69,21 @@ class CreditHolds:
         return ActionResult(answer=accepted(after), request=after)
 
     async def _accept_in_doubt(self, request: GenerationRequest) -> GenerationRequest:
-        """Store the answer under the request's key; if the database cannot, the settled hold stores
-        it later.
+        """Store the response under the request's key; if the database cannot, settling the hold
+        stores it later.
         """
         with suppress(errors.StorageUnavailableError):
             await self._runner.store.complete_key(request.id, accepted(request))
         return request
 
     async def settle(self, request_id: UUID, key: str) -> None:
-        """Find out what became of a hold that is still `placing`, and finish or undo it.
+        """Settle a hold that is still `placing`: finish or undo it.
 
-        Does nothing where the hold of this key is no longer `placing`: a later asking has a caller
-        of its own. Where the request still waits for it, the same key is asked again; for one that
-        has ended, it is given back, which also closes the key against an answer that comes late.
-        Where the credit service does not answer, the hold stays as it is; where it can never
-        answer, the hold is parked and the account flagged (REQ-016).
+        Does nothing if the hold of this key is no longer `placing`: a later hold has a caller of
+        its own. Where the request still waits for it, the same key is asked again. For a request
+        that has ended it is released, which also closes the key against a late answer. Where the
+        credit service does not answer, the hold stays as it is; where it can never answer, the hold
+        is parked and the account flagged (REQ-016).
         """
         request = await self._runner.store.load(request_id)
         if request is None or (hold := request.placing) is None or hold.key != key:
@@ -106,10 +106,9 @@ class CreditHolds:
             )
 
     async def decide(self, key: str, *, charged: bool, by: str) -> bool:
-        """A person says whether the money of a key that was in doubt was taken; everything goes on
-        from there.
+        """Record whether a hold in doubt was charged, and settle it accordingly.
 
-        False when nothing is known under the key.
+        Returns False if no hold has this key.
 
         Raises:
             CreditsUnavailableError: the decision could not be kept now; nothing has changed.

@@ -1,8 +1,8 @@
-"""What may be asked for: words and patterns of a list, found through the usual disguises.
+"""Word lists: find words and patterns in a prompt, through the usual disguises.
 
-A text is folded before it is looked at: compatibility forms, case, accents, zero-width characters,
+A text is folded before it is matched: compatibility forms, case, accents, zero-width characters,
 letters of other alphabets that look alike, digits and signs that stand for letters, and letters set
-apart. Words are whole words, so that a harmless word which contains a bad one stays harmless.
+apart. Words are whole words, so that a harmless word that contains a bad one stays harmless.
 """
 
 import re
@@ -13,15 +13,15 @@ from enum import StrEnum
 from itertools import groupby
 
 NEAR_WORDS = 8
-"""How many words may stand between the words of a combination."""
+"""How many words may be between the words of a combination."""
 
 
 class ModerationOutcome(StrEnum):
-    """What is to happen with a prompt."""
+    """The decision on a prompt."""
 
     ALLOW = "allow"
     REVIEW = "review"
-    """A person looks first."""
+    """An operator reviews it first."""
     REJECT = "reject"
 
 
@@ -30,9 +30,7 @@ _SEVERITY = {ModerationOutcome.ALLOW: 0, ModerationOutcome.REVIEW: 1, Moderation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModerationResult:
-    """What a check says, and of which category; `severe` counts towards the account's
-    restriction.
-    """
+    """The result of a check and its category; `severe` counts towards the account's restriction."""
 
     outcome: ModerationOutcome
     category: str | None = None
@@ -40,7 +38,7 @@ class ModerationResult:
 
     @classmethod
     def worst(cls, verdicts: Iterable["ModerationResult"]) -> "ModerationResult":
-        """The strictest of several."""
+        """Return the strictest of several results."""
         return max(
             verdicts,
             key=lambda verdict: (_SEVERITY[verdict.outcome], verdict.severe),
@@ -68,7 +66,9 @@ class SafetyRule:
 
 
 class WordLists:
-    """Rules made ready: one look says whether any word of any rule occurs at all, which is rare."""
+    """Compiled rules: one search tells whether any word of any rule occurs at all, which is
+    rare.
+    """
 
     def __init__(self, rules: Sequence[SafetyRule]) -> None:
         self._rules = [
@@ -80,8 +80,8 @@ class WordLists:
         self._any = _any_of(every)
 
     def check(self, texts: Iterable[str], language: str | None) -> ModerationResult:
-        """The strictest verdict of all rules on all texts; `language` is the request's, None if it
-        is not known.
+        """Return the strictest result of all rules on all texts; `language` is the request's,
+        None if it is not known.
         """
         found = []
         for text in texts:
@@ -99,7 +99,7 @@ class WordLists:
 
 
 def fold(text: str) -> list[str]:
-    """The text without its disguises, once for each reading of an ambiguous sign."""
+    """Return the text without its disguises, once for each reading of an ambiguous sign."""
     plain = text.lower() if text.isascii() else _without_marks(text)
     readings = [_words(plain)]
     if _DISGUISED.search(plain):
@@ -134,7 +134,7 @@ def _occurs(words: re.Pattern[str] | None, folded: str) -> bool:
 
 
 def _occur_near(groups: Sequence[re.Pattern[str] | None], folded: str) -> bool:
-    """Whether a word of each group stands within a few words of one of the first."""
+    """Return whether a word of each group is within a few words of one of the first."""
     if not groups or groups[0] is None:
         return False
     words = folded.split(" ")
@@ -147,8 +147,8 @@ def _occur_near(groups: Sequence[re.Pattern[str] | None], folded: str) -> bool:
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str] | None:
-    """A pattern that finds any of the words; those of one first letter stand together, so that most
-    are passed by.
+    """Return a pattern that finds any of the words; words with the same first letter are
+    grouped, so that most are skipped.
     """
     if not words:
         return None
@@ -161,7 +161,7 @@ def _any_of(words: Sequence[str]) -> re.Pattern[str] | None:
 
 
 def _plain(word: str) -> str:
-    """A word of a list as it looks after folding; the star stays."""
+    """Return a word of a list as folding leaves it; the star stays."""
     folded = unicodedata.normalize("NFKD", word).casefold()
     return "".join(letter for letter in folded if unicodedata.category(letter) != "Mn")
 
@@ -230,7 +230,7 @@ _LOOKALIKES = str.maketrans(
 
 
 class WhenAway(StrEnum):
-    """What happens to prompts while they cannot be checked."""
+    """The handling of prompts while they cannot be checked."""
 
     REFUSE = "refuse"
     REVIEW = "review"

@@ -1,7 +1,7 @@
-"""The messages: what is owed to somebody else, leased one at a time, paid, put off or parked.
+"""The outbox: messages to other systems, leased one at a time, delivered, retried or parked.
 
-An empty table means that nothing is owed. Rows are never polled by `id > last`, because ids become
-visible out of order.
+An empty table means that nothing is undelivered. Rows are never polled by `id > last`, because ids
+become visible out of order.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,7 @@ from creativeflow.services.aigeneration.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedMessage:
-    """A message somebody is paying right now; `token` proves the lease when the outcome is
-    written.
-    """
+    """A message that is being delivered; `token` proves the lease when the outcome is written."""
 
     id: int
     token: UUID
@@ -36,12 +34,12 @@ class LeasedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """Paid."""
+    """The message was delivered."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Not now: try again after `delay`, or after the usual back-off."""
+    """Try again after `delay`, or after the usual back-off."""
 
     reason: str
     delay: timedelta | None = None
@@ -49,7 +47,7 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """It will not work without a person; an operator sees the reason and replays or drops it."""
+    """Another attempt cannot help: an operator sees the reason and replays or drops the message."""
 
     reason: str
 
@@ -60,16 +58,14 @@ IN_ITS_TURN = """(o.request_id IS NULL OR o.id = (
     SELECT e.id FROM outbox e WHERE e.request_id = o.request_id AND e.topic = o.topic
         AND e.parked_reason IS NULL
     ORDER BY e.id LIMIT 1))"""
-"""Messages of one request and topic are paid in their order; those of no request have none.
+"""Messages of one request and topic are delivered in their order; those of no request have none.
 
-Asked as a look for the first: asked whether there is an earlier one, the planner compares all with
+Written as a lookup of the first one: with a test for an earlier one the planner compares all with
 all.
 """
 
 DEAD_LETTER = "dead_letter"
-"""A message nobody could read: parked from the start, and read once more when an operator replays
-it.
-"""
+"""An unreadable message: parked from the start, and read once more when an operator replays it."""
 
 _PAID = {
     DEAD_LETTER: "dead_letter_handled",
@@ -81,7 +77,7 @@ _PAID = {
 
 
 class Outbox:
-    """Leases messages to the relay and writes what came of them."""
+    """Leases messages to the relay and writes the outcomes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -89,9 +85,9 @@ class Outbox:
     async def lease(
         self, token: UUID, *, most: int, now: datetime, lease_for: timedelta, topics: Sequence[str]
     ) -> list[LeasedMessage]:
-        """Take up to `most` due messages of these topics.
+        """Lease up to `most` due messages of these topics.
 
-        Messages of one request and topic are taken in their order: the next only when the one
+        Messages of one request and topic are leased in their order: the next only when the one
         before it is gone.
         """
         found = await self._database.fetch(
@@ -116,7 +112,7 @@ class Outbox:
     async def settle(
         self, outcomes: Sequence[tuple[LeasedMessage, Outcome]], *, now: datetime
     ) -> None:
-        """Write what came of leased messages; a lease that was lost meanwhile writes nothing."""
+        """Write the outcomes of leased messages; a lease that was lost meanwhile writes nothing."""
         paid = [message for message, outcome in outcomes if isinstance(outcome, Delivered)]
         paid.sort(
             key=lambda message: str(message.request_id)
@@ -167,8 +163,8 @@ class Outbox:
         )
 
     async def _park(self, message: LeasedMessage, parked: Parked, now: datetime) -> None:
-        """Leave a message to a person; one to the credit service flags the account in the same
-        statement (REQ-016).
+        """Park a message; one to the credit service flags the account in the same statement
+        (REQ-016).
         """
         await self._database.execute(
             f"""WITH parked AS (
@@ -201,10 +197,9 @@ class Outbox:
         now: datetime,
         most: int | None = None,
     ) -> bool:
-        """Keep something that nobody can handle, such as an unreadable message, for an operator to
-        see.
+        """Park something that cannot be handled, such as an unreadable message.
 
-        Returns False, and keeps nothing, where `most` of the topic are parked already.
+        Returns False, and stores nothing, where `most` of the topic are parked already.
         """
         written = await self._database.execute_counted(
             """INSERT INTO outbox (topic, body, due_at, parked_reason, created_at)
@@ -221,7 +216,7 @@ class Outbox:
         return bool(written)
 
     async def replay(self, message_id: int, *, by: str, now: datetime) -> bool:
-        """Make a parked message due again; False when there is no such parked message."""
+        """Make a parked message due again; return False if there is no such parked message."""
         return await self._resolve_parked(
             """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
                WHERE id = $1 AND parked_reason IS NOT NULL RETURNING request_id, topic, body,
@@ -233,10 +228,10 @@ class Outbox:
         )
 
     async def drop(self, message_id: int, *, by: str, now: datetime) -> bool:
-        """Give a parked message up for good; False when there is no such parked message.
+        """Delete a parked message for good; return False if there is no such parked message.
 
-        A hold that nobody will be told of is settled with that: the comparison of the books names
-        what it left.
+        A hold whose message is dropped is settled with it: the reconciliation reports the
+        difference.
         """
         return await self._resolve_parked(
             """DELETE FROM outbox WHERE id = $1 AND parked_reason IS NOT NULL AND $2::timestamptz
@@ -276,9 +271,7 @@ class Outbox:
         )
 
     async def replay_for(self, key: str, *, now: datetime) -> int:
-        """Make the parked messages of one hold due again, after a person has said what became of
-        it.
-        """
+        """Make the parked messages of one hold due again, after an operator has decided it."""
         return await self._database.execute_counted(
             """UPDATE outbox SET parked_reason = NULL, due_at = $2, attempts = 0, last_error = NULL
                WHERE topic LIKE 'credits.%' AND body->>'key' = $1 AND parked_reason IS NOT NULL""",
@@ -287,7 +280,7 @@ class Outbox:
         )
 
     async def list_open(self, *, parked_only: bool, most: int) -> list[dict[str, Any]]:
-        """Open messages for an operator, the oldest first."""
+        """Return open messages, oldest first."""
         found = await self._database.fetch(
             """SELECT id, request_id, topic, attempts, due_at, last_error, parked_reason, created_at
                FROM outbox WHERE NOT $1 OR parked_reason IS NOT NULL ORDER BY id LIMIT $2""",
@@ -297,10 +290,10 @@ class Outbox:
         return [dict(row) for row in found]
 
     async def owed(self, most: int, request_id: UUID | None = None) -> list[dict[str, Any]]:
-        """What is owed as a person reads it, the oldest first: all that is parked, or everything of
-        one request.
+        """Return undelivered messages for display, oldest first: all parked ones, or all of one
+        request.
 
-        `about` is the topic without the endpoint of a webhook, whose address is `endpoint`.
+        `about` is the topic without the endpoint of a webhook, whose URL is `endpoint`.
         """
         condition = "o.parked_reason IS NOT NULL"
         if request_id is not None:
@@ -324,7 +317,8 @@ class Outbox:
 
 
 def backoff(attempts: int) -> timedelta:
-    """The wait before the next try: 0.5 s doubling to 5 minutes; many tries span days, nothing is
-    given up silently.
+    """Return the wait before the next attempt: 0.5 s doubling to 5 minutes.
+
+    Many attempts span days; no message is dropped silently.
     """
     return timedelta(seconds=min(300.0, 0.5 * 2 ** min(attempts - 1, 12)))

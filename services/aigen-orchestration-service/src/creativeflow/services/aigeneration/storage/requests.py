@@ -1,9 +1,7 @@
-"""Writes changes and reads requests: the one door to state and money, one statement for each thing
-that happens.
+"""Write changes and load requests: the one door to state and credits, one statement per change.
 
-A change is written whole or not at all: request, timeline, holds, messages, idempotency key. Who
-owns a row is decided by its version: a write that expects another version writes nothing and says
-so.
+A change is written whole or not at all: request, timeline, holds, messages, idempotency key. The
+version decides: a write that expects another version writes nothing and reports it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,39 +32,39 @@ log = structlog.get_logger(__name__)
 
 NOTES_MAX = 50
 MONTHS_AHEAD = 12
-"""Of the timeline's partitions: a backup or a missing right may delay one for a year before it
-matters.
+"""Partitions of the timeline that are created ahead: a backup or a missing right may delay one
+for a year before it matters.
 """
 _TURNS = 3
-"""How often a dispatcher looks at a lane again when others have just taken from it."""
+"""How often a dispatcher reads a lane again when another one has just leased from it."""
 
 
 class WriteResult(Enum):
-    """What a write came to."""
+    """The outcome of a write."""
 
     YES = auto()
     SUPERSEDED = auto()
-    """Somebody else moved the request first: load it again and decide anew."""
+    """Another write was faster: load the request again and decide anew."""
     NO_ALLOWANCE = auto()
     """The Free plan's generations of the month are used up; nothing was written."""
     NOT_TAKEN = auto()
-    """The credits that it takes are not there, or not to be had at once; nothing was written."""
+    """The credits to take are not available, or not at once; nothing was written."""
     KEY_USED = auto()
-    """The idempotency key that it claims is already there; nothing was written."""
+    """The claimed idempotency key exists already; nothing was written."""
     CROWDED = auto()
-    """Several generations of one user came in one batch and do not all fit into the month; alone
-    this one may.
+    """Several generations of one user were in the batch and exceed the month together; alone
+    this one may fit.
     """
 
 
 class KeyTakenError(Exception):
-    """The idempotency key is already there; nothing was written."""
+    """The claimed idempotency key exists already; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """What is known under an idempotency key; `status` is None while its action has no answer
-    yet.
+    """The stored response of an idempotency key; `status` is None while its action has no
+    response yet.
     """
 
     fingerprint: str
@@ -79,19 +77,17 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class LeasedJobs:
-    """Jobs that are ours to publish; `window_full`: others wait until a job of the lane is
-    finished.
-    """
+    """Leased jobs; `window_full`: others wait until a job of the lane is finished."""
 
     jobs: list[GenerationRequest]
     window_full: bool = False
 
 
 class RequestStore:
-    """State, timeline, holds and messages in one database.
+    """Requests, timelines, holds and outbox messages in one database.
 
-    `ledger_here`: so are the credits, and a capture is no message but done in the statement that
-    delivers.
+    `ledger_here`: the credits are in it too, and a capture is part of the statement that delivers
+    instead of a message.
     """
 
     def __init__(
@@ -118,7 +114,7 @@ class RequestStore:
         )
 
     async def write(self, change: StateChange) -> WriteResult:
-        """Write one change, together with others that wait at the same moment.
+        """Write one change, in a batch with others that wait at the same moment.
 
         Raises:
             KeyTakenError: the change claims an idempotency key that is already there; nothing was
@@ -149,8 +145,8 @@ class RequestStore:
         return await self._moves.submit(change)
 
     async def write_moves(self, changes: Sequence[StateChange]) -> list[bool]:
-        """Write many changes of different requests as one statement; for each, whether it was
-        written.
+        """Write many changes of different requests as one statement; return for each whether it
+        was written.
         """
         return (
             [outcome is WriteResult.YES for outcome in await self._write_moves(changes)]
@@ -159,11 +155,11 @@ class RequestStore:
         )
 
     async def load(self, request_id: UUID) -> GenerationRequest | None:
-        """The request with its holds, as last committed."""
+        """Load a request with its holds, as last committed."""
         return await self._loads.submit(request_id)
 
     async def answer(self, principal: str, key: str) -> StoredResponse | None:
-        """What is stored under an idempotency key."""
+        """Return the stored response of an idempotency key."""
         row = await self._database.fetchrow(
             """SELECT fingerprint, request_id, status, body, location, created_at
                FROM idempotency_keys WHERE principal = $1 AND key = $2""",
@@ -173,7 +169,9 @@ class RequestStore:
         return StoredResponse(**row) if row else None
 
     async def complete_key(self, request_id: UUID, answer: ApiResponse) -> None:
-        """Store the answer under the key that was claimed for this request, if it has none yet."""
+        """Store the response under the key that was claimed for this request, if it has none
+        yet.
+        """
         await self._database.execute(
             """UPDATE idempotency_keys SET status = $2, location = $3, body = $4
                WHERE request_id = $1 AND status IS NULL""",
@@ -193,15 +191,14 @@ class RequestStore:
         now: datetime,
         lease: Callable[[GenerationRequest], StateChange],
     ) -> LeasedJobs:
-        """Take the next jobs of a lane in fair order, at most `most` and never more than the window
-        allows.
+        """Lease the next jobs of a lane in fair order, at most `most` and never more than the
+        window allows.
 
-        `per_user`: how many jobs of one user may be in the lane at once, by plan; the others wait
-        for their turn without standing before anybody.
-
-        Any number of dispatchers may ask. A lane counts its turns: whoever has looked at the lane
-        takes the next turn with what they write, and a turn that somebody else has taken meanwhile
-        writes nothing. So the window is exact.
+        `per_user`: how many jobs of one user may be in the lane at once, by plan; further ones wait
+        without blocking those of other users. Any number of dispatchers may call this. A lane
+        counts its turns: a dispatcher that has read the lane takes the next turn with its write,
+        and with a turn that another one has taken meanwhile nothing is written. So the window is
+        exact.
         """
         for _ in range(_TURNS):
             found = await self._database.fetch(
@@ -234,7 +231,9 @@ class RequestStore:
         )
 
     async def due(self, now: datetime, most: int) -> list[GenerationRequest]:
-        """Requests whose deadline, lease or reminder has passed, the longest overdue first."""
+        """Return requests whose deadline, lease or reminder has passed, the longest overdue
+        first.
+        """
         found = await self._database.fetch(
             f"""{request_sql.SELECT_REQUEST} WHERE r.deadline_at IS NOT NULL
                 AND {request_sql.NEXT_LOOK} <= $1
@@ -245,8 +244,8 @@ class RequestStore:
         return [request_rows.to_request(row) for row in found]
 
     async def unsettled_holds(self, before: datetime, most: int) -> list[tuple[UUID, str]]:
-        """Request and key of holds that have been `placing` since `before`: their callers are gone
-        or got no answer.
+        """Return request and key of holds that have been `placing` since `before`: their callers
+        are gone or got no answer.
         """
         found = await self._database.fetch(
             """SELECT request_id, key FROM holds WHERE state = 'placing' AND parked_at IS NULL
@@ -260,10 +259,10 @@ class RequestStore:
     async def give_back_late(
         self, hold: Hold, request: GenerationRequest, *, held: bool, now: datetime
     ) -> bool:
-        """Resolve a `placing` hold whose request ended meanwhile: what turned out held is released
-        again.
+        """Resolve a `placing` hold whose request ended meanwhile; if it turns out to be held,
+        release it.
 
-        Returns False when somebody else has resolved it already.
+        Returns False if it is resolved already.
         """
         entry = TimelineEntry(
             "credits_released_late" if held else "credits_not_held", None, {"hold": hold.key}
@@ -296,10 +295,10 @@ class RequestStore:
     async def give_back_refused(
         self, hold: Hold, request: GenerationRequest, *, now: datetime
     ) -> bool:
-        """Release a hold that was accepted after it had been written as refused: two askers of one
-        key can meet so.
+        """Release a hold that was accepted after it had been written as refused: two processes
+        asking with one key can meet so.
 
-        The state is checked in the statement. Returns False where the hold is not refused or its
+        The state is checked in the statement. Returns False if the hold is not refused or its
         release is queued.
         """
         return bool(
@@ -327,10 +326,9 @@ class RequestStore:
         )
 
     async def park_hold(self, hold: Hold, *, reason: str, now: datetime) -> bool:
-        """Leave a `placing` hold to a person, because the credit service cannot say what became of
-        it.
+        """Park a `placing` hold whose outcome the credit service cannot tell.
 
-        The account is flagged and its user told in the same statement. Returns False when it is
+        The account is flagged and its user notified in the same statement. Returns False if it is
         parked already, or no longer in doubt.
         """
         return bool(
@@ -356,8 +354,8 @@ class RequestStore:
         )
 
     async def unpark_hold(self, key: str, *, by: str, charged: bool, now: datetime) -> UUID | None:
-        """Take a parked hold up again, after a person has said what became of it; its request, or
-        None if unknown.
+        """Unpark a hold after an operator has decided it; return its request, or None if
+        unknown.
         """
         found = await self._database.fetchval(
             """WITH taken AS (
@@ -379,14 +377,15 @@ class RequestStore:
         return UUID(int=found.int) if found else None
 
     async def hold(self, key: str) -> tuple[UUID, Hold] | None:
-        """A hold by its key, and the request it belongs to."""
+        """Return a hold by its key, with the request it belongs to."""
         row = await self._database.fetchrow("SELECT * FROM holds WHERE key = $1", key)
         return (UUID(int=row["request_id"].int), request_rows.to_hold(dict(row))) if row else None
 
     async def append_timeline(self, request_id: UUID, entry: TimelineEntry, now: datetime) -> None:
-        """Add a line to the timeline without a move: evidence, such as a result that came too late.
+        """Append a timeline entry without a transition: evidence, such as a result that came too
+        late.
 
-        Of one kind only so many are kept: whoever repeats himself does not fill the timeline.
+        Of one kind only so many are stored: a repeated report does not fill the timeline.
         """
         await self._database.execute(
             """INSERT INTO generation_events (request_id, event, data, at) SELECT $1, $2, $3, $4
@@ -410,8 +409,8 @@ class RequestStore:
         )
 
     async def prepare_months(self, now: datetime) -> int:
-        """Create the timeline's partitions of this month and the next twelve; return how many of
-        them are there.
+        """Create the timeline's partitions of this month and the next twelve; return how many
+        exist.
 
         Never waits for long: a month whose lock is not granted at once, as beside a backup, is
         created by a later call. Until its partition exists, a month's entries go to the default
@@ -439,8 +438,8 @@ class RequestStore:
         return MONTHS_AHEAD + 1
 
     async def _write_intakes(self, changes: Sequence[StateChange]) -> list[WriteResult]:
-        """One statement and nothing after it: whatever fails here has written nothing, so it may be
-        written again.
+        """Write a batch as one statement and nothing after it: a failure has written nothing, so
+        that it may be written again.
         """
         payload = _payload(changes)
         statement = (
@@ -458,7 +457,9 @@ class RequestStore:
         ]
 
     async def _write_moves(self, changes: Sequence[StateChange]) -> list[WriteResult]:
-        """As with intakes, nothing follows the statement that commits."""
+        """Write a batch of transitions; as with intakes, nothing follows the statement that
+        commits.
+        """
         try:
             return await self._move_all(changes, settle=self._ledger_here)
         except asyncpg.UniqueViolationError as error:
@@ -477,7 +478,9 @@ class RequestStore:
         return [written.get(change.after.id, WriteResult.SUPERSEDED) for change in changes]
 
     async def _write_with_allowance(self, change: StateChange) -> WriteResult:
-        """A regeneration on the Free plan: the month's count and the move in one transaction."""
+        """Write a regeneration on the Free plan: the month's count and the transition in one
+        transaction.
+        """
         statement, payload = _moved_by([change], settle=self._ledger_here)
         async with self._database.connection() as connection:
             transaction = connection.transaction()
@@ -510,8 +513,8 @@ _OUTCOMES = {True: WriteResult.YES, False: WriteResult.NOT_TAKEN, None: WriteRes
 
 
 def _outcomes(found: Sequence[asyncpg.Record]) -> dict[UUID, WriteResult]:
-    """What a writing statement reports of its changes by request id; it says nothing of those it
-    did not find.
+    """Return the outcome of each change by request id; changes that a statement did not find
+    have none.
     """
     return {row["id"]: _OUTCOMES[row["written"]] for row in found}
 
@@ -520,14 +523,14 @@ def _payload(
     changes: Sequence[StateChange],
     row: Callable[[StateChange], dict[str, Any]] = request_rows.from_change,
 ) -> list[dict[str, Any]]:
-    """What a statement is given, in the order of the ids: two statements that lock some of the same
-    requests do so in one order, and never wait for each other in a circle.
+    """Return the parameter of a statement, in the order of the ids: two statements that lock
+    some of the same requests do so in one order, and never deadlock.
     """
     return [row(change) for change in sorted(changes, key=lambda change: change.after.id)]
 
 
 def _moved_by(changes: Sequence[StateChange], *, settle: bool) -> tuple[str, list[dict[str, Any]]]:
-    """The statement that writes these moves, and what it is given."""
+    """Build the statement and its parameters for these transitions."""
     if all(map(request_rows.moves_job_alone, changes)):
         return request_sql.MOVE_ALONE, _payload(changes, request_rows.from_job_move)
     payload = _payload(changes)
