@@ -1,4 +1,4 @@
-"""Who calls, and what they may do: API keys of services, JWTs of end users, roles of operators."""
+"""Authentication: API keys of services, JWTs of end users, roles of operators."""
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,8 +17,8 @@ from creativeflow.services.aigeneration.settings import ApiKey
 USER_ID_MAX = 200
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ELSEWHERE = frozenset({"cross-site", "same-site"})
-"""What a browser says in Sec-Fetch-Site of calls that pages of others make; what is no browser says
-nothing.
+"""Values of Sec-Fetch-Site that browsers send with calls from other sites' pages; other clients
+send none.
 """
 _KEY_TYPES = {"RS256": "RSA", "ES256": "EC"}
 
@@ -35,8 +35,8 @@ class Principal:
 
     @property
     def owner(self) -> str:
-        """Whose limits and idempotency keys a call counts for: a user cannot take a service's
-        name.
+        """The owner of the rate limits and idempotency keys of a call; a user cannot take a
+        service's name.
         """
         return f"{'user' if self.end_user else 'key'}:{self.name}/{self.user_id or ''}"
 
@@ -47,15 +47,15 @@ class Principal:
 
     @property
     def end_user(self) -> bool:
-        """Whether it is a person with a token of their own."""
+        """Whether the caller is an end user with a token."""
         return self.role == "user"
 
     def acting_for(self, named: str | None) -> str:
-        """The user a new request belongs to.
+        """Return the user that a new request belongs to.
 
         Raises:
-            UserMismatchError: the body names somebody else than the token or the header.
-            InvalidRequestError: nobody is named.
+            UserMismatchError: the body names another user than the token or the header.
+            InvalidRequestError: no user is named.
         """
         if self.user_id is not None:
             if named not in {None, self.user_id}:
@@ -69,8 +69,8 @@ class Principal:
 
 
 class Authenticator:
-    """Tells callers apart by what they send; open where nothing is configured, which only the
-    laptop allows.
+    """Authenticates callers; open where nothing is configured, which only the embedded profile
+    allows.
     """
 
     def __init__(
@@ -96,13 +96,12 @@ class Authenticator:
         self.takes_tokens = bool(jwt_secret or jwks)
 
     async def admit(self, request: Request) -> Principal:
-        """The caller of a request.
+        """Authenticate the caller of a request.
 
         Raises:
             AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError. CsrfError,
-            HostNotAllowedError: nothing is configured, and another site's page makes this call, as
-            the
-                browser says or the name does under which we are called.
+            HostNotAllowedError: nothing is configured, and the page of another site makes the call,
+            by the browser's headers or by the host name.
         """
         self.check_name(request)
         acting_for = _user_header(request)
@@ -119,12 +118,12 @@ class Authenticator:
         return self.holder(await self.claims(token.strip()), acting_for)
 
     def check_name(self, request: Request) -> None:
-        """An open service trusts whoever reaches it: a page whose own name was made to lead here
-        must not.
+        """Check the host name of a call to an open service, which trusts every caller: a foreign
+        page could have made its own name resolve to this machine.
 
         Raises:
-            HostNotAllowedError: it is open, and called by a name of the internet that the settings
-            do not know.
+            HostNotAllowedError: the service is open, and the host is a public name that the
+            settings do not list.
         """
         if self.open:
             name = _hostname(request.headers.get("host", ""))
@@ -154,10 +153,10 @@ class Authenticator:
             raise errors.CsrfError
 
     def key(self, text: str) -> ApiKey:
-        """The configured key which this is.
+        """Return the configured key that matches.
 
         Raises:
-            InvalidCredentialsError: none.
+            InvalidCredentialsError: there is none.
         """
         found = [known for known in self._keys if known.matches(text)]
         if not found:
@@ -165,17 +164,17 @@ class Authenticator:
         return found[0]
 
     def key_with(self, fingerprint: str, secret: bytes) -> ApiKey | None:
-        """The configured key of this fingerprint; None once it has been removed."""
+        """Return the configured key of this fingerprint; None once it has been removed."""
         return next(
             (known for known in self._keys if known.has_fingerprint(fingerprint, secret)), None
         )
 
     def holder(self, claims: Mapping[str, Any], acting_for: str | None) -> Principal:
-        """Whom a token was made for.
+        """Return the principal of a token.
 
         Raises:
-            InvalidCredentialsError: it names nobody. UserMismatchError: it is a user's, and
-            somebody else is named.
+            InvalidCredentialsError: the token has no subject. UserMismatchError: it is a user's,
+            and another user is named.
         """
         subject, roles = claims["sub"], claims.get("roles") or []
         if not isinstance(subject, str) or not is_user_id(subject):
@@ -187,8 +186,8 @@ class Authenticator:
         return Principal(name=subject, role="user", user_id=subject)
 
     async def claims(self, token: str) -> dict[str, Any]:
-        """The verified claims; the algorithm decides which key may verify, never the other way
-        round.
+        """Return the verified claims; the algorithm decides which key may verify, never the
+        other way round.
 
         Raises:
             InvalidCredentialsError, TokenExpiredError.
@@ -213,7 +212,9 @@ class Authenticator:
         return claims
 
     async def _key(self, algorithm: str, token: str) -> Any:
-        """The key that may verify a token of this algorithm; a key of another kind never does."""
+        """Return the key that may verify a token of this algorithm; a key of another kind never
+        does.
+        """
         if algorithm == "HS256" and self._jwt_secret:
             return self._jwt_secret
         if algorithm not in _KEY_TYPES or not self._jwks:
@@ -228,12 +229,12 @@ class Authenticator:
 
 
 def is_user_id(text: str) -> bool:
-    """Whether a text can name a user."""
+    """Return whether a text can be a user id."""
     return 0 < len(text) <= USER_ID_MAX and text.isprintable()
 
 
 def count(request: Request, principal: Principal) -> None:
-    """Count a call towards its caller's limit, and name the caller in the access log.
+    """Count a call towards its caller's rate limit, and name the caller in the access log.
 
     Raises:
         RateLimitedError: it is one too many.
@@ -244,7 +245,7 @@ def count(request: Request, principal: Principal) -> None:
 
 @lru_cache(maxsize=100)
 def _hostname(host: str) -> str:
-    """The name or address in a Host header; a dot where it has none that can be read."""
+    """Return the name or address in a Host header; a dot if it is unreadable."""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
@@ -253,8 +254,8 @@ def _hostname(host: str) -> str:
 
 @lru_cache(maxsize=100)
 def _may_be_a_site(name: str) -> bool:
-    """Whether it is neither an address, nor this machine, nor a name without a dot, which no site
-    has.
+    """Return whether a name can be a site: no address, not this machine, and not a name without
+    a dot.
     """
     try:
         ipaddress.ip_address(name)
@@ -265,7 +266,7 @@ def _may_be_a_site(name: str) -> bool:
 
 @lru_cache(maxsize=100)
 def _is_loopback(name: str) -> bool:
-    """Whether it is a name of this machine that no other can have."""
+    """Return whether a name is one of this machine that no other machine can have."""
     try:
         address = ipaddress.ip_address(name)
     except ValueError:

@@ -1,6 +1,4 @@
-"""Webhook endpoints as their callers see them: registered, steered, tried out, and what became of
-every event.
-"""
+"""Webhook endpoints: create, change, test, and list deliveries."""
 
 import base64
 import secrets
@@ -34,8 +32,8 @@ _KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointScope:
-    """Whose endpoints a call is about: `sees_all` is an operator, who sees everybody's and
-    registers their own.
+    """The endpoints a caller may see: `sees_all` is an operator, who sees all and registers
+    their own.
     """
 
     name: str
@@ -43,12 +41,12 @@ class EndpointScope:
 
     @property
     def owner(self) -> str | None:
-        """The owner that others' endpoints are hidden from; None: all are seen."""
+        """The owner whose endpoints are visible; None: all are."""
         return None if self.sees_all else self.name
 
 
 class WebhookEndpointService:
-    """What callers do with their endpoints. `check` says whether a URL may be called, now."""
+    """The use cases of webhook endpoints. `check` decides whether a URL may be called now."""
 
     def __init__(
         self,
@@ -72,11 +70,11 @@ class WebhookEndpointService:
     async def register(
         self, who: EndpointScope, url: str, secret: str | None, description: str | None
     ) -> WebhookEndpoint:
-        """A new endpoint, enabled.
+        """Create an enabled endpoint.
 
         Raises:
-            InvalidRequestError: the URL is not one that is called.
-            WebhookEndpointExistsError, TooManyWebhookEndpointsError.
+            InvalidRequestError: the URL may not be called. WebhookEndpointExistsError,
+            TooManyWebhookEndpointsError
         """
         try:
             await self._check(url)
@@ -105,33 +103,31 @@ class WebhookEndpointService:
         return endpoint
 
     async def page(self, who: EndpointScope) -> list[WebhookEndpoint]:
-        """The endpoints that the caller sees."""
+        """Return the endpoints that the caller may see."""
         return await self._endpoints.page(who.owner, PAGE_MAX)
 
     async def one(self, who: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
-        """One endpoint.
+        """Return one endpoint.
 
         Raises:
-            NotFoundError: unknown, or somebody else's.
+            NotFoundError: unknown, or of another owner.
         """
         return _there(await self._endpoints.find(endpoint_id, who.owner))
 
     async def delete(self, who: EndpointScope, endpoint_id: UUID) -> None:
-        """Forget an endpoint and what is owed to it."""
+        """Delete an endpoint and its pending deliveries."""
         await self.one(who, endpoint_id)
         await self._endpoints.delete(endpoint_id)
 
     async def enable(self, who: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
-        """Send to it again; on an enabled endpoint nothing happens, but that failures of before are
-        forgotten.
-        """
+        """Enable an endpoint; on an enabled one only its failures are cleared."""
         await self.one(who, endpoint_id)
         enabled = _there(await self._endpoints.enable(endpoint_id, self._now()))
         self._on_change()
         return enabled
 
     async def disable(self, who: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
-        """Send nothing to it any more."""
+        """Disable an endpoint."""
         await self.one(who, endpoint_id)
         await self._endpoints.disable(endpoint_id, DisabledReason.CALLER, self._now())
         return await self.one(who, endpoint_id)
@@ -139,14 +135,14 @@ class WebhookEndpointService:
     async def rotate(
         self, who: EndpointScope, endpoint_id: UUID, secret: str | None
     ) -> WebhookEndpoint:
-        """Sign with another secret; the one of before signs beside it for a day."""
+        """Rotate the secret; the old one signs beside it for a day."""
         await self.one(who, endpoint_id)
         return _there(
             await self._endpoints.rotate(endpoint_id, secret or new_secret(), self._now())
         )
 
     async def test(self, who: EndpointScope, endpoint_id: UUID) -> UUID:
-        """Send it an event that says nothing; the event's id."""
+        """Send a test event; return the event's id."""
         await self._enabled(who, endpoint_id)
         now, event_id = self._now(), self._new_id()
         told = {
@@ -163,7 +159,7 @@ class WebhookEndpointService:
     async def deliveries(
         self, who: EndpointScope, endpoint_id: UUID, *, state: str | None, most: int
     ) -> list[dict[str, Any]]:
-        """The log, the newest first."""
+        """Return the deliveries, newest first."""
         await self.one(who, endpoint_id)
         return await self._deliveries.page(endpoint_id, state=state, most=most)
 
@@ -186,7 +182,7 @@ class WebhookEndpointService:
 
 
 def new_secret() -> str:
-    """A secret as the Standard Webhooks specification wants it."""
+    """Return a new secret as the Standard Webhooks specification defines it."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
 
 

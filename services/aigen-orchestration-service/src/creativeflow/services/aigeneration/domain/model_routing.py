@@ -1,8 +1,7 @@
-"""Which AI model does a job, and why: the one that was named, else the first rule that fits, else
-the default.
+"""Model routing: the named model, else the first rule that fits, else the default.
 
 Rules split users by weight, and the same user always falls on the same side. A model with a
-surcharge has no fallback: nobody pays for an advanced model and gets another.
+surcharge has no fallback, so that a user never pays for an advanced model and gets another.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ _SPLIT_BYTES = 8
 
 
 class Strategy(StrEnum):
-    """What matters most to whoever asks; may be named in place of a model."""
+    """A preference that may be named in place of a model."""
 
     QUALITY = "quality"
     COST = "cost"
@@ -28,8 +27,8 @@ class Strategy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model and what it is good at, from 1 to 5; `surcharge` is in 1/100 credit per sample set
-    and per final.
+    """A model with its qualities from 1 to 5; `surcharge` is in 1/100 credit per sample set and
+    per final.
     """
 
     name: str
@@ -45,11 +44,11 @@ class Model:
 
     @property
     def strategy(self) -> Strategy:
-        """What it is best at."""
+        """The strategy the model serves best."""
         return max(Strategy, key=self.score)
 
     def score(self, strategy: Strategy) -> int:
-        """How well it serves a strategy."""
+        """Return how well the model serves a strategy."""
         return {
             Strategy.QUALITY: self.quality,
             Strategy.COST: self.economy,
@@ -57,8 +56,8 @@ class Model:
         }[strategy]
 
     def serves(self, stage: Stage, plan: Plan) -> bool:
-        """Whether it can be used; credits never pay on the Free plan, so what costs them cannot be
-        used there.
+        """Return whether the model can be used; on the Free plan, where credits never pay, none
+        with a surcharge can.
         """
         return (
             stage in self.stages
@@ -69,7 +68,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Sends requests that fit to models by weight; an empty condition fits everything."""
+    """A rule: requests that fit go to models by weight; an empty condition fits everything."""
 
     name: str
     use: Mapping[str, int]
@@ -81,7 +80,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a choice depends on; `named` is a model or a strategy, or None."""
+    """The inputs of a choice; `named` is a model or a strategy, or None."""
 
     stage: Stage
     plan: Plan
@@ -91,14 +90,14 @@ class Asked:
 
     @property
     def strategy(self) -> Strategy | None:
-        """The strategy that was named, if it is one."""
+        """The named strategy, if it is one."""
         return Strategy(self.named) if self.named in set(Strategy) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """The model of a stage and the reason for it, as the timeline shows it; `passed` are the rules
-    that did not fit.
+    """The model of a stage and the reason, as the timeline shows it; `passed` are the rules that
+    did not fit.
     """
 
     model: Model
@@ -115,18 +114,18 @@ class Routing:
     rules: tuple[Rule, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        """Whether everything that is named is there and nobody can be charged for what they do not
-        get.
+        """Check that everything named exists, and that no user can be charged for what they do
+        not get.
 
         Raises:
-            ValueError: it is not, in words for whoever wrote the rules.
+            ValueError: it does not; the text is for the author of the rules.
         """
         wrong = [*_faults_of_models(self), *_faults_of_rules(self)]
         if wrong:
             raise ValueError("; ".join(wrong))
 
     def choose(self, asked: Asked) -> ModelChoice:
-        """The model for one stage of one request; the same question always has the same answer.
+        """Return the model for one stage of one request; equal inputs give equal choices.
 
         Raises:
             InvalidRequestError: no such model, or not one for this stage and plan.
@@ -146,8 +145,8 @@ class Routing:
         return ModelChoice(model=self.models[self.default], reason="default", passed=tuple(passed))
 
     def attempt(self, chosen: str | None, *, attempt: int, max_attempts: int) -> Model:
-        """The model of one attempt: the last attempts go down the chain of fallbacks, the very last
-        to its end.
+        """Return the model of an attempt: the last attempts use the chain of fallbacks, the very
+        last its end.
         """
         model = self.models.get(chosen or self.default, self.models[self.default])
         chain = (model.name, *model.fallbacks)
@@ -155,14 +154,14 @@ class Routing:
         return self.models[chain[min(max(0, attempt - first_fallback + 1), len(chain) - 1)]]
 
     def offered(self, stage: Stage, plan: Plan) -> list[Model]:
-        """The models that can be named."""
+        """Return the models that can be named."""
         return [model for model in self.models.values() if model.serves(stage, plan)]
 
     def check_named(self, name: str | None) -> None:
-        """Whether a model or strategy of this name can be asked for at all.
+        """Check that a model or strategy of this name exists.
 
         Raises:
-            InvalidRequestError: it cannot.
+            InvalidRequestError: it does not.
         """
         if name is not None and name not in self.models and name not in set(Strategy):
             raise _unknown(self.models)
@@ -191,15 +190,15 @@ class Routing:
         }
 
     def _best(self, strategy: Strategy, asked: Asked) -> Model:
-        """The best model for a strategy among those without a surcharge; that one is only paid for
-        by name.
+        """Return the best model for a strategy among those without a surcharge, which are paid
+        for by name only.
         """
         free = [model for model in self.offered(asked.stage, asked.plan) if not model.surcharge]
         return max(free, key=lambda model: model.score(strategy), default=self.models[self.default])
 
 
 def _unfit(rule: Rule, asked: Asked) -> str | None:
-    """Why a rule does not fit; None where it does."""
+    """Return why a rule does not fit; None if it does."""
     if rule.stages and asked.stage not in rule.stages:
         return "for another stage"
     if rule.plans and asked.plan.name not in rule.plans:
@@ -212,9 +211,7 @@ def _unfit(rule: Rule, asked: Asked) -> str | None:
 
 
 def _pick(rule_name: str, user_id: str, use: Mapping[str, int]) -> str:
-    """Where a user falls: by a hash of rule and user, so always on the same side, and on another in
-    another rule.
-    """
+    """Return a user's side of a rule: by a hash of rule and user, so that it stays the same."""
     digest = hashlib.sha256(f"{rule_name}\n{user_id}".encode()).digest()[:_SPLIT_BYTES]
     place = int.from_bytes(digest) % sum(use.values())
     for name, weight in use.items():
@@ -305,4 +302,4 @@ STANDARD = Routing(
     ),
     default="standard",
 )
-"""The routing where no file is set."""
+"""The routing without a routing file."""

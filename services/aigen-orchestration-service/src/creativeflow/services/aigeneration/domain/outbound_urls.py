@@ -1,6 +1,4 @@
-"""Which addresses may be called for somebody else: how a URL must be spelt, and which networks are
-the internet.
-"""
+"""Outbound URLs chosen by others: how a URL must be written, and which networks may be called."""
 
 import re
 from collections.abc import Sequence
@@ -31,13 +29,11 @@ _METADATA = frozenset(
         "fd20:ce::254",
     )
 )
-"""Where clouds tell a machine its own secrets: never called, whatever is allowed."""
+"""Metadata addresses of clouds: never called, whatever is allowed."""
 
 
 class UnfitAddressError(Exception):
-    """A URL that is not called; `code` is for programs, the text is a sentence for whoever gave
-    it.
-    """
+    """A URL that may not be called; `code` is for programs, the text for the user who sent it."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -46,9 +42,7 @@ class UnfitAddressError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A URL in the parts with which it is called; `host` is a name in small letters, or an IP
-    address.
-    """
+    """A parsed URL; `host` is a lower-case name or an IP address."""
 
     scheme: str
     host: str
@@ -57,7 +51,7 @@ class Place:
 
     @property
     def literal(self) -> Address | None:
-        """The address, where the host is one."""
+        """The IP address, if the host is one."""
         try:
             return ip_address(self.host)
         except ValueError:
@@ -65,17 +59,17 @@ class Place:
 
     @property
     def host_header(self) -> str:
-        """What the receiver is told it was called by."""
+        """The value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What an operator allows: in `networks`, which are otherwise refused, any port and plain http
-    are allowed too.
+    """The networks that an operator allows: in `networks`, which are otherwise refused, any port
+    and plain http are allowed too.
 
-    `settings` is how the names of the settings begin that say so.
+    `settings` is the prefix of the settings that allow them.
     """
 
     networks: Sequence[Network] = ()
@@ -84,10 +78,10 @@ class Rules:
     settings: str = "AIGEN_WEBHOOK"
 
     def check(self, place: Place, address: Address) -> None:
-        """Whether a place may be called under this address.
+        """Check that a URL may be called at this address.
 
         Raises:
-            UnfitAddressError: not; the sentence names the setting that would allow it.
+            UnfitAddressError: it may not; the sentence names the setting that would allow it.
         """
         meant = embedded(address)
         listed = any(
@@ -116,9 +110,7 @@ class Rules:
 
 
 def embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for (mapped, 6to4, NAT64), else the address
-    itself.
-    """
+    """Return the IPv4 address in an IPv6 address (mapped, 6to4, NAT64), else the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:
@@ -127,7 +119,7 @@ def embedded(address: Address) -> Address:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is an ordinary one of the internet."""
+    """Return whether an address is a public one of the internet."""
     special = (
         address.is_multicast or address.is_reserved or address.is_loopback or address.is_link_local
     )
@@ -137,7 +129,7 @@ def is_public(address: Address) -> bool:
 
 
 def read_url(url: str) -> Place:
-    """The parts of a URL that is spelt so plainly that nobody can read it in two ways.
+    """Parse a URL that can be read in one way only.
 
     Raises:
         UnfitAddressError: it is not, or not a URL at all.

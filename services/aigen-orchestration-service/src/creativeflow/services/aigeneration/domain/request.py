@@ -1,6 +1,4 @@
-"""A generation request with its current job and its holds: the one aggregate everything happens
-to.
-"""
+"""The generation request with its current job and its holds: the one aggregate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from creativeflow.services.aigeneration.domain.pricing import PLANS, Funding, Pl
 
 
 class Brief(TypedDict):
-    """What was asked, as it was asked: validated at the edge, kept as JSON."""
+    """The brief as it was sent: validated by the API, stored as JSON."""
 
     input_prompt: str
     output_format: str
@@ -33,7 +31,7 @@ class Brief(TypedDict):
 
 
 class Asset(TypedDict):
-    """A picture which a worker made; `resolution` is "WxH" in pixels."""
+    """A picture made by a worker; `resolution` is "WxH" in pixels."""
 
     asset_id: str
     url: str
@@ -46,7 +44,7 @@ class Asset(TypedDict):
 
 
 class SampleFailure(TypedDict):
-    """One of the four that did not come."""
+    """A sample that failed."""
 
     index: int
     error_code: str
@@ -54,7 +52,7 @@ class SampleFailure(TypedDict):
 
 
 class Failure(TypedDict):
-    """Why a request ended without its result, in words for its user."""
+    """The reason why a request ended without its result, in words for its user."""
 
     code: str
     fault: str
@@ -64,8 +62,8 @@ class Failure(TypedDict):
 
 
 class Route(TypedDict):
-    """Which model was chosen for the stage, why, and who provides the one that does the current
-    attempt.
+    """The model chosen for the stage, the reason, and the provider of the current attempt's
+    model.
     """
 
     chosen: str
@@ -86,7 +84,7 @@ class HoldState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """Money or an allowance set aside for one stage and round; `amount` in 1/100 credit.
+    """Credits or an allowance held for one stage and round; `amount` in 1/100 credit.
 
     `month` (first day, UTC) is the month whose allowance an allowance hold uses.
     """
@@ -102,16 +100,16 @@ class Hold:
 
     @property
     def open(self) -> bool:
-        """Whether something is still set aside, or being set aside."""
+        """Whether the hold is placing or held."""
         return self.state in (HoldState.PLACING, HoldState.HELD)
 
     def reservation(self, user_id: str) -> dict[str, Any]:
-        """What the credit service needs to know of it, with every operation on its key."""
+        """Return the facts of the hold that every operation on its key sends."""
         return {"key": self.key, "user_id": user_id, "amount": self.amount, "action": self.action}
 
 
 class PendingAction(TypedDict):
-    """What the user asked for while its hold is being placed: applied when the credits are held."""
+    """The order whose hold is being placed: applied when the credits are held."""
 
     event: str
     fields: dict[str, Any]
@@ -119,10 +117,10 @@ class PendingAction(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One row of `generation_requests` and its holds; replaced as a whole, never changed in place.
+    """A row of `generation_requests` and its holds; replaced as a whole, never changed in place.
 
-    `version` counts moves and guards every write. `job_id` names the current attempt: it is the
-    fencing token against results of earlier ones. All times are UTC.
+    `version` counts transitions and guards every write. `job_id` names the current attempt: it is
+    the fencing token against results of earlier ones. All times are UTC.
     """
 
     id: UUID
@@ -165,22 +163,22 @@ class GenerationRequest:
 
     @property
     def terminal(self) -> bool:
-        """Whether it has ended, for ever."""
+        """Whether the request has ended."""
         return self.state in TERMINAL
 
     @property
     def dimensions(self) -> Size:
-        """The pixel size of the format that was asked for."""
+        """The pixel size of the ordered format."""
         return dimensions_of(self.brief)
 
     @property
     def terms(self) -> Plan:
-        """What the plan under which it was submitted includes."""
+        """The plan under which the request was submitted."""
         return PLANS[self.plan]
 
     @property
     def in_review(self) -> bool:
-        """Whether a person has to look at the prompt before anything else happens."""
+        """Whether the prompt waits for a review."""
         return (
             self.pending_action is not None and self.pending_action["event"] == Event.REVIEW_PASSED
         )
@@ -191,14 +189,14 @@ class GenerationRequest:
         return next((hold for hold in self.holds if hold.state is HoldState.PLACING), None)
 
     def cost(self, stage: Stage, *states: HoldState) -> int:
-        """The sum of the stage's credit holds in these states, in 1/100 credit."""
+        """Return the sum of the stage's credit holds in these states, in 1/100 credit."""
         return sum(
             hold.amount for hold in self.holds if hold.stage is stage and hold.state in states
         )
 
 
 def dimensions_of(brief: Brief) -> Size:
-    """The pixel size of the format in a brief."""
+    """Return the pixel size of the format in a brief."""
     if brief["output_format"] == CUSTOM:
         custom = brief["custom_dimensions"]
         return Size(custom["width"], custom["height"])
@@ -206,5 +204,5 @@ def dimensions_of(brief: Brief) -> Size:
 
 
 def iso(moment: datetime | None) -> str | None:
-    """A time as callers see it: ISO 8601 in UTC with a Z."""
+    """Return a time as ISO 8601 in UTC with a Z."""
     return moment.isoformat().replace("+00:00", "Z") if moment else None

@@ -1,5 +1,5 @@
-"""How it shows that workers have stopped working though everything looks well: one look at a lane
-and its queue.
+"""Detection of workers that have stopped although everything looks healthy, from a lane and its
+queue.
 """
 
 from dataclasses import dataclass
@@ -10,31 +10,28 @@ from creativeflow.services.aigeneration.domain.lifecycle import Stage
 
 
 class StallKind(StrEnum):
-    """What is wrong with the workers of a lane."""
+    """A kind of stall of the workers of a lane."""
 
     NO_CONSUMER = "no_consumer"
-    """Jobs wait in the queue and nobody consumes it: the workflow is off, or its trigger has died
-    in silence.
-    """
+    """Jobs wait in the queue without a consumer: the workflow is off, or its trigger has died."""
     NOT_TAKING = "not_taking"
-    """Jobs wait, somebody consumes, and nothing is reported: full of work that never ends, or
-    taking and losing it.
+    """Jobs wait, a consumer exists, and nothing is reported: it is busy with work that never
+    ends, or loses jobs.
     """
     NEVER_STARTED = "never_started"
-    """Workers took everything and report nothing: acknowledged and lost, or stuck before the first
-    step.
+    """Workers have taken every job and report nothing: acknowledged and lost, or stuck before
+    the first step.
     """
     SILENT = "silent"
-    """Workers said that they had begun, and nothing since."""
+    """Workers have reported the start, and nothing since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneWork:
-    """What is known of the jobs of a lane that the broker has: since when the oldest has not been
-    heard of.
+    """The jobs of a lane that the broker has confirmed, and since when the oldest has been
+    silent.
 
-    `unreported` jobs were confirmed by the broker and no worker has spoken of them; `silent` ones
-    were begun.
+    `unreported` jobs have no report of a worker yet; `silent` ones were begun.
     """
 
     lane: Stage
@@ -46,7 +43,7 @@ class LaneWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSeen:
-    """What the broker says of a lane's queue: messages nobody has taken, and consumers."""
+    """The state of a lane's queue in the broker: ready messages and consumers."""
 
     ready: int
     consumers: int
@@ -54,8 +51,8 @@ class QueueSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall:
-    """One thing that is wrong; `jobs` are those that wait because of it, `since` when the oldest
-    began to.
+    """A stall; `jobs` are those that wait because of it, `since` is when the oldest began to
+    wait.
     """
 
     lane: Stage
@@ -67,9 +64,9 @@ class Stall:
 def stalls(
     work: LaneWork, queue: QueueSeen | None, *, now: datetime, quiet_for: timedelta
 ) -> list[Stall]:
-    """What is wrong with a lane; nothing is while something was heard of within `quiet_for`.
+    """Return the stalls of a lane; none while something was reported within `quiet_for`.
 
-    Without a word from the broker (None) only what the jobs themselves show is told.
+    Without the state of the queue (None), only stalls that the jobs themselves show are returned.
     """
     found = []
     if work.unreported and work.unreported_since and now - work.unreported_since > quiet_for:

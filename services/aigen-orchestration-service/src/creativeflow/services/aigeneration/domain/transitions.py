@@ -32,15 +32,15 @@ from creativeflow.services.aigeneration.domain.webhooks import event_type as web
 
 
 class Topic:
-    """What a message is about; each has one handler in the relay."""
+    """The topic of an outbox message; each has one handler in the relay."""
 
     NOTIFY = "notification.send"
     EVENT = "event.publish"
     CAPTURE = "credits.capture"
     RELEASE = "credits.release"
     WEBHOOK = "webhook"
-    """For every endpoint of the request's caller; the store makes one message for each, none where
-    there is no endpoint.
+    """One message for each endpoint of the request's caller; the store creates them, none
+    without an endpoint.
     """
 
 
@@ -49,7 +49,7 @@ TOPICS = (Topic.NOTIFY, Topic.EVENT, Topic.CAPTURE, Topic.RELEASE)
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
-    """One line of the timeline; `state` is set when the request moved."""
+    """An entry of the timeline; `state` is set for a transition."""
 
     event: str
     state: State | None = None
@@ -58,7 +58,7 @@ class TimelineEntry:
 
 @dataclass(frozen=True, slots=True)
 class OutboxMessage:
-    """Something owed to somebody else, paid by the relay after the commit."""
+    """An outbox message, delivered by the relay after commit."""
 
     topic: str
     body: Mapping[str, Any]
@@ -66,7 +66,7 @@ class OutboxMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """One chargeable action that took place, whatever paid for it; `amount` in 1/100 credit
+    """A chargeable action that took place, whatever paid for it; `amount` in 1/100 credit
     (REQ-016).
     """
 
@@ -89,7 +89,7 @@ class IdempotencyClaim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiResponse:
-    """What the caller with the key was, or will be, told."""
+    """The response that is stored for a caller."""
 
     status: int
     body: Mapping[str, Any]
@@ -98,9 +98,9 @@ class ApiResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChange:
-    """All that one statement writes, together or not at all.
+    """Everything that one statement writes, together or not at all.
 
-    `queues` asks the store for a place in the fair queue. `claim` takes an idempotency key; an
+    `queues` gives the request a place in the fair queue. `claim` takes an idempotency key; an
     `answer` without a claim completes the key that was claimed when the action began.
     """
 
@@ -124,7 +124,9 @@ class StateChange:
 
     @property
     def taking(self) -> Hold | None:
-        """The hold of credits that this change takes by itself: nobody was asked for it before."""
+        """The hold of credits that this change takes itself: the credit service was not asked
+        before.
+        """
         known = {hold.key for hold in self.before.holds} if self.before else ()
         held = (h for h in self.holds if h.funding is Funding.CREDITS and h.state is HoldState.HELD)
         return next((hold for hold in held if hold.key not in known), None)
@@ -132,7 +134,7 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a transition needs beside the request and the event: the policy, the time, new ids."""
+    """The inputs of a transition beside request and event: the policy, the time, new ids."""
 
     policy: Policy
     now: datetime
@@ -141,7 +143,9 @@ class Context:
 
 @dataclass(slots=True)
 class _Draft:
-    """A change while its effects are applied; `fields` is what the request after it differs in."""
+    """A change while its effects are applied; `fields` are those in which the new request
+    differs.
+    """
 
     before: GenerationRequest | None
     fields: dict[str, Any]
@@ -253,9 +257,7 @@ def _create(event: DomainEvent, context: Context) -> tuple[Transition, dict[str,
 
 
 def _with_money_line(change: StateChange) -> StateChange:
-    """Credits that are taken at once have their line in the timeline, as those which were asked for
-    have.
-    """
+    """Add the timeline entry of credits that the statement takes itself, as placed ones have it."""
     if (hold := change.taking) is None:
         return change
     line = TimelineEntry(

@@ -76,8 +76,8 @@ taking AS MATERIALIZED (
     WHERE a.user_id = t.user_id AND balance >= t.amount
     RETURNING a.user_id
 ), taken AS MATERIALIZED (SELECT id FROM taking JOIN paying USING (user_id))"""
-"""Takes what rows ask for; of several for one user all or none. Who writes `written` lets only
-`taken` through.
+"""Takes the requested amounts; of several for one account all or none. The writer of `written`
+lets only `taken` through.
 
 A key that was used before violates the key of the entries, here and below: the statement writes
 nothing.
@@ -106,8 +106,8 @@ settling AS MATERIALIZED (
     FROM settling s, LATERAL (VALUES ('held:' || s.key, -s.amount), ('revenue',
         s.amount)) AS e(account, amount)
 )"""
-"""Captures what was held here; anything else stays a message, and the relay finds out what is wrong
-with it.
+"""Captures what was held in the ledger; anything else stays a message, and the relay finds the
+cause.
 """
 
 # A hold of nothing that is released already: the entry's key is the hold's own, so only one of the
@@ -121,7 +121,7 @@ WHERE NOT EXISTS (SELECT FROM credit_entries WHERE operation = 'hold:' || $1)"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerAccount:
-    """An account as it stands; users without one are on the Free plan with nothing."""
+    """An account; users without one are on the Free plan with a balance of 0."""
 
     plan: str = FREE.name
     balance: int = 0
@@ -130,7 +130,7 @@ class LedgerAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """What the ledger knows under a hold's key; `resolved` is `capture`, `release` or None."""
+    """The state of a hold in the ledger; `resolved` is `capture`, `release` or None."""
 
     user_id: str
     amount: int
@@ -153,7 +153,9 @@ class Ledger:
         )
 
     async def account(self, user_id: str) -> LedgerAccount:
-        """The account of a user; asked together with others that wait at the same moment."""
+        """Return the account of a user, loaded in a batch with others that wait at the same
+        moment.
+        """
         return await self._accounts.submit(user_id)
 
     async def _load_accounts(self, user_ids: Sequence[str]) -> list[LedgerAccount]:
@@ -171,8 +173,8 @@ class Ledger:
         return [known.get(user_id, LedgerAccount()) for user_id in user_ids]
 
     async def hold(self, key: str, *, user_id: str, amount: int, action: str) -> bool:
-        """Move the amount to `held:<key>`; False when the balance is too low or the key is known
-        already.
+        """Move the amount to `held:<key>`; return False if the balance is too low or the key
+        exists already.
         """
         with suppress(
             asyncpg.UniqueViolationError
@@ -186,9 +188,10 @@ class Ledger:
         return [key in taken for key, *_ in holds]
 
     async def resolve(self, key: str, kind: str) -> str | None:
-        """Move what is held to `revenue` (capture) or back (release), unless that was done before.
+        """Move what is held to `revenue` (capture) or back (release), unless that was done
+        before.
 
-        How the key is resolved now; None when nothing is known under it.
+        Returns how the key is resolved now; None if the key is unknown.
         """
         try:
             return await self._resolutions.submit((key, kind))
@@ -203,14 +206,14 @@ class Ledger:
         return [resolved.get(key) for key in keys]
 
     async def close(self, key: str) -> None:
-        """Make sure that a key which never held anything never will."""
+        """Close a key that never held anything, so that it never will."""
         with suppress(
             asyncpg.UniqueViolationError
         ):  # the hold came at the same moment, and was first
             await self._database.execute(_CLOSE, key)
 
     async def outstanding(self, before: datetime, most: int) -> list[dict[str, Any]]:
-        """What lies in `held:` accounts since before that moment, the oldest first."""
+        """Return the holds of `held:` accounts since before that moment, oldest first."""
         found = await self._database.fetch(
             """SELECT substr(h.account, 6) AS key, substr(u.account, 6) AS user_id, h.amount,
                 h.reason AS action
@@ -227,9 +230,7 @@ class Ledger:
         return [dict(row) for row in found]
 
     async def find(self, key: str) -> Movement | None:
-        """What is known under the key; a key that was closed unused belongs to nobody and stands at
-        zero.
-        """
+        """Return the state of a key; a key that was closed unused has no account and amount 0."""
         row = await self._database.fetchrow(
             """SELECT COALESCE(substr(u.account, 6), '') AS user_id, h.amount,
                       (SELECT kind FROM credit_entries r WHERE r.operation = 'resolve:' || $1
@@ -251,8 +252,8 @@ class Ledger:
         plan: str | None = None,
         status: SubscriptionStatus | None = None,
     ) -> bool:
-        """Give credits and set plan and status; idempotent on `operation`. False when it was done
-        before.
+        """Grant credits and set plan and status; idempotent on `operation`. Returns False if it
+        was done before.
 
         Raises:
             ValueError: the plan is unknown, or the amount would take the balance below zero.

@@ -1,4 +1,4 @@
-"""Figures for operators: what each minute of the last hour brought, and what stands open now.
+"""Statistics for operators: the minutes of the last hour, and what is open now.
 
 Every statement is bounded by an index: by time in the timeline, or by partial indexes of what is
 unfinished.
@@ -14,14 +14,14 @@ from creativeflow.services.aigeneration.storage.request_sql import NEXT_LOOK
 from creativeflow.services.aigeneration.storage.state_sets import SQL_WITH_JOB
 
 WAITS_MAX = 50
-"""Of so many deliveries of a minute and stage it is found out how long they took."""
+"""The number of deliveries of a minute and stage whose durations are computed."""
 _WAITED_MAX = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinuteCounts:
-    """What happened in one minute, in all processes together; the waits are seconds from the order
-    to the delivery.
+    """Counts of one minute, over all processes; the waits are seconds from the order to the
+    delivery.
     """
 
     at: datetime
@@ -113,15 +113,13 @@ SELECT (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL) AS messages
 
 
 class Statistics:
-    """Reads of what happened and of what is open; each is one statement."""
+    """Statistics of events and of open work; each is one statement."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def minutes(self, since: datetime, until: datetime) -> list[MinuteCounts]:
-        """The minutes in which something happened, oldest first; `since` is the beginning of a
-        minute.
-        """
+        """Return the minutes with events, oldest first; `since` is the beginning of a minute."""
         counted = await self._database.fetch(_COUNTED, since, until)
         waited = await self._database.fetch(_WAITED, since, until, WAITS_MAX, _WAITED_MAX)
         waits: dict[tuple[datetime, str], tuple[float, ...]] = {
@@ -138,16 +136,16 @@ class Statistics:
         ]
 
     async def set_aside(self) -> dict[str, int]:
-        """Holds that are outstanding: how many are held, their sum in 1/100 credit, and how many
-        are being asked for.
+        """Return the outstanding holds: how many are held, their sum in 1/100 credit, and how
+        many are being placed.
 
-        Those in doubt count as being asked for.
+        Holds in doubt count as being placed.
         """
         row = await self._database.fetchrow(_SET_ASIDE)
         return {name: int(value) for name, value in (row or {}).items()}
 
     async def queue_by_user(self, most: int) -> list[dict[str, Any]]:
-        """Who waits and who is served, by lane in fair order.
+        """Return the users of each lane in fair order, with their waiting and leased jobs.
 
         `starts_in` is how far ahead of the lane's virtual time the user's next job starts: 0 is
         now.
@@ -155,13 +153,13 @@ class Statistics:
         return [dict(row) for row in await self._database.fetch(_BY_USER, most)]
 
     async def needs(self, now: datetime) -> dict[str, int]:
-        """How many things wait for a person, by kind; accounts for `flags`."""
+        """Return how many items need an operator, by kind; accounts for `flags`."""
         row = await self._database.fetchrow(_OPEN, now - timedelta(minutes=1))
         return dict(row) if row else {}
 
     async def mark(self) -> tuple[int, int]:
-        """What differs whenever something has happened: the timeline's last number, and how much is
-        parked.
+        """Return a marker that changes with every event: the timeline's last number, and how
+        much is parked.
         """
         row = await self._database.fetchrow(
             """SELECT COALESCE(pg_sequence_last_value('generation_events_seq'), 0) AS last,
@@ -170,9 +168,7 @@ class Statistics:
         return (row["last"], row["parked"]) if row else (0, 0)
 
     async def given_up(self, since: datetime, most: int) -> list[dict[str, Any]]:
-        """Webhook deliveries that were given up since then, the newest first, with their
-        endpoint.
-        """
+        """Return webhook deliveries that failed since then, newest first, with their endpoint."""
         found = await self._database.fetch(
             """SELECT d.target_id AS endpoint_id, d.event_id, d.request_id, d.type, d.state,
                 d.attempts, d.last_status, d.last_error,
@@ -186,10 +182,10 @@ class Statistics:
         return [dict(row) for row in found]
 
     async def deliveries_of(self, request_id: Any, most: int = 100) -> Sequence[dict[str, Any]]:
-        """What became of the webhook events of one request, oldest first.
+        """Return the webhook deliveries of one request, oldest first.
 
-        A delivery is made in the same statement as the line of the timeline that it tells of, so
-        their times agree.
+        A delivery is created in the statement of the timeline entry that it announces, so their
+        times agree.
         """
         found = await self._database.fetch(
             """SELECT d.target_id AS endpoint_id, d.event_id, d.request_id, d.type, d.state,

@@ -1,5 +1,5 @@
-"""The log of webhook deliveries, and their messages: leased by endpoint in the order of each
-request, settled one by one.
+"""Webhook deliveries: the log and the outbox messages, leased by endpoint in the order of each
+request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,9 +56,7 @@ _LOGGED = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueDelivery:
-    """One event that is being sent to one endpoint; `token` proves the lease, `tries` counts this
-    one.
-    """
+    """A delivery that is under way; `token` proves the lease, `tries` counts this attempt."""
 
     message_id: int
     token: UUID
@@ -74,7 +72,7 @@ class DueDelivery:
 
 
 class DeliveryStore:
-    """The log and the messages of all endpoints."""
+    """Leases deliveries and writes their outcomes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -89,10 +87,10 @@ class DeliveryStore:
         now: datetime,
         lease_for: timedelta,
     ) -> list[DueDelivery]:
-        """Take up to `most` due deliveries, up to `per_endpoint` of each endpoint less what is
+        """Lease up to `most` due deliveries, up to `per_endpoint` of each endpoint less what is
         `busy` there already.
 
-        Events of one request are taken in their order at each endpoint: the next only when the one
+        Events of one request are leased in their order at each endpoint: the next only when the one
         before is gone.
         """
         found = await self._database.fetch(
@@ -116,7 +114,9 @@ class DeliveryStore:
         ]
 
     async def delivered(self, due: DueDelivery, attempt: Attempt, now: datetime) -> bool:
-        """It was taken; False when the lease was lost meanwhile, then nothing is written."""
+        """Write that the event was delivered; return False if the lease was lost, then nothing
+        is written.
+        """
         return await self._settle(
             "DELETE FROM outbox WHERE id = $1 AND lease_token = $2 RETURNING id",
             due,
@@ -130,7 +130,7 @@ class DeliveryStore:
     async def put_off(
         self, due: DueDelivery, attempt: Attempt, now: datetime, delay: timedelta
     ) -> bool:
-        """It is tried again after `delay`; False when the lease was lost."""
+        """Write that the delivery is retried after `delay`; return False if the lease was lost."""
         return await self._settle(
             """UPDATE outbox SET due_at = $10, lease_token = NULL, leased_until = NULL,
                 last_error = $7
@@ -143,7 +143,7 @@ class DeliveryStore:
         )
 
     async def park(self, due: DueDelivery, attempt: Attempt, now: datetime, reason: str) -> bool:
-        """An operator must look; False when the lease was lost."""
+        """Park the delivery for an operator; return False if the lease was lost."""
         return await self._settle(
             """UPDATE outbox SET parked_reason = $11, lease_token = NULL, leased_until = NULL,
                 last_error = $7
@@ -157,7 +157,7 @@ class DeliveryStore:
         )
 
     async def fail(self, due: DueDelivery, attempt: Attempt, now: datetime) -> bool:
-        """It is given up; False when the lease was lost."""
+        """Write that the delivery failed for good; return False if the lease was lost."""
         return await self._settle(
             "DELETE FROM outbox WHERE id = $1 AND lease_token = $2 RETURNING id",
             due,
@@ -179,8 +179,8 @@ class DeliveryStore:
         next_at: datetime | None = None,
         reason: str | None = None,
     ) -> bool:
-        """Message, log, endpoint and timeline in one statement; the message's lease decides whether
-        anything is written.
+        """Write message, log, endpoint and timeline in one statement, if the message's lease
+        still holds.
         """
         written = await self._database.fetchval(
             f"""WITH message AS ({message}), logged AS ({_LOGGED}), target AS (
@@ -212,7 +212,7 @@ class DeliveryStore:
     async def announce(
         self, endpoint_id: UUID, event_id: UUID, *, event_type: str, body: str, now: datetime
     ) -> None:
-        """Owe one endpoint an event that belongs to no request."""
+        """Schedule an event that belongs to no request for one endpoint."""
         await self._database.execute(
             """WITH logged AS (
                    INSERT INTO webhook_deliveries (target_id, event_id, type, body, created_at,
@@ -231,12 +231,11 @@ class DeliveryStore:
         )
 
     async def redeliver(self, endpoint_id: UUID, event_id: UUID, *, by: str, now: datetime) -> bool:
-        """Owe a delivery again, with the stored body under the same id; False when it is not in the
-        log.
+        """Schedule a delivery again, with the stored body under the same id; return False if it
+        is not in the log.
 
-        One that is still owed or parked becomes due at once with its tries counted anew; one that
-        is not stands in no order with the others of its request. Who asked for it stands in the
-        timeline.
+        A pending or parked delivery becomes due at once with its attempts counted anew; any other
+        is independent of the order of its request. The timeline names the operator.
         """
         return bool(
             await self._database.fetchval(
@@ -272,7 +271,7 @@ class DeliveryStore:
     async def page(
         self, endpoint_id: UUID, *, state: str | None, most: int
     ) -> list[dict[str, Any]]:
-        """What became of the events of one endpoint, the newest first."""
+        """Return the deliveries of one endpoint, newest first."""
         found = await self._database.fetch(
             """SELECT event_id, request_id, type, state, attempts, last_status, last_error,
                 duration_ms,
@@ -286,8 +285,8 @@ class DeliveryStore:
         return [dict(row) for row in found]
 
     async def tidy(self, before: datetime, now: datetime) -> int:
-        """Delete what ended before, a bounded number; give up what is owed to endpoints that are
-        not there any more.
+        """Delete a bounded number of deliveries that ended before, and fail those to endpoints
+        that no longer exist.
         """
         await self._database.execute(
             """WITH message AS (
