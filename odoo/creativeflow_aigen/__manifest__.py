@@ -2,7 +2,7 @@
     "name": "CreativeFlow AI Generation",
     "summary": "AI-made pictures from any record, paid with credits kept in Odoo",
     "description": "Starts requests of the CreativeFlow generation service, follows them, keeps the users' credits.",
-    "version": "1.0.1",
+    "version": "1.0.2",
     "category": "Marketing",
     "author": "CreativeFlow",
     "license": "LGPL-3",

@@ -34,9 +34,11 @@ class Credits(models.AbstractModel):
         """
         self._check_caller()
         asked = {
-            "key": self._text("key", key), "user_ref": self._text("user_id", user_id),
-            "amount": self._amount(amount), "action": self._action(action),
-        }  # fmt: skip
+            "key": self._text("key", key),
+            "user_ref": self._text("user_id", user_id),
+            "amount": self._amount(amount),
+            "action": self._action(action),
+        }
         with own_cursor(self.env.registry) as cr:
             outcome = ledger.hold(cr, **asked)
             if outcome == ledger.REFUSED:
@@ -57,8 +59,10 @@ class Credits(models.AbstractModel):
         self._check_caller()
         self._amount(amount)
         asked = {
-            "key": self._text("key", key), "user_ref": self._text("user_id", user_id), "action": self._action(action)
-        }  # fmt: skip
+            "key": self._text("key", key),
+            "user_ref": self._text("user_id", user_id),
+            "action": self._action(action),
+        }
         with own_cursor(self.env.registry) as cr:
             return {"status": ledger.release(cr, **asked)}
 

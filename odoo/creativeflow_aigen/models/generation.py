@@ -48,9 +48,20 @@ CALLS = [
     ("cancel", "Cancel"),
 ]
 BRIEF = {
-    "name", "input_prompt", "style_guidance", "output_format", "custom_width", "custom_height", "emotional_tone",
-    "industry_template", "color_scheme", "model_name", "desired_resolution", "file_format", "project_ref",
-}  # fmt: skip
+    "name",
+    "input_prompt",
+    "style_guidance",
+    "output_format",
+    "custom_width",
+    "custom_height",
+    "emotional_tone",
+    "industry_template",
+    "color_scheme",
+    "model_name",
+    "desired_resolution",
+    "file_format",
+    "project_ref",
+}
 """What a user writes; everything else is written by the service's answers."""
 
 
@@ -244,8 +255,13 @@ class Generation(models.Model):
             raise UserError(self.env._("This creative cannot be tried again."))
         again = self.copy({"name": self.env._("%s (again)", self.name)})
         again.sudo().retry_of_id = self
-        return {"type": "ir.actions.act_window", "res_model": self._name, "res_id": again.id, "view_mode": "form",
-                "views": [(False, "form")]}  # fmt: skip
+        return {
+            "type": "ir.actions.act_window",
+            "res_model": self._name,
+            "res_id": again.id,
+            "view_mode": "form",
+            "views": [(False, "form")],
+        }
 
     def action_refresh(self):
         """Ask the service how the request stands, and fetch pictures and timeline."""
@@ -261,9 +277,11 @@ class Generation(models.Model):
 
     def _payer(self):
         """Return the user id whose credits pay: that of the owner's account, or one of the owner's own."""
-        account = self.env["creativeflow.credit.account"].sudo().search(
-            [("partner_id", "=", self.user_id.partner_id.id)], order="id", limit=1
-        )  # fmt: skip
+        account = (
+            self.env["creativeflow.credit.account"]
+            .sudo()
+            .search([("partner_id", "=", self.user_id.partner_id.id)], order="id", limit=1)
+        )
         return account.user_ref or self._payer_without_account()
 
     def _payer_without_account(self):
@@ -272,18 +290,25 @@ class Generation(models.Model):
     def _brief(self):
         """The body that starts a request; `metadata` lets a webhook find this row before the call is answered."""
         wanted = {
-            "user_id": self.user_ref, "input_prompt": self.input_prompt, "output_format": self.output_format,
-            "style_guidance": self.style_guidance, "emotional_tone": self.emotional_tone,
-            "industry_template": self.industry_template, "model": self.model_name, "project_id": self.project_ref,
+            "user_id": self.user_ref,
+            "input_prompt": self.input_prompt,
+            "output_format": self.output_format,
+            "style_guidance": self.style_guidance,
+            "emotional_tone": self.emotional_tone,
+            "industry_template": self.industry_template,
+            "model": self.model_name,
+            "project_id": self.project_ref,
             "color_scheme": [part.strip() for part in (self.color_scheme or "").split(",") if part.strip()],
             "metadata": {"odoo_row": self.row_key},
-        }  # fmt: skip
+        }
         if self.output_format == "Custom":
             wanted["custom_dimensions"] = {"width": self.custom_width, "height": self.custom_height}
         return {field: value for field, value in wanted.items() if value}
 
     def _changes(self):
         wanted = {
-            "updated_prompt": self.input_prompt, "updated_style_guidance": self.style_guidance, "model": self.model_name
-        }  # fmt: skip
+            "updated_prompt": self.input_prompt,
+            "updated_style_guidance": self.style_guidance,
+            "model": self.model_name,
+        }
         return {field: value for field, value in wanted.items() if value}

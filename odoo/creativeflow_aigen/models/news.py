@@ -122,13 +122,21 @@ class GenerationNews(models.Model):
         line = Markup("<tr><td>%s</td><td>%s</td><td>%s</td><td>%s</td></tr>")
         labels = dict(STATUSES)
         lines = [
-            line % (entry["at"][:19].replace("T", " "), entry["event"].replace("_", " "),
-                    labels.get(entry["status"], ""), _details(entry["data"]))
+            line
+            % (
+                entry["at"][:19].replace("T", " "),
+                entry["event"].replace("_", " "),
+                labels.get(entry["status"], ""),
+                _details(entry["data"]),
+            )
             for entry in answer.body["items"]
-        ]  # fmt: skip
+        ]
         head = Markup("<tr><th>%s</th><th>%s</th><th>%s</th><th>%s</th></tr>") % (
-            self.env._("At (UTC)"), self.env._("What happened"), self.env._("Then"), self.env._("Details")
-        )  # fmt: skip
+            self.env._("At (UTC)"),
+            self.env._("What happened"),
+            self.env._("Then"),
+            self.env._("Details"),
+        )
         table = Markup('<table class="table table-sm"><thead>%s</thead><tbody>%s</tbody></table>')
         with own_env(self.env.registry) as env:
             row_in(env, self.id).timeline = table % (head, Markup().join(lines))
@@ -190,10 +198,16 @@ class GenerationNews(models.Model):
         """Send what is still queued, ask for what has been silent, fetch the pictures that were announced."""
         self._send_due()
         silent = self.search(
-            [("request_ref", "!=", False), ("status", "not in", [*OUR_STATUSES, *ENDED]),
-             "|", ("heard_at", "=", False), ("heard_at", "<", fields.Datetime.now() - SILENCE)],
-            limit=AT_ONCE, order="heard_at",
-        )  # fmt: skip
+            [
+                ("request_ref", "!=", False),
+                ("status", "not in", [*OUR_STATUSES, *ENDED]),
+                "|",
+                ("heard_at", "=", False),
+                ("heard_at", "<", fields.Datetime.now() - SILENCE),
+            ],
+            limit=AT_ONCE,
+            order="heard_at",
+        )
         for row in silent:
             if not row._follow():
                 break
@@ -206,18 +220,19 @@ class GenerationNews(models.Model):
         """Rows with a picture that was announced, is not here, and is worth a try."""
         samples = self.env["creativeflow.generation.sample"].search(
             [("has_picture", "=", False), ("picture_tries", "<", PICTURE_TRIES_MAX)], limit=AT_ONCE
-        )  # fmt: skip
+        )
         finals = self.search(
             [("final_url", "!=", False), ("has_final", "=", False), ("final_tries", "<", PICTURE_TRIES_MAX)],
             limit=AT_ONCE,
-        )  # fmt: skip
+        )
         return samples.generation_id | finals
 
 
 def _details(data):
     """What a reader may want to know of a line of the timeline: no ids, no lists."""
     told = {
-        name: value for name, value in data.items()
+        name: value
+        for name, value in data.items()
         if isinstance(value, (str, int)) and name != "hold" and not name.endswith("_id")
-    }  # fmt: skip
+    }
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())

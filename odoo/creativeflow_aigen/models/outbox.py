@@ -41,10 +41,16 @@ class GenerationOutbox(models.Model):
             raise UserError(self.env._("The last click is still on its way to the service. Wait a moment."))
         self.sudo().write(
             {
-                "call_state": "queued", "call_name": name, "call_body": body, "call_key": str(uuid4()),
-                "call_tries": 0, "call_next_at": False, "message": False, "cancel_wanted": False,
+                "call_state": "queued",
+                "call_name": name,
+                "call_body": body,
+                "call_key": str(uuid4()),
+                "call_tries": 0,
+                "call_next_at": False,
+                "message": False,
+                "cancel_wanted": False,
             }
-        )  # fmt: skip
+        )
         self.env.cr.postcommit.add(partial(send_without_raising, self.env.cr.dbname, self.id))
         return True
 
@@ -52,10 +58,15 @@ class GenerationOutbox(models.Model):
     def _send_due(self):
         """Send what is still queued and due; for the cron."""
         due = self.search(
-            [("call_state", "=", "queued"),
-             "|", ("call_next_at", "=", False), ("call_next_at", "<=", fields.Datetime.now())],
-            limit=AT_ONCE, order="call_next_at",
-        )  # fmt: skip
+            [
+                ("call_state", "=", "queued"),
+                "|",
+                ("call_next_at", "=", False),
+                ("call_next_at", "<=", fields.Datetime.now()),
+            ],
+            limit=AT_ONCE,
+            order="call_next_at",
+        )
         for row in due:
             send_without_raising(self.env.cr.dbname, row.id)
 
@@ -81,9 +92,12 @@ class GenerationOutbox(models.Model):
         path = REQUESTS if self.call_name == "create" else request_path(of.request_ref, self.call_name)
         language = (self.user_id.lang or "en_US").replace("_", "-")
         return service, {
-            "path": path, "key": self.call_key, "user_ref": self.user_ref, "body": self.call_body or None,
+            "path": path,
+            "key": self.call_key,
+            "user_ref": self.user_ref,
+            "body": self.call_body or None,
             "language": language,
-        }  # fmt: skip
+        }
 
     def _take_answer(self, key, answer):
         """Write what the service said, or that it said nothing (None), where this call is still the open one.

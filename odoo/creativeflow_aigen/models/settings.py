@@ -10,7 +10,7 @@ from ..service import API, NotReachedError, path_below
 from .outbox import PARAMETER
 
 WEBHOOK_PATH = "/creativeflow_aigen/webhook"
-TARGETS = f"{API}/webhook-targets"
+ENDPOINTS = f"{API}/webhook-endpoints"
 
 
 class Settings(models.TransientModel):
@@ -72,15 +72,15 @@ class Settings(models.TransientModel):
     def _creativeflow_register(self, url, secret):
         """Register the address; where it is registered already, give that registration this secret and enable it."""
         call = self._creativeflow_service().call
-        answer = call("POST", TARGETS, body={"url": url, "secret": secret})
-        if answer.body.get("code") != "webhook_target_exists":
+        answer = call("POST", ENDPOINTS, body={"url": url, "secret": secret})
+        if answer.body.get("code") != "webhook_endpoint_exists":
             return answer
-        listed = call("GET", TARGETS)
+        listed = call("GET", ENDPOINTS)
         target = next((target for target in listed.body.get("items", []) if target.get("url") == url), None)
         if target is None:
             return answer
-        renewed = call("POST", path_below(TARGETS, target["id"], "rotate-secret"), body={"secret": secret})
-        enabled = call("POST", path_below(TARGETS, target["id"], "enable"))
+        renewed = call("POST", path_below(ENDPOINTS, target["id"], "rotate-secret"), body={"secret": secret})
+        enabled = call("POST", path_below(ENDPOINTS, target["id"], "enable"))
         return renewed if not renewed.ok or enabled.ok else enabled
 
     def _creativeflow_service(self):
@@ -91,7 +91,11 @@ class Settings(models.TransientModel):
 
     def _creativeflow_say(self, message):
         return {
-            "type": "ir.actions.client", "tag": "display_notification",
-            "params": {"type": "success", "message": message,
-                       "next": {"type": "ir.actions.client", "tag": "soft_reload"}},
-        }  # fmt: skip
+            "type": "ir.actions.client",
+            "tag": "display_notification",
+            "params": {
+                "type": "success",
+                "message": message,
+                "next": {"type": "ir.actions.client", "tag": "soft_reload"},
+            },
+        }

@@ -21,25 +21,46 @@ ACTIONS = {
 def resource(status="PENDING", version=2, **more):
     """A request as the service tells it."""
     return {
-        "id": REQUEST, "status": status, "version": version, "round": 1, "actions": ACTIONS.get(status, []),
-        "samples": [], "selected_sample_id": None, "final_asset": None, "failure": None, "queue_position": None,
-        "retry_of": None, "metadata": {},
-        "cost": {"samples": "0.25", "final": "0.00", "total": "0.25", "held": "0.25"}, **more,
-    }  # fmt: skip
+        "id": REQUEST,
+        "status": status,
+        "version": version,
+        "round": 1,
+        "actions": ACTIONS.get(status, []),
+        "samples": [],
+        "selected_sample_id": None,
+        "final_asset": None,
+        "failure": None,
+        "queue_position": None,
+        "retry_of": None,
+        "metadata": {},
+        "cost": {"samples": "0.25", "final": "0.00", "total": "0.25", "held": "0.25"},
+        **more,
+    }
 
 
 def samples(base_url, count=4):
     """Samples whose pictures lie at the service of the tests."""
     return [
-        {"asset_id": f"sample-{n}", "index": n, "url": f"{base_url}/pictures/{n}.png", "resolution": "512x512",
-         "format": "png"} for n in range(count)
-    ]  # fmt: skip
+        {
+            "asset_id": f"sample-{n}",
+            "index": n,
+            "url": f"{base_url}/pictures/{n}.png",
+            "resolution": "512x512",
+            "format": "png",
+        }
+        for n in range(count)
+    ]
 
 
 def problem(status, code, title, *, retryable=False, errors=None):
     """A problem document."""
-    return status, {"title": title, "detail": f"Details of {code}.", "code": code, "retryable": retryable,
-                    "errors": errors}  # fmt: skip
+    return status, {
+        "title": title,
+        "detail": f"Details of {code}.",
+        "code": code,
+        "retryable": retryable,
+        "errors": errors,
+    }
 
 
 class FakeService:

@@ -12,10 +12,18 @@ from .common import REQUEST, CreativeFlowCase
 BRIEF = {"name": "Dusk", "input_prompt": "A lighthouse at dusk"}
 MAGIC = {"id", "create_uid", "create_date", "write_uid", "write_date"}
 VALUES = {
-    "binary": "aVZCT1J3MEtHZ28=", "boolean": True, "char": "planted", "datetime": "2020-01-01 00:00:00",
-    "html": "<p>planted</p>", "image": "aVZCT1J3MEtHZ28=", "integer": 7, "json": {"user_id": "rich"},
-    "many2one": 1, "one2many": [Command.create({})], "text": "planted",
-}  # fmt: skip
+    "binary": "aVZCT1J3MEtHZ28=",
+    "boolean": True,
+    "char": "planted",
+    "datetime": "2020-01-01 00:00:00",
+    "html": "<p>planted</p>",
+    "image": "aVZCT1J3MEtHZ28=",
+    "integer": 7,
+    "json": {"user_id": "rich"},
+    "many2one": 1,
+    "one2many": [Command.create({})],
+    "text": "planted",
+}
 
 
 def guarded_fields(model):
@@ -44,10 +52,16 @@ class TestAllowedFields(CreativeFlowCase):
         self.generations = self.env["creativeflow.generation"].with_user(self.other)
         self.plain = self.generations.create(BRIEF)
         self.values = {
-            "user_ref": "rich", "status": "QUEUED", "call_state": "queued", "call_name": "create",
-            "call_key": "planted", "row_key": "planted", "possible_actions": "cancel,retry", "cost_total": "0.00",
+            "user_ref": "rich",
+            "status": "QUEUED",
+            "call_state": "queued",
+            "call_name": "create",
+            "call_key": "planted",
+            "row_key": "planted",
+            "possible_actions": "cancel,retry",
+            "cost_total": "0.00",
             "call_body": {"user_id": "rich", "input_prompt": "paid by rich", "output_format": "FacebookAd"},
-        }  # fmt: skip
+        }
         self.attacking = self.generations.with_context(**as_context(self.values))
 
     def assert_plain_draft(self, row):
@@ -83,10 +97,14 @@ class TestAllowedFields(CreativeFlowCase):
         self.assertGreaterEqual(
             checked,
             {
-                "creativeflow.generation", "creativeflow.generation.sample", "creativeflow.credit.account",
-                "creativeflow.credit.hold", "creativeflow.credit.movement", "creativeflow.credit.grant",
+                "creativeflow.generation",
+                "creativeflow.generation.sample",
+                "creativeflow.credit.account",
+                "creativeflow.credit.hold",
+                "creativeflow.credit.movement",
+                "creativeflow.credit.grant",
             },
-        )  # fmt: skip
+        )
 
     def test_create_context_defaults_make_a_plain_draft(self):
         self.assert_plain_draft(self.attacking.create(BRIEF))

@@ -49,10 +49,16 @@ class TestOutbox(CreativeFlowCase):
         self.assertEqual(headers["X-User-ID"], "rich")
         self.assertEqual(
             body,
-            {"user_id": "rich", "input_prompt": "A lighthouse at dawn", "output_format": "Custom",
-             "custom_dimensions": {"width": 800, "height": 600}, "style_guidance": "calm",
-             "color_scheme": ["navy", "white"], "metadata": {"odoo_row": row.row_key}},
-        )  # fmt: skip
+            {
+                "user_id": "rich",
+                "input_prompt": "A lighthouse at dawn",
+                "output_format": "Custom",
+                "custom_dimensions": {"width": 800, "height": 600},
+                "style_guidance": "calm",
+                "color_scheme": ["navy", "white"],
+                "metadata": {"odoo_row": row.row_key},
+            },
+        )
         self.assertEqual((row.status, row.call_state, row.request_ref), ("PENDING", "sent", REQUEST))
 
     def test_a_user_without_an_account_has_an_id_all_the_same(self):
@@ -122,7 +128,7 @@ class TestOutbox(CreativeFlowCase):
 
     def test_a_refused_action_leaves_the_request_as_it_is(self):
         row = self.started()
-        self.service.answers = [problem(409, "action_not_possible", "Not possible now")]
+        self.service.answers = [problem(409, "invalid_state", "The request is in another state")]
         row.action_cancel()
         self.send(row)
         self.assertEqual((row.status, row.call_state), ("PENDING", "refused"))
@@ -189,9 +195,14 @@ class TestOutbox(CreativeFlowCase):
     def test_the_timeline_is_a_table_without_foreign_markup(self):
         row = self.started()
         self.service.timeline = [
-            {"at": "2026-01-01T10:00:00Z", "event": "credits_held", "status": "PENDING", "version": 2,
-             "data": {"credits": "0.25", "note": "<script>"}}
-        ]  # fmt: skip
+            {
+                "at": "2026-01-01T10:00:00Z",
+                "event": "credits_held",
+                "status": "PENDING",
+                "version": 2,
+                "data": {"credits": "0.25", "note": "<script>"},
+            }
+        ]
         self.service.answers = [(200, resource(version=3))]
         row.action_refresh()
         row.invalidate_recordset()

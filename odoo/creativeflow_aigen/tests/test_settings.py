@@ -23,7 +23,7 @@ class TestSettings(CreativeFlowCase):
             creativeflow_public_url="https://odoo.example/", creativeflow_webhook_secret=""
         ).action_creativeflow_connect()
         method, path, headers, body = self.service.asked[-1]
-        self.assertEqual((method, path, headers["X-Internal-API-Key"]), ("POST", "/api/v1/webhook-targets", KEY))
+        self.assertEqual((method, path, headers["X-Internal-API-Key"]), ("POST", "/api/v1/webhook-endpoints", KEY))
         self.assertEqual(body["url"], "https://odoo.example/creativeflow_aigen/webhook")
         self.assertTrue(sign(body["secret"], "id", "1", b""), "a secret of our own is offered")
         self.assertEqual(self.parameter("webhook_secret"), "whsec_YW5zd2VyZWQ=")
@@ -37,7 +37,7 @@ class TestSettings(CreativeFlowCase):
     def test_connecting_again_finds_its_registration_agrees_on_the_secret_and_enables_it(self):
         url = "https://odoo.example/creativeflow_aigen/webhook"
         self.service.answers = [
-            problem(409, "webhook_target_exists", "This address is registered already"),
+            problem(409, "webhook_endpoint_exists", "This address is registered already"),
             (200, {"items": [{"id": "7", "url": "https://else.example/"}, {"id": "8", "url": url}]}),
             (200, {"id": "8", "secret": "whsec_YWdhaW4="}),
             (200, {"id": "8", "state": "enabled"}),
@@ -48,9 +48,9 @@ class TestSettings(CreativeFlowCase):
         self.assertEqual(
             [asked[:2] for asked in self.service.asked[-3:]],
             [
-                ("GET", "/api/v1/webhook-targets"),
-                ("POST", "/api/v1/webhook-targets/8/rotate-secret"),
-                ("POST", "/api/v1/webhook-targets/8/enable"),
+                ("GET", "/api/v1/webhook-endpoints"),
+                ("POST", "/api/v1/webhook-endpoints/8/rotate-secret"),
+                ("POST", "/api/v1/webhook-endpoints/8/enable"),
             ],
         )
         self.assertEqual(self.parameter("webhook_secret"), "whsec_YWdhaW4=")

@@ -16,9 +16,10 @@ EXAMPLE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the example of the standar
 class TestSignatures(CreativeFlowCase):
     def headers(self, *signatures, timestamp="1614265330"):
         return {
-            "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "webhook-timestamp": timestamp,
+            "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            "webhook-timestamp": timestamp,
             "webhook-signature": " ".join(signatures),
-        }  # fmt: skip
+        }
 
     def test_the_example_of_the_standard(self):
         body = b'{"test": 2432232314}'
@@ -55,9 +56,11 @@ class TestWebhook(CreativeFlowCase):
         body = told if isinstance(told, bytes) else json.dumps({"type": kind, "timestamp": "x", "data": told}).encode()
         timestamp = str(int(time.time()))
         headers = {
-            "Content-Type": "application/json", "webhook-id": "msg_1", "webhook-timestamp": timestamp,
+            "Content-Type": "application/json",
+            "webhook-id": "msg_1",
+            "webhook-timestamp": timestamp,
             "webhook-signature": sign(secret, "msg_1", timestamp, body),
-        }  # fmt: skip
+        }
         answer = self.url_open("/creativeflow_aigen/webhook", data=body, headers=headers)
         self.row.invalidate_recordset()
         return answer.status_code, answer.json()["outcome"]
@@ -124,12 +127,27 @@ class TestWebhook(CreativeFlowCase):
             news = {field: value for field, value in whole.items() if field != name}
             self.assertEqual(self.post(news), (422, "not_understood"), name)
         for wrong in (
-            {"cost": None}, {"cost": {"total": 0.25}}, {"status": "QUEUED"}, {"status": "NEW"}, {"status": []},
-            {"version": "5"}, {"version": True}, {"version": 2**31}, {"round": -1}, {"actions": [1]},
-            {"samples": [1]}, {"samples": [{"asset_id": 1}]}, {"samples": [{"asset_id": "a", "index": "1"}]},
-            {"metadata": [1]}, {"metadata": {"odoo_row": [self.row.row_key]}}, {"retry_of": 1},
-            {"failure": "x"}, {"failure": {"message": "\0"}}, {"final_asset": {"url": 1}}, {"queue_position": 1.5},
-        ):  # fmt: skip
+            {"cost": None},
+            {"cost": {"total": 0.25}},
+            {"status": "QUEUED"},
+            {"status": "NEW"},
+            {"status": []},
+            {"version": "5"},
+            {"version": True},
+            {"version": 2**31},
+            {"round": -1},
+            {"actions": [1]},
+            {"samples": [1]},
+            {"samples": [{"asset_id": 1}]},
+            {"samples": [{"asset_id": "a", "index": "1"}]},
+            {"metadata": [1]},
+            {"metadata": {"odoo_row": [self.row.row_key]}},
+            {"retry_of": 1},
+            {"failure": "x"},
+            {"failure": {"message": "\0"}},
+            {"final_asset": {"url": 1}},
+            {"queue_position": 1.5},
+        ):
             self.assertEqual(self.post(whole | wrong), (422, "not_understood"), wrong)
         self.assertEqual((self.row.status, self.row.request_ref, self.row.sample_ids.ids), ("QUEUED", False, []))
         self.assertEqual(self.post(whole), (200, "applied"))
