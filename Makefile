@@ -40,8 +40,7 @@ doctor: $(STAMP) ## Look at every dependency and say what is missing
 test: check ## Everything: lint, types, import rules, all tests on real PostgreSQL, RabbitMQ and Chromium
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services
 	@cd $(SERVICE) && $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-append --cov-fail-under=90 \
-		--cov-report=term:skip-covered tests/contracts tests/integration tests/e2e $(ARGS)
-	@cd $(SERVICE) && $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal tests/browser tests/faults $(ARGS)
+		--cov-report=term:skip-covered --ignore=tests/unit $(ARGS)
 
 $(LINT)/node_modules/.set-up: $(LINT)/package-lock.json
 	@command -v npm >/dev/null || { echo "Node.js with npm is needed to lint the API descriptions. On Debian and Ubuntu: apt-get install npm"; exit 1; }
