@@ -21,18 +21,18 @@ from tests.faults.crash.failpoints import Failpoint
 from tests.faults.crash.launcher import FAILPOINTS
 
 UNREACHED = {
-    "OdooCredits.": "needs an Odoo: tests/odoo runs the suite of credits on a real one",
+    "OdooCredits.": "needs an Odoo: tests/contracts/real_odoo runs the suite of credits on a real one",
     "LocalEngine.": "draws in the same process: there is no other side that could know of it",
     "ModerationCheck.": "moves nothing, and is asked before anything is written",
     "LogNotifier.": "writes a line into the log",
     "Comparison.post": (
-        "mends a credit service that has lost what it was told: tests/integration/test_books.py"
+        "mends a credit service that has lost what it was told: tests/integration/test_accounting.py"
     ),
     "LocalCredits.decide": "the local ledger is never in doubt",
     "LocalCredits.capture": (
-        "goes with the delivery; what stays owed: tests/integration/test_ledger_here.py"
+        "goes with the delivery; what stays owed: tests/integration/test_ledger_in_transaction.py"
     ),
-    "POST /api/v1/n8n-callbacks/assets": "a file, not state: tests/journeys has its faults",
+    "POST /api/v1/n8n-callbacks/assets": "a file, not state: tests/e2e has its faults",
 }
 """Seams which the mix of lives does not reach, by their beginning, and why that is right."""
 _TIMES = (0.1, 0.4, 0.7)
