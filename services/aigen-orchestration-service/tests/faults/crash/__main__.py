@@ -21,12 +21,12 @@ from tests.faults.crash.failpoints import Failpoint
 from tests.faults.crash.launcher import FAILPOINTS
 
 UNREACHED = {
-    "OdooCredits.": "needs an Odoo: tests/contracts/real_odoo runs the suite of credits on a real one",
+    "OdooCredits.": "needs an Odoo: tests/contracts/real_odoo runs the credits suite on one",
     "LocalEngine.": "draws in the same process: there is no other side that could know of it",
     "ModerationCheck.": "moves nothing, and is asked before anything is written",
     "LogNotifier.": "writes a line into the log",
-    "Comparison.post": (
-        "mends a credit service that has lost what it was told: tests/integration/test_accounting.py"
+    "ReconciliationStore.post": (
+        "corrects a credit service that lost an operation: tests/integration/test_accounting.py"
     ),
     "LocalCredits.decide": "the local ledger is never in doubt",
     "LocalCredits.capture": (
