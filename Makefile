@@ -13,10 +13,10 @@ N       ?= 5000
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve doctor test check unit fmt bench bench-check bench-peers crash chaos fuzz e2e-n8n docs lock audit clean shots
+.PHONY: help demo serve doctor test check unit fmt bench bench-check bench-compare bench-peers crash chaos fuzz e2e-n8n docs lock audit clean shots
 
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): $(SERVICE)/requirements-dev.lock $(SERVICE)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -75,6 +75,9 @@ $(PEERS)/.set-up: $(SERVICE)/bench/peers/requirements.txt
 
 bench-peers: $(STAMP) $(PEERS)/.set-up ## The lifecycle on us and on our peers, in turn; 2 minutes (ARGS="--rounds 5")
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m bench.peers $(ARGS)
+
+bench-compare: $(STAMP) ## The cost of a lifecycle here and on another commit, in turns (ARGS="--base COMMIT --rounds 5")
+	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m bench.compare $(ARGS)
 
 e2e-n8n: $(STAMP) ## The whole job with a real n8n; 25 minutes, the first time 10 more and 3 GB (ARGS=--quick: 10)
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.e2e_n8n $(ARGS)

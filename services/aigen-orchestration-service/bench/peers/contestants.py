@@ -15,15 +15,7 @@ import asyncpg
 import pika
 import psutil
 
-from bench.parts import (
-    RABBITMQ,
-    database,
-    delete_names,
-    empty_database,
-    free_port,
-    own_names,
-    wait_ready,
-)
+from bench.parts import RABBITMQ, delete_names, empty_database, free_port, own_names, wait_ready
 from bench.peers import books, order
 from creativeflow.services.aigeneration.kit.clock import now
 from creativeflow.services.aigeneration.storage.database import Database
@@ -44,6 +36,7 @@ class Running:
 
     port: int
     topic: str
+    database: str
     processes: Sequence[int]
     stub: Sequence[int]
     settled: Callable[[], Awaitable[bool]]
@@ -51,19 +44,21 @@ class Running:
 
 
 @asynccontextmanager
-async def ours(log: Path, stub_seconds: float, parts: Sequence[str]) -> AsyncIterator[Running]:
-    """Our service, one process for each of `parts`, and the stub worker that reports to it over
-    HTTP.
+async def ours(
+    log: Path, stub_seconds: float, parts: Sequence[str], *, source: Path = SERVICE
+) -> AsyncIterator[Running]:
+    """Our service of this source, one process for each of `parts`, and the stub worker that
+    reports to it over HTTP.
     """
     names = own_names(f"bench.{uuid4().hex[:8]}")
     try:
-        async with database() as url, _connection(url) as connection:
-            await connection.execute(
-                _FUND_OURS, [order.user(number) for number in range(order.USERS)], order.FUNDS
-            )
+        async with empty_database() as url, _connection(url) as connection:
             told = {"AIGEN_ENGINE_URL": RABBITMQ, "BENCH_STUB_SECONDS": str(stub_seconds), **names}
-            with _service(url, log, parts, told) as (port, environment, served):
+            with _service(url, log, parts, told, source) as (port, environment, served):
                 await wait_ready(port, served[0])
+                await connection.execute(
+                    _FUND_OURS, [order.user(number) for number in range(order.USERS)], order.FUNDS
+                )
                 queues = [
                     names["AIGEN_RABBITMQ_SAMPLES_QUEUE"],
                     names["AIGEN_RABBITMQ_FINAL_QUEUE"],
@@ -76,6 +71,7 @@ async def ours(log: Path, stub_seconds: float, parts: Sequence[str]) -> AsyncIte
                     yield Running(
                         port=port,
                         topic=names["AIGEN_RABBITMQ_TOPIC_EXCHANGE"],
+                        database=url,
                         processes=[running.pid for running in served],
                         stub=[stub.pid],
                         settled=lambda: connection.fetchval(
@@ -100,7 +96,7 @@ LATERAL (VALUES ('user:' || u, $2::bigint), ('issued', -$2::bigint)) AS e(accoun
 
 @contextmanager
 def _service(
-    url: str, log: Path, parts: Sequence[str], told: Mapping[str, str]
+    url: str, log: Path, parts: Sequence[str], told: Mapping[str, str], source: Path
 ) -> Iterator[tuple[int, dict[str, str], list[subprocess.Popen[bytes]]]]:
     """`aigen serve` once for each of `parts`; the port and environment of the first, which has the
     API.
@@ -109,11 +105,12 @@ def _service(
     port = free_port()
     environment = service_environment(url, log.parent, port, AIGEN_ROLES=first, **told)
     serve = [sys.executable, "-m", "creativeflow.services.aigeneration", "serve"]
-    with process(serve, environment, log) as running:
+    path = {"PYTHONPATH": str(source / "src")}
+    with process(serve, environment | path, log) as running:
         if not others:
             yield port, environment, [running]
             return
-        with process(serve, environment | {"AIGEN_ROLES": others[0]}, log) as second:
+        with process(serve, environment | path | {"AIGEN_ROLES": others[0]}, log) as second:
             yield port, environment, [running, second]
 
 
@@ -197,6 +194,7 @@ async def peer(name: str, log: Path, stub_seconds: float) -> AsyncIterator[Runni
                 yield Running(
                     port=port,
                     topic=f"{prefix}.topic",
+                    database=url,
                     processes=[api.pid, work.pid],
                     stub=[],
                     settled=lambda: _settled(connection, found),

@@ -33,8 +33,12 @@ class Cpu:
 class Meter:
     """Measures the processes with these ids and their children."""
 
-    def __init__(self, contestant: Iterable[int], stub: Iterable[int]) -> None:
+    def __init__(
+        self, contestant: Iterable[int], stub: Iterable[int], *, postmaster: int | None = None
+    ) -> None:
+        """`postmaster`: the PostgreSQL server to measure; None measures all of this machine."""
         self._contestant, self._stub = list(contestant), list(stub)
+        self._postmaster = postmaster
         self.rss_mb = 0.0
         """The highest sum of resident memory seen; pages that processes share are counted in each.
         """
@@ -46,7 +50,7 @@ class Meter:
         return Cpu(
             _seconds(_trees(self._contestant)),
             _seconds(_trees(self._stub)),
-            _seconds(_named("postgres")),
+            _seconds(_trees([self._postmaster]) if self._postmaster else _named("postgres")),
             _seconds(_named("beam.smp")),
         )
 
