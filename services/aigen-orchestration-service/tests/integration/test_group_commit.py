@@ -11,8 +11,8 @@ import pytest
 from creativeflow.services.aigeneration.application.idempotency import ActionResult, Caller
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim, StateChange
+from creativeflow.services.aigeneration.storage.batch_writer import WriteResult
 from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
-from creativeflow.services.aigeneration.storage.requests import WriteResult
 from tests.support.app import ServiceUnderTest
 
 
@@ -48,9 +48,9 @@ async def submit_in_one_batch(
 ) -> list[ActionResult | BaseException]:
     """The outcome of calls whose changes are written by one statement."""
     await world.grant("filler", plan="enterprise")
-    gate = Gate(world.service.store._intakes)  # noqa: SLF001
+    gate = Gate(world.service.writer._group)  # noqa: SLF001
     writer = asyncio.create_task(world.submit("filler"))
-    while not world.service.store._intakes._writing or world.service.store._intakes._waiting:  # noqa: SLF001
+    while not world.service.writer._group._writing or world.service.writer._group._waiting:  # noqa: SLF001
         await asyncio.sleep(0)
     tasks = [asyncio.create_task(call) for call in calls]
     await gate.waiting(len(tasks))
@@ -101,14 +101,14 @@ async def test_used_keys_do_not_break_a_batch_apart(
     await world.grant("pro", plan="pro")
     await world.submit("pro", claim=claim("used"))
     statements = 0
-    fetch = world.database.fetch
+    fetch = world.service.write_connection.fetch
 
     async def counted(statement: str, *arguments: Any) -> Any:
         nonlocal statements
         statements += "INSERT INTO generation_requests" in statement
         return await fetch(statement, *arguments)
 
-    world.database.fetch = counted  # type: ignore[method-assign]
+    world.service.write_connection.fetch = counted  # type: ignore[method-assign]
     calls = [world.submit("pro", claim=claim(f"key {n}")) for n in range(20)]
     found = await submit_in_one_batch(world, *calls, world.submit("pro", claim=claim("used")))
     assert statuses(found) == [202] * 21

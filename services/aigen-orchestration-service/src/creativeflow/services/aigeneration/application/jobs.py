@@ -19,7 +19,11 @@ from creativeflow.services.aigeneration.domain.request import (
     GenerationRequest,
     SampleFailure,
 )
-from creativeflow.services.aigeneration.domain.transitions import StateChange, TimelineEntry
+from creativeflow.services.aigeneration.domain.transitions import (
+    LeaseOffer,
+    StateChange,
+    TimelineEntry,
+)
 from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome
 from creativeflow.services.aigeneration.storage.requests import LeasedJobs
 
@@ -36,28 +40,45 @@ class JobService:
 
     async def lease(self, lane: Stage, *, window: int, most: int) -> LeasedJobs:
         """Lease the next jobs of a lane in fair order, for a bounded time."""
-        now = self._runner.now()
-        decide = partial(
-            job_commands.lease_job, routing=self._routing(), policy=self._policy, now=now
-        )
-
-        def lease(request: GenerationRequest) -> StateChange:
-            return self._runner.apply(request, decide(request))
-
         leased = await self._runner.store.lease_jobs(
-            lane, window=window, most=most, per_user=self._policy.in_flight, now=now, lease=lease
+            lane,
+            window=window,
+            most=most,
+            per_user=self._policy.in_flight,
+            now=self._runner.now(),
+            lease=self._lease,
         )
         for request in leased.jobs:
             self._runner.cache.put(request)
         return leased
 
-    async def published(self, published: Sequence[tuple[GenerationRequest, Publication]]) -> None:
-        """Write the outcome of publishing leased jobs; a job already reported on stays as it is."""
+    def offer_lease(self, request: GenerationRequest, *, window: int) -> LeaseOffer:
+        """Return the lease of a job that is being queued, for the statement that queues it."""
+        return LeaseOffer(
+            change=self._lease(request),
+            window=window,
+            per_user=self._policy.in_flight.get(request.plan, window),
+        )
+
+    def _lease(self, request: GenerationRequest) -> StateChange:
+        leased = job_commands.lease_job(
+            request, routing=self._routing(), policy=self._policy, now=self._runner.now()
+        )
+        return self._runner.apply(request, leased)
+
+    async def published(
+        self, published: Sequence[tuple[GenerationRequest, Publication]], *, at_once: bool = True
+    ) -> None:
+        """Write the outcome of publishing leased jobs; a job already reported on stays as it is.
+
+        `at_once`: False leaves a confirm to be written with the worker's first report.
+        """
         changes = [self._after_publication(*each) for each in published]
-        written = await self._runner.store.write_moves(changes)
-        for change, is_written in zip(changes, written, strict=True):
-            if is_written:
-                self._runner.on_committed(change)
+        if not at_once:
+            confirmed = [c for c in changes if c.after.state is not State.PENDING]
+            self._runner.confirms.add(confirmed)
+            changes = [c for c in changes if c.after.state is State.PENDING]
+        await self._runner.write_all(changes)
 
     def _after_publication(
         self, request: GenerationRequest, publication: Publication

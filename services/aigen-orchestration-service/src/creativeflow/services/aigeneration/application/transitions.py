@@ -2,8 +2,9 @@
 was faster.
 """
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -20,16 +21,20 @@ from creativeflow.services.aigeneration.domain.transitions import (
     ApiResponse,
     Context,
     IdempotencyClaim,
+    LeaseOffer,
     StateChange,
     apply,
 )
-from creativeflow.services.aigeneration.storage.requests import RequestStore, WriteResult
+from creativeflow.services.aigeneration.storage.batch_writer import WriteResult
+from creativeflow.services.aigeneration.storage.requests import RequestStore
 
 log = structlog.get_logger(__name__)
 
 _ATTEMPTS = 8
 """How often a request is loaded again when other writes keep being faster."""
 _CACHED_MAX = 2_000
+_CONFIRM_SECONDS = 0.5
+"""How long a confirm waits for the worker's first report."""
 
 Decide = Callable[[GenerationRequest], DomainEvent | AlreadyDone]
 """A command: decides on the request as it is, and may be asked again on a newer version."""
@@ -85,8 +90,52 @@ class RequestCache:
         self._requests.pop(request_id, None)
 
 
+class ConfirmBuffer:
+    """The broker's confirms that are not written yet: each waits a moment for the report of its
+    worker, and is written with it.
+
+    A confirm changes nothing that anybody waits for. One that is lost with its process is like a
+    confirm that never came: the job's lease ends, and the same job is published again.
+    """
+
+    def __init__(self, write: Callable[[Sequence[StateChange]], Awaitable[None]]) -> None:
+        self._write = write
+        self._changes: dict[UUID, StateChange] = {}
+        self._writing: asyncio.Task[None] | None = None
+
+    def add(self, changes: Sequence[StateChange]) -> None:
+        """Keep confirms until a report takes them, or for `_CONFIRM_SECONDS`."""
+        self._changes |= {change.after.id: change for change in changes}
+        if self._changes and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._write_later())
+
+    def take(self, request_id: UUID) -> StateChange | None:
+        """Return and forget the confirm of this request, to be written with what comes next."""
+        return self._changes.pop(request_id, None)
+
+    async def flush(self) -> None:
+        """Write all confirms now; one that cannot be written is lost, as with the process."""
+        changes, self._changes = list(self._changes.values()), {}
+        try:
+            if changes:
+                await self._write(changes)
+        except errors.ServiceUnavailableError as error:
+            log.warning("confirms_not_written", count=len(changes), reason=error.code)
+        except Exception:
+            log.exception("confirms_not_written", count=len(changes))
+
+    async def _write_later(self) -> None:
+        while self._changes:
+            await asyncio.sleep(_CONFIRM_SECONDS)
+            await self.flush()
+
+
 class TransitionRunner:
-    """Applies events to requests; any number of processes may run it on one database."""
+    """Applies events to requests; any number of processes may run it on one database.
+
+    `offer_lease` and `on_leased`, where a dispatcher of this process sets them: the lease that is
+    offered with every job that is queued, and the jobs that were leased so.
+    """
 
     def __init__(
         self,
@@ -102,6 +151,9 @@ class TransitionRunner:
         self.now = now
         self.new_id = new_id
         self.cache = RequestCache()
+        self.confirms = ConfirmBuffer(self.write_all)
+        self.offer_lease: Callable[[GenerationRequest], LeaseOffer | None] | None = None
+        self.on_leased: Callable[[GenerationRequest], None] | None = None
         self._on_committed = on_committed
 
     def apply(self, request: GenerationRequest | None, event: DomainEvent) -> StateChange:
@@ -121,10 +173,18 @@ class TransitionRunner:
             FreeQuotaExhaustedError, CreditsNotTakenError: nothing was written.
             KeyTakenError: the claimed idempotency key exists already.
         """
-        change = _with_response(self.apply(None, event), claim, respond)
-        self._check_paid(await self.store.write(change))
-        self.on_committed(change)
+        change = self._with_lease(_with_response(self.apply(None, event), claim, respond))
+        await self._write(change)
         return change.after
+
+    async def write_all(self, changes: Sequence[StateChange]) -> None:
+        """Write transitions of different requests together; one that another write overtook is
+        dropped.
+        """
+        written = await self.store.write_moves(changes)
+        for change, is_written in zip(changes, written, strict=True):
+            if is_written:
+                self.on_committed(change)
 
     async def run(
         self,
@@ -146,9 +206,10 @@ class TransitionRunner:
             IllegalTransitionError, and whatever `decide` raises.
             ServiceUnavailableError: other writes kept being faster.
         """
-        cached = known or self.cache.get(request_id)
+        confirm = self.confirms.take(request_id)
+        cached = confirm.after if confirm else known or self.cache.get(request_id)
         if cached is not None and (
-            change := await self._run_cached(cached, decide, caller, respond)
+            change := await self._run_cached(cached, decide, caller, respond, confirm)
         ):
             return Applied(change.after, change)
         for _ in range(_ATTEMPTS):
@@ -156,10 +217,7 @@ class TransitionRunner:
             change = self._change(request, decide, caller, respond)
             if change is None:
                 return Applied(request)
-            written = await self.store.write(change)
-            self._check_paid(written)
-            if written is WriteResult.YES:
-                self.on_committed(change)
+            if await self._write(change):
                 return Applied(change.after, change)
         raise errors.ServiceUnavailableError
 
@@ -169,18 +227,40 @@ class TransitionRunner:
         decide: Decide,
         caller: Caller | None,
         respond: Respond | None,
+        confirm: StateChange | None,
     ) -> StateChange | None:
-        if caller and not caller.may_see(request):
-            return None
+        """Apply the event to what this process knows, written with the confirm that it knows of."""
+        change = None
         try:
-            change = self._change(request, decide, caller, respond)
+            if not caller or caller.may_see(request):
+                change = self._change(request, decide, caller, respond)
         except errors.AigenError:
-            change = None
-        if change is not None and await self.store.write(change) is WriteResult.YES:
-            self.on_committed(change)
-            return change
+            pass
+        if confirm is not None:
+            change = confirm.then(change) if change else confirm
+        if change is not None and await self._write(change, raising=False):
+            return change if change is not confirm else None
         self.cache.drop(request.id)
         return None
+
+    async def _write(self, change: StateChange, *, raising: bool = True) -> bool:
+        """Write a change and tell of it; return whether it was written.
+
+        Raises:
+            FreeQuotaExhaustedError, CreditsNotTakenError: if `raising`; nothing was written.
+        """
+        written = await self.store.write(change)
+        if raising:
+            self._check_paid(written)
+        if written not in (WriteResult.YES, WriteResult.LEASED):
+            return False
+        leased = change.lease.change if written is WriteResult.LEASED and change.lease else None
+        self.on_committed(change if leased else replace(change, lease=None))
+        if leased is not None:
+            self.on_committed(leased)
+            if self.on_leased is not None:
+                self.on_leased(leased.after)
+        return True
 
     def _change(
         self,
@@ -195,7 +275,13 @@ class TransitionRunner:
         if isinstance(event, AlreadyDone):
             return None
         claim = caller.claim if caller else None
-        return _with_response(self.apply(request, event), claim, respond)
+        return self._with_lease(_with_response(self.apply(request, event), claim, respond))
+
+    def _with_lease(self, change: StateChange) -> StateChange:
+        """Offer the lease of a job that is queued, so that it may go to the broker at once."""
+        if not change.queues or self.offer_lease is None:
+            return change
+        return replace(change, lease=self.offer_lease(change.after))
 
     def _check_paid(self, written: WriteResult) -> None:
         if written is WriteResult.NO_ALLOWANCE:

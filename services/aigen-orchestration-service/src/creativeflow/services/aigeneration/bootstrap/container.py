@@ -68,6 +68,7 @@ from creativeflow.services.aigeneration.ports import (
 from creativeflow.services.aigeneration.settings import Settings, scheme
 from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
 from creativeflow.services.aigeneration.storage.accounting import Accounting
+from creativeflow.services.aigeneration.storage.batch_writer import BatchWriter
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.migrations import head
@@ -132,7 +133,8 @@ class Container:
         self.now, self.new_id = now, new_id
         self.policy = settings.policy()
         self.public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
-        self.database = Database(database_url, pool_size=settings.database_pool_size)
+        self.database = Database(database_url, pool_size=max(1, settings.database_pool_size - 1))
+        self.write_connection = Database(database_url, pool_size=1)
         self.queries = Queries(self.database)
         self.figures = Statistics(self.database)
         self.outbox = Outbox(self.database)
@@ -149,9 +151,14 @@ class Container:
             settings, self.http, self.database, now=now, ledger=self.ledger
         )
         ledger_here = isinstance(self.credits, LocalCredits)
-        self.store = RequestStore(
-            self.database, free_generations=settings.free_generations, ledger_here=ledger_here
+        self.writer = BatchWriter(
+            self.database,
+            self.write_connection,
+            free_generations=settings.free_generations,
+            ledger_here=ledger_here,
+            new_id=new_id,
         )
+        self.store = RequestStore(self.database, self.writer)
         self.routing = RoutingSource(settings.routing_file)
         self.flags = AccountFlags(self.database)
         self.entitlements = CachedEntitlements(
@@ -216,7 +223,9 @@ class Container:
         self.engine = engine or self._engine()
         self.notify_broker = build_notify_broker(settings, self.broker)
         notifier = notifier or build_notifier(settings, self.http, self.notify_broker)
-        self.relay = Relay(self.outbox, self._handlers(notifier), now=now, new_id=new_id)
+        self.relay = Relay(
+            self.outbox, self.writer, self._handlers(notifier), now=now, new_id=new_id
+        )
         self.dispatcher = Dispatcher(self.jobs, self.engine, window=settings.lane_window)
         self.sweeper = Sweeper(
             self.store,
@@ -291,6 +300,10 @@ class Container:
             await broker.start()
         if isinstance(self.engine, LocalEngine):
             await self.engine.start()
+        if "dispatcher" in roles:
+            self.dispatcher.start_own(self.runner)
+        if "relay" in roles:
+            self.relay.start_own()
         for name, loop in self.loops.items():
             if name == "routing" or ROLE_OF.get(name, name) in roles:
                 loop.start()
@@ -304,6 +317,8 @@ class Container:
         """Stop the roles between two steps, wait for confirms, close connections."""
         for loop in self.loops.values():
             await loop.stop()
+        await self.dispatcher.stop_own(self.runner)
+        await self.relay.stop_own()
         await self.webhooks.finish(10)
         if isinstance(self.engine, LocalEngine):
             await self.engine.close()
@@ -315,6 +330,7 @@ class Container:
         await self.result_check.close()
         await self.result_http.close()
         await self.decoder.close()
+        await self.write_connection.close()
         await self.database.close()
 
     async def checks(self) -> dict[str, dict[str, Any]]:
@@ -396,7 +412,9 @@ class Container:
         self.hub.written(change)
         before, after = change.before, change.after
         done = before is not None and before.state in IN_FLIGHT and after.state not in IN_FLIGHT
-        if after.state is State.PENDING or (done and self.dispatcher.window_full):
+        if (after.state is State.PENDING and change.lease is None) or (
+            done and self.dispatcher.window_full
+        ):
             self.loops["dispatcher"].wake()
         if change.messages:
             self.loops["relay"].wake()
@@ -537,6 +555,7 @@ class Container:
             return {"ok": False, "required": True, "detail": "does not answer"}
         if not writes:
             await self.database.reconnect()
+            await self.write_connection.reconnect()
             return {
                 "ok": False,
                 "required": True,

@@ -49,11 +49,15 @@ TOPICS = (Topic.NOTIFY, Topic.EVENT, Topic.CAPTURE, Topic.RELEASE)
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
-    """An entry of the timeline; `state` is set for a transition."""
+    """An entry of the timeline; `state` is set for a transition.
+
+    `at` is the time of an entry that is written with a later change; None is the change's own.
+    """
 
     event: str
     state: State | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,9 @@ class StateChange:
     """Everything that one statement writes, together or not at all.
 
     `queues` gives the request a place in the fair queue. `claim` takes an idempotency key; an
-    `answer` without a claim completes the key that was claimed when the action began.
+    `answer` without a claim completes the key that was claimed when the action began. `lease` is
+    the lease of the queued job, decided on `after`: the statement applies it along where the lane
+    has room, and the job then needs no dispatcher.
     """
 
     before: GenerationRequest | None
@@ -113,6 +119,16 @@ class StateChange:
     queues: bool = False
     claim: IdempotencyClaim | None = None
     answer: ApiResponse | None = None
+    lease: "LeaseOffer | None" = None
+
+    def then(self, following: "StateChange") -> "StateChange":
+        """Return this change and the one decided on `self.after` as one, written together.
+
+        Only for a change that writes nothing beside its request, such as a broker's confirm.
+        """
+        at = self.after.updated_at
+        entries = tuple(replace(entry, at=at) for entry in self.entries)
+        return replace(following, before=self.before, entries=(*entries, *following.entries))
 
     @property
     def allowance(self) -> Hold | None:
@@ -130,6 +146,18 @@ class StateChange:
         known = {hold.key for hold in self.before.holds} if self.before else ()
         held = (h for h in self.holds if h.funding is Funding.CREDITS and h.state is HoldState.HELD)
         return next((hold for hold in held if hold.key not in known), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseOffer:
+    """The lease of a job that is only being queued, and the jobs in flight that bound it.
+
+    `window`: of the lane; `per_user`: of one user in the lane.
+    """
+
+    change: StateChange
+    window: int
+    per_user: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,20 +16,8 @@ from creativeflow.services.aigeneration.storage.account_flags import (
     RAISE,
     REFUND_FAILED,
 )
+from creativeflow.services.aigeneration.storage.batch_writer import LeasedMessage
 from creativeflow.services.aigeneration.storage.database import Database
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeasedMessage:
-    """A message that is being delivered; `token` proves the lease when the outcome is written."""
-
-    id: int
-    token: UUID
-    request_id: UUID | None
-    topic: str
-    body: dict[str, Any]
-    attempts: int
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +55,9 @@ all.
 DEAD_LETTER = "dead_letter"
 """An unreadable message: parked from the start, and read once more when an operator replays it."""
 
-_PAID = {
-    DEAD_LETTER: "dead_letter_handled",
-    Topic.NOTIFY: "notification_sent",
-    Topic.EVENT: "event_published",
-    Topic.CAPTURE: "credits_captured",
-    Topic.RELEASE: "credits_released",
-}
-
 
 class Outbox:
-    """Leases messages to the relay and writes the outcomes."""
+    """Leases messages to the relay, puts them off and parks them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -100,55 +80,28 @@ class Outbox:
                      AND (o.leased_until IS NULL OR o.leased_until <= $3)
                      AND {IN_ITS_TURN}
                    ORDER BY o.due_at, o.id LIMIT $2 FOR UPDATE OF o SKIP LOCKED)
-               RETURNING id, lease_token AS token, request_id, topic, body, attempts, created_at""",  # noqa: S608 - a constant
+               RETURNING id, request_id, topic, body, attempts, created_at""",  # noqa: S608 - a constant
             token,
             most,
             now,
             now + lease_for,
             list(topics),
         )
-        return sorted((LeasedMessage(**row) for row in found), key=lambda message: message.id)
+        leased = (LeasedMessage(token=token, **row) for row in found)
+        return sorted(leased, key=lambda message: message.id)
 
     async def settle(
-        self, outcomes: Sequence[tuple[LeasedMessage, Outcome]], *, now: datetime
+        self, outcomes: Sequence[tuple[LeasedMessage, RetryLater | Parked]], *, now: datetime
     ) -> None:
-        """Write the outcomes of leased messages; a lease that was lost meanwhile writes nothing."""
-        paid = [message for message, outcome in outcomes if isinstance(outcome, Delivered)]
-        paid.sort(
-            key=lambda message: str(message.request_id)
-        )  # as every statement locks what belongs to requests
-        if paid:
-            await self._pay(paid, now)
+        """Write the outcomes of messages that were not delivered; a lease that was lost meanwhile
+        writes nothing.
+        """
         for message, outcome in outcomes:
             match outcome:
                 case RetryLater():
                     await self._put_off(message, outcome, now)
                 case Parked():
                     await self._park(message, outcome, now)
-                case Delivered():
-                    pass
-
-    async def _pay(self, paid: Sequence[LeasedMessage], now: datetime) -> None:
-        await self._database.execute(
-            """WITH paid AS (
-                   DELETE FROM outbox o USING unnest($1::bigint[], $2::uuid[], $3::text[])
-                       AS p(id, token, event)
-                   WHERE o.id = p.id AND o.lease_token = p.token
-                   RETURNING o.id, o.request_id, o.topic, o.body, p.event
-               ), settled AS (
-                   UPDATE holds h SET settled_at = $4 FROM paid
-                   WHERE paid.topic LIKE 'credits.%' AND h.key = paid.body->>'key'
-               )
-               INSERT INTO generation_events (request_id, event, data, at)
-               SELECT request_id, event, jsonb_strip_nulls(jsonb_build_object(
-                          'event_type', body->'event_type', 'event_id', body->'event_id', 'hold',
-                              body->'key')), $4
-               FROM paid WHERE request_id IS NOT NULL ORDER BY id""",
-            [message.id for message in paid],
-            [message.token for message in paid],
-            [_PAID[message.topic] for message in paid],
-            now,
-        )
 
     async def _put_off(self, message: LeasedMessage, later: RetryLater, now: datetime) -> None:
         delay = later.delay or backoff(message.attempts)

@@ -40,6 +40,7 @@ def from_change(change: StateChange) -> dict[str, Any]:
     before, after = change.before, change.after
     row: dict[str, Any] = {
         "id": after.id,
+        "was": before.version if before else None,
         "version": after.version,
         "at": after.updated_at,
         "from_state": before.state if before else None,
@@ -120,6 +121,7 @@ def from_job_move(change: StateChange) -> dict[str, Any]:
     assert before is not None  # noqa: S101 - see moves_job_alone
     return {
         "id": after.id,
+        "was": before.version,
         "version": after.version,
         "at": after.updated_at,
         "from_state": before.state,
@@ -137,7 +139,20 @@ def from_job_move(change: StateChange) -> dict[str, Any]:
 
 
 def _entries(change: StateChange) -> list[dict[str, Any]]:
-    return [{"event": e.event, "state": e.state, "data": e.data} for e in change.entries]
+    """Return the timeline entries, each with the version that it led to."""
+    version = change.before.version if change.before else 0
+    found = []
+    for entry in change.entries:
+        version += entry.state is not None
+        line: dict[str, Any] = {"event": entry.event, "version": version}
+        if entry.state is not None:
+            line["state"] = entry.state
+        if entry.data:
+            line["data"] = entry.data
+        if entry.at is not None:
+            line["at"] = entry.at
+        found.append(line)
+    return found
 
 
 def _beside_the_request(change: StateChange) -> dict[str, Any]:
@@ -164,6 +179,15 @@ def _beside_the_request(change: StateChange) -> dict[str, Any]:
     }
     if (taking := change.taking) is not None:
         row |= {"take_key": taking.key, "take_amount": taking.amount, "take_action": taking.action}
+    if (lease := change.lease) is not None:
+        leased = lease.change.after
+        row |= {"lane_window": lease.window, "per_user": lease.per_user}
+        row["lease"] = {
+            "lease_until": leased.lease_until,
+            "model": leased.model,
+            "route": leased.route,
+            "entries": _entries(lease.change),
+        }
     if change.allowance is not None:
         row["allowance_month"] = change.allowance.month
     if change.claim is not None:

@@ -7,8 +7,6 @@ version decides: a write that expects another version writes nothing and reports
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum, auto
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -25,6 +23,7 @@ from creativeflow.services.aigeneration.domain.transitions import (
 )
 from creativeflow.services.aigeneration.storage import request_rows, request_sql
 from creativeflow.services.aigeneration.storage.account_flags import HOLD_UNDECIDED, RAISE
+from creativeflow.services.aigeneration.storage.batch_writer import BatchWriter, WriteResult
 from creativeflow.services.aigeneration.storage.database import Database, to_json
 from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
 
@@ -37,24 +36,6 @@ for a year before it matters.
 """
 _TURNS = 3
 """How often a dispatcher reads a lane again when another one has just leased from it."""
-
-
-class WriteResult(Enum):
-    """The outcome of a write."""
-
-    YES = auto()
-    SUPERSEDED = auto()
-    """Another write was faster: load the request again and decide anew."""
-    NO_ALLOWANCE = auto()
-    """The Free plan's generations of the month are used up; nothing was written."""
-    NOT_TAKEN = auto()
-    """The credits to take are not available, or not at once; nothing was written."""
-    KEY_USED = auto()
-    """The claimed idempotency key exists already; nothing was written."""
-    CROWDED = auto()
-    """Several generations of one user were in the batch and exceed the month together; alone
-    this one may fit.
-    """
 
 
 class KeyTakenError(Exception):
@@ -84,31 +65,11 @@ class LeasedJobs:
 
 
 class RequestStore:
-    """Requests, timelines, holds and outbox messages in one database.
+    """Requests, timelines, holds and outbox messages in one database."""
 
-    `ledger_here`: the credits are in it too, and a capture is part of the statement that delivers
-    instead of a message.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        *,
-        free_generations: int,
-        ledger_here: bool = False,
-        batch_size: int = 64,
-    ) -> None:
+    def __init__(self, database: Database, writer: BatchWriter, *, batch_size: int = 64) -> None:
         self._database = database
-        self._free_generations = free_generations
-        self._ledger_here = ledger_here
-        # One writer: two at once would read the same last job of a user and give its next ones the
-        # same virtual time.
-        self._intakes = GroupCommit(
-            self._write_intakes, key=_intake_key, max_size=batch_size, max_concurrent=1
-        )
-        self._moves = GroupCommit(
-            self._write_moves, key=lambda change: change.after.id, max_size=batch_size
-        )
+        self._writer = writer
         self._loads = GroupCommit(
             self._load_many, key=lambda request_id: request_id, max_size=batch_size
         )
@@ -120,39 +81,16 @@ class RequestStore:
             KeyTakenError: the change claims an idempotency key that is already there; nothing was
             written. StorageUnavailableError: nobody knows whether it was written.
         """
-        try:
-            written = await self._write(change)
-        except asyncpg.UniqueViolationError as error:
-            if error.constraint_name == "idempotency_keys_pkey":
-                raise KeyTakenError from None
-            raise
+        written = await self._writer.write(change)
         if written is WriteResult.KEY_USED:
             raise KeyTakenError
         return written
-
-    async def _write(self, change: StateChange) -> WriteResult:
-        if change.before is None:
-            written = await self._intakes.submit(change)
-            # Not in the batch, whose other changes are committed by now: what fails here concerns
-            # this caller alone.
-            return (
-                (await self._write_intakes([change]))[0]
-                if written is WriteResult.CROWDED
-                else written
-            )
-        if change.allowance is not None:
-            return await self._write_with_allowance(change)
-        return await self._moves.submit(change)
 
     async def write_moves(self, changes: Sequence[StateChange]) -> list[bool]:
         """Write many changes of different requests as one statement; return for each whether it
         was written.
         """
-        return (
-            [outcome is WriteResult.YES for outcome in await self._write_moves(changes)]
-            if changes
-            else []
-        )
+        return [result is WriteResult.YES for result in await self._writer.write_all(changes)]
 
     async def load(self, request_id: UUID) -> GenerationRequest | None:
         """Load a request with its holds, as last committed."""
@@ -207,7 +145,8 @@ class RequestStore:
             if not found:
                 return LeasedJobs([], window_full=await self._some_wait(lane, now))
             changes = [lease(request_rows.to_request(row)) for row in found]
-            payload = _payload(changes, request_rows.from_job_move)
+            in_order = sorted(changes, key=lambda change: change.after.id)
+            payload = [request_rows.from_job_move(change) for change in in_order]
             reached = max(row["fair_at"] for row in found)
             taken = await self._database.fetch(
                 request_sql.LEASE, payload, lane, found[0]["turn"], reached
@@ -437,109 +376,9 @@ class RequestStore:
             month = following
         return MONTHS_AHEAD + 1
 
-    async def _write_intakes(self, changes: Sequence[StateChange]) -> list[WriteResult]:
-        """Write a batch as one statement and nothing after it: a failure has written nothing, so
-        that it may be written again.
-        """
-        payload = _payload(changes)
-        statement = (
-            request_sql.INTAKE_AND_TAKE
-            if any("take_key" in row for row in payload)
-            else request_sql.INTAKE
-        )
-        written = _outcomes(await self._database.fetch(statement, payload, self._free_generations))
-        without_allowance = WriteResult.CROWDED if len(changes) > 1 else WriteResult.NO_ALLOWANCE
-        return [
-            written.get(
-                change.after.id, WriteResult.NOT_TAKEN if change.taking else without_allowance
-            )
-            for change in changes
-        ]
-
-    async def _write_moves(self, changes: Sequence[StateChange]) -> list[WriteResult]:
-        """Write a batch of transitions; as with intakes, nothing follows the statement that
-        commits.
-        """
-        try:
-            return await self._move_all(changes, settle=self._ledger_here)
-        except asyncpg.UniqueViolationError as error:
-            if error.table_name != "credit_entries" or len(changes) > 1:
-                raise
-            # Somebody used the key in the ledger at this moment; the long way finds out what became
-            # of it.
-            return (
-                [WriteResult.NOT_TAKEN]
-                if changes[0].taking
-                else await self._move_all(changes, settle=False)
-            )
-
-    async def _move_all(self, changes: Sequence[StateChange], *, settle: bool) -> list[WriteResult]:
-        written = _outcomes(await self._database.fetch(*_moved_by(changes, settle=settle)))
-        return [written.get(change.after.id, WriteResult.SUPERSEDED) for change in changes]
-
-    async def _write_with_allowance(self, change: StateChange) -> WriteResult:
-        """Write a regeneration on the Free plan: the month's count and the transition in one
-        transaction.
-        """
-        statement, payload = _moved_by([change], settle=self._ledger_here)
-        async with self._database.connection() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
-            try:
-                # First the request, then the month: as a move that gives a generation back locks
-                # them.
-                written = _outcomes(await connection.fetch(statement, payload))
-                outcome = written.get(change.after.id, WriteResult.SUPERSEDED)
-                if outcome is WriteResult.YES:
-                    used = await connection.fetch(
-                        request_sql.USE_ALLOWANCE, payload, self._free_generations
-                    )
-                    outcome = WriteResult.YES if used else WriteResult.NO_ALLOWANCE
-            except BaseException:
-                await transaction.rollback()
-                raise
-            await (transaction.commit() if outcome is WriteResult.YES else transaction.rollback())
-        return outcome
-
     async def _load_many(self, ids: Sequence[UUID]) -> list[GenerationRequest | None]:
         found = await self._database.fetch(
             f"{request_sql.SELECT_REQUEST} WHERE r.id = ANY($1::uuid[])", list(ids)
         )
         by_id = {row["id"]: request_rows.to_request(row) for row in found}
         return [by_id.get(request_id) for request_id in ids]
-
-
-_OUTCOMES = {True: WriteResult.YES, False: WriteResult.NOT_TAKEN, None: WriteResult.KEY_USED}
-
-
-def _outcomes(found: Sequence[asyncpg.Record]) -> dict[UUID, WriteResult]:
-    """Return the outcome of each change by request id; changes that a statement did not find
-    have none.
-    """
-    return {row["id"]: _OUTCOMES[row["written"]] for row in found}
-
-
-def _payload(
-    changes: Sequence[StateChange],
-    row: Callable[[StateChange], dict[str, Any]] = request_rows.from_change,
-) -> list[dict[str, Any]]:
-    """Return the parameter of a statement, in the order of the ids: two statements that lock
-    some of the same requests do so in one order, and never deadlock.
-    """
-    return [row(change) for change in sorted(changes, key=lambda change: change.after.id)]
-
-
-def _moved_by(changes: Sequence[StateChange], *, settle: bool) -> tuple[str, list[dict[str, Any]]]:
-    """Build the statement and its parameters for these transitions."""
-    if all(map(request_rows.moves_job_alone, changes)):
-        return request_sql.MOVE_ALONE, _payload(changes, request_rows.from_job_move)
-    payload = _payload(changes)
-    captures = settle and any(
-        message.topic == Topic.CAPTURE for change in changes for message in change.messages
-    )
-    takes, tells = (any(name in row for row in payload) for name in ("take_key", "webhook"))
-    return request_sql.move(take=takes, settle=captures, tell=tells), payload
-
-
-def _intake_key(change: StateChange) -> Any:
-    return (change.claim.principal, change.claim.key) if change.claim else change.after.id

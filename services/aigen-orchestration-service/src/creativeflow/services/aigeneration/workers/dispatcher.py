@@ -2,15 +2,22 @@
 
 import asyncio
 
+import structlog
+
 from creativeflow.services.aigeneration.application.jobs import JobService
+from creativeflow.services.aigeneration.application.transitions import TransitionRunner
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
+from creativeflow.services.aigeneration.domain.transitions import LeaseOffer
 from creativeflow.services.aigeneration.ports import Engine
+
+log = structlog.get_logger(__name__)
 
 LANES = (Stage.FINAL, Stage.SAMPLES)
 """Finals first: a user has selected and paid."""
 BATCHES_MAX = 5
 """Maximum batches of one lane before the other lane is served."""
+_STOP_SECONDS = 10.0
 
 
 class Dispatcher:
@@ -28,6 +35,46 @@ class Dispatcher:
         """Whether jobs wait only because their lane's window is full; a finished job is then a
         wake-up.
         """
+        self._own: list[GenerationRequest] = []
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._confirms_at_once = True
+
+    def start_own(self, runner: TransitionRunner) -> None:
+        """Publish the jobs that this process queues right after their commit, where their lane has
+        room; and write the broker's confirms with the workers' first reports.
+        """
+        runner.offer_lease = self._offer_lease
+        runner.on_leased = self._publish_own
+        self._confirms_at_once = False
+
+    async def stop_own(self, runner: TransitionRunner) -> None:
+        """Leave new jobs to the dispatchers' steps, and finish those being published."""
+        runner.offer_lease = None
+        self._confirms_at_once = True
+        if self._publishing:
+            await asyncio.wait(self._publishing, timeout=_STOP_SECONDS)
+        await runner.confirms.flush()
+
+    def _offer_lease(self, request: GenerationRequest) -> LeaseOffer | None:
+        if not self._engine.ready:
+            return None
+        return self._jobs.offer_lease(request, window=self._window)
+
+    def _publish_own(self, request: GenerationRequest) -> None:
+        """Publish a job that was leased when it was queued, together with others of its batch."""
+        self._own.append(request)
+        if len(self._own) == 1:
+            task = asyncio.create_task(self._publish_collected())
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
+
+    async def _publish_collected(self) -> None:
+        jobs, self._own = self._own, []
+        try:
+            await self._hand_over(jobs)
+        except Exception:
+            # Their leases end, and the same jobs are published again.
+            log.exception("jobs_not_published", count=len(jobs))
 
     async def step(self) -> int:
         """Dispatch some batches of each lane; return the number of published jobs."""
@@ -60,4 +107,6 @@ class Dispatcher:
 
     async def _hand_over(self, jobs: list[GenerationRequest]) -> None:
         publications = await self._engine.publish(jobs)
-        await self._jobs.published(list(zip(jobs, publications, strict=True)))
+        await self._jobs.published(
+            list(zip(jobs, publications, strict=True)), at_once=self._confirms_at_once
+        )
