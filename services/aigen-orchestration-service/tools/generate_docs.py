@@ -319,7 +319,7 @@ def _faults(faults: Mapping[str, WorkerError]) -> str:
         [
             (
                 f"`{code}`",
-                fault.party.value,
+                fault.responsibility.value,
                 _next(fault),
                 _money(fault),
                 fault.message,

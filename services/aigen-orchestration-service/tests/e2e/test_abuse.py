@@ -137,7 +137,7 @@ async def _trickle(writer: asyncio.StreamWriter) -> None:
 
 
 async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_updates, "LISTENERS_PER_USER_MAX", 3)
+    monkeypatch.setattr(live_updates, "SUBSCRIPTIONS_PER_USER_MAX", 3)
     mine, theirs = (
         (await client.create("greedy")).json()["id"],
         (await client.create("modest")).json()["id"],
@@ -151,7 +151,7 @@ async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.Monk
         await _stream(stack, address, theirs)
         opened[0].close()
         async with asyncio.timeout(20):
-            while client.world.service.hub.count > 3:
+            while client.world.service.updates.count > 3:
                 await asyncio.sleep(0.02)
         await _stream(stack, address, mine)
 
@@ -159,7 +159,7 @@ async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.Monk
 async def test_a_full_process_says_when_to_come_again(
     client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_updates, "LISTENERS_MAX", 1)
+    monkeypatch.setattr(live_updates, "SUBSCRIPTIONS_MAX", 1)
     ids = [(await client.create(f"user-{n}")).json()["id"] for n in range(2)]
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(client))

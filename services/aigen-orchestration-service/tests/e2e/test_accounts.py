@@ -73,7 +73,7 @@ async def test_a_quote_is_accepted_by_every_action_that_costs(paying: Caller) ->
 
 async def test_a_price_that_changed_is_409_and_charges_nothing(paying: Caller) -> None:
     quote_id = (await quote(paying))["quote_id"]
-    paying.world.orchestrator._policy = Policy(prices=Prices(sample_set=20))  # noqa: SLF001 - as other settings would
+    paying.world.generations._policy = Policy(prices=Prices(sample_set=20))  # noqa: SLF001 - as other settings would
     assert_problem(await paying.create(quote_id=quote_id), 409, "quote_expired")
     assert await paying.world.balance() == 2000
 
@@ -95,7 +95,7 @@ async def test_a_quote_that_is_none_names_its_field(paying: Caller) -> None:
 async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(
     paying: Caller,
 ) -> None:
-    await paying.world.service.flags.raise_("user", "charge_failed", paying.world.clock())
+    await paying.world.service.account_flags.raise_("user", "charge_failed", paying.world.clock())
     paying.world.service.entitlements.forget("user")
     assert_problem(await paying.create(), 403, "account_restricted")
     (flag,) = (await read(paying, "flags"))["items"]

@@ -366,7 +366,9 @@ async def test_reconcile_missing_capture_is_reported_and_posted_with_apply(
 
 
 async def test_account_credit_service_down_still_renders(operator: OperatorBrowser) -> None:
-    await operator.world.service.flags.raise_("user", "charge_failed", operator.world.clock())
+    await operator.world.service.account_flags.raise_(
+        "user", "charge_failed", operator.world.clock()
+    )
     operator.world.credits.faults.append("entitlements")
     page = await operator.open_fresh("/console/accounts/user")
     assert "The credit service is unavailable" in page.text

@@ -241,9 +241,11 @@ async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_the
 ) -> None:
     job = await _job(world)
     token = world.service.secrets.token(job.job_id)
-    consumer = ResultsConsumer(world.service.reports, _NoBroker(), dead_letter_exchange="dead")  # type: ignore[arg-type]
+    consumer = ResultsConsumer(
+        world.service.worker_reports, _NoBroker(), dead_letter_exchange="dead"
+    )  # type: ignore[arg-type]
     dead = DeadLetterConsumer(
-        world.orchestrator,
+        world.generations,
         world.service.outbox,
         job_queues={"jobs"},
         now=world.clock,

@@ -227,7 +227,7 @@ async def test_changes_of_another_process_arrive_too(
     job = await elsewhere.next_job()
     await elsewhere.deliver(job)
     await updates.until("AWAITING_SELECTION")
-    await elsewhere.orchestrator.cancel(job.id, Actor(name="elsewhere"))
+    await elsewhere.generations.cancel(job.id, Actor(name="elsewhere"))
     assert [message.data["status"] for message in await updates.rest()] == ["CANCELLED"]
 
 
@@ -244,18 +244,18 @@ async def test_many_readers_of_one_request_see_the_same(client: Caller, open_str
 
 async def test_a_reader_that_leaves_is_forgotten(client: Caller, open_stream: Open) -> None:
     created = (await client.create()).json()
-    hub = client.world.service.hub
+    broadcaster = client.world.service.updates
     leaving, ending = await open_stream(created["id"]), await open_stream(created["id"])
     for reader in (leaving, ending):
         await reader.state()
-    assert hub.count == 2
+    assert broadcaster.count == 2
     await leaving.response.aclose()
     await client.act(created["id"], "cancel")
     await ending.rest()
     async with asyncio.timeout(BOUND_SECONDS):
-        while hub.count:
+        while broadcaster.count:
             await asyncio.sleep(0)
-    assert hub.count == 0
+    assert broadcaster.count == 0
 
 
 async def test_a_stream_of_somebody_elses_request_is_not_found(
@@ -267,7 +267,7 @@ async def test_a_stream_of_somebody_elses_request_is_not_found(
         assert_problem(answer, 404, "not_found")
     foreign = await open_stream(created["id"], X_User_ID="other")
     assert foreign.response.status_code == httpx.codes.NOT_FOUND
-    assert client.world.service.hub.count == 0
+    assert client.world.service.updates.count == 0
 
 
 async def test_a_slow_reader_gets_the_newest_state_only(client: Caller) -> None:
@@ -290,7 +290,7 @@ async def test_a_slow_reader_gets_the_newest_state_only(client: Caller) -> None:
             await reading
     states = [json.loads(chunk.split(b"data: ")[1]) for chunk in slow.chunks if b"data: " in chunk]
     assert [state["status"] for state in states] == ["PENDING", "CANCELLED"]
-    assert client.world.service.hub.count == 0
+    assert client.world.service.updates.count == 0
 
 
 class SlowReader:

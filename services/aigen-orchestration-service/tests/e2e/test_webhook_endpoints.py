@@ -387,7 +387,7 @@ async def test_a_secret_shows_nowhere_but_in_the_answer_that_makes_it(
             await act(caller, endpoint, "enable"),
             await register(caller, receiver.url),
         ]
-    kept = await caller.world.service.endpoints.one(
+    kept = await caller.world.service.webhook_endpoints.one(
         EndpointScope(name="shop", sees_all=False), rotated["id"]
     )
     assert kept.secrets(caller.world.clock()) == [rotated["secret"], endpoint["secret"]]

@@ -120,7 +120,7 @@ async def test_what_nobody_decided_is_only_reported(make_world) -> None:
     assert await differences(world, apply=True) == [("not_charged", "captured", "released", None)]
     await world.drain()
     assert await world.balance() == 500
-    assert await world.service.flags.flagged("user")
+    assert await world.service.account_flags.flagged("user")
 
 
 async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(
@@ -170,9 +170,9 @@ async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_a
     assert await world.parked_holds() == [key]
     world.credits.faults.append("before")
     with pytest.raises(errors.CreditsUnavailableError):
-        await world.orchestrator.decide_hold(key, charged=False, by="operator")
+        await world.generations.decide_hold(key, charged=False, by="operator")
     assert await world.parked_holds() == [key]
-    await world.orchestrator.decide_hold(key, charged=False, by="operator")
+    await world.generations.decide_hold(key, charged=False, by="operator")
     assert (await world.look(request)).state is State.PENDING
 
 
@@ -212,19 +212,19 @@ async def test_one_process_of_all_looks_for_differences_once_an_hour(make_world)
         async def fail() -> None:
             raise RuntimeError
 
-        chores = (
+        tasks = (
             PeriodicTask("fails", timedelta(hours=1), fail),
             PeriodicTask("notes", timedelta(hours=1), note),
         )
         return PeriodicTasks(
-            chores, take_turn=ReconciliationStore(world.database).take_turn, now=world.clock
+            tasks, take_turn=ReconciliationStore(world.database).take_turn, now=world.clock
         )
 
     both = [noting(world) for world in worlds]
     for minutes in (0, 20, 30, 45):
         worlds[0].clock.advance(minutes=minutes)
-        for chores in both:
-            await chores.step()
+        for tasks in both:
+            await tasks.step()
     assert len(done) == 2
 
 
@@ -236,13 +236,13 @@ async def test_the_chores_of_the_service_are_done_and_the_figures_follow(
     await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
     await world.database.execute("UPDATE holds SET settled_at = $1", world.clock())
     world.clock.advance(minutes=2)
-    await world.service.chores.step()
+    await world.service.periodic_tasks.step()
     figure = "ai_generation_book_differences"
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 1
     await world.service.reconciliation.run(world.clock() - DAY, apply=True)
     await world.drain()
     world.clock.advance(hours=1)
-    await world.service.chores.step()
+    await world.service.periodic_tasks.step()
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 0
 
 
@@ -262,7 +262,7 @@ async def test_a_run_can_be_bounded_and_says_that_it_was(world: ServiceUnderTest
 async def used(world: ServiceUnderTest, as_: UsageFormat, **wanted: str) -> str:
     """The export of this month."""
     since, until = month_of(f"{world.clock():%Y-%m}")
-    rows = world.service.books.usage(UsageFilter(since=since, until=until, **wanted))
+    rows = world.service.accounting.usage(UsageFilter(since=since, until=until, **wanted))
     return "".join([line async for line in export(rows, as_)])
 
 
@@ -319,16 +319,18 @@ async def test_more_rows_than_fit_a_page_come_in_order_and_whole(world: ServiceU
         datetime(2026, 2, 3, tzinfo=UTC),
     )
     since, until = month_of("2026-02")
-    rows = [row async for row in world.service.books.usage(UsageFilter(since=since, until=until))]
+    rows = [
+        row async for row in world.service.accounting.usage(UsageFilter(since=since, until=until))
+    ]
     assert len({row["id"] for row in rows}) == len(rows) == 2345
     assert rows == sorted(rows, key=lambda row: (row["at"], row["id"]))
     assert "\r\n" not in (await used(world, UsageFormat.CSV)).removesuffix("\r\n")
     exported = export(
-        world.service.books.usage(UsageFilter(since=since, until=until)), UsageFormat.CSV
+        world.service.accounting.usage(UsageFilter(since=since, until=until)), UsageFormat.CSV
     )
     lines = [line async for line in exported]
     assert "'=cmd" in lines[1]
-    assert await world.service.books.forget_usage(until) == 2345
+    assert await world.service.accounting.forget_usage(until) == 2345
 
 
 @pytest.mark.parametrize(
@@ -375,7 +377,7 @@ async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_m
     await world.cancel(request)
     for _ in range(3):
         await world.service.relay.step()
-    (flag,) = await world.service.flags.open_flags(10)
+    (flag,) = await world.service.account_flags.open_flags(10)
     assert (flag["user_id"], flag["reason"], flag["hold_key"]) == (
         "user",
         "refund_failed",
@@ -398,10 +400,10 @@ async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_m
         }
     )  # by hand, over there
     await desk.database.execute("UPDATE billing_journal SET state = 'refunding'")
-    await world.orchestrator.decide_hold(request.holds[0].key, charged=False, by="operator")
+    await world.generations.decide_hold(request.holds[0].key, charged=False, by="operator")
     assert await world.service.outbox.replay_for(request.holds[0].key, now=world.clock()) == 1
     assert (
-        await world.service.flags.clear(
+        await world.service.account_flags.clear(
             "user", by="operator", note="refunded by hand", now=world.clock()
         )
         == 1
@@ -424,12 +426,14 @@ async def test_a_deduction_without_an_answer_is_parked_and_goes_on_when_a_person
     await world.sweep()
     assert await world.parked_holds() == [f"{request.id}:samples:1:1"]
     assert (await world.service.queries.invariants(world.clock()))["holds_parked"] == 1
-    (parked,) = await world.service.books.parked_holds(10)
+    (parked,) = await world.service.accounting.parked_holds(10)
     assert (parked["user_id"], parked["amount"]) == ("user", 25)
-    await world.orchestrator.decide_hold(parked["key"], charged=True, by="operator")
+    await world.generations.decide_hold(parked["key"], charged=True, by="operator")
     assert (await world.look(request)).state is State.PENDING
     assert (await world.look(request)).holds[0].state is HoldState.HELD
-    await world.service.flags.clear("user", by="operator", note="was charged", now=world.clock())
+    await world.service.account_flags.clear(
+        "user", by="operator", note="was charged", now=world.clock()
+    )
     await world.deliver(await world.next_job())
     await world.check()
     assert (await desk.control())["calls"]["deduct"] == 1
@@ -460,9 +464,9 @@ async def test_deciding_about_an_unknown_key_is_not_found_and_about_a_settled_on
     world: ServiceUnderTest,
 ) -> None:
     with pytest.raises(errors.NotFoundError):
-        await world.orchestrator.decide_hold("nothing", charged=True, by="operator")
+        await world.generations.decide_hold("nothing", charged=True, by="operator")
     await world.grant("user", 25, "payg")
     request = await world.submitted()
-    await world.orchestrator.decide_hold(request.holds[0].key, charged=False, by="operator")
+    await world.generations.decide_hold(request.holds[0].key, charged=False, by="operator")
     assert (await world.look(request)).holds[0].state is HoldState.HELD
     await world.cancel(request)

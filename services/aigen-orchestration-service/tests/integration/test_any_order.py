@@ -213,7 +213,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Once more from the start."""
         if request := self.request(number):
             self.do(
-                self.at.orchestrator.retry(
+                self.at.generations.retry(
                     request.id, Caller(name="test"), {}, correlation_id="again"
                 )
             )
@@ -360,20 +360,20 @@ class AnyOrder(RuleBasedStateMachine):
     def review(self, number: int, accepted: bool) -> None:
         """A person has looked."""
         if request := self.request(number, State.VALIDATING_CREDITS) or self.request(number):
-            self.do(self.at.orchestrator.review(request.id, OPERATOR, accepted_=accepted))
+            self.do(self.at.generations.review(request.id, OPERATOR, accepted_=accepted))
 
     @precondition(lambda self: self.started)
     @rule(number=recent)
     def force_fail(self, number: int) -> None:
         """Enough."""
         if request := self.request(number):
-            self.do(self.at.orchestrator.force_fail(request.id, OPERATOR, "the test says so"))
+            self.do(self.at.generations.force_fail(request.id, OPERATOR, "the test says so"))
 
     @rule(charged=st.booleans())
     def decide_holds(self, charged: bool) -> None:
         """A hold in doubt is decided; the ledger, which can be asked, knows better."""
         for key in self.loop.run_until_complete(self.at.parked_holds()):
-            self.do(self.at.orchestrator.decide_hold(key, charged=charged, by="operator"))
+            self.do(self.at.generations.decide_hold(key, charged=charged, by="operator"))
 
     @precondition(lambda self: self.started)
     @rule()
@@ -448,7 +448,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.at.clock.advance(days=32)
             await self.at.sweep()
             for key in await self.at.parked_holds():
-                await self.at.orchestrator.decide_hold(key, charged=False, by="operator")
+                await self.at.generations.decide_hold(key, charged=False, by="operator")
             await self._replay()
             await self.at.drain()
             if not await self.at.database.fetchval(_LIVE):

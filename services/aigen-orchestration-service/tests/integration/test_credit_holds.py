@@ -72,7 +72,7 @@ async def test_holds_of_many_users_at_once_are_each_their_own(world: ServiceUnde
 
 async def test_the_whole_way_costs_what_was_quoted(world: ServiceUnderTest) -> None:
     await world.grant("user", 1000, "payg")
-    quoted = await world.orchestrator.quote(
+    quoted = await world.generations.quote(
         "user", {"input_prompt": "x", "output_format": "InstagramPost_1x1"}
     )
     assert quoted["total"] == "1.25"
@@ -264,8 +264,10 @@ async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(
     await world.sweep()
     assert (await world.look(request)).state is State.FAILED
 
-    await world.orchestrator.decide_hold(f"{request.id}:samples:1:1", charged=False, by="operator")
-    await world.service.flags.clear("user", by="operator", note="looked at", now=world.clock())
+    await world.generations.decide_hold(f"{request.id}:samples:1:1", charged=False, by="operator")
+    await world.service.account_flags.clear(
+        "user", by="operator", note="looked at", now=world.clock()
+    )
     await world.drain()
     assert await world.balance() == 25
     assert "credits_problem" in world.notifier.types()
@@ -314,7 +316,7 @@ async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples
     renewed = await world.deliver(await world.next_job())
     assert (renewed.round, renewed.state) == (2, State.AWAITING_SELECTION)
     with pytest.raises(errors.InvalidRequestError) as refused:
-        await world.orchestrator.select_sample(
+        await world.generations.select_sample(
             request.id, SampleChoice(sample_id=old), Caller(name="test")
         )
     assert refused.value.errors[0]["code"] == "unknown_sample"

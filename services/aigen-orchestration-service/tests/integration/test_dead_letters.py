@@ -142,7 +142,7 @@ async def test_message_of_30_megabytes_is_buried_without_being_parsed(
     world: ServiceUnderTest,
 ) -> None:
     buried = Buried()
-    consumer = ResultsConsumer(world.service.reports, buried, dead_letter_exchange="dead")  # type: ignore[arg-type]
+    consumer = ResultsConsumer(world.service.worker_reports, buried, dead_letter_exchange="dead")  # type: ignore[arg-type]
     body = b"[" * (30 * 1024 * 1024)
     began = time.process_time()
     assert await consumer.handle(delivery(body)) is AckDecision.ACK

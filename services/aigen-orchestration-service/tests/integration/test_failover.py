@@ -74,7 +74,7 @@ async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
     stop = asyncio.Event()
     load = [asyncio.create_task(accepted_over(world, accepted, stop, unexpected)) for _ in range(8)]
     await has_come_back(accepted)
-    assert (await world.service.checks())["database"]["ok"]
+    assert (await world.service.health.checks())["database"]["ok"]
     if how == "killed":
         await primary.kill()
     else:  # its connections stay open, and every write over them is refused
@@ -86,7 +86,7 @@ async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
     await asyncio.gather(*load)
     assert seconds <= BACK_SECONDS
     assert unexpected == []
-    assert (await world.service.checks())["database"]["ok"]
+    assert (await world.service.health.checks())["database"]["ok"]
     stored = {row["id"] for row in await world.database.fetch("SELECT id FROM generation_requests")}
     assert set(accepted) <= stored
     assert len(accepted) == len(set(accepted))
@@ -97,7 +97,7 @@ async def test_ready_on_a_server_that_takes_no_writes_says_so(world: ServiceUnde
     await world.database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
     await world.database.execute("SELECT pg_reload_conf()")
     async with asyncio.timeout(10):
-        while (await world.service.checks())["database"]["ok"]:
+        while (await world.service.health.checks())["database"]["ok"]:
             await asyncio.sleep(0.05)
     with pytest.raises(errors.ServiceUnavailableError):
         await world.submit("user")

@@ -46,7 +46,7 @@ def job_message(
 
 async def report(world: ServiceUnderTest, kind: ReportKind, **said: Any) -> GenerationRequest:
     """What an older workflow sends, with the job's token in the body."""
-    return await world.service.reports.receive(kind, orjson.dumps(said))
+    return await world.service.worker_reports.receive(kind, orjson.dumps(said))
 
 
 def named(job: GenerationRequest, world: ServiceUnderTest) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tests.support.app import ServiceUnderTest
 
 def at_prices(world: ServiceUnderTest, **prices: int) -> None:
     """An operator changes the price list while the service runs."""
-    world.orchestrator._policy = Policy(prices=Prices(**prices))  # noqa: SLF001 - as after a restart with other settings
+    world.generations._policy = Policy(prices=Prices(**prices))  # noqa: SLF001 - as after a restart with other settings
 
 
 # Statuses

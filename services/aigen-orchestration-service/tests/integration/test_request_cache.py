@@ -43,7 +43,7 @@ async def test_what_another_process_has_done_meanwhile_counts(make_world) -> Non
     ours, theirs = make_world(), make_world()
     request = await ours.submitted()
     job = await ours.next_job()
-    await theirs.service.orchestrator.cancel(request.id, Caller(name="user"))
+    await theirs.service.generations.cancel(request.id, Caller(name="user"))
     with pytest.raises(errors.StaleResultError):
         await ours.deliver(job)
     assert (await ours.look(request)).state is State.CANCELLED
@@ -59,7 +59,7 @@ async def test_a_refusal_rests_on_the_request_as_it_is(make_world) -> None:
     job = await theirs.next_job()
     await theirs.deliver(job)
     stale = (await ours.look(request)).samples[0]["asset_id"]
-    chosen = await ours.service.orchestrator.select_sample(
+    chosen = await ours.service.generations.select_sample(
         request.id, SampleChoice(sample_id=stale), Caller(name="user")
     )
     assert chosen.request is not None
@@ -71,7 +71,7 @@ async def test_somebody_elses_request_is_not_found_though_it_is_remembered(
 ) -> None:
     request = await world.with_samples("owner")
     with pytest.raises(errors.NotFoundError):
-        await world.service.orchestrator.cancel(request.id, Caller(name="thief", user_id="thief"))
+        await world.service.generations.cancel(request.id, Caller(name="thief", user_id="thief"))
 
 
 async def test_many_moves_at_once_over_two_processes_each_happen_once(make_world) -> None:
@@ -80,7 +80,7 @@ async def test_many_moves_at_once_over_two_processes_each_happen_once(make_world
     sample = request.samples[0]["asset_id"]
     tried = await asyncio.gather(
         *(
-            world.service.orchestrator.select_sample(
+            world.service.generations.select_sample(
                 request.id, SampleChoice(sample_id=sample), Caller(name="user")
             )
             for world in (ours, theirs) * 10

@@ -219,7 +219,7 @@ async def test_final_that_is_broken_is_tried_again_and_not_charged(
     await world.submitted()
     job = await world.next_job()
     shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
-    await world.orchestrator.select_sample(
+    await world.generations.select_sample(
         shown.id,
         SampleChoice(sample_id=shown.samples[0]["asset_id"], file_format=kind),
         Caller(name="test"),

@@ -61,14 +61,14 @@ async def registered(
     secret: str | None = None,
 ) -> WebhookEndpoint:
     """An endpoint at a receiver."""
-    return await world.service.endpoints.register(who, receiver.url, secret, None)
+    return await world.service.webhook_endpoints.register(who, receiver.url, secret, None)
 
 
 async def log_of(
     world: ServiceUnderTest, endpoint: WebhookEndpoint, who: EndpointScope = TEST
 ) -> list[dict[str, Any]]:
     """The delivery log, the newest first."""
-    return await world.service.endpoints.deliveries(who, endpoint.id, state=None, most=100)
+    return await world.service.webhook_endpoints.deliveries(who, endpoint.id, state=None, most=100)
 
 
 async def owed(world: ServiceUnderTest) -> list[str]:
@@ -80,7 +80,7 @@ async def owed(world: ServiceUnderTest) -> list[str]:
 
 async def seen(world: ServiceUnderTest, endpoint: WebhookEndpoint) -> WebhookEndpoint:
     """The endpoint as it is now."""
-    return await world.service.endpoints.one(TEST, endpoint.id)
+    return await world.service.webhook_endpoints.one(TEST, endpoint.id)
 
 
 async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_was(
@@ -115,7 +115,7 @@ async def test_the_example_of_the_documents_verifies_a_real_delivery(
     world: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(world, receiver)
-    rotated = await world.service.endpoints.rotate(TEST, endpoint.id, None)
+    rotated = await world.service.webhook_endpoints.rotate(TEST, endpoint.id, None)
     await world.with_samples()
     await world.drain()
     (call,) = receiver.calls
@@ -164,7 +164,7 @@ async def test_without_a_endpoint_of_the_caller_nothing_is_owed_or_kept(
     assert [topic for topic in await owed(world) if topic.startswith("webhook")] == []
     assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
     mine = await registered(world, receiver)
-    await world.service.endpoints.disable(TEST, mine.id)
+    await world.service.webhook_endpoints.disable(TEST, mine.id)
     await world.cancel(await world.submitted())
     assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
     await world.drain()
@@ -309,12 +309,12 @@ async def test_a_endpoint_that_failed_for_five_days_is_disabled_and_can_be_enabl
     assert (now.state, now.disabled_reason) == (EndpointState.DISABLED, DisabledReason.FAILING)
     assert {row["state"] for row in await log_of(world, endpoint)} == {"failed"}
     with pytest.raises(WebhookEndpointDisabledError):
-        await world.service.endpoints.test(TEST, endpoint.id)
+        await world.service.webhook_endpoints.test(TEST, endpoint.id)
     receiver.otherwise = 200
-    enabled = await world.service.endpoints.enable(TEST, endpoint.id)
+    enabled = await world.service.webhook_endpoints.enable(TEST, endpoint.id)
     assert (enabled.state, enabled.failing_since) == (EndpointState.ENABLED, None)
     for row in await log_of(world, endpoint):
-        await world.service.endpoints.redeliver(TEST, endpoint.id, row["event_id"])
+        await world.service.webhook_endpoints.redeliver(TEST, endpoint.id, row["event_id"])
     await world.drain()
     assert {row["state"] for row in await log_of(world, endpoint)} == {"delivered"}
 
@@ -349,7 +349,7 @@ async def test_a_endpoint_that_does_not_answer_delays_nobody_else(
 async def until(world: ServiceUnderTest, reached: Callable[[], bool]) -> None:
     """Let the sender take what there is room for until something is reached."""
     while not reached():
-        await world.service.webhooks.step()
+        await world.service.webhook_sender.step()
         await asyncio.sleep(0.01)
 
 
@@ -379,10 +379,10 @@ async def test_a_sender_that_dies_before_it_settles_leaves_the_event_to_the_next
     endpoint = await registered(dying, receiver)
     receiver.answers.append(silent)
     await dying.with_samples()
-    await dying.service.webhooks.step()
+    await dying.service.webhook_sender.step()
     while not receiver.calls:
         await asyncio.sleep(0.01)
-    await dying.service.webhooks.finish(0)
+    await dying.service.webhook_sender.finish(0)
     assert await next_one.send_webhooks() == 0
     dying.clock.advance(minutes=2)
     assert await next_one.send_webhooks() == 1
@@ -420,13 +420,13 @@ async def test_a_fault_of_ours_is_logged_and_the_event_is_sent_again(
     world: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(world, receiver)
-    await world.service.endpoints.test(TEST, endpoint.id)
+    await world.service.webhook_endpoints.test(TEST, endpoint.id)
     await world.database.execute("UPDATE webhook_targets SET secret = 'whsec_no base64'")
     with structlog.testing.capture_logs() as logged:
         assert await world.send_webhooks() == 1
     assert [line["event"] for line in logged] == ["webhook_failed"]
     assert "no base64" not in str(logged)
-    await world.service.endpoints.rotate(TEST, endpoint.id, endpoint.secret)
+    await world.service.webhook_endpoints.rotate(TEST, endpoint.id, endpoint.secret)
     await world.database.execute("UPDATE webhook_targets SET previous_secrets = '[]'")
     world.clock.advance(minutes=2)
     assert await world.send_webhooks() == 1
@@ -455,8 +455,8 @@ async def test_an_event_can_be_sent_again_whatever_became_of_it(
     await world.with_samples()
     await world.drain()
     (row,) = await log_of(world, endpoint)
-    await world.service.endpoints.redeliver(TEST, endpoint.id, row["event_id"])
-    await world.service.endpoints.redeliver(TEST, endpoint.id, row["event_id"])
+    await world.service.webhook_endpoints.redeliver(TEST, endpoint.id, row["event_id"])
+    await world.service.webhook_endpoints.redeliver(TEST, endpoint.id, row["event_id"])
     assert (await log_of(world, endpoint))[0]["state"] == "pending"
     await world.drain()
     first, second = receiver.calls
@@ -465,24 +465,24 @@ async def test_an_event_can_be_sent_again_whatever_became_of_it(
         ("delivered", 2)
     ]
     with pytest.raises(NotFoundError):
-        await world.service.endpoints.redeliver(TEST, endpoint.id, UUID(int=1))
+        await world.service.webhook_endpoints.redeliver(TEST, endpoint.id, UUID(int=1))
     with pytest.raises(NotFoundError):
-        await world.service.endpoints.redeliver(OTHER, endpoint.id, row["event_id"])
+        await world.service.webhook_endpoints.redeliver(OTHER, endpoint.id, row["event_id"])
 
 
 async def test_after_a_rotation_both_secrets_sign_for_a_day(
     world: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(world, receiver)
-    rotated = await world.service.endpoints.rotate(TEST, endpoint.id, None)
-    again = await world.service.endpoints.rotate(TEST, endpoint.id, None)
-    await world.service.endpoints.test(TEST, endpoint.id)
+    rotated = await world.service.webhook_endpoints.rotate(TEST, endpoint.id, None)
+    again = await world.service.webhook_endpoints.rotate(TEST, endpoint.id, None)
+    await world.service.webhook_endpoints.test(TEST, endpoint.id)
     await world.drain()
     world.clock.advance(hours=23, minutes=59)
-    await world.service.endpoints.test(TEST, endpoint.id)
+    await world.service.webhook_endpoints.test(TEST, endpoint.id)
     await world.drain()
     world.clock.advance(minutes=2)
-    await world.service.endpoints.test(TEST, endpoint.id)
+    await world.service.webhook_endpoints.test(TEST, endpoint.id)
     await world.drain()
     at_once, on_the_day, after = receiver.calls
     for secret in (endpoint.secret, rotated.secret, again.secret):
@@ -506,9 +506,9 @@ async def test_a_deleted_endpoint_gets_nothing_more_and_its_log_goes_with_age(
 ) -> None:
     endpoint = await registered(world, receiver)
     await world.with_samples()
-    await world.service.endpoints.delete(TEST, endpoint.id)
+    await world.service.webhook_endpoints.delete(TEST, endpoint.id)
     with pytest.raises(NotFoundError):
-        await world.service.endpoints.one(TEST, endpoint.id)
+        await world.service.webhook_endpoints.one(TEST, endpoint.id)
     await world.drain()
     assert receiver.calls == []
     world.clock.advance(days=29)
@@ -525,9 +525,9 @@ async def test_the_log_keeps_what_is_open_and_forgets_what_ended_long_ago(
     world: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(world, receiver)
-    await world.service.endpoints.test(TEST, endpoint.id)
+    await world.service.webhook_endpoints.test(TEST, endpoint.id)
     await world.drain()
-    await world.service.endpoints.test(TEST, endpoint.id)
+    await world.service.webhook_endpoints.test(TEST, endpoint.id)
     world.clock.advance(days=31)
     await world.housekeep()
     assert [row["state"] for row in await log_of(world, endpoint)] == ["pending"]
@@ -569,7 +569,7 @@ async def test_a_running_service_sends_within_moments(
     await asyncio.wait_for(reached(lambda: len(receiver.calls) == 10), 5)
     opened.set()
     await asyncio.wait_for(reached(lambda: len(receiver.calls) == 22), 5)
-    await world.service.webhooks.finish()
+    await world.service.webhook_sender.finish()
     await world.check()
 
 

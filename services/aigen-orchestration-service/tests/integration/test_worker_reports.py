@@ -23,7 +23,7 @@ def body_of(job, **more) -> bytes:
 
 async def report(world: ServiceUnderTest, kind: ReportKind, job, token: str | None = None, **more):
     token = token or world.service.secrets.token(job.job_id)
-    return await world.service.reports.receive(kind, body_of(job, **more), token=token)
+    return await world.service.worker_reports.receive(kind, body_of(job, **more), token=token)
 
 
 async def test_a_whole_lifecycle_by_reports(world: ServiceUnderTest) -> None:
@@ -172,10 +172,12 @@ async def test_only_the_jobs_own_token_opens_its_callbacks(world: ServiceUnderTe
     forged = CallbackSecrets(["another-secret"]).token(job.job_id)
     for token in (other, forged, "", "x" * 500, "ÿ"):
         with pytest.raises(errors.InvalidCredentialsError):
-            await world.service.reports.receive(ReportKind.STARTED, body_of(job), token=token)
+            await world.service.worker_reports.receive(
+                ReportKind.STARTED, body_of(job), token=token
+            )
     with pytest.raises(errors.InvalidCredentialsError):
-        await world.service.reports.receive(ReportKind.STARTED, body_of(job))
-    await world.service.reports.receive(
+        await world.service.worker_reports.receive(ReportKind.STARTED, body_of(job))
+    await world.service.worker_reports.receive(
         ReportKind.STARTED, body_of(job, callback_token=world.service.secrets.token(job.job_id))
     )
 
@@ -198,9 +200,13 @@ async def test_a_standard_webhooks_signature_opens_them_too(make_world) -> None:
         Signature(message_id="m1", timestamp="yesterday", signatures=right),
     ):
         with pytest.raises(errors.InvalidCredentialsError):
-            await world.service.reports.receive(ReportKind.SAMPLES, body, signature=signature)
+            await world.service.worker_reports.receive(
+                ReportKind.SAMPLES, body, signature=signature
+            )
     signature = Signature(message_id="m1", timestamp=str(timestamp), signatures=f"v1,AAAA {right}")
-    shown = await world.service.reports.receive(ReportKind.SAMPLES, body, signature=signature)
+    shown = await world.service.worker_reports.receive(
+        ReportKind.SAMPLES, body, signature=signature
+    )
     assert shown.state is State.AWAITING_SELECTION
     await world.check()
 
@@ -211,7 +217,7 @@ async def test_unknown_requests_and_unreadable_reports_are_refused(world: Servic
     token = world.service.secrets.token(job.job_id)
     unknown = orjson.dumps({"generation_request_id": str(uuid4()), "job_id": str(job.job_id)})
     with pytest.raises(errors.NotFoundError):
-        await world.service.reports.receive(ReportKind.STARTED, unknown, token=token)
+        await world.service.worker_reports.receive(ReportKind.STARTED, unknown, token=token)
     for body in (
         b"",
         b"{",
@@ -222,9 +228,9 @@ async def test_unknown_requests_and_unreadable_reports_are_refused(world: Servic
         body_of(job, samples=[{}]),
     ):
         with pytest.raises((errors.InvalidRequestError, errors.InvalidJsonError)):
-            await world.service.reports.receive(ReportKind.SAMPLES, body, token=token)
+            await world.service.worker_reports.receive(ReportKind.SAMPLES, body, token=token)
     with pytest.raises(errors.InvalidRequestError):
-        await world.service.reports.receive(
+        await world.service.worker_reports.receive(
             ReportKind.STARTED, body_of(job, job_id=None), token=token
         )
 
@@ -268,9 +274,9 @@ async def test_a_retry_is_a_new_request_that_names_the_old_one(world: ServiceUnd
 
     request = await world.submitted()
     with pytest.raises(errors.InvalidStateError):
-        await world.orchestrator.retry(request.id, Caller(name="t"), {}, correlation_id="c")
+        await world.generations.retry(request.id, Caller(name="t"), {}, correlation_id="c")
     await world.fail(await world.next_job(), "invalid_input")
-    reply = await world.orchestrator.retry(
+    reply = await world.generations.retry(
         request.id, Caller(name="t"), {"input_prompt": "a tower"}, correlation_id="c"
     )
     assert reply.request is not None

@@ -52,7 +52,7 @@ class AccountService:
         flags: AccountFlags,
         ledger: Ledger | None,
         outbox: Outbox,
-        orchestrator: GenerationService,
+        generations: GenerationService,
         *,
         entitlements: Remembered,
         now: Callable[[], datetime],
@@ -62,7 +62,7 @@ class AccountService:
         self._flags = flags
         self._ledger = ledger
         self._outbox = outbox
-        self._orchestrator = orchestrator
+        self._generations = generations
         self._entitlements = entitlements
         self._now = now
         self._new_id = new_id
@@ -133,5 +133,5 @@ class AccountService:
         Raises:
             NotFoundError: no hold has this key. CreditsUnavailableError: it could not be kept now.
         """
-        await self._orchestrator.decide_hold(key, charged=charged, by=by)
+        await self._generations.decide_hold(key, charged=charged, by=by)
         return await self._outbox.replay_for(key, now=self._now())
