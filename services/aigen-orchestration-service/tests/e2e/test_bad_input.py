@@ -37,16 +37,16 @@ async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
     """A caller of an open service, with a paying user, one on the Free plan, and one on Pro."""
     caller = await make_shared()
     for user, plan in (("user", "payg"), ("free", "free"), ("pro", "pro")):
-        await caller.world.grant(user, 1000, plan)
+        await caller.test_app.grant(user, 1000, plan)
     return caller
 
 
 @pytest.fixture
 async def open_service(shared: Caller) -> AsyncIterator[Caller]:
     """The shared caller; when the test is over, everything stored is as it was."""
-    before = await Footprint.of(shared.world)
+    before = await Footprint.of(shared.test_app)
     yield shared
-    assert await Footprint.of(shared.world) == before
+    assert await Footprint.of(shared.test_app) == before
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ async def shown(shared: Caller) -> dict[str, Any]:
     """A request of `free` in its second round of samples; `old` is a sample of the first."""
     first = await shared.with_samples("free")
     assert (await shared.act(first["id"], "regenerate-samples")).status_code == httpx.codes.ACCEPTED
-    await shared.world.deliver(await shared.world.next_job())
+    await shared.test_app.deliver(await shared.test_app.next_job())
     return await shared.look(first["id"]) | {"old": first["samples"][0]["asset_id"]}
 
 
@@ -659,11 +659,11 @@ TOKENS: dict[str, Callable[[], str]] = {
 
 @pytest.mark.parametrize("kind", TOKENS)
 async def test_a_token_that_is_not_ours_opens_nothing(locked: Caller, kind: str) -> None:
-    before = await Footprint.of(locked.world)
+    before = await Footprint.of(locked.test_app)
     answer = await locked.create(headers={"Authorization": f"Bearer {TOKENS[kind]()}"})
     assert_problem(answer, 401, "invalid_credentials")
     assert answer.headers["www-authenticate"].startswith("Bearer")
-    assert await Footprint.of(locked.world) == before
+    assert await Footprint.of(locked.test_app) == before
 
 
 async def test_an_expired_token_says_so(locked: Caller) -> None:
@@ -688,10 +688,10 @@ async def test_a_wrong_api_key_opens_nothing(locked: Caller, key: str) -> None:
 
 
 async def test_a_user_can_name_nobody_else_in_the_body(locked: Caller) -> None:
-    before = await Footprint.of(locked.world)
+    before = await Footprint.of(locked.test_app)
     answer = await locked.create("somebody else", headers={"Authorization": f"Bearer {_token()}"})
     assert_problem(answer, 403, "user_mismatch")
-    assert await Footprint.of(locked.world) == before
+    assert await Footprint.of(locked.test_app) == before
 
 
 # Callbacks
@@ -743,7 +743,7 @@ async def test_a_report_without_the_token_of_its_job_is_refused(
 async def test_the_token_of_another_job_opens_nothing(
     shown: dict[str, Any], open_service: Caller, kind: str
 ) -> None:
-    token = open_service.world.service.secrets.token(uuid4())
+    token = open_service.test_app.service.secrets.token(uuid4())
     body = {"generation_request_id": shown["id"], "job_id": str(uuid4()), **SAID[kind]}
     answer = await open_service.post(
         f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {token}"}
@@ -756,7 +756,7 @@ async def test_a_report_for_an_unknown_request_finds_nothing(
     open_service: Caller, kind: str
 ) -> None:
     job_id = uuid4()
-    token = open_service.world.service.secrets.token(job_id)
+    token = open_service.test_app.service.secrets.token(job_id)
     body = {"generation_request_id": str(uuid4()), "job_id": str(job_id), **SAID[kind]}
     answer = await open_service.post(
         f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {token}"}
@@ -814,7 +814,7 @@ async def test_a_report_that_does_not_fit_is_pointed_at(
     open_service: Caller, kind: str, said: dict[str, Any], pointer: str
 ) -> None:
     created = (await open_service.create("pro")).json()
-    job = await open_service.world.next_job()
+    job = await open_service.test_app.next_job()
     answer = await open_service.report(kind, job, **said)
     problem = (answer, (await open_service.look(created["id"]))["status"])
     await _forget(open_service, created["id"])
@@ -831,7 +831,7 @@ async def _forget(caller: Caller, request_id: str) -> None:
         ("outbox", "request_id"),
         ("idempotency_keys", "request_id"),
     ):
-        await caller.world.database.execute(
+        await caller.test_app.database.execute(
             f"DELETE FROM {table} WHERE {column} = $1::uuid",  # noqa: S608 - constants
             request_id,
         )

@@ -166,9 +166,9 @@ def every_route(app: FastAPI) -> list[tuple[str, str]]:
     return found
 
 
-async def test_a_middleware_reaches_every_route(world: ServiceUnderTest) -> None:
+async def test_a_middleware_reaches_every_route(test_app: ServiceUnderTest) -> None:
     seen: list[tuple[str, str]] = []
-    app = create_app(service=world.service)
+    app = create_app(service=test_app.service)
 
     @app.middleware("http")
     async def stop(request: Request, _: object) -> Response:
@@ -183,9 +183,9 @@ async def test_a_middleware_reaches_every_route(world: ServiceUnderTest) -> None
 
 
 async def test_a_dependency_override_reaches_every_route_that_depends_on_it(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    app = create_app(service=world.service)
+    app = create_app(service=test_app.service)
 
     called: list[str] = []
 
@@ -211,8 +211,8 @@ async def test_a_dependency_override_reaches_every_route_that_depends_on_it(
     assert len(calls) > 60
 
 
-async def test_cors_answers_for_every_route(world: ServiceUnderTest) -> None:
-    app = create_app(service=world.service)
+async def test_cors_answers_for_every_route(test_app: ServiceUnderTest) -> None:
+    app = create_app(service=test_app.service)
     app.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"], allow_methods=["*"])
     headers = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
     async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as http:

@@ -79,7 +79,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world: ServiceUnderTest | None = None
+        self.test_app: ServiceUnderTest | None = None
         self.jobs: list[GenerationRequest] = []
         self.started = False
         self.keys: dict[str, Any] = {}
@@ -93,9 +93,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     @property
     def at(self) -> ServiceUnderTest:
-        """The world as it is now."""
-        assert self.world is not None
-        return self.world
+        """The current service instance."""
+        assert self.test_app is not None
+        return self.test_app
 
     @initialize(ledger_here=st.booleans())
     def begin(self, ledger_here: bool) -> None:
@@ -114,7 +114,7 @@ class AnyOrder(RuleBasedStateMachine):
             max_rounds=3,
             in_flight_limits=dict.fromkeys(PLANS, 1000),
         )
-        self.world = ServiceUnderTest(self.url, configured, clock, ledger_here=ledger_here)
+        self.test_app = ServiceUnderTest(self.url, configured, clock, ledger_here=ledger_here)
 
     async def _clear(self) -> None:
         connection = await asyncpg.connect(self.url)
@@ -400,7 +400,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def nothing_is_wrong(self) -> None:
         """Every timeline is a legal path, money fits the work, and who has ended has ended."""
-        if self.world is None:
+        if self.test_app is None:
             return
         found = self.loop.run_until_complete(
             violations(self.at.database, self.at.clock(), drained=False)
@@ -422,7 +422,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Whatever statement wrote a version of a request, all of it is there: what this process
         has of it says so.
         """
-        if self.world is not None:
+        if self.test_app is not None:
             self.loop.run_until_complete(self._compare())
 
     async def _compare(self) -> None:
@@ -434,7 +434,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end everything is paid, nothing is left, and every credit is accounted for."""
-        if self.world is None:
+        if self.test_app is None:
             return
         try:
             self.loop.run_until_complete(self._finish())
