@@ -36,10 +36,10 @@ async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
     return await make_shared()
 
 
-Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
+Metrics = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-async def figures(client: Caller) -> Figures:
+async def read_metrics(client: Caller) -> Metrics:
     """Every sample of /metrics by name and labels."""
     answer = await client.get("/metrics")
     assert answer.status_code == httpx.codes.OK
@@ -50,7 +50,7 @@ async def figures(client: Caller) -> Figures:
     }
 
 
-def grown(before: Figures, after: Figures, name: str, **labels: str) -> float:
+def grown(before: Metrics, after: Metrics, name: str, **labels: str) -> float:
     """By how much a figure has grown; all tests of a run share the figures of the process."""
     key = (name, frozenset(labels.items()))
     assert key in after, f"{name} {labels} is not among the metrics"
@@ -141,7 +141,7 @@ async def test_without_its_database_every_call_says_that_it_can_be_repeated(
 
 async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> None:
     await client.test_app.grant("user", 1000, "payg")
-    before = await figures(client)
+    before = await read_metrics(client)
     created = (await client.create()).json()
     job = await client.test_app.next_job()
     client.test_app.clock.advance(seconds=12)
@@ -151,7 +151,7 @@ async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> 
     final = await client.test_app.next_job()
     client.test_app.clock.advance(seconds=100)
     await client.test_app.deliver(final)
-    after = await figures(client)
+    after = await read_metrics(client)
     assert grown(before, after, "ai_generation_attempted_total", plan="payg") == 1
     assert grown(before, after, "ai_generation_completed_total", status="success", plan="payg") == 1
     consumed = "creativeflow_user_credits_consumed_total"
@@ -193,10 +193,10 @@ async def test_a_bad_end_is_counted_under_its_name_and_whose_fault_it_was(
     client: Caller, code: str, status: str, fault: str
 ) -> None:
     await client.test_app.grant("user", 1000, "payg")
-    before = await figures(client)
+    before = await read_metrics(client)
     await client.create()
     await client.report("error", await client.test_app.next_job(), error_code=code)
-    after = await figures(client)
+    after = await read_metrics(client)
     assert grown(before, after, "ai_generation_completed_total", status=status, plan="payg") == 1
     failed = "ai_generation_failed_attempts_total"
     assert grown(before, after, failed, stage="samples", code=code, fault=fault) == 1
@@ -214,9 +214,9 @@ async def test_made_up_error_codes_do_not_grow_the_metrics(client: Caller) -> No
 async def test_what_waits_and_what_is_under_way_is_measured(client: Caller) -> None:
     await client.test_app.grant("user", 0, "pro")
     await client.create()
-    assert grown({}, await figures(client), "ai_generation_queued_jobs", lane="samples") == 1
+    assert grown({}, await read_metrics(client), "ai_generation_queued_jobs", lane="samples") == 1
     await client.test_app.next_job()
-    after = await figures(client)
+    after = await read_metrics(client)
     assert grown({}, after, "ai_generation_queued_jobs", lane="samples") == 0
     assert grown({}, after, "ai_generation_in_flight_jobs", lane="samples") == 1
 

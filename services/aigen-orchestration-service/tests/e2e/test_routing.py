@@ -142,9 +142,9 @@ async def test_metrics_name_the_route_of_either_handler(
     client: Caller, without_lean_handlers: Callable[[], None]
 ) -> None:
     async def counted() -> float:
-        figures = (await client.get("/metrics")).text.splitlines()
+        metric_lines = (await client.get("/metrics")).text.splitlines()
         label = f'path="{REQUESTS}/quote"'
-        mine = [line for line in figures if label in line and 'status="2xx"' in line]
+        mine = [line for line in metric_lines if label in line and 'status="2xx"' in line]
         return sum(float(line.rpartition(" ")[2]) for line in mine if "_count{" in line)
 
     before = await counted()

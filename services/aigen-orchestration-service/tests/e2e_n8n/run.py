@@ -30,7 +30,7 @@ class Found:
     charged_wrongly: int = 0
     notes: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
+    measurements: dict[str, float] = field(default_factory=dict)
     seen: dict[str, list[Shown]] = field(default_factory=dict)
     """Every request that ended, by user."""
 

@@ -210,15 +210,15 @@ async def test_one_process_of_all_looks_for_differences_once_an_hour(make_test_a
     done: list[str] = []
 
     def noting(test_app: ServiceUnderTest) -> PeriodicTasks:
-        async def note() -> None:
-            done.append("chore")
+        async def record() -> None:
+            done.append("task")
 
         async def fail() -> None:
             raise RuntimeError
 
         tasks = (
             PeriodicTask("fails", timedelta(hours=1), fail),
-            PeriodicTask("notes", timedelta(hours=1), note),
+            PeriodicTask("records", timedelta(hours=1), record),
         )
         return PeriodicTasks(
             tasks, take_turn=ReconciliationStore(test_app.database).take_turn, now=test_app.clock
@@ -232,9 +232,7 @@ async def test_one_process_of_all_looks_for_differences_once_an_hour(make_test_a
     assert len(done) == 2
 
 
-async def test_the_chores_of_the_service_are_done_and_the_figures_follow(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_periodic_tasks_reconcile_and_update_the_metric(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     await test_app.with_samples()
     await test_app.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")

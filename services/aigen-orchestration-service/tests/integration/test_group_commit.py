@@ -20,7 +20,7 @@ def claim(key: str) -> IdempotencyClaim:
     return IdempotencyClaim(principal="service", key=key, fingerprint=f"body of {key}")
 
 
-class Gate:
+class HeldWriter:
     """Holds a batcher's writer until everything that is to be written together waits; records the
     batches.
     """
@@ -48,16 +48,16 @@ async def submit_in_one_batch(
 ) -> list[ActionResult | BaseException]:
     """The outcome of calls whose changes are written by one statement."""
     await test_app.grant("filler", plan="enterprise")
-    gate = Gate(test_app.service.store._intakes)  # noqa: SLF001
+    held_writer = HeldWriter(test_app.service.store._intakes)  # noqa: SLF001
     writer = asyncio.create_task(test_app.submit("filler"))
     while not test_app.service.store._intakes._writing or test_app.service.store._intakes._waiting:  # noqa: SLF001
         await asyncio.sleep(0)
     tasks = [asyncio.create_task(call) for call in calls]
-    await gate.waiting(len(tasks))
-    gate.opened.set()
+    await held_writer.waiting(len(tasks))
+    held_writer.opened.set()
     await writer
     found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert max(gate.batches) == len(tasks)
+    assert max(held_writer.batches) == len(tasks)
     return found
 
 

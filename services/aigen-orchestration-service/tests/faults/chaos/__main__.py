@@ -188,7 +188,7 @@ def main() -> None:
             )
     table = Table("figure", *(run["credit_service"] for run in runs))
     for name in runs[0]:
-        table.add_row(name, *(_shown(name, run[name]) for run in runs))
+        table.add_row(name, *(_format(name, run[name]) for run in runs))
     console.print(table)
     for run in runs:
         for violation in run["violations"][:20]:
@@ -201,7 +201,7 @@ def main() -> None:
     sys.exit(1 if any(failed(run) for run in runs) else 0)
 
 
-def _shown(name: str, value: Any) -> str:
+def _format(name: str, value: Any) -> str:
     if name == "violations":
         return str(len(value))
     if isinstance(value, dict):
