@@ -82,10 +82,10 @@ bench-compare: $(STAMP) ## The cost of a lifecycle here and on another commit, i
 e2e-n8n: $(STAMP) ## The whole job with a real n8n; 25 minutes, the first time 10 more and 3 GB (ARGS=--quick: 10)
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.e2e_n8n $(ARGS)
 
-crash: $(STAMP) ## Kill the service at every seam and ask after everybody's money (ARGS="--seam Store.write")
+crash: $(STAMP) ## Kill the service at every failpoint and check the invariants (ARGS="--failpoint RequestStore.write")
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.faults.crash $(ARGS)
 
-chaos: $(STAMP) ## Lead thousands of lives through cuts, stalls and kills (N=5000)
+chaos: $(STAMP) ## Run thousands of requests under cut connections, stalls and kills (N=5000)
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.faults.chaos $(N) $(ARGS)
 
 $(FUZZ)/.set-up: $(SERVICE)/tests/contracts/openapi_fuzz/requirements.txt

@@ -58,7 +58,7 @@ async def measure(*, jobs: int) -> dict[str, object]:
 
 async def submit(service: Container, user: str) -> object:
     """A request of this user; its id."""
-    reply = await service.orchestrator.submit(submission(user))
+    reply = await service.generations.submit(submission(user))
     assert reply.request is not None
     return reply.request.id
 

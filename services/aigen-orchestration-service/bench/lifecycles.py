@@ -20,9 +20,9 @@ from bench.parts import (
     bench_settings,
     database,
     delete_names,
-    own_names,
     process,
     service_process,
+    unique_names,
 )
 from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     AckDecision,
@@ -61,7 +61,7 @@ async def serving(processes: int) -> AsyncIterator[tuple[str, list[int], str]]:
     """So many processes with every role and one stub worker, warmed up; database, ports, and where
     events are told.
     """
-    names = own_names(f"bench.{uuid4().hex[:8]}")
+    names = unique_names(f"bench.{uuid4().hex[:8]}")
     try:
         async with AsyncExitStack() as stack:
             url = await stack.enter_async_context(database())

@@ -9,12 +9,12 @@ import asyncpg
 from bench.accept import PATH, order
 from bench.lifecycles import ROLES
 from bench.load import answer
-from bench.parts import RABBITMQ, database, delete_names, own_names, service_process
+from bench.parts import RABBITMQ, database, delete_names, service_process, unique_names
 
 
 async def measure(*, requests: int, streams: int) -> dict[str, object]:
     """All roles in one process; no worker takes the jobs, so that nothing finishes."""
-    names = own_names(f"bench.{uuid4().hex[:8]}")
+    names = unique_names(f"bench.{uuid4().hex[:8]}")
     try:
         async with (
             database() as url,

@@ -12,7 +12,7 @@ from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from tests.support.databases import a_database
 from tests.support.processes import free_port, process, service_environment, wait_ready
-from tests.support.services import RABBITMQ, database_admin_url, delete_names, own_names
+from tests.support.services import RABBITMQ, database_admin_url, delete_names, unique_names
 
 __all__ = [
     "RABBITMQ",
@@ -21,9 +21,9 @@ __all__ = [
     "delete_names",
     "empty_database",
     "free_port",
-    "own_names",
     "process",
     "service_process",
+    "unique_names",
     "wait_ready",
 ]
 

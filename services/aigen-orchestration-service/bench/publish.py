@@ -123,7 +123,7 @@ async def _a_job(service: Container) -> GenerationRequest:
 
 
 async def _submit(service: Container, number: int) -> None:
-    await service.orchestrator.submit(submission(f"{uuid7()}-{number}"))
+    await service.generations.submit(submission(f"{uuid7()}-{number}"))
 
 
 def submission(user_id: str) -> Submission:

@@ -11,7 +11,7 @@ import asyncpg
 from bench.accept import USERS, order
 from bench.lifecycles import ROLES, queues
 from bench.load import Load, answer
-from bench.parts import RABBITMQ, database, delete_names, own_names, process, service_process
+from bench.parts import RABBITMQ, database, delete_names, process, service_process, unique_names
 
 PER_MINUTE = 1000
 
@@ -20,7 +20,7 @@ async def measure(*, seconds: float) -> dict[str, object]:
     """One create every 60 ms, whether the last is answered or not, while a worker takes the
     jobs.
     """
-    names = own_names(f"bench.{uuid4().hex[:8]}")
+    names = unique_names(f"bench.{uuid4().hex[:8]}")
     try:
         async with (
             database() as url,

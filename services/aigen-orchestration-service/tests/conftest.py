@@ -1,5 +1,5 @@
-"""Fixtures of all tests: a database of one's own, cloned from a migrated template, and the world on
-top of it.
+"""Fixtures of all tests: a database per test, cloned from a migrated template, and the service on
+it.
 """
 
 import asyncio
@@ -21,20 +21,18 @@ from tests.support.services import database_admin_url
 for _name in [
     name for name in os.environ if name.startswith("AIGEN_") and not name.startswith("AIGEN_TEST_")
 ]:
-    del os.environ[
-        _name
-    ]  # what a developer has set for a service of their own must not reach the tests
+    del os.environ[_name]  # settings of the developer's shell must not reach the tests
 
 
 @pytest.fixture(scope="session")
 def admin_url() -> str:
-    """A database on the server of the tests."""
+    """URL of a database on the test server, for administration."""
     return database_admin_url()
 
 
 @pytest.fixture(scope="session")
 def template(admin_url: str) -> Iterator[str]:
-    """The name of a migrated, empty database."""
+    """Name of a migrated, empty database."""
     with a_database_outside(admin_url, "aigen_template") as url:
         asyncio.run(migrate(url))
         yield url.partition("?")[0].rpartition("/")[2]
@@ -42,23 +40,21 @@ def template(admin_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def copies(admin_url: str, template: str) -> Iterator[Copies]:
-    """Databases for tests, made ahead."""
+    """Databases for tests, created in advance."""
     with Copies(admin_url, "aigen_test", template) as made:
         yield made
 
 
 @pytest.fixture
 def database_url(copies: Copies) -> Iterator[str]:
-    """A database of the test's own."""
+    """URL of a database for this test only."""
     with copies.one() as url:
         yield url
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """The defaults, away from the environment; the invented addresses of pictures are not
-    fetched.
-    """
+    """Default settings, independent of the environment; pictures are not fetched."""
     return Settings(
         _env_file=None,  # type: ignore[call-arg]
         data_dir=tmp_path,
@@ -70,49 +66,51 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def complete_billing() -> Iterator[int]:
-    """The port of a billing adapter that honours keys, refunds and looks up."""
+    """Port of a fake billing adapter with idempotency keys, refunds and look-up."""
     with billing_process(complete=True) as port:
         yield port
 
 
 @pytest.fixture(scope="session")
 def faithful_billing() -> Iterator[int]:
-    """The port of a billing adapter as it really is: no memory, no refund, no look-up."""
+    """Port of a fake billing adapter like the real one: no keys, no refund, no look-up."""
     with billing_process(complete=False) as port:
         yield port
 
 
 @pytest.fixture
-async def make_world(
+async def make_test_app(
     database_url: str, settings: Settings
 ) -> AsyncIterator[Callable[..., ServiceUnderTest]]:
-    """Makes worlds on the test's database; several are several processes. All are checked and
+    """Factory of service instances on the test database, one per simulated process; all are
     closed at the end.
     """
-    worlds: list[ServiceUnderTest] = []
+    test_apps: list[ServiceUnderTest] = []
 
     def make(
         credits_: Credits | None = None, *, ledger_here: bool = False, **changes: object
     ) -> ServiceUnderTest:
-        clock = worlds[0].clock if worlds else None
-        world = ServiceUnderTest(
+        clock = test_apps[0].clock if test_apps else None
+        test_app = ServiceUnderTest(
             database_url,
             settings.model_copy(update=changes),
             clock,
             credits_,
             ledger_here=ledger_here,
         )
-        worlds.append(world)
-        return world
+        test_apps.append(test_app)
+        return test_app
 
     yield make
-    for world in worlds:
-        await world.close()
+    for test_app in test_apps:
+        await test_app.close()
 
 
 @pytest.fixture
-async def world(make_world: Callable[..., ServiceUnderTest]) -> AsyncIterator[ServiceUnderTest]:
-    """The service with simulated foreign parts; the invariants are asked when the test is over."""
-    made = make_world()
+async def test_app(
+    make_test_app: Callable[..., ServiceUnderTest],
+) -> AsyncIterator[ServiceUnderTest]:
+    """The service with simulated external systems; checks the invariants after the test."""
+    made = make_test_app()
     yield made
     await made.check()

@@ -15,7 +15,7 @@ import asyncpg
 import pika
 import psutil
 
-from bench.parts import RABBITMQ, delete_names, empty_database, free_port, own_names, wait_ready
+from bench.parts import RABBITMQ, delete_names, empty_database, free_port, unique_names, wait_ready
 from bench.peers import books, order
 from creativeflow.services.aigeneration.kit.clock import now
 from creativeflow.services.aigeneration.storage.database import Database
@@ -50,7 +50,7 @@ async def ours(
     """Our service of this source, one process for each of `parts`, and the stub worker that
     reports to it over HTTP.
     """
-    names = own_names(f"bench.{uuid4().hex[:8]}")
+    names = unique_names(f"bench.{uuid4().hex[:8]}")
     try:
         async with empty_database() as url, _connection(url) as connection:
             told = {"AIGEN_ENGINE_URL": RABBITMQ, "BENCH_STUB_SECONDS": str(stub_seconds), **names}

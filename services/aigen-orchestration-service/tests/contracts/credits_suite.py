@@ -32,12 +32,12 @@ class Bank:
 
     def __init__(self, credits_: Credits, give: Give, balance: Balance) -> None:
         self.credits, self._give, self._balance = credits_, give, balance
-        self.own = uuid4().hex[:12]
+        self.prefix = uuid4().hex[:12]
 
     @property
     def rich(self) -> str:
         """The user who has credits."""
-        return f"rich-{self.own}"
+        return f"rich-{self.prefix}"
 
     async def open(self) -> None:
         """Give the rich user 100 hundredths, on the Pro plan."""
@@ -55,7 +55,7 @@ class Bank:
     def asked(self, key: str = "k", *, user: str | None = None, amount: int = 25) -> Reservation:
         """A reservation under a key of the test's own."""
         return Reservation(
-            key=f"{self.own}:{key}",
+            key=f"{self.prefix}:{key}",
             user_id=user or self.rich,
             amount=amount,
             action="sample_generation",

@@ -30,7 +30,7 @@ from creativeflow.services.aigeneration.ports import (
 )
 from creativeflow.services.aigeneration.storage.billing_journal import BillingJournal
 from creativeflow.services.aigeneration.storage.database import Database
-from tests.support.fake_billing_client import LOOKUP, Desk, billing
+from tests.support.fake_billing_client import LOOKUP, FakeBilling, billing
 from tests.support.simulators import Clock
 
 LATER = timedelta(minutes=5)
@@ -38,7 +38,7 @@ DEDUCT = Reservation(key="k", user_id="rich", amount=25, action="sample_generati
 
 
 @pytest.fixture
-async def desk(database_url: str, faithful_billing: int) -> AsyncIterator[Desk]:
+async def fake_billing(database_url: str, faithful_billing: int) -> AsyncIterator[FakeBilling]:
     """The adapter as it is, with a user who has one credit."""
     async with billing(database_url, faithful_billing) as made:
         await made.give("rich", 100, "pro")
@@ -46,16 +46,18 @@ async def desk(database_url: str, faithful_billing: int) -> AsyncIterator[Desk]:
 
 
 @pytest.fixture
-async def complete(database_url: str, complete_billing: int) -> AsyncIterator[Desk]:
+async def complete(database_url: str, complete_billing: int) -> AsyncIterator[FakeBilling]:
     """The adapter with keys, refunds and look-up."""
     async with billing(database_url, complete_billing, lookup=LOOKUP) as made:
         await made.give("rich", 100, "pro")
         yield made
 
 
-async def much_later(desk: Desk) -> None:
+async def much_later(fake_billing: FakeBilling) -> None:
     """Let the calls in doubt be older than any call can last."""
-    await desk.database.execute("UPDATE billing_journal SET since = since - $1::interval", LATER)
+    await fake_billing.database.execute(
+        "UPDATE billing_journal SET since = since - $1::interval", LATER
+    )
 
 
 # The four action types
@@ -75,31 +77,33 @@ def test_reservation_of_an_unpriced_action_is_refused() -> None:
         Reservation(key="k", user_id="u", amount=0, action="hd_export")
 
 
-async def test_hold_sends_the_exact_amount(desk: Desk) -> None:
-    await desk.credits.hold(
+async def test_hold_sends_the_exact_amount(fake_billing: FakeBilling) -> None:
+    await fake_billing.credits.hold(
         Reservation(key="odd", user_id="rich", amount=17, action="advanced_ai_feature")
     )
-    assert await desk.balance("rich") == 83
+    assert await fake_billing.balance("rich") == 83
 
 
 # A no is a no
 
 
 @pytest.mark.parametrize("polite", [False, True])
-async def test_hold_insufficient_is_refused_and_frees_the_key(desk: Desk, polite: bool) -> None:
-    await desk.give("poor", 24, "pro", polite=polite)
+async def test_hold_insufficient_is_refused_and_frees_the_key(
+    fake_billing: FakeBilling, polite: bool
+) -> None:
+    await fake_billing.give("poor", 24, "pro", polite=polite)
     asked = Reservation(key="k", user_id="poor", amount=25, action="sample_generation")
     with pytest.raises(CreditsRefusedError):
-        await desk.credits.hold(asked)
-    assert await desk.credits.find(asked) is HoldStatus.ABSENT
-    await desk.give("poor", 25, "pro")
-    await desk.credits.hold(asked)
-    assert await desk.balance("poor") == 0
+        await fake_billing.credits.hold(asked)
+    assert await fake_billing.credits.find(asked) is HoldStatus.ABSENT
+    await fake_billing.give("poor", 25, "pro")
+    await fake_billing.credits.hold(asked)
+    assert await fake_billing.balance("poor") == 0
 
 
-async def test_hold_of_an_unknown_user_is_refused(desk: Desk) -> None:
+async def test_hold_of_an_unknown_user_is_refused(fake_billing: FakeBilling) -> None:
     with pytest.raises(CreditsRefusedError):
-        await desk.credits.hold(
+        await fake_billing.credits.hold(
             Reservation(key="k", user_id="nobody", amount=25, action="sample_generation")
         )
 
@@ -109,65 +113,70 @@ async def test_hold_of_an_unknown_user_is_refused(desk: Desk) -> None:
 
 @pytest.mark.parametrize("fault", ["error_after", "wrong_body", "silent_after", "drop_after"])
 async def test_hold_without_answer_is_not_repeated_and_waits_for_an_operator(
-    desk: Desk, fault: str
+    fake_billing: FakeBilling, fault: str
 ) -> None:
-    await desk.control(faults=[fault])
+    await fake_billing.control(faults=[fault])
     with pytest.raises(CreditsUnknownError):
-        await desk.credits.hold(DEDUCT)
-    await much_later(desk)
-    for ask in (desk.credits.hold, desk.credits.find, desk.credits.release, desk.credits.hold):
+        await fake_billing.credits.hold(DEDUCT)
+    await much_later(fake_billing)
+    for ask in (
+        fake_billing.credits.hold,
+        fake_billing.credits.find,
+        fake_billing.credits.release,
+        fake_billing.credits.hold,
+    ):
         with pytest.raises(CreditsUndecidableError):
             await ask(DEDUCT)
-    assert (await desk.control())["calls"]["deduct"] == 1
-    assert await desk.balance("rich") == 75
+    assert (await fake_billing.control())["calls"]["deduct"] == 1
+    assert await fake_billing.balance("rich") == 75
 
 
-async def test_hold_failed_before_the_work_is_not_guessed(desk: Desk) -> None:
-    await desk.control(faults=["error_before"])
+async def test_hold_failed_before_the_work_is_not_guessed(fake_billing: FakeBilling) -> None:
+    await fake_billing.control(faults=["error_before"])
     with pytest.raises(CreditsUnknownError):
-        await desk.credits.hold(DEDUCT)
-    await much_later(desk)
+        await fake_billing.credits.hold(DEDUCT)
+    await much_later(fake_billing)
     with pytest.raises(CreditsUndecidableError):
-        await desk.credits.hold(DEDUCT)
-    assert await desk.balance("rich") == 100
+        await fake_billing.credits.hold(DEDUCT)
+    assert await fake_billing.balance("rich") == 100
 
 
 @pytest.mark.parametrize("charged", [True, False])
-async def test_decide_resolves_a_key_in_doubt(desk: Desk, charged: bool) -> None:
-    await desk.control(faults=["error_after" if charged else "error_before"])
+async def test_decide_resolves_a_key_in_doubt(fake_billing: FakeBilling, charged: bool) -> None:
+    await fake_billing.control(faults=["error_after" if charged else "error_before"])
     with pytest.raises(CreditsUnknownError):
-        await desk.credits.hold(DEDUCT)
-    await much_later(desk)
-    await desk.credits.decide(DEDUCT, charged=charged)
-    await desk.credits.hold(DEDUCT)
-    assert await desk.credits.find(DEDUCT) is HoldStatus.HELD
-    assert await desk.balance("rich") == 75
+        await fake_billing.credits.hold(DEDUCT)
+    await much_later(fake_billing)
+    await fake_billing.credits.decide(DEDUCT, charged=charged)
+    await fake_billing.credits.hold(DEDUCT)
+    assert await fake_billing.credits.find(DEDUCT) is HoldStatus.HELD
+    assert await fake_billing.balance("rich") == 75
 
 
-async def test_hold_answer_after_the_caller_left_is_recorded(desk: Desk) -> None:
-    await desk.control(faults=["slow"])
+async def test_hold_answer_after_the_caller_left_is_recorded(fake_billing: FakeBilling) -> None:
+    await fake_billing.control(faults=["slow"])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await desk.credits.hold(DEDUCT)
-    await desk.credits.hold(DEDUCT)
-    assert await desk.credits.find(DEDUCT) is HoldStatus.HELD
-    assert (await desk.control())["calls"]["deduct"] == 1
-    assert await desk.balance("rich") == 75
+            await fake_billing.credits.hold(DEDUCT)
+    await fake_billing.credits.hold(DEDUCT)
+    assert await fake_billing.credits.find(DEDUCT) is HoldStatus.HELD
+    assert (await fake_billing.control())["calls"]["deduct"] == 1
+    assert await fake_billing.balance("rich") == 75
 
 
-async def test_hold_of_a_dead_process_is_in_doubt(desk: Desk) -> None:
-    await desk.control(faults=["silent_after"])
-    call = asyncio.create_task(desk.credits._hold(DEDUCT))  # noqa: SLF001 - as it ends when its process ends
+async def test_hold_of_a_dead_process_is_in_doubt(fake_billing: FakeBilling) -> None:
+    await fake_billing.control(faults=["silent_after"])
+    call = asyncio.create_task(fake_billing.credits._hold(DEDUCT))  # noqa: SLF001 - as it ends when its process ends
     await asyncio.sleep(0.3)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-    await much_later(desk)
+    await much_later(fake_billing)
     with pytest.raises(CreditsUndecidableError):
-        await desk.credits.hold(DEDUCT)
+        await fake_billing.credits.hold(DEDUCT)
 
 
-async def test_hold_not_sent_is_retried(database_url: str, desk: Desk) -> None:
-    async with billing(database_url, desk.port) as other:
+async def test_hold_not_sent_is_retried(database_url: str, fake_billing: FakeBilling) -> None:
+    async with billing(database_url, fake_billing.port) as other:
         nowhere = BillingRoutes(base_url="http://127.0.0.1:9/api/v1")
         async with httpx.AsyncClient(trust_env=False) as http:
             away = BillingCredits(
@@ -185,40 +194,42 @@ async def test_hold_not_sent_is_retried(database_url: str, desk: Desk) -> None:
         assert await other.balance("rich") == 75
 
 
-async def test_hold_turned_away_did_nothing(desk: Desk) -> None:
-    await desk.control(faults=["turned_away"])
+async def test_hold_turned_away_did_nothing(fake_billing: FakeBilling) -> None:
+    await fake_billing.control(faults=["turned_away"])
     with pytest.raises(CreditsUnknownError, match="nothing was deducted"):
-        await desk.credits.hold(DEDUCT)
-    await desk.credits.hold(DEDUCT)
-    assert await desk.balance("rich") == 75
+        await fake_billing.credits.hold(DEDUCT)
+    await fake_billing.credits.hold(DEDUCT)
+    assert await fake_billing.balance("rich") == 75
 
 
 # Refunds
 
 
-async def test_release_without_refund_route_waits_for_an_operator(desk: Desk) -> None:
-    await desk.credits.hold(DEDUCT)
+async def test_release_without_refund_route_waits_for_an_operator(
+    fake_billing: FakeBilling,
+) -> None:
+    await fake_billing.credits.hold(DEDUCT)
     for _ in range(2):
         with pytest.raises(CreditsUndecidableError, match="refund"):
-            await desk.credits.release(DEDUCT)
-    assert await desk.credits.find(DEDUCT) is HoldStatus.HELD
-    assert await desk.balance("rich") == 75
+            await fake_billing.credits.release(DEDUCT)
+    assert await fake_billing.credits.find(DEDUCT) is HoldStatus.HELD
+    assert await fake_billing.balance("rich") == 75
 
 
 async def test_release_with_refund_path_none_calls_nothing(
     database_url: str, faithful_billing: int
 ) -> None:
-    async with billing(database_url, faithful_billing, refund=None) as desk:
-        await desk.give("rich", 100, "pro")
-        await desk.credits.hold(DEDUCT)
+    async with billing(database_url, faithful_billing, refund=None) as fake_billing:
+        await fake_billing.give("rich", 100, "pro")
+        await fake_billing.credits.hold(DEDUCT)
         with pytest.raises(CreditsUndecidableError, match="no refund route"):
-            await desk.credits.release(DEDUCT)
-        assert "refund" not in (await desk.control())["calls"]
+            await fake_billing.credits.release(DEDUCT)
+        assert "refund" not in (await fake_billing.control())["calls"]
 
 
 @pytest.mark.parametrize("fault", ["error_after", "silent_after", "drop_after", "wrong_body"])
 async def test_release_without_answer_is_looked_up_and_paid_once(
-    complete: Desk, fault: str
+    complete: FakeBilling, fault: str
 ) -> None:
     await complete.credits.hold(DEDUCT)
     await complete.control(faults=[fault])
@@ -237,7 +248,7 @@ async def test_release_without_answer_is_looked_up_and_paid_once(
 @pytest.mark.parametrize(
     "fault", ["error_before", "error_after", "silent_after", "drop_after", "wrong_body", "twice"]
 )
-async def test_find_with_look_up_resolves_every_doubt(complete: Desk, fault: str) -> None:
+async def test_find_with_look_up_resolves_every_doubt(complete: FakeBilling, fault: str) -> None:
     await complete.control(faults=[fault])
     if fault == "twice":
         await complete.credits.hold(DEDUCT)
@@ -264,24 +275,26 @@ async def test_find_with_look_up_resolves_every_doubt(complete: Desk, fault: str
     ],
 )
 async def test_entitlements_of_every_status_are_known(
-    desk: Desk, status: str, plan: str, restricted: bool
+    fake_billing: FakeBilling, status: str, plan: str, restricted: bool
 ) -> None:
-    await desk.give("user", 100, "pro", subscription={"status": status})
-    found = await desk.credits.entitlements("user")
+    await fake_billing.give("user", 100, "pro", subscription={"status": status})
+    found = await fake_billing.credits.entitlements("user")
     assert (found.plan.name, found.restricted, found.balance) == (plan, restricted, 100)
 
 
-async def test_entitlements_features_change_paid_plans_only(desk: Desk) -> None:
+async def test_entitlements_features_change_paid_plans_only(fake_billing: FakeBilling) -> None:
     features = {
         "unlimited_standard_generations": False,
         "brand_kit_access": False,
         "hd_exports": False,
     }
-    await desk.give("user", 100, "pro", subscription={"features": features})
-    await desk.give("free", 0, "free", subscription={"features": dict.fromkeys(features, True)})
+    await fake_billing.give("user", 100, "pro", subscription={"features": features})
+    await fake_billing.give(
+        "free", 0, "free", subscription={"features": dict.fromkeys(features, True)}
+    )
     plan, free = (
-        (await desk.credits.entitlements("user")).plan,
-        (await desk.credits.entitlements("free")).plan,
+        (await fake_billing.credits.entitlements("user")).plan,
+        (await fake_billing.credits.entitlements("free")).plan,
     )
     assert (plan.includes_standard, plan.brand_kit, plan.high_resolution) == (False, False, False)
     assert (free.brand_kit, free.high_resolution, free.watermark) == (False, False, True)
@@ -290,20 +303,24 @@ async def test_entitlements_features_change_paid_plans_only(desk: Desk) -> None:
 async def test_entitlements_plan_names_are_mapped_and_unknown_ones_refused(
     database_url: str, faithful_billing: int
 ) -> None:
-    async with billing(database_url, faithful_billing, plan_names={"professional": "pro"}) as desk:
-        await desk.give("user", 0, "pro", subscription={"current_plan_name": "Professional"})
-        await desk.give("other", 0, "pro", subscription={"current_plan_name": "Diamond"})
-        assert (await desk.credits.entitlements("user")).plan.name == "pro"
+    async with billing(
+        database_url, faithful_billing, plan_names={"professional": "pro"}
+    ) as fake_billing:
+        await fake_billing.give(
+            "user", 0, "pro", subscription={"current_plan_name": "Professional"}
+        )
+        await fake_billing.give("other", 0, "pro", subscription={"current_plan_name": "Diamond"})
+        assert (await fake_billing.credits.entitlements("user")).plan.name == "pro"
         with pytest.raises(CreditsUnknownError):
-            await desk.credits.entitlements("other")
+            await fake_billing.credits.entitlements("other")
 
 
-async def test_entitlements_error_is_unknown_and_404_is_free(desk: Desk) -> None:
-    await desk.give("paid", 100, "pro", broken=True)
+async def test_entitlements_error_is_unknown_and_404_is_free(fake_billing: FakeBilling) -> None:
+    await fake_billing.give("paid", 100, "pro", broken=True)
     with pytest.raises(CreditsUnknownError):
-        await desk.credits.entitlements("paid")
-    assert (await desk.control())["calls"]["subscription"] == 3
-    assert (await desk.credits.entitlements("nobody")).plan.name == "free"
+        await fake_billing.credits.entitlements("paid")
+    assert (await fake_billing.control())["calls"]["subscription"] == 3
+    assert (await fake_billing.credits.entitlements("nobody")).plan.name == "free"
 
 
 # Leaving it alone while it is down
@@ -314,21 +331,21 @@ async def test_breaker_after_five_failures_opens_until_a_probe_succeeds(
 ) -> None:
     clock = Clock()
     breaker = CircuitBreaker(monotonic=lambda: clock().timestamp())
-    async with billing(database_url, faithful_billing, breaker=breaker) as desk:
-        await desk.give("rich", 100, "pro")
-        await desk.control(down=True)
+    async with billing(database_url, faithful_billing, breaker=breaker) as fake_billing:
+        await fake_billing.give("rich", 100, "pro")
+        await fake_billing.control(down=True)
         for _ in range(3):
             with pytest.raises(CreditsUnknownError):
-                await desk.credits.entitlements("rich")
+                await fake_billing.credits.entitlements("rich")
         assert breaker.open
-        before = (await desk.control())["calls"]["subscription"]
+        before = (await fake_billing.control())["calls"]["subscription"]
         with pytest.raises(CreditsUnknownError, match="left alone"):
-            await desk.credits.hold(DEDUCT)
-        assert (await desk.control(down=False))["calls"] == {"subscription": before}
+            await fake_billing.credits.hold(DEDUCT)
+        assert (await fake_billing.control(down=False))["calls"] == {"subscription": before}
         clock.advance(seconds=61)
-        await desk.credits.hold(DEDUCT)
+        await fake_billing.credits.hold(DEDUCT)
         assert not breaker.open
-        assert await desk.balance("rich") == 75
+        assert await fake_billing.balance("rich") == 75
 
 
 async def test_breaker_lets_one_probe_through_and_forgets_old_failures() -> None:
@@ -395,7 +412,7 @@ async def test_logs_and_errors_contain_no_secret(database_url: str) -> None:
     await database.close()
 
 
-async def test_release_refunds_the_recorded_deduction(complete: Desk) -> None:
+async def test_release_refunds_the_recorded_deduction(complete: FakeBilling) -> None:
     await complete.credits.hold(DEDUCT)
     await complete.credits.release(
         Reservation(key="k", user_id="rich", amount=99, action="sample_generation")

@@ -65,5 +65,5 @@ async def _odoo(stand_in: StandIn) -> AsyncIterator[Bank]:
 
 async def _billing(database_url: str, port: int) -> AsyncIterator[Bank]:
     """A billing adapter that has what docs/billing-adapter.md asks for."""
-    async with billing(database_url, port, call_seconds=5.0) as desk:
-        yield Bank(desk.credits, desk.give, desk.balance)
+    async with billing(database_url, port, call_seconds=5.0) as fake_billing:
+        yield Bank(fake_billing.credits, fake_billing.give, fake_billing.balance)

@@ -75,7 +75,7 @@ async def test_hold_without_answer_is_unknown_and_found_by_its_key(
     bank: Bank, odoo: StandIn, client: httpx.AsyncClient
 ) -> None:
     hasty = Bank(odoo.credits(client, deadline_seconds=0.5), odoo.give, odoo.balance)
-    hasty.own = bank.own
+    hasty.prefix = bank.prefix
     await hasty.credits.entitlements(bank.rich)
     await odoo.faults("timeout_after_work")
     began = time.monotonic()

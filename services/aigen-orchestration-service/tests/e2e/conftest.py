@@ -16,27 +16,27 @@ from tests.e2e.journey import Caller
 from tests.support.app import ServiceUnderTest
 from tests.support.databases import a_database_outside
 from tests.support.running_system import Parts
-from tests.support.services import delete_names, own_names
+from tests.support.services import delete_names, unique_names
 
 
 @asynccontextmanager
-async def calling(world: ServiceUnderTest) -> AsyncIterator[Caller]:
-    """A caller of the app on this world, inside the app's lifespan."""
-    app = create_app(service=world.service)
-    async with app.router.lifespan_context(app), Caller(app, world) as caller:
+async def calling(test_app: ServiceUnderTest) -> AsyncIterator[Caller]:
+    """A client of the application, inside its lifespan."""
+    app = create_app(service=test_app.service)
+    async with app.router.lifespan_context(app), Caller(app, test_app) as caller:
         yield caller
 
 
 @pytest.fixture
-async def client(world: ServiceUnderTest) -> AsyncIterator[Caller]:
+async def client(test_app: ServiceUnderTest) -> AsyncIterator[Caller]:
     """A caller of an open service; the invariants are asked when the test is over."""
-    async with calling(world) as caller:
+    async with calling(test_app) as caller:
         yield caller
 
 
 @pytest.fixture
 async def make_client(
-    make_world: Callable[..., ServiceUnderTest], settings: Settings
+    make_test_app: Callable[..., ServiceUnderTest], settings: Settings
 ) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
     """Makes callers of services with other settings on the test's database; the invariants are
     asked at the end.
@@ -45,13 +45,13 @@ async def make_client(
     async with AsyncExitStack() as stack:
 
         async def make(**changes: object) -> Caller:
-            world = make_world(**validated(settings, changes))
-            made.append(await stack.enter_async_context(calling(world)))
+            test_app = make_test_app(**validated(settings, changes))
+            made.append(await stack.enter_async_context(calling(test_app)))
             return made[-1]
 
         yield make
         if made:
-            await made[-1].world.check()
+            await made[-1].test_app.check()
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +81,17 @@ async def make_shared(
     async with AsyncExitStack() as stack:
 
         async def make(**changes: object) -> Caller:
-            clock = made[0].world.clock if made else None
-            world = ServiceUnderTest(
+            clock = made[0].test_app.clock if made else None
+            test_app = ServiceUnderTest(
                 module_database_url, settings.model_copy(update=validated(settings, changes)), clock
             )
-            stack.push_async_callback(world.close)
-            made.append(await stack.enter_async_context(calling(world)))
+            stack.push_async_callback(test_app.close)
+            made.append(await stack.enter_async_context(calling(test_app)))
             return made[-1]
 
         yield make
         if made:
-            await made[-1].world.check()
+            await made[-1].test_app.check()
 
 
 def validated(settings: Settings, changes: dict[str, object]) -> dict[str, object]:
@@ -103,7 +103,7 @@ def validated(settings: Settings, changes: dict[str, object]) -> dict[str, objec
 @pytest.fixture
 def names() -> Iterator[dict[str, str]]:
     """Exchanges and queues of the test's own."""
-    made = own_names(f"test.{uuid4().hex[:8]}")
+    made = unique_names(f"test.{uuid4().hex[:8]}")
     yield made
     delete_names(made)
 

@@ -1,4 +1,4 @@
-"""What the journeys share: a caller over HTTP with its world, and what every refusal must look
+"""What the journeys share: a caller over HTTP with its test_app, and what every refusal must look
 like.
 """
 
@@ -57,12 +57,12 @@ _COUNTED = (
 
 
 class Caller(httpx.AsyncClient):
-    """Somebody who calls the service, and the world in which it runs."""
+    """An HTTP client of the service, with the service under test."""
 
-    def __init__(self, app: FastAPI, world: ServiceUnderTest) -> None:
+    def __init__(self, app: FastAPI, test_app: ServiceUnderTest) -> None:
         super().__init__(transport=httpx.ASGITransport(app=app), base_url="http://aigen")
         self.app = app
-        self.world = world
+        self.test_app = test_app
 
     async def create(
         self, user_id: str = "user", *, headers: Mapping[str, str] | None = None, **brief: Any
@@ -95,7 +95,7 @@ class Caller(httpx.AsyncClient):
         """A request whose samples have come."""
         created = await self.create(user_id, **brief)
         assert created.status_code == httpx.codes.ACCEPTED, created.text
-        await self.world.deliver(await self.world.next_job())
+        await self.test_app.deliver(await self.test_app.next_job())
         return await self.look(created.json()["id"])
 
     async def completed(self, user_id: str = "user", **brief: Any) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Caller(httpx.AsyncClient):
             shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"]
         )
         assert chosen.status_code == httpx.codes.ACCEPTED, chosen.text
-        await self.world.deliver(await self.world.next_job())
+        await self.test_app.deliver(await self.test_app.next_job())
         return await self.look(shown["id"])
 
     async def report(
@@ -113,7 +113,7 @@ class Caller(httpx.AsyncClient):
     ) -> httpx.Response:
         """What a worker says of its job."""
         assert job.job_id is not None
-        given = self.world.service.secrets.token(job.job_id) if token is None else token
+        given = self.test_app.service.secrets.token(job.job_id) if token is None else token
         body = {"generation_request_id": str(job.id), "job_id": str(job.job_id), **said}
         return await self.post(
             f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {given}"}
@@ -134,11 +134,11 @@ class Footprint:
     credits: int = 0
 
     @classmethod
-    async def of(cls, world: ServiceUnderTest) -> "Footprint":
+    async def of(cls, test_app: ServiceUnderTest) -> "Footprint":
         """Count."""
         counts = [f"(SELECT count(*) FROM {table}) AS {table}" for table in _COUNTED]  # noqa: S608 - tables of ours
-        row = await world.database.fetchrow(f"SELECT {', '.join(counts)}")
-        total = await world.database.fetchval(
+        row = await test_app.database.fetchrow(f"SELECT {', '.join(counts)}")
+        total = await test_app.database.fetchval(
             "SELECT COALESCE(sum(balance), 0) FROM credit_accounts"
         )
         return cls(rows=dict(row or {}), credits=int(total))

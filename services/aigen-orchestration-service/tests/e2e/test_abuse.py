@@ -137,7 +137,7 @@ async def _trickle(writer: asyncio.StreamWriter) -> None:
 
 
 async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_updates, "LISTENERS_PER_USER_MAX", 3)
+    monkeypatch.setattr(live_updates, "SUBSCRIPTIONS_PER_USER_MAX", 3)
     mine, theirs = (
         (await client.create("greedy")).json()["id"],
         (await client.create("modest")).json()["id"],
@@ -151,7 +151,7 @@ async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.Monk
         await _stream(stack, address, theirs)
         opened[0].close()
         async with asyncio.timeout(20):
-            while client.world.service.hub.count > 3:
+            while client.test_app.service.updates.count > 3:
                 await asyncio.sleep(0.02)
         await _stream(stack, address, mine)
 
@@ -159,7 +159,7 @@ async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.Monk
 async def test_a_full_process_says_when_to_come_again(
     client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_updates, "LISTENERS_MAX", 1)
+    monkeypatch.setattr(live_updates, "SUBSCRIPTIONS_MAX", 1)
     ids = [(await client.create(f"user-{n}")).json()["id"] for n in range(2)]
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(client))
@@ -183,14 +183,14 @@ async def two_users(make_client: Any) -> Caller:
     """A service with keys and tokens, and two users on the Pro plan."""
     caller: Caller = await make_client(api_keys=KEYS, jwt_secret=JWT_SECRET)
     for user in ("owner", "other"):
-        await caller.world.grant(user, 1000, "pro")
+        await caller.test_app.grant(user, 1000, "pro")
     return caller
 
 
 async def test_every_call_on_a_request_is_for_its_owner(two_users: Caller) -> None:
     assert len(OF_A_REQUEST) >= 7
     theirs = await made(two_users, token("owner"))
-    before = await Footprint.of(two_users.world)
+    before = await Footprint.of(two_users.test_app)
     strangers = {
         "another user": token("other"),
         "a service that acts for another user": by_key(SERVICE_KEY, "other"),
@@ -205,7 +205,7 @@ async def test_every_call_on_a_request_is_for_its_owner(two_users: Caller) -> No
                 assert answer.status_code == httpx.codes.NOT_FOUND, (who, method, path, answer.text)
         nobody = await _call(two_users, method, path.replace("{request_id}", theirs["id"]), {})
         assert nobody.status_code == httpx.codes.UNAUTHORIZED, (method, path)
-    assert await Footprint.of(two_users.world) == before
+    assert await Footprint.of(two_users.test_app) == before
 
 
 async def _call(caller: Caller, method: str, path: str, headers: dict[str, str]) -> httpx.Response:

@@ -59,7 +59,7 @@ async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
     """A caller of a service with keys and user tokens; `user` and `other` are on the Pro plan."""
     caller = await make_shared(api_keys=KEYS, jwt_secret=JWT_SECRET)
     for user in ("user", "other"):
-        await caller.world.grant(user, 1000, "pro")
+        await caller.test_app.grant(user, 1000, "pro")
     return caller
 
 
@@ -274,25 +274,25 @@ async def test_a_user_finds_nothing_where_somebody_elses_request_is(
     locked: Caller, method: str, action: str, body: dict[str, Any] | None
 ) -> None:
     foreign = await made(locked, token("other"))
-    before = await Footprint.of(locked.world)
+    before = await Footprint.of(locked.test_app)
     answer = await locked.request(
         method, f"{REQUESTS}/{foreign['id']}{action}", json=body, headers=token()
     )
     assert_problem(answer, 404, "not_found")
     hidden = await locked.get(REQUESTS, params={"user_id": "other"}, headers=token())
     assert hidden.json()["items"] == []
-    assert await Footprint.of(locked.world) == before
+    assert await Footprint.of(locked.test_app) == before
 
 
 async def test_a_user_can_act_for_nobody_else(locked: Caller) -> None:
-    before = await Footprint.of(locked.world)
+    before = await Footprint.of(locked.test_app)
     for path in (REQUESTS, f"{REQUESTS}/quote"):
         answer = await locked.post(path, json=PLAIN | {"user_id": "other"}, headers=token())
         assert_problem(answer, 403, "user_mismatch")
     assert_problem(
         await locked.get(REQUESTS, headers=token() | {"X-User-ID": "other"}), 403, "user_mismatch"
     )
-    assert await Footprint.of(locked.world) == before
+    assert await Footprint.of(locked.test_app) == before
 
 
 async def test_an_operator_by_token_sees_all_and_runs_operations(locked: Caller) -> None:
@@ -641,7 +641,7 @@ async def test_operations_are_for_operators_only(locked: Caller) -> None:
         if path.startswith(OPERATIONS)
     ]
     assert len(operations) >= 9
-    before = await Footprint.of(locked.world)
+    before = await Footprint.of(locked.test_app)
     for method, path in operations:
         for headers in (by_key(SERVICE_KEY), by_key(HASHED_KEY, "user"), token()):
             assert_problem(
@@ -650,7 +650,7 @@ async def test_operations_are_for_operators_only(locked: Caller) -> None:
         assert_problem(await locked.request(method, filled(path)), 401, "authentication_required")
         allowed = await locked.request(method, filled(path), headers=by_key(OPERATOR_KEY))
         assert allowed.status_code in {200, 404, 422}, f"{method} {path}: {allowed.text}"
-    assert await Footprint.of(locked.world) == before
+    assert await Footprint.of(locked.test_app) == before
 
 
 # Limits
@@ -679,7 +679,7 @@ async def test_too_many_calls_are_refused_with_the_time_to_wait(
     make_client: Callable[..., Awaitable[Caller]], minute: Minute
 ) -> None:
     caller = await make_client(api_keys=KEYS, rate_limit_per_minute=3)
-    await caller.world.grant("user", 0, "pro")
+    await caller.test_app.grant("user", 0, "pro")
     left = []
     for _ in range(3):
         answer = await caller.post(REQUESTS, json=PLAIN, headers=by_key(SERVICE_KEY, "user"))
@@ -696,7 +696,7 @@ async def test_too_many_calls_are_refused_with_the_time_to_wait(
     assert 0 < int(refused.headers["retry-after"]) <= 60
     assert f"{refused.headers['retry-after']} seconds" in document["detail"]
     assert refused.headers["ratelimit"].startswith('"default";r=0;')
-    assert (await Footprint.of(caller.world)).rows["generation_requests"] == 3
+    assert (await Footprint.of(caller.test_app)).rows["generation_requests"] == 3
     reading = await caller.get(REQUESTS, headers=by_key(SERVICE_KEY))
     assert (reading.status_code, "ratelimit" in reading.headers) == (200, False)
     other = await caller.post(REQUESTS, json=PLAIN, headers=by_key(HASHED_KEY, "user"))
@@ -710,7 +710,7 @@ async def test_a_user_who_is_called_like_a_service_does_not_use_up_its_limit_or_
     make_client: Callable[..., Awaitable[Caller]], minute: Minute
 ) -> None:
     caller = await make_client(api_keys=KEYS, jwt_secret=JWT_SECRET, rate_limit_per_minute=2)
-    await caller.world.grant("shop", 0, "pro")
+    await caller.test_app.grant("shop", 0, "pro")
     headers = {"Idempotency-Key": "order-7"}
     theirs = await caller.post(REQUESTS, json=PLAIN, headers=token("shop") | headers)
     for _ in range(2):

@@ -18,7 +18,7 @@ from tests.e2e.journey import NOBODY, OPERATIONS, REQUESTS, Caller, assert_probl
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
     """The open service, where `user` pays for each thing and has 20 credits."""
-    await client.world.grant("user", 2000, "payg")
+    await client.test_app.grant("user", 2000, "payg")
     return client
 
 
@@ -52,10 +52,10 @@ async def test_a_quote_is_accepted_by_every_action_that_costs(paying: Caller) ->
     assert created.status_code == httpx.codes.ACCEPTED
     assert "quote_id" not in created.json()["brief"]
     request_id = created.json()["id"]
-    await paying.world.deliver(await paying.world.next_job())
+    await paying.test_app.deliver(await paying.test_app.next_job())
     again = await paying.act(request_id, "regenerate-samples", quote_id=quote_id)
     assert again.status_code == httpx.codes.ACCEPTED
-    await paying.world.deliver(await paying.world.next_job())
+    await paying.test_app.deliver(await paying.test_app.next_job())
     sample = (await paying.look(request_id))["samples"][0]["asset_id"]
     chosen = await paying.act(
         request_id, "select-sample", selected_sample_id=sample, quote_id=quote_id
@@ -73,9 +73,9 @@ async def test_a_quote_is_accepted_by_every_action_that_costs(paying: Caller) ->
 
 async def test_a_price_that_changed_is_409_and_charges_nothing(paying: Caller) -> None:
     quote_id = (await quote(paying))["quote_id"]
-    paying.world.orchestrator._policy = Policy(prices=Prices(sample_set=20))  # noqa: SLF001 - as other settings would
+    paying.test_app.generations._policy = Policy(prices=Prices(sample_set=20))  # noqa: SLF001 - as other settings would
     assert_problem(await paying.create(quote_id=quote_id), 409, "quote_expired")
-    assert await paying.world.balance() == 2000
+    assert await paying.test_app.balance() == 2000
 
 
 async def test_a_quote_that_is_none_names_its_field(paying: Caller) -> None:
@@ -95,8 +95,10 @@ async def test_a_quote_that_is_none_names_its_field(paying: Caller) -> None:
 async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(
     paying: Caller,
 ) -> None:
-    await paying.world.service.flags.raise_("user", "charge_failed", paying.world.clock())
-    paying.world.service.entitlements.forget("user")
+    await paying.test_app.service.account_flags.raise_(
+        "user", "charge_failed", paying.test_app.clock()
+    )
+    paying.test_app.service.entitlements.forget("user")
     assert_problem(await paying.create(), 403, "account_restricted")
     (flag,) = (await read(paying, "flags"))["items"]
     assert (flag["user_id"], flag["reason"]) == ("user", "charge_failed")
@@ -110,7 +112,7 @@ async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(
     }
     assert await read(paying, "flags") == {"items": []}
     assert (await paying.create()).status_code == httpx.codes.ACCEPTED
-    row = await paying.world.database.fetchrow("SELECT cleared_by, note FROM account_flags")
+    row = await paying.test_app.database.fetchrow("SELECT cleared_by, note FROM account_flags")
     assert tuple(row or ()) == ("open", "paid by invoice 7")
     assert_problem(
         await paying.post(f"{OPERATIONS}/users/user/clear", json={}), 422, "invalid_request"
@@ -121,10 +123,10 @@ async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(
 
 
 async def test_a_hold_in_doubt_is_listed_and_decided(paying: Caller) -> None:
-    paying.world.credits.faults.extend(["conflict", "conflict"])
+    paying.test_app.credits.faults.extend(["conflict", "conflict"])
     created = (await paying.create()).json()
-    paying.world.clock.advance(minutes=1)
-    await paying.world.sweep()
+    paying.test_app.clock.advance(minutes=1)
+    await paying.test_app.sweep()
     (parked,) = (await read(paying, "holds/parked"))["items"]
     assert (parked["request_id"], parked["amount"], parked["user_id"]) == (
         created["id"],
@@ -156,7 +158,7 @@ async def test_deciding_needs_a_key_that_is_known(client: Caller) -> None:
 
 async def test_the_usage_of_a_month_comes_as_csv_and_as_json_lines(paying: Caller) -> None:
     await paying.completed(project_id="spring")
-    month = f"{paying.world.clock():%Y-%m}"
+    month = f"{paying.test_app.clock():%Y-%m}"
     answer = await paying.get(f"{OPERATIONS}/usage", params={"month": month})
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert answer.headers["content-disposition"] == f'attachment; filename="usage-{month}.csv"'
@@ -181,9 +183,11 @@ async def test_the_usage_of_a_month_comes_as_csv_and_as_json_lines(paying: Calle
 
 async def test_a_difference_is_shown_and_mended_when_told(paying: Caller) -> None:
     await paying.with_samples()
-    await paying.world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
-    await paying.world.database.execute("UPDATE holds SET settled_at = $1", paying.world.clock())
-    paying.world.clock.advance(minutes=2)
+    await paying.test_app.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+    await paying.test_app.database.execute(
+        "UPDATE holds SET settled_at = $1", paying.test_app.clock()
+    )
+    paying.test_app.clock.advance(minutes=2)
     looked = (await paying.post(f"{OPERATIONS}/reconcile", json={"hours": 1})).json()
     (found,) = looked["findings"]
     assert (found["difference"], found["mends"], looked["posted"]) == (
@@ -194,5 +198,5 @@ async def test_a_difference_is_shown_and_mended_when_told(paying: Caller) -> Non
     assert (await paying.post(f"{OPERATIONS}/reconcile", json={"hours": 1, "apply": True})).json()[
         "posted"
     ] == 1
-    await paying.world.drain()
+    await paying.test_app.drain()
     assert (await paying.post(f"{OPERATIONS}/reconcile", json={})).json()["findings"] == []

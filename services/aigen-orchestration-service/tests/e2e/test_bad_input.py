@@ -37,16 +37,16 @@ async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
     """A caller of an open service, with a paying user, one on the Free plan, and one on Pro."""
     caller = await make_shared()
     for user, plan in (("user", "payg"), ("free", "free"), ("pro", "pro")):
-        await caller.world.grant(user, 1000, plan)
+        await caller.test_app.grant(user, 1000, plan)
     return caller
 
 
 @pytest.fixture
 async def open_service(shared: Caller) -> AsyncIterator[Caller]:
     """The shared caller; when the test is over, everything stored is as it was."""
-    before = await Footprint.of(shared.world)
+    before = await Footprint.of(shared.test_app)
     yield shared
-    assert await Footprint.of(shared.world) == before
+    assert await Footprint.of(shared.test_app) == before
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,11 @@ async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
 
 
 @pytest.fixture(scope="module")
-async def shown(shared: Caller) -> dict[str, Any]:
+async def awaiting_selection(shared: Caller) -> dict[str, Any]:
     """A request of `free` in its second round of samples; `old` is a sample of the first."""
     first = await shared.with_samples("free")
     assert (await shared.act(first["id"], "regenerate-samples")).status_code == httpx.codes.ACCEPTED
-    await shared.world.deliver(await shared.world.next_job())
+    await shared.test_app.deliver(await shared.test_app.next_job())
     return await shared.look(first["id"]) | {"old": first["samples"][0]["asset_id"]}
 
 
@@ -415,12 +415,12 @@ async def test_the_free_plan_names_the_plan_that_a_feature_needs(
 
 
 async def test_a_high_resolution_final_on_the_free_plan_names_the_plan_it_needs(
-    shown: dict[str, Any], open_service: Caller
+    awaiting_selection: dict[str, Any], open_service: Caller
 ) -> None:
     answer = await open_service.act(
-        shown["id"],
+        awaiting_selection["id"],
         "select-sample",
-        selected_sample_id=shown["samples"][0]["asset_id"],
+        selected_sample_id=awaiting_selection["samples"][0]["asset_id"],
         desired_resolution="4K",
     )
     document = assert_problem(answer, 403, "plan_required")
@@ -431,9 +431,11 @@ async def test_a_high_resolution_final_on_the_free_plan_names_the_plan_it_needs(
 
 
 async def test_a_sample_of_another_round_cannot_be_selected(
-    shown: dict[str, Any], open_service: Caller
+    awaiting_selection: dict[str, Any], open_service: Caller
 ) -> None:
-    answer = await open_service.act(shown["id"], "select-sample", selected_sample_id=shown["old"])
+    answer = await open_service.act(
+        awaiting_selection["id"], "select-sample", selected_sample_id=awaiting_selection["old"]
+    )
     document = assert_problem(answer, 422, "invalid_request", pointer="/selected_sample_id")
     assert [fault["code"] for fault in document["errors"]] == ["unknown_sample"]
 
@@ -458,11 +460,11 @@ async def test_a_sample_of_another_round_cannot_be_selected(
     ],
 )
 async def test_a_selection_that_does_not_fit_is_pointed_at(
-    shown: dict[str, Any], open_service: Caller, changes: dict[str, Any], pointer: str
+    awaiting_selection: dict[str, Any], open_service: Caller, changes: dict[str, Any], pointer: str
 ) -> None:
-    body = {"selected_sample_id": shown["samples"][0]["asset_id"]} | changes
+    body = {"selected_sample_id": awaiting_selection["samples"][0]["asset_id"]} | changes
     assert_problem(
-        await open_service.act(shown["id"], "select-sample", **body),
+        await open_service.act(awaiting_selection["id"], "select-sample", **body),
         422,
         "invalid_request",
         pointer=pointer,
@@ -483,10 +485,14 @@ async def test_a_selection_that_does_not_fit_is_pointed_at(
     ],
 )
 async def test_a_change_that_does_not_fit_is_pointed_at(
-    shown: dict[str, Any], open_service: Caller, action: str, changes: dict[str, Any], pointer: str
+    awaiting_selection: dict[str, Any],
+    open_service: Caller,
+    action: str,
+    changes: dict[str, Any],
+    pointer: str,
 ) -> None:
     assert_problem(
-        await open_service.act(shown["id"], action, **changes),
+        await open_service.act(awaiting_selection["id"], action, **changes),
         422,
         "invalid_request",
         pointer=pointer,
@@ -518,14 +524,14 @@ async def test_a_path_without_a_valid_id_is_refused(
 
 @pytest.mark.parametrize(("method", "action", "body"), ACTIONS)
 async def test_foreign_and_unknown_requests_are_told_apart_by_nothing(
-    shown: dict[str, Any],
+    awaiting_selection: dict[str, Any],
     open_service: Caller,
     method: str,
     action: str,
     body: dict[str, Any] | None,
 ) -> None:
     documents = []
-    for request_id in (shown["id"], str(uuid4())):
+    for request_id in (awaiting_selection["id"], str(uuid4())):
         answer = await open_service.request(
             method,
             f"{REQUESTS}/{request_id}{action}",
@@ -659,11 +665,11 @@ TOKENS: dict[str, Callable[[], str]] = {
 
 @pytest.mark.parametrize("kind", TOKENS)
 async def test_a_token_that_is_not_ours_opens_nothing(locked: Caller, kind: str) -> None:
-    before = await Footprint.of(locked.world)
+    before = await Footprint.of(locked.test_app)
     answer = await locked.create(headers={"Authorization": f"Bearer {TOKENS[kind]()}"})
     assert_problem(answer, 401, "invalid_credentials")
     assert answer.headers["www-authenticate"].startswith("Bearer")
-    assert await Footprint.of(locked.world) == before
+    assert await Footprint.of(locked.test_app) == before
 
 
 async def test_an_expired_token_says_so(locked: Caller) -> None:
@@ -688,10 +694,10 @@ async def test_a_wrong_api_key_opens_nothing(locked: Caller, key: str) -> None:
 
 
 async def test_a_user_can_name_nobody_else_in_the_body(locked: Caller) -> None:
-    before = await Footprint.of(locked.world)
+    before = await Footprint.of(locked.test_app)
     answer = await locked.create("somebody else", headers={"Authorization": f"Bearer {_token()}"})
     assert_problem(answer, 403, "user_mismatch")
-    assert await Footprint.of(locked.world) == before
+    assert await Footprint.of(locked.test_app) == before
 
 
 # Callbacks
@@ -731,20 +737,20 @@ async def test_a_report_that_is_not_json_is_refused(
     "authorization", [None, "", "Bearer", "Bearer otter", "Basic otter", "Bearer ü"]
 )
 async def test_a_report_without_the_token_of_its_job_is_refused(
-    shown: dict[str, Any], open_service: Caller, kind: str, authorization: str | None
+    awaiting_selection: dict[str, Any], open_service: Caller, kind: str, authorization: str | None
 ) -> None:
     headers = [] if authorization is None else [(b"Authorization", authorization.encode("latin-1"))]
-    body = {"generation_request_id": shown["id"], "job_id": str(uuid4()), **SAID[kind]}
+    body = {"generation_request_id": awaiting_selection["id"], "job_id": str(uuid4()), **SAID[kind]}
     answer = await open_service.post(f"{CALLBACKS}/{kind}", json=body, headers=headers)
     assert_problem(answer, 401, "invalid_credentials")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_token_of_another_job_opens_nothing(
-    shown: dict[str, Any], open_service: Caller, kind: str
+    awaiting_selection: dict[str, Any], open_service: Caller, kind: str
 ) -> None:
-    token = open_service.world.service.secrets.token(uuid4())
-    body = {"generation_request_id": shown["id"], "job_id": str(uuid4()), **SAID[kind]}
+    token = open_service.test_app.service.secrets.token(uuid4())
+    body = {"generation_request_id": awaiting_selection["id"], "job_id": str(uuid4()), **SAID[kind]}
     answer = await open_service.post(
         f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {token}"}
     )
@@ -756,7 +762,7 @@ async def test_a_report_for_an_unknown_request_finds_nothing(
     open_service: Caller, kind: str
 ) -> None:
     job_id = uuid4()
-    token = open_service.world.service.secrets.token(job_id)
+    token = open_service.test_app.service.secrets.token(job_id)
     body = {"generation_request_id": str(uuid4()), "job_id": str(job_id), **SAID[kind]}
     answer = await open_service.post(
         f"{CALLBACKS}/{kind}", json=body, headers={"Authorization": f"Bearer {token}"}
@@ -814,7 +820,7 @@ async def test_a_report_that_does_not_fit_is_pointed_at(
     open_service: Caller, kind: str, said: dict[str, Any], pointer: str
 ) -> None:
     created = (await open_service.create("pro")).json()
-    job = await open_service.world.next_job()
+    job = await open_service.test_app.next_job()
     answer = await open_service.report(kind, job, **said)
     problem = (answer, (await open_service.look(created["id"]))["status"])
     await _forget(open_service, created["id"])
@@ -831,7 +837,7 @@ async def _forget(caller: Caller, request_id: str) -> None:
         ("outbox", "request_id"),
         ("idempotency_keys", "request_id"),
     ):
-        await caller.world.database.execute(
+        await caller.test_app.database.execute(
             f"DELETE FROM {table} WHERE {column} = $1::uuid",  # noqa: S608 - constants
             request_id,
         )
@@ -895,10 +901,10 @@ async def test_a_message_that_is_not_there_is_not_found(open_service: Caller, wh
     "body", [{}, {"reason": ""}, {"reason": 5}, {"reason": "r" * 501}, {"reason": "\x00"}]
 )
 async def test_ending_a_request_needs_a_reason(
-    shown: dict[str, Any], open_service: Caller, body: dict[str, Any]
+    awaiting_selection: dict[str, Any], open_service: Caller, body: dict[str, Any]
 ) -> None:
     answer = await open_service.post(
-        f"{OPERATIONS}/generation-requests/{shown['id']}/fail", json=body
+        f"{OPERATIONS}/generation-requests/{awaiting_selection['id']}/fail", json=body
     )
     assert_problem(answer, 422, "invalid_request", pointer="/reason")
 

@@ -36,7 +36,7 @@ Make = Callable[..., Awaitable[Caller]]
 @pytest.fixture
 async def console(client: Caller) -> Browser:
     """A browser for an open service; `user` is on the payg plan with 20 credits."""
-    await client.world.grant("user", 2000, "payg")
+    await client.test_app.grant("user", 2000, "payg")
     return Browser(client.app)
 
 
@@ -70,7 +70,7 @@ async def test_page_without_data_renders_completely(
 
 async def test_overview_healthy_service_shows_no_problem(console: Browser, client: Caller) -> None:
     await client.completed()
-    await client.world.drain()
+    await client.test_app.drain()
     page = await open_fresh(console, client)
     await get_snapshots(client).check_invariants(31)
     page = await open_fresh(console, client)
@@ -92,7 +92,7 @@ async def test_page_unknown_address_renders_error_page(console: Browser) -> None
 
 async def test_pages_user_text_is_escaped(console: Browser, client: Caller) -> None:
     user = "<b>eve</b>"
-    await client.world.grant(user, 1000, "payg")
+    await client.test_app.grant(user, 1000, "payg")
     shown = await client.with_samples(user, input_prompt=NASTY, project_id=NASTY[:60])
     await client.create(user, input_prompt=f"a nude statue {NASTY}")
     await client.post(
@@ -137,23 +137,23 @@ async def test_page_with_part_header_returns_block_only(console: Browser, client
 
 
 async def test_overview_known_hour_shows_its_figures(console: Browser, client: Caller) -> None:
-    world = client.world
-    world.clock.set(world.clock().replace(minute=30, second=0, microsecond=0))
+    test_app = client.test_app
+    test_app.clock.set(test_app.clock().replace(minute=30, second=0, microsecond=0))
     for seconds in (10, 20, 30):  # samples after so long, the final after twice that
-        request = await world.submitted()
-        job = await world.next_job()
-        world.clock.advance(seconds=seconds)
-        await world.select(await world.deliver(job))
-        final = await world.next_job()
-        world.clock.advance(seconds=2 * seconds)
-        await world.deliver(final)
-        assert (await world.look(request)).terminal
-    broken = await world.submitted()
+        request = await test_app.submitted()
+        job = await test_app.next_job()
+        test_app.clock.advance(seconds=seconds)
+        await test_app.select(await test_app.deliver(job))
+        final = await test_app.next_job()
+        test_app.clock.advance(seconds=2 * seconds)
+        await test_app.deliver(final)
+        assert (await test_app.look(request)).terminal
+    broken = await test_app.submitted()
     for _ in range(3):
-        await world.fail(await world.next_job())
-        world.clock.advance(minutes=1)
-    assert (await world.look(broken)).failure is not None
-    await world.cancel(await world.submitted())
+        await test_app.fail(await test_app.next_job())
+        test_app.clock.advance(minutes=1)
+    assert (await test_app.look(broken)).failure is not None
+    await test_app.cancel(await test_app.submitted())
     hour = (await get_snapshots(client).snapshot()).hour
     assert {name: hour.total(name) for name in ("accepted", "samples", "finals", "completed")} == {
         "accepted": 5,
@@ -181,22 +181,22 @@ async def test_overview_known_hour_shows_its_figures(console: Browser, client: C
     assert "20 s p50 30 s p95" in page.text
     assert "5 requests in the last hour" in page.text
     assert "1 requests in the last hour; 3 failed attempts stacked above" in page.text
-    world.clock.advance(hours=1)
+    test_app.clock.advance(hours=1)
     assert "0 requests in the last hour" in (await open_fresh(console, client)).text
 
 
 async def test_rate_incomplete_minute_is_not_counted(client: Caller) -> None:
-    world = client.world
-    await world.grant("user", 2000, "payg")
-    world.clock.set(world.clock().replace(second=0, microsecond=0))
+    test_app = client.test_app
+    await test_app.grant("user", 2000, "payg")
+    test_app.clock.set(test_app.clock().replace(second=0, microsecond=0))
     for _ in range(6):
         for _ in range(3):
-            await world.submitted()
-        world.clock.advance(minutes=1)
+            await test_app.submitted()
+        test_app.clock.advance(minutes=1)
     hour = (await get_snapshots(client).snapshot()).hour
     assert hour.rate("accepted") == 3.0
     get_snapshots(client).invalidate()
-    await world.submitted()  # in the incomplete minute
+    await test_app.submitted()  # in the incomplete minute
     assert (await get_snapshots(client).snapshot()).hour.rate("accepted") == 3.0
     assert [minute.accepted for minute in (await get_snapshots(client).hour()).minutes][-7:] == [
         3,
@@ -219,7 +219,7 @@ async def test_overview_open_work_shows_holds_and_outbox(console: Browser, clien
     page = await open_fresh(console, client)
     assert "Holds open 3, 1.50 credits" in page.text  # two sample sets and a final
     assert "Outbox pending 2" in page.text  # the capture and the notification
-    await client.world.drain()
+    await client.test_app.drain()
     assert "Outbox pending 0" in (await open_fresh(console, client)).text
 
 
@@ -251,10 +251,10 @@ async def test_overview_several_viewers_share_one_query(
 async def test_requests_search_filters_by_id_user_project_state_and_time(
     console: Browser, client: Caller
 ) -> None:
-    await client.world.grant("other", 0, "pro")
+    await client.test_app.grant("other", 0, "pro")
     ready = await client.completed(project_id="spring")
-    failed = await client.world.submitted("other")
-    await client.world.fail(await client.world.next_job(), "invalid_input")
+    failed = await client.test_app.submitted("other")
+    await client.test_app.fail(await client.test_app.next_job(), "invalid_input")
     for query, found in (
         ("", {ready["id"], str(failed.id)}),
         ("?q=user", {ready["id"]}),
@@ -280,8 +280,8 @@ async def test_requests_search_filters_by_id_user_project_state_and_time(
 
 
 async def test_requests_many_are_paginated(console: Browser, client: Caller) -> None:
-    await client.world.grant("other", 0, "pro")
-    made = [str((await client.world.submitted("other")).id) for _ in range(PAGE_SIZE + 2)]
+    await client.test_app.grant("other", 0, "pro")
+    made = [str((await client.test_app.submitted("other")).id) for _ in range(PAGE_SIZE + 2)]
     first = await open_fresh(console, client, "/console/requests?q=other")
     (older,) = (link for link in first.links if "cursor" in link)
     second = await open_fresh(console, client, older)
@@ -300,7 +300,7 @@ async def test_request_completed_timeline_merges_events_holds_and_notifications(
     console: Browser, client: Caller
 ) -> None:
     shown = await client.completed()
-    await client.world.drain()
+    await client.test_app.drain()
     page = await open_fresh(console, client, f"/console/requests/{shown['id']}")
     lines = [
         " ".join(re.sub(r"<[^>]+>", " ", line).split())
@@ -337,10 +337,10 @@ async def test_request_completed_timeline_merges_events_holds_and_notifications(
 async def test_request_stale_result_and_gap_are_in_timeline(
     console: Browser, client: Caller
 ) -> None:
-    await client.world.submitted()
-    job = await client.world.next_job()
-    client.world.clock.advance(seconds=125)
-    await client.world.fail(job)
+    await client.test_app.submitted()
+    job = await client.test_app.next_job()
+    client.test_app.clock.advance(seconds=125)
+    await client.test_app.fail(job)
     await client.report_result(job)
     page = await open_fresh(console, client, f"/console/requests/{job.id}")
     assert "+2 min 5 s" in page.text
@@ -356,7 +356,7 @@ async def test_request_message_delivered_during_load_is_not_missed(
 
     async def read_then_deliver(*arguments: Any) -> Any:
         entries = await timeline(*arguments)
-        await client.world.drain()
+        await client.test_app.drain()
         return entries
 
     monkeypatch.setattr(client.app.state.services.queries, "timeline", read_then_deliver)
@@ -371,7 +371,7 @@ async def test_request_message_delivered_during_load_is_not_missed(
 async def test_request_on_free_plan_shows_free_generation(console: Browser, client: Caller) -> None:
     shown = await client.with_samples("freeloader")
     page = await open_fresh(console, client, f"/console/requests/{shown['id']}")
-    month = client.world.clock().strftime("%B %Y")
+    month = client.test_app.clock().strftime("%B %Y")
     assert f"Free generation of {month} held for the samples of round 1" in page.text
     assert f"Free generation of {month} used for the samples of round 1" in page.text
 
@@ -382,12 +382,12 @@ async def test_request_on_free_plan_shows_free_generation(console: Browser, clie
 async def test_queue_several_users_are_in_dispatch_order(make_client: Make) -> None:
     caller = await make_client(lane_window=1, engine_url="local://")
     console = Browser(caller.app)
-    await caller.world.grant("heavy", 0, "pro")
-    await caller.world.grant("late", 0, "team")
+    await caller.test_app.grant("heavy", 0, "pro")
+    await caller.test_app.grant("late", 0, "team")
     for _ in range(3):
-        await caller.world.submitted("heavy")
-    await caller.world.submitted("late")
-    await caller.world.next_job()
+        await caller.test_app.submitted("heavy")
+    await caller.test_app.submitted("late")
+    await caller.test_app.next_job()
     page = await open_fresh(console, caller, "/console/queue")
     rows = re.search(r"Lane User Plan .*? (samples .*?) Broker queues", page.text)
     assert rows, page.text
@@ -396,7 +396,7 @@ async def test_queue_several_users_are_in_dispatch_order(make_client: Make) -> N
         ("heavy", "Pro", "2", "1", "1000", "2"),
     ]
     assert "1 of 1 in flight" in page.text
-    await caller.world.dispatch()
+    await caller.test_app.dispatch()
 
 
 async def test_invariants_every_count_is_explained(console: Browser, client: Caller) -> None:
@@ -412,7 +412,7 @@ async def test_invariants_every_count_is_explained(console: Browser, client: Cal
 async def test_invariants_violated_count_is_shown_everywhere(
     console: Browser, client: Caller
 ) -> None:
-    await client.world.database.execute(
+    await client.test_app.database.execute(
         "UPDATE credit_accounts SET balance = balance + 1 WHERE user_id = 'user'"
     )
     page = await open_fresh(console, client, "/console/invariants")
@@ -420,7 +420,7 @@ async def test_invariants_violated_count_is_shown_everywhere(
     assert "balances_off_ledger 1 a balance is not the sum of its entries" in page.text
     get_snapshots(client).invalidate()
     assert "1 invariant violated balances off ledger" in (await console.open("/console")).text
-    await client.world.database.execute(
+    await client.test_app.database.execute(
         "UPDATE credit_accounts SET balance = balance - 1 WHERE user_id = 'user'"
     )
 
@@ -493,7 +493,7 @@ async def test_change_feed_on_change_signals_subscribers(client: Caller) -> None
     assert await anext(events) == b"retry: 5000\n\n"
     waiting = asyncio.ensure_future(anext(events))
     await asyncio.sleep(0.05)
-    await client.world.submitted("freeloader")
+    await client.test_app.submitted("freeloader")
     assert await asyncio.wait_for(waiting, 5) == b"event: changed\ndata: -\n\n"
     assert feed.subscriber_count == 1
     await events.aclose()

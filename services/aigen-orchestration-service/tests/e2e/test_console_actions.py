@@ -22,7 +22,7 @@ class OperatorBrowser(Browser):
 
     def __init__(self, caller: Caller) -> None:
         super().__init__(caller.app)
-        self.caller, self.world = caller, caller.world
+        self.caller, self.test_app = caller, caller.test_app
         sessions = caller.app.state.web_services.sessions
         key = caller.app.state.services.authenticator.key(OPERATOR_KEY)
         self.session: Session = sessions.create_from_key(key, "user")
@@ -53,7 +53,7 @@ async def operator(make_client: Make) -> OperatorBrowser:
     caller = await make_client(
         api_keys=f"duty:operator:{OPERATOR_KEY}", webhook_allowed_networks=LOOPBACK[0]
     )
-    await caller.world.grant("user", 2000, "payg")
+    await caller.test_app.grant("user", 2000, "payg")
     return OperatorBrowser(caller)
 
 
@@ -66,34 +66,34 @@ def list_actions(page: Page) -> list[str]:
 
 
 async def test_request_any_state_offers_only_allowed_actions(operator: OperatorBrowser) -> None:
-    waiting = await operator.world.submitted()
+    waiting = await operator.test_app.submitted()
     assert list_actions(await operator.open_request(waiting.id)) == ["cancel", "fail"]
-    shown = await operator.world.deliver(await operator.world.next_job())
+    shown = await operator.test_app.deliver(await operator.test_app.next_job())
     assert list_actions(await operator.open_request(shown.id)) == ["cancel", "fail"]
-    await operator.world.select(shown)
-    await operator.world.deliver(await operator.world.next_job())
+    await operator.test_app.select(shown)
+    await operator.test_app.deliver(await operator.test_app.next_job())
     assert list_actions(await operator.open_request(shown.id)) == []
-    failed = await operator.world.submitted()
-    await operator.world.fail(await operator.world.next_job(), "invalid_input")
+    failed = await operator.test_app.submitted()
+    await operator.test_app.fail(await operator.test_app.next_job(), "invalid_input")
     assert list_actions(await operator.open_request(failed.id)) == ["retry"]
-    rejected = await operator.world.submitted()
-    await operator.world.fail(await operator.world.next_job(), "prompt_rejected")
+    rejected = await operator.test_app.submitted()
+    await operator.test_app.fail(await operator.test_app.next_job(), "prompt_rejected")
     assert (
         list_actions(await operator.open_request(rejected.id)) == []
     )  # the same prompt would be rejected again
-    review = await operator.world.submitted(input_prompt=FOR_REVIEW)
+    review = await operator.test_app.submitted(input_prompt=FOR_REVIEW)
     assert list_actions(await operator.open_request(review.id)) == [
         "review",
         "review",
         "cancel",
         "fail",
     ]
-    await operator.world.cancel(review)
+    await operator.test_app.cancel(review)
 
 
 async def test_fail_open_request_releases_hold_as_announced(operator: OperatorBrowser) -> None:
-    shown = await operator.world.with_samples()
-    await operator.world.select(shown)
+    shown = await operator.test_app.with_samples()
+    await operator.test_app.select(shown)
     page = await operator.open_request(shown.id)
     assert (
         "1.00 credit on hold will be released. 0.25 credits already charged for deliveries stay"
@@ -104,35 +104,35 @@ async def test_fail_open_request_releases_hold_as_announced(operator: OperatorBr
     assert "Request failed; the user is notified." in after.text
     assert "Failed by duty: the provider burnt down Failed" in after.text
     assert (await operator.last_event_data(shown.id, "operator_failed"))["by"] == "duty"
-    await operator.world.drain()
-    assert await operator.world.balance() == 1975
-    assert operator.world.notifier.types()[-1] == "generation_failed"
+    await operator.test_app.drain()
+    assert await operator.test_app.balance() == 1975
+    assert operator.test_app.notifier.types()[-1] == "generation_failed"
 
 
 async def test_fail_without_reason_is_refused(operator: OperatorBrowser) -> None:
-    waiting = await operator.world.submitted()
+    waiting = await operator.test_app.submitted()
     refused = await operator.submit(
         (await operator.open_request(waiting.id)).form("/fail"), reason=" "
     )
     assert refused.status == 422
     assert "Please check your input" in refused.text
     assert list_actions(refused) == ["cancel", "fail"]
-    await operator.world.cancel(waiting)
+    await operator.test_app.cancel(waiting)
 
 
 async def test_cancel_open_request_releases_hold_and_is_audited(operator: OperatorBrowser) -> None:
-    waiting = await operator.world.submitted()
+    waiting = await operator.test_app.submitted()
     after = await operator.submit((await operator.open_request(waiting.id)).form("/cancel"))
     assert "Request cancelled." in after.text
     assert "Cancelled by duty" in after.text
-    await operator.world.drain()
-    assert await operator.world.balance() == 2000
+    await operator.test_app.drain()
+    assert await operator.test_app.balance() == 2000
 
 
 async def test_action_on_ended_request_shows_current_state(operator: OperatorBrowser) -> None:
-    waiting = await operator.world.submitted()
+    waiting = await operator.test_app.submitted()
     page = await operator.open_request(waiting.id)
-    await operator.world.cancel(waiting)
+    await operator.test_app.cancel(waiting)
     for form, status in (("/cancel", 409), ("/fail", 409)):
         late = await operator.submit(page.form(form), reason="why")
         assert late.status == status
@@ -141,8 +141,8 @@ async def test_action_on_ended_request_shows_current_state(operator: OperatorBro
 
 
 async def test_retry_submitted_twice_creates_one_request(operator: OperatorBrowser) -> None:
-    failed = await operator.world.submitted()
-    await operator.world.fail(await operator.world.next_job(), "invalid_input")
+    failed = await operator.test_app.submitted()
+    await operator.test_app.fail(await operator.test_app.next_job(), "invalid_input")
     page = await operator.open_request(failed.id)
     assert "who is charged 0.25 credits for the samples" in page.text
     first = await operator.submit(page.form("/retry"))
@@ -166,7 +166,7 @@ async def test_retry_submitted_twice_creates_one_request(operator: OperatorBrows
 async def test_review_either_decision_applies_once(
     operator: OperatorBrowser, decision: str, state: str, confirmation: str
 ) -> None:
-    waiting = await operator.world.submitted(input_prompt=FOR_REVIEW)
+    waiting = await operator.test_app.submitted(input_prompt=FOR_REVIEW)
     page = await operator.open_fresh("/console/attention")
     assert FOR_REVIEW in page.text
     assert FOR_REVIEW not in (await operator.open_fresh("/console/requests")).text
@@ -190,9 +190,9 @@ async def test_review_either_decision_applies_once(
 
 async def create_parked_message(operator: OperatorBrowser) -> str:
     """Create a request whose notification is parked; return its id."""
-    shown = await operator.world.with_samples()
-    operator.world.notifier.faults.append("refused")
-    await operator.world.drain()
+    shown = await operator.test_app.with_samples()
+    operator.test_app.notifier.faults.append("refused")
+    await operator.test_app.drain()
     return str(shown.id)
 
 
@@ -211,8 +211,8 @@ async def test_replay_parked_message_delivers_it_from_either_page(
     assert "Message replayed; it is due now." in after.text
     late = await operator.submit(page.form("/replay"))
     assert (late.status, "Already done" in late.text) == (409, True)
-    await operator.world.drain()
-    assert operator.world.notifier.types() == ["samples_ready"]
+    await operator.test_app.drain()
+    assert operator.test_app.notifier.types() == ["samples_ready"]
     assert (await operator.last_event_data(request_id, "message_replayed"))["by"] == "duty"
     assert (
         "Parked message notification.send replayed by duty"
@@ -226,13 +226,13 @@ async def test_drop_parked_message_never_delivers_it(operator: OperatorBrowser) 
     assert "Message dropped." in after.text
     assert "Nothing needs attention" in after.text
     assert (await operator.last_event_data(request_id, "message_dropped"))["by"] == "duty"
-    await operator.world.drain()
-    assert operator.world.notifier.types() == []
+    await operator.test_app.drain()
+    assert operator.test_app.notifier.types() == []
 
 
 async def test_attention_parked_capture_names_user_and_credits(operator: OperatorBrowser) -> None:
-    await operator.world.with_samples()
-    await operator.world.database.execute(
+    await operator.test_app.with_samples()
+    await operator.test_app.database.execute(
         "UPDATE outbox SET parked_reason = 'refused there' WHERE topic = 'credits.capture'"
     )
     page = await operator.open_fresh("/console/attention")
@@ -249,10 +249,10 @@ async def test_attention_parked_capture_names_user_and_credits(operator: Operato
 async def test_resolve_hold_either_outcome_continues_and_flag_can_be_cleared(
     operator: OperatorBrowser, charged: str, state: str
 ) -> None:
-    operator.world.credits.faults.extend(["conflict", "conflict"])
+    operator.test_app.credits.faults.extend(["conflict", "conflict"])
     request_id = (await operator.caller.create()).json()["id"]
-    operator.world.clock.advance(minutes=1)
-    await operator.world.sweep()
+    operator.test_app.clock.advance(minutes=1)
+    await operator.test_app.sweep()
     page = await operator.open_fresh("/console/attention")
     assert f"0.25 credits of user {request_id}:samples:1:1" in page.text
     assert "Flagged accounts" in page.text
@@ -267,7 +267,7 @@ async def test_resolve_hold_either_outcome_continues_and_flag_can_be_cleared(
     assert (await operator.submit(account.form("/clear"), note="")).status == 422
     cleared = await operator.submit(account.form("/clear"), note="settled by phone")
     assert "Flags cleared." in cleared.text
-    row = await operator.world.database.fetchrow("SELECT cleared_by, note FROM account_flags")
+    row = await operator.test_app.database.fetchrow("SELECT cleared_by, note FROM account_flags")
     assert tuple(row or ()) == ("duty", "settled by phone")
     assert "clear" not in list_actions(cleared)
     await operator.caller.act(request_id, "cancel")
@@ -280,7 +280,7 @@ async def test_grant_submitted_twice_posts_once(operator: OperatorBrowser) -> No
             page.form("/grant"), amount="5.50", reason="goodwill", plan="pro"
         )
         assert "Credits granted." in after.text
-    assert await operator.world.balance() == 2550
+    assert await operator.test_app.balance() == 2550
     statement = await operator.open_fresh("/console/accounts/user")
     assert "grant 5.50 goodwill (plan pro) · by duty" in statement.text
     assert "Plan Pro" in statement.text
@@ -288,14 +288,14 @@ async def test_grant_submitted_twice_posts_once(operator: OperatorBrowser) -> No
         refused = await operator.submit(statement.form("/grant"), amount=amount)
         assert refused.status == 422, amount
         assert "Please check your input" in refused.text
-    assert await operator.world.balance() == 2550
+    assert await operator.test_app.balance() == 2550
 
 
 async def test_account_with_work_shows_balance_holds_usage_and_requests(
     operator: OperatorBrowser,
 ) -> None:
     await operator.caller.completed()
-    waiting = await operator.world.submitted()
+    waiting = await operator.test_app.submitted()
     page = await operator.open_fresh("/console/accounts/user")
     assert "Balance 18.50 credits" in page.text
     assert "Held 0.25 credits" in page.text
@@ -304,12 +304,12 @@ async def test_account_with_work_shows_balance_holds_usage_and_requests(
     assert f"/console/requests/{waiting.id}" in page.links
     redirected = await operator.open("/console/accounts", params={"user": "user"})
     assert redirected.response.url.path == "/console/accounts/user"
-    await operator.world.cancel(waiting)
+    await operator.test_app.cancel(waiting)
 
 
 async def test_account_long_statement_is_paginated(operator: OperatorBrowser) -> None:
     for _ in range(30):
-        await operator.world.grant("rich", 100)
+        await operator.test_app.grant("rich", 100)
     first = await operator.open_fresh("/console/accounts/rich")
     (older,) = (link for link in first.links if "page=2" in link)
     second = await operator.open_fresh(older)
@@ -319,29 +319,29 @@ async def test_account_long_statement_is_paginated(operator: OperatorBrowser) ->
 
 async def test_account_unusual_user_id_works(operator: OperatorBrowser) -> None:
     for user in ("a/b/c", "10%?#&", "Zoë & co"):
-        await operator.world.grant(user, 100)
+        await operator.test_app.grant(user, 100)
         page = await operator.open("/console/accounts", params={"user": user})
         assert (page.status, user in page.text) == (200, True)
         after = await operator.submit(page.form("/grant"), amount="1")
         assert "Balance 2.00 credits" in after.text
-        await operator.world.submitted(user)
+        await operator.test_app.submitted(user)
         queue = await operator.open_fresh("/console/queue")
         (link,) = (link for link in queue.links if link.startswith("/console/accounts/"))
         assert "Balance 2.00 credits" in (await operator.open_fresh(link)).text
-        await operator.world.cancel(await operator.world.next_job())
+        await operator.test_app.cancel(await operator.test_app.next_job())
 
 
 async def test_reconcile_missing_capture_is_reported_and_posted_with_apply(
     operator: OperatorBrowser,
 ) -> None:
-    shown = await operator.world.with_samples()
-    await operator.world.database.execute(
+    shown = await operator.test_app.with_samples()
+    await operator.test_app.database.execute(
         "DELETE FROM outbox WHERE topic = 'credits.capture'"
     )  # the credit service is never informed
-    await operator.world.database.execute(
-        "UPDATE holds SET settled_at = $1", operator.world.clock()
+    await operator.test_app.database.execute(
+        "UPDATE holds SET settled_at = $1", operator.test_app.clock()
     )
-    operator.world.clock.advance(minutes=5)
+    operator.test_app.clock.advance(minutes=5)
     page = await operator.open_fresh("/console/accounts")
     compare, apply = (form for form in page.forms if form.action.endswith("/reconcile"))
     compared = await operator.submit(compare, hours="1")
@@ -350,7 +350,7 @@ async def test_reconcile_missing_capture_is_reported_and_posted_with_apply(
         f"capture missing {shown.id}:samples:1:1 user 0.25 captured held captures" in compared.text
     )
     assert (
-        await operator.world.database.fetchval(
+        await operator.test_app.database.fetchval(
             "SELECT count(*) FROM outbox WHERE topic = 'credits.capture'"
         )
         == 0
@@ -358,7 +358,7 @@ async def test_reconcile_missing_capture_is_reported_and_posted_with_apply(
     applied = await operator.submit(apply, hours="1")
     assert "by duty: 1 holds compared, 1 posted" in applied.text
     assert (await operator.last_event_data(shown.id, "compensation_posted"))["by"] == "duty"
-    await operator.world.drain()
+    await operator.test_app.drain()
     again = await operator.submit(compare, hours="1")
     assert "No differences" in again.text
     for hours in ("", "0", "soon", "99999"):
@@ -366,8 +366,10 @@ async def test_reconcile_missing_capture_is_reported_and_posted_with_apply(
 
 
 async def test_account_credit_service_down_still_renders(operator: OperatorBrowser) -> None:
-    await operator.world.service.flags.raise_("user", "charge_failed", operator.world.clock())
-    operator.world.credits.faults.append("entitlements")
+    await operator.test_app.service.account_flags.raise_(
+        "user", "charge_failed", operator.test_app.clock()
+    )
+    operator.test_app.credits.faults.append("entitlements")
     page = await operator.open_fresh("/console/accounts/user")
     assert "The credit service is unavailable" in page.text
     assert "Restricted: charge failed" in page.text
@@ -390,14 +392,14 @@ async def test_redeliver_event_sends_it_again_and_is_audited(
     endpoint = await operator.caller.post("/api/v1/webhook-endpoints", json={"url": receiver.url})
     assert endpoint.status_code == 201, endpoint.text
     shown = await operator.caller.with_samples()
-    await operator.world.drain()
+    await operator.test_app.drain()
     page = await operator.open_request(shown["id"])
     assert f"generation.samples_ready delivered to {receiver.url}" in page.text
     after = await operator.submit(page.form("/redeliver"))
     assert "Redelivery scheduled." in after.text
     assert "Redelivery of generation.samples_ready requested by duty" in after.text
     assert (await operator.last_event_data(shown["id"], "webhook_redelivered"))["by"] == "duty"
-    await operator.world.drain()
+    await operator.test_app.drain()
     assert len({call.headers["webhook-id"] for call in receiver.calls}) == 1 < len(receiver.calls)
     await operator.caller.post(f"/api/v1/webhook-endpoints/{endpoint.json()['id']}/disable")
     page = await operator.open_request(shown["id"])
@@ -412,7 +414,7 @@ async def test_forms_without_token_or_from_other_origin_are_rejected(
     operator: OperatorBrowser,
 ) -> None:
     request_id = await create_parked_message(operator)
-    waiting = await operator.world.submitted()
+    waiting = await operator.test_app.submitted()
     pages = [
         await operator.open_fresh(path)
         for path in (
@@ -437,7 +439,7 @@ async def test_forms_without_token_or_from_other_origin_are_rejected(
         "/console/accounts/reconcile",
         "/console/accounts/user/grant",
     }
-    before = await Footprint.of(operator.world)
+    before = await Footprint.of(operator.test_app)
     fields = {"reason": "why", "amount": "5", "hours": "1"}
     for form in forms.values():
         for changed, headers in (
@@ -447,7 +449,7 @@ async def test_forms_without_token_or_from_other_origin_are_rejected(
         ):
             refused = await operator.submit(form, headers=headers, **fields, **changed)
             assert refused.status == 403, form.action
-    assert await Footprint.of(operator.world) == before
+    assert await Footprint.of(operator.test_app) == before
     await operator.submit(forms[f"/console/requests/{waiting.id}/cancel"])
     await operator.submit(
         next(form for action, form in forms.items() if action.endswith("/replay"))
@@ -462,7 +464,7 @@ async def test_action_foreign_back_path_is_ignored(operator: OperatorBrowser) ->
         "/console/../studio/x y",
         "",
     ):
-        waiting = await operator.world.submitted()
+        waiting = await operator.test_app.submitted()
         form = (await operator.open_request(waiting.id)).form("/cancel")
         after = await operator.submit(form, back=back)
         assert after.response.url.path == f"/console/requests/{waiting.id}", back

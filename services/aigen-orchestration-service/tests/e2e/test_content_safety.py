@@ -36,7 +36,7 @@ DOUBTFUL = "a nude statue of an otter"
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
     """The open service, where `user` pays for each thing and has 20 credits."""
-    await client.world.grant("user", 2000, "payg")
+    await client.test_app.grant("user", 2000, "payg")
     return client
 
 
@@ -56,12 +56,12 @@ async def review(caller: Caller, request_id: str, decision: str) -> dict[str, An
 async def test_a_rejected_prompt_starts_nothing_charges_nothing_and_is_not_repeated(
     paying: Caller,
 ) -> None:
-    before = await Footprint.of(paying.world)
+    before = await Footprint.of(paying.test_app)
     with structlog.testing.capture_logs() as logs:
         for prompt in (REJECTED, "p0rn otter", "p o r n"):
             assert_problem(await paying.create(input_prompt=prompt), 422, "prompt_rejected")
         assert_problem(await paying.create(style_guidance=REJECTED), 422, "prompt_rejected")
-    assert await Footprint.of(paying.world) == before
+    assert await Footprint.of(paying.test_app) == before
     assert "otter" not in json.dumps(logs, default=str)
     assert {"category": "sexual", "severe": False} in [
         {name: entry[name] for name in ("category", "severe")}
@@ -95,7 +95,7 @@ async def test_severe_rejections_again_and_again_restrict_the_account(paying: Ca
         assert_problem(await paying.create(input_prompt=SEVERE), 422, "prompt_rejected")
     (flag,) = (await paying.get(f"{OPERATIONS}/flags")).json()["items"]
     assert (flag["user_id"], flag["reason"]) == ("user", "content_abuse")
-    paying.world.service.entitlements.forget("user")
+    paying.test_app.service.entitlements.forget("user")
     assert_problem(await paying.create(), 403, "account_restricted")
     assert (await paying.create("other")).status_code == httpx.codes.ACCEPTED
 
@@ -104,7 +104,7 @@ async def test_two_severe_rejections_a_day_for_many_days_do_not_restrict(paying:
     for _ in range(4):
         for _ in range(2):
             assert_problem(await paying.create(input_prompt=SEVERE), 422, "prompt_rejected")
-        paying.world.clock.advance(hours=25)
+        paying.test_app.clock.advance(hours=25)
     assert (await paying.get(f"{OPERATIONS}/flags")).json() == {"items": []}
 
 
@@ -117,19 +117,19 @@ async def test_a_doubtful_prompt_waits_for_a_person_and_is_charged_only_when_acc
     created = await paying.create(input_prompt=DOUBTFUL)
     assert (created.status_code, created.json()["status"]) == (202, "VALIDATING_CREDITS")
     request_id = created.json()["id"]
-    assert await paying.world.balance() == 2000
+    assert await paying.test_app.balance() == 2000
     for _ in range(2):
-        paying.world.clock.advance(hours=2)
-        await paying.world.sweep()
+        paying.test_app.clock.advance(hours=2)
+        await paying.test_app.sweep()
     (waiting,) = (await paying.get(f"{OPERATIONS}/reviews")).json()["items"]
     assert (waiting["id"], waiting["brief"]["input_prompt"]) == (request_id, DOUBTFUL)
     assert waiting["actions"] == ["cancel"]
 
     assert (await review(paying, request_id, "accept"))["status"] == "PENDING"
-    assert await paying.world.balance() == 1975
+    assert await paying.test_app.balance() == 1975
     assert (await review(paying, request_id, "reject"))["status"] == "PENDING"
     assert (await paying.get(f"{OPERATIONS}/reviews")).json() == {"items": []}
-    await paying.world.deliver(await paying.world.next_job())
+    await paying.test_app.deliver(await paying.test_app.next_job())
     events = [
         entry["event"]
         for entry in (await paying.get(f"{REQUESTS}/{request_id}/events")).json()["items"]
@@ -147,26 +147,26 @@ async def test_a_doubtful_prompt_that_is_not_accepted_costs_nothing_and_says_why
         "prompt_refused",
     )
     assert "Change the words" in rejected["failure"]["message"]
-    await paying.world.drain()
-    assert await paying.world.balance() == 2000
-    assert paying.world.notifier.types() == ["generation_failed"]
+    await paying.test_app.drain()
+    assert await paying.test_app.balance() == 2000
+    assert paying.test_app.notifier.types() == ["generation_failed"]
 
 
 @pytest.mark.parametrize("plan", ["free", "pro"])
 async def test_what_costs_nothing_goes_on_at_once_when_accepted(client: Caller, plan: str) -> None:
-    await client.world.grant("user", 0, plan)
+    await client.test_app.grant("user", 0, plan)
     request_id = (await client.create(input_prompt=DOUBTFUL)).json()["id"]
-    assert (await client.world.database.fetchval("SELECT count(*) FROM free_usage")) == 0
+    assert (await client.test_app.database.fetchval("SELECT count(*) FROM free_usage")) == 0
     assert (await review(client, request_id, "accept"))["status"] == "PENDING"
-    assert (await client.world.database.fetchval("SELECT count(*) FROM free_usage")) == (
+    assert (await client.test_app.database.fetchval("SELECT count(*) FROM free_usage")) == (
         plan == "free"
     )
 
 
 async def test_who_cannot_pay_any_more_when_it_is_accepted_is_told(client: Caller) -> None:
-    await client.world.grant("user", 25, "payg")
+    await client.test_app.grant("user", 25, "payg")
     waiting = (await client.create(input_prompt=DOUBTFUL)).json()["id"]
-    await client.world.grant("user", -1)
+    await client.test_app.grant("user", -1)
     failed = await review(client, waiting, "accept")
     assert (failed["status"], failed["failure"]["code"]) == ("FAILED", "insufficient_credits")
 
@@ -185,12 +185,12 @@ async def test_a_prompt_nobody_looks_at_fails_after_its_time_and_can_be_cancelle
         (await paying.create(input_prompt=DOUBTFUL)).json()["id"] for _ in range(2)
     ]
     assert (await paying.act(cancelled, "cancel")).json()["outcome"] == "cancelled"
-    paying.world.clock.advance(days=3, minutes=1)
-    await paying.world.sweep()
+    paying.test_app.clock.advance(days=3, minutes=1)
+    await paying.test_app.sweep()
     assert (await paying.look(waiting))["status"] == "FAILED"
     assert (await review(paying, waiting, "accept"))["status"] == "FAILED"
-    await paying.world.drain()
-    assert await paying.world.balance() == 2000
+    await paying.test_app.drain()
+    assert await paying.test_app.balance() == 2000
 
 
 async def test_accept_and_cancel_at_once_end_in_one_of_both(paying: Caller) -> None:
@@ -198,8 +198,8 @@ async def test_accept_and_cancel_at_once_end_in_one_of_both(paying: Caller) -> N
         request_id = (await paying.create(input_prompt=DOUBTFUL)).json()["id"]
         await asyncio.gather(review(paying, request_id, "accept"), paying.act(request_id, "cancel"))
         assert (await paying.look(request_id))["status"] == "CANCELLED"
-    await paying.world.drain()
-    assert await paying.world.balance() == 2000
+    await paying.test_app.drain()
+    assert await paying.test_app.balance() == 2000
 
 
 # A moderation endpoint
@@ -332,7 +332,7 @@ async def test_while_the_check_is_away_a_setting_decides(
     make_client, when_away: str, status: int
 ) -> None:
     client: Caller = await make_client(safety_when_away=when_away)
-    client.world.service.prompts._check = Away()  # noqa: SLF001 - an endpoint that is away
+    client.test_app.service.prompts._check = Away()  # noqa: SLF001 - an endpoint that is away
     answer = await client.create()
     if status == 503:
         assert_problem(answer, 503, "safety_unavailable")

@@ -237,17 +237,19 @@ async def fuzzed(made: st.SearchStrategy[Any], act: Callable[[Any], Awaitable[No
 
 @pytest.mark.timeout(120)
 async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_they_say(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    job = await _job(world)
-    token = world.service.secrets.token(job.job_id)
-    consumer = ResultsConsumer(world.service.reports, _NoBroker(), dead_letter_exchange="dead")  # type: ignore[arg-type]
+    job = await _job(test_app)
+    token = test_app.service.secrets.token(job.job_id)
+    consumer = ResultsConsumer(
+        test_app.service.worker_reports, _NoBroker(), dead_letter_exchange="dead"
+    )  # type: ignore[arg-type]
     dead = DeadLetterConsumer(
-        world.orchestrator,
-        world.service.outbox,
+        test_app.generations,
+        test_app.service.outbox,
         job_queues={"jobs"},
-        now=world.clock,
-        proves=world.service.secrets.opens,
+        now=test_app.clock,
+        proves=test_app.service.secrets.opens,
     )
 
     async def take(made: tuple[str, bytes]) -> None:
@@ -259,15 +261,15 @@ async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_the
                 assert "fuzz" in str(error)  # noqa: PT017 - our own broker took it for buried
 
     await fuzzed(st.tuples(st.sampled_from([*ROUTES, "other"]), bodies(job, token)), take)
-    await world.database.execute("DELETE FROM outbox WHERE topic = 'dead_letter'")
+    await test_app.database.execute("DELETE FROM outbox WHERE topic = 'dead_letter'")
 
 
 @pytest.mark.timeout(120)
 async def test_a_callback_of_any_bytes_is_answered_as_declared_and_memory_stays_flat(
     client: Caller,
 ) -> None:
-    job = await _job(client.world)
-    token = client.world.service.secrets.token(job.job_id)
+    job = await _job(client.test_app)
+    token = client.test_app.service.secrets.token(job.job_id)
     kinds = ["started", "progress", "sample-result", "final-result", "error"]
 
     async def send(made: tuple[str, bytes]) -> None:
@@ -304,9 +306,9 @@ def bodies(job: Any, token: str | None = None) -> st.SearchStrategy[bytes]:
     return st.binary(max_size=200) | junk.map(_json) | nearly.map(_json)
 
 
-async def _job(world: ServiceUnderTest) -> Any:
-    await world.submitted()
-    return await world.next_job()
+async def _job(test_app: ServiceUnderTest) -> Any:
+    await test_app.submitted()
+    return await test_app.next_job()
 
 
 class _NoBroker:

@@ -36,10 +36,10 @@ async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
     return await make_shared()
 
 
-Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
+Metrics = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-async def figures(client: Caller) -> Figures:
+async def read_metrics(client: Caller) -> Metrics:
     """Every sample of /metrics by name and labels."""
     answer = await client.get("/metrics")
     assert answer.status_code == httpx.codes.OK
@@ -50,7 +50,7 @@ async def figures(client: Caller) -> Figures:
     }
 
 
-def grown(before: Figures, after: Figures, name: str, **labels: str) -> float:
+def grown(before: Metrics, after: Metrics, name: str, **labels: str) -> float:
     """By how much a figure has grown; all tests of a run share the figures of the process."""
     key = (name, frozenset(labels.items()))
     assert key in after, f"{name} {labels} is not among the metrics"
@@ -80,7 +80,7 @@ async def test_a_service_whose_database_answers_is_ready(shared: Caller) -> None
 async def test_a_database_at_another_schema_is_not_ready_and_says_what_to_do(
     client: Caller,
 ) -> None:
-    await client.world.database.execute("UPDATE alembic_version SET version_num = '0000'")
+    await client.test_app.database.execute("UPDATE alembic_version SET version_num = '0000'")
     answer = await client.get("/ready")
     assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
     assert answer.json()["checks"]["database"]["detail"] == "schema is at 0000: run aigen migrate"
@@ -140,18 +140,18 @@ async def test_without_its_database_every_call_says_that_it_can_be_repeated(
 
 
 async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> None:
-    await client.world.grant("user", 1000, "payg")
-    before = await figures(client)
+    await client.test_app.grant("user", 1000, "payg")
+    before = await read_metrics(client)
     created = (await client.create()).json()
-    job = await client.world.next_job()
-    client.world.clock.advance(seconds=12)
-    await client.world.deliver(job)
+    job = await client.test_app.next_job()
+    client.test_app.clock.advance(seconds=12)
+    await client.test_app.deliver(job)
     sample = (await client.look(created["id"]))["samples"][0]["asset_id"]
     await client.act(created["id"], "select-sample", selected_sample_id=sample)
-    final = await client.world.next_job()
-    client.world.clock.advance(seconds=100)
-    await client.world.deliver(final)
-    after = await figures(client)
+    final = await client.test_app.next_job()
+    client.test_app.clock.advance(seconds=100)
+    await client.test_app.deliver(final)
+    after = await read_metrics(client)
     assert grown(before, after, "ai_generation_attempted_total", plan="payg") == 1
     assert grown(before, after, "ai_generation_completed_total", status="success", plan="payg") == 1
     consumed = "creativeflow_user_credits_consumed_total"
@@ -192,31 +192,31 @@ async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> 
 async def test_a_bad_end_is_counted_under_its_name_and_whose_fault_it_was(
     client: Caller, code: str, status: str, fault: str
 ) -> None:
-    await client.world.grant("user", 1000, "payg")
-    before = await figures(client)
+    await client.test_app.grant("user", 1000, "payg")
+    before = await read_metrics(client)
     await client.create()
-    await client.report("error", await client.world.next_job(), error_code=code)
-    after = await figures(client)
+    await client.report("error", await client.test_app.next_job(), error_code=code)
+    after = await read_metrics(client)
     assert grown(before, after, "ai_generation_completed_total", status=status, plan="payg") == 1
     failed = "ai_generation_failed_attempts_total"
     assert grown(before, after, failed, stage="samples", code=code, fault=fault) == 1
 
 
 async def test_made_up_error_codes_do_not_grow_the_metrics(client: Caller) -> None:
-    await client.world.grant("user", 0, "pro")
+    await client.test_app.grant("user", 0, "pro")
     await client.create()
     await client.report(
-        "error", await client.world.next_job(), error_code="made-up-by-a-worker-4711"
+        "error", await client.test_app.next_job(), error_code="made-up-by-a-worker-4711"
     )
     assert "made-up-by-a-worker-4711" not in (await client.get("/metrics")).text
 
 
 async def test_what_waits_and_what_is_under_way_is_measured(client: Caller) -> None:
-    await client.world.grant("user", 0, "pro")
+    await client.test_app.grant("user", 0, "pro")
     await client.create()
-    assert grown({}, await figures(client), "ai_generation_queued_jobs", lane="samples") == 1
-    await client.world.next_job()
-    after = await figures(client)
+    assert grown({}, await read_metrics(client), "ai_generation_queued_jobs", lane="samples") == 1
+    await client.test_app.next_job()
+    after = await read_metrics(client)
     assert grown({}, after, "ai_generation_queued_jobs", lane="samples") == 0
     assert grown({}, after, "ai_generation_in_flight_jobs", lane="samples") == 1
 
@@ -243,7 +243,7 @@ async def test_a_request_id_and_a_trace_are_taken_over_returned_and_kept(client:
     version, trace, span, flags = answer.headers["traceparent"].split("-")
     assert (version, trace, flags) == ("00", TRACE, "01")
     assert span != "00f067aa0ba902b7"
-    job = await client.world.next_job()
+    job = await client.test_app.next_job()
     assert job.correlation_id == "odoo:42.a_b-c"
     assert job.traceparent is not None
     assert job.traceparent.split("-")[1] == TRACE
@@ -318,7 +318,7 @@ async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
     hashed = hashlib.sha256(b"a-key-only-its-owner-knows").hexdigest()
     keys = f"shop:operator:{API_KEY},odoo:service:sha256${hashed}"
     caller = await make_client(api_keys=keys, jwt_secret=JWT_SECRET)
-    await caller.world.grant("user", 1000, "payg")
+    await caller.test_app.grant("user", 1000, "payg")
     written = lines(as_json=as_json)
     user = {
         "Authorization": (
@@ -329,8 +329,8 @@ async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
     created = (
         await caller.post(REQUESTS, json={**PLAIN, "metadata": {"note": PROMPT}}, headers=user)
     ).json()
-    job = await caller.world.next_job()
-    callback = caller.world.service.secrets.token(job.job_id)
+    job = await caller.test_app.next_job()
+    callback = caller.test_app.service.secrets.token(job.job_id)
     await caller.report("progress", job, percent=5, step="Rilke and the otter")
     await caller.report(
         "error",
@@ -339,8 +339,8 @@ async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
         error_message=f"no: {PROMPT}",
         error_details=PROMPT,
     )
-    caller.world.clock.advance(minutes=1)
-    await caller.report_result(await caller.world.next_job())
+    caller.test_app.clock.advance(minutes=1)
+    await caller.report_result(await caller.test_app.next_job())
     await caller.post(
         f"{REQUESTS}/{created['id']}/regenerate-samples",
         json={"updated_prompt": PROMPT},
@@ -354,12 +354,12 @@ async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
     await caller.get(f"{REQUESTS}/otter?user_id=otter", headers=service)
     await caller.get(REQUESTS, headers={"X-Internal-API-Key": API_KEY + "x"})
     await caller.get(f"{REQUESTS}?user_id=otter", headers=service)
-    caller.world.credits.faults.append("after")
+    caller.test_app.credits.faults.append("after")
     await caller.post(REQUESTS, json=PLAIN, headers=user)
     await _break_something(caller, user)
-    caller.world.clock.advance(minutes=1)
-    await caller.world.sweep()
-    await caller.world.drain()
+    caller.test_app.clock.advance(minutes=1)
+    await caller.test_app.sweep()
+    await caller.test_app.drain()
     text = written()
     assert text.count("http_request") >= 10
     assert "unexpected_error" in text
@@ -376,7 +376,7 @@ async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
 
 async def _break_something(caller: Caller, headers: dict[str, str]) -> None:
     """A fault of ours in the middle of a call that carries words and secrets."""
-    database = caller.world.database
+    database = caller.test_app.database
     await database.execute("ALTER TABLE holds RENAME TO holds_elsewhere")
     answer = await caller.post(REQUESTS, json=PLAIN, headers=headers)
     await database.execute("ALTER TABLE holds_elsewhere RENAME TO holds")

@@ -54,14 +54,14 @@ async def regeneration(caller: Caller) -> Act:
 async def retrying(caller: Caller) -> Act:
     """A retry with a key."""
     created = (await caller.create()).json()
-    await caller.world.fail(await caller.world.next_job(), "invalid_input")
+    await caller.test_app.fail(await caller.test_app.next_job(), "invalid_input")
     return lambda: caller.act(created["id"], "retry", headers=KEY, model="fast")
 
 
 async def cancelling(caller: Caller) -> Act:
     """A cancel with a key, while a worker is busy."""
     created = (await caller.create()).json()
-    await caller.world.next_job()
+    await caller.test_app.next_job()
     return lambda: caller.act(created["id"], "cancel", headers=KEY)
 
 
@@ -80,17 +80,17 @@ ACTIONS = [start, selection, regeneration, retrying, cancelling, ending]
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
     """The open service, where `user` pays for each thing and has 20 credits."""
-    await client.world.grant("user", 2000, "payg")
+    await client.test_app.grant("user", 2000, "payg")
     return client
 
 
 async def finish(caller: Caller) -> None:
     """Let every job be done, so that requests are elsewhere when a call is repeated."""
-    await caller.world.dispatch()
-    while caller.world.engine.jobs:
-        job: GenerationRequest = caller.world.engine.jobs.popleft()
-        if not (await caller.world.look(job)).terminal:
-            await caller.world.deliver(job)
+    await caller.test_app.dispatch()
+    while caller.test_app.engine.jobs:
+        job: GenerationRequest = caller.test_app.engine.jobs.popleft()
+        if not (await caller.test_app.look(job)).terminal:
+            await caller.test_app.deliver(job)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -100,13 +100,13 @@ async def test_a_repeated_call_gets_its_answer_to_the_letter(
     act = await action(paying)
     first = await act()
     assert first.is_success, first.text
-    after = await Footprint.of(paying.world)
+    after = await Footprint.of(paying.test_app)
     assert_replayed(first, await act())
-    assert await Footprint.of(paying.world) == after
+    assert await Footprint.of(paying.test_app) == after
     await finish(paying)
-    later = await Footprint.of(paying.world)
+    later = await Footprint.of(paying.test_app)
     assert_replayed(first, await act())
-    assert await Footprint.of(paying.world) == later
+    assert await Footprint.of(paying.test_app) == later
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -120,9 +120,9 @@ async def test_twenty_equal_calls_at_once_do_the_work_of_one(
         None: 1,
         "true": 19,
     }
-    await paying.world.dispatch()
-    assert len({job.job_id for job in paying.world.engine.published}) == len(
-        paying.world.engine.published
+    await paying.test_app.dispatch()
+    assert len({job.job_id for job in paying.test_app.engine.published}) == len(
+        paying.test_app.engine.published
     )
 
 
@@ -145,17 +145,17 @@ async def test_two_hundred_equal_starts_at_once_are_one_request(paying: Caller) 
     assert len({answer.content for answer in answers}) == 1
     assert len({answer.headers["location"] for answer in answers}) == 1
     assert len((await paying.get(REQUESTS)).json()["items"]) == 1
-    assert await paying.world.balance() == 2000 - 25
-    await paying.world.dispatch()
-    assert len(paying.world.engine.published) == 1
+    assert await paying.test_app.balance() == 2000 - 25
+    await paying.test_app.dispatch()
+    assert len(paying.test_app.engine.published) == 1
 
 
 async def test_another_body_under_the_same_key_is_refused(paying: Caller) -> None:
     await paying.create(headers=KEY)
-    before = await Footprint.of(paying.world)
+    before = await Footprint.of(paying.test_app)
     assert_problem(await paying.create(headers=KEY, locale="de-DE"), 422, "idempotency_key_reused")
     assert_problem(await paying.create("pro", headers=KEY), 422, "idempotency_key_reused")
-    assert await Footprint.of(paying.world) == before
+    assert await Footprint.of(paying.test_app) == before
 
 
 async def test_the_order_of_fields_and_blanks_make_no_other_body(paying: Caller) -> None:
@@ -193,36 +193,36 @@ async def test_another_call_under_the_same_key_is_refused_whatever_it_is(paying:
 
 
 async def test_a_call_whose_first_try_still_runs_is_told_to_wait(paying: Caller) -> None:
-    paying.world.credits.gate = asyncio.Event()
+    paying.test_app.credits.gate = asyncio.Event()
     first = asyncio.create_task(paying.create(headers=KEY))
     async with asyncio.timeout(10):
-        while not paying.world.credits.calls:
+        while not paying.test_app.credits.calls:
             await asyncio.sleep(0)
     early = await paying.create(headers=KEY)
     assert_problem(early, 409, "idempotency_key_in_flight")
     assert early.json()["retryable"]
     assert int(early.headers["retry-after"]) >= 1
     assert_problem(await paying.create(headers=KEY, locale="de-DE"), 422, "idempotency_key_reused")
-    paying.world.credits.gate.set()
+    paying.test_app.credits.gate.set()
     assert_replayed(await first, await paying.create(headers=KEY))
 
 
 async def test_an_answer_given_while_the_credit_service_is_silent_is_kept_too(
     paying: Caller,
 ) -> None:
-    paying.world.credits.faults.append("after")
+    paying.test_app.credits.faults.append("after")
     first = await paying.create(headers=KEY)
     assert first.json()["status"] == "VALIDATING_CREDITS"
-    paying.world.clock.advance(minutes=1)
-    await paying.world.sweep()
+    paying.test_app.clock.advance(minutes=1)
+    await paying.test_app.sweep()
     assert (await paying.look(first.json()["id"]))["status"] == "PENDING"
     assert_replayed(first, await paying.create(headers=KEY))
 
 
 async def test_keys_are_each_callers_own(make_client: Callable[..., Awaitable[Caller]]) -> None:
     caller = await make_client(api_keys=f"shop:service:{SERVICE_KEY},gateway:service:{OTHER_KEY}")
-    await caller.world.grant("user", 0, "pro")
-    await caller.world.grant("other", 0, "pro")
+    await caller.test_app.grant("user", 0, "pro")
+    await caller.test_app.grant("other", 0, "pro")
     made = []
     for key in (SERVICE_KEY, OTHER_KEY):
         for user in ("user", "other"):
@@ -238,9 +238,9 @@ async def test_keys_are_each_callers_own(make_client: Callable[..., Awaitable[Ca
 async def test_a_refusal_for_lack_of_credits_is_replayed_even_after_a_top_up(
     client: Caller,
 ) -> None:
-    await client.world.grant("user", 24, "payg")
+    await client.test_app.grant("user", 24, "payg")
     first = assert_problem(await client.create(headers=KEY), 402, "insufficient_credits")
-    await client.world.grant("user", 1000)
+    await client.test_app.grant("user", 1000)
     answer = await client.create(headers=KEY)
     again = assert_problem(answer, 402, "insufficient_credits")
     assert {k: v for k, v in again.items() if k != "request_id"} == {
@@ -250,11 +250,11 @@ async def test_a_refusal_for_lack_of_credits_is_replayed_even_after_a_top_up(
     assert (
         await client.create(headers={"Idempotency-Key": "another"})
     ).status_code == httpx.codes.ACCEPTED
-    assert await client.world.balance() == 1024 - 25
+    assert await client.test_app.balance() == 1024 - 25
 
 
 async def test_a_refused_final_is_replayed_and_another_key_tries_again(client: Caller) -> None:
-    await client.world.grant("user", 30, "payg")
+    await client.test_app.grant("user", 30, "payg")
     shown = await client.with_samples()
     pick = {"selected_sample_id": shown["samples"][0]["asset_id"]}
     assert_problem(
@@ -262,7 +262,7 @@ async def test_a_refused_final_is_replayed_and_another_key_tries_again(client: C
         402,
         "insufficient_credits",
     )
-    await client.world.grant("user", 1000)
+    await client.test_app.grant("user", 1000)
     assert_problem(
         await client.act(shown["id"], "select-sample", headers=KEY, **pick),
         402,
@@ -284,14 +284,14 @@ async def test_a_call_that_was_wrong_takes_no_key(paying: Caller) -> None:
 
 
 async def test_a_key_must_have_1_to_255_plain_characters(paying: Caller) -> None:
-    before = await Footprint.of(paying.world)
+    before = await Footprint.of(paying.test_app)
     for key in ("", "k" * 256, "a\x7fb"):
         assert_problem(
             await paying.create(headers={"Idempotency-Key": key}), 400, "idempotency_key_required"
         )
         answer = await paying.act(str(uuid4()), "cancel", headers={"Idempotency-Key": key})
         assert_problem(answer, 400, "idempotency_key_required")
-    assert await Footprint.of(paying.world) == before
+    assert await Footprint.of(paying.test_app) == before
 
 
 async def test_a_key_of_255_characters_is_kept_whole(paying: Caller) -> None:
@@ -305,11 +305,11 @@ async def test_where_a_setting_wants_keys_no_action_goes_without(
     make_client: Callable[..., Awaitable[Caller]],
 ) -> None:
     caller = await make_client(require_idempotency_key=True)
-    await caller.world.grant("user", 0, "pro")
+    await caller.test_app.grant("user", 0, "pro")
     assert_problem(await caller.create(), 400, "idempotency_key_required")
-    assert (await Footprint.of(caller.world)).rows["generation_requests"] == 0
+    assert (await Footprint.of(caller.test_app)).rows["generation_requests"] == 0
     created = (await caller.create(headers=KEY)).json()
-    await caller.world.deliver(await caller.world.next_job())
+    await caller.test_app.deliver(await caller.test_app.next_job())
     bodies: dict[str, dict[str, Any]] = {
         "select-sample": {"selected_sample_id": "any"},
         "regenerate-samples": {},
@@ -332,25 +332,25 @@ async def test_where_a_setting_wants_keys_no_action_goes_without(
 
 
 async def test_a_key_outlives_the_process(
-    make_client: Callable[..., Awaitable[Caller]], make_world: Callable[..., ServiceUnderTest]
+    make_client: Callable[..., Awaitable[Caller]], make_test_app: Callable[..., ServiceUnderTest]
 ) -> None:
     before = await make_client()
-    await before.world.grant("user", 100, "payg")
+    await before.test_app.grant("user", 100, "payg")
     first = await before.create(headers=KEY)
-    await before.world.check()
-    await before.world.close()
+    await before.test_app.check()
+    await before.test_app.close()
     after = await make_client()
     assert_replayed(first, await after.create(headers=KEY))
-    assert await after.world.balance() == 75
-    await after.world.dispatch()
-    assert len(after.world.engine.published) == 1
+    assert await after.test_app.balance() == 75
+    await after.test_app.dispatch()
+    assert len(after.test_app.engine.published) == 1
 
 
 async def test_a_key_is_forgotten_after_its_time_and_not_before(paying: Caller) -> None:
     first = await paying.create(headers=KEY)
-    paying.world.clock.advance(hours=95)
-    await paying.world.sweep()
+    paying.test_app.clock.advance(hours=95)
+    await paying.test_app.sweep()
     assert_replayed(first, await paying.create(headers=KEY))
-    paying.world.clock.advance(hours=2)
-    await paying.world.sweep()
+    paying.test_app.clock.advance(hours=2)
+    await paying.test_app.sweep()
     assert (await paying.create(headers=KEY)).json()["id"] != first.json()["id"]

@@ -23,7 +23,7 @@ async def read(caller: Caller, path: str) -> Any:
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
     """The open service, where `user` pays for each thing and has 20 credits."""
-    await client.world.grant("user", 2000, "payg")
+    await client.test_app.grant("user", 2000, "payg")
     return client
 
 
@@ -64,12 +64,12 @@ async def test_the_same_grant_twice_under_one_key_is_given_once(client: Caller) 
     ]
     assert {answer.status_code for answer in answers} == {201}
     assert {answer.json()["balance"] for answer in answers} == {"5.00"}
-    assert await client.world.balance() == 500
+    assert await client.test_app.balance() == 500
     await client.post(
         f"{OPERATIONS}/credits/grants", json=body, headers={"Idempotency-Key": "grant-8"}
     )
     await client.post(f"{OPERATIONS}/credits/grants", json=body)
-    assert await client.world.balance() == 1500
+    assert await client.test_app.balance() == 1500
 
 
 async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(
@@ -77,11 +77,11 @@ async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(
 ) -> None:
     body = {"user_id": "user", "amount": "5.00", "plan": "payg"}
     await client.post(f"{OPERATIONS}/credits/grants", json=body, headers=KEY)
-    before = await Footprint.of(client.world)
+    before = await Footprint.of(client.test_app)
     for changes in ({"amount": "6.00"}, {"user_id": "other"}, {"plan": "team"}, {"amount": "0"}):
         answer = await client.post(f"{OPERATIONS}/credits/grants", json=body | changes, headers=KEY)
         assert_problem(answer, 422, "idempotency_key_reused")
-        assert await Footprint.of(client.world) == before
+        assert await Footprint.of(client.test_app) == before
         assert (await read(client, "users/user/statement"))["plan"] == "payg"
 
 
@@ -94,16 +94,16 @@ async def test_credits_can_be_taken_back_but_never_more_than_there_are(paying: C
         f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "-0.02"}
     )
     assert_problem(answer, 422, "invalid_request", pointer="/amount")
-    assert await paying.world.balance() == 1
+    assert await paying.test_app.balance() == 1
 
 
 async def test_a_statement_tells_every_movement_newest_first_and_what_is_held(
     paying: Caller,
 ) -> None:
-    paying.world.clock.advance(minutes=1)
+    paying.test_app.clock.advance(minutes=1)
     shown = await paying.with_samples()
     await paying.create()
-    await paying.world.drain()
+    await paying.test_app.drain()
     statement = await read(paying, "users/user/statement")
     assert (statement["balance"], statement["held"], statement["plan"]) == ("19.50", "0.25", "payg")
     assert [(entry["kind"], entry["amount"]) for entry in statement["entries"]] == [
@@ -134,22 +134,22 @@ async def test_nothing_is_stuck_until_nobody_moved_it_on_a_minute_after_its_time
     paying: Caller,
 ) -> None:
     created = (await paying.create()).json()
-    await paying.world.next_job()
+    await paying.test_app.next_job()
     assert await read(paying, "stuck") == {"items": []}
-    paying.world.clock.advance(minutes=5, seconds=30)
+    paying.test_app.clock.advance(minutes=5, seconds=30)
     assert await read(paying, "stuck") == {"items": []}
-    paying.world.clock.advance(minutes=1)
+    paying.test_app.clock.advance(minutes=1)
     (found,) = (await read(paying, "stuck"))["items"]
     assert found == await paying.look(created["id"])
-    await paying.world.sweep()
+    await paying.test_app.sweep()
     assert await read(paying, "stuck") == {"items": []}
     assert (await paying.look(created["id"]))["attempt"] == 2
 
 
 async def test_ending_a_request_gives_back_what_is_held_and_says_who_did_it(paying: Caller) -> None:
     created = (await paying.create()).json()
-    job = await paying.world.next_job()
-    assert await paying.world.balance() == 1975
+    job = await paying.test_app.next_job()
+    assert await paying.test_app.balance() == 1975
     answer = await paying.post(
         f"{OPERATIONS}/generation-requests/{created['id']}/fail",
         json={"reason": "the worker burnt down"},
@@ -162,9 +162,9 @@ async def test_ending_a_request_gives_back_what_is_held_and_says_who_did_it(payi
         "0.00",
     )
     assert ended == await paying.look(created["id"])
-    await paying.world.drain()
-    assert await paying.world.balance() == 2000
-    assert paying.world.notifier.types() == ["generation_failed"]
+    await paying.test_app.drain()
+    assert await paying.test_app.balance() == 2000
+    assert paying.test_app.notifier.types() == ["generation_failed"]
     events = (await paying.get(f"{REQUESTS}/{created['id']}/events")).json()["items"]
     (entry,) = [entry for entry in events if entry["event"] == "operator_failed"]
     assert (entry["data"]["by"], entry["data"]["reason"]) == ("open", "the worker burnt down")
@@ -196,8 +196,8 @@ async def test_delivered_samples_stay_charged_when_an_operator_ends_the_request(
     await paying.post(
         f"{OPERATIONS}/generation-requests/{shown['id']}/fail", json={"reason": "why"}
     )
-    await paying.world.drain()
-    assert await paying.world.balance() == 1975
+    await paying.test_app.drain()
+    assert await paying.test_app.balance() == 1975
     assert (await paying.look(shown["id"]))["cost"]["total"] == "0.25"
 
 
@@ -207,8 +207,8 @@ async def test_delivered_samples_stay_charged_when_an_operator_ends_the_request(
 async def _parked(caller: Caller) -> dict[str, Any]:
     """A parked message: the notifier refused to take it."""
     await caller.with_samples()
-    caller.world.notifier.faults.append("refused")
-    await caller.world.drain()
+    caller.test_app.notifier.faults.append("refused")
+    await caller.test_app.drain()
     (message,) = (await read(caller, "outbox"))["items"]
     return dict(message)
 
@@ -233,8 +233,8 @@ async def test_a_parked_message_is_shown_with_its_reason_and_paid_after_a_replay
     ]
     again = await paying.post(f"{OPERATIONS}/outbox/{message['id']}/replay")
     assert_problem(again, 404, "not_found")
-    await paying.world.drain()
-    assert paying.world.notifier.types() == ["samples_ready"]
+    await paying.test_app.drain()
+    assert paying.test_app.notifier.types() == ["samples_ready"]
     events = (await paying.get(f"{REQUESTS}/{message['request_id']}/events")).json()["items"]
     assert [entry["event"] for entry in events][-3:] == [
         "message_parked",
@@ -254,8 +254,8 @@ async def test_a_dropped_message_is_gone_for_good_and_stands_in_the_timeline(
     assert_problem(await paying.post(f"{OPERATIONS}/outbox/{message['id']}/drop"), 404, "not_found")
     events = (await paying.get(f"{REQUESTS}/{message['request_id']}/events")).json()["items"]
     assert (events[-1]["event"], events[-1]["data"]["by"]) == ("message_dropped", "open")
-    await paying.world.drain()
-    assert paying.world.notifier.types() == []
+    await paying.test_app.drain()
+    assert paying.test_app.notifier.types() == []
 
 
 async def test_a_message_that_is_not_parked_can_be_neither_replayed_nor_dropped(
@@ -279,7 +279,7 @@ async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
     make_client: Callable[..., Awaitable[Caller]],
 ) -> None:
     caller = await make_client(lane_window=1)
-    await caller.world.grant("user", 0, "pro")
+    await caller.test_app.grant("user", 0, "pro")
     empty = await read(caller, "queues")
     assert [(lane["lane"], lane["waiting"], lane["in_flight"]) for lane in empty["lanes"]] == [
         ("final", 0, 0),
@@ -291,7 +291,7 @@ async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
     )
     for _ in range(3):
         await caller.create()
-    job = await caller.world.next_job()
+    job = await caller.test_app.next_job()
     await caller.report("started", job)
     lanes = {lane["lane"]: lane for lane in (await read(caller, "queues"))["lanes"]}
     assert (lanes["samples"]["waiting"], lanes["samples"]["in_flight"]) == (2, 1)
@@ -301,7 +301,7 @@ async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
 async def test_every_invariant_counts_nothing_in_a_healthy_service(paying: Caller) -> None:
     await paying.completed()
     await paying.act((await paying.create()).json()["id"], "cancel")
-    await paying.world.drain()
+    await paying.test_app.drain()
     counts = (await read(paying, "invariants"))["counts"]
     assert len(counts) >= 10
     assert set(counts.values()) == {0}

@@ -73,8 +73,8 @@ async def paying(client: Caller) -> Caller:
     """The open service, where `user` pays for each thing and has 20 credits, and `pro` has the Pro
     plan.
     """
-    await client.world.grant("user", 2000, "payg")
-    await client.world.grant("pro", 2000, "pro")
+    await client.test_app.grant("user", 2000, "payg")
+    await client.test_app.grant("pro", 2000, "pro")
     return client
 
 
@@ -84,7 +84,7 @@ async def crowded(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
     rich.
     """
     caller = await make_shared()
-    await caller.world.grant("user", 100_000, "payg")
+    await caller.test_app.grant("user", 100_000, "payg")
     return caller
 
 
@@ -125,7 +125,7 @@ async def test_what_was_asked_is_kept_as_it_was_asked_and_reaches_the_job(paying
     brief = {name: value for name, value in WHOLE.items() if name not in {"project_id", "metadata"}}
     brief["input_prompt"] = f"{PROMPT}\nin the rain"
     assert created["brief"] == brief
-    assert (await paying.world.next_job()).brief == brief
+    assert (await paying.test_app.next_job()).brief == brief
 
 
 async def test_words_are_composed_so_that_equal_words_are_equal(paying: Caller) -> None:
@@ -161,13 +161,13 @@ async def test_the_place_in_the_queue_counts_down(paying: Caller) -> None:
     assert [(await paying.look(each))["queue_position"] for each in waiting] == [1, 2, 3]
     await paying.act(waiting[0], "cancel")
     assert [(await paying.look(each))["queue_position"] for each in waiting] == [None, 1, 2]
-    await paying.world.dispatch()
+    await paying.test_app.dispatch()
     assert (await paying.look(waiting[2]))["queue_position"] is None
 
 
 async def test_the_whole_way_by_callbacks_costs_what_is_shown(paying: Caller) -> None:
     created = (await paying.create()).json()
-    job = await paying.world.next_job()
+    job = await paying.test_app.next_job()
     assert (await paying.report("started", job)).json() == {"status": "received"}
     await paying.report("progress", job, percent=40, step="painting")
     looked = await paying.look(created["id"])
@@ -195,7 +195,7 @@ async def test_the_whole_way_by_callbacks_costs_what_is_shown(paying: Caller) ->
         "total": "1.25",
         "held": "1.00",
     }
-    final = await paying.world.next_job()
+    final = await paying.test_app.next_job()
     assert (final.selected_sample_id, final.file_format, str(final.final_size)) == (
         picked,
         "webp",
@@ -214,16 +214,16 @@ async def test_the_whole_way_by_callbacks_costs_what_is_shown(paying: Caller) ->
         "webp",
     )
     assert done["cost"] == {"samples": "0.25", "final": "1.00", "total": "1.25", "held": "0.00"}
-    await paying.world.drain()
-    assert await paying.world.balance() == 2000 - 125
-    assert paying.world.notifier.types() == ["samples_ready", "final_asset_ready"]
+    await paying.test_app.drain()
+    assert await paying.test_app.balance() == 2000 - 125
+    assert paying.test_app.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
 async def test_the_same_result_again_changes_nothing_and_a_late_one_is_stale(
     paying: Caller,
 ) -> None:
     created = (await paying.create()).json()
-    job = await paying.world.next_job()
+    job = await paying.test_app.next_job()
     await paying.report_result(job)
     before = await paying.look(created["id"])
     assert (await paying.report_result(job)).json() == {"status": "received"}
@@ -241,7 +241,7 @@ async def test_the_timeline_tells_states_money_broker_and_notifications_in_their
     paying: Caller,
 ) -> None:
     done = await paying.completed()
-    await paying.world.drain()
+    await paying.test_app.drain()
     answer = await paying.get(f"{REQUESTS}/{done['id']}/events")
     assert answer.status_code == httpx.codes.OK
     entries = answer.json()["items"]
@@ -328,21 +328,21 @@ async def test_what_is_quoted_is_what_is_charged_on_every_plan_and_a_quote_leave
 ) -> None:
     for plan in PLANS:
         for model in ("standard",) if plan == "free" else ("standard", "advanced"):
-            await client.world.grant(f"{plan}-{model}", 1000, plan)
+            await client.test_app.grant(f"{plan}-{model}", 1000, plan)
             await _charged_as_quoted(client, f"{plan}-{model}", plan, model)
 
 
 async def _charged_as_quoted(client: Caller, user: str, plan: str, model: str) -> None:
-    before = await Footprint.of(client.world)
+    before = await Footprint.of(client.test_app)
     body = {"user_id": user, **PLAIN, "model": model}
     answer = await client.post(f"{REQUESTS}/quote", json=body)
     assert answer.status_code == httpx.codes.OK, answer.text
     quote = answer.json()
-    assert await Footprint.of(client.world) == before
+    assert await Footprint.of(client.test_app) == before
     assert (quote["plan"], quote["balance"], quote["watermark"]) == (plan, "10.00", plan == "free")
     done = await client.completed(user, model=model)
-    await client.world.drain()
-    charged = 1000 - await client.world.balance(user)
+    await client.test_app.drain()
+    charged = 1000 - await client.test_app.balance(user)
     assert done["cost"]["total"] == quote["total"] == f"{charged / 100:.2f}"
     assert quote["balance_after"] == f"{(1000 - charged) / 100:.2f}"
     counted = [item for item in quote["items"] if item["included_in_total"]]
@@ -365,7 +365,7 @@ async def test_high_resolution_is_charged_as_quoted(paying: Caller) -> None:
     )
     assert chosen.json()["cost"]["final"] == large["credits"] == "2.00"
     assert chosen.json()["final_resolution"] == large["resolution"] == "4096x4096"
-    await client.world.deliver(await client.world.next_job())
+    await client.test_app.deliver(await client.test_app.next_job())
     assert (await client.look(shown["id"]))["final_asset"]["resolution"] == "4096x4096"
 
 
@@ -398,7 +398,7 @@ async def test_every_format_of_the_catalogue_can_be_asked_for(client: Caller) ->
     for output_format, size in FORMATS.items():
         created = await client.create(output_format=output_format)
         assert created.status_code == httpx.codes.ACCEPTED
-        assert (await client.world.next_job()).dimensions == size
+        assert (await client.test_app.next_job()).dimensions == size
 
 
 async def test_the_problems_that_are_answered_are_explained_at_their_address(
@@ -419,17 +419,17 @@ async def test_the_problems_that_are_answered_are_explained_at_their_address(
 async def test_without_credits_the_refusal_names_the_price_and_charges_nothing(
     client: Caller,
 ) -> None:
-    await client.world.grant("user", 24, "payg")
+    await client.test_app.grant("user", 24, "payg")
     document = assert_problem(await client.create(), 402, "insufficient_credits")
     assert "0.25" in document["detail"]
-    assert await client.world.balance() == 24
-    assert not client.world.engine.published
+    assert await client.test_app.balance() == 24
+    assert not client.test_app.engine.published
 
 
 async def test_a_final_that_cannot_be_paid_leaves_the_samples_to_choose_from(
     client: Caller,
 ) -> None:
-    await client.world.grant("user", 30, "payg")
+    await client.test_app.grant("user", 30, "payg")
     shown = await client.with_samples()
     pick = {"selected_sample_id": shown["samples"][0]["asset_id"]}
     assert_problem(
@@ -438,7 +438,7 @@ async def test_a_final_that_cannot_be_paid_leaves_the_samples_to_choose_from(
     refused = await client.look(shown["id"])
     assert (refused["status"], refused["selected_sample_id"]) == ("AWAITING_SELECTION", None)
     assert refused["actions"] == ["select-sample", "regenerate-samples", "cancel"]
-    await client.world.grant("user", 95)
+    await client.test_app.grant("user", 95)
     assert (
         await client.act(shown["id"], "select-sample", **pick)
     ).status_code == httpx.codes.ACCEPTED
@@ -474,9 +474,9 @@ async def test_the_same_sample_again_is_the_same_answer_and_another_is_a_conflic
     other = await paying.act(shown["id"], "select-sample", selected_sample_id=second)
     assert_problem(other, 409, "already_selected")
     assert_problem(await paying.act(shown["id"], "regenerate-samples"), 409, "invalid_state")
-    assert await paying.world.balance() == 2000 - 125
-    await paying.world.dispatch()
-    assert len(paying.world.engine.jobs) == 1
+    assert await paying.test_app.balance() == 2000 - 125
+    await paying.test_app.dispatch()
+    assert len(paying.test_app.engine.jobs) == 1
 
 
 async def test_the_same_sample_in_another_size_is_another_order_and_a_conflict(
@@ -510,10 +510,10 @@ async def test_changed_words_go_into_the_next_round(paying: Caller) -> None:
         "PENDING",
     )
     assert again["cost"] == {"samples": "0.50", "final": "0.00", "total": "0.50", "held": "0.25"}
-    job = await paying.world.next_job()
+    job = await paying.test_app.next_job()
     assert (job.brief["input_prompt"], job.brief["style_guidance"]) == ("A green otter", "hard")
     assert job.model == "fast"
-    await paying.world.deliver(job)
+    await paying.test_app.deliver(job)
     renewed = await paying.look(shown["id"])
     assert {sample["asset_id"] for sample in renewed["samples"]}.isdisjoint(
         sample["asset_id"] for sample in shown["samples"]
@@ -529,7 +529,7 @@ async def test_rounds_end_where_the_setting_says_and_are_not_offered_any_more(
     make_client: Callable[..., Awaitable[Caller]],
 ) -> None:
     caller = await make_client(max_rounds=1)
-    await caller.world.grant("user", 0, "pro")
+    await caller.test_app.grant("user", 0, "pro")
     shown = await caller.with_samples()
     assert_problem(await caller.act(shown["id"], "regenerate-samples"), 409, "too_many_rounds")
     assert shown["actions"] == ["select-sample", "cancel"]
@@ -539,7 +539,7 @@ async def test_some_samples_are_shown_together_with_the_failures_of_the_others(
     paying: Caller,
 ) -> None:
     created = (await paying.create()).json()
-    job = await paying.world.next_job()
+    job = await paying.test_app.next_job()
     failures = [{"index": 2, "error_code": "unsafe_output", "error_message": "score 0.97"}]
     samples = [*four_samples(job)[:2], four_samples(job)[3] | {"resolution": "512x100"}]
     assert (
@@ -564,11 +564,11 @@ async def test_a_failed_request_says_why_whose_fault_and_what_next_and_can_be_re
     for _ in range(3):
         await paying.report(
             "error",
-            await paying.world.next_job(),
+            await paying.test_app.next_job(),
             error_code="model_unavailable",
             error_message="x",
         )
-        paying.world.clock.advance(minutes=1)
+        paying.test_app.clock.advance(minutes=1)
     failed = await paying.look(created["id"])
     assert (failed["status"], failed["actions"]) == ("FAILED", ["retry"])
     assert failed["failure"] == {
@@ -591,13 +591,16 @@ async def test_a_failed_request_says_why_whose_fault_and_what_next_and_can_be_re
     )
     assert fresh["brief"] == created["brief"] | {"model": "fast", "input_prompt": "Another otter"}
     assert await paying.look(created["id"]) == failed
-    assert (await paying.world.next_job()).model == "fast"
+    assert (await paying.test_app.next_job()).model == "fast"
 
 
 async def test_a_rejected_prompt_must_be_changed_before_it_is_tried_again(paying: Caller) -> None:
     created = (await paying.create()).json()
     await paying.report(
-        "error", await paying.world.next_job(), error_code="prompt_rejected", error_message=PROMPT
+        "error",
+        await paying.test_app.next_job(),
+        error_code="prompt_rejected",
+        error_message=PROMPT,
     )
     rejected = await paying.look(created["id"])
     assert (rejected["status"], rejected["failure"]["fault"]) == ("CONTENT_REJECTED", "user")
@@ -614,7 +617,7 @@ async def test_a_cancel_has_three_outcomes(paying: Caller) -> None:
     assert set(answer.json()) == RESOURCE | {"outcome"}
     assert (answer.json()["outcome"], answer.json()["status"]) == ("cancelled", "CANCELLED")
     working = (await paying.create()).json()
-    await paying.world.next_job()
+    await paying.test_app.next_job()
     assert (await paying.act(working["id"], "cancel")).json()["outcome"] == "cancellation_requested"
     shown = await paying.with_samples()
     assert (await paying.act(shown["id"], "cancel")).json()["outcome"] == "cancelled"
@@ -623,8 +626,8 @@ async def test_a_cancel_has_three_outcomes(paying: Caller) -> None:
     done = await paying.completed()
     assert (await paying.act(done["id"], "cancel")).json()["outcome"] == "already_terminal"
     assert (await paying.look(done["id"]))["status"] == "COMPLETED"
-    await paying.world.drain()
-    assert await paying.world.balance() == 2000 - 25 - 125
+    await paying.test_app.drain()
+    assert await paying.test_app.balance() == 2000 - 25 - 125
 
 
 # If-Match
@@ -684,25 +687,25 @@ async def test_a_retry_and_an_operators_end_honour_the_version_too(paying: Calle
 
 
 async def _lease(caller: Caller, _request_id: str) -> None:
-    await caller.world.jobs.lease(Stage.SAMPLES, window=10, most=10)
+    await caller.test_app.jobs.lease(Stage.SAMPLES, window=10, most=10)
 
 
 async def _work(caller: Caller, _request_id: str) -> None:
-    await caller.world.next_job()
+    await caller.test_app.next_job()
 
 
 async def _choose(caller: Caller, request_id: str) -> None:
     sample = (await caller.look(request_id))["samples"][0]["asset_id"]
     await caller.act(request_id, "select-sample", selected_sample_id=sample)
-    await caller.world.next_job()
+    await caller.test_app.next_job()
 
 
 async def _fail(caller: Caller, _request_id: str) -> None:
-    await caller.world.fail(await caller.world.next_job(), "invalid_input")
+    await caller.test_app.fail(await caller.test_app.next_job(), "invalid_input")
 
 
 async def _reject(caller: Caller, _request_id: str) -> None:
-    await caller.world.fail(await caller.world.next_job(), "prompt_rejected")
+    await caller.test_app.fail(await caller.test_app.next_job(), "prompt_rejected")
 
 
 async def _cancel(caller: Caller, request_id: str) -> None:
@@ -710,8 +713,8 @@ async def _cancel(caller: Caller, request_id: str) -> None:
 
 
 async def _expire(caller: Caller, _request_id: str) -> None:
-    caller.world.clock.advance(days=31)
-    await caller.world.sweep()
+    caller.test_app.clock.advance(days=31)
+    await caller.test_app.sweep()
 
 
 _WAYS: dict[State, Callable[[Caller, str], Awaitable[None]]] = {
@@ -727,10 +730,10 @@ _WAYS: dict[State, Callable[[Caller, str], Awaitable[None]]] = {
 
 async def _bring_to(caller: Caller, state: State) -> str:
     """A request in the given state; the jobs of others are out of the way."""
-    await caller.world.dispatch()
-    caller.world.engine.jobs.clear()
+    await caller.test_app.dispatch()
+    caller.test_app.engine.jobs.clear()
     if state is State.VALIDATING_CREDITS:
-        caller.world.credits.faults.append("before")
+        caller.test_app.credits.faults.append("before")
     if state is State.COMPLETED:
         request_id = (await caller.completed())["id"]
     elif state in {State.AWAITING_SELECTION, State.PROCESSING_FINAL, State.EXPIRED}:
@@ -785,8 +788,8 @@ def _fitting(action: str, shown: dict[str, Any]) -> dict[str, Any]:
 
 async def _settle(caller: Caller) -> None:
     """Let the sweeper find out what became of holds that nobody waits for."""
-    caller.world.clock.advance(minutes=1)
-    await caller.world.sweep()
+    caller.test_app.clock.advance(minutes=1)
+    await caller.test_app.sweep()
 
 
 async def test_every_live_request_can_be_cancelled_and_every_bad_end_retried(
@@ -802,7 +805,7 @@ async def test_every_live_request_can_be_cancelled_and_every_bad_end_retried(
 
 async def test_while_credits_are_being_asked_for_only_a_cancel_is_offered(paying: Caller) -> None:
     shown = await paying.with_samples()
-    paying.world.credits.faults.append("before")
+    paying.test_app.credits.faults.append("before")
     body = {"selected_sample_id": shown["samples"][0]["asset_id"]}
     waiting = (await paying.act(shown["id"], "select-sample", **body)).json()
     assert (waiting["status"], waiting["actions"]) == ("AWAITING_SELECTION", ["cancel"])

@@ -142,9 +142,9 @@ async def test_metrics_name_the_route_of_either_handler(
     client: Caller, without_lean_handlers: Callable[[], None]
 ) -> None:
     async def counted() -> float:
-        figures = (await client.get("/metrics")).text.splitlines()
+        metric_lines = (await client.get("/metrics")).text.splitlines()
         label = f'path="{REQUESTS}/quote"'
-        mine = [line for line in figures if label in line and 'status="2xx"' in line]
+        mine = [line for line in metric_lines if label in line and 'status="2xx"' in line]
         return sum(float(line.rpartition(" ")[2]) for line in mine if "_count{" in line)
 
     before = await counted()
@@ -166,9 +166,9 @@ def every_route(app: FastAPI) -> list[tuple[str, str]]:
     return found
 
 
-async def test_a_middleware_reaches_every_route(world: ServiceUnderTest) -> None:
+async def test_a_middleware_reaches_every_route(test_app: ServiceUnderTest) -> None:
     seen: list[tuple[str, str]] = []
-    app = create_app(service=world.service)
+    app = create_app(service=test_app.service)
 
     @app.middleware("http")
     async def stop(request: Request, _: object) -> Response:
@@ -183,9 +183,9 @@ async def test_a_middleware_reaches_every_route(world: ServiceUnderTest) -> None
 
 
 async def test_a_dependency_override_reaches_every_route_that_depends_on_it(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    app = create_app(service=world.service)
+    app = create_app(service=test_app.service)
 
     called: list[str] = []
 
@@ -211,8 +211,8 @@ async def test_a_dependency_override_reaches_every_route_that_depends_on_it(
     assert len(calls) > 60
 
 
-async def test_cors_answers_for_every_route(world: ServiceUnderTest) -> None:
-    app = create_app(service=world.service)
+async def test_cors_answers_for_every_route(test_app: ServiceUnderTest) -> None:
+    app = create_app(service=test_app.service)
     app.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"], allow_methods=["*"])
     headers = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
     async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as http:

@@ -168,14 +168,14 @@ async def test_session_cookie_has_secure_attributes(make_client: Make) -> None:
 async def test_session_after_lifetime_or_token_expiry_ends(make_client: Make) -> None:
     caller = await make_client(**LOCKED)
     browser = Browser(caller.app)
-    caller.app.state.web_services.sessions._now = caller.world.clock  # noqa: SLF001 - the test controls the clock
+    caller.app.state.web_services.sessions._now = caller.test_app.clock  # noqa: SLF001 - the test controls the clock
     await sign_in(browser, key=SERVICE_KEY, user_id="ada")
-    caller.world.clock.advance(seconds=LIFETIME.total_seconds() - 60)
+    caller.test_app.clock.advance(seconds=LIFETIME.total_seconds() - 60)
     assert str((await browser.open("/studio")).response.url) == f"{ORIGIN}/studio"
-    caller.world.clock.advance(minutes=2)
+    caller.test_app.clock.advance(minutes=2)
     assert "/sign-in" in str((await browser.open("/studio")).response.url)
     sessions = caller.app.state.web_services.sessions
-    ends = caller.world.clock() + timedelta(minutes=10)
+    ends = caller.test_app.clock() + timedelta(minutes=10)
     assert (
         sessions.create_from_token(
             sessions.create_guest().to_user_principal(), ends.timestamp()

@@ -118,7 +118,7 @@ Open = Callable[..., Any]
 @pytest.fixture
 async def open_stream(client: Caller) -> AsyncIterator[Open]:
     """Opens streams of requests of `user`, who is on the Pro plan, over a real connection."""
-    await client.world.grant("user", 0, "pro")
+    await client.test_app.grant("user", 0, "pro")
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(client))
         reader = await stack.enter_async_context(
@@ -149,9 +149,9 @@ async def test_a_snapshot_comes_first_then_every_change_then_the_end(
         created["version"],
         created,
     )
-    job = await client.world.next_job()
+    job = await client.test_app.next_job()
     working = await updates.until("PROCESSING_SAMPLES")
-    await client.world.deliver(job)
+    await client.test_app.deliver(job)
     shown = await updates.state()
     assert (shown.data["status"], len(shown.data["samples"])) == ("AWAITING_SELECTION", 4)
     assert shown.data == await client.look(created["id"])
@@ -178,7 +178,7 @@ async def test_a_reader_that_comes_back_gets_only_what_it_has_not_seen(
     before = await open_stream(created["id"])
     seen = (await before.state()).version
     await before.response.aclose()
-    await client.world.deliver(await client.world.next_job())
+    await client.test_app.deliver(await client.test_app.next_job())
     back = await open_stream(created["id"], Last_Event_ID=str(seen))
     missed = await back.state()
     assert (missed.data["status"], missed.version > seen) == ("AWAITING_SELECTION", True)
@@ -218,16 +218,16 @@ async def test_a_quiet_stream_says_that_it_is_alive(
 
 
 async def test_changes_of_another_process_arrive_too(
-    client: Caller, open_stream: Open, make_world: Callable[..., ServiceUnderTest]
+    client: Caller, open_stream: Open, make_test_app: Callable[..., ServiceUnderTest]
 ) -> None:
     created = (await client.create()).json()
     updates = await open_stream(created["id"])
     await updates.state()
-    elsewhere = make_world()
+    elsewhere = make_test_app()
     job = await elsewhere.next_job()
     await elsewhere.deliver(job)
     await updates.until("AWAITING_SELECTION")
-    await elsewhere.orchestrator.cancel(job.id, Actor(name="elsewhere"))
+    await elsewhere.generations.cancel(job.id, Actor(name="elsewhere"))
     assert [message.data["status"] for message in await updates.rest()] == ["CANCELLED"]
 
 
@@ -244,18 +244,18 @@ async def test_many_readers_of_one_request_see_the_same(client: Caller, open_str
 
 async def test_a_reader_that_leaves_is_forgotten(client: Caller, open_stream: Open) -> None:
     created = (await client.create()).json()
-    hub = client.world.service.hub
+    broadcaster = client.test_app.service.updates
     leaving, ending = await open_stream(created["id"]), await open_stream(created["id"])
     for reader in (leaving, ending):
         await reader.state()
-    assert hub.count == 2
+    assert broadcaster.count == 2
     await leaving.response.aclose()
     await client.act(created["id"], "cancel")
     await ending.rest()
     async with asyncio.timeout(BOUND_SECONDS):
-        while hub.count:
+        while broadcaster.count:
             await asyncio.sleep(0)
-    assert hub.count == 0
+    assert broadcaster.count == 0
 
 
 async def test_a_stream_of_somebody_elses_request_is_not_found(
@@ -267,19 +267,19 @@ async def test_a_stream_of_somebody_elses_request_is_not_found(
         assert_problem(answer, 404, "not_found")
     foreign = await open_stream(created["id"], X_User_ID="other")
     assert foreign.response.status_code == httpx.codes.NOT_FOUND
-    assert client.world.service.hub.count == 0
+    assert client.test_app.service.updates.count == 0
 
 
 async def test_a_slow_reader_gets_the_newest_state_only(client: Caller) -> None:
-    await client.world.grant("user", 0, "pro")
+    await client.test_app.grant("user", 0, "pro")
     created = (await client.create()).json()
     slow = SlowReader()
     reading = asyncio.create_task(client.app(slow.scope(created["id"]), slow.receive, slow.send))
     try:
         await slow.took(b"id: 1\n")
-        await client.world.deliver(await client.world.next_job())
+        await client.test_app.deliver(await client.test_app.next_job())
         await client.act(created["id"], "regenerate-samples")
-        await client.world.next_job()
+        await client.test_app.next_job()
         await client.act(created["id"], "cancel")
         slow.may_go_on.set()
         async with asyncio.timeout(BOUND_SECONDS):
@@ -290,7 +290,7 @@ async def test_a_slow_reader_gets_the_newest_state_only(client: Caller) -> None:
             await reading
     states = [json.loads(chunk.split(b"data: ")[1]) for chunk in slow.chunks if b"data: " in chunk]
     assert [state["status"] for state in states] == ["PENDING", "CANCELLED"]
-    assert client.world.service.hub.count == 0
+    assert client.test_app.service.updates.count == 0
 
 
 class SlowReader:

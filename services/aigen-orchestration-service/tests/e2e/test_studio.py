@@ -29,7 +29,7 @@ Make = Callable[..., Awaitable[Caller]]
 @pytest.fixture
 async def studio(client: Caller) -> Browser:
     """A browser for an open service; the user is on the payg plan with 10 credits."""
-    await client.world.grant(USER, 1000, "payg")
+    await client.test_app.grant(USER, 1000, "payg")
     return Browser(client.app)
 
 
@@ -52,7 +52,7 @@ def get_request_id(page: Page) -> str:
 async def reach_selection(browser: Browser, client: Caller, **fields: Any) -> Page:
     """Submit a brief, deliver its samples and open the page."""
     page = await submit_brief(browser, **fields)
-    await client.world.deliver(await client.world.next_job())
+    await client.test_app.deliver(await client.test_app.next_job())
     return await browser.open(f"/studio/requests/{get_request_id(page)}")
 
 
@@ -77,7 +77,7 @@ async def test_studio_whole_journey_charges_the_prices_shown(
     shown = await submit_brief(studio)
     assert "Waiting in the queue" in shown.text
     assert "0.25 credits reserved" in shown.text
-    await client.world.deliver(await client.world.next_job())
+    await client.test_app.deliver(await client.test_app.next_job())
     page = await studio.open(f"/studio/requests/{get_request_id(shown)}")
     assert "Select a sample" in page.text
     assert len(page.images) == 4
@@ -86,13 +86,13 @@ async def test_studio_whole_journey_charges_the_prices_shown(
     assert f"4K 4096 {TIMES} 2304 2 credits" in page.text
     ordered = await select_sample(studio, page, 2, file_format="jpg")
     assert "1 credit reserved" in ordered.text
-    await client.world.deliver(await client.world.next_job())
+    await client.test_app.deliver(await client.test_app.next_job())
     done = await studio.open(f"/studio/requests/{get_request_id(shown)}")
     assert "Your image is ready" in done.text
     assert "1.25 credits charged." in done.text
     assert "https://s/final.png" in done.links
     assert done.actions == ["user"]
-    assert await client.world.balance(USER) == 875
+    assert await client.test_app.balance(USER) == 875
 
 
 async def test_submit_full_brief_reaches_worker_unchanged(studio: Browser, client: Caller) -> None:
@@ -110,7 +110,7 @@ async def test_submit_full_brief_reaches_worker_unchanged(studio: Browser, clien
         uploaded_image_references="https://cdn.example/a.png\r\nbucket/b.png",
         model="fast",
     )
-    job = await client.world.next_job()
+    job = await client.test_app.next_job()
     assert job.brief == {
         "input_prompt": "A lighthouse\nat dawn",
         "output_format": "Custom",
@@ -159,7 +159,7 @@ def test_format_options_every_format_has_label_and_shape() -> None:
 async def test_submit_changed_price_is_refused_and_new_price_shown(
     make_client: Make, client: Caller
 ) -> None:
-    await client.world.grant(USER, 1000, "payg")
+    await client.test_app.grant(USER, 1000, "payg")
     page = await Browser(client.app).open("/studio")
     expensive = Browser((await make_client(price_samples=75)).app)
     fresh = await expensive.open("/studio")
@@ -170,7 +170,7 @@ async def test_submit_changed_price_is_refused_and_new_price_shown(
     assert "The price has changed or expired" in refused.text
     assert "Make four samples 0.75 credits" in refused.text
     assert refused.form("/studio/requests").fields["input_prompt"] == "A lighthouse"
-    assert await client.world.balance(USER) == 1000
+    assert await client.test_app.balance(USER) == 1000
     accepted = await expensive.submit(refused.form("/studio/requests"))
     assert "0.75 credits reserved" in accepted.text
 
@@ -198,7 +198,7 @@ async def test_submit_twice_charges_once_and_changed_prompt_charges_again(
     assert get_request_id(first) == get_request_id(second)
     other = await studio.submit(form, **brief | {"input_prompt": "A harbour"})
     assert get_request_id(other) != get_request_id(first)
-    assert await client.world.balance(USER) == 950
+    assert await client.test_app.balance(USER) == 950
 
 
 async def test_free_plan_shows_quota_watermark_and_locked_sizes(client: Caller) -> None:
@@ -246,18 +246,18 @@ async def test_submit_without_credits_or_with_rejected_prompt_keeps_form(
     make_client: Make, client: Caller
 ) -> None:
     caller = await make_client(web_top_up_url="https://shop.example/credits")
-    await caller.world.grant(USER, 10, "payg")
+    await caller.test_app.grant(USER, 10, "payg")
     browser = Browser(caller.app)
     refused = await submit_brief(browser)
     assert refused.status == httpx.codes.PAYMENT_REQUIRED
     assert "This costs 0.25 credits and the account does not have them" in refused.text
     assert "https://shop.example/credits" in refused.links
     assert refused.form("/studio/requests").fields["input_prompt"] == "A lighthouse at dawn"
-    await caller.world.grant(USER, 100, "payg")
+    await caller.test_app.grant(USER, 100, "payg")
     rejected = await submit_brief(browser, input_prompt="a naked child")
     assert rejected.status == httpx.codes.UNPROCESSABLE_ENTITY
     assert "Change the words and try again; nothing was charged" in rejected.text
-    assert await client.world.balance(USER) == 110
+    assert await client.test_app.balance(USER) == 110
 
 
 # Untrusted content
@@ -288,18 +288,18 @@ async def test_request_image_at_forbidden_address_is_named_and_not_loaded(
     studio: Browser, client: Caller
 ) -> None:
     page = await submit_brief(studio)
-    job = await client.world.next_job()
+    job = await client.test_app.next_job()
     addresses = [
         "http://inside.example/a.png",
         "s3://bucket/b.png",
         "https://cdn.example/c.png",
-        f"{client.world.service.public_url}/assets/{'0' * 32}.png",
+        f"{client.test_app.service.public_url}/assets/{'0' * 32}.png",
     ]
     samples = [
         Asset(asset_id=str(index), url=url, resolution="512x288", format="png", index=index)
         for index, url in enumerate(addresses)
     ]
-    await client.world.deliver(job, samples)
+    await client.test_app.deliver(job, samples)
     page = await studio.open(f"/studio/requests/{get_request_id(page)}")
     assert page.images == ["https://cdn.example/c.png", f"/assets/{'0' * 32}.png"]
     assert "http://inside.example/a.png" in page.text
@@ -317,9 +317,9 @@ async def test_regenerate_changed_prompt_charges_another_round_once(
     shown = await studio.submit(form, updated_prompt="A lighthouse at night")
     again = await studio.submit(form, updated_prompt="A lighthouse at night")
     assert shown.status == again.status == httpx.codes.OK
-    job = await client.world.next_job()
+    job = await client.test_app.next_job()
     assert (job.round, job.brief["input_prompt"]) == (2, "A lighthouse at night")
-    assert await client.world.balance(USER) == 950
+    assert await client.test_app.balance(USER) == 950
 
 
 async def test_cancel_queued_request_returns_credits(studio: Browser, client: Caller) -> None:
@@ -330,8 +330,8 @@ async def test_cancel_queued_request_returns_credits(studio: Browser, client: Ca
     assert "Nothing was charged." in ended.text
     again = await studio.submit(page.form("/cancel"))
     assert (again.status, "Request cancelled" in again.text) == (200, True)
-    await client.world.drain()
-    assert await client.world.balance(USER) == 1000
+    await client.test_app.drain()
+    assert await client.test_app.balance(USER) == 1000
 
 
 # Concurrent windows
@@ -349,20 +349,20 @@ async def test_select_in_second_window_is_refused_after_first(
     assert "Waiting in the queue" in late.text
     same = await select_sample(studio, one, 0)
     assert same.status == httpx.codes.OK
-    assert await client.world.balance(USER) == 875
+    assert await client.test_app.balance(USER) == 875
 
 
 async def test_action_from_outdated_page_is_refused(studio: Browser, client: Caller) -> None:
     old = await reach_selection(studio, client)
     await studio.submit(old.form("/regenerate-samples"))
-    await client.world.deliver(await client.world.next_job())
+    await client.test_app.deliver(await client.test_app.next_job())
     form = next(form for form in old.forms if "updated_prompt" in form.fields)
     stale = await studio.submit(form, updated_prompt="another prompt from the outdated page")
     assert (stale.status, "The request has changed" in stale.text) == (412, True)
     assert (await select_sample(studio, old)).status == httpx.codes.PRECONDITION_FAILED
     forged = await select_sample(studio, old, version="x")
     assert forged.status == httpx.codes.PRECONDITION_FAILED
-    assert await client.world.balance(USER) == 950
+    assert await client.test_app.balance(USER) == 950
 
 
 async def test_action_not_allowed_in_state_shows_current_state(
@@ -382,11 +382,11 @@ async def test_action_not_allowed_in_state_shows_current_state(
 async def fail_request(client: Caller, browser: Browser, code: str) -> Page:
     page = await submit_brief(browser)
     for _ in range(5):
-        job = await client.world.next_job()
-        request = await client.world.fail(job, code)
+        job = await client.test_app.next_job()
+        request = await client.test_app.fail(job, code)
         if request.terminal:
             break
-        client.world.clock.advance(minutes=5)
+        client.test_app.clock.advance(minutes=5)
     return await browser.open(f"/studio/requests/{get_request_id(page)}")
 
 
@@ -422,8 +422,8 @@ async def test_rejected_prompt_must_be_changed_and_shows_charge(
 
 async def test_expired_request_can_be_retried(studio: Browser, client: Caller) -> None:
     page = await reach_selection(studio, client)
-    client.world.clock.advance(days=31)
-    await client.world.sweep()
+    client.test_app.clock.advance(days=31)
+    await client.test_app.sweep()
     page = await studio.open(f"/studio/requests/{get_request_id(page)}")
     assert "Request expired" in page.text
     assert page.form("/retry")
@@ -431,12 +431,12 @@ async def test_expired_request_can_be_retried(studio: Browser, client: Caller) -
 
 async def test_partial_samples_show_failed_slots(studio: Browser, client: Caller) -> None:
     page = await submit_brief(studio)
-    job = await client.world.next_job()
+    job = await client.test_app.next_job()
     good = [Asset(asset_id="a", url="https://s/a.png", resolution="512x288", format="png", index=1)]
     failures = [
         {"index": index, "error_code": "provider_error", "message": ""} for index in (0, 2, 3)
     ]
-    await client.world.deliver(job, good, failures)
+    await client.test_app.deliver(job, good, failures)
     page = await studio.open(f"/studio/requests/{get_request_id(page)}")
     assert len(re.findall(r"Sample \d failed", page.text)) == 3
     assert page.form("/select-sample").fields["sample"] == "a"
@@ -458,8 +458,8 @@ async def test_history_many_requests_are_paginated_newest_first(
     empty = await studio.open("/studio/history")
     assert "No images yet" in empty.text
     for number in range(26):
-        await client.world.submit(USER, input_prompt=f"wish {number:02}")
-    await client.world.submit("other", input_prompt="not mine")
+        await client.test_app.submit(USER, input_prompt=f"wish {number:02}")
+    await client.test_app.submit("other", input_prompt="not mine")
     first = await studio.open("/studio/history")
     seen = re.findall(r"wish \d\d", first.text)
     older = await studio.open(next(link for link in first.links if "cursor=" in link))
@@ -474,7 +474,7 @@ async def test_history_many_requests_are_paginated_newest_first(
 
 
 async def test_request_of_other_user_returns_not_found(studio: Browser, client: Caller) -> None:
-    theirs = (await client.world.submitted("other")).id
+    theirs = (await client.test_app.submitted("other")).id
     form = (await submit_brief(studio)).form("/cancel")
     for path in (
         f"/studio/requests/{theirs}",
@@ -494,7 +494,7 @@ async def test_submit_page_of_previous_user_is_refused_after_switch(
     studio: Browser, client: Caller
 ) -> None:
     old = await studio.open("/studio")
-    await client.world.grant("other", 1000, "payg")
+    await client.test_app.grant("other", 1000, "payg")
     fresh = await studio.submit(old.form("/sign-in/user"), user_id="other")
     refused = await studio.submit(
         old.form("/studio/requests"), input_prompt="A lighthouse", output_format="XPost"
@@ -504,19 +504,19 @@ async def test_submit_page_of_previous_user_is_refused_after_switch(
     form.fields["quote_id"] = old.form("/studio/requests").fields["quote_id"]
     expired = await studio.submit(form, input_prompt="A lighthouse", output_format="XPost")
     assert (expired.status, "The price has changed or expired" in expired.text) == (409, True)
-    assert await client.world.balance("other") == 1000
+    assert await client.test_app.balance("other") == 1000
 
 
 async def test_request_queued_or_retried_shows_position_and_attempt(
     studio: Browser, client: Caller
 ) -> None:
     for number in range(3):
-        await client.world.submit(f"early-{number}")
+        await client.test_app.submit(f"early-{number}")
     page = await submit_brief(studio)
     assert "3 jobs are ahead of yours" in page.text
     for _ in range(4):
-        job = await client.world.next_job()
-    await client.world.fail(job, "provider_error")
+        job = await client.test_app.next_job()
+    await client.test_app.fail(job, "provider_error")
     page = await studio.open(f"/studio/requests/{get_request_id(page)}")
     assert "Trying again" in page.text
     assert "0.25 credits reserved" in page.text
@@ -569,7 +569,7 @@ async def test_stream_expired_session_ends(
     monkeypatch.setattr(
         sessions,
         "_now",
-        lambda: client.world.clock() + (later if time.monotonic() > ends else timedelta()),
+        lambda: client.test_app.clock() + (later if time.monotonic() > ends else timedelta()),
     )
     stream = await studio.get(f"/studio/requests/{get_request_id(page)}/stream")
     assert "still here" in stream.text
@@ -600,7 +600,7 @@ async def test_upload_large_photo_is_scaled_and_stripped_of_exif(
         assert (image.size, dict(image.getexif())) == ((1024, 2048), {})
     shown = await submit_brief(studio, uploaded_image_references=response.json()["reference"])
     assert response.json()["picture"] in shown.images
-    job: GenerationRequest = await client.world.next_job()
+    job: GenerationRequest = await client.test_app.next_job()
     assert job.brief["uploaded_image_references"] == [response.json()["reference"]]
 
 

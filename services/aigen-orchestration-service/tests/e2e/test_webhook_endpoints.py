@@ -87,8 +87,8 @@ async def test_a_endpoint_from_its_registration_to_its_end(
     assert (await caller.get(ENDPOINTS, headers=SHOP)).json() == {"items": [endpoint]}
 
     created = await caller.post(REQUESTS, json=PLAIN | {"user_id": "ada"}, headers=SHOP)
-    await caller.world.deliver(await caller.world.next_job())
-    await caller.world.drain()
+    await caller.test_app.deliver(await caller.test_app.next_job())
+    await caller.test_app.drain()
     (call,) = receiver.calls
     shown = await caller.get(f"{REQUESTS}/{created.json()['id']}", headers=SHOP)
     assert call.verified(secret) == {
@@ -128,7 +128,7 @@ async def test_a_endpoint_from_its_registration_to_its_end(
 
     again = await caller.post(f"{log}/{call.event_id}/redeliver", headers=SHOP)
     assert (again.status_code, again.json()) == (202, {"event_id": call.event_id})
-    await caller.world.drain()
+    await caller.test_app.drain()
     assert (receiver.calls[1].event_id, receiver.calls[1].body) == (call.event_id, call.body)
 
     assert (
@@ -145,7 +145,7 @@ async def test_a_test_event_goes_the_way_of_all_others(caller: Caller, receiver:
     assert endpoint["secret"] == SECRET
     answer = await act(caller, endpoint, "test")
     assert answer.status_code == httpx.codes.ACCEPTED
-    await caller.world.drain()
+    await caller.test_app.drain()
     (call,) = receiver.calls
     assert call.event_id == answer.json()["event_id"]
     told = call.verified(SECRET)
@@ -167,14 +167,14 @@ async def test_a_disabled_endpoint_is_sent_nothing_until_it_is_enabled(
     assert_problem(await act(caller, endpoint, "test"), 409, "webhook_endpoint_disabled")
     again = await act(caller, endpoint, f"deliveries/{entry['event_id']}/redeliver")
     assert_problem(again, 409, "webhook_endpoint_disabled")
-    await caller.world.drain()
+    await caller.test_app.drain()
     assert receiver.calls == []
     for _ in range(2):
         assert (await act(caller, endpoint, "enable")).json()["state"] == "enabled"
     assert (
         await act(caller, endpoint, f"deliveries/{entry['event_id']}/redeliver")
     ).status_code == 202
-    await caller.world.drain()
+    await caller.test_app.drain()
     assert [call.event_id for call in receiver.calls] == [entry["event_id"]]
 
 
@@ -189,7 +189,7 @@ async def test_a_rotation_shows_the_new_secret_once_and_both_sign(
     given = await act(caller, endpoint, "rotate-secret", secret=SECRET)
     assert given.json()["secret"] == SECRET
     await act(caller, endpoint, "test")
-    await caller.world.drain()
+    await caller.test_app.drain()
     for signed_with in (endpoint["secret"], secret, SECRET):
         assert receiver.calls[0].verified(signed_with)
 
@@ -216,7 +216,7 @@ async def test_a_service_sees_only_its_own_endpoints_and_an_operator_all(
 ) -> None:
     endpoint = (await register(caller, receiver.url)).json()
     await act(caller, endpoint, "test")
-    await caller.world.drain()
+    await caller.test_app.drain()
     event = receiver.calls[0].event_id
     assert (await caller.get(ENDPOINTS, headers=ODOO)).json() == {"items": []}
     calls = [
@@ -249,7 +249,7 @@ async def test_events_go_to_the_endpoints_of_the_caller_that_made_the_request(
             await caller.post(REQUESTS, json=PLAIN | {"user_id": "ada"}, headers=ODOO)
         ).json()
         await caller.post(f"{REQUESTS}/{created['id']}/cancel", headers=SHOP)
-        await caller.world.drain()
+        await caller.test_app.drain()
         assert (receiver.types(), other.types()) == ([], ["generation.cancelled"])
 
 
@@ -347,7 +347,7 @@ async def test_the_open_service_has_endpoints_too(
         endpoint = (await register(caller, receiver.url, {})).json()
         assert endpoint["owner"] == "open"
         shown = await caller.with_samples()
-        await caller.world.drain()
+        await caller.test_app.drain()
         assert receiver.calls[0].told["data"] == shown
 
 
@@ -377,7 +377,7 @@ async def test_a_secret_shows_nowhere_but_in_the_answer_that_makes_it(
         endpoint = (await register(caller, receiver.url)).json()
         rotated = (await act(caller, endpoint, "rotate-secret")).json()
         await act(caller, endpoint, "test")
-        await caller.world.drain()
+        await caller.test_app.drain()
         await act(caller, endpoint, "disable")
         answers = [
             await caller.get(ENDPOINTS, headers=DUTY),
@@ -387,10 +387,10 @@ async def test_a_secret_shows_nowhere_but_in_the_answer_that_makes_it(
             await act(caller, endpoint, "enable"),
             await register(caller, receiver.url),
         ]
-    kept = await caller.world.service.endpoints.one(
+    kept = await caller.test_app.service.webhook_endpoints.one(
         EndpointScope(name="shop", sees_all=False), rotated["id"]
     )
-    assert kept.secrets(caller.world.clock()) == [rotated["secret"], endpoint["secret"]]
+    assert kept.secrets(caller.test_app.clock()) == [rotated["secret"], endpoint["secret"]]
     due = DueDelivery(
         message_id=1,
         token=kept.id,

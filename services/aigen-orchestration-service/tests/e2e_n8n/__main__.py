@@ -15,13 +15,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.e2e_n8n.figures import FIGURES
+from tests.e2e_n8n.measurements import MEASUREMENTS
 from tests.e2e_n8n.run import Found, a_run
 from tests.e2e_n8n.scenarios import SCENARIOS
 from tests.e2e_n8n.tools import MissingToolError, Tools, tools
 from tests.support.services import database_admin_url, ensure_rabbitmq
 
-ALL = SCENARIOS | FIGURES
+ALL = SCENARIOS | MEASUREMENTS
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -86,10 +86,10 @@ def main() -> None:
         run_all(programs, database_admin_url(), names, quick=chosen.quick, keep=chosen.keep)
     )
     RESULTS.mkdir(exist_ok=True)
-    figures = {name: each.figures for name, each in found.items() if each.figures}
-    if figures:
+    measurements = {name: each.measurements for name, each in found.items() if each.measurements}
+    if measurements:
         (RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json").write_text(
-            json.dumps(figures, indent=2), "utf-8"
+            json.dumps(measurements, indent=2), "utf-8"
         )
     sys.exit(0 if report(found, Console(width=160)) else 1)
 

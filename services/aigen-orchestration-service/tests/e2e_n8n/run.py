@@ -18,7 +18,7 @@ from tests.e2e_n8n.provider import Provider
 from tests.e2e_n8n.system import ENDED, SECRET, Shown, StillWorkingError, System
 from tests.e2e_n8n.tools import Tools
 from tests.support.databases import a_database
-from tests.support.services import RABBITMQ, delete_names, own_names
+from tests.support.services import RABBITMQ, delete_names, unique_names
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Found:
     charged_wrongly: int = 0
     notes: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
+    measurements: dict[str, float] = field(default_factory=dict)
     seen: dict[str, list[Shown]] = field(default_factory=dict)
     """Every request that ended, by user."""
 
@@ -130,7 +130,7 @@ class Run:
 async def a_run(tools: Tools, admin_url: str, *, quick: bool, keep: bool) -> AsyncIterator[Run]:
     """Everything started; `keep` leaves the folder with the logs."""
     folder = Path(tempfile.mkdtemp(prefix="aigen-e2e-"))
-    names = own_names(f"e2e.{uuid4().hex[:8]}")
+    names = unique_names(f"e2e.{uuid4().hex[:8]}")
     whole = False
     try:
         async with (

@@ -26,17 +26,19 @@ from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.reconciliation import ReconciliationStore
 from creativeflow.services.aigeneration.workers.periodic import PeriodicTask, PeriodicTasks
 from tests.support.app import ServiceUnderTest
-from tests.support.fake_billing_client import Desk, billing
+from tests.support.fake_billing_client import FakeBilling, billing
 
 DAY = timedelta(days=1)
 
 
 async def differences(
-    world: ServiceUnderTest, *, apply: bool = False
+    test_app: ServiceUnderTest, *, apply: bool = False
 ) -> list[tuple[str, str, str, str | None]]:
     """What a reconciliation of the last day finds."""
-    world.clock.advance(minutes=2)
-    report = await world.service.reconciliation.run(world.clock() - DAY, apply=apply, by="test")
+    test_app.clock.advance(minutes=2)
+    report = await test_app.service.reconciliation.run(
+        test_app.clock() - DAY, apply=apply, by="test"
+    )
     return [(found.difference, found.ours, found.theirs, found.mends) for found in report.findings]
 
 
@@ -44,147 +46,149 @@ async def differences(
 
 
 async def test_books_that_agree_show_nothing_at_any_moment_of_a_request(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 500, "payg")
-    request = await world.submitted()
-    assert await differences(world) == []
-    request = await world.deliver(await world.next_job())
-    assert await differences(world) == []
-    await world.drain()
-    assert await differences(world) == []
-    await world.select(request)
-    assert await differences(world) == []
-    await world.cancel(request)
-    assert await differences(world) == []
-    await world.drain()
-    assert await differences(world) == []
+    await test_app.grant("user", 500, "payg")
+    request = await test_app.submitted()
+    assert await differences(test_app) == []
+    request = await test_app.deliver(await test_app.next_job())
+    assert await differences(test_app) == []
+    await test_app.drain()
+    assert await differences(test_app) == []
+    await test_app.select(request)
+    assert await differences(test_app) == []
+    await test_app.cancel(request)
+    assert await differences(test_app) == []
+    await test_app.drain()
+    assert await differences(test_app) == []
 
 
 async def test_a_capture_and_a_release_that_were_lost_are_found_and_posted_once(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 500, "payg")
-    kept, given_back = await world.with_samples(), await world.submitted()
-    await world.cancel(given_back)
-    await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
-    await world.database.execute(
-        "UPDATE holds SET settled_at = $1 WHERE state <> 'held'", world.clock()
+    await test_app.grant("user", 500, "payg")
+    kept, given_back = await test_app.with_samples(), await test_app.submitted()
+    await test_app.cancel(given_back)
+    await test_app.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+    await test_app.database.execute(
+        "UPDATE holds SET settled_at = $1 WHERE state <> 'held'", test_app.clock()
     )
     expected = {
         ("capture_missing", "captured", "held", "credits.capture"),
         ("release_missing", "released", "held", "credits.release"),
     }
-    assert set(await differences(world)) == expected
+    assert set(await differences(test_app)) == expected
     owed = "SELECT count(*) FROM outbox WHERE topic LIKE 'credits.%'"
-    assert await world.database.fetchval(owed) == 0, "looking posts nothing"
+    assert await test_app.database.fetchval(owed) == 0, "looking posts nothing"
     for _ in range(2):
-        assert set(await differences(world, apply=True)) == expected
-        assert await world.database.fetchval(owed) == 2, "each is posted once"
-    assert await world.balance() == 450
-    await world.drain()
-    assert await differences(world) == []
-    assert await world.balance() == 475
+        assert set(await differences(test_app, apply=True)) == expected
+        assert await test_app.database.fetchval(owed) == 2, "each is posted once"
+    assert await test_app.balance() == 450
+    await test_app.drain()
+    assert await differences(test_app) == []
+    assert await test_app.balance() == 475
     for request in (kept, given_back):
-        assert (await world.events(request)).count("compensation_posted") == 1
+        assert (await test_app.events(request)).count("compensation_posted") == 1
 
 
 async def test_a_charge_that_was_given_up_is_a_difference_of_the_books(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 500, "payg")
-    await world.with_samples()
-    await world.database.execute(
+    await test_app.grant("user", 500, "payg")
+    await test_app.with_samples()
+    await test_app.database.execute(
         "UPDATE outbox SET parked_reason = 'test' WHERE topic = 'credits.capture'"
     )
-    [message] = await world.service.outbox.list_open(parked_only=True, most=10)
-    assert await world.service.outbox.drop(message["id"], by="op", now=world.clock())
-    await world.drain()
-    counts = await world.service.queries.invariants(world.clock())
+    [message] = await test_app.service.outbox.list_open(parked_only=True, most=10)
+    assert await test_app.service.outbox.drop(message["id"], by="op", now=test_app.clock())
+    await test_app.drain()
+    counts = await test_app.service.queries.invariants(test_app.clock())
     assert [name for name, count in counts.items() if count] == []
-    assert await differences(world, apply=True) == [
+    assert await differences(test_app, apply=True) == [
         ("capture_missing", "captured", "held", "credits.capture")
     ]
-    await world.drain()
-    assert await differences(world) == []
-    assert await world.balance() == 475
+    await test_app.drain()
+    assert await differences(test_app) == []
+    assert await test_app.balance() == 475
 
 
-async def test_what_nobody_decided_is_only_reported(make_world) -> None:
-    world: ServiceUnderTest = make_world()
-    await world.grant("user", 500, "payg")
-    working = await world.submitted()
-    await Ledger(world.database).resolve(working.holds[0].key, "release")
-    assert await differences(world, apply=True) == [("hold_vanished", "held", "released", None)]
-    await world.deliver(await world.next_job())
-    assert await differences(world, apply=True) == [("not_charged", "captured", "released", None)]
-    await world.drain()
-    assert await world.balance() == 500
-    assert await world.service.flags.flagged("user")
+async def test_what_nobody_decided_is_only_reported(make_test_app) -> None:
+    test_app: ServiceUnderTest = make_test_app()
+    await test_app.grant("user", 500, "payg")
+    working = await test_app.submitted()
+    await Ledger(test_app.database).resolve(working.holds[0].key, "release")
+    assert await differences(test_app, apply=True) == [("hold_vanished", "held", "released", None)]
+    await test_app.deliver(await test_app.next_job())
+    assert await differences(test_app, apply=True) == [
+        ("not_charged", "captured", "released", None)
+    ]
+    await test_app.drain()
+    assert await test_app.balance() == 500
+    assert await test_app.service.account_flags.flagged("user")
 
 
 async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 500, "payg")
+    await test_app.grant("user", 500, "payg")
     foreign = Reservation(key="another-system:1", user_id="user", amount=7, action="hd_export")
-    await world.credits.hold(foreign)
-    world.clock.advance(days=2)
-    assert await differences(world, apply=True) == [("unknown_here", "absent", "held", None)]
-    await world.drain()
-    assert await world.balance() == 493
-    await world.credits.release(foreign)
+    await test_app.credits.hold(foreign)
+    test_app.clock.advance(days=2)
+    assert await differences(test_app, apply=True) == [("unknown_here", "absent", "held", None)]
+    await test_app.drain()
+    assert await test_app.balance() == 493
+    await test_app.credits.release(foreign)
 
 
 async def test_a_wrong_count_of_free_generations_is_set_right_only_when_told(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.submitted("free")
-    await world.database.execute("UPDATE free_usage SET used = 42")
-    assert await differences(world) == [("free_count", "42", "1", "count")]
-    assert await differences(world, apply=True) == [("free_count", "42", "1", "count")]
-    assert await differences(world) == []
+    await test_app.submitted("free")
+    await test_app.database.execute("UPDATE free_usage SET used = 42")
+    assert await differences(test_app) == [("free_count", "42", "1", "count")]
+    assert await differences(test_app, apply=True) == [("free_count", "42", "1", "count")]
+    assert await differences(test_app) == []
 
 
 async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 500, "payg")
-    await world.submitted()
-    world.clock.advance(minutes=2)
-    world.credits.faults.append("before")
-    report = await world.service.reconciliation.run(world.clock() - DAY)
+    await test_app.grant("user", 500, "payg")
+    await test_app.submitted()
+    test_app.clock.advance(minutes=2)
+    test_app.credits.faults.append("before")
+    report = await test_app.service.reconciliation.run(test_app.clock() - DAY)
     assert (report.compared, report.unanswered, report.findings) == (1, 1, [])
 
 
 async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_again(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 25, "payg")
-    world.credits.faults.append("conflict")
-    request = await world.submitted()
-    world.clock.advance(minutes=1)
-    world.credits.faults.append("conflict")
-    await world.sweep()
+    await test_app.grant("user", 25, "payg")
+    test_app.credits.faults.append("conflict")
+    request = await test_app.submitted()
+    test_app.clock.advance(minutes=1)
+    test_app.credits.faults.append("conflict")
+    await test_app.sweep()
     key = f"{request.id}:samples:1:1"
-    assert await world.parked_holds() == [key]
-    world.credits.faults.append("before")
+    assert await test_app.parked_holds() == [key]
+    test_app.credits.faults.append("before")
     with pytest.raises(errors.CreditsUnavailableError):
-        await world.orchestrator.decide_hold(key, charged=False, by="operator")
-    assert await world.parked_holds() == [key]
-    await world.orchestrator.decide_hold(key, charged=False, by="operator")
-    assert (await world.look(request)).state is State.PENDING
+        await test_app.generations.decide_hold(key, charged=False, by="operator")
+    assert await test_app.parked_holds() == [key]
+    await test_app.generations.decide_hold(key, charged=False, by="operator")
+    assert (await test_app.look(request)).state is State.PENDING
 
 
 async def test_a_credit_service_that_goes_away_between_two_looks_is_counted_too(
-    world: ServiceUnderTest, monkeypatch
+    test_app: ServiceUnderTest, monkeypatch
 ) -> None:
-    await world.grant("user", 25, "payg")
-    await world.cancel(await world.submitted())
-    await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
-    await world.database.execute("UPDATE holds SET settled_at = $1", world.clock())
-    world.clock.advance(hours=1)
-    find, asked = world.credits.find, 0
+    await test_app.grant("user", 25, "payg")
+    await test_app.cancel(await test_app.submitted())
+    await test_app.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+    await test_app.database.execute("UPDATE holds SET settled_at = $1", test_app.clock())
+    test_app.clock.advance(hours=1)
+    find, asked = test_app.credits.find, 0
 
     async def goes_away(reservation: Reservation) -> HoldStatus:
         nonlocal asked
@@ -193,91 +197,89 @@ async def test_a_credit_service_that_goes_away_between_two_looks_is_counted_too(
             raise CreditsUnknownError("simulated")
         return await find(reservation)
 
-    monkeypatch.setattr(world.credits, "find", goes_away)
-    report = await world.service.reconciliation.run(world.clock() - DAY)
+    monkeypatch.setattr(test_app.credits, "find", goes_away)
+    report = await test_app.service.reconciliation.run(test_app.clock() - DAY)
     assert (asked, report.unanswered, report.findings) == (3, 1, [])
-    await differences(world, apply=True)
-    await world.drain()
-    assert await world.balance() == 25
+    await differences(test_app, apply=True)
+    await test_app.drain()
+    assert await test_app.balance() == 25
 
 
-async def test_one_process_of_all_looks_for_differences_once_an_hour(make_world) -> None:
-    worlds: list[ServiceUnderTest] = [make_world(), make_world()]
+async def test_one_process_of_all_looks_for_differences_once_an_hour(make_test_app) -> None:
+    test_apps: list[ServiceUnderTest] = [make_test_app(), make_test_app()]
     done: list[str] = []
 
-    def noting(world: ServiceUnderTest) -> PeriodicTasks:
-        async def note() -> None:
-            done.append("chore")
+    def noting(test_app: ServiceUnderTest) -> PeriodicTasks:
+        async def record() -> None:
+            done.append("task")
 
         async def fail() -> None:
             raise RuntimeError
 
-        chores = (
+        tasks = (
             PeriodicTask("fails", timedelta(hours=1), fail),
-            PeriodicTask("notes", timedelta(hours=1), note),
+            PeriodicTask("records", timedelta(hours=1), record),
         )
         return PeriodicTasks(
-            chores, take_turn=ReconciliationStore(world.database).take_turn, now=world.clock
+            tasks, take_turn=ReconciliationStore(test_app.database).take_turn, now=test_app.clock
         )
 
-    both = [noting(world) for world in worlds]
+    both = [noting(test_app) for test_app in test_apps]
     for minutes in (0, 20, 30, 45):
-        worlds[0].clock.advance(minutes=minutes)
-        for chores in both:
-            await chores.step()
+        test_apps[0].clock.advance(minutes=minutes)
+        for tasks in both:
+            await tasks.step()
     assert len(done) == 2
 
 
-async def test_the_chores_of_the_service_are_done_and_the_figures_follow(
-    world: ServiceUnderTest,
-) -> None:
-    await world.grant("user", 25, "payg")
-    await world.with_samples()
-    await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
-    await world.database.execute("UPDATE holds SET settled_at = $1", world.clock())
-    world.clock.advance(minutes=2)
-    await world.service.chores.step()
+async def test_periodic_tasks_reconcile_and_update_the_metric(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 25, "payg")
+    await test_app.with_samples()
+    await test_app.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+    await test_app.database.execute("UPDATE holds SET settled_at = $1", test_app.clock())
+    test_app.clock.advance(minutes=2)
+    await test_app.service.periodic_tasks.step()
     figure = "ai_generation_book_differences"
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 1
-    await world.service.reconciliation.run(world.clock() - DAY, apply=True)
-    await world.drain()
-    world.clock.advance(hours=1)
-    await world.service.chores.step()
+    await test_app.service.reconciliation.run(test_app.clock() - DAY, apply=True)
+    await test_app.drain()
+    test_app.clock.advance(hours=1)
+    await test_app.service.periodic_tasks.step()
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 0
 
 
-async def test_a_run_can_be_bounded_and_says_that_it_was(world: ServiceUnderTest) -> None:
-    await world.grant("user", 500, "payg")
+async def test_a_run_can_be_bounded_and_says_that_it_was(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 500, "payg")
     for _ in range(3):
-        await world.submitted()
-    world.clock.advance(minutes=2)
-    report = await world.service.reconciliation.run(world.clock() - DAY, most=0)
+        await test_app.submitted()
+    test_app.clock.advance(minutes=2)
+    report = await test_app.service.reconciliation.run(test_app.clock() - DAY, most=0)
     assert (report.compared, report.complete) == (0, False)
-    assert (await world.service.reconciliation.run(world.clock() - DAY)).complete
+    assert (await test_app.service.reconciliation.run(test_app.clock() - DAY)).complete
 
 
 # The usage log
 
 
-async def used(world: ServiceUnderTest, as_: UsageFormat, **wanted: str) -> str:
+async def used(test_app: ServiceUnderTest, as_: UsageFormat, **wanted: str) -> str:
     """The export of this month."""
-    since, until = month_of(f"{world.clock():%Y-%m}")
-    rows = world.service.books.usage(UsageFilter(since=since, until=until, **wanted))
+    since, until = month_of(f"{test_app.clock():%Y-%m}")
+    rows = test_app.service.accounting.usage(UsageFilter(since=since, until=until, **wanted))
     return "".join([line async for line in export(rows, as_)])
 
 
 async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("pays", 500, "payg")
-    await world.grant("pro", 200, "pro")
+    await test_app.grant("pays", 500, "payg")
+    await test_app.grant("pro", 200, "pro")
     for user_id, resolution in (("pays", None), ("free", None), ("pro", "4K")):
-        request = await world.with_samples(user_id)
-        await world.select(request, resolution=resolution)
-        await world.deliver(await world.next_job())
-    failed = await world.submitted("pays")
-    await world.cancel(failed)
-    rows = list(csv.DictReader(io.StringIO(await used(world, UsageFormat.CSV))))
+        request = await test_app.with_samples(user_id)
+        await test_app.select(request, resolution=resolution)
+        await test_app.deliver(await test_app.next_job())
+    failed = await test_app.submitted("pays")
+    await test_app.cancel(failed)
+    rows = list(csv.DictReader(io.StringIO(await used(test_app, UsageFormat.CSV))))
     assert tuple(rows[0]) == COLUMNS
     assert [(row["user_id"], row["action"], row["paid_by"], row["credits"]) for row in rows] == [
         ("pays", "sample_generation", "credits", "0.25"),
@@ -290,28 +292,30 @@ async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(
     assert {row["model"] for row in rows} == {"standard"}
 
 
-async def test_the_usage_of_one_user_as_json_lines(world: ServiceUnderTest) -> None:
-    await world.with_samples("free")
-    await world.with_samples("other")
-    (line,) = (await used(world, UsageFormat.JSONL, user_id="other")).splitlines()
+async def test_the_usage_of_one_user_as_json_lines(test_app: ServiceUnderTest) -> None:
+    await test_app.with_samples("free")
+    await test_app.with_samples("other")
+    (line,) = (await used(test_app, UsageFormat.JSONL, user_id="other")).splitlines()
     assert json.loads(line)["user_id"] == "other"
-    assert await used(world, UsageFormat.JSONL, project_id="none") == ""
+    assert await used(test_app, UsageFormat.JSONL, project_id="none") == ""
 
 
 async def test_a_rejected_prompt_that_is_charged_is_in_the_log_and_one_that_is_not_is_not(
-    make_world,
+    make_test_app,
 ) -> None:
-    charging, generous = make_world(), make_world(charge_rejected=False)
-    for world in (charging, generous):
-        await world.grant("user", 25, "payg")
-        await world.submitted()
-        await world.fail(await world.next_job(), "prompt_rejected")
+    charging, generous = make_test_app(), make_test_app(charge_rejected=False)
+    for test_app in (charging, generous):
+        await test_app.grant("user", 25, "payg")
+        await test_app.submitted()
+        await test_app.fail(await test_app.next_job(), "prompt_rejected")
     assert len((await used(charging, UsageFormat.JSONL)).splitlines()) == 1
     await charging.check()
 
 
-async def test_more_rows_than_fit_a_page_come_in_order_and_whole(world: ServiceUnderTest) -> None:
-    await world.database.execute(
+async def test_more_rows_than_fit_a_page_come_in_order_and_whole(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.database.execute(
         """INSERT INTO usage_log (request_id, user_id, stage, round, action, paid_by, amount, plan,
             at)
            SELECT gen_random_uuid(), '=cmd', 'samples', 1, 'sample_generation', 'plan', 0, 'pro',
@@ -319,16 +323,19 @@ async def test_more_rows_than_fit_a_page_come_in_order_and_whole(world: ServiceU
         datetime(2026, 2, 3, tzinfo=UTC),
     )
     since, until = month_of("2026-02")
-    rows = [row async for row in world.service.books.usage(UsageFilter(since=since, until=until))]
+    rows = [
+        row
+        async for row in test_app.service.accounting.usage(UsageFilter(since=since, until=until))
+    ]
     assert len({row["id"] for row in rows}) == len(rows) == 2345
     assert rows == sorted(rows, key=lambda row: (row["at"], row["id"]))
-    assert "\r\n" not in (await used(world, UsageFormat.CSV)).removesuffix("\r\n")
+    assert "\r\n" not in (await used(test_app, UsageFormat.CSV)).removesuffix("\r\n")
     exported = export(
-        world.service.books.usage(UsageFilter(since=since, until=until)), UsageFormat.CSV
+        test_app.service.accounting.usage(UsageFilter(since=since, until=until)), UsageFormat.CSV
     )
     lines = [line async for line in exported]
     assert "'=cmd" in lines[1]
-    assert await world.service.books.forget_usage(until) == 2345
+    assert await test_app.service.accounting.forget_usage(until) == 2345
 
 
 @pytest.mark.parametrize(
@@ -343,7 +350,7 @@ def test_a_month_ends_where_the_next_begins(month: str, until: datetime) -> None
 
 
 @pytest.fixture
-async def desk(database_url: str, faithful_billing: int) -> AsyncIterator[Desk]:
+async def fake_billing(database_url: str, faithful_billing: int) -> AsyncIterator[FakeBilling]:
     """The adapter as it is."""
     async with billing(
         database_url, faithful_billing, refund="/users/{user_id}/credits/refund"
@@ -355,41 +362,41 @@ async def desk(database_url: str, faithful_billing: int) -> AsyncIterator[Desk]:
 
 
 async def test_the_whole_way_on_the_billing_adapter_costs_what_it_should(
-    desk: Desk, make_world
+    fake_billing: FakeBilling, make_test_app
 ) -> None:
-    world: ServiceUnderTest = make_world(desk.credits)
-    request = await world.with_samples()
-    await world.select(request)
-    done = await world.deliver(await world.next_job())
+    test_app: ServiceUnderTest = make_test_app(fake_billing.credits)
+    request = await test_app.with_samples()
+    await test_app.select(request)
+    done = await test_app.deliver(await test_app.next_job())
     assert done.state is State.COMPLETED
-    await world.check()
-    assert await desk.balance("user") == 375
-    assert await differences(world) == []
+    await test_app.check()
+    assert await fake_billing.balance("user") == 375
+    assert await differences(test_app) == []
 
 
 async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_made_it(
-    desk: Desk, make_world
+    fake_billing: FakeBilling, make_test_app
 ) -> None:
-    world: ServiceUnderTest = make_world(desk.credits)
-    request = await world.submitted()
-    await world.cancel(request)
+    test_app: ServiceUnderTest = make_test_app(fake_billing.credits)
+    request = await test_app.submitted()
+    await test_app.cancel(request)
     for _ in range(3):
-        await world.service.relay.step()
-    (flag,) = await world.service.flags.open_flags(10)
+        await test_app.service.relay.step()
+    (flag,) = await test_app.service.account_flags.open_flags(10)
     assert (flag["user_id"], flag["reason"], flag["hold_key"]) == (
         "user",
         "refund_failed",
         request.holds[0].key,
     )
-    assert "credits_problem" in world.notifier.types()
-    world.service.entitlements.forget("user")
+    assert "credits_problem" in test_app.notifier.types()
+    test_app.service.entitlements.forget("user")
     with pytest.raises(errors.AccountRestrictedError):
-        await world.submit()
-    world.clock.advance(days=1)
-    await world.service.relay.step()
-    assert await desk.balance("user") == 475
+        await test_app.submit()
+    test_app.clock.advance(days=1)
+    await test_app.service.relay.step()
+    assert await fake_billing.balance("user") == 475
 
-    await desk.control(
+    await fake_billing.control(
         accounts={
             "user": {
                 "balance": "5.00",
@@ -397,72 +404,76 @@ async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_m
             }
         }
     )  # by hand, over there
-    await desk.database.execute("UPDATE billing_journal SET state = 'refunding'")
-    await world.orchestrator.decide_hold(request.holds[0].key, charged=False, by="operator")
-    assert await world.service.outbox.replay_for(request.holds[0].key, now=world.clock()) == 1
+    await fake_billing.database.execute("UPDATE billing_journal SET state = 'refunding'")
+    await test_app.generations.decide_hold(request.holds[0].key, charged=False, by="operator")
+    assert await test_app.service.outbox.replay_for(request.holds[0].key, now=test_app.clock()) == 1
     assert (
-        await world.service.flags.clear(
-            "user", by="operator", note="refunded by hand", now=world.clock()
+        await test_app.service.account_flags.clear(
+            "user", by="operator", note="refunded by hand", now=test_app.clock()
         )
         == 1
     )
-    await world.check()
-    assert await desk.balance("user") == 500
-    assert (await world.submit()).request is not None
+    await test_app.check()
+    assert await fake_billing.balance("user") == 500
+    assert (await test_app.submit()).request is not None
 
 
 async def test_a_deduction_without_an_answer_is_parked_and_goes_on_when_a_person_has_looked(
-    desk: Desk, make_world
+    fake_billing: FakeBilling, make_test_app
 ) -> None:
-    world: ServiceUnderTest = make_world(desk.credits)
-    await desk.control(faults=["error_after"])
-    request = await world.submitted()
+    test_app: ServiceUnderTest = make_test_app(fake_billing.credits)
+    await fake_billing.control(faults=["error_after"])
+    request = await test_app.submitted()
     assert request.state is State.VALIDATING_CREDITS
-    await desk.database.execute("UPDATE billing_journal SET since = since - interval '5 minutes'")
-    world.clock.advance(minutes=1)
-    await world.sweep()
-    await world.sweep()
-    assert await world.parked_holds() == [f"{request.id}:samples:1:1"]
-    assert (await world.service.queries.invariants(world.clock()))["holds_parked"] == 1
-    (parked,) = await world.service.books.parked_holds(10)
+    await fake_billing.database.execute(
+        "UPDATE billing_journal SET since = since - interval '5 minutes'"
+    )
+    test_app.clock.advance(minutes=1)
+    await test_app.sweep()
+    await test_app.sweep()
+    assert await test_app.parked_holds() == [f"{request.id}:samples:1:1"]
+    assert (await test_app.service.queries.invariants(test_app.clock()))["holds_parked"] == 1
+    (parked,) = await test_app.service.accounting.parked_holds(10)
     assert (parked["user_id"], parked["amount"]) == ("user", 25)
-    await world.orchestrator.decide_hold(parked["key"], charged=True, by="operator")
-    assert (await world.look(request)).state is State.PENDING
-    assert (await world.look(request)).holds[0].state is HoldState.HELD
-    await world.service.flags.clear("user", by="operator", note="was charged", now=world.clock())
-    await world.deliver(await world.next_job())
-    await world.check()
-    assert (await desk.control())["calls"]["deduct"] == 1
-    assert await desk.balance("user") == 475
+    await test_app.generations.decide_hold(parked["key"], charged=True, by="operator")
+    assert (await test_app.look(request)).state is State.PENDING
+    assert (await test_app.look(request)).holds[0].state is HoldState.HELD
+    await test_app.service.account_flags.clear(
+        "user", by="operator", note="was charged", now=test_app.clock()
+    )
+    await test_app.deliver(await test_app.next_job())
+    await test_app.check()
+    assert (await fake_billing.control())["calls"]["deduct"] == 1
+    assert await fake_billing.balance("user") == 475
 
 
 async def test_an_adapter_that_answers_after_our_deadline_charges_once_and_the_request_goes_on(
-    desk: Desk, make_world
+    fake_billing: FakeBilling, make_test_app
 ) -> None:
-    world: ServiceUnderTest = make_world(desk.credits, hold_timeout=0.2)
-    await desk.control(faults=["slow"])
-    request = await world.submitted()
+    test_app: ServiceUnderTest = make_test_app(fake_billing.credits, hold_timeout=0.2)
+    await fake_billing.control(faults=["slow"])
+    request = await test_app.submitted()
     assert request.state is State.VALIDATING_CREDITS
-    world.clock.advance(minutes=1)
-    await world.sweep()
-    await world.sweep()
+    test_app.clock.advance(minutes=1)
+    await test_app.sweep()
+    await test_app.sweep()
     for _ in range(100):
-        if (await world.look(request)).state is State.PENDING:
+        if (await test_app.look(request)).state is State.PENDING:
             break
-        await world.sweep()
-    assert (await world.look(request)).state is State.PENDING
-    await world.deliver(await world.next_job())
-    await world.check()
-    assert await desk.balance("user") == 475
+        await test_app.sweep()
+    assert (await test_app.look(request)).state is State.PENDING
+    await test_app.deliver(await test_app.next_job())
+    await test_app.check()
+    assert await fake_billing.balance("user") == 475
 
 
 async def test_deciding_about_an_unknown_key_is_not_found_and_about_a_settled_one_changes_nothing(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
     with pytest.raises(errors.NotFoundError):
-        await world.orchestrator.decide_hold("nothing", charged=True, by="operator")
-    await world.grant("user", 25, "payg")
-    request = await world.submitted()
-    await world.orchestrator.decide_hold(request.holds[0].key, charged=False, by="operator")
-    assert (await world.look(request)).holds[0].state is HoldState.HELD
-    await world.cancel(request)
+        await test_app.generations.decide_hold("nothing", charged=True, by="operator")
+    await test_app.grant("user", 25, "payg")
+    request = await test_app.submitted()
+    await test_app.generations.decide_hold(request.holds[0].key, charged=False, by="operator")
+    assert (await test_app.look(request)).holds[0].state is HoldState.HELD
+    await test_app.cancel(request)

@@ -79,7 +79,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world: ServiceUnderTest | None = None
+        self.test_app: ServiceUnderTest | None = None
         self.jobs: list[GenerationRequest] = []
         self.started = False
         self.keys: dict[str, Any] = {}
@@ -93,9 +93,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     @property
     def at(self) -> ServiceUnderTest:
-        """The world as it is now."""
-        assert self.world is not None
-        return self.world
+        """The current service instance."""
+        assert self.test_app is not None
+        return self.test_app
 
     @initialize(ledger_here=st.booleans())
     def begin(self, ledger_here: bool) -> None:
@@ -114,7 +114,7 @@ class AnyOrder(RuleBasedStateMachine):
             max_rounds=3,
             in_flight_limits=dict.fromkeys(PLANS, 1000),
         )
-        self.world = ServiceUnderTest(self.url, configured, clock, ledger_here=ledger_here)
+        self.test_app = ServiceUnderTest(self.url, configured, clock, ledger_here=ledger_here)
 
     async def _clear(self) -> None:
         connection = await asyncpg.connect(self.url)
@@ -213,7 +213,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Once more from the start."""
         if request := self.request(number):
             self.do(
-                self.at.orchestrator.retry(
+                self.at.generations.retry(
                     request.id, Caller(name="test"), {}, correlation_id="again"
                 )
             )
@@ -360,20 +360,20 @@ class AnyOrder(RuleBasedStateMachine):
     def review(self, number: int, accepted: bool) -> None:
         """A person has looked."""
         if request := self.request(number, State.VALIDATING_CREDITS) or self.request(number):
-            self.do(self.at.orchestrator.review(request.id, OPERATOR, accepted_=accepted))
+            self.do(self.at.generations.review(request.id, OPERATOR, accepted_=accepted))
 
     @precondition(lambda self: self.started)
     @rule(number=recent)
     def force_fail(self, number: int) -> None:
         """Enough."""
         if request := self.request(number):
-            self.do(self.at.orchestrator.force_fail(request.id, OPERATOR, "the test says so"))
+            self.do(self.at.generations.force_fail(request.id, OPERATOR, "the test says so"))
 
     @rule(charged=st.booleans())
     def decide_holds(self, charged: bool) -> None:
         """A hold in doubt is decided; the ledger, which can be asked, knows better."""
         for key in self.loop.run_until_complete(self.at.parked_holds()):
-            self.do(self.at.orchestrator.decide_hold(key, charged=charged, by="operator"))
+            self.do(self.at.generations.decide_hold(key, charged=charged, by="operator"))
 
     @precondition(lambda self: self.started)
     @rule()
@@ -400,7 +400,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def nothing_is_wrong(self) -> None:
         """Every timeline is a legal path, money fits the work, and who has ended has ended."""
-        if self.world is None:
+        if self.test_app is None:
             return
         found = self.loop.run_until_complete(
             violations(self.at.database, self.at.clock(), drained=False)
@@ -422,7 +422,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Whatever statement wrote a version of a request, all of it is there: what this process
         has of it says so.
         """
-        if self.world is not None:
+        if self.test_app is not None:
             self.loop.run_until_complete(self._compare())
 
     async def _compare(self) -> None:
@@ -434,7 +434,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end everything is paid, nothing is left, and every credit is accounted for."""
-        if self.world is None:
+        if self.test_app is None:
             return
         try:
             self.loop.run_until_complete(self._finish())
@@ -448,7 +448,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.at.clock.advance(days=32)
             await self.at.sweep()
             for key in await self.at.parked_holds():
-                await self.at.orchestrator.decide_hold(key, charged=False, by="operator")
+                await self.at.generations.decide_hold(key, charged=False, by="operator")
             await self._replay()
             await self.at.drain()
             if not await self.at.database.fetchval(_LIVE):

@@ -41,9 +41,9 @@ async def test_credits_grant_of_a_wrong_amount_is_refused(aigen, amount: str) ->
 
 
 async def test_requests_are_listed_and_shown_with_their_timeline(
-    aigen, world: ServiceUnderTest
+    aigen, test_app: ServiceUnderTest
 ) -> None:
-    request = await world.with_samples()
+    request = await test_app.with_samples()
     listed = await aigen("requests", "list")
     assert str(request.id) in listed.out
     shown = await aigen("requests", "show", str(request.id))
@@ -53,29 +53,29 @@ async def test_requests_are_listed_and_shown_with_their_timeline(
 
 
 async def test_outbox_parked_messages_are_listed_replayed_and_dropped(
-    aigen, world: ServiceUnderTest
+    aigen, test_app: ServiceUnderTest
 ) -> None:
-    world.notifier.faults.extend(["refused", "refused"])
-    await world.with_samples("a")
-    await world.with_samples("b")
-    await world.drain()
+    test_app.notifier.faults.extend(["refused", "refused"])
+    await test_app.with_samples("a")
+    await test_app.with_samples("b")
+    await test_app.drain()
     ids = re.findall(r"^│ (\d+) ", (await aigen("outbox", "list")).out, re.MULTILINE)
     assert len(ids) == 2
     assert (await aigen("outbox", "replay", ids[0])).code == 0
     assert (await aigen("outbox", "replay", ids[0])).code == 1
     assert (await aigen("outbox", "drop", ids[1], answer="n\n")).code == 1
     assert (await aigen("outbox", "drop", ids[1], answer="y\n")).code == 0
-    await world.drain()
-    assert world.notifier.types() == ["samples_ready"]
+    await test_app.drain()
+    assert test_app.notifier.types() == ["samples_ready"]
 
 
 async def test_reconcile_with_a_difference_exits_with_1_until_it_is_corrected(
-    aigen, world: ServiceUnderTest
+    aigen, test_app: ServiceUnderTest
 ) -> None:
-    await world.grant("user", 25, "payg")
-    await world.with_samples()
-    await world.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
-    await world.database.execute(
+    await test_app.grant("user", 25, "payg")
+    await test_app.with_samples()
+    await test_app.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+    await test_app.database.execute(
         """UPDATE holds SET settled_at = now(), resolved_at = now() - interval '1 hour',
                             began_at = now() - interval '1 hour'"""
     )
@@ -84,15 +84,15 @@ async def test_reconcile_with_a_difference_exits_with_1_until_it_is_corrected(
     assert "capture_missing" in found.out
     assert "0 compensations posted" in found.out
     assert "1 compensations posted" in (await aigen("reconcile", "--apply")).out
-    await world.drain()
+    await test_app.drain()
     agreed = await aigen("reconcile")
     assert (agreed.code, "No differences." in agreed.out) == (0, True)
 
 
-async def test_usage_export_of_a_month_writes_its_lines(aigen, world: ServiceUnderTest) -> None:
-    await world.with_samples("free")
+async def test_usage_export_of_a_month_writes_its_lines(aigen, test_app: ServiceUnderTest) -> None:
+    await test_app.with_samples("free")
     exported = await aigen(
-        "usage", "export", f"{world.clock():%Y-%m}", "--format", "jsonl", "--user", "free"
+        "usage", "export", f"{test_app.clock():%Y-%m}", "--format", "jsonl", "--user", "free"
     )
     assert '"paid_by":"allowance"' in exported.out
     assert (await aigen("usage", "export", "November")).code == 1

@@ -30,10 +30,10 @@ DIED = [{"queue": "jobs", "reason": "delivery_limit"}]
 
 
 @pytest.fixture(autouse=True)
-async def _given_up(world: ServiceUnderTest):
+async def _given_up(test_app: ServiceUnderTest):
     """What a test parked on purpose is no broken invariant."""
     yield
-    await world.database.execute("DELETE FROM outbox WHERE topic = 'dead_letter'")
+    await test_app.database.execute("DELETE FROM outbox WHERE topic = 'dead_letter'")
 
 
 class Buried:
@@ -66,13 +66,13 @@ def delivery(body: bytes, headers: Any = None, **fields: Any) -> Delivery:
     )
 
 
-def dead_letters(world: ServiceUnderTest) -> DeadLetterConsumer:
+def dead_letters(test_app: ServiceUnderTest) -> DeadLetterConsumer:
     return DeadLetterConsumer(
-        world.jobs,
-        world.service.outbox,
+        test_app.jobs,
+        test_app.service.outbox,
         job_queues={"jobs"},
-        proves=world.service.secrets.opens,
-        now=world.clock,
+        proves=test_app.service.secrets.opens,
+        now=test_app.clock,
     )
 
 
@@ -82,30 +82,32 @@ def job_body(job: GenerationRequest, token: str | None) -> bytes:
     )
 
 
-async def parked(world: ServiceUnderTest) -> int:
-    return await world.database.fetchval("SELECT count(*) FROM outbox WHERE topic = 'dead_letter'")
+async def parked(test_app: ServiceUnderTest) -> int:
+    return await test_app.database.fetchval(
+        "SELECT count(*) FROM outbox WHERE topic = 'dead_letter'"
+    )
 
 
-async def test_dead_job_with_its_token_is_a_failed_attempt(world: ServiceUnderTest) -> None:
-    await world.submitted()
-    job = await world.next_job()
+async def test_dead_job_with_its_token_is_a_failed_attempt(test_app: ServiceUnderTest) -> None:
+    await test_app.submitted()
+    job = await test_app.next_job()
     assert job.job_id is not None
-    body = job_body(job, world.service.secrets.token(job.job_id))
-    assert await dead_letters(world).handle(delivery(body, {"x-death": DIED})) is AckDecision.ACK
-    assert (await world.look(job)).attempt == 2
+    body = job_body(job, test_app.service.secrets.token(job.job_id))
+    assert await dead_letters(test_app).handle(delivery(body, {"x-death": DIED})) is AckDecision.ACK
+    assert (await test_app.look(job)).attempt == 2
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong"])
 async def test_dead_job_without_its_token_changes_nothing_and_is_parked(
-    world: ServiceUnderTest, token: str | None
+    test_app: ServiceUnderTest, token: str | None
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
-    other = world.service.secrets.token(UUID(int=7))
+    await test_app.submitted()
+    job = await test_app.next_job()
+    other = test_app.service.secrets.token(UUID(int=7))
     for body in (job_body(job, token), job_body(job, other)):
-        await dead_letters(world).handle(delivery(body, {"x-death": DIED}))
-    assert (await world.look(job)).attempt == 1
-    assert await parked(world) == 2
+        await dead_letters(test_app).handle(delivery(body, {"x-death": DIED}))
+    assert (await test_app.look(job)).attempt == 1
+    assert await parked(test_app) == 2
 
 
 @pytest.mark.parametrize(
@@ -123,30 +125,30 @@ async def test_dead_job_without_its_token_changes_nothing_and_is_parked(
     ],
 )
 async def test_poison_dead_letter_is_parked_and_the_next_one_is_handled(
-    world: ServiceUnderTest, fields: dict[str, Any]
+    test_app: ServiceUnderTest, fields: dict[str, Any]
 ) -> None:
-    consumer = dead_letters(world)
+    consumer = dead_letters(test_app)
     assert await consumer.handle(delivery(**({"body": b"{}"} | fields))) is AckDecision.ACK
-    assert await parked(world) == 1
+    assert await parked(test_app) == 1
     assert await consumer.handle(delivery(b"{}")) is AckDecision.ACK
 
 
-async def test_unproven_dead_letters_are_kept_up_to_a_bound(world: ServiceUnderTest) -> None:
-    consumer = dead_letters(world)
+async def test_unproven_dead_letters_are_kept_up_to_a_bound(test_app: ServiceUnderTest) -> None:
+    consumer = dead_letters(test_app)
     for _ in range(UNPROVEN_KEPT + 5):
         await consumer.handle(delivery(b"garbage"))
-    assert await parked(world) == UNPROVEN_KEPT
+    assert await parked(test_app) == UNPROVEN_KEPT
 
 
 async def test_message_of_30_megabytes_is_buried_without_being_parsed(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
     buried = Buried()
-    consumer = ResultsConsumer(world.service.reports, buried, dead_letter_exchange="dead")  # type: ignore[arg-type]
+    consumer = ResultsConsumer(test_app.service.worker_reports, buried, dead_letter_exchange="dead")  # type: ignore[arg-type]
     body = b"[" * (30 * 1024 * 1024)
     began = time.process_time()
     assert await consumer.handle(delivery(body)) is AckDecision.ACK
-    await dead_letters(world).handle(delivery(body))
+    await dead_letters(test_app).handle(delivery(body))
     assert time.process_time() - began < 0.5
     assert "too_large" in buried.messages[0].headers["x-aigen-reason"]
 

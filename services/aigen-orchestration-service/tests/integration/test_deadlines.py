@@ -19,127 +19,129 @@ from tests.support.app import ServiceUnderTest
 
 
 async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 25, "payg")
-    request = await world.submitted()
-    world.clock.advance(hours=1, seconds=1)
-    await world.sweep()
-    failed = await world.look(request)
+    await test_app.grant("user", 25, "payg")
+    request = await test_app.submitted()
+    test_app.clock.advance(hours=1, seconds=1)
+    await test_app.sweep()
+    failed = await test_app.look(request)
     assert failed.state is State.FAILED
     assert failed.failure is not None
     assert failed.failure["code"] == "dispatch_timeout"
-    await world.drain()
-    assert await world.balance() == 25
+    await test_app.drain()
+    assert await test_app.balance() == 25
 
 
 async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_attempt_is_left(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 25, "payg")
-    request = await world.submitted()
+    await test_app.grant("user", 25, "payg")
+    request = await test_app.submitted()
     for attempt in (1, 2, 3):
-        job = await world.next_job()
+        job = await test_app.next_job()
         assert job.attempt == attempt
-        world.clock.advance(minutes=5, seconds=1)
-        await world.sweep()
-        world.clock.advance(minutes=1)
-    failed = await world.look(request)
+        test_app.clock.advance(minutes=5, seconds=1)
+        await test_app.sweep()
+        test_app.clock.advance(minutes=1)
+    failed = await test_app.look(request)
     assert failed.state is State.FAILED
     assert failed.failure is not None
     assert failed.failure["code"] == "model_timeout"
-    await world.drain()
-    assert await world.balance() == 25
+    await test_app.drain()
+    assert await test_app.balance() == 25
 
 
-async def test_a_silent_final_is_given_up_after_its_own_deadline(world: ServiceUnderTest) -> None:
-    await world.select(await world.with_samples())
-    job = await world.next_job()
-    world.clock.advance(minutes=9)
-    await world.sweep()
-    assert (await world.look(job)).state is State.PROCESSING_FINAL
-    world.clock.advance(minutes=2)
-    await world.sweep()
-    again = await world.look(job)
+async def test_a_silent_final_is_given_up_after_its_own_deadline(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.select(await test_app.with_samples())
+    job = await test_app.next_job()
+    test_app.clock.advance(minutes=9)
+    await test_app.sweep()
+    assert (await test_app.look(job)).state is State.PROCESSING_FINAL
+    test_app.clock.advance(minutes=2)
+    await test_app.sweep()
+    again = await test_app.look(job)
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
 async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 25, "payg")
-    request = await world.with_samples()
-    world.clock.advance(days=27, minutes=1)
-    await world.sweep()
-    await world.sweep()
-    await world.drain()
-    assert world.notifier.types().count("generation_expiring") == 1
-    world.clock.advance(days=3)
-    await world.sweep()
-    assert (await world.look(request)).state is State.EXPIRED
-    await world.drain()
-    assert world.notifier.types()[-1] == "generation_expired"
-    assert await world.balance() == 0
+    await test_app.grant("user", 25, "payg")
+    request = await test_app.with_samples()
+    test_app.clock.advance(days=27, minutes=1)
+    await test_app.sweep()
+    await test_app.sweep()
+    await test_app.drain()
+    assert test_app.notifier.types().count("generation_expiring") == 1
+    test_app.clock.advance(days=3)
+    await test_app.sweep()
+    assert (await test_app.look(request)).state is State.EXPIRED
+    await test_app.drain()
+    assert test_app.notifier.types()[-1] == "generation_expired"
+    assert await test_app.balance() == 0
 
 
-async def test_sweepers_in_any_number_let_each_thing_happen_once(make_world) -> None:
-    worlds = [make_world() for _ in range(3)]
-    requests = [await worlds[0].submitted(f"user{n}") for n in range(20)]
-    worlds[0].clock.advance(hours=2)
-    await asyncio.gather(*(world.sweep() for world in worlds))
+async def test_sweepers_in_any_number_let_each_thing_happen_once(make_test_app) -> None:
+    test_apps = [make_test_app() for _ in range(3)]
+    requests = [await test_apps[0].submitted(f"user{n}") for n in range(20)]
+    test_apps[0].clock.advance(hours=2)
+    await asyncio.gather(*(test_app.sweep() for test_app in test_apps))
     for request in requests:
-        assert (await worlds[0].events(request)).count("deadline_passed") == 1
-    await worlds[0].check()
+        assert (await test_apps[0].events(request)).count("deadline_passed") == 1
+    await test_apps[0].check()
 
 
 async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
     from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim  # noqa: PLC0415
 
-    await world.submit(claim=IdempotencyClaim(principal="p", key="old", fingerprint="f"))
-    world.clock.advance(hours=95)
-    await world.submit("b", claim=IdempotencyClaim(principal="p", key="young", fingerprint="f"))
-    world.clock.advance(hours=2)
-    await world.sweep()
-    assert await world.service.store.answer("p", "old") is None
-    assert await world.service.store.answer("p", "young") is not None
-    world.clock.advance(hours=2)
-    await world.sweep()
+    await test_app.submit(claim=IdempotencyClaim(principal="p", key="old", fingerprint="f"))
+    test_app.clock.advance(hours=95)
+    await test_app.submit("b", claim=IdempotencyClaim(principal="p", key="young", fingerprint="f"))
+    test_app.clock.advance(hours=2)
+    await test_app.sweep()
+    assert await test_app.service.store.answer("p", "old") is None
+    assert await test_app.service.store.answer("p", "young") is not None
+    test_app.clock.advance(hours=2)
+    await test_app.sweep()
 
 
-async def test_the_timeline_is_partitioned_by_month(world: ServiceUnderTest) -> None:
-    await world.service.store.prepare_months(world.clock())
-    await world.service.store.prepare_months(world.clock() + timedelta(days=40))
-    await world.submitted()
-    partitions = await world.database.fetch(
+async def test_the_timeline_is_partitioned_by_month(test_app: ServiceUnderTest) -> None:
+    await test_app.service.store.prepare_months(test_app.clock())
+    await test_app.service.store.prepare_months(test_app.clock() + timedelta(days=40))
+    await test_app.submitted()
+    partitions = await test_app.database.fetch(
         "SELECT DISTINCT tableoid::regclass::text AS name FROM generation_events"
     )
-    assert [row["name"] for row in partitions] == [f"generation_events_{world.clock():%Y_%m}"]
+    assert [row["name"] for row in partitions] == [f"generation_events_{test_app.clock():%Y_%m}"]
 
 
 async def test_months_beside_a_backup_delay_no_write(
-    world: ServiceUnderTest, database_url: str
+    test_app: ServiceUnderTest, database_url: str
 ) -> None:
     """A backup locks every table for hours; creating a partition must neither wait long nor be
     waited for.
     """
-    await world.grant("user", plan="pro")
+    await test_app.grant("user", plan="pro")
     backup = await asyncpg.connect(database_url)
     try:
         await backup.execute("BEGIN; LOCK TABLE generation_events IN ACCESS SHARE MODE")
-        world.clock.advance(days=400)
-        world.service.entitlements.forget("user")
+        test_app.clock.advance(days=400)
+        test_app.service.entitlements.forget("user")
         async with asyncio.timeout(10):
             ready, *_ = await asyncio.gather(
-                world.service.store.prepare_months(world.clock()),
-                *(world.submit("user") for _ in range(3)),
+                test_app.service.store.prepare_months(test_app.clock()),
+                *(test_app.submit("user") for _ in range(3)),
             )
         assert ready < MONTHS_AHEAD
     finally:
         await backup.execute("ROLLBACK")
         await backup.close()
-    assert await world.service.store.prepare_months(world.clock()) == MONTHS_AHEAD + 1
+    assert await test_app.service.store.prepare_months(test_app.clock()) == MONTHS_AHEAD + 1
 
 
 async def test_service_under_a_role_that_may_not_create_works(
@@ -176,39 +178,39 @@ async def test_service_under_a_role_that_may_not_create_works(
         await admin.close()
 
 
-async def test_sweep_with_one_failing_hold_settles_the_others(world: ServiceUnderTest) -> None:
-    await world.grant("user", 1000, plan="payg")
-    world.credits.faults.extend(["after"] * 3)
-    requests = [await world.submitted() for _ in range(3)]
-    poison, hold = requests[0].holds[0].key, world.credits.hold
+async def test_sweep_with_one_failing_hold_settles_the_others(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 1000, plan="payg")
+    test_app.credits.faults.extend(["after"] * 3)
+    requests = [await test_app.submitted() for _ in range(3)]
+    poison, hold = requests[0].holds[0].key, test_app.credits.hold
 
     async def broken(asked: Reservation) -> None:
         if asked.key == poison:
             raise RuntimeError("nobody expected this")
         await hold(asked)
 
-    world.credits.hold = broken  # type: ignore[method-assign]
-    world.clock.advance(seconds=30)
-    await world.sweep()
-    assert [(await world.look(request)).state for request in requests] == [
+    test_app.credits.hold = broken  # type: ignore[method-assign]
+    test_app.clock.advance(seconds=30)
+    await test_app.sweep()
+    assert [(await test_app.look(request)).state for request in requests] == [
         State.VALIDATING_CREDITS,
         State.PENDING,
         State.PENDING,
     ]
-    world.credits.hold = hold  # type: ignore[method-assign]
-    await world.sweep()
-    await world.check(drained=False)
+    test_app.credits.hold = hold  # type: ignore[method-assign]
+    await test_app.sweep()
+    await test_app.check(drained=False)
 
 
 async def test_sweep_asks_a_hanging_credit_service_for_many_holds_at_once(
-    make_world: Callable[..., ServiceUnderTest],
+    make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
-    world = make_world(hold_timeout=0.5)
-    await world.grant("user", 1000, plan="payg")
-    world.credits.faults.extend(["after"] * 12)
+    test_app = make_test_app(hold_timeout=0.5)
+    await test_app.grant("user", 1000, plan="payg")
+    test_app.credits.faults.extend(["after"] * 12)
     for _ in range(12):
-        await world.submitted()
-    hold, asked, all_asked = world.credits.hold, 0, asyncio.Event()
+        await test_app.submitted()
+    hold, asked, all_asked = test_app.credits.hold, 0, asyncio.Event()
 
     async def hangs(_asked: Reservation) -> None:
         nonlocal asked
@@ -217,10 +219,10 @@ async def test_sweep_asks_a_hanging_credit_service_for_many_holds_at_once(
             all_asked.set()
         await all_asked.wait()
 
-    world.credits.hold = hangs  # type: ignore[method-assign]
-    world.clock.advance(seconds=30)
-    await world.sweep()
+    test_app.credits.hold = hangs  # type: ignore[method-assign]
+    test_app.clock.advance(seconds=30)
+    await test_app.sweep()
     assert asked == 12
     assert all_asked.is_set()
-    world.credits.hold = hold  # type: ignore[method-assign]
-    await world.check(drained=False)
+    test_app.credits.hold = hold  # type: ignore[method-assign]
+    await test_app.check(drained=False)

@@ -20,7 +20,7 @@ from tests.support.command_line import CommandResult, run_aigen
 from tests.support.fake_billing import KEY as BILLING_KEY
 from tests.support.fake_odoo import DATABASE, KEY, LOGIN
 from tests.support.processes import free_port, process, wait_ready
-from tests.support.services import RABBITMQ, own_names
+from tests.support.services import RABBITMQ, unique_names
 
 Examine = Callable[..., Awaitable[dict[str, CheckResult]]]
 SECRET = "a-secret-that-nobody-sees"
@@ -160,7 +160,7 @@ async def test_doctor_broker_out_of_reach_names_the_remedy(
 async def test_doctor_broker_without_queues_names_each(examined: Examine) -> None:
     names = {
         name.removeprefix("AIGEN_").lower(): value
-        for name, value in own_names("aigen.doctor").items()
+        for name, value in unique_names("aigen.doctor").items()
     }
     results = await examined(engine_url=RABBITMQ, notify_url=RABBITMQ, **names)
     assert results["engine"].ok

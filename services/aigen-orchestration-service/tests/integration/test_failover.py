@@ -13,20 +13,20 @@ from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.migrations import migrate
 from tests.support.app import ServiceUnderTest
-from tests.support.servers import OwnPostgres, StandbyPostgres, primary_and_standby
+from tests.support.servers import PostgresServer, StandbyPostgres, primary_and_standby
 
 BACK_SECONDS = 15.0
 
 
 @pytest.fixture
-async def servers() -> AsyncIterator[tuple[OwnPostgres, StandbyPostgres]]:
+async def servers() -> AsyncIterator[tuple[PostgresServer, StandbyPostgres]]:
     async with primary_and_standby() as both:
         yield both
 
 
 @pytest.fixture
-async def world(
-    servers: tuple[OwnPostgres, StandbyPostgres], settings: Settings
+async def test_app(
+    servers: tuple[PostgresServer, StandbyPostgres], settings: Settings
 ) -> AsyncIterator[ServiceUnderTest]:
     primary, standby = servers
     url = f"postgresql://postgres@{primary.address},{standby.address}/postgres"
@@ -37,12 +37,15 @@ async def world(
 
 
 async def accepted_over(
-    world: ServiceUnderTest, accepted: list[UUID], stop: asyncio.Event, unexpected: list[Exception]
+    test_app: ServiceUnderTest,
+    accepted: list[UUID],
+    stop: asyncio.Event,
+    unexpected: list[Exception],
 ) -> None:
     """Submit until told to stop; remember what was accepted, and every error that is not a 503."""
     while not stop.is_set():
         try:
-            reply = await world.submit("user")
+            reply = await test_app.submit("user")
         except errors.ServiceUnavailableError:
             await asyncio.sleep(0.05)
         except Exception as error:  # noqa: BLE001 - asserted by the test
@@ -65,16 +68,18 @@ async def has_come_back(accepted: list[UUID]) -> float:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["killed", "demoted"])
 async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
-    servers: tuple[OwnPostgres, StandbyPostgres], world: ServiceUnderTest, how: str
+    servers: tuple[PostgresServer, StandbyPostgres], test_app: ServiceUnderTest, how: str
 ) -> None:
     primary, standby = servers
-    await world.grant("user", 10_000_000, plan="payg")
+    await test_app.grant("user", 10_000_000, plan="payg")
     accepted: list[UUID] = []
     unexpected: list[Exception] = []
     stop = asyncio.Event()
-    load = [asyncio.create_task(accepted_over(world, accepted, stop, unexpected)) for _ in range(8)]
+    load = [
+        asyncio.create_task(accepted_over(test_app, accepted, stop, unexpected)) for _ in range(8)
+    ]
     await has_come_back(accepted)
-    assert (await world.service.checks())["database"]["ok"]
+    assert (await test_app.service.health.checks())["database"]["ok"]
     if how == "killed":
         await primary.kill()
     else:  # its connections stay open, and every write over them is refused
@@ -86,18 +91,20 @@ async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
     await asyncio.gather(*load)
     assert seconds <= BACK_SECONDS
     assert unexpected == []
-    assert (await world.service.checks())["database"]["ok"]
-    stored = {row["id"] for row in await world.database.fetch("SELECT id FROM generation_requests")}
+    assert (await test_app.service.health.checks())["database"]["ok"]
+    stored = {
+        row["id"] for row in await test_app.database.fetch("SELECT id FROM generation_requests")
+    }
     assert set(accepted) <= stored
     assert len(accepted) == len(set(accepted))
-    await world.check(drained=False)
+    await test_app.check(drained=False)
 
 
-async def test_ready_on_a_server_that_takes_no_writes_says_so(world: ServiceUnderTest) -> None:
-    await world.database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-    await world.database.execute("SELECT pg_reload_conf()")
+async def test_ready_on_a_server_that_takes_no_writes_says_so(test_app: ServiceUnderTest) -> None:
+    await test_app.database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    await test_app.database.execute("SELECT pg_reload_conf()")
     async with asyncio.timeout(10):
-        while (await world.service.checks())["database"]["ok"]:
+        while (await test_app.service.health.checks())["database"]["ok"]:
             await asyncio.sleep(0.05)
     with pytest.raises(errors.ServiceUnavailableError):
-        await world.submit("user")
+        await test_app.submit("user")

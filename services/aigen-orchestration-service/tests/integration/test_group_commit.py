@@ -20,7 +20,7 @@ def claim(key: str) -> IdempotencyClaim:
     return IdempotencyClaim(principal="service", key=key, fingerprint=f"body of {key}")
 
 
-class Gate:
+class HeldWriter:
     """Holds a batcher's writer until everything that is to be written together waits; records the
     batches.
     """
@@ -44,20 +44,20 @@ class Gate:
 
 
 async def submit_in_one_batch(
-    world: ServiceUnderTest, *calls: Any
+    test_app: ServiceUnderTest, *calls: Any
 ) -> list[ActionResult | BaseException]:
     """The outcome of calls whose changes are written by one statement."""
-    await world.grant("filler", plan="enterprise")
-    gate = Gate(world.service.writer._group)  # noqa: SLF001
-    writer = asyncio.create_task(world.submit("filler"))
-    while not world.service.writer._group._writing or world.service.writer._group._waiting:  # noqa: SLF001
+    await test_app.grant("filler", plan="enterprise")
+    held_writer = HeldWriter(test_app.service.writer._group)  # noqa: SLF001
+    writer = asyncio.create_task(test_app.submit("filler"))
+    while not test_app.service.writer._group._writing or test_app.service.writer._group._waiting:  # noqa: SLF001
         await asyncio.sleep(0)
     tasks = [asyncio.create_task(call) for call in calls]
-    await gate.waiting(len(tasks))
-    gate.opened.set()
+    await held_writer.waiting(len(tasks))
+    held_writer.opened.set()
     await writer
     found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert max(gate.batches) == len(tasks)
+    assert max(held_writer.batches) == len(tasks)
     return found
 
 
@@ -69,103 +69,103 @@ def statuses(found: Sequence[ActionResult | BaseException]) -> list[int | type]:
 
 @pytest.mark.parametrize("ledger_here", [True, False])
 async def test_create_beside_a_used_key_and_a_used_up_allowance_is_accepted_once(
-    make_world: Callable[..., ServiceUnderTest], ledger_here: bool
+    make_test_app: Callable[..., ServiceUnderTest], ledger_here: bool
 ) -> None:
-    world = make_world(ledger_here=ledger_here, free_generations=2)
-    await world.grant("payer", 10_000, plan="payg")
-    await world.grant("pro", plan="pro")
-    await world.submit("free", claim=claim("first"))
+    test_app = make_test_app(ledger_here=ledger_here, free_generations=2)
+    await test_app.grant("payer", 10_000, plan="payg")
+    await test_app.grant("pro", plan="pro")
+    await test_app.submit("free", claim=claim("first"))
     found = await submit_in_one_batch(
-        world,
-        world.submit("payer", claim=claim("payer")),
-        world.submit("pro"),
-        world.submit("free", claim=claim("first")),
-        world.submit("free", claim=claim("second")),
-        world.submit("free", claim=claim("third")),
+        test_app,
+        test_app.submit("payer", claim=claim("payer")),
+        test_app.submit("pro"),
+        test_app.submit("free", claim=claim("first")),
+        test_app.submit("free", claim=claim("second")),
+        test_app.submit("free", claim=claim("third")),
     )
     assert statuses(found)[:3] == [202, 202, 202]
     assert sorted(map(str, statuses(found)[3:])) == ["202", str(errors.FreeQuotaExhaustedError)]
-    stored = await world.database.fetch(
+    stored = await test_app.database.fetch(
         "SELECT user_id, count(*) FROM generation_requests WHERE user_id <> 'filler' GROUP BY 1"
         " ORDER BY 1"
     )
     assert [tuple(row) for row in stored] == [("free", 2), ("payer", 1), ("pro", 1)]
-    assert await world.balance("payer") == 10_000 - 25
-    await world.check()
+    assert await test_app.balance("payer") == 10_000 - 25
+    await test_app.check()
 
 
 async def test_used_keys_do_not_break_a_batch_apart(
-    make_world: Callable[..., ServiceUnderTest],
+    make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
-    world = make_world(ledger_here=True)
-    await world.grant("pro", plan="pro")
-    await world.submit("pro", claim=claim("used"))
+    test_app = make_test_app(ledger_here=True)
+    await test_app.grant("pro", plan="pro")
+    await test_app.submit("pro", claim=claim("used"))
     statements = 0
-    fetch = world.service.write_connection.fetch
+    fetch = test_app.service.write_connection.fetch
 
     async def counted(statement: str, *arguments: Any) -> Any:
         nonlocal statements
         statements += "INSERT INTO generation_requests" in statement
         return await fetch(statement, *arguments)
 
-    world.service.write_connection.fetch = counted  # type: ignore[method-assign]
-    calls = [world.submit("pro", claim=claim(f"key {n}")) for n in range(20)]
-    found = await submit_in_one_batch(world, *calls, world.submit("pro", claim=claim("used")))
+    test_app.service.write_connection.fetch = counted  # type: ignore[method-assign]
+    calls = [test_app.submit("pro", claim=claim(f"key {n}")) for n in range(20)]
+    found = await submit_in_one_batch(test_app, *calls, test_app.submit("pro", claim=claim("used")))
     assert statuses(found) == [202] * 21
     assert sum(reply.stored is not None for reply in found if isinstance(reply, ActionResult)) == 1
     assert statements == 2  # the writer's own and one for all the others
-    await world.check()
+    await test_app.check()
 
 
 async def test_move_with_a_key_of_another_request_is_refused_and_charges_nothing(
-    make_world: Callable[..., ServiceUnderTest],
+    make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
-    world = make_world(ledger_here=True)
-    await world.grant("user", 10_000, plan="payg")
-    await world.submit("user", claim=claim("used"))
-    request = await world.with_samples("user")
-    before = await world.balance()
+    test_app = make_test_app(ledger_here=True)
+    await test_app.grant("user", 10_000, plan="payg")
+    await test_app.submit("user", claim=claim("used"))
+    request = await test_app.with_samples("user")
+    before = await test_app.balance()
     other = IdempotencyClaim(principal="service", key="used", fingerprint="another body")
     with pytest.raises(errors.IdempotencyKeyReusedError):
-        await world.select(request, caller=Caller(name="service", claim=other))
-    assert await world.balance() == before
-    assert (await world.look(request)).selected_sample_id is None
-    await world.check()
+        await test_app.select(request, caller=Caller(name="service", claim=other))
+    assert await test_app.balance() == before
+    assert (await test_app.look(request)).selected_sample_id is None
+    await test_app.check()
 
 
 async def test_credit_service_that_raises_the_unexpected_leaves_the_create_accepted(
-    make_world: Callable[..., ServiceUnderTest],
+    make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
-    world = make_world()
-    await world.grant("user", 10_000, plan="payg")
-    hold = world.credits.hold
+    test_app = make_test_app()
+    await test_app.grant("user", 10_000, plan="payg")
+    hold = test_app.credits.hold
 
     async def broken(asked: Any) -> None:
         raise RuntimeError("nobody expected this")
 
-    world.credits.hold = broken  # type: ignore[method-assign]
-    reply = await world.submit("user", claim=claim("key"))
-    again = await world.submit("user", claim=claim("key"))
+    test_app.credits.hold = broken  # type: ignore[method-assign]
+    reply = await test_app.submit("user", claim=claim("key"))
+    again = await test_app.submit("user", claim=claim("key"))
     assert (reply.answer.status, again.answer.status) == (202, 202)
     assert again.stored is not None
-    world.credits.hold = hold  # type: ignore[method-assign]
-    world.clock.advance(seconds=30)
-    await world.sweep()
+    test_app.credits.hold = hold  # type: ignore[method-assign]
+    test_app.clock.advance(seconds=30)
+    await test_app.sweep()
     assert reply.request is not None
-    assert (await world.look(reply.request)).state == "PENDING"
-    assert await world.balance() == 10_000 - 25
-    await world.check()
+    assert (await test_app.look(reply.request)).state == "PENDING"
+    assert await test_app.balance() == 10_000 - 25
+    await test_app.check()
 
 
-async def test_fault_after_the_commit_is_not_the_callers(world: ServiceUnderTest) -> None:
-    await world.grant("user", plan="pro")
-    runner = world.service.runner
+async def test_fault_after_the_commit_is_not_the_callers(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", plan="pro")
+    runner = test_app.service.runner
 
     def broken(change: StateChange) -> None:
         raise RuntimeError("a counter broke")
 
     runner._on_committed = broken  # noqa: SLF001
-    assert (await world.submit("user")).answer.status == 202
+    assert (await test_app.submit("user")).answer.status == 202
 
 
 async def test_batcher_with_more_busy_keys_than_a_batch_holds_serves_every_key_in_turn() -> None:

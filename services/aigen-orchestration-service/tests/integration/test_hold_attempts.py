@@ -17,21 +17,21 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
-async def _exact(world: ServiceUnderTest):
+async def _exact(test_app: ServiceUnderTest):
     yield
-    await world.check()
+    await test_app.check()
 
 
-async def refused_once(world: ServiceUnderTest) -> GenerationRequest:
+async def refused_once(test_app: ServiceUnderTest) -> GenerationRequest:
     """A request whose final has been asked for and refused for lack of credits, half a minute
     ago.
     """
-    await world.grant("user", 25, plan="payg")
-    request = await world.with_samples("user")
+    await test_app.grant("user", 25, plan="payg")
+    request = await test_app.with_samples("user")
     with pytest.raises(errors.InsufficientCreditsError):
-        await world.select(request)
-    world.clock.advance(seconds=30)
-    return await world.look(request)
+        await test_app.select(request)
+    test_app.clock.advance(seconds=30)
+    return await test_app.look(request)
 
 
 def finals(request: GenerationRequest) -> list[tuple[str, HoldState]]:
@@ -45,12 +45,12 @@ class Answers:
     their order.
     """
 
-    def __init__(self, world: ServiceUnderTest) -> None:
+    def __init__(self, test_app: ServiceUnderTest) -> None:
         self.asked: list[str] = []
         self.gates: list[asyncio.Event] = []
         self.refuse: set[int] = set()
-        self._hold = world.credits.hold
-        world.credits.hold = self.hold  # type: ignore[method-assign]
+        self._hold = test_app.credits.hold
+        test_app.credits.hold = self.hold  # type: ignore[method-assign]
 
     async def hold(self, reservation: Any) -> None:
         number = len(self.asked)
@@ -66,112 +66,123 @@ class Answers:
             await asyncio.sleep(0)
 
 
-async def test_select_again_after_a_refusal_asks_under_a_new_key(world: ServiceUnderTest) -> None:
-    request = await refused_once(world)
-    await world.grant("user", 500)
-    await world.select(request)
-    after = await world.look(request)
+async def test_select_again_after_a_refusal_asks_under_a_new_key(
+    test_app: ServiceUnderTest,
+) -> None:
+    request = await refused_once(test_app)
+    await test_app.grant("user", 500)
+    await test_app.select(request)
+    after = await test_app.look(request)
     assert finals(after) == [("1", HoldState.REFUSED), ("2", HoldState.HELD)]
-    await world.deliver(await world.next_job())
-    await world.drain()
-    assert await world.balance() == 400
+    await test_app.deliver(await test_app.next_job())
+    await test_app.drain()
+    assert await test_app.balance() == 400
 
 
-async def test_sweeper_leaves_a_second_asking_its_own_grace_period(world: ServiceUnderTest) -> None:
-    request = await refused_once(world)
-    await world.grant("user", 500)
-    answers = Answers(world)
-    again = asyncio.create_task(world.select(request))
+async def test_sweeper_leaves_a_second_asking_its_own_grace_period(
+    test_app: ServiceUnderTest,
+) -> None:
+    request = await refused_once(test_app)
+    await test_app.grant("user", 500)
+    answers = Answers(test_app)
+    again = asyncio.create_task(test_app.select(request))
     await answers.are(1)
-    await world.sweep()
+    await test_app.sweep()
     assert len(answers.asked) == 1
     answers.gates[0].set()
     assert (await again).answer.status == 202
 
 
 async def test_late_refusal_of_the_first_asking_leaves_the_second_untouched(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 25, plan="payg")
-    request = await world.with_samples("user")
-    answers = Answers(world)
+    await test_app.grant("user", 25, plan="payg")
+    request = await test_app.with_samples("user")
+    answers = Answers(test_app)
     answers.refuse = {0, 1}
-    first = asyncio.create_task(world.select(request))
+    first = asyncio.create_task(test_app.select(request))
     await answers.are(1)
-    world.clock.advance(seconds=30)
-    sweep = asyncio.create_task(world.sweep())  # asks beside the caller, under the same key
+    test_app.clock.advance(seconds=30)
+    sweep = asyncio.create_task(test_app.sweep())  # asks beside the caller, under the same key
     await answers.are(2)
     answers.gates[0].set()
     with pytest.raises(errors.InsufficientCreditsError):
         await first
-    await world.grant("user", 500)
-    second = asyncio.create_task(world.select(request))
+    await test_app.grant("user", 500)
+    second = asyncio.create_task(test_app.select(request))
     await answers.are(3)
     answers.gates[1].set()  # the late refusal arrives while the second asking is being placed
     await sweep
-    assert finals(await world.look(request)) == [("1", HoldState.REFUSED), ("2", HoldState.PLACING)]
+    assert finals(await test_app.look(request)) == [
+        ("1", HoldState.REFUSED),
+        ("2", HoldState.PLACING),
+    ]
     answers.gates[2].set()
     assert (await second).answer.status == 202
-    after = await world.look(request)
+    after = await test_app.look(request)
     assert (after.state, finals(after)[1]) == (State.PENDING, ("2", HoldState.HELD))
     assert len(set(answers.asked)) == 2
 
 
-async def test_late_acceptance_of_a_refused_asking_is_given_back(world: ServiceUnderTest) -> None:
-    await world.grant("user", 25, plan="payg")
-    request = await world.with_samples("user")
-    answers = Answers(world)
+async def test_late_acceptance_of_a_refused_asking_is_given_back(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.grant("user", 25, plan="payg")
+    request = await test_app.with_samples("user")
+    answers = Answers(test_app)
     answers.refuse = {0}
-    first = asyncio.create_task(world.select(request))
+    first = asyncio.create_task(test_app.select(request))
     await answers.are(1)
-    world.clock.advance(seconds=30)
-    sweep = asyncio.create_task(world.sweep())
+    test_app.clock.advance(seconds=30)
+    sweep = asyncio.create_task(test_app.sweep())
     await answers.are(2)
     answers.gates[0].set()
     with pytest.raises(errors.InsufficientCreditsError):
         await first
-    await world.grant("user", 500)
+    await test_app.grant("user", 500)
     answers.gates[1].set()
     await sweep
-    assert await world.balance() == 400  # the credit service holds it, and a release is queued
-    await world.drain()
-    assert await world.balance() == 500
-    assert finals(await world.look(request)) == [("1", HoldState.REFUSED)]
-    assert "credits_released_late" in await world.events(request)
+    assert await test_app.balance() == 400  # the credit service holds it, and a release is queued
+    await test_app.drain()
+    assert await test_app.balance() == 500
+    assert finals(await test_app.look(request)) == [("1", HoldState.REFUSED)]
+    assert "credits_released_late" in await test_app.events(request)
 
 
 async def test_reconciliation_posts_nothing_for_a_hold_that_has_changed_since(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 500, plan="payg")
-    request = await world.submitted("user")
-    comparison = world.service.reconciliation._comparison  # noqa: SLF001
+    await test_app.grant("user", 500, plan="payg")
+    request = await test_app.submitted("user")
+    comparison = test_app.service.reconciliation._comparison  # noqa: SLF001
     [booked] = await comparison.by_keys([request.holds[0].key])
-    await world.cancel(request)
+    await test_app.cancel(request)
     assert not await comparison.post(
-        "credits.capture", booked.reservation(), booked, by="test", now=world.clock()
+        "credits.capture", booked.reservation(), booked, by="test", now=test_app.clock()
     )
 
 
-async def test_reconcile_apply_beside_a_new_asking_charges_it_once(world: ServiceUnderTest) -> None:
-    request = await refused_once(world)
-    await world.grant("user", 1000)
+async def test_reconcile_apply_beside_a_new_asking_charges_it_once(
+    test_app: ServiceUnderTest,
+) -> None:
+    request = await refused_once(test_app)
+    await test_app.grant("user", 1000)
     key = request.holds[-1].key
-    assert await Ledger(world.database).hold(
+    assert await Ledger(test_app.database).hold(
         key, user_id="user", amount=100, action="standard_generation"
     )
-    world.clock.advance(minutes=5)
-    comparison = world.service.reconciliation._comparison  # noqa: SLF001
+    test_app.clock.advance(minutes=5)
+    comparison = test_app.service.reconciliation._comparison  # noqa: SLF001
     post = comparison.post
 
     async def beside(*args: Any, **options: Any) -> bool:
-        await world.select(request)
+        await test_app.select(request)
         return await post(*args, **options)
 
     comparison.post = beside  # type: ignore[method-assign]
-    await world.service.reconciliation.run(LONG_AGO, apply=True)
-    await world.drain()
-    await world.deliver(await world.next_job())
-    await world.drain()
-    after = await world.look(request)
-    assert (after.state, await world.balance()) == (State.COMPLETED, 900)
+    await test_app.service.reconciliation.run(LONG_AGO, apply=True)
+    await test_app.drain()
+    await test_app.deliver(await test_app.next_job())
+    await test_app.drain()
+    after = await test_app.look(request)
+    assert (after.state, await test_app.balance()) == (State.COMPLETED, 900)

@@ -8,7 +8,9 @@ from creativeflow.services.aigeneration.bootstrap.adapters import CONNECTIONS
 from tests.support.app import ServiceUnderTest
 
 
-async def test_a_connection_is_kept_between_calls_but_not_for_long(world: ServiceUnderTest) -> None:
+async def test_a_connection_is_kept_between_calls_but_not_for_long(
+    test_app: ServiceUnderTest,
+) -> None:
     came = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -21,10 +23,10 @@ async def test_a_connection_is_kept_between_calls_but_not_for_long(world: Servic
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         for _ in range(2):
-            await world.service.http.get(url)
+            await test_app.service.http.get(url)
         assert came == 1
         assert CONNECTIONS.keepalive_expiry is not None
         await asyncio.sleep(CONNECTIONS.keepalive_expiry + 0.1)
-        await world.service.http.get(url)
+        await test_app.service.http.get(url)
         assert came == 2
-        await world.service.http.aclose()
+        await test_app.service.http.aclose()

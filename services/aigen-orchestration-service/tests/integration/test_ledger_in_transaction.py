@@ -25,19 +25,19 @@ OWED = "SELECT topic FROM outbox ORDER BY id"
 
 
 @pytest.fixture
-def world(make_world: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
-    return make_world(ledger_here=True)
+def test_app(make_test_app: Callable[..., ServiceUnderTest]) -> ServiceUnderTest:
+    return make_test_app(ledger_here=True)
 
 
 @pytest.fixture(autouse=True)
-async def _exact(world: ServiceUnderTest):
+async def _exact(test_app: ServiceUnderTest):
     yield
-    await world.check()
+    await test_app.check()
 
 
-async def chosen(world: ServiceUnderTest, *requests: GenerationRequest) -> list[StateChange]:
+async def chosen(test_app: ServiceUnderTest, *requests: GenerationRequest) -> list[StateChange]:
     """Choices of the first sample, made but not written."""
-    runner = world.service.runner
+    runner = test_app.service.runner
     write, kept = runner.store.write, []
 
     async def keep(change: StateChange) -> WriteResult:
@@ -47,7 +47,7 @@ async def chosen(world: ServiceUnderTest, *requests: GenerationRequest) -> list[
     runner.store.write = keep
     try:
         for request in requests:
-            await world.select(request)
+            await test_app.select(request)
     finally:
         runner.store.write = write
         runner.cache.clear()
@@ -55,135 +55,141 @@ async def chosen(world: ServiceUnderTest, *requests: GenerationRequest) -> list[
     return kept
 
 
-async def owed(world: ServiceUnderTest) -> list[str]:
-    return [row["topic"] for row in await world.database.fetch(OWED)]
+async def owed(test_app: ServiceUnderTest) -> list[str]:
+    return [row["topic"] for row in await test_app.database.fetch(OWED)]
 
 
-async def test_a_request_takes_its_credits_with_its_first_write(world: ServiceUnderTest) -> None:
-    await world.grant("user", 100, "payg")
-    request = await world.submitted()
+async def test_a_request_takes_its_credits_with_its_first_write(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 100, "payg")
+    request = await test_app.submitted()
     assert (request.state, request.version) == (State.PENDING, 1)
-    assert [hold.state for hold in (await world.look(request)).holds] == [HoldState.HELD]
-    assert await world.balance() == 75
-    assert await world.events(request) == ["submitted", "credits_held"]
-    assert (await world.timeline(request))[1]["data"] == {
+    assert [hold.state for hold in (await test_app.look(request)).holds] == [HoldState.HELD]
+    assert await test_app.balance() == 75
+    assert await test_app.events(request) == ["submitted", "credits_held"]
+    assert (await test_app.timeline(request))[1]["data"] == {
         "hold": f"{request.id}:samples:1:1",
         "credits": "0.25",
     }
 
 
 async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 125, "payg")
-    request = await world.with_samples()
-    assert (await world.events(request))[-2:] == ["samples_delivered", "credits_captured"]
-    assert not any(topic.startswith("credits.") for topic in await owed(world))
-    await world.select(request)
-    assert await world.balance() == 0
-    done = await world.deliver(await world.next_job())
-    assert (await world.events(request))[-2:] == ["final_delivered", "credits_captured"]
+    await test_app.grant("user", 125, "payg")
+    request = await test_app.with_samples()
+    assert (await test_app.events(request))[-2:] == ["samples_delivered", "credits_captured"]
+    assert not any(topic.startswith("credits.") for topic in await owed(test_app))
+    await test_app.select(request)
+    assert await test_app.balance() == 0
+    done = await test_app.deliver(await test_app.next_job())
+    assert (await test_app.events(request))[-2:] == ["final_delivered", "credits_captured"]
     assert {hold.state for hold in done.holds} == {HoldState.CAPTURED}
-    assert await world.database.fetchval("SELECT count(*) FROM holds WHERE settled_at IS NULL") == 0
     assert (
-        await world.database.fetchval(
+        await test_app.database.fetchval("SELECT count(*) FROM holds WHERE settled_at IS NULL") == 0
+    )
+    assert (
+        await test_app.database.fetchval(
             "SELECT sum(amount) FROM credit_entries WHERE account = 'revenue'"
         )
         == 125
     )
 
 
-async def test_a_choice_is_one_move_that_takes_its_credits(world: ServiceUnderTest) -> None:
-    await world.grant("user", 125, "payg")
-    request = await world.with_samples()
-    after = (await world.select(request)).request
+async def test_a_choice_is_one_move_that_takes_its_credits(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 125, "payg")
+    request = await test_app.with_samples()
+    after = (await test_app.select(request)).request
     assert after is not None
     assert (after.state, after.version) == (State.PENDING, request.version + 1)
-    told = await world.events(request)
+    told = await test_app.events(request)
     assert told[told.index("credits_captured") + 1 :][-2:] == ["sample_selected", "credits_held"]
 
 
-async def test_without_enough_credits_it_is_refused_as_everywhere(world: ServiceUnderTest) -> None:
-    await world.grant("user", 24, "payg")
+async def test_without_enough_credits_it_is_refused_as_everywhere(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.grant("user", 24, "payg")
     claim = IdempotencyClaim(principal="user", key="key", fingerprint="same")
     with pytest.raises(errors.InsufficientCreditsError, match=r"0\.25"):
-        await world.submit(claim=claim)
-    assert (await world.submit(claim=claim)).answer.status == 402
-    assert await world.balance() == 24
-    await world.drain()
-    assert world.notifier.types() == ["generation_failed"]
+        await test_app.submit(claim=claim)
+    assert (await test_app.submit(claim=claim)).answer.status == 402
+    assert await test_app.balance() == 24
+    await test_app.drain()
+    assert test_app.notifier.types() == ["generation_failed"]
 
 
-async def test_a_refused_choice_can_be_made_again_after_a_top_up(world: ServiceUnderTest) -> None:
-    await world.grant("user", 124, "payg")
-    request = await world.with_samples()
+async def test_a_refused_choice_can_be_made_again_after_a_top_up(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.grant("user", 124, "payg")
+    request = await test_app.with_samples()
     with pytest.raises(errors.InsufficientCreditsError):
-        await world.select(request)
-    assert (await world.look(request)).state is State.AWAITING_SELECTION
-    await world.grant("user", 1)
-    await world.select(request, 2)
-    done = await world.deliver(await world.next_job())
-    assert (done.state, await world.balance()) == (State.COMPLETED, 0)
+        await test_app.select(request)
+    assert (await test_app.look(request)).state is State.AWAITING_SELECTION
+    await test_app.grant("user", 1)
+    await test_app.select(request, 2)
+    done = await test_app.deliver(await test_app.next_job())
+    assert (done.state, await test_app.balance()) == (State.COMPLETED, 0)
 
 
-async def test_what_is_cancelled_is_given_back(world: ServiceUnderTest) -> None:
-    await world.grant("user", 25, "payg")
-    await world.cancel(await world.submitted())
-    assert await owed(world) == ["credits.release", "notification.send"]
-    await world.drain()
-    assert await world.balance() == 25
+async def test_what_is_cancelled_is_given_back(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 25, "payg")
+    await test_app.cancel(await test_app.submitted())
+    assert await owed(test_app) == ["credits.release", "notification.send"]
+    await test_app.drain()
+    assert await test_app.balance() == 25
 
 
 async def test_of_many_at_once_as_many_begin_as_there_are_credits_for(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 25 * 7, "payg")
-    found = await asyncio.gather(*(world.submit() for _ in range(30)), return_exceptions=True)
+    await test_app.grant("user", 25 * 7, "payg")
+    found = await asyncio.gather(*(test_app.submit() for _ in range(30)), return_exceptions=True)
     assert sum(isinstance(one, errors.InsufficientCreditsError) for one in found) == 23
     assert sum(not isinstance(one, Exception) for one in found) == 7
-    assert await world.balance() == 0
+    assert await test_app.balance() == 0
 
 
-async def test_one_user_takes_several_in_one_statement_or_none(world: ServiceUnderTest) -> None:
-    await world.grant("user", 2 * 25 + 150, "payg")
-    requests = [await world.with_samples(), await world.with_samples()]
-    changes = await chosen(world, *requests)
-    assert await world.service.store.write_moves(changes) == [False, False]
-    assert await world.balance() == 150
-    await world.grant("user", 50)
-    assert await world.service.store.write_moves(changes) == [True, True]
-    assert await world.balance() == 0
+async def test_one_user_takes_several_in_one_statement_or_none(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 2 * 25 + 150, "payg")
+    requests = [await test_app.with_samples(), await test_app.with_samples()]
+    changes = await chosen(test_app, *requests)
+    assert await test_app.service.store.write_moves(changes) == [False, False]
+    assert await test_app.balance() == 150
+    await test_app.grant("user", 50)
+    assert await test_app.service.store.write_moves(changes) == [True, True]
+    assert await test_app.balance() == 0
 
 
 async def test_a_choice_that_somebody_else_was_faster_with_takes_nothing(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 225, "payg")
-    request = await world.with_samples()
-    [change] = await chosen(world, request)
-    await world.cancel(request)
-    assert await world.service.store.write(change) is WriteResult.SUPERSEDED
-    assert await world.balance() == 200
+    await test_app.grant("user", 225, "payg")
+    request = await test_app.with_samples()
+    [change] = await chosen(test_app, request)
+    await test_app.cancel(request)
+    assert await test_app.service.store.write(change) is WriteResult.SUPERSEDED
+    assert await test_app.balance() == 200
 
 
-async def test_a_taking_beside_other_moves_of_one_statement(world: ServiceUnderTest) -> None:
-    await world.grant("user", 25 + 25 + 100, "payg")
-    request, other = await world.with_samples(), await world.submitted()
-    [change] = await chosen(world, request)
-    job = await world.next_job()
-    other = await world.look(other)
-    runner = world.service.runner
+async def test_a_taking_beside_other_moves_of_one_statement(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 25 + 25 + 100, "payg")
+    request, other = await test_app.with_samples(), await test_app.submitted()
+    [change] = await chosen(test_app, request)
+    job = await test_app.next_job()
+    other = await test_app.look(other)
+    runner = test_app.service.runner
     delivered = runner.apply(
         other,
         SamplesDelivered(
             samples=tuple(four_samples(job)), sample_failures=(), ai_model_used="standard"
         ),
     )
-    assert await world.service.store.write_moves([change, delivered]) == [True, True]
-    assert await world.balance() == 0
-    assert (await world.look(other)).holds[0].state is HoldState.CAPTURED
+    assert await test_app.service.store.write_moves([change, delivered]) == [True, True]
+    assert await test_app.balance() == 0
+    assert (await test_app.look(other)).holds[0].state is HoldState.CAPTURED
     assert (
-        await world.database.fetchval(
+        await test_app.database.fetchval(
             "SELECT sum(amount) FROM credit_entries WHERE account = 'revenue'"
         )
         == 50
@@ -191,17 +197,17 @@ async def test_a_taking_beside_other_moves_of_one_statement(world: ServiceUnderT
 
 
 async def test_takings_and_other_moves_lock_requests_in_one_order(
-    world: ServiceUnderTest, database_url: str
+    test_app: ServiceUnderTest, database_url: str
 ) -> None:
     requests = []
     for number in range(3):  # the users' order is not the requests'
-        await world.grant(f"user-{9 - number}", 125, "payg")
-        requests.append(await world.with_samples(f"user-{9 - number}"))
-    runner = world.service.runner
-    first, _, last = await chosen(world, *requests)
+        await test_app.grant(f"user-{9 - number}", 125, "payg")
+        requests.append(await test_app.with_samples(f"user-{9 - number}"))
+    runner = test_app.service.runner
+    first, _, last = await chosen(test_app, *requests)
     ended = [runner.apply(one, CancelRequested(data={"by": "test"})) for one in requests]
     ending, mixed = await both_held_up(
-        world,
+        test_app,
         database_url,
         requests[1],
         runner.store.write_moves(ended[1:]),
@@ -209,75 +215,79 @@ async def test_takings_and_other_moves_lock_requests_in_one_order(
     )
     assert mixed[2] is True
     assert [ending[0] != mixed[1], ending[1] != mixed[0]] == [True, True]
-    assert await deadlocks(world) == 0
+    assert await deadlocks(test_app) == 0
 
 
 async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
     """A hold that another credit service gave, before the setting was changed."""
-    await world.grant("user", 25, "payg")
-    request = await world.submitted()
-    job = await world.next_job()
-    await world.database.execute("ALTER TABLE credit_entries DISABLE TRIGGER ALL")
-    await world.database.execute("DELETE FROM credit_entries WHERE operation LIKE 'hold:%'")
-    await world.database.execute("UPDATE credit_accounts SET balance = 25")
-    await world.database.execute("ALTER TABLE credit_entries ENABLE TRIGGER ALL")
-    await world.deliver(job)
-    assert (await world.look(request)).holds[0].state is HoldState.CAPTURED
-    assert "credits.capture" in await owed(world)
-    await world.service.relay.step()
-    [message] = await world.service.outbox.list_open(parked_only=True, most=10)
+    await test_app.grant("user", 25, "payg")
+    request = await test_app.submitted()
+    job = await test_app.next_job()
+    await test_app.database.execute("ALTER TABLE credit_entries DISABLE TRIGGER ALL")
+    await test_app.database.execute("DELETE FROM credit_entries WHERE operation LIKE 'hold:%'")
+    await test_app.database.execute("UPDATE credit_accounts SET balance = 25")
+    await test_app.database.execute("ALTER TABLE credit_entries ENABLE TRIGGER ALL")
+    await test_app.deliver(job)
+    assert (await test_app.look(request)).holds[0].state is HoldState.CAPTURED
+    assert "credits.capture" in await owed(test_app)
+    await test_app.service.relay.step()
+    [message] = await test_app.service.outbox.list_open(parked_only=True, most=10)
     assert message["topic"] == "credits.capture"
-    await Ledger(world.database).hold(
+    await Ledger(test_app.database).hold(
         f"{request.id}:samples:1:1", user_id="user", amount=25, action="sample_generation"
     )
-    await world.service.outbox.replay(message["id"], by="test", now=world.clock())
+    await test_app.service.outbox.replay(message["id"], by="test", now=test_app.clock())
 
 
-async def test_a_key_that_the_ledger_knows_is_not_taken_again(world: ServiceUnderTest) -> None:
-    await world.grant("user", 225, "payg")
-    request = await world.with_samples()
+async def test_a_key_that_the_ledger_knows_is_not_taken_again(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 225, "payg")
+    request = await test_app.with_samples()
     key = f"{request.id}:final:1:1"
-    await Ledger(world.database).hold(key, user_id="user", amount=100, action="standard_generation")
-    [change] = await chosen(world, request)
-    assert await world.service.store.write(change) is WriteResult.NOT_TAKEN
-    await world.select(request)
-    assert await world.balance() == 100
-    await world.deliver(await world.next_job())
+    await Ledger(test_app.database).hold(
+        key, user_id="user", amount=100, action="standard_generation"
+    )
+    [change] = await chosen(test_app, request)
+    assert await test_app.service.store.write(change) is WriteResult.NOT_TAKEN
+    await test_app.select(request)
+    assert await test_app.balance() == 100
+    await test_app.deliver(await test_app.next_job())
 
 
 async def test_what_somebody_else_captured_at_this_moment_is_captured_once(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.grant("user", 25, "payg")
-    request = await world.submitted()
-    job = await world.next_job()
-    assert await Ledger(world.database).resolve(f"{request.id}:samples:1:1", "capture") == "capture"
-    await world.deliver(job)
-    assert "credits.capture" in await owed(world)
-    await world.drain()
-    assert (await world.events(request)).count("credits_captured") == 1
+    await test_app.grant("user", 25, "payg")
+    request = await test_app.submitted()
+    job = await test_app.next_job()
+    assert (
+        await Ledger(test_app.database).resolve(f"{request.id}:samples:1:1", "capture") == "capture"
+    )
+    await test_app.deliver(job)
+    assert "credits.capture" in await owed(test_app)
+    await test_app.drain()
+    assert (await test_app.events(request)).count("credits_captured") == 1
 
 
-async def test_who_pays_by_plan_or_allowance_takes_nothing(world: ServiceUnderTest) -> None:
-    await world.grant("member", 100, "pro")
+async def test_who_pays_by_plan_or_allowance_takes_nothing(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("member", 100, "pro")
     for user in ("member", "free"):
-        request = await world.with_samples(user)
-        await world.select(request)
-        await world.deliver(await world.next_job())
-        assert "credits_held" not in await world.events(request)
-    assert await world.balance("member") == 100
+        request = await test_app.with_samples(user)
+        await test_app.select(request)
+        await test_app.deliver(await test_app.next_job())
+        assert "credits_held" not in await test_app.events(request)
+    assert await test_app.balance("member") == 100
 
 
-async def test_only_what_was_not_asked_for_before_is_taken(world: ServiceUnderTest) -> None:
-    await world.grant("user", 125, "payg")
-    request = await world.with_samples()
-    [change] = await chosen(world, request)
+async def test_only_what_was_not_asked_for_before_is_taken(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 125, "payg")
+    request = await test_app.with_samples()
+    [change] = await chosen(test_app, request)
     assert change.taking is not None
     placing = replace(change.taking, state=HoldState.PLACING)
     asked = replace(request, holds=(*request.holds, placing))
     selected = an_event(asked, Event.SAMPLE_SELECTED, hold=as_held(placing))
-    answered = world.service.runner.apply(asked, selected)
+    answered = test_app.service.runner.apply(asked, selected)
     assert answered.taking is None
     assert [entry.event for entry in answered.entries] == ["sample_selected"]

@@ -27,43 +27,43 @@ OLDER = {"field_names": "older"}
 
 
 def job_message(
-    world: ServiceUnderTest, request: GenerationRequest, *, older: bool
+    test_app: ServiceUnderTest, request: GenerationRequest, *, older: bool
 ) -> dict[str, Any]:
     """The message of a job as it would be published."""
     engine = RabbitMQEngine(
         None,  # type: ignore[arg-type] - nothing is published
         exchange="x",
         routing_keys={Stage.SAMPLES: "s", Stage.FINAL: "f"},
-        secrets=world.service.secrets,
+        secrets=test_app.service.secrets,
         public_url="https://aigen.example",
-        policy=world.service.policy,
-        now=world.clock,
+        policy=test_app.service.policy,
+        now=test_app.clock,
         older_names=older,
     )
     found: dict[str, Any] = orjson.loads(engine.encode(request))
     return found
 
 
-async def report(world: ServiceUnderTest, kind: ReportKind, **said: Any) -> GenerationRequest:
+async def report(test_app: ServiceUnderTest, kind: ReportKind, **said: Any) -> GenerationRequest:
     """What an older workflow sends, with the job's token in the body."""
-    return await world.service.reports.receive(kind, orjson.dumps(said))
+    return await test_app.service.worker_reports.receive(kind, orjson.dumps(said))
 
 
-def named(job: GenerationRequest, world: ServiceUnderTest) -> dict[str, Any]:
+def named(job: GenerationRequest, test_app: ServiceUnderTest) -> dict[str, Any]:
     """The older names of what every result carries."""
     assert job.job_id is not None
-    token = world.service.secrets.token(job.job_id)
+    token = test_app.service.secrets.token(job.job_id)
     return {"generationRequestId": str(job.id), "jobId": str(job.job_id), "callbackToken": token}
 
 
 # The tables
 
 
-async def test_a_job_has_the_same_values_under_its_older_names(make_world) -> None:
-    world: ServiceUnderTest = make_world()
-    await world.submitted(brand_kit_id=None, emotional_tone="calm")
-    job = await world.next_job()
-    current, older = job_message(world, job, older=False), job_message(world, job, older=True)
+async def test_a_job_has_the_same_values_under_its_older_names(make_test_app) -> None:
+    test_app: ServiceUnderTest = make_test_app()
+    await test_app.submitted(brand_kit_id=None, emotional_tone="calm")
+    job = await test_app.next_job()
+    current, older = job_message(test_app, job, older=False), job_message(test_app, job, older=True)
     assert {JOB.get(name, name): value for name, value in current.items()} == older | {
         "deadline": current["deadline"]
     }
@@ -71,18 +71,18 @@ async def test_a_job_has_the_same_values_under_its_older_names(make_world) -> No
     assert older["jobId"] == str(job.job_id)
     assert not set(JOB) & set(older)
     assert {name for name in current if "_" in name} == set(JOB)
-    await world.deliver(job)
+    await test_app.deliver(job)
 
 
-async def test_the_sample_a_final_is_made_of_has_its_older_name_too(make_world) -> None:
-    world: ServiceUnderTest = make_world()
-    request = await world.with_samples()
-    await world.select(request)
-    job = await world.next_job()
-    older = job_message(world, job, older=True)
+async def test_the_sample_a_final_is_made_of_has_its_older_name_too(make_test_app) -> None:
+    test_app: ServiceUnderTest = make_test_app()
+    request = await test_app.with_samples()
+    await test_app.select(request)
+    job = await test_app.next_job()
+    older = job_message(test_app, job, older=True)
     assert older["selectedSample"]["assetId"] == request.samples[0]["asset_id"]
     assert older["finalResolution"] == "1080x1080"
-    await world.deliver(job)
+    await test_app.deliver(job)
 
 
 def test_every_result_field_we_read_has_an_older_name_or_none_but_one() -> None:
@@ -150,12 +150,12 @@ def test_renaming_a_job_leaves_everything_else_as_it_is() -> None:
 # The whole way
 
 
-async def test_an_older_workflow_takes_a_request_to_its_final(make_world) -> None:
-    world: ServiceUnderTest = make_world(**OLDER)
-    await world.grant("user", 125, "payg")
-    request = await world.submitted()
-    job = await world.next_job()
-    await report(world, ReportKind.STARTED, **named(job, world))
+async def test_an_older_workflow_takes_a_request_to_its_final(make_test_app) -> None:
+    test_app: ServiceUnderTest = make_test_app(**OLDER)
+    await test_app.grant("user", 125, "payg")
+    request = await test_app.submitted()
+    job = await test_app.next_job()
+    await report(test_app, ReportKind.STARTED, **named(job, test_app))
     assets = [
         {
             "assetId": s["asset_id"],
@@ -167,16 +167,16 @@ async def test_an_older_workflow_takes_a_request_to_its_final(make_world) -> Non
         for n, s in enumerate(four_samples(job))
     ]
     shown = await report(
-        world,
+        test_app,
         ReportKind.SAMPLES,
-        **named(job, world),
+        **named(job, test_app),
         status="Completed",
         sampleAssets=assets,
         aiModelUsed="old/1",
     )
     assert (shown.state, shown.ai_model_used) == (State.AWAITING_SELECTION, "old/1")
-    await world.select(await world.look(request))
-    job = await world.next_job()
+    await test_app.select(await test_app.look(request))
+    job = await test_app.next_job()
     final = a_final(job)
     asset = {
         "assetId": final["asset_id"],
@@ -185,75 +185,83 @@ async def test_an_older_workflow_takes_a_request_to_its_final(make_world) -> Non
         "format": "png",
     }
     done = await report(
-        world, ReportKind.SAMPLES, **named(job, world), status="Completed", finalAsset=asset
+        test_app, ReportKind.SAMPLES, **named(job, test_app), status="Completed", finalAsset=asset
     )
     assert done.state is State.COMPLETED
-    await world.drain()
-    assert await world.balance() == 0
+    await test_app.drain()
+    assert await test_app.balance() == 0
 
 
-async def test_older_failures_and_rejections_go_by_the_same_table(make_world) -> None:
-    world: ServiceUnderTest = make_world(**OLDER)
-    await world.submitted()
-    job = await world.next_job()
+async def test_older_failures_and_rejections_go_by_the_same_table(make_test_app) -> None:
+    test_app: ServiceUnderTest = make_test_app(**OLDER)
+    await test_app.submitted()
+    job = await test_app.next_job()
     failed = await report(
-        world, ReportKind.SAMPLES, **named(job, world), status="Failed", errorCode="model_timeout"
+        test_app,
+        ReportKind.SAMPLES,
+        **named(job, test_app),
+        status="Failed",
+        errorCode="model_timeout",
     )
     assert (failed.state, failed.attempt) == (State.PENDING, 2)
-    world.clock.advance(minutes=1)
-    job = await world.next_job()
-    rejected = await report(world, ReportKind.ERROR, **named(job, world), status="ContentRejected")
+    test_app.clock.advance(minutes=1)
+    job = await test_app.next_job()
+    rejected = await report(
+        test_app, ReportKind.ERROR, **named(job, test_app), status="ContentRejected"
+    )
     assert rejected.state is State.CONTENT_REJECTED
 
 
-async def test_workers_with_current_names_report_at_the_same_time(make_world) -> None:
-    world: ServiceUnderTest = make_world(**OLDER)
-    await world.submitted()
-    job = await world.next_job()
+async def test_workers_with_current_names_report_at_the_same_time(make_test_app) -> None:
+    test_app: ServiceUnderTest = make_test_app(**OLDER)
+    await test_app.submitted()
+    job = await test_app.next_job()
     assert job.job_id is not None
     body = {
         "generation_request_id": str(job.id),
         "job_id": str(job.job_id),
         "samples": four_samples(job),
-        "callback_token": world.service.secrets.token(job.job_id),
+        "callback_token": test_app.service.secrets.token(job.job_id),
     }
-    assert (await report(world, ReportKind.SAMPLES, **body)).state is State.AWAITING_SELECTION
+    assert (await report(test_app, ReportKind.SAMPLES, **body)).state is State.AWAITING_SELECTION
 
 
 async def test_without_the_setting_older_names_are_refused_in_words(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     with pytest.raises(errors.InvalidRequestError) as refused:
-        await report(world, ReportKind.STARTED, **named(job, world))
+        await report(test_app, ReportKind.STARTED, **named(job, test_app))
     assert "/generation_request_id" in {fault["pointer"] for fault in refused.value.errors}
-    await world.deliver(job)
+    await test_app.deliver(job)
 
 
-async def test_a_wrong_token_opens_nothing_under_any_name(make_world) -> None:
-    world: ServiceUnderTest = make_world(**OLDER)
-    await world.submitted()
-    job = await world.next_job()
+async def test_a_wrong_token_opens_nothing_under_any_name(make_test_app) -> None:
+    test_app: ServiceUnderTest = make_test_app(**OLDER)
+    await test_app.submitted()
+    job = await test_app.next_job()
     with pytest.raises(errors.InvalidCredentialsError):
-        await report(world, ReportKind.STARTED, **named(job, world) | {"callbackToken": "wrong"})
-    await world.deliver(job)
+        await report(
+            test_app, ReportKind.STARTED, **named(job, test_app) | {"callbackToken": "wrong"}
+        )
+    await test_app.deliver(job)
 
 
-async def test_an_older_job_that_died_in_the_broker_is_a_failed_attempt(make_world) -> None:
-    world: ServiceUnderTest = make_world(**OLDER)
-    request = await world.submitted()
-    job = await world.next_job()
+async def test_an_older_job_that_died_in_the_broker_is_a_failed_attempt(make_test_app) -> None:
+    test_app: ServiceUnderTest = make_test_app(**OLDER)
+    request = await test_app.submitted()
+    job = await test_app.next_job()
     consumer = DeadLetterConsumer(
-        world.jobs,
-        world.service.outbox,
+        test_app.jobs,
+        test_app.service.outbox,
         job_queues={"q"},
-        now=world.clock,
-        proves=world.service.secrets.opens,
+        now=test_app.clock,
+        proves=test_app.service.secrets.opens,
     )
-    body = orjson.dumps(job_message(world, job, older=True))
+    body = orjson.dumps(job_message(test_app, job, older=True))
     await consumer.handle(a_dead(body))
-    assert (await world.look(request)).attempt == 2
+    assert (await test_app.look(request)).attempt == 2
 
 
 def a_dead(body: bytes) -> Delivery:

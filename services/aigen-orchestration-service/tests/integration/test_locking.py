@@ -16,13 +16,13 @@ TOGETHER = 9
 
 @pytest.mark.parametrize("kind", [Event.CANCEL_REQUESTED, Event.PROGRESS_REPORTED])
 async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
-    world: ServiceUnderTest, database_url: str, kind: Event
+    test_app: ServiceUnderTest, database_url: str, kind: Event
 ) -> None:
-    runner = world.service.runner
+    runner = test_app.service.runner
     for number in range(TOGETHER):  # the users' order is not the requests'
-        await world.submit(f"user-{TOGETHER - number}")
-    await world.dispatch()
-    requests = [await world.look(world.engine.jobs.popleft()) for _ in range(TOGETHER)]
+        await test_app.submit(f"user-{TOGETHER - number}")
+    await test_app.dispatch()
+    requests = [await test_app.look(test_app.engine.jobs.popleft()) for _ in range(TOGETHER)]
 
     def progress(request: GenerationRequest) -> StateChange:
         data = {"percent": 50}
@@ -34,7 +34,7 @@ async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
         return runner.apply(request, CancelRequested(data={"by": "test"}))
 
     first, second = await both_held_up(
-        world,
+        test_app,
         database_url,
         requests[TOGETHER // 2],
         runner.store.write_moves([progress(request) for request in requests]),
@@ -43,4 +43,4 @@ async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
     assert [one != two for one, two in zip(first, reversed(second), strict=True)] == [
         True
     ] * TOGETHER
-    assert await deadlocks(world) == 0
+    assert await deadlocks(test_app) == 0

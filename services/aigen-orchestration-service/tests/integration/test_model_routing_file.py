@@ -105,82 +105,82 @@ def test_what_does_not_fit_is_told_with_its_place(tmp_path: Path, text: str, tol
 
 
 async def test_the_choice_and_its_reason_stand_in_the_timeline_and_in_the_job(
-    make_world, file: Path
+    make_test_app, file: Path
 ) -> None:
     change(file, RULES + '[[rules]]\nname = "half"\nuse = { spare = 1 }\nstages = ["final"]\n')
-    world: ServiceUnderTest = make_world(routing_file=file)
-    request = await world.submitted()
+    test_app: ServiceUnderTest = make_test_app(routing_file=file)
+    request = await test_app.submitted()
     route = {
         "chosen": "house",
         "reason": "default",
         "provider": "openai_images",
         "strategy": "quality",
     }
-    assert (await world.timeline(request))[0]["data"]["route"] == route
-    job = await world.next_job()
+    assert (await test_app.timeline(request))[0]["data"]["route"] == route
+    job = await test_app.next_job()
     assert (job.model, job.route) == ("house", route)
-    request = await world.deliver(job)
-    await world.select(request)
-    final = await world.next_job()
+    request = await test_app.deliver(job)
+    await test_app.select(request)
+    final = await test_app.next_job()
     assert (final.model, final.route["reason"], final.route["provider"]) == (
         "spare",
         "rule half",
         "stability",
     )
-    await world.deliver(final)
+    await test_app.deliver(final)
 
 
 async def test_a_surcharge_of_the_file_is_quoted_and_charged_and_survives_a_reload(
-    make_world, file: Path
+    make_test_app, file: Path
 ) -> None:
-    world: ServiceUnderTest = make_world(routing_file=file)
-    await world.grant("user", 500, "pro")
-    quoted = await world.quoted(model="atelier")
+    test_app: ServiceUnderTest = make_test_app(routing_file=file)
+    await test_app.grant("user", 500, "pro")
+    quoted = await test_app.quoted(model="atelier")
     assert [(item["model"], item["credits"]) for item in quoted["items"][:2]] == [
         ("atelier", "0.75"),
         ("atelier", "0.75"),
     ]
-    request = await world.submitted(model="atelier")
+    request = await test_app.submitted(model="atelier")
     change(file, RULES.replace('surcharge = "0.75"', 'surcharge = "9.00"'))
-    world.service.routing.reload()
-    job = await world.next_job()
+    test_app.service.routing.reload()
+    job = await test_app.next_job()
     assert job.model == "atelier"
-    request = await world.deliver(job)
+    request = await test_app.deliver(job)
     assert [hold.amount for hold in request.holds] == [75]
     with pytest.raises(errors.QuoteExpiredError):
-        await world.select(request, quote_id=quoted["quote_id"])
-    await world.cancel(request)
+        await test_app.select(request, quote_id=quoted["quote_id"])
+    await test_app.cancel(request)
     with pytest.raises(errors.PlanRequiredError, match="Pro"):
-        await world.submit("free", model="atelier")
+        await test_app.submit("free", model="atelier")
 
 
 async def test_a_model_that_left_the_file_is_replaced_by_the_default_and_nothing_is_lost(
-    make_world, file: Path
+    make_test_app, file: Path
 ) -> None:
-    world: ServiceUnderTest = make_world(routing_file=file)
-    request = await world.submitted(model="spare")
+    test_app: ServiceUnderTest = make_test_app(routing_file=file)
+    request = await test_app.submitted(model="spare")
     change(
         file, RULES.replace('fallbacks = ["spare"]', "").replace("[models.spare]", "[models.other]")
     )
-    world.service.routing.reload()
-    job = await world.next_job()
+    test_app.service.routing.reload()
+    job = await test_app.next_job()
     assert job.model == "house"
-    assert (await world.deliver(job)).state is State.AWAITING_SELECTION
-    await world.cancel(request)
+    assert (await test_app.deliver(job)).state is State.AWAITING_SELECTION
+    await test_app.cancel(request)
 
 
 async def test_the_fallback_of_the_last_attempt_brings_its_own_provider(
-    make_world, file: Path
+    make_test_app, file: Path
 ) -> None:
-    world: ServiceUnderTest = make_world(routing_file=file)
-    await world.submitted()
+    test_app: ServiceUnderTest = make_test_app(routing_file=file)
+    await test_app.submitted()
     for _ in range(2):
-        await world.fail(await world.next_job())
-        world.clock.advance(minutes=1)
-    job = await world.next_job()
+        await test_app.fail(await test_app.next_job())
+        test_app.clock.advance(minutes=1)
+    job = await test_app.next_job()
     assert (job.model, job.route["provider"], job.route["chosen"]) == (
         "spare",
         "stability",
         "house",
     )
-    await world.deliver(job)
+    await test_app.deliver(job)

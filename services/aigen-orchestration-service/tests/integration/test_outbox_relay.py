@@ -8,87 +8,93 @@ from creativeflow.services.aigeneration.storage.outbox import backoff
 from tests.support.app import ServiceUnderTest
 
 
-async def test_what_is_owed_is_paid_when_the_receiver_comes_back(world: ServiceUnderTest) -> None:
-    await world.with_samples()
-    world.notifier.faults.extend(["away", "away", "away_after"])
-    await world.drain()
-    assert world.notifier.types() == ["samples_ready", "samples_ready"]
-    assert len({sent["event_id"] for sent in world.notifier.sent}) == 1
+async def test_what_is_owed_is_paid_when_the_receiver_comes_back(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.with_samples()
+    test_app.notifier.faults.extend(["away", "away", "away_after"])
+    await test_app.drain()
+    assert test_app.notifier.types() == ["samples_ready", "samples_ready"]
+    assert len({sent["event_id"] for sent in test_app.notifier.sent}) == 1
 
 
-async def test_notifications_of_one_request_keep_their_order(world: ServiceUnderTest) -> None:
-    request = await world.with_samples()
-    world.notifier.faults.append("away")
-    await world.service.relay.step()
-    await world.select(request)
-    await world.deliver(await world.next_job())
-    await world.service.relay.step()
-    assert world.notifier.types() == []
-    await world.drain()
-    assert world.notifier.types() == ["samples_ready", "final_asset_ready"]
+async def test_notifications_of_one_request_keep_their_order(test_app: ServiceUnderTest) -> None:
+    request = await test_app.with_samples()
+    test_app.notifier.faults.append("away")
+    await test_app.service.relay.step()
+    await test_app.select(request)
+    await test_app.deliver(await test_app.next_job())
+    await test_app.service.relay.step()
+    assert test_app.notifier.types() == []
+    await test_app.drain()
+    assert test_app.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
 async def test_a_refused_notification_is_parked_and_replayed_by_an_operator(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    request = await world.with_samples()
-    world.notifier.faults.append("refused")
-    await world.drain()
-    parked = await world.service.outbox.list_open(parked_only=True, most=10)
+    request = await test_app.with_samples()
+    test_app.notifier.faults.append("refused")
+    await test_app.drain()
+    parked = await test_app.service.outbox.list_open(parked_only=True, most=10)
     assert [message["parked_reason"] for message in parked] == ["simulated"]
-    assert await world.service.outbox.replay(parked[0]["id"], by="op", now=world.clock())
-    assert not await world.service.outbox.replay(parked[0]["id"], by="op", now=world.clock())
-    await world.drain()
-    assert world.notifier.types() == ["samples_ready"]
+    assert await test_app.service.outbox.replay(parked[0]["id"], by="op", now=test_app.clock())
+    assert not await test_app.service.outbox.replay(parked[0]["id"], by="op", now=test_app.clock())
+    await test_app.drain()
+    assert test_app.notifier.types() == ["samples_ready"]
     assert {"message_parked", "message_replayed", "notification_sent"} <= set(
-        await world.events(request)
+        await test_app.events(request)
     )
 
 
 async def test_a_parked_message_can_be_dropped_and_that_stands_in_the_timeline(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    request = await world.with_samples()
-    world.notifier.faults.append("refused")
-    await world.drain()
-    parked = await world.service.outbox.list_open(parked_only=True, most=10)
-    assert await world.service.outbox.drop(parked[0]["id"], by="op", now=world.clock())
-    assert not await world.service.outbox.drop(parked[0]["id"], by="op", now=world.clock())
-    assert "message_dropped" in await world.events(request)
+    request = await test_app.with_samples()
+    test_app.notifier.faults.append("refused")
+    await test_app.drain()
+    parked = await test_app.service.outbox.list_open(parked_only=True, most=10)
+    assert await test_app.service.outbox.drop(parked[0]["id"], by="op", now=test_app.clock())
+    assert not await test_app.service.outbox.drop(parked[0]["id"], by="op", now=test_app.clock())
+    assert "message_dropped" in await test_app.events(request)
 
 
-async def test_relays_in_any_number_pay_each_message_once(make_world) -> None:
-    worlds = [make_world() for _ in range(3)]
+async def test_relays_in_any_number_pay_each_message_once(make_test_app) -> None:
+    test_apps = [make_test_app() for _ in range(3)]
     for n in range(30):
-        await worlds[0].with_samples(f"user{n}")
-    await asyncio.gather(*(world.service.relay.step() for world in worlds))
-    await worlds[0].drain()
-    sent = [notification["event_id"] for world in worlds for notification in world.notifier.sent]
+        await test_apps[0].with_samples(f"user{n}")
+    await asyncio.gather(*(test_app.service.relay.step() for test_app in test_apps))
+    await test_apps[0].drain()
+    sent = [
+        notification["event_id"]
+        for test_app in test_apps
+        for notification in test_app.notifier.sent
+    ]
     assert len(sent) == len(set(sent)) == 30
-    await worlds[0].check()
+    await test_apps[0].check()
 
 
 async def test_a_relay_that_dies_with_a_lease_leaves_the_message_to_the_next(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
     from datetime import timedelta  # noqa: PLC0415
 
-    await world.with_samples()
-    lost = await world.service.outbox.lease(
-        world.service.new_id(),
+    await test_app.with_samples()
+    lost = await test_app.service.outbox.lease(
+        test_app.service.new_id(),
         most=10,
-        now=world.clock(),
+        now=test_app.clock(),
         lease_for=timedelta(minutes=1),
         topics=["notification.send"],
     )
     assert len(lost) == 1
-    assert await world.service.relay.step() == 0
-    world.clock.advance(minutes=2)
-    assert await world.service.relay.step() == 1
+    assert await test_app.service.relay.step() == 0
+    test_app.clock.advance(minutes=2)
+    assert await test_app.service.relay.step() == 1
     from creativeflow.services.aigeneration.storage.outbox import Parked  # noqa: PLC0415
 
-    await world.service.outbox.settle([(lost[0], Parked("too late"))], now=world.clock())
-    assert await world.service.outbox.list_open(parked_only=False, most=10) == []
+    await test_app.service.outbox.settle([(lost[0], Parked("too late"))], now=test_app.clock())
+    assert await test_app.service.outbox.list_open(parked_only=False, most=10) == []
 
 
 def test_the_pauses_grow_and_are_bounded() -> None:

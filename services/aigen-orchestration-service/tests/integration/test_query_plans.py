@@ -25,46 +25,46 @@ _READ = """SELECT relname, seq_tup_read FROM pg_stat_user_tables
            WHERE relname = ANY($1) OR relname LIKE 'generation\\_events%'"""
 
 
-async def counted(world: ServiceUnderTest) -> None:
+async def counted(test_app: ServiceUnderTest) -> None:
     """Until the server has counted what was read; it does so with a second's delay."""
     await asyncio.sleep(1.2)
     for _ in range(12):  # each session tells what it has read after its next statement
         await asyncio.gather(
-            *(world.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6))
+            *(test_app.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6))
         )
 
 
-async def walked(world: ServiceUnderTest, table: str) -> int:
+async def walked(test_app: ServiceUnderTest, table: str) -> int:
     """How many rows of a table indexes have led to."""
-    await counted(world)
-    return int(await world.database.fetchval(_WALKED, table))
+    await counted(test_app)
+    return int(await test_app.database.fetchval(_WALKED, table))
 
 
-async def rows_read_whole(world: ServiceUnderTest) -> dict[str, int]:
+async def rows_read_whole(test_app: ServiceUnderTest) -> dict[str, int]:
     """How many rows each table has given to sequential scans."""
-    await counted(world)
+    await counted(test_app)
     return {
         row["relname"]: row["seq_tup_read"]
-        for row in await world.service.database.fetch(_READ, list(TABLES))
+        for row in await test_app.service.database.fetch(_READ, list(TABLES))
     }
 
 
-async def test_a_lifecycle_reads_no_table_whole(world: ServiceUnderTest) -> None:
+async def test_a_lifecycle_reads_no_table_whole(test_app: ServiceUnderTest) -> None:
     for number in range(STORED):
-        await world.grant(f"user-{number}", 125, "payg")
+        await test_app.grant(f"user-{number}", 125, "payg")
     for number in range(STORED - 1):
-        await world.submit(f"user-{number}")
-    await world.dispatch()
-    before = await rows_read_whole(world)
-    last = await world.submitted(f"user-{STORED - 1}")
-    while world.engine.jobs:
-        await world.deliver(world.engine.jobs.popleft())
-        await world.dispatch()
-    await world.select(await world.look(last))
-    done = await world.deliver(await world.next_job())
+        await test_app.submit(f"user-{number}")
+    await test_app.dispatch()
+    before = await rows_read_whole(test_app)
+    last = await test_app.submitted(f"user-{STORED - 1}")
+    while test_app.engine.jobs:
+        await test_app.deliver(test_app.engine.jobs.popleft())
+        await test_app.dispatch()
+    await test_app.select(await test_app.look(last))
+    done = await test_app.deliver(await test_app.next_job())
     assert done.state is State.COMPLETED
-    await world.drain()
-    after = await rows_read_whole(world)
+    await test_app.drain()
+    after = await rows_read_whole(test_app)
     read = {table: after[table] - before.get(table, 0) for table in after}
     # A scan of one of these tables reads at least STORED rows, and every one of 200 deliveries
     # would scan.
@@ -72,34 +72,36 @@ async def test_a_lifecycle_reads_no_table_whole(world: ServiceUnderTest) -> None
 
 
 async def test_a_list_that_begins_in_the_middle_does_not_walk_there(
-    make_world: Callable[..., ServiceUnderTest],
+    make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
-    world = make_world()
+    test_app = make_test_app()
     for number in range(STORED):
-        await world.submit(f"user-{number}")
-        world.clock.advance(minutes=5)
-    await world.database.execute(
+        await test_app.submit(f"user-{number}")
+        test_app.clock.advance(minutes=5)
+    await test_app.database.execute(
         "ANALYZE generation_requests"
     )  # a list this short is not worth a walk otherwise
-    middle = world.clock() - timedelta(minutes=5 * STORED / 2)
-    before = await walked(world, "generation_requests")
-    page = await world.service.queries.page(Filters(created_to=middle), 10)
+    middle = test_app.clock() - timedelta(minutes=5 * STORED / 2)
+    before = await walked(test_app, "generation_requests")
+    page = await test_app.service.queries.page(Filters(created_to=middle), 10)
     assert [request.user_id for request in page] == [
         f"user-{STORED // 2 - nth}" for nth in range(10)
     ]
-    assert await walked(world, "generation_requests") - before <= len(page) + 1
+    assert await walked(test_app, "generation_requests") - before <= len(page) + 1
 
 
-async def test_a_lease_of_messages_costs_the_same_in_any_backlog(world: ServiceUnderTest) -> None:
-    await world.database.execute(
+async def test_a_lease_of_messages_costs_the_same_in_any_backlog(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.database.execute(
         """INSERT INTO outbox (request_id, topic, body, due_at, created_at)
            SELECT gen_random_uuid(), 'notification.send', '{}', now(), now()
                FROM generate_series(1, $1)""",
         2 * STORED,
     )
-    before = await walked(world, "outbox")
-    later = world.clock() + timedelta(minutes=1)
-    leased = await world.service.outbox.lease(
+    before = await walked(test_app, "outbox")
+    later = test_app.clock() + timedelta(minutes=1)
+    leased = await test_app.service.outbox.lease(
         uuid7(),
         most=50,
         now=later,
@@ -107,18 +109,19 @@ async def test_a_lease_of_messages_costs_the_same_in_any_backlog(world: ServiceU
         topics=["notification.send", "credits.capture"],
     )
     assert len(leased) == 50
-    assert await walked(world, "outbox") - before <= 10 * len(leased)
-    await world.database.execute("DELETE FROM outbox")
+    assert await walked(test_app, "outbox") - before <= 10 * len(leased)
+    await test_app.database.execute("DELETE FROM outbox")
 
 
-async def test_a_report_may_read_whole_tables(world: ServiceUnderTest) -> None:
-    await world.submit()
+async def test_a_report_may_read_whole_tables(test_app: ServiceUnderTest) -> None:
+    await test_app.submit()
     row = (
-        await world.service.database.fetch_report(
+        await test_app.service.database.fetch_report(
             "SELECT current_setting('enable_hashjoin') AS hash"
         )
     )[0]
     assert row["hash"] == "on"
     assert (
-        await world.service.database.fetchval("SELECT current_setting('enable_hashjoin')") == "off"
+        await test_app.service.database.fetchval("SELECT current_setting('enable_hashjoin')")
+        == "off"
     )

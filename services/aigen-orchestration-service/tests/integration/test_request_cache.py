@@ -16,34 +16,34 @@ from tests.support.app import ServiceUnderTest
 class Looks:
     """Counts how often a request is loaded."""
 
-    def __init__(self, world: ServiceUnderTest, monkeypatch) -> None:
+    def __init__(self, test_app: ServiceUnderTest, monkeypatch) -> None:
         self.count = 0
-        load = world.service.store.load
+        load = test_app.service.store.load
 
         async def counted(request_id):
             self.count += 1
             return await load(request_id)
 
-        monkeypatch.setattr(world.service.store, "load", counted)
+        monkeypatch.setattr(test_app.service.store, "load", counted)
 
 
 async def test_the_reports_of_a_job_need_no_look_at_its_request(
-    world: ServiceUnderTest, monkeypatch
+    test_app: ServiceUnderTest, monkeypatch
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
-    looks = Looks(world, monkeypatch)
-    await world.service.jobs.work_started(job.id, job.job_id)
-    shown = await world.deliver(job)
+    await test_app.submitted()
+    job = await test_app.next_job()
+    looks = Looks(test_app, monkeypatch)
+    await test_app.service.jobs.work_started(job.id, job.job_id)
+    shown = await test_app.deliver(job)
     assert shown.state is State.AWAITING_SELECTION
     assert looks.count == 0
 
 
-async def test_what_another_process_has_done_meanwhile_counts(make_world) -> None:
-    ours, theirs = make_world(), make_world()
+async def test_what_another_process_has_done_meanwhile_counts(make_test_app) -> None:
+    ours, theirs = make_test_app(), make_test_app()
     request = await ours.submitted()
     job = await ours.next_job()
-    await theirs.service.orchestrator.cancel(request.id, Caller(name="user"))
+    await theirs.service.generations.cancel(request.id, Caller(name="user"))
     with pytest.raises(errors.StaleResultError):
         await ours.deliver(job)
     assert (await ours.look(request)).state is State.CANCELLED
@@ -51,15 +51,15 @@ async def test_what_another_process_has_done_meanwhile_counts(make_world) -> Non
     await ours.check()
 
 
-async def test_a_refusal_rests_on_the_request_as_it_is(make_world) -> None:
-    ours, theirs = make_world(), make_world()
+async def test_a_refusal_rests_on_the_request_as_it_is(make_test_app) -> None:
+    ours, theirs = make_test_app(), make_test_app()
     request = await ours.with_samples()
     theirs_now = await theirs.look(request)
     await theirs.regenerate(theirs_now)
     job = await theirs.next_job()
     await theirs.deliver(job)
     stale = (await ours.look(request)).samples[0]["asset_id"]
-    chosen = await ours.service.orchestrator.select_sample(
+    chosen = await ours.service.generations.select_sample(
         request.id, SampleChoice(sample_id=stale), Caller(name="user")
     )
     assert chosen.request is not None
@@ -67,23 +67,23 @@ async def test_a_refusal_rests_on_the_request_as_it_is(make_world) -> None:
 
 
 async def test_somebody_elses_request_is_not_found_though_it_is_remembered(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    request = await world.with_samples("owner")
+    request = await test_app.with_samples("owner")
     with pytest.raises(errors.NotFoundError):
-        await world.service.orchestrator.cancel(request.id, Caller(name="thief", user_id="thief"))
+        await test_app.service.generations.cancel(request.id, Caller(name="thief", user_id="thief"))
 
 
-async def test_many_moves_at_once_over_two_processes_each_happen_once(make_world) -> None:
-    ours, theirs = make_world(), make_world()
+async def test_many_moves_at_once_over_two_processes_each_happen_once(make_test_app) -> None:
+    ours, theirs = make_test_app(), make_test_app()
     request = await ours.with_samples()
     sample = request.samples[0]["asset_id"]
     tried = await asyncio.gather(
         *(
-            world.service.orchestrator.select_sample(
+            test_app.service.generations.select_sample(
                 request.id, SampleChoice(sample_id=sample), Caller(name="user")
             )
-            for world in (ours, theirs) * 10
+            for test_app in (ours, theirs) * 10
         ),
         return_exceptions=True,
     )

@@ -38,18 +38,20 @@ async def server() -> AsyncIterator[PictureServer]:
 
 
 @pytest.fixture
-async def world(make_world: Callable[..., ServiceUnderTest]) -> AsyncIterator[ServiceUnderTest]:
+async def test_app(
+    make_test_app: Callable[..., ServiceUnderTest],
+) -> AsyncIterator[ServiceUnderTest]:
     """The service with the default check, on workers whose storage is on loopback."""
-    made = make_world(result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=5.0)
+    made = make_test_app(result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=5.0)
     await made.grant("user", 1000, plan="payg")
     yield made
     await made.check()
 
 
 @asynccontextmanager
-async def calling(world: ServiceUnderTest) -> AsyncIterator[httpx.AsyncClient]:
+async def calling(test_app: ServiceUnderTest) -> AsyncIterator[httpx.AsyncClient]:
     """A caller of the service over HTTP."""
-    app = create_app(service=world.service)
+    app = create_app(service=test_app.service)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -58,14 +60,16 @@ async def calling(world: ServiceUnderTest) -> AsyncIterator[httpx.AsyncClient]:
         yield made
 
 
-async def uploaded(world: ServiceUnderTest, job: GenerationRequest, data: bytes) -> dict[str, Any]:
+async def uploaded(
+    test_app: ServiceUnderTest, job: GenerationRequest, data: bytes
+) -> dict[str, Any]:
     """What the service answers to a worker that uploads a picture."""
-    async with calling(world) as client:
+    async with calling(test_app) as client:
         answer = await client.post(
             "/api/v1/n8n-callbacks/assets",
             params={"job_id": str(job.job_id)},
             headers={
-                "Authorization": f"Bearer {world.service.secrets.token(job.job_id)}",  # type: ignore[arg-type]
+                "Authorization": f"Bearer {test_app.service.secrets.token(job.job_id)}",  # type: ignore[arg-type]
                 "Content-Type": "image/png",
             },
             content=data,
@@ -75,13 +79,13 @@ async def uploaded(world: ServiceUnderTest, job: GenerationRequest, data: bytes)
     return found
 
 
-async def final_job(world: ServiceUnderTest, server: PictureServer) -> GenerationRequest:
+async def final_job(test_app: ServiceUnderTest, server: PictureServer) -> GenerationRequest:
     """The job of a final whose samples came from the server."""
-    await world.submitted()
-    job = await world.next_job()
-    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
-    await world.select(shown)
-    return await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job))
+    await test_app.select(shown)
+    return await test_app.next_job()
 
 
 def served(server: PictureServer, job: GenerationRequest, **changed: Any) -> list[dict[str, Any]]:
@@ -97,11 +101,11 @@ def served(server: PictureServer, job: GenerationRequest, **changed: Any) -> lis
     return samples
 
 
-async def evidence(world: ServiceUnderTest, request: GenerationRequest) -> list[dict[str, Any]]:
+async def evidence(test_app: ServiceUnderTest, request: GenerationRequest) -> list[dict[str, Any]]:
     """What was found, as the timeline has it."""
     return [
         check
-        for entry in await world.timeline(request)
+        for entry in await test_app.timeline(request)
         for check in (entry["data"] or {}).get("checks", ())
     ]
 
@@ -111,40 +115,40 @@ def test_default_of_the_check_is_to_fetch_every_picture() -> None:
 
 
 async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and_costs_nothing(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
-    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
-    await world.select(shown, resolution="4K")
-    before = await world.balance()
+    await test_app.submitted()
+    job = await test_app.next_job()
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job))
+    await test_app.select(shown, resolution="4K")
+    before = await test_app.balance()
     for attempt in (1, 2, 3):
-        job = await world.next_job()
+        job = await test_app.next_job()
         assert job.attempt == attempt
-        kept = await uploaded(world, job, picture(100, 100))
+        kept = await uploaded(test_app, job, picture(100, 100))
         claimed = {
             "asset_id": kept["asset_id"],
             "url": kept["url"],
             "resolution": "4096x4096",
             "format": job.file_format,
         }
-        found = await report(world, ReportKind.FINAL, job, final_asset=claimed)
-        world.clock.advance(minutes=1)
+        found = await report(test_app, ReportKind.FINAL, job, final_asset=claimed)
+        test_app.clock.advance(minutes=1)
     assert found.state is State.FAILED
     assert found.failure is not None
     assert found.failure["code"] == "invalid_output"
-    await world.drain()
-    assert await world.balance() == before + 200
+    await test_app.drain()
+    assert await test_app.balance() == before + 200
     assert found.final_asset is None
 
 
 async def test_uploaded_final_is_delivered_with_what_was_found(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    job = await final_job(world, server)
+    job = await final_job(test_app, server)
     data = picture(*FINAL)
-    kept = await uploaded(world, job, data)
-    done = await report(world, ReportKind.FINAL, job, final_asset=kept)
+    kept = await uploaded(test_app, job, data)
+    done = await report(test_app, ReportKind.FINAL, job, final_asset=kept)
     assert done.state is State.COMPLETED
     assert done.final_asset is not None
     assert done.final_asset["checksum"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -152,41 +156,41 @@ async def test_uploaded_final_is_delivered_with_what_was_found(
 
 
 async def test_uploaded_final_that_is_damaged_later_is_decoded_again_and_refused(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    job = await final_job(world, server)
-    kept = await uploaded(world, job, picture(*FINAL))
-    path = world.service.assets.path(kept["url"].rpartition("/")[2])
+    job = await final_job(test_app, server)
+    kept = await uploaded(test_app, job, picture(*FINAL))
+    path = test_app.service.assets.path(kept["url"].rpartition("/")[2])
     assert path is not None
     path.write_bytes(path.read_bytes()[:5000])
-    again = await report(world, ReportKind.FINAL, job, final_asset=kept)
+    again = await report(test_app, ReportKind.FINAL, job, final_asset=kept)
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
 async def test_address_of_ours_without_a_picture_is_a_failed_attempt(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     """The directory may be another machine's, so the address is called; nobody answers there in
     this test.
     """
-    job = await final_job(world, server)
-    own = f"{world.service.public_url}/assets/{'0' * 32}.png"
-    again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), "url": own})
+    job = await final_job(test_app, server)
+    own = f"{test_app.service.public_url}/assets/{'0' * 32}.png"
+    again = await report(test_app, ReportKind.FINAL, job, final_asset={**a_final(job), "url": own})
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
 async def test_address_of_ours_on_another_machine_is_fetched_though_it_is_private(
-    make_world: Callable[..., ServiceUnderTest], server: PictureServer
+    make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
-    world = make_world(result_check="fetch", public_url=f"http://127.0.0.1:{server.port}")
+    test_app = make_test_app(result_check="fetch", public_url=f"http://127.0.0.1:{server.port}")
     name = f"/assets/{'a' * 32}.png"
     server.put(name, picture())
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     samples = [{**four_samples(job)[0], "url": server.url(name)}]
-    shown = await report(world, ReportKind.SAMPLES, job, samples=samples)
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=samples)
     assert (shown.state, len(shown.samples)) == (State.AWAITING_SELECTION, 1)
-    await world.check()
+    await test_app.check()
 
 
 WHOLE = picture(*FINAL)
@@ -213,29 +217,31 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_final_that_is_broken_is_tried_again_and_not_charged(
-    world: ServiceUnderTest, server: PictureServer, name: str
+    test_app: ServiceUnderTest, server: PictureServer, name: str
 ) -> None:
     content, kind, reason = BROKEN[name]
-    await world.submitted()
-    job = await world.next_job()
-    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
-    await world.orchestrator.select_sample(
+    await test_app.submitted()
+    job = await test_app.next_job()
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job))
+    await test_app.generations.select_sample(
         shown.id,
         SampleChoice(sample_id=shown.samples[0]["asset_id"], file_format=kind),
         Caller(name="test"),
     )
-    job = await world.next_job()
+    job = await test_app.next_job()
     asset = {**a_final(job), "url": server.put("/final", content)}
-    again = await report(world, ReportKind.FINAL, job, final_asset=asset)
+    again = await report(test_app, ReportKind.FINAL, job, final_asset=asset)
     assert (again.state, again.attempt, again.final_asset) == (State.PENDING, 2, None)
     assert [hold.state.value for hold in again.holds if hold.stage.value == "final"] == ["held"]
-    assert [check["reason"] for check in await evidence(world, again)] == (
+    assert [check["reason"] for check in await evidence(test_app, again)] == (
         [reason] if reason else []
     )
-    world.clock.advance(minutes=1)
-    job = await world.next_job()
+    test_app.clock.advance(minutes=1)
+    job = await test_app.next_job()
     asset = {**a_final(job), "url": server.put("/good", picture(*FINAL, kind))}
-    assert (await report(world, ReportKind.FINAL, job, final_asset=asset)).state is State.COMPLETED
+    assert (
+        await report(test_app, ReportKind.FINAL, job, final_asset=asset)
+    ).state is State.COMPLETED
 
 
 @pytest.mark.parametrize(
@@ -243,20 +249,20 @@ async def test_final_that_is_broken_is_tried_again_and_not_charged(
     ["sha256:" + "0" * 64, "sha256:00", "0" * 64, "SHA-256:" + "AAAA", "sha256-" + "A" * 43 + "="],
 )
 async def test_checksum_that_is_another_pictures_is_an_invalid_output(
-    world: ServiceUnderTest, server: PictureServer, claim: str
+    test_app: ServiceUnderTest, server: PictureServer, claim: str
 ) -> None:
-    job = await final_job(world, server)
+    job = await final_job(test_app, server)
     asset = {**a_final(job), "url": server.put("/final", WHOLE), "checksum": claim}
-    again = await report(world, ReportKind.FINAL, job, final_asset=asset)
+    again = await report(test_app, ReportKind.FINAL, job, final_asset=asset)
     assert (again.state, again.attempt) == (State.PENDING, 2)
-    assert [check["reason"] for check in await evidence(world, again)] == ["checksum_mismatch"]
+    assert [check["reason"] for check in await evidence(test_app, again)] == ["checksum_mismatch"]
 
 
 @pytest.mark.parametrize(
     "spelt", ["sha256:{hex}", "{hex}", "SHA-256={HEX}", "sha256-{base64}", "md5:123", "etag-1"]
 )
 async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
-    world: ServiceUnderTest, server: PictureServer, spelt: str
+    test_app: ServiceUnderTest, server: PictureServer, spelt: str
 ) -> None:
     digest = hashlib.sha256(WHOLE)
     claim = spelt.format(
@@ -264,50 +270,56 @@ async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
         HEX=digest.hexdigest().upper(),
         base64=base64.b64encode(digest.digest()).decode(),
     )
-    job = await final_job(world, server)
+    job = await final_job(test_app, server)
     asset = {**a_final(job), "url": server.put("/final", WHOLE), "checksum": claim}
-    done = await report(world, ReportKind.FINAL, job, final_asset=asset)
+    done = await report(test_app, ReportKind.FINAL, job, final_asset=asset)
     assert done.state is State.COMPLETED
     assert done.final_asset is not None
     assert done.final_asset["checksum"] == f"sha256:{digest.hexdigest()}"
 
 
 async def test_trouble_that_passes_is_waited_for(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    job = await final_job(world, server)
+    job = await final_job(test_app, server)
     asset = {**a_final(job), "url": server.put("/final", [503, WHOLE])}
-    assert (await report(world, ReportKind.FINAL, job, final_asset=asset)).state is State.COMPLETED
+    assert (
+        await report(test_app, ReportKind.FINAL, job, final_asset=asset)
+    ).state is State.COMPLETED
     assert server.requests["/final"] == 2
 
 
 async def test_trouble_that_stays_is_a_network_error_after_three_tries(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    job = await final_job(world, server)
+    job = await final_job(test_app, server)
     asset = {**a_final(job), "url": server.put("/final", 503)}
-    again = await report(world, ReportKind.FINAL, job, final_asset=asset)
+    again = await report(test_app, ReportKind.FINAL, job, final_asset=asset)
     assert (again.state, again.attempt) == (State.PENDING, 2)
     assert server.requests["/final"] == 3
-    failed = [entry for entry in await world.timeline(again) if entry["event"] == "attempt_failed"]
+    failed = [
+        entry for entry in await test_app.timeline(again) if entry["event"] == "attempt_failed"
+    ]
     assert failed[0]["data"]["code"] == "network_error"
 
 
 async def test_address_where_nobody_listens_is_a_network_error(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    job = await final_job(world, server)
+    job = await final_job(test_app, server)
     async with PictureServer() as gone:
         dead = gone.url("/final")
-    again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), "url": dead})
+    again = await report(test_app, ReportKind.FINAL, job, final_asset={**a_final(job), "url": dead})
     assert (again.state, again.attempt) == (State.PENDING, 2)
-    assert [check["reason"] for check in await evidence(world, again)] == ["unreachable"]
+    assert [check["reason"] for check in await evidence(test_app, again)] == ["unreachable"]
 
 
 async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
-    make_world: Callable[..., ServiceUnderTest], server: PictureServer
+    make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
-    world = make_world(result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=0.5)
+    test_app = make_test_app(
+        result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=0.5
+    )
 
     async def trickle(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
@@ -316,60 +328,64 @@ async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
             await writer.drain()
             await asyncio.sleep(0.02)
 
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     samples = served(server, job, one=trickle, two=trickle)
-    shown = await asyncio.wait_for(report(world, ReportKind.SAMPLES, job, samples=samples), 5)
+    shown = await asyncio.wait_for(report(test_app, ReportKind.SAMPLES, job, samples=samples), 5)
     assert [sample["index"] for sample in shown.samples] == [0, 3]
     assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
         (1, "network_error"),
         (2, "network_error"),
     ]
-    await world.check()
+    await test_app.check()
 
 
 async def test_file_beyond_the_limit_is_left_in_the_middle(
-    make_world: Callable[..., ServiceUnderTest], server: PictureServer
+    make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
-    world = make_world(
+    test_app = make_test_app(
         result_check="fetch", result_allowed_networks=LOOPBACK, asset_limit_bytes=100_000
     )
-    await world.submitted()
-    job = await world.next_job()
-    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
+    await test_app.submitted()
+    job = await test_app.next_job()
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job))
     assert shown.state is State.PENDING
-    assert {check["reason"] for check in await evidence(world, shown)} == {"too_large"}
-    await world.check()
+    assert {check["reason"] for check in await evidence(test_app, shown)} == {"too_large"}
+    await test_app.check()
 
 
 async def test_redirect_to_an_address_that_may_be_called_is_followed(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    job = await final_job(world, server)
+    job = await final_job(test_app, server)
     server.put("/real", WHOLE)
     asset = {**a_final(job), "url": server.put("/final", (302, "Location: /real"))}
-    assert (await report(world, ReportKind.FINAL, job, final_asset=asset)).state is State.COMPLETED
+    assert (
+        await report(test_app, ReportKind.FINAL, job, final_asset=asset)
+    ).state is State.COMPLETED
 
 
-async def test_redirect_in_a_circle_is_left(world: ServiceUnderTest, server: PictureServer) -> None:
-    job = await final_job(world, server)
+async def test_redirect_in_a_circle_is_left(
+    test_app: ServiceUnderTest, server: PictureServer
+) -> None:
+    job = await final_job(test_app, server)
     asset = {**a_final(job), "url": server.put("/final", (302, "Location: /final"))}
-    again = await report(world, ReportKind.FINAL, job, final_asset=asset)
+    again = await report(test_app, ReportKind.FINAL, job, final_asset=asset)
     assert (again.state, again.attempt) == (State.PENDING, 2)
     assert server.requests["/final"] == 4
 
 
 async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
-    make_world: Callable[..., ServiceUnderTest], server: PictureServer
+    make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
-    world = make_world(result_check="fetch")
-    await world.submitted()
-    job = await world.next_job()
-    found = await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
+    test_app = make_test_app(result_check="fetch")
+    await test_app.submitted()
+    job = await test_app.next_job()
+    found = await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job))
     assert found.state is State.PENDING
-    assert {check["reason"] for check in await evidence(world, found)} == {"address_refused"}
+    assert {check["reason"] for check in await evidence(test_app, found)} == {"address_refused"}
     assert not server.requests
-    await world.check()
+    await test_app.check()
 
 
 @pytest.mark.parametrize(
@@ -377,17 +393,20 @@ async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
     ["http://127.0.0.1:{port}/inside", "//127.0.0.1:{port}/inside", "file:///etc/passwd"],
 )
 async def test_redirect_to_loopback_is_not_followed(
-    world: ServiceUnderTest, server: PictureServer, monkeypatch: pytest.MonkeyPatch, location: str
+    test_app: ServiceUnderTest,
+    server: PictureServer,
+    monkeypatch: pytest.MonkeyPatch,
+    location: str,
 ) -> None:
     """A public name whose server sends on to a private address; the name leads to the test's server
     by the resolver.
     """
-    job = await final_job(world, server)
+    job = await final_job(test_app, server)
     async with PictureServer() as inside:
         inside.put("/inside", WHOLE)
         port = inside.port
         public = server.put("/final", (302, f"Location: {location.format(port=port)}"))
-        rules = world.service.settings.model_copy(
+        rules = test_app.service.settings.model_copy(
             update={"result_allowed_networks": ("127.0.0.2/32",)}
         ).result_rules()
 
@@ -395,14 +414,14 @@ async def test_redirect_to_loopback_is_not_followed(
             return ["127.0.0.2"]
 
         guarded = SafeHttp(rules, timeout_seconds=5, resolve=resolve)
-        monkeypatch.setattr(world.service.result_check, "_http", guarded)
+        monkeypatch.setattr(test_app.service.result_check, "_http", guarded)
         listening = await asyncio.start_server(server.serve, "127.0.0.2", server.port)
         asset = {**a_final(job), "url": public.replace("127.0.0.1", "cdn.example")}
-        again = await report(world, ReportKind.FINAL, job, final_asset=asset)
+        again = await report(test_app, ReportKind.FINAL, job, final_asset=asset)
         listening.close()
         await guarded.close()
         assert (again.state, again.attempt) == (State.PENDING, 2)
-        assert [check["reason"] for check in await evidence(world, again)] == ["address_refused"]
+        assert [check["reason"] for check in await evidence(test_app, again)] == ["address_refused"]
         assert server.requests["/final"] == 1
         assert not inside.requests
 
@@ -411,21 +430,21 @@ async def test_redirect_to_loopback_is_not_followed(
     "url", ["s3://bucket/final.png", "http://169.254.169.254/latest/meta-data", "http://user@h/x"]
 )
 async def test_address_that_cannot_be_called_is_an_invalid_output(
-    world: ServiceUnderTest, server: PictureServer, url: str
+    test_app: ServiceUnderTest, server: PictureServer, url: str
 ) -> None:
-    job = await final_job(world, server)
-    again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), "url": url})
+    job = await final_job(test_app, server)
+    again = await report(test_app, ReportKind.FINAL, job, final_asset={**a_final(job), "url": url})
     assert (again.state, again.attempt) == (State.PENDING, 2)
-    assert [check["reason"] for check in await evidence(world, again)] == ["address_refused"]
+    assert [check["reason"] for check in await evidence(test_app, again)] == ["address_refused"]
 
 
 async def test_good_samples_among_broken_ones_are_a_partial_result(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     shown = await report(
-        world,
+        test_app,
         ReportKind.SAMPLES,
         job,
         samples=served(server, job, one=404, three=picture(512, 300)),
@@ -440,15 +459,15 @@ async def test_good_samples_among_broken_ones_are_a_partial_result(
 
 
 async def test_broken_sample_without_an_index_fails_under_its_own_place(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     samples = [
         {name: value for name, value in sample.items() if name != "index"}
         for sample in served(server, job, zero=404)
     ]
-    shown = await report(world, ReportKind.SAMPLES, job, samples=samples)
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=samples)
     assert [(sample["index"], sample["asset_id"]) for sample in shown.samples] == [
         (at, samples[at]["asset_id"]) for at in (1, 2, 3)
     ]
@@ -456,31 +475,31 @@ async def test_broken_sample_without_an_index_fails_under_its_own_place(
 
 
 async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at_the_end(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    request = await world.submitted()
-    before = await world.balance()
+    request = await test_app.submitted()
+    before = await test_app.balance()
     for _ in range(3):
-        job = await world.next_job()
+        job = await test_app.next_job()
         found = await report(
-            world,
+            test_app,
             ReportKind.SAMPLES,
             job,
             samples=served(server, job, zero=404, one=404, two=404, three=404),
         )
-        world.clock.advance(minutes=1)
+        test_app.clock.advance(minutes=1)
     assert found.state is State.FAILED
-    await world.drain()
-    assert await world.balance() == before + 25
-    assert (await world.look(request)).samples == ()
+    await test_app.drain()
+    assert await test_app.balance() == before + 25
+    assert (await test_app.look(request)).samples == ()
 
 
 async def test_fewer_samples_than_ordered_say_which_are_missing(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
-    shown = await report(world, ReportKind.SAMPLES, job, samples=served(server, job)[:2])
+    await test_app.submitted()
+    job = await test_app.next_job()
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job)[:2])
     assert shown.state is State.AWAITING_SELECTION
     assert [(failed["index"], failed["error_code"]) for failed in shown.sample_failures] == [
         (2, "invalid_output"),
@@ -489,73 +508,73 @@ async def test_fewer_samples_than_ordered_say_which_are_missing(
 
 
 async def test_sample_that_repeats_another_ones_bytes_has_failed(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     shown = await report(
-        world, ReportKind.SAMPLES, job, samples=served(server, job, two=picture(seed=1))
+        test_app, ReportKind.SAMPLES, job, samples=served(server, job, two=picture(seed=1))
     )
     assert [sample["index"] for sample in shown.samples] == [0, 1, 3]
     assert [failed["index"] for failed in shown.sample_failures] == [2]
-    assert await evidence(world, shown) == [{"index": 2, "reason": "repeated"}]
+    assert await evidence(test_app, shown) == [{"index": 2, "reason": "repeated"}]
 
 
 async def test_progress_shows_only_samples_that_are_pictures(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     samples = served(server, job, one=404)
-    half = await report(world, ReportKind.PROGRESS, job, percent=50, samples=samples[:2])
+    half = await report(test_app, ReportKind.PROGRESS, job, percent=50, samples=samples[:2])
     assert [sample["index"] for sample in half.samples] == [0]
-    await report(world, ReportKind.SAMPLES, job, samples=samples)
+    await report(test_app, ReportKind.SAMPLES, job, samples=samples)
     assert server.requests[samples[0]["url"].partition(str(server.port))[2]] == 1
 
 
 async def test_same_result_again_is_not_fetched_again(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     samples = served(server, job)
     first, second = await asyncio.gather(
-        *(report(world, ReportKind.SAMPLES, job, samples=samples) for _ in range(2))
+        *(report(test_app, ReportKind.SAMPLES, job, samples=samples) for _ in range(2))
     )
-    third = await report(world, ReportKind.SAMPLES, job, samples=samples)
+    third = await report(test_app, ReportKind.SAMPLES, job, samples=samples)
     assert first.version == second.version == third.version
     assert set(server.requests.values()) == {1}
 
 
 async def test_result_that_is_not_awaited_is_refused_before_anything_is_fetched(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    request = await world.submitted()
-    job = await world.next_job()
-    await world.fail(job, "model_timeout")
+    request = await test_app.submitted()
+    job = await test_app.next_job()
+    await test_app.fail(job, "model_timeout")
     with pytest.raises(errors.StaleResultError):
-        await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
-    world.clock.advance(minutes=1)
-    job = await world.next_job()
+        await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job))
+    test_app.clock.advance(minutes=1)
+    job = await test_app.next_job()
     with pytest.raises(errors.InvalidRequestError):
         await report(
-            world,
+            test_app,
             ReportKind.FINAL,
             job,
             final_asset={**a_final(job), "resolution": "1x1", "url": server.put("/f", WHOLE)},
         )
-    await world.cancel(request)
+    await test_app.cancel(request)
     with pytest.raises(errors.StaleResultError):
-        await report(world, ReportKind.SAMPLES, job, samples=served(server, job))
+        await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job))
     assert not server.requests
-    assert (await world.events(request)).count("stale_result") == 2
+    assert (await test_app.events(request)).count("stale_result") == 2
 
 
 async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    request = await world.submitted()
-    job = await world.next_job()
+    request = await test_app.submitted()
+    job = await test_app.next_job()
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(writer: asyncio.StreamWriter) -> None:
@@ -564,34 +583,34 @@ async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(
         await server._answer(picture(seed=9), writer)  # noqa: SLF001 - later, as it is
 
     reporting = asyncio.create_task(
-        report(world, ReportKind.SAMPLES, job, samples=served(server, job, one=slow))
+        report(test_app, ReportKind.SAMPLES, job, samples=served(server, job, one=slow))
     )
     await asyncio.wait_for(asked.wait(), 5)
-    await world.cancel(request)
+    await test_app.cancel(request)
     go_on.set()
     with pytest.raises(errors.StaleResultError):
         await reporting
-    assert (await world.look(request)).state is State.CANCELLED
+    assert (await test_app.look(request)).state is State.CANCELLED
 
 
 async def test_stored_checks_uploads_and_believes_other_addresses(
-    make_world: Callable[..., ServiceUnderTest],
+    make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
-    world = make_world(result_check="stored")
-    await world.submitted()
-    job = await world.next_job()
-    kept = await uploaded(world, job, picture(300, 100))
+    test_app = make_test_app(result_check="stored")
+    await test_app.submitted()
+    job = await test_app.next_job()
+    kept = await uploaded(test_app, job, picture(300, 100))
     samples = [*four_samples(job)[:3], {**kept, "resolution": "512x512", "index": 3}]
-    shown = await report(world, ReportKind.SAMPLES, job, samples=samples)
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=samples)
     assert [sample["index"] for sample in shown.samples] == [0, 1, 2]
-    await world.check()
+    await test_app.check()
 
 
 async def test_picture_that_a_camera_turned_counts_as_it_is_shown(
-    world: ServiceUnderTest, server: PictureServer
+    test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    await world.submitted(output_format="TikTok_9x16")
-    job = await world.next_job()
+    await test_app.submitted(output_format="TikTok_9x16")
+    job = await test_app.next_job()
     turned = Image.Exif()
     turned[0x0112] = 6
     stream = io.BytesIO()
@@ -601,5 +620,5 @@ async def test_picture_that_a_camera_turned_counts_as_it_is_shown(
         "url": server.put("/turned", stream.getvalue()),
         "format": "jpg",
     }
-    shown = await report(world, ReportKind.SAMPLES, job, samples=[sample])
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=[sample])
     assert shown.samples[0]["resolution"] == "288x512"

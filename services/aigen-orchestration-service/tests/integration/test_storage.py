@@ -34,38 +34,42 @@ async def migrate_in_a_process(url: str) -> None:
     assert await running.wait() == 0
 
 
-async def test_a_terminal_state_never_changes_whoever_tries(world: ServiceUnderTest) -> None:
-    request = await world.submitted()
-    await world.cancel(request)
+async def test_a_terminal_state_never_changes_whoever_tries(test_app: ServiceUnderTest) -> None:
+    request = await test_app.submitted()
+    await test_app.cancel(request)
     for state in State:
         with pytest.raises(asyncpg.CheckViolationError, match="CANCELLED and stays so"):
-            await world.database.execute(
+            await test_app.database.execute(
                 "UPDATE generation_requests SET state = $2 WHERE id = $1", request.id, state
             )
 
 
-async def test_a_hold_is_resolved_once_whoever_tries(world: ServiceUnderTest) -> None:
-    await world.grant("user", 100, "payg")
-    request = await world.with_samples()
+async def test_a_hold_is_resolved_once_whoever_tries(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 100, "payg")
+    request = await test_app.with_samples()
     key = request.holds[0].key
     for state in ("released", "held", "placing", "refused"):
         with pytest.raises(asyncpg.CheckViolationError, match="cannot go from captured"):
-            await world.database.execute("UPDATE holds SET state = $2 WHERE key = $1", key, state)
+            await test_app.database.execute(
+                "UPDATE holds SET state = $2 WHERE key = $1", key, state
+            )
 
 
-async def test_the_ledger_is_append_only_and_never_below_its_floor(world: ServiceUnderTest) -> None:
-    await world.grant("user", 100, "payg")
+async def test_the_ledger_is_append_only_and_never_below_its_floor(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.grant("user", 100, "payg")
     for statement in ("UPDATE credit_entries SET amount = 1", "DELETE FROM credit_entries"):
         with pytest.raises(asyncpg.CheckViolationError, match="never changed or deleted"):
-            await world.database.execute(statement)
+            await test_app.database.execute(statement)
     with pytest.raises(asyncpg.CheckViolationError):
-        await world.database.execute("UPDATE credit_accounts SET balance = -1")
+        await test_app.database.execute("UPDATE credit_accounts SET balance = -1")
 
 
-async def test_the_constraints_know_the_states_of_the_table(world: ServiceUnderTest) -> None:
+async def test_the_constraints_know_the_states_of_the_table(test_app: ServiceUnderTest) -> None:
     definitions = {
         row["conname"]: set(re.findall(r"'([A-Z_]+)'", row["definition"]))
-        for row in await world.database.fetch(
+        for row in await test_app.database.fetch(
             """SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
                WHERE conrelid = 'generation_requests'::regclass AND contype = 'c'"""
         )
@@ -74,12 +78,12 @@ async def test_the_constraints_know_the_states_of_the_table(world: ServiceUnderT
     assert definitions["generation_requests_live_has_deadline"] == {
         state.value for state in TERMINAL
     }
-    trigger = await world.database.fetchval(
+    trigger = await test_app.database.fetchval(
         "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname ="
         " 'generation_requests_terminal_is_final'"
     )
     assert set(re.findall(r"'([A-Z_]+)'", trigger)) == {state.value for state in TERMINAL}
-    index = await world.database.fetchval(
+    index = await test_app.database.fetchval(
         "SELECT indexdef FROM pg_indexes WHERE indexname = 'generation_requests_share'"
     )
     assert set(re.findall(r"'([A-Z_]+)'", index)) == {state.value for state in WITH_JOB}
@@ -111,14 +115,14 @@ async def test_every_earlier_revision_migrates(admin_url: str) -> None:
 
 
 async def test_migrating_while_serving_disturbs_nobody(
-    world: ServiceUnderTest, database_url: str
+    test_app: ServiceUnderTest, database_url: str
 ) -> None:
     async def serve() -> None:
         for n in range(20):
-            await world.with_samples(f"user{n}")
+            await test_app.with_samples(f"user{n}")
 
     await asyncio.gather(serve(), *(migrate_in_a_process(database_url) for _ in range(4)))
-    assert len(await world.service.queries.page(Filters(), 100)) == 20
+    assert len(await test_app.service.queries.page(Filters(), 100)) == 20
 
 
 async def test_a_batch_that_fails_falls_apart_and_harms_only_the_bad_item() -> None:
@@ -175,23 +179,23 @@ async def test_a_database_that_is_away_is_one_clear_error() -> None:
     await database.close()
 
 
-async def test_the_list_pages_through_everything_once(world: ServiceUnderTest) -> None:
-    made = [await world.submitted(f"user{n % 3}") for n in range(10)]
+async def test_the_list_pages_through_everything_once(test_app: ServiceUnderTest) -> None:
+    made = [await test_app.submitted(f"user{n % 3}") for n in range(10)]
     seen = []
     before = None
-    while page := await world.service.queries.page(Filters(before=before), 3):
+    while page := await test_app.service.queries.page(Filters(before=before), 3):
         seen += [request.id for request in page]
         before = page[-1].id
     assert seen == sorted((request.id for request in made), reverse=True)
-    mine = await world.service.queries.page(Filters(user_id="user1", states=("PENDING",)), 100)
+    mine = await test_app.service.queries.page(Filters(user_id="user1", states=("PENDING",)), 100)
     assert len(mine) == 3
 
 
 async def test_a_statement_that_a_deadlock_ends_is_done_again(
-    world: ServiceUnderTest, database_url: str
+    test_app: ServiceUnderTest, database_url: str
 ) -> None:
     for user in ("a", "b"):
-        await world.grant(user, 100, "payg")
+        await test_app.grant(user, 100, "payg")
     ours = Database(database_url, pool_size=1)
     await ours.execute("SET deadlock_timeout = '500ms'")
     theirs = await asyncpg.connect(database_url)

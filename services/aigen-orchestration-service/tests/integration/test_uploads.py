@@ -300,12 +300,12 @@ async def test_save_beyond_the_uploads_of_a_job_is_refused(store: AssetStore) ->
 
 
 async def test_upload_over_http_is_counted_for_its_job_and_ends_with_its_time(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     assert job.job_id is not None
-    app = create_app(service=world.service)
+    app = create_app(service=test_app.service)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -317,13 +317,13 @@ async def test_upload_over_http_is_counted_for_its_job_and_ends_with_its_time(
             address = f"/api/v1/n8n-callbacks/assets?job_id={job_id}"
             return await client.post(address, content=data, headers=headers)
 
-        token = world.service.secrets.token(job.job_id)
+        token = test_app.service.secrets.token(job.job_id)
         for seed in range(32):
             assert (await upload(job.job_id, token, picture(64, 64, seed=seed))).status_code == 201
         refused = await upload(job.job_id, token, picture(64, 64))
         assert (refused.status_code, refused.json()["code"]) == (413, "job_uploads")
         assert (await upload(job.job_id, "x", picture(64, 64))).status_code == 401
-        world.clock.advance(hours=3)
+        test_app.clock.advance(hours=3)
         late = await upload(job.job_id, token, picture(64, 64))
         assert (late.status_code, late.json()["code"]) == (409, "stale_result")
-    await world.sweep()
+    await test_app.sweep()

@@ -21,7 +21,7 @@ def figure(lane: Stage, kind: StallKind) -> float | None:
 
 
 async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
     depth: tuple[int, int] | None = (1, 0)
 
@@ -29,17 +29,17 @@ async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(
         return depth if queue == "q.samples" else (0, 1)
 
     watchdog = Watchdog(
-        world.service.queries.lane_work,
+        test_app.service.queries.lane_work,
         seen,
         {Stage.SAMPLES: "q.samples", Stage.FINAL: "q.final"},
-        now=world.clock,
+        now=test_app.clock,
         quiet_for=timedelta(minutes=2),
     )
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     with structlog.testing.capture_logs() as logs:
         await watchdog.step()
-        world.clock.advance(minutes=3)
+        test_app.clock.advance(minutes=3)
         for _ in range(3):
             await watchdog.step()
         assert figure(Stage.SAMPLES, StallKind.NO_CONSUMER) == 1
@@ -47,7 +47,7 @@ async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(
         await watchdog.step()
         assert figure(Stage.SAMPLES, StallKind.NO_CONSUMER) == 0
         assert figure(Stage.SAMPLES, StallKind.NEVER_STARTED) == 1
-        await world.deliver(job)
+        await test_app.deliver(job)
         await watchdog.step()
     assert [(entry["event"], entry["kind"]) for entry in logs] == [
         ("worker_stalled", "no_consumer"),
@@ -59,21 +59,21 @@ async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(
     assert figure(Stage.SAMPLES, StallKind.NEVER_STARTED) == 0
 
 
-async def test_a_job_that_was_begun_and_a_final_are_told_apart(world: ServiceUnderTest) -> None:
-    request = await world.with_samples()
-    await world.submitted("other")
-    working = await world.next_job()
+async def test_a_job_that_was_begun_and_a_final_are_told_apart(test_app: ServiceUnderTest) -> None:
+    request = await test_app.with_samples()
+    await test_app.submitted("other")
+    working = await test_app.next_job()
     assert working.job_id is not None
-    await world.jobs.work_started(working.id, working.job_id)
-    await world.select(request)
-    final = await world.next_job()
-    world.clock.advance(minutes=3)
-    stalled = await world.service.watchdog.look()
+    await test_app.jobs.work_started(working.id, working.job_id)
+    await test_app.select(request)
+    final = await test_app.next_job()
+    test_app.clock.advance(minutes=3)
+    stalled = await test_app.service.watchdog.look()
     assert {(stall.lane, stall.kind) for stall in stalled} == {
         (Stage.SAMPLES, StallKind.SILENT),
         (Stage.FINAL, StallKind.NEVER_STARTED),
     }
     assert working.job_id is not None
-    await world.jobs.progress_reported(working.id, working.job_id, {"percent": 40})
-    assert {stall.lane for stall in await world.service.watchdog.look()} == {Stage.FINAL}
-    await world.deliver(final)
+    await test_app.jobs.progress_reported(working.id, working.job_id, {"percent": 40})
+    assert {stall.lane for stall in await test_app.service.watchdog.look()} == {Stage.FINAL}
+    await test_app.deliver(final)

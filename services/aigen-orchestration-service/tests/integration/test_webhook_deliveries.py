@@ -31,18 +31,18 @@ from tests.support.webhook_receiver import LOOPBACK, Call, Receiver
 from tools import generate_docs
 
 TEST = EndpointScope(name="test", sees_all=False)
-"""The caller in whose name a world submits."""
+"""The caller that submits the requests of a test."""
 OTHER = EndpointScope(name="other", sees_all=False)
 
 
 @pytest.fixture
-async def world(
-    make_world: Callable[..., ServiceUnderTest], receiver: Receiver
+async def test_app(
+    make_test_app: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> AsyncIterator[ServiceUnderTest]:
     """The service, which may call loopback; the invariants are asked while the receiver still
     listens.
     """
-    made = make_world(webhook_allowed_networks=LOOPBACK)
+    made = make_test_app(webhook_allowed_networks=LOOPBACK)
     yield made
     await made.check()
 
@@ -55,43 +55,46 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def registered(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
     receiver: Receiver,
     who: EndpointScope = TEST,
     secret: str | None = None,
 ) -> WebhookEndpoint:
     """An endpoint at a receiver."""
-    return await world.service.endpoints.register(who, receiver.url, secret, None)
+    return await test_app.service.webhook_endpoints.register(who, receiver.url, secret, None)
 
 
 async def log_of(
-    world: ServiceUnderTest, endpoint: WebhookEndpoint, who: EndpointScope = TEST
+    test_app: ServiceUnderTest, endpoint: WebhookEndpoint, who: EndpointScope = TEST
 ) -> list[dict[str, Any]]:
     """The delivery log, the newest first."""
-    return await world.service.endpoints.deliveries(who, endpoint.id, state=None, most=100)
+    return await test_app.service.webhook_endpoints.deliveries(
+        who, endpoint.id, state=None, most=100
+    )
 
 
-async def owed(world: ServiceUnderTest) -> list[str]:
+async def owed(test_app: ServiceUnderTest) -> list[str]:
     """The topics of the outbox."""
     return [
-        row["topic"] for row in await world.database.fetch("SELECT topic FROM outbox ORDER BY id")
+        row["topic"]
+        for row in await test_app.database.fetch("SELECT topic FROM outbox ORDER BY id")
     ]
 
 
-async def seen(world: ServiceUnderTest, endpoint: WebhookEndpoint) -> WebhookEndpoint:
+async def seen(test_app: ServiceUnderTest, endpoint: WebhookEndpoint) -> WebhookEndpoint:
     """The endpoint as it is now."""
-    return await world.service.endpoints.one(TEST, endpoint.id)
+    return await test_app.service.webhook_endpoints.one(TEST, endpoint.id)
 
 
 async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_was(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
-    shown = await world.with_samples()
-    await world.drain()
-    await world.select(shown)
-    finished = await world.deliver(await world.next_job())
-    await world.drain()
+    endpoint = await registered(test_app, receiver)
+    shown = await test_app.with_samples()
+    await test_app.drain()
+    await test_app.select(shown)
+    finished = await test_app.deliver(await test_app.next_job())
+    await test_app.drain()
     assert receiver.types() == ["generation.samples_ready", "generation.completed"]
     for call, request in zip(receiver.calls, (shown, finished), strict=True):
         assert call.verified(endpoint.secret) == call.told
@@ -102,22 +105,23 @@ async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_
         assert call.headers["user-agent"] == "creativeflow-aigen"
         assert call.headers["host"] == f"127.0.0.1:{receiver.port}"
     assert [call.event_id for call in receiver.calls] == [
-        sent["event_id"] for sent in world.notifier.sent
+        sent["event_id"] for sent in test_app.notifier.sent
     ]
-    events = await world.events(finished)
+    events = await test_app.events(finished)
     assert events.count("webhook_delivered") == 2
     assert [
-        (row["state"], row["attempts"], row["last_status"]) for row in await log_of(world, endpoint)
+        (row["state"], row["attempts"], row["last_status"])
+        for row in await log_of(test_app, endpoint)
     ] == [("delivered", 1, 204)] * 2
 
 
 async def test_the_example_of_the_documents_verifies_a_real_delivery(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
-    rotated = await world.service.endpoints.rotate(TEST, endpoint.id, None)
-    await world.with_samples()
-    await world.drain()
+    endpoint = await registered(test_app, receiver)
+    rotated = await test_app.service.webhook_endpoints.rotate(TEST, endpoint.id, None)
+    await test_app.with_samples()
+    await test_app.drain()
     (call,) = receiver.calls
     text = (generate_docs.ROOT / "docs" / "webhooks.md").read_text("utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
@@ -136,17 +140,19 @@ async def test_the_example_of_the_documents_verifies_a_real_delivery(
             said["verified"](secret, headers, body)
 
 
-async def test_every_end_of_a_request_is_told(world: ServiceUnderTest, receiver: Receiver) -> None:
-    await registered(world, receiver)
-    await world.cancel(await world.submitted())
-    await world.submitted()
-    await world.fail(await world.next_job(), "prompt_rejected")
-    await world.with_samples()
-    world.clock.advance(days=28)
-    await world.sweep()
-    world.clock.advance(days=3)
-    await world.sweep()
-    await world.drain()
+async def test_every_end_of_a_request_is_told(
+    test_app: ServiceUnderTest, receiver: Receiver
+) -> None:
+    await registered(test_app, receiver)
+    await test_app.cancel(await test_app.submitted())
+    await test_app.submitted()
+    await test_app.fail(await test_app.next_job(), "prompt_rejected")
+    await test_app.with_samples()
+    test_app.clock.advance(days=28)
+    await test_app.sweep()
+    test_app.clock.advance(days=3)
+    await test_app.sweep()
+    await test_app.drain()
     assert sorted(receiver.types()) == [
         "generation.cancelled",
         "generation.expired",
@@ -157,54 +163,54 @@ async def test_every_end_of_a_request_is_told(world: ServiceUnderTest, receiver:
 
 
 async def test_without_a_endpoint_of_the_caller_nothing_is_owed_or_kept(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    theirs = await registered(world, receiver, OTHER)
-    await world.with_samples()
-    assert [topic for topic in await owed(world) if topic.startswith("webhook")] == []
-    assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
-    mine = await registered(world, receiver)
-    await world.service.endpoints.disable(TEST, mine.id)
-    await world.cancel(await world.submitted())
-    assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
-    await world.drain()
+    theirs = await registered(test_app, receiver, OTHER)
+    await test_app.with_samples()
+    assert [topic for topic in await owed(test_app) if topic.startswith("webhook")] == []
+    assert await test_app.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
+    mine = await registered(test_app, receiver)
+    await test_app.service.webhook_endpoints.disable(TEST, mine.id)
+    await test_app.cancel(await test_app.submitted())
+    assert await test_app.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
+    await test_app.drain()
     assert receiver.calls == []
-    assert await log_of(world, theirs, OTHER) == []
+    assert await log_of(test_app, theirs, OTHER) == []
 
 
 async def test_with_no_endpoints_allowed_nothing_is_prepared(
-    make_world: Callable[..., ServiceUnderTest],
+    make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
-    world = make_world(webhook_endpoints_max=0)
-    assert not world.service.policy.webhooks
+    test_app = make_test_app(webhook_endpoints_max=0)
+    assert not test_app.service.policy.webhooks
 
 
 async def test_events_of_one_request_keep_their_order_though_the_first_one_fails(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    await registered(world, receiver)
+    await registered(test_app, receiver)
     receiver.answers.extend([500, 500])
-    shown = await world.with_samples()
-    await world.send_webhooks()
-    await world.select(shown)
-    await world.deliver(await world.next_job())
-    assert await world.send_webhooks() == 0
-    await world.drain()
+    shown = await test_app.with_samples()
+    await test_app.send_webhooks()
+    await test_app.select(shown)
+    await test_app.deliver(await test_app.next_job())
+    assert await test_app.send_webhooks() == 0
+    await test_app.drain()
     assert receiver.types() == ["generation.samples_ready"] * 3 + ["generation.completed"]
     assert len({call.event_id for call in receiver.calls[:3]}) == 1
 
 
 async def test_a_failed_try_is_repeated_on_schedule_and_parked_at_its_end(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
+    endpoint = await registered(test_app, receiver)
     receiver.otherwise = 500
-    request = await world.with_samples()
+    request = await test_app.with_samples()
     tried: list[datetime] = []
     for _ in range(10):
-        while not await world.send_webhooks():
-            world.clock.set(await next_due(world))
-        tried.append(world.clock())
+        while not await test_app.send_webhooks():
+            test_app.clock.set(await next_due(test_app))
+        tried.append(test_app.clock())
         assert len(receiver.calls) == len(tried)
     waits = [later - earlier for earlier, later in pairwise(tried)]
     for wait, planned in zip(waits, SCHEDULE, strict=True):
@@ -212,28 +218,28 @@ async def test_a_failed_try_is_repeated_on_schedule_and_parked_at_its_end(
     assert {call.event_id for call in receiver.calls} == {receiver.calls[0].event_id}
     assert {call.body for call in receiver.calls} == {receiver.calls[0].body}
     assert len({call.headers["webhook-timestamp"] for call in receiver.calls}) == 10
-    (message,) = await world.service.outbox.list_open(parked_only=True, most=10)
+    (message,) = await test_app.service.outbox.list_open(parked_only=True, most=10)
     assert message["parked_reason"] == "given up after 10 tries: bad_status 500"
-    (row,) = await log_of(world, endpoint)
+    (row,) = await log_of(test_app, endpoint)
     assert (row["state"], row["attempts"], row["last_error"], row["last_status"]) == (
         "parked",
         10,
         "bad_status",
         500,
     )
-    assert (await world.events(request)).count("webhook_parked") == 1
+    assert (await test_app.events(request)).count("webhook_parked") == 1
     receiver.otherwise = 200
-    assert await world.service.outbox.replay(message["id"], by="op", now=world.clock())
-    assert (await log_of(world, endpoint))[0]["state"] == "pending"
-    await world.drain()
-    (row,) = await log_of(world, endpoint)
+    assert await test_app.service.outbox.replay(message["id"], by="op", now=test_app.clock())
+    assert (await log_of(test_app, endpoint))[0]["state"] == "pending"
+    await test_app.drain()
+    (row,) = await log_of(test_app, endpoint)
     assert (row["state"], row["attempts"], row["last_error"]) == ("delivered", 11, None)
-    assert (await seen(world, endpoint)).failing_since is None
+    assert (await seen(test_app, endpoint)).failing_since is None
 
 
-async def next_due(world: ServiceUnderTest) -> datetime:
+async def next_due(test_app: ServiceUnderTest) -> datetime:
     """When the next webhook is due."""
-    due = await world.database.fetchval(
+    due = await test_app.database.fetchval(
         "SELECT min(due_at) FROM outbox WHERE topic LIKE 'webhook:%' AND parked_reason IS NULL"
     )
     assert isinstance(due, datetime)
@@ -241,88 +247,88 @@ async def next_due(world: ServiceUnderTest) -> datetime:
 
 
 async def test_what_an_operator_drops_is_given_up_in_the_log_too(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
-    await world.with_samples()
-    await world.database.execute(
+    endpoint = await registered(test_app, receiver)
+    await test_app.with_samples()
+    await test_app.database.execute(
         "UPDATE outbox SET parked_reason = 'test' WHERE topic LIKE 'webhook:%'"
     )
-    (message,) = await world.service.outbox.list_open(parked_only=True, most=10)
-    assert await world.service.outbox.drop(message["id"], by="op", now=world.clock())
-    assert [row["state"] for row in await log_of(world, endpoint)] == ["failed"]
-    await world.drain()
+    (message,) = await test_app.service.outbox.list_open(parked_only=True, most=10)
+    assert await test_app.service.outbox.drop(message["id"], by="op", now=test_app.clock())
+    assert [row["state"] for row in await log_of(test_app, endpoint)] == ["failed"]
+    await test_app.drain()
     assert receiver.calls == []
 
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_receiver_that_asks_for_time_gets_it(
-    world: ServiceUnderTest, receiver: Receiver, status: int
+    test_app: ServiceUnderTest, receiver: Receiver, status: int
 ) -> None:
-    await registered(world, receiver)
+    await registered(test_app, receiver)
     receiver.answers.append((status, "Retry-After: 600"))
-    await world.with_samples()
-    await world.send_webhooks()
-    wait = await next_due(world) - world.clock()
+    await test_app.with_samples()
+    await test_app.send_webhooks()
+    wait = await next_due(test_app) - test_app.clock()
     assert timedelta(seconds=598) < wait < timedelta(seconds=602)
 
 
 async def test_a_endpoint_that_is_gone_is_disabled_and_nothing_more_is_owed_to_it(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
+    endpoint = await registered(test_app, receiver)
     receiver.otherwise = 410
-    shown = await world.with_samples()
-    await world.select(shown)
-    await world.deliver(await world.next_job())
-    await world.send_webhooks()
+    shown = await test_app.with_samples()
+    await test_app.select(shown)
+    await test_app.deliver(await test_app.next_job())
+    await test_app.send_webhooks()
     assert len(receiver.calls) == 1
-    assert not [topic for topic in await owed(world) if topic.startswith("webhook")]
-    now = await seen(world, endpoint)
+    assert not [topic for topic in await owed(test_app) if topic.startswith("webhook")]
+    now = await seen(test_app, endpoint)
     assert (now.state, now.disabled_reason) == (EndpointState.DISABLED, DisabledReason.GONE)
-    assert [(row["state"], row["last_error"]) for row in await log_of(world, endpoint)] == [
+    assert [(row["state"], row["last_error"]) for row in await log_of(test_app, endpoint)] == [
         ("failed", "endpoint_disabled"),
         ("failed", "gone"),
     ]
-    await world.cancel(await world.submitted())
-    await world.drain()
+    await test_app.cancel(await test_app.submitted())
+    await test_app.drain()
     assert len(receiver.calls) == 1
 
 
 async def test_a_endpoint_that_failed_for_five_days_is_disabled_and_can_be_enabled_again(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
+    endpoint = await registered(test_app, receiver)
     receiver.otherwise = 500
-    await world.with_samples()
-    await world.send_webhooks()
-    first = (await seen(world, endpoint)).failing_since
+    await test_app.with_samples()
+    await test_app.send_webhooks()
+    first = (await seen(test_app, endpoint)).failing_since
     assert first is not None
-    world.clock.advance(days=4, hours=23)
-    await world.cancel(await world.submitted())
-    await world.send_webhooks()
-    assert (await seen(world, endpoint)).state is EndpointState.ENABLED
-    assert (await seen(world, endpoint)).failing_since == first
-    world.clock.advance(days=1, hours=1)
-    await world.send_webhooks()
-    now = await seen(world, endpoint)
+    test_app.clock.advance(days=4, hours=23)
+    await test_app.cancel(await test_app.submitted())
+    await test_app.send_webhooks()
+    assert (await seen(test_app, endpoint)).state is EndpointState.ENABLED
+    assert (await seen(test_app, endpoint)).failing_since == first
+    test_app.clock.advance(days=1, hours=1)
+    await test_app.send_webhooks()
+    now = await seen(test_app, endpoint)
     assert (now.state, now.disabled_reason) == (EndpointState.DISABLED, DisabledReason.FAILING)
-    assert {row["state"] for row in await log_of(world, endpoint)} == {"failed"}
+    assert {row["state"] for row in await log_of(test_app, endpoint)} == {"failed"}
     with pytest.raises(WebhookEndpointDisabledError):
-        await world.service.endpoints.test(TEST, endpoint.id)
+        await test_app.service.webhook_endpoints.test(TEST, endpoint.id)
     receiver.otherwise = 200
-    enabled = await world.service.endpoints.enable(TEST, endpoint.id)
+    enabled = await test_app.service.webhook_endpoints.enable(TEST, endpoint.id)
     assert (enabled.state, enabled.failing_since) == (EndpointState.ENABLED, None)
-    for row in await log_of(world, endpoint):
-        await world.service.endpoints.redeliver(TEST, endpoint.id, row["event_id"])
-    await world.drain()
-    assert {row["state"] for row in await log_of(world, endpoint)} == {"delivered"}
+    for row in await log_of(test_app, endpoint):
+        await test_app.service.webhook_endpoints.redeliver(TEST, endpoint.id, row["event_id"])
+    await test_app.drain()
+    assert {row["state"] for row in await log_of(test_app, endpoint)} == {"delivered"}
 
 
 async def test_a_endpoint_that_does_not_answer_delays_nobody_else(
-    make_world: Callable[..., ServiceUnderTest],
+    make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
-    world = make_world(webhook_allowed_networks=LOOPBACK, webhook_timeout=30)
+    test_app = make_test_app(webhook_allowed_networks=LOOPBACK, webhook_timeout=30)
     released = asyncio.Event()
     async with AsyncExitStack() as stack:
         dead, alive = [await stack.enter_async_context(Receiver()) for _ in range(2)]
@@ -331,58 +337,58 @@ async def test_a_endpoint_that_does_not_answer_delays_nobody_else(
             await released.wait()
 
         dead.otherwise = silent
-        await registered(world, dead)
-        await registered(world, alive)
+        await registered(test_app, dead)
+        await registered(test_app, alive)
         for n in range(12):
-            await world.cancel(await world.submitted(f"user{n}"))
-        await asyncio.wait_for(until(world, lambda: len(alive.calls) == 12), 10)
+            await test_app.cancel(await test_app.submitted(f"user{n}"))
+        await asyncio.wait_for(until(test_app, lambda: len(alive.calls) == 12), 10)
         assert len(dead.calls) == 8
-        await asyncio.wait_for(world.service.relay.step(), 10)
-        assert len(world.notifier.sent) == 12
+        await asyncio.wait_for(test_app.service.relay.step(), 10)
+        assert len(test_app.notifier.sent) == 12
         dead.otherwise = 200
         released.set()
-        await world.drain()
+        await test_app.drain()
         assert len({call.event_id for call in dead.calls}) == 12
-    await world.check()
+    await test_app.check()
 
 
-async def until(world: ServiceUnderTest, reached: Callable[[], bool]) -> None:
+async def until(test_app: ServiceUnderTest, reached: Callable[[], bool]) -> None:
     """Let the sender take what there is room for until something is reached."""
     while not reached():
-        await world.service.webhooks.step()
+        await test_app.service.webhook_sender.step()
         await asyncio.sleep(0.01)
 
 
 async def test_a_endpoint_at_which_the_last_try_failed_is_given_one_at_a_time(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    await registered(world, receiver)
+    await registered(test_app, receiver)
     for n in range(3):
-        await world.cancel(await world.submitted(f"user{n}"))
+        await test_app.cancel(await test_app.submitted(f"user{n}"))
     receiver.otherwise = 500
-    assert await world.send_webhooks() == 3
-    world.clock.advance(minutes=1)
-    assert await world.send_webhooks() == 1
+    assert await test_app.send_webhooks() == 3
+    test_app.clock.advance(minutes=1)
+    assert await test_app.send_webhooks() == 1
     receiver.otherwise = 200
-    assert await world.send_webhooks() == 1
-    world.clock.advance(minutes=6)
-    assert await world.send_webhooks() == 2
+    assert await test_app.send_webhooks() == 1
+    test_app.clock.advance(minutes=6)
+    assert await test_app.send_webhooks() == 2
 
 
 async def test_a_sender_that_dies_before_it_settles_leaves_the_event_to_the_next_under_the_same_id(
-    make_world: Callable[..., ServiceUnderTest], receiver: Receiver
+    make_test_app: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> None:
     async def silent(_writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
-    dying, next_one = (make_world(webhook_allowed_networks=LOOPBACK) for _ in range(2))
+    dying, next_one = (make_test_app(webhook_allowed_networks=LOOPBACK) for _ in range(2))
     endpoint = await registered(dying, receiver)
     receiver.answers.append(silent)
     await dying.with_samples()
-    await dying.service.webhooks.step()
+    await dying.service.webhook_sender.step()
     while not receiver.calls:
         await asyncio.sleep(0.01)
-    await dying.service.webhooks.finish(0)
+    await dying.service.webhook_sender.finish(0)
     assert await next_one.send_webhooks() == 0
     dying.clock.advance(minutes=2)
     assert await next_one.send_webhooks() == 1
@@ -395,95 +401,95 @@ async def test_a_sender_that_dies_before_it_settles_leaves_the_event_to_the_next
 
 
 async def test_what_was_sent_while_the_database_went_away_is_sent_again(
-    world: ServiceUnderTest, receiver: Receiver, database_url: str
+    test_app: ServiceUnderTest, receiver: Receiver, database_url: str
 ) -> None:
     async def and_the_database_goes(writer: asyncio.StreamWriter) -> None:
-        await world.database.close()
-        world.database._url = "postgresql://postgres@127.0.0.1:1/none"  # noqa: SLF001 - the same database, away
+        await test_app.database.close()
+        test_app.database._url = "postgresql://postgres@127.0.0.1:1/none"  # noqa: SLF001 - the same database, away
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    await registered(world, receiver)
-    await world.with_samples()
+    await registered(test_app, receiver)
+    await test_app.with_samples()
     receiver.answers.append(and_the_database_goes)
     with structlog.testing.capture_logs() as logged:
-        assert await world.send_webhooks() == 1
-    world.database._url = database_url  # noqa: SLF001 - back again
+        assert await test_app.send_webhooks() == 1
+    test_app.database._url = database_url  # noqa: SLF001 - back again
     assert [line["event"] for line in logged] == ["webhook_unsettled"]
-    assert await world.send_webhooks() == 0
-    world.clock.advance(minutes=2)
-    assert await world.send_webhooks() == 1
+    assert await test_app.send_webhooks() == 0
+    test_app.clock.advance(minutes=2)
+    assert await test_app.send_webhooks() == 1
     first, second = receiver.calls
     assert (first.event_id, first.body) == (second.event_id, second.body)
 
 
 async def test_a_fault_of_ours_is_logged_and_the_event_is_sent_again(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
-    await world.service.endpoints.test(TEST, endpoint.id)
-    await world.database.execute("UPDATE webhook_targets SET secret = 'whsec_no base64'")
+    endpoint = await registered(test_app, receiver)
+    await test_app.service.webhook_endpoints.test(TEST, endpoint.id)
+    await test_app.database.execute("UPDATE webhook_targets SET secret = 'whsec_no base64'")
     with structlog.testing.capture_logs() as logged:
-        assert await world.send_webhooks() == 1
+        assert await test_app.send_webhooks() == 1
     assert [line["event"] for line in logged] == ["webhook_failed"]
     assert "no base64" not in str(logged)
-    await world.service.endpoints.rotate(TEST, endpoint.id, endpoint.secret)
-    await world.database.execute("UPDATE webhook_targets SET previous_secrets = '[]'")
-    world.clock.advance(minutes=2)
-    assert await world.send_webhooks() == 1
+    await test_app.service.webhook_endpoints.rotate(TEST, endpoint.id, endpoint.secret)
+    await test_app.database.execute("UPDATE webhook_targets SET previous_secrets = '[]'")
+    test_app.clock.advance(minutes=2)
+    assert await test_app.send_webhooks() == 1
     assert receiver.calls[0].headers["webhook-signature"] == signature_of(
         receiver.calls[0], endpoint.secret
     )
 
 
 async def test_senders_in_any_number_send_each_event_once(
-    make_world: Callable[..., ServiceUnderTest], receiver: Receiver
+    make_test_app: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> None:
-    worlds = [make_world(webhook_allowed_networks=LOOPBACK) for _ in range(3)]
-    await registered(worlds[0], receiver)
+    test_apps = [make_test_app(webhook_allowed_networks=LOOPBACK) for _ in range(3)]
+    await registered(test_apps[0], receiver)
     for n in range(20):
-        await worlds[0].cancel(await worlds[0].submitted(f"user{n}"))
-    while sum(await asyncio.gather(*(world.send_webhooks() for world in worlds))):
+        await test_apps[0].cancel(await test_apps[0].submitted(f"user{n}"))
+    while sum(await asyncio.gather(*(test_app.send_webhooks() for test_app in test_apps))):
         pass
     assert len(receiver.calls) == len({call.event_id for call in receiver.calls}) == 20
-    await worlds[0].check()
+    await test_apps[0].check()
 
 
 async def test_an_event_can_be_sent_again_whatever_became_of_it(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
-    await world.with_samples()
-    await world.drain()
-    (row,) = await log_of(world, endpoint)
-    await world.service.endpoints.redeliver(TEST, endpoint.id, row["event_id"])
-    await world.service.endpoints.redeliver(TEST, endpoint.id, row["event_id"])
-    assert (await log_of(world, endpoint))[0]["state"] == "pending"
-    await world.drain()
+    endpoint = await registered(test_app, receiver)
+    await test_app.with_samples()
+    await test_app.drain()
+    (row,) = await log_of(test_app, endpoint)
+    await test_app.service.webhook_endpoints.redeliver(TEST, endpoint.id, row["event_id"])
+    await test_app.service.webhook_endpoints.redeliver(TEST, endpoint.id, row["event_id"])
+    assert (await log_of(test_app, endpoint))[0]["state"] == "pending"
+    await test_app.drain()
     first, second = receiver.calls
     assert (first.event_id, first.body) == (second.event_id, second.body)
-    assert [(row["state"], row["attempts"]) for row in await log_of(world, endpoint)] == [
+    assert [(row["state"], row["attempts"]) for row in await log_of(test_app, endpoint)] == [
         ("delivered", 2)
     ]
     with pytest.raises(NotFoundError):
-        await world.service.endpoints.redeliver(TEST, endpoint.id, UUID(int=1))
+        await test_app.service.webhook_endpoints.redeliver(TEST, endpoint.id, UUID(int=1))
     with pytest.raises(NotFoundError):
-        await world.service.endpoints.redeliver(OTHER, endpoint.id, row["event_id"])
+        await test_app.service.webhook_endpoints.redeliver(OTHER, endpoint.id, row["event_id"])
 
 
 async def test_after_a_rotation_both_secrets_sign_for_a_day(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
-    rotated = await world.service.endpoints.rotate(TEST, endpoint.id, None)
-    again = await world.service.endpoints.rotate(TEST, endpoint.id, None)
-    await world.service.endpoints.test(TEST, endpoint.id)
-    await world.drain()
-    world.clock.advance(hours=23, minutes=59)
-    await world.service.endpoints.test(TEST, endpoint.id)
-    await world.drain()
-    world.clock.advance(minutes=2)
-    await world.service.endpoints.test(TEST, endpoint.id)
-    await world.drain()
+    endpoint = await registered(test_app, receiver)
+    rotated = await test_app.service.webhook_endpoints.rotate(TEST, endpoint.id, None)
+    again = await test_app.service.webhook_endpoints.rotate(TEST, endpoint.id, None)
+    await test_app.service.webhook_endpoints.test(TEST, endpoint.id)
+    await test_app.drain()
+    test_app.clock.advance(hours=23, minutes=59)
+    await test_app.service.webhook_endpoints.test(TEST, endpoint.id)
+    await test_app.drain()
+    test_app.clock.advance(minutes=2)
+    await test_app.service.webhook_endpoints.test(TEST, endpoint.id)
+    await test_app.drain()
     at_once, on_the_day, after = receiver.calls
     for secret in (endpoint.secret, rotated.secret, again.secret):
         assert at_once.verified(secret) == at_once.told
@@ -502,60 +508,62 @@ def signature_of(call: Call, secret: str) -> str:
 
 
 async def test_a_deleted_endpoint_gets_nothing_more_and_its_log_goes_with_age(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
-    await world.with_samples()
-    await world.service.endpoints.delete(TEST, endpoint.id)
+    endpoint = await registered(test_app, receiver)
+    await test_app.with_samples()
+    await test_app.service.webhook_endpoints.delete(TEST, endpoint.id)
     with pytest.raises(NotFoundError):
-        await world.service.endpoints.one(TEST, endpoint.id)
-    await world.drain()
+        await test_app.service.webhook_endpoints.one(TEST, endpoint.id)
+    await test_app.drain()
     assert receiver.calls == []
-    world.clock.advance(days=29)
-    await world.sweep()
-    await world.housekeep()
-    assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 1
-    world.clock.advance(days=2)
-    await world.sweep()
-    await world.housekeep()
-    assert await world.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
+    test_app.clock.advance(days=29)
+    await test_app.sweep()
+    await test_app.housekeep()
+    assert await test_app.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 1
+    test_app.clock.advance(days=2)
+    await test_app.sweep()
+    await test_app.housekeep()
+    assert await test_app.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
 
 
 async def test_the_log_keeps_what_is_open_and_forgets_what_ended_long_ago(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
-    await world.service.endpoints.test(TEST, endpoint.id)
-    await world.drain()
-    await world.service.endpoints.test(TEST, endpoint.id)
-    world.clock.advance(days=31)
-    await world.housekeep()
-    assert [row["state"] for row in await log_of(world, endpoint)] == ["pending"]
+    endpoint = await registered(test_app, receiver)
+    await test_app.service.webhook_endpoints.test(TEST, endpoint.id)
+    await test_app.drain()
+    await test_app.service.webhook_endpoints.test(TEST, endpoint.id)
+    test_app.clock.advance(days=31)
+    await test_app.housekeep()
+    assert [row["state"] for row in await log_of(test_app, endpoint)] == ["pending"]
 
 
 async def test_what_was_owed_in_the_moment_of_a_disable_is_tidied_up(
-    world: ServiceUnderTest, receiver: Receiver
+    test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
-    endpoint = await registered(world, receiver)
-    await world.with_samples()
-    await world.database.execute(
+    endpoint = await registered(test_app, receiver)
+    await test_app.with_samples()
+    await test_app.database.execute(
         "UPDATE webhook_targets SET state = 'disabled', disabled_reason = 'gone'"
     )
-    await world.housekeep()
-    assert not [topic for topic in await owed(world) if topic.startswith("webhook")]
-    assert [row["last_error"] for row in await log_of(world, endpoint)] == ["endpoint_disabled"]
+    await test_app.housekeep()
+    assert not [topic for topic in await owed(test_app) if topic.startswith("webhook")]
+    assert [row["last_error"] for row in await log_of(test_app, endpoint)] == ["endpoint_disabled"]
 
 
 async def test_a_running_service_sends_within_moments(
-    make_world: Callable[..., ServiceUnderTest], receiver: Receiver
+    make_test_app: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> None:
-    world = make_world(webhook_allowed_networks=LOOPBACK, roles=("relay",), poll_interval=60.0)
-    await registered(world, receiver)
-    await world.service.start()
-    shown = await world.with_samples()
+    test_app = make_test_app(
+        webhook_allowed_networks=LOOPBACK, roles=("relay",), poll_interval=60.0
+    )
+    await registered(test_app, receiver)
+    await test_app.service.start()
+    shown = await test_app.with_samples()
     await asyncio.wait_for(reached(lambda: len(receiver.calls) == 1), 5)
-    await world.select(shown)
-    await world.deliver(await world.next_job())
+    await test_app.select(shown)
+    await test_app.deliver(await test_app.next_job())
     await asyncio.wait_for(reached(lambda: len(receiver.calls) == 2), 5)
     opened = asyncio.Event()
 
@@ -565,12 +573,12 @@ async def test_a_running_service_sends_within_moments(
 
     receiver.otherwise = slowly
     for n in range(20):
-        await world.cancel(await world.submitted(f"user{n}"))
+        await test_app.cancel(await test_app.submitted(f"user{n}"))
     await asyncio.wait_for(reached(lambda: len(receiver.calls) == 10), 5)
     opened.set()
     await asyncio.wait_for(reached(lambda: len(receiver.calls) == 22), 5)
-    await world.service.webhooks.finish()
-    await world.check()
+    await test_app.service.webhook_sender.finish()
+    await test_app.check()
 
 
 async def reached(condition: Callable[[], bool]) -> None:

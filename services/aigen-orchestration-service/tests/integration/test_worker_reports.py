@@ -21,17 +21,19 @@ def body_of(job, **more) -> bytes:
     return orjson.dumps({name: value for name, value in said.items() if value is not None})
 
 
-async def report(world: ServiceUnderTest, kind: ReportKind, job, token: str | None = None, **more):
-    token = token or world.service.secrets.token(job.job_id)
-    return await world.service.reports.receive(kind, body_of(job, **more), token=token)
+async def report(
+    test_app: ServiceUnderTest, kind: ReportKind, job, token: str | None = None, **more
+):
+    token = token or test_app.service.secrets.token(job.job_id)
+    return await test_app.service.worker_reports.receive(kind, body_of(job, **more), token=token)
 
 
-async def test_a_whole_lifecycle_by_reports(world: ServiceUnderTest) -> None:
-    await world.submitted()
-    job = await world.next_job()
-    await report(world, ReportKind.STARTED, job)
+async def test_a_whole_lifecycle_by_reports(test_app: ServiceUnderTest) -> None:
+    await test_app.submitted()
+    job = await test_app.next_job()
+    await report(test_app, ReportKind.STARTED, job)
     half = await report(
-        world,
+        test_app,
         ReportKind.PROGRESS,
         job,
         percent=50,
@@ -41,7 +43,7 @@ async def test_a_whole_lifecycle_by_reports(world: ServiceUnderTest) -> None:
     assert half.progress == {"percent": 50, "step": "two of four"}
     assert len(half.samples) == 2
     shown = await report(
-        world,
+        test_app,
         ReportKind.SAMPLES,
         job,
         samples=four_samples(job),
@@ -53,49 +55,49 @@ async def test_a_whole_lifecycle_by_reports(world: ServiceUnderTest) -> None:
         "m",
         None,
     )
-    await world.select(shown)
-    job = await world.next_job()
-    await report(world, ReportKind.STARTED, job)
-    done = await report(world, ReportKind.FINAL, job, final_asset=a_final(job))
+    await test_app.select(shown)
+    job = await test_app.next_job()
+    await report(test_app, ReportKind.STARTED, job)
+    done = await report(test_app, ReportKind.FINAL, job, final_asset=a_final(job))
     assert done.state is State.COMPLETED
-    await world.drain()
-    assert world.notifier.types() == ["samples_ready", "final_asset_ready"]
+    await test_app.drain()
+    assert test_app.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
-async def test_the_same_result_twice_changes_nothing(world: ServiceUnderTest) -> None:
-    await world.submitted()
-    job = await world.next_job()
+async def test_the_same_result_twice_changes_nothing(test_app: ServiceUnderTest) -> None:
+    await test_app.submitted()
+    job = await test_app.next_job()
     first, second = await asyncio.gather(
-        *(report(world, ReportKind.SAMPLES, job, samples=four_samples(job)) for _ in range(2))
+        *(report(test_app, ReportKind.SAMPLES, job, samples=four_samples(job)) for _ in range(2))
     )
     assert first.version == second.version
-    await world.select(first)
-    job = await world.next_job()
-    done = await report(world, ReportKind.FINAL, job, final_asset=a_final(job))
+    await test_app.select(first)
+    job = await test_app.next_job()
+    done = await report(test_app, ReportKind.FINAL, job, final_asset=a_final(job))
     assert (
-        await report(world, ReportKind.FINAL, job, final_asset=a_final(job))
+        await report(test_app, ReportKind.FINAL, job, final_asset=a_final(job))
     ).version == done.version
 
 
 async def test_started_and_progress_after_the_result_tell_the_worker_to_stop(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
-    await report(world, ReportKind.SAMPLES, job, samples=four_samples(job))
+    await test_app.submitted()
+    job = await test_app.next_job()
+    await report(test_app, ReportKind.SAMPLES, job, samples=four_samples(job))
     for kind in (ReportKind.STARTED, ReportKind.PROGRESS):
         with pytest.raises(errors.StaleResultError):
-            await report(world, kind, job)
+            await report(test_app, kind, job)
 
 
 async def test_the_good_samples_are_delivered_and_the_failed_ones_reported(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     failures = [{"index": 3, "error_code": "provider_error", "error_message": "secret stack trace"}]
     shown = await report(
-        world, ReportKind.SAMPLES, job, samples=four_samples(job)[:3], failures=failures
+        test_app, ReportKind.SAMPLES, job, samples=four_samples(job)[:3], failures=failures
     )
     assert shown.state is State.AWAITING_SELECTION
     assert [sample["index"] for sample in shown.samples] == [0, 1, 2]
@@ -104,93 +106,95 @@ async def test_the_good_samples_are_delivered_and_the_failed_ones_reported(
 
 
 async def test_samples_of_the_wrong_size_count_as_failed_and_none_good_is_another_attempt(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    await world.submitted()
-    job = await world.next_job()
+    await test_app.submitted()
+    job = await test_app.next_job()
     wrong = [{**sample, "resolution": "300x900"} for sample in four_samples(job)]
-    again = await report(world, ReportKind.SAMPLES, job, samples=wrong)
+    again = await report(test_app, ReportKind.SAMPLES, job, samples=wrong)
     assert (again.state, again.attempt) == (State.PENDING, 2)
     assert again.job_id != job.job_id
-    world.clock.advance(minutes=1)
-    job = await world.next_job()
+    test_app.clock.advance(minutes=1)
+    job = await test_app.next_job()
     mixed = [*wrong[:1], *four_samples(job)[1:]]
-    shown = await report(world, ReportKind.SAMPLES, job, samples=mixed)
+    shown = await report(test_app, ReportKind.SAMPLES, job, samples=mixed)
     assert [failure["error_code"] for failure in shown.sample_failures] == ["invalid_output"]
 
 
 @pytest.mark.parametrize("change", [{"resolution": "1080x1081"}, {"format": "webp"}])
 async def test_a_final_that_does_not_fit_is_a_failed_attempt(
-    world: ServiceUnderTest, change: dict[str, str]
+    test_app: ServiceUnderTest, change: dict[str, str]
 ) -> None:
-    await world.select(await world.with_samples())
-    job = await world.next_job()
-    again = await report(world, ReportKind.FINAL, job, final_asset={**a_final(job), **change})
+    await test_app.select(await test_app.with_samples())
+    job = await test_app.next_job()
+    again = await report(test_app, ReportKind.FINAL, job, final_asset={**a_final(job), **change})
     assert (again.state, again.attempt) == (State.PENDING, 2)
-    world.clock.advance(minutes=1)
-    assert (await world.deliver(await world.next_job())).state is State.COMPLETED
+    test_app.clock.advance(minutes=1)
+    assert (await test_app.deliver(await test_app.next_job())).state is State.COMPLETED
 
 
 async def test_a_result_of_an_earlier_attempt_is_kept_as_evidence_and_not_applied(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    request = await world.submitted()
-    first = await world.next_job()
-    await report(world, ReportKind.ERROR, first, error_code="model_timeout", error_message="x")
-    world.clock.advance(minutes=1)
-    second = await world.next_job()
+    request = await test_app.submitted()
+    first = await test_app.next_job()
+    await report(test_app, ReportKind.ERROR, first, error_code="model_timeout", error_message="x")
+    test_app.clock.advance(minutes=1)
+    second = await test_app.next_job()
     with pytest.raises(errors.StaleResultError):
-        await report(world, ReportKind.SAMPLES, first, samples=four_samples(first))
-    assert (await world.look(request)).state is State.PROCESSING_SAMPLES
-    assert (await world.events(request)).count("stale_result") == 1
-    await world.deliver(second)
+        await report(test_app, ReportKind.SAMPLES, first, samples=four_samples(first))
+    assert (await test_app.look(request)).state is State.PROCESSING_SAMPLES
+    assert (await test_app.events(request)).count("stale_result") == 1
+    await test_app.deliver(second)
 
 
-async def test_a_worker_faster_than_the_confirm_is_believed(world: ServiceUnderTest) -> None:
-    request = await world.submitted()
-    leased = (await world.jobs.lease(request.stage, window=10, most=10)).jobs
-    shown = await world.deliver(leased[0])
+async def test_a_worker_faster_than_the_confirm_is_believed(test_app: ServiceUnderTest) -> None:
+    request = await test_app.submitted()
+    leased = (await test_app.jobs.lease(request.stage, window=10, most=10)).jobs
+    shown = await test_app.deliver(leased[0])
     assert shown.state is State.AWAITING_SELECTION
     from creativeflow.services.aigeneration.ports import Publication, PublicationOutcome  # noqa: PLC0415
 
-    await world.jobs.published([(leased[0], Publication(PublicationOutcome.ACCEPTED))])
-    assert (await world.look(request)).state is State.AWAITING_SELECTION
+    await test_app.jobs.published([(leased[0], Publication(PublicationOutcome.ACCEPTED))])
+    assert (await test_app.look(request)).state is State.AWAITING_SELECTION
 
 
-async def test_results_of_the_wrong_kind_are_refused_in_words(world: ServiceUnderTest) -> None:
-    await world.submitted()
-    job = await world.next_job()
+async def test_results_of_the_wrong_kind_are_refused_in_words(test_app: ServiceUnderTest) -> None:
+    await test_app.submitted()
+    job = await test_app.next_job()
     with pytest.raises(errors.InvalidRequestError) as refused:
-        await report(world, ReportKind.FINAL, job, final_asset={**four_samples(job)[0]})
+        await report(test_app, ReportKind.FINAL, job, final_asset={**four_samples(job)[0]})
     assert refused.value.errors[0]["code"] == "wrong_stage"
 
 
-async def test_only_the_jobs_own_token_opens_its_callbacks(world: ServiceUnderTest) -> None:
-    await world.submitted()
-    job = await world.next_job()
-    other = world.service.secrets.token(uuid7())
+async def test_only_the_jobs_own_token_opens_its_callbacks(test_app: ServiceUnderTest) -> None:
+    await test_app.submitted()
+    job = await test_app.next_job()
+    other = test_app.service.secrets.token(uuid7())
     forged = CallbackSecrets(["another-secret"]).token(job.job_id)
     for token in (other, forged, "", "x" * 500, "ÿ"):
         with pytest.raises(errors.InvalidCredentialsError):
-            await world.service.reports.receive(ReportKind.STARTED, body_of(job), token=token)
+            await test_app.service.worker_reports.receive(
+                ReportKind.STARTED, body_of(job), token=token
+            )
     with pytest.raises(errors.InvalidCredentialsError):
-        await world.service.reports.receive(ReportKind.STARTED, body_of(job))
-    await world.service.reports.receive(
-        ReportKind.STARTED, body_of(job, callback_token=world.service.secrets.token(job.job_id))
+        await test_app.service.worker_reports.receive(ReportKind.STARTED, body_of(job))
+    await test_app.service.worker_reports.receive(
+        ReportKind.STARTED, body_of(job, callback_token=test_app.service.secrets.token(job.job_id))
     )
 
 
-async def test_a_standard_webhooks_signature_opens_them_too(make_world) -> None:
+async def test_a_standard_webhooks_signature_opens_them_too(make_test_app) -> None:
     from pydantic import SecretStr  # noqa: PLC0415
 
     key = base64.b64encode(b"k" * 32).decode()
-    world = make_world(callback_secret=SecretStr(f"whsec_{key}"), allow_missing_job_id=True)
-    world.clock.set(_now())
-    await world.submitted()
-    job = await world.next_job()
+    test_app = make_test_app(callback_secret=SecretStr(f"whsec_{key}"), allow_missing_job_id=True)
+    test_app.clock.set(_now())
+    await test_app.submitted()
+    job = await test_app.next_job()
     body = body_of(job, job_id=None, samples=four_samples(job))
-    timestamp = int(world.clock().timestamp())
-    right = world.service.secrets.sign("m1", timestamp, body)
+    timestamp = int(test_app.clock().timestamp())
+    right = test_app.service.secrets.sign("m1", timestamp, body)
     for signature in (
         Signature(message_id="m1", timestamp=str(timestamp), signatures="v1,AAAA"),
         Signature(message_id="m2", timestamp=str(timestamp), signatures=right),
@@ -198,20 +202,26 @@ async def test_a_standard_webhooks_signature_opens_them_too(make_world) -> None:
         Signature(message_id="m1", timestamp="yesterday", signatures=right),
     ):
         with pytest.raises(errors.InvalidCredentialsError):
-            await world.service.reports.receive(ReportKind.SAMPLES, body, signature=signature)
+            await test_app.service.worker_reports.receive(
+                ReportKind.SAMPLES, body, signature=signature
+            )
     signature = Signature(message_id="m1", timestamp=str(timestamp), signatures=f"v1,AAAA {right}")
-    shown = await world.service.reports.receive(ReportKind.SAMPLES, body, signature=signature)
+    shown = await test_app.service.worker_reports.receive(
+        ReportKind.SAMPLES, body, signature=signature
+    )
     assert shown.state is State.AWAITING_SELECTION
-    await world.check()
+    await test_app.check()
 
 
-async def test_unknown_requests_and_unreadable_reports_are_refused(world: ServiceUnderTest) -> None:
-    await world.submitted()
-    job = await world.next_job()
-    token = world.service.secrets.token(job.job_id)
+async def test_unknown_requests_and_unreadable_reports_are_refused(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.submitted()
+    job = await test_app.next_job()
+    token = test_app.service.secrets.token(job.job_id)
     unknown = orjson.dumps({"generation_request_id": str(uuid4()), "job_id": str(job.job_id)})
     with pytest.raises(errors.NotFoundError):
-        await world.service.reports.receive(ReportKind.STARTED, unknown, token=token)
+        await test_app.service.worker_reports.receive(ReportKind.STARTED, unknown, token=token)
     for body in (
         b"",
         b"{",
@@ -222,29 +232,29 @@ async def test_unknown_requests_and_unreadable_reports_are_refused(world: Servic
         body_of(job, samples=[{}]),
     ):
         with pytest.raises((errors.InvalidRequestError, errors.InvalidJsonError)):
-            await world.service.reports.receive(ReportKind.SAMPLES, body, token=token)
+            await test_app.service.worker_reports.receive(ReportKind.SAMPLES, body, token=token)
     with pytest.raises(errors.InvalidRequestError):
-        await world.service.reports.receive(
+        await test_app.service.worker_reports.receive(
             ReportKind.STARTED, body_of(job, job_id=None), token=token
         )
 
 
 async def test_an_error_without_the_current_stage_is_tried_again_then_fails_with_friendly_words(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
 ) -> None:
-    request = await world.submitted()
+    request = await test_app.submitted()
     for attempt in (1, 2, 3):
-        job = await world.next_job()
+        job = await test_app.next_job()
         assert job.attempt == attempt
         await report(
-            world,
+            test_app,
             ReportKind.ERROR,
             job,
             error_code="model_unavailable",
             error_message="GPU 7 on fire",
         )
-        world.clock.advance(minutes=1)
-    failed = await world.look(request)
+        test_app.clock.advance(minutes=1)
+    failed = await test_app.look(request)
     assert failed.failure is not None
     assert failed.failure["code"] == "model_unavailable"
     assert failed.failure["fault"] == "provider"
@@ -252,32 +262,32 @@ async def test_an_error_without_the_current_stage_is_tried_again_then_fails_with
     assert "retry" in failed.failure["next_steps"]
 
 
-async def test_the_last_attempt_goes_to_the_fallback_model(world: ServiceUnderTest) -> None:
-    await world.submitted()
+async def test_the_last_attempt_goes_to_the_fallback_model(test_app: ServiceUnderTest) -> None:
+    await test_app.submitted()
     used = []
     for _ in range(3):
-        job = await world.next_job()
+        job = await test_app.next_job()
         used.append(job.model)
-        await world.fail(job)
-        world.clock.advance(minutes=1)
+        await test_app.fail(job)
+        test_app.clock.advance(minutes=1)
     assert used == ["standard", "standard", "fast"]
 
 
-async def test_a_retry_is_a_new_request_that_names_the_old_one(world: ServiceUnderTest) -> None:
+async def test_a_retry_is_a_new_request_that_names_the_old_one(test_app: ServiceUnderTest) -> None:
     from creativeflow.services.aigeneration.application.generations import Caller  # noqa: PLC0415
 
-    request = await world.submitted()
+    request = await test_app.submitted()
     with pytest.raises(errors.InvalidStateError):
-        await world.orchestrator.retry(request.id, Caller(name="t"), {}, correlation_id="c")
-    await world.fail(await world.next_job(), "invalid_input")
-    reply = await world.orchestrator.retry(
+        await test_app.generations.retry(request.id, Caller(name="t"), {}, correlation_id="c")
+    await test_app.fail(await test_app.next_job(), "invalid_input")
+    reply = await test_app.generations.retry(
         request.id, Caller(name="t"), {"input_prompt": "a tower"}, correlation_id="c"
     )
     assert reply.request is not None
     assert reply.request.retry_of == request.id
     assert reply.request.brief["input_prompt"] == "a tower"
     assert isinstance(reply.request.id, UUID)
-    assert (await world.look(request)).state is State.FAILED
+    assert (await test_app.look(request)).state is State.FAILED
 
 
 def _now():

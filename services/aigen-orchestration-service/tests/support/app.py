@@ -59,7 +59,7 @@ class ServiceUnderTest:
             engine=self.engine,
             notifier=self.notifier,
         )
-        self.orchestrator = self.service.orchestrator
+        self.generations = self.service.generations
         self.jobs = self.service.jobs
         self.database = self.service.database
 
@@ -97,7 +97,7 @@ class ServiceUnderTest:
             correlation_id="test",
             quote_id=quote_id,
         )
-        return await self.orchestrator.submit(order, claim)
+        return await self.generations.submit(order, claim)
 
     async def submitted(self, user_id: str = "user", **brief: Any) -> GenerationRequest:
         """A request that has just been submitted."""
@@ -115,7 +115,7 @@ class ServiceUnderTest:
         quote_id: str | None = None,
     ) -> ActionResult:
         """Select one of the request's samples."""
-        return await self.orchestrator.select_sample(
+        return await self.generations.select_sample(
             request.id,
             SampleChoice(sample_id=request.samples[sample]["asset_id"], resolution=resolution),
             caller or Caller(name="test"),
@@ -125,17 +125,17 @@ class ServiceUnderTest:
     async def quoted(self, user_id: str = "user", **brief: Any) -> dict[str, Any]:
         """What the request of `submit` would cost."""
         asked: Any = {"input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1", **brief}
-        return await self.orchestrator.quote(user_id, asked)
+        return await self.generations.quote(user_id, asked)
 
     async def regenerate(
         self, request: GenerationRequest, quote_id: str | None = None
     ) -> ActionResult:
         """Ask for another round."""
-        return await self.orchestrator.regenerate(request.id, Caller(name="test"), {}, quote_id)
+        return await self.generations.regenerate(request.id, Caller(name="test"), {}, quote_id)
 
     async def cancel(self, request: GenerationRequest) -> ActionResult:
         """Cancel."""
-        return await self.orchestrator.cancel(request.id, Caller(name="test"))
+        return await self.generations.cancel(request.id, Caller(name="test"))
 
     # What the roles and the workers do
 
@@ -178,13 +178,13 @@ class ServiceUnderTest:
         """Let the webhook sender take what is due, and wait until it is sent; how many tries were
         made.
         """
-        taken = await self.service.webhooks.step()
-        await self.service.webhooks.finish()
+        taken = await self.service.webhook_sender.step()
+        await self.service.webhook_sender.finish()
         return taken
 
     async def housekeep(self) -> None:
         """Let the chores be done whose turn it is."""
-        await self.service.chores.step()
+        await self.service.periodic_tasks.step()
 
     async def drain(self) -> None:
         """Let the relay pay until nothing is due; time passes as the back-off wants it."""

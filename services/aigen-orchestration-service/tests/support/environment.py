@@ -32,7 +32,7 @@ from tests.support.fake_billing_client import billing_process
 from tests.support.invariants import violations
 from tests.support.processes import free_port, service_environment
 from tests.support.scenarios import SCENARIOS, ObedientWorker, RetryingClient, ScenarioError, User
-from tests.support.services import RABBITMQ, database_admin_url, delete_names, own_names
+from tests.support.services import RABBITMQ, database_admin_url, delete_names, unique_names
 from tests.support.webhook_receiver import Call, Receiver
 
 QUICK = {
@@ -110,12 +110,12 @@ class Environment:
         folder: Path,
         names: dict[str, str],
         *,
-        books: str,
+        credit_service: str,
         receiver: Receiver,
         billing_port: int = 0,
         broker: str = RABBITMQ,
     ) -> None:
-        self.url, self.folder, self.names, self.books = url, folder, names, books
+        self.url, self.folder, self.names, self.credit_service = url, folder, names, credit_service
         self.receiver, self.billing_port = receiver, billing_port
         self.database = Database(url, pool_size=3)
         self.broker = self.engine_url = broker
@@ -133,7 +133,7 @@ class Environment:
         self._read = 0
         self._read_again: set[int] = set()
 
-    def environment(self, port: int, **more: str) -> dict[str, str]:
+    def variables(self, port: int, **more: str) -> dict[str, str]:
         """What a serving process is told."""
         told = {
             "AIGEN_ENGINE_URL": self.engine_url,
@@ -142,7 +142,7 @@ class Environment:
             **self.names,
         }
         told["AIGEN_NOTIFY_QUEUE"] = self.notify_queue
-        if self.books == "billing":
+        if self.credit_service == "billing":
             told |= {
                 "AIGEN_CREDITS_URL": f"http://127.0.0.1:{self.billing_port}/api/v1",
                 "AIGEN_CREDITS_API_KEY": KEY,
@@ -153,14 +153,14 @@ class Environment:
 
     def worker(self, port: int) -> ObedientWorker:
         """A worker that survives the service."""
-        environment = self.environment(port)
-        told = {name.removeprefix("AIGEN_").lower(): value for name, value in environment.items()}
+        variables = self.variables(port)
+        told = {name.removeprefix("AIGEN_").lower(): value for name, value in variables.items()}
         told |= {"engine_url": self.broker, "notify_url": "log://", "credits_url": "local://"}
         return ObedientWorker(Settings(_env_file=None, **told), pictures=False, parallel=50)  # type: ignore[arg-type,call-arg]
 
     async def give(self, user_id: str, amount: int, plan: str) -> None:
         """Credits of one user, at the credit service itself."""
-        if self.books == "billing":
+        if self.credit_service == "billing":
             subscription = {
                 "current_plan_name": plan.title(),
                 "status": "Active",
@@ -190,7 +190,7 @@ class Environment:
         hooks = f"http://127.0.0.1:{self.receiver.port}/hook"
         self.line = RetryingClient(ports, hooks=hooks, patience_seconds=patience_seconds)
 
-    async def live(self, kind: str, tag: str) -> bool:
+    async def run_scenario(self, kind: str, tag: str) -> bool:
         """One life from its credits to its end; False, with a finding, when it went otherwise than
         it must.
         """
@@ -224,7 +224,9 @@ class Environment:
         flagged = await self.database.fetch("""SELECT DISTINCT user_id FROM account_flags
                WHERE cleared_at IS NULL AND reason <> 'content_abuse' LIMIT 50""")
         await asyncio.gather(*(self._clear(row["user_id"]) for row in flagged))
-        with_truth = await self.control() if self.books == "billing" else {"operations": {}}
+        with_truth = (
+            await self.control() if self.credit_service == "billing" else {"operations": {}}
+        )
         for row in await self.database.fetch("SELECT key FROM holds WHERE parked_at IS NOT NULL"):
             charged = with_truth["operations"].get(row["key"]) == "charged"
             await self.line.call(
@@ -389,7 +391,7 @@ class Environment:
         return found
 
     def _notes(self) -> list[dict[str, Any]]:
-        if self.books == "billing":
+        if self.credit_service == "billing":
             calls, self.receiver.calls = self.receiver.calls, []
             told = [orjson.loads(call.body) for call in calls if call.target == "/notify"]
             return [note | {"id": note["data"]["event_id"]} for note in told]
@@ -408,7 +410,7 @@ class Environment:
         connection.close()
 
     async def _left(self) -> dict[str, int]:
-        if self.books == "billing":
+        if self.credit_service == "billing":
             return {
                 user: credits_amount(told)
                 for user, told in (await self.control())["balances"].items()
@@ -428,26 +430,32 @@ class Environment:
 
 @asynccontextmanager
 async def environment(
-    *, books: str = "local", database: str | None = None, broker: str = RABBITMQ
+    *, credit_service: str = "local", database: str | None = None, broker: str = RABBITMQ
 ) -> AsyncIterator[Environment]:
     """A yard of one's own, removed afterwards; `database` and `broker`: servers other than those of
     the tests.
     """
     admin = database or await asyncio.to_thread(database_admin_url)
-    names = own_names(f"yard.{uuid4().hex[:8]}")
+    names = unique_names(f"environment.{uuid4().hex[:8]}")
     try:
         async with AsyncExitStack() as stack:
-            url = await stack.enter_async_context(a_database(admin, "aigen_yard"))
+            url = await stack.enter_async_context(a_database(admin, "aigen_environment"))
             await migrate(url)
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="aigen-yard-")))
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="aigen-environment-")))
             receiver = await stack.enter_async_context(Receivers())
             port = 0
-            if books == "billing":
-                desk = billing_process(complete=True)
-                port = await asyncio.to_thread(desk.__enter__)
-                stack.callback(desk.__exit__, None, None, None)
+            if credit_service == "billing":
+                billing = billing_process(complete=True)
+                port = await asyncio.to_thread(billing.__enter__)
+                stack.callback(billing.__exit__, None, None, None)
             made = Environment(
-                url, folder, names, books=books, receiver=receiver, billing_port=port, broker=broker
+                url,
+                folder,
+                names,
+                credit_service=credit_service,
+                receiver=receiver,
+                billing_port=port,
+                broker=broker,
             )
             await asyncio.to_thread(made.declare)
             stack.push_async_callback(made.database.close)

@@ -91,7 +91,9 @@ class Adapter:
             "message": "ok",
         }
 
-    def once(self, key: str | None, work: Any, *arguments: Any) -> tuple[int, dict[str, Any]]:
+    def run_idempotent(
+        self, key: str | None, work: Any, *arguments: Any
+    ) -> tuple[int, dict[str, Any]]:
         """Do the work, or give the answer which the key got before, where keys are honoured."""
         if not (self.complete and key):
             return work(*arguments)  # type: ignore[no-any-return]
@@ -144,9 +146,9 @@ class Routes:
         if fault == "slow":
             await asyncio.sleep(SLOW_SECONDS)
         key, body = request.headers.get("idempotency-key"), await request.json()
-        status, said = self.adapter.once(key, work, request.path_params["user_id"], body)
+        status, said = self.adapter.run_idempotent(key, work, request.path_params["user_id"], body)
         if fault == "twice":
-            self.adapter.once(key, work, request.path_params["user_id"], body)
+            self.adapter.run_idempotent(key, work, request.path_params["user_id"], body)
         if fault == "silent_after":
             await asyncio.sleep(30)
         if fault == "drop_after":

@@ -24,7 +24,7 @@ from tests.support.processes import free_port, process, wait_ready_now
 LOOKUP = "/users/{user_id}/credits/operations/{key}"
 
 
-class Desk:
+class FakeBilling:
     """One client of the adapter; `control` steers the adapter."""
 
     def __init__(
@@ -69,7 +69,7 @@ def billing_process(*, complete: bool) -> Iterator[int]:
 
 
 @asynccontextmanager
-async def billing(database_url: str, port: int, **more: Any) -> AsyncIterator[Desk]:
+async def billing(database_url: str, port: int, **more: Any) -> AsyncIterator[FakeBilling]:
     """A client with a journal of its own; `refund` and `lookup` are its routes, the rest its
     constructor's.
     """
@@ -80,9 +80,9 @@ async def billing(database_url: str, port: int, **more: Any) -> AsyncIterator[De
     database = Database(database_url)
     async with httpx.AsyncClient(trust_env=False) as http:
         told = {"api_key": KEY, "now": clock.now, "call_seconds": 1.0, "pause_seconds": 0.01} | more
-        desk = Desk(
+        fake_billing = FakeBilling(
             port, BillingCredits(http, BillingJournal(database), routes, **told), http, database
         )
-        await desk.control(reset=True)
-        yield desk
+        await fake_billing.control(reset=True)
+        yield fake_billing
         await database.close()

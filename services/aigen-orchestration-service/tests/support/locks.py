@@ -18,18 +18,18 @@ _WAITING = (
 )
 
 
-async def deadlocks(world: ServiceUnderTest) -> int:
+async def deadlocks(test_app: ServiceUnderTest) -> int:
     """How many circles the server has broken so far; each session tells with a second's delay."""
     await asyncio.sleep(1.2)
     for _ in range(12):
         await asyncio.gather(
-            *(world.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6))
+            *(test_app.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6))
         )
-    return int(await world.database.fetchval(_DEADLOCKS))
+    return int(await test_app.database.fetchval(_DEADLOCKS))
 
 
 async def both_held_up(
-    world: ServiceUnderTest,
+    test_app: ServiceUnderTest,
     url: str,
     middle: GenerationRequest,
     first: Coroutine[Any, Any, Any],
@@ -47,7 +47,7 @@ async def both_held_up(
             tasks = []
             for one in (first, second):
                 tasks.append(asyncio.create_task(one))
-                while await world.database.fetchval(_WAITING) < len(tasks):
+                while await test_app.database.fetchval(_WAITING) < len(tasks):
                     await asyncio.sleep(0.01)
     finally:
         await other.close()

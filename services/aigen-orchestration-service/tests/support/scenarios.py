@@ -203,7 +203,7 @@ class User:
                 0.5, 1.3 * pause
             )  # some dozens of lives that ask all the time would be all there is to do
 
-    async def shown(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def until_samples(self, request: dict[str, Any]) -> dict[str, Any]:
         """The request once its samples can be looked at."""
         found = await self.until(request["id"], "AWAITING_SELECTION")
         if found["status"] != "AWAITING_SELECTION":
@@ -238,14 +238,14 @@ async def pays(user: User) -> None:
         f"{REQUESTS}/quote",
         {"user_id": user.id, "input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1"},
     )
-    request = await user.shown(await user.start(quote_id=quoted["quote_id"]))
+    request = await user.until_samples(await user.start(quote_id=quoted["quote_id"]))
     await user.select(request, "4K")
     await user.ended(request)
 
 
 async def pays_nothing(user: User) -> None:
     """The Free plan's generations: two of the month, and a final."""
-    request = await user.shown(await user.start("progress", "rabbitmq"))
+    request = await user.until_samples(await user.start("progress", "rabbitmq"))
     await user.accepted("POST", f"{REQUESTS}/{request['id']}/regenerate-samples", {})
     await user.select(await _wait_for_another_round(user, request))
     await user.ended(request)
@@ -253,14 +253,14 @@ async def pays_nothing(user: User) -> None:
 
 async def pays_for_the_large_final(user: User) -> None:
     """The Pro plan includes samples, and not a final in high resolution."""
-    request = await user.shown(await user.start("well", "rabbitmq"))
+    request = await user.until_samples(await user.start("well", "rabbitmq"))
     await user.select(request, "4K")
     await user.ended(request)
 
 
 async def regenerates(user: User) -> None:
     """Two sets of samples and a final."""
-    request = await user.shown(await user.start())
+    request = await user.until_samples(await user.start())
     changed = {"updated_prompt": "a red lighthouse"}
     await user.accepted("POST", f"{REQUESTS}/{request['id']}/regenerate-samples", changed)
     await user.select(await _wait_for_another_round(user, request))
@@ -271,7 +271,7 @@ def answered(how: str, over: str) -> Callable[[User], Awaitable[None]]:
     """A paid life whose worker answers in this way, and comes through in the end."""
 
     async def life(user: User) -> None:
-        request = await user.shown(await user.start(how, over))
+        request = await user.until_samples(await user.start(how, over))
         await user.select(request)
         await user.ended(request)
 
@@ -280,7 +280,7 @@ def answered(how: str, over: str) -> Callable[[User], Awaitable[None]]:
 
 async def cancels_what_is_shown(user: User) -> None:
     """Delivered samples stay charged."""
-    request = await user.shown(await user.start())
+    request = await user.until_samples(await user.start())
     await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
     await user.ended(request, "CANCELLED")
 
@@ -302,7 +302,7 @@ async def cancels_while_it_is_asked_for(user: User) -> None:
 
 async def cancels_the_final(user: User) -> None:
     """The samples stay charged, the final's hold is given back."""
-    request = await user.shown(await user.start("final_never"))
+    request = await user.until_samples(await user.start("final_never"))
     await user.select(request)
     await user.until(request["id"], "PROCESSING_FINAL")
     await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
@@ -343,7 +343,7 @@ async def is_accepted_by_a_person(user: User) -> None:
     await user.accepted(
         "POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/review", {"decision": "accept"}
     )
-    await user.select(await user.shown(request))
+    await user.select(await user.until_samples(request))
     await user.ended(request)
 
 
@@ -393,7 +393,7 @@ async def steers_webhooks(user: User) -> None:
     event = (await user.accepted("POST", f"{endpoints}/{endpoint}/test"))["event_id"]
     await user.accepted("POST", f"{endpoints}/{endpoint}/rotate-secret", {})
     await user.accepted("POST", f"{endpoints}/{endpoint}/deliveries/{event}/redeliver")
-    request = await user.shown(await user.start())
+    request = await user.until_samples(await user.start())
     await user.select(request)
     for step in ("disable", "enable", "disable"):
         await user.accepted("POST", f"{endpoints}/{endpoint}/{step}")

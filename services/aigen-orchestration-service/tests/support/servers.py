@@ -91,7 +91,7 @@ class Server:
         raise NotImplementedError
 
 
-class OwnPostgres(Server):
+class PostgresServer(Server):
     """PostgreSQL on a port of its own, with the durability that it has by default."""
 
     def __init__(self, folder: Path) -> None:
@@ -153,12 +153,12 @@ class OwnPostgres(Server):
         (self._folder / "data" / "postmaster.pid").unlink(missing_ok=True)
 
 
-class StandbyPostgres(OwnPostgres):
+class StandbyPostgres(PostgresServer):
     """A streaming standby of a running primary, which commits nothing any more that the standby
     does not have.
     """
 
-    def __init__(self, folder: Path, primary: OwnPostgres) -> None:
+    def __init__(self, folder: Path, primary: PostgresServer) -> None:
         home, user, port = _postgres_home(), _servant("postgres"), free_port()
         if user:
             shutil.chown(folder, user)
@@ -206,7 +206,7 @@ class StandbyPostgres(OwnPostgres):
         await self.execute("SELECT pg_reload_conf()")
 
 
-class OwnRabbitMQ(Server):
+class RabbitMQServer(Server):
     """A RabbitMQ node with a name, ports and files of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -245,11 +245,11 @@ class OwnRabbitMQ(Server):
 
 
 @asynccontextmanager
-async def own_servers() -> AsyncIterator[tuple[OwnPostgres, OwnRabbitMQ]]:
+async def servers() -> AsyncIterator[tuple[PostgresServer, RabbitMQServer]]:
     """Both, started; killed and gone afterwards."""
     async with AsyncExitStack() as stack:
-        postgres = OwnPostgres(_folder(stack))
-        rabbitmq = OwnRabbitMQ(_folder(stack))
+        postgres = PostgresServer(_folder(stack))
+        rabbitmq = RabbitMQServer(_folder(stack))
         for server in (postgres, rabbitmq):
             stack.push_async_callback(server.kill)
             await server.start()
@@ -257,10 +257,10 @@ async def own_servers() -> AsyncIterator[tuple[OwnPostgres, OwnRabbitMQ]]:
 
 
 @asynccontextmanager
-async def primary_and_standby() -> AsyncIterator[tuple[OwnPostgres, StandbyPostgres]]:
+async def primary_and_standby() -> AsyncIterator[tuple[PostgresServer, StandbyPostgres]]:
     """A primary and its synchronous standby, started; killed and gone afterwards."""
     async with AsyncExitStack() as stack:
-        primary = OwnPostgres(_folder(stack))
+        primary = PostgresServer(_folder(stack))
         stack.push_async_callback(primary.kill)
         await primary.start()
         standby = StandbyPostgres(_folder(stack), primary)

@@ -67,7 +67,7 @@ async def _answers(url: str) -> bool:
     return True
 
 
-def own_names(prefix: str) -> dict[str, str]:
+def unique_names(prefix: str) -> dict[str, str]:
     """Settings that give every exchange and queue a name of its own, so that runs do not meet in
     the broker.
     """

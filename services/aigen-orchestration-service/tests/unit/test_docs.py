@@ -113,11 +113,10 @@ def every_page(function: Any) -> Any:
 # Generated documents
 
 
-@pytest.mark.parametrize("document", [*generate_docs.GENERATED, generate_docs.ARCHITECTURE])
-def test_a_generated_document_is_up_to_date(document: str) -> None:
+@pytest.mark.parametrize("document", generate_docs.GENERATED)
+def test_generated_document_is_up_to_date(document: str) -> None:
     path = ROOT / document
-    make = generate_docs.GENERATED.get(document)
-    wanted = make() if make else generate_docs.architecture(page(path))
+    wanted = generate_docs.GENERATED[document]()
     assert path.is_file() and page(path) == wanted, f"{document} is not up to date: run `make docs`"  # noqa: PT018
 
 
@@ -132,32 +131,16 @@ def test_every_shown_statement_is_composed() -> None:
     assert shown == set(request_sql.snapshots())
 
 
-def test_making_documents_writes_what_is_missing_and_leaves_the_rest(tmp_path: Path) -> None:
-    overview = tmp_path / generate_docs.ARCHITECTURE
-    overview.parent.mkdir(parents=True)
-    overview.write_text(
-        f"before\n{generate_docs.MAP_BEGINS}\nold\n{generate_docs.MAP_ENDS}\nafter\n", "utf-8"
-    )
+def test_generate_docs_writes_missing_and_stale_documents_only(tmp_path: Path) -> None:
     generate_docs.main([str(tmp_path)])
     assert generate_docs.stale(tmp_path) == {}
-    assert overview.read_text("utf-8").startswith("before\n")
-    assert overview.read_text("utf-8").endswith("\nafter\n")
     (tmp_path / "docs" / "settings.md").write_text("changed by hand", "utf-8")
     assert list(generate_docs.stale(tmp_path)) == [tmp_path / "docs" / "settings.md"]
 
 
-def test_an_overview_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs a line"):
-        generate_docs.architecture("no markers")
-
-
-def test_the_map_is_the_docstrings() -> None:
-    text = (
-        page(SERVICE / "ARCHITECTURE.md")
-        .partition(generate_docs.MAP_BEGINS)[2]
-        .partition(generate_docs.MAP_ENDS)[0]
-    )
-    mapped = dict(re.findall(r"^(\S+\.py)\s+(\S.*)$", text, re.MULTILINE))
+def test_modules_page_lists_every_module_with_the_first_sentence_of_its_docstring() -> None:
+    text = page(DOCS / "modules.md")
+    mapped = dict(re.findall(r"^\| `(\S+\.py)` \| (\S.*) \|$", text, re.MULTILINE))
     found = {
         path.relative_to(PACKAGE).as_posix(): path
         for path in PACKAGE.rglob("*.py")
@@ -165,8 +148,8 @@ def test_the_map_is_the_docstrings() -> None:
     }
     assert set(mapped) == set(found)
     for module, path in found.items():
-        said = " ".join((ast.get_docstring(ast.parse(page(path))) or "").split())
-        assert said.startswith(mapped[module]), module
+        docstring = " ".join((ast.get_docstring(ast.parse(page(path))) or "").split())
+        assert docstring.startswith(mapped[module]), module
         assert mapped[module].endswith("."), (
             f"{module}: the docstring does not begin with a sentence"
         )

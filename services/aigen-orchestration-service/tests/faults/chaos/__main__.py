@@ -1,7 +1,6 @@
-"""`make chaos N=5000`: thousands of lives in a storm; what was lost, doubled, charged wrongly or
-parked, as a table.
+"""`make chaos N=5000`: run thousands of scenarios while faults are injected, and print a table.
 
-Exits with 1 when anything was.
+Exits with 1 if a request was lost, doubled or parked, or if an amount is wrong.
 """
 
 import argparse
@@ -20,13 +19,13 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.chaos.run import Storm
+from tests.faults.chaos.run import ChaosRun
 from tests.support.environment import Environment, environment
 from tests.support.scenarios import SCENARIOS
-from tests.support.servers import own_servers
+from tests.support.servers import servers
 
 PATIENCE_SECONDS = 120.0
-"""How long a step of a life may take before it counts as lost."""
+"""Time limit of a step of a scenario; after it the request counts as lost."""
 _DOUBLED = """SELECT count(*) FROM (SELECT data->>'job_id' FROM generation_events
               WHERE event
                   IN ('samples_delivered',
@@ -39,46 +38,46 @@ async def soak(
     at_once: int,
     processes: int,
     seed: int,
-    books: str,
+    credit_service: str,
     console: Console,
     kinds: Sequence[str] = tuple(SCENARIOS),
-    servers: bool = False,
+    kill_servers: bool = False,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> dict[str, Any]:
-    """So many lives, so many of them at once; the figures, with every violation in words.
+    """Run `count` scenarios, `at_once` of them concurrently; return the results and violations.
 
-    `servers`: on a PostgreSQL and a RabbitMQ of their own, which are killed too. A step of a life
-    that takes longer than `patience_seconds` is lost.
+    `kill_servers`: start a separate PostgreSQL and RabbitMQ, and kill these too. A step that takes
+    longer than `patience_seconds` counts as lost.
     """
     began = time.monotonic()
     async with AsyncExitStack() as stack:
-        own = await stack.enter_async_context(own_servers()) if servers else ()
+        own = await stack.enter_async_context(servers()) if servers else ()
         places = {"database": own[0].url, "broker": own[1].url} if own else {}
-        made = await stack.enter_async_context(environment(books=books, **places))
-        storm = await stack.enter_async_context(
-            Storm(made, processes=processes, seed=seed, servers=own)
+        made = await stack.enter_async_context(environment(credit_service=credit_service, **places))
+        chaos = await stack.enter_async_context(
+            ChaosRun(made, processes=processes, seed=seed, servers=own)
         )
-        made.call_at(storm.ports, patience_seconds)
+        made.call_at(chaos.ports, patience_seconds)
         stop = asyncio.Event()
-        working = [asyncio.create_task(made.worker(port).run(stop)) for port in storm.ports]
-        raging = asyncio.create_task(storm.rage())
+        working = [asyncio.create_task(made.worker(port).run(stop)) for port in chaos.ports]
+        injecting = asyncio.create_task(chaos.inject_faults())
         operating = asyncio.create_task(_operate(made))
-        lengths = await _live(
+        lengths = await _run_all(
             made, [kinds[number % len(kinds)] for number in range(count)], at_once, console
         )
-        for task in (raging, operating):
+        for task in (injecting, operating):
             task.cancel()
-        ended = await asyncio.gather(raging, operating, return_exceptions=True)
+        ended = await asyncio.gather(injecting, operating, return_exceptions=True)
         made.findings += [
-            f"the storm itself failed: {error!r}" for error in ended if isinstance(error, Exception)
+            f"fault injection failed: {error!r}" for error in ended if isinstance(error, Exception)
         ]
         for server in own:
             await server.kill()
             await server.start()
-        storm.calm()
-        await storm.broker.accept()
-        await storm.tend()
-        await asyncio.gather(*(storm.serving(port) for port in storm.ports))
+        chaos.restore()
+        await chaos.broker.accept()
+        await chaos.restart_dead()
+        await asyncio.gather(*(chaos.serving(port) for port in chaos.ports))
         await made.time_passes()
         await made.drained(seconds=90)
         parked = await made.database.fetchval(
@@ -90,8 +89,8 @@ async def soak(
         await asyncio.gather(*working, return_exceptions=True)
         await made.line.close()
         return {
-            "books": books,
-            "lives": count,
+            "credit_service": credit_service,
+            "scenarios": count,
             "seed": seed,
             "seconds": round(time.monotonic() - began, 1),
             "outcomes": dict(await made.outcomes()),
@@ -99,18 +98,18 @@ async def soak(
             "doubled": doubled,
             "wrong_money": sum(bool(re.search(r" costs \d+$", text)) for text in violations),
             "parked": parked,
-            "longest_life_seconds": round(max(lengths, default=0), 1),
+            "longest_scenario_seconds": round(max(lengths, default=0), 1),
             "longest_stall_seconds": round(made.line.longest_stall, 1),
-            "storm": dict(storm.did),
+            "faults": dict(chaos.injected),
             "deadlocks": own[0].deadlocks() if own else "not counted",
             "violations": violations,
         }
 
 
-async def _live(
+async def _run_all(
     made: Environment, kinds: Sequence[str], at_once: int, console: Console
 ) -> list[float]:
-    """Lead all lives; how long each took that ended well."""
+    """Run all scenarios; return the durations of those that succeeded."""
     room = asyncio.Semaphore(at_once)
     lengths: list[float] = []
     began = time.monotonic()
@@ -118,14 +117,14 @@ async def _live(
     async def one(number: int, kind: str) -> None:
         async with room:
             started = time.monotonic()
-            well = await made.live(kind, str(number))
+            well = await made.run_scenario(kind, str(number))
             ended = time.monotonic()
             if not well:
                 console.print(f"{ended - began:6.0f} s  {made.findings[-1]}", markup=False)
                 return
             lengths.append(ended - started)
             if len(lengths) % 250 == 0:
-                console.print(f"{ended - began:6.0f} s  {len(lengths)} of {len(kinds)} lives")
+                console.print(f"{ended - began:6.0f} s  {len(lengths)} of {len(kinds)} scenarios")
 
     await asyncio.gather(*(one(number, kind) for number, kind in enumerate(kinds)))
     return lengths
@@ -143,16 +142,16 @@ def failed(figures: dict[str, Any]) -> bool:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="make chaos N=…", description=__doc__)
-    parser.add_argument("count", type=int, nargs="?", default=5000, help="how many lives")
-    parser.add_argument("--at-once", type=int, default=40, help="how many of them at the same time")
-    parser.add_argument("--processes", type=int, default=2, help="how many serving processes")
-    parser.add_argument("--seed", type=int, default=1, help="of the storm")
+    parser.add_argument("count", type=int, nargs="?", default=5000, help="number of scenarios")
+    parser.add_argument("--at-once", type=int, default=40, help="number of concurrent scenarios")
+    parser.add_argument("--processes", type=int, default=2, help="number of serving processes")
+    parser.add_argument("--seed", type=int, default=1, help="of the fault injection")
     parser.add_argument(
-        "--books",
+        "--credit-service",
         choices=["local", "billing"],
-        help="all of them pay from these; else half from each",
+        help="credit service of all scenarios; by default half of them use each",
     )
     parser.add_argument(
         "--patience",
@@ -165,29 +164,31 @@ def main() -> None:
     )
     told = parser.parse_args()
     console = Console()
-    # Half of the lives pay from the local ledger, half through the billing adapter.
+    # Half of the scenarios use the local ledger, half the billing adapter.
     halves = {"local": told.count - told.count // 2, "billing": told.count // 2}
     runs = []
-    for books, part in ({told.books: told.count} if told.books else halves).items():
+    for credit_service, part in (
+        {told.credit_service: told.count} if told.credit_service else halves
+    ).items():
         if part:
             found = soak(
                 count=part,
                 at_once=told.at_once,
                 processes=told.processes,
                 seed=told.seed,
-                books=books,
+                credit_service=credit_service,
                 console=console,
-                servers=not told.spare_servers,
+                kill_servers=not told.spare_servers,
                 patience_seconds=told.patience,
             )
             runs.append(asyncio.run(found))
             console.print(
-                f"{books}: {part} lives in {runs[-1]['seconds']} s, {len(runs[-1]['violations'])}"
-                " violations"
+                f"{credit_service}: {part} scenarios in {runs[-1]['seconds']} s,"
+                f" {len(runs[-1]['violations'])} violations"
             )
-    table = Table("figure", *(run["books"] for run in runs))
+    table = Table("figure", *(run["credit_service"] for run in runs))
     for name in runs[0]:
-        table.add_row(name, *(_shown(name, run[name]) for run in runs))
+        table.add_row(name, *(_format(name, run[name]) for run in runs))
     console.print(table)
     for run in runs:
         for violation in run["violations"][:20]:
@@ -200,7 +201,7 @@ def main() -> None:
     sys.exit(1 if any(failed(run) for run in runs) else 0)
 
 
-def _shown(name: str, value: Any) -> str:
+def _format(name: str, value: Any) -> str:
     if name == "violations":
         return str(len(value))
     if isinstance(value, dict):

@@ -1,6 +1,4 @@
-"""What goes wrong in a storm: connections cut and slowed, backends ended, processes killed; at
-random, seeded.
-"""
+"""Random, seeded faults: cut and stalled connections, terminated backends, killed processes."""
 
 import asyncio
 import random
@@ -19,23 +17,21 @@ from tests.support.processes import free_port
 from tests.support.servers import Server
 from tests.support.tcp_proxy import TcpProxy
 
-CALM_SECONDS = (0.2, 1.2)
+PAUSE_SECONDS = (0.2, 1.2)
 
 
-class Storm:
-    """Several serving processes, each thing between them and the world, and what is done to all of
-    it.
-    """
+class ChaosRun:
+    """Several serving processes behind TCP proxies, and the faults injected into them."""
 
     def __init__(
         self, made: Environment, *, processes: int, seed: int, servers: Sequence[Server] = ()
     ) -> None:
-        self.yard = made
+        self.environment = made
         self.servers = servers
-        self.random = random.Random(seed)  # noqa: S311 - a repeatable storm, no secret
+        self.random = random.Random(seed)  # noqa: S311 - repeatable faults, no secret
         self.ports = [free_port() for _ in range(processes)]
         self.running: dict[int, ForkServerProcess] = {}
-        self.did: Counter[str] = Counter()
+        self.injected: Counter[str] = Counter()
         self.trigger = Trigger()  # never armed: kills come from outside
         self.database = TcpProxy(*_address(made.url, 5432))
         self.broker = TcpProxy(*_address(made.broker, 5672))
@@ -43,15 +39,15 @@ class Storm:
     async def __aenter__(self) -> Self:
         await self.database.__aenter__()
         await self.broker.__aenter__()
-        self.yard.database_url = _through(self.yard.url, self.database.port)
-        self.yard.engine_url = _through(self.yard.broker, self.broker.port)
+        self.environment.database_url = _through(self.environment.url, self.database.port)
+        self.environment.engine_url = _through(self.environment.broker, self.broker.port)
         for port in self.ports:
             await self.start(port)
         await asyncio.gather(*(self.serving(port) for port in self.ports))
         return self
 
     async def __aexit__(self, *told: object) -> None:
-        self.calm()
+        self.restore()
         for process in self.running.values():
             process.kill()
             process.join()
@@ -59,26 +55,28 @@ class Storm:
         await self.broker.__aexit__(None, None, None)
 
     async def start(self, port: int) -> None:
-        """A process that will serve."""
-        environment = self.yard.environment(port, AIGEN_DATABASE_POOL_SIZE="6")
+        """Start a serving process."""
+        variables = self.environment.variables(port, AIGEN_DATABASE_POOL_SIZE="6")
         self.running[port] = await asyncio.to_thread(
-            start, environment, self.trigger, str(self.yard.folder / "log")
+            start, variables, self.trigger, str(self.environment.folder / "log")
         )
 
     async def serving(self, port: int, seconds: float = 60) -> None:
-        """Until it serves."""
+        """Wait until the process is ready."""
         async with asyncio.timeout(seconds):
             while True:
                 try:
-                    if (await self.yard.http.get(f"http://127.0.0.1:{port}/ready")).is_success:
+                    if (
+                        await self.environment.http.get(f"http://127.0.0.1:{port}/ready")
+                    ).is_success:
                         return
                 except httpx.HTTPError:
                     pass
                 await asyncio.sleep(0.05)
 
-    async def rage(self) -> None:
-        """One thing after another, for ever."""
-        deeds = [
+    async def inject_faults(self) -> None:
+        """Inject one fault after another until cancelled."""
+        actions = [
             self.kill,
             self.cut_broker,
             self.cut_database,
@@ -86,75 +84,73 @@ class Storm:
             self.stall_broker,
             self.stall_database,
             self.end_backends,
-            self.bother_receiver,
-            self.bother_books,
+            self.disturb_receiver,
+            self.disturb_credits,
             self.one_direction,
         ]
         if self.servers:
-            deeds = [*deeds * 3, self.kill_server]
+            actions = [*actions * 3, self.kill_server]
         while True:
-            await asyncio.sleep(self.random.uniform(*CALM_SECONDS))
-            deed = self.random.choice(deeds)
-            await deed()
-            self.did[deed.__name__] += 1
-            await self.tend()
+            await asyncio.sleep(self.random.uniform(*PAUSE_SECONDS))
+            action = self.random.choice(actions)
+            await action()
+            self.injected[action.__name__] += 1
+            await self.restart_dead()
 
-    async def tend(self) -> None:
-        """Start again what has died."""
+    async def restart_dead(self) -> None:
+        """Restart the processes that have ended."""
         for port, process in self.running.items():
             if process.exitcode is not None:
                 await self.start(port)
 
-    def calm(self) -> None:
-        """Everything flows."""
+    def restore(self) -> None:
+        """Resume all connections."""
         self.database.resume()
         self.broker.resume()
 
     async def kill(self) -> None:
-        """SIGKILL one of the processes; it is started again at once."""
+        """SIGKILL one of the processes."""
         process = self.running[self.random.choice(self.ports)]
         process.kill()
         await asyncio.to_thread(process.join)
 
     async def kill_server(self) -> None:
-        """SIGKILL the database or the broker itself, and start it again."""
+        """SIGKILL the database or the broker, and start it again."""
         server = self.random.choice(self.servers)
         await server.kill()
         await asyncio.sleep(self.random.uniform(0.0, 2.0))
         await server.start()
-        self.did[f"kill_{type(server).__name__}"] += 1
+        self.injected[f"kill_{type(server).__name__}"] += 1
 
     async def cut_broker(self) -> None:
-        """All connections to the broker end."""
+        """Close all connections to the broker."""
         self.broker.cut()
 
     async def cut_database(self) -> None:
-        """All connections to the database end."""
+        """Close all connections to the database."""
         self.database.cut()
 
     async def refuse_broker(self) -> None:
-        """The broker is away for a while."""
+        """Make the broker unavailable for a while."""
         await self.broker.refuse()
         self.broker.cut()
         await asyncio.sleep(self.random.uniform(0.3, 1.5))
         await self.broker.accept()
 
     async def stall_broker(self) -> None:
-        """Nothing comes or goes for a while, and nothing is lost."""
+        """Stall the connections to the broker for a while; lose nothing."""
         self.broker.stall()
         await asyncio.sleep(self.random.uniform(0.2, 2.0))
         self.broker.resume()
 
     async def stall_database(self) -> None:
-        """The database is slow."""
+        """Stall the connections to the database for a while."""
         self.database.stall()
         await asyncio.sleep(self.random.uniform(0.2, 2.0))
         self.database.resume()
 
     async def one_direction(self) -> None:
-        """Statements and confirms go through, their answers do not, and then the connections
-        end.
-        """
+        """Let requests through but not their responses, then close the connections."""
         which = self.random.choice([self.broker, self.database])
         which.stall(to_server=False)
         await asyncio.sleep(self.random.uniform(0.1, 0.5))
@@ -162,8 +158,8 @@ class Storm:
         which.resume()
 
     async def end_backends(self) -> None:
-        """The server ends our sessions."""
-        connection = await asyncpg.connect(self.yard.url)
+        """Terminate backends at the database server."""
+        connection = await asyncpg.connect(self.environment.url)
         try:
             await connection.execute(
                 """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -174,13 +170,13 @@ class Storm:
         finally:
             await connection.close()
 
-    async def bother_receiver(self) -> None:
-        """Receivers of webhooks and notifications fail."""
-        self.yard.receiver.answers.extend(self.random.choices([500, 503, 429, 204], k=10))
+    async def disturb_receiver(self) -> None:
+        """Make receivers of webhooks and notifications fail."""
+        self.environment.receiver.answers.extend(self.random.choices([500, 503, 429, 204], k=10))
 
-    async def bother_books(self) -> None:
-        """The credit service answers slowly, wrongly, twice or never."""
-        if self.yard.books == "billing":
+    async def disturb_credits(self) -> None:
+        """Make the credit service answer slowly, wrongly or not at all."""
+        if self.environment.credit_service == "billing":
             faults = [
                 "slow",
                 "error_before",
@@ -190,7 +186,7 @@ class Storm:
                 "wrong_body",
                 "turned_away",
             ]
-            await self.yard.control(faults=self.random.choices(faults, k=5))
+            await self.environment.control(faults=self.random.choices(faults, k=5))
 
 
 def _address(url: str, port: int) -> tuple[str, int]:

@@ -1,7 +1,7 @@
-"""`make crash`: kill the service at every seam, start it again, ask after everybody's money; a
-table, and JSON.
+"""`make crash`: kill the service at every failpoint, restart it and check the invariants; print a
+table and write JSON.
 
-Exits with 1 when anything was lost, doubled or charged wrongly, and when a seam was never reached.
+Exits with 1 if an invariant is violated or a failpoint is never reached.
 """
 
 import argparse
@@ -22,57 +22,58 @@ from tests.faults.crash.launcher import FAILPOINTS
 
 UNREACHED = {
     "OdooCredits.": "needs an Odoo: tests/contracts/real_odoo runs the credits suite on one",
-    "LocalEngine.": "draws in the same process: there is no other side that could know of it",
-    "ModerationCheck.": "moves nothing, and is asked before anything is written",
+    "LocalEngine.": "draws in the same process, so no other process can be out of step",
+    "ModerationCheck.": "changes nothing and is called before anything is written",
     "LogNotifier.": "writes a line into the log",
     "ReconciliationStore.post": (
         "corrects a credit service that lost an operation: tests/integration/test_accounting.py"
     ),
     "LocalCredits.decide": "the local ledger is never in doubt",
     "LocalCredits.capture": (
-        "goes with the delivery; what stays owed: tests/integration/test_ledger_in_transaction.py"
+        "part of the delivery statement: tests/integration/test_ledger_in_transaction.py"
     ),
     "POST /api/v1/n8n-callbacks/assets": "a file, not state: tests/e2e has its faults",
 }
-"""Seams which the mix of lives does not reach, by their beginning, and why that is right."""
+"""Prefixes of failpoints that the scenarios need not reach, with the reason."""
 _TIMES = (0.1, 0.4, 0.7)
 
 
 def planned(
     passed: dict[str, int], starting: dict[str, int], *, elsewhere: set[str], wanted: Sequence[str]
 ) -> list[tuple[Failpoint, str, int]]:
-    """Where it is killed: in the middle of the mix, on the wire also early and late, at the start
-    where only that is.
+    """Choose the kills: in the middle of the scenarios, for wire failpoints also early and late,
+    and at the start for failpoints that only the start passes.
 
-    `elsewhere`: seams that the other books reach.
+    `elsewhere`: failpoints that the run with the other credit service reached.
     """
     plan = []
-    for seam in FAILPOINTS:
+    for failpoint in FAILPOINTS:
         if (
-            seam.name in elsewhere
-            or excused(seam.name)
-            or (wanted and not any(text in seam.name for text in wanted))
+            failpoint.name in elsewhere
+            or excused(failpoint.name)
+            or (wanted and not any(text in failpoint.name for text in wanted))
         ):
             continue
-        count = passed[seam.name]
-        if not count and not starting[seam.name]:
+        count = passed[failpoint.name]
+        if not count and not starting[failpoint.name]:
             continue
-        shares = _TIMES if seam.wire else _TIMES[1:2]
+        shares = _TIMES if failpoint.wire else _TIMES[1:2]
         times = [max(1, round(count * share)) for share in shares] if count else [0]
-        plan += [(seam, moment, nth) for moment in seam.moments for nth in times]
+        plan += [(failpoint, moment, nth) for moment in failpoint.moments for nth in times]
     return plan
 
 
 def excused(name: str) -> bool:
-    """Whether a seam need not be reached."""
+    """Return whether a failpoint need not be reached."""
     return any(name.startswith(text) for text in UNREACHED)
 
 
 def campaign(
     *, every: int, offset: int, wanted: Sequence[str], console: Console
 ) -> tuple[list[CampaignResult], set[str]]:
-    """All kills on both books, or each `every`-th of them from `offset` on; and the names of seams
-    never reached.
+    """Run every `every`-th kill from `offset` on with both credit services.
+
+    Returns the results and the names of the failpoints that were never reached.
     """
     results: list[CampaignResult] = []
     reached: set[str] = set()
@@ -87,47 +88,50 @@ def campaign(
         wrong = f"[red]{len(found.violations)} violations[/red]" if found.violations else "holds"
         missed = "" if found.reached else " [yellow](not reached)[/yellow]"
         console.print(
-            f"{time.strftime('%H:%M:%S')}  {found.books:8}{found.moment:7}{found.seam}:"
-            f" {wrong}{missed}"
+            f"{time.strftime('%H:%M:%S')}  {found.credit_service:8}{found.moment:7}"
+            f"{found.failpoint}: {wrong}{missed}"
         )
         for violation in found.violations[:5]:
             console.print(f"    {violation}", markup=False)
 
-    for books in ("local", "billing"):
-        results[:0] = asyncio.run(run(plan, books=books, report=report))[
+    for credit_service in ("local", "billing"):
+        results[:0] = asyncio.run(run(plan, credit_service=credit_service, report=report))[
             :1
         ]  # the rehearsal itself is a result
-    known = {seam.name for seam in FAILPOINTS if not excused(seam.name)}
+    known = {failpoint.name for failpoint in FAILPOINTS if not excused(failpoint.name)}
     return results, known - reached
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="make crash ARGS=", description=__doc__)
     parser.add_argument(
-        "--seam", action="append", default=[], help="only seams with this in their name"
+        "--failpoint",
+        action="append",
+        default=[],
+        help="only failpoints whose name contains this text",
     )
-    parser.add_argument("--every", type=int, default=1, help="only each n-th kill")
-    parser.add_argument("--offset", type=int, default=0, help="from this one on")
-    parser.add_argument("--list", action="store_true", help="name the seams and end")
+    parser.add_argument("--every", type=int, default=1, help="only every n-th kill")
+    parser.add_argument("--offset", type=int, default=0, help="skip this many kills")
+    parser.add_argument("--list", action="store_true", help="list the failpoints and exit")
     told = parser.parse_args()
     console = Console()
     if told.list:
-        for seam in FAILPOINTS:
-            console.print(f"{seam.name}: {', '.join(seam.moments)}", markup=False)
+        for failpoint in FAILPOINTS:
+            console.print(f"{failpoint.name}: {', '.join(failpoint.moments)}", markup=False)
         return
     began = time.monotonic()
     results, never = campaign(
-        every=told.every, offset=told.offset, wanted=told.seam, console=console
+        every=told.every, offset=told.offset, wanted=told.failpoint, console=console
     )
-    table = Table("seam", "books", "kills", "lives", "not reached", "violations")
-    for name in dict.fromkeys(found.seam for found in results):
-        of = [found for found in results if found.seam == name]
+    table = Table("failpoint", "credits", "kills", "scenarios", "not reached", "violations")
+    for name in dict.fromkeys(found.failpoint for found in results):
+        of = [found for found in results if found.failpoint == name]
         table.add_row(
             name,
-            "/".join(sorted({found.books for found in of})),
+            "/".join(sorted({found.credit_service for found in of})),
             str(sum(found.kills for found in of)),
-            str(sum(found.lives for found in of)),
+            str(sum(found.scenarios for found in of)),
             ", ".join(
                 found.moment for found in of if not found.reached and found.moment != "never"
             ),
@@ -137,8 +141,8 @@ def main() -> None:
     wrong = sum(len(found.violations) for found in results)
     seconds = round(time.monotonic() - began)
     console.print(
-        f"{sum(found.kills for found in results)} kills at {len(table.rows) - 1} seams, "
-        f"{sum(found.lives for found in results)} lives, {wrong} violations, {seconds} s; "
+        f"{sum(found.kills for found in results)} kills at {len(table.rows) - 1} failpoints, "
+        f"{sum(found.scenarios for found in results)} scenarios, {wrong} violations, {seconds} s; "
         f"never reached: {', '.join(sorted(never)) or 'none'}"
     )
     folder = Path(__file__).parents[3] / "bench" / "results"
@@ -150,7 +154,7 @@ def main() -> None:
     }
     name = f"crash-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     (folder / name).write_bytes(orjson.dumps(written, option=orjson.OPT_INDENT_2))
-    whole = not told.seam
+    whole = not told.failpoint
     sys.exit(1 if wrong or (whole and never) else 0)
 
 

@@ -1,6 +1,4 @@
-"""Kills the service at each seam under a mix of lives, starts it again, and asks what came of
-everybody's money.
-"""
+"""Kill the service at each failpoint while scenarios run, restart it and check the invariants."""
 
 import asyncio
 import time
@@ -21,107 +19,106 @@ _START_SECONDS = 30
 _A_MINUTE_LATER = (
     "UPDATE holds SET began_at = began_at - interval '1 minute' WHERE state <> 'placing'"
 )
-"""Holds are compared with the credit service's books a minute after they began."""
+"""Reconciliation compares only holds that are at least a minute old."""
 
 
 @dataclass
 class CampaignResult:
-    """What came of the kills at one moment of one seam; `reached` says whether the mix ever came
-    there.
+    """Result of the kills at one moment of one failpoint; `reached`: whether the scenarios passed
+    it.
     """
 
-    seam: str
+    failpoint: str
     moment: str
-    books: str
+    credit_service: str
     kills: int = 0
     reached: bool = False
-    lives: int = 0
+    scenarios: int = 0
     violations: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Convert to JSON types."""
         return asdict(self)
 
 
 class Campaign:
-    """One serving process after another on one yard; whoever dies is followed by the next at
-    once.
-    """
+    """Serving processes on one environment, one at a time; a killed one is replaced at once."""
 
     def __init__(self, made: Environment, kinds: Sequence[str]) -> None:
-        self.yard = made
+        self.environment = made
         self.kinds = kinds
         self.trigger = Trigger()
         self.port = free_port()
-        self.environment = made.environment(self.port, AIGEN_DATABASE_POOL_SIZE="6")
+        self.variables = made.variables(self.port, AIGEN_DATABASE_POOL_SIZE="6")
         self.process: ForkServerProcess | None = None
         self.deaths = 0
         self._round = 0
         made.call_at([self.port])
 
     async def start(self) -> None:
-        """A process that serves, or has died of what is armed."""
+        """Start a process; wait until it is ready or the armed failpoint has killed it."""
         self.process = await asyncio.to_thread(
-            start, self.environment, self.trigger, str(self.yard.folder / "log")
+            start, self.variables, self.trigger, str(self.environment.folder / "log")
         )
         ends = time.monotonic() + _START_SECONDS
         while self.process.exitcode is None:
             if time.monotonic() > ends:
                 raise RuntimeError("the service does not start")
             try:
-                if (await self.yard.http.get(f"http://127.0.0.1:{self.port}/ready")).is_success:
+                if (
+                    await self.environment.http.get(f"http://127.0.0.1:{self.port}/ready")
+                ).is_success:
                     return
             except httpx.HTTPError:
                 await asyncio.sleep(0.03)
 
     async def keep(self) -> None:
-        """Start the next process whenever one has died; what the dead one had taken becomes free as
-        time would do.
-        """
+        """Replace each killed process, with its leases expired."""
         while True:
             assert self.process is not None
             if self.process.exitcode is not None:
                 self.deaths += 1
-                await self.yard.time_passes()
+                await self.environment.time_passes()
                 await self.start()
             await asyncio.sleep(0.03)
 
     async def rehearse(self) -> tuple[dict[str, int], dict[str, int], CampaignResult]:
-        """The mix without a kill: how often each seam is passed by it, and while starting; and
-        whether all is well.
+        """Run the scenarios without a kill.
+
+        Returns how often each failpoint was passed by them and by the start, and the result.
         """
         starting = self.trigger.passes()
-        found = CampaignResult("none", "never", self.yard.books)
-        await self._lead(found)
+        found = CampaignResult("none", "never", self.environment.credit_service)
+        await self._run_scenarios(found)
         return self.trigger.passes(), starting, found
 
-    async def kill_at(self, seam: Failpoint, moment: str, nth: int) -> CampaignResult:
-        """One kill: the mix is led while the seam is armed. `nth` 0: it is armed in a process that
-        is starting.
-        """
-        found = CampaignResult(seam.name, moment, self.yard.books)
+    async def kill_at(self, failpoint: Failpoint, moment: str, nth: int) -> CampaignResult:
+        """Run the scenarios with an armed failpoint; `nth` 0 arms it during the start."""
+        found = CampaignResult(failpoint.name, moment, self.environment.credit_service)
         if not nth:
             self.stop()
-            await self.yard.time_passes()
+            await self.environment.time_passes()
         for times in sorted(
             {nth or 1, 1}, reverse=True
-        ):  # how often it is passed differs a little from mix to mix
-            self.trigger.arm(moment, seam.name, times)
-            await self._lead(found)
+        ):  # the number of passes differs slightly from run to run
+            self.trigger.arm(moment, failpoint.name, times)
+            await self._run_scenarios(found)
             if found.reached:
                 break
         return found
 
-    async def _lead(self, found: CampaignResult) -> None:
+    async def _run_scenarios(self, found: CampaignResult) -> None:
         self._round += 1
-        if self.yard.books == "billing":
-            self.yard.receiver.answers.extend([500, 400])
+        if self.environment.credit_service == "billing":
+            self.environment.receiver.answers.extend([500, 400])
         operating = asyncio.create_task(self._operate())
         before = self.deaths
         try:
-            lives = [self.yard.live(kind, str(self._round)) for kind in self.kinds]
-            await asyncio.gather(*lives, self._reconcile())
-            await self.yard.database.execute(_A_MINUTE_LATER)
+            scenarios = [
+                self.environment.run_scenario(kind, str(self._round)) for kind in self.kinds
+            ]
+            await asyncio.gather(*scenarios, self._reconcile())
+            await self.environment.database.execute(_A_MINUTE_LATER)
             await self._reconcile()
             found.reached = bool(self.trigger.fired.value)
             self.trigger.disarm()
@@ -129,40 +126,42 @@ class Campaign:
             operating.cancel()
             await asyncio.gather(operating, return_exceptions=True)
         while found.reached and self.deaths == before:
-            await asyncio.sleep(0.02)  # it was killed at the very end, and is being followed
-        await self.yard.drained()
-        found.lives += len(self.kinds)
+            await asyncio.sleep(0.02)  # killed at the very end; the replacement is starting
+        await self.environment.drained()
+        found.scenarios += len(self.kinds)
         found.kills += self.deaths - before
-        found.violations += await self.yard.check()
+        found.violations += await self.environment.check()
 
     async def _reconcile(self) -> None:
-        await self.yard.line.call("POST", "/operations/reconcile", told={"hours": 1, "apply": True})
+        await self.environment.line.call(
+            "POST", "/operations/reconcile", told={"hours": 1, "apply": True}
+        )
 
     async def _operate(self) -> None:
         while True:
             await asyncio.sleep(0.4)
-            await self.yard.operate_somehow()
+            await self.environment.operate_somehow()
 
     def stop(self) -> None:
-        """Kill it from outside."""
+        """Kill the process."""
         if self.process is not None and self.process.exitcode is None:
             self.process.kill()
             self.process.join()
 
 
 Plan = Callable[[dict[str, int], dict[str, int]], Sequence[tuple[Failpoint, str, int]]]
-"""From how often each seam is passed by the mix, and while starting, to where it is killed."""
+"""Maps the passes of each failpoint, by the scenarios and by the start, to the kills."""
 
 
 async def run(
     plan: Plan,
     *,
-    books: str,
+    credit_service: str,
     kinds: Sequence[str] = tuple(SCENARIOS),
     report: Callable[[CampaignResult], None] = lambda _: None,
 ) -> list[CampaignResult]:
-    """Rehearse, and kill as planned, one kill after the other; `report` is told each result."""
-    async with environment(books=books) as made:
+    """Rehearse, then run the planned kills one after another; call `report` with each result."""
+    async with environment(credit_service=credit_service) as made:
         campaign = Campaign(made, kinds)
         await campaign.start()
         stop = asyncio.Event()
@@ -172,8 +171,8 @@ async def run(
         try:
             passed, starting, rehearsal = await campaign.rehearse()
             results.append(rehearsal)
-            for seam, moment, nth in plan(passed, starting):
-                results.append(await campaign.kill_at(seam, moment, nth))
+            for failpoint, moment, nth in plan(passed, starting):
+                results.append(await campaign.kill_at(failpoint, moment, nth))
                 report(results[-1])
                 if keeping.done():
                     await keeping

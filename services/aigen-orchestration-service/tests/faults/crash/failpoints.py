@@ -1,8 +1,8 @@
-"""The seams at which the service can be killed, read off the code: a new method that writes appears
-here by itself.
+"""The failpoints at which the service is killed, derived from the code, so that a new method that
+writes becomes one by itself.
 
-A seam is a method (or an HTTP answer) with moments before and after it; on the wire also the middle
-of it, when the statement or message has left and its answer has not come.
+A failpoint is a method or HTTP call with the moments before and after it. A wire failpoint also has
+the moment between sending a statement or message and receiving the response.
 """
 
 import ast
@@ -38,7 +38,7 @@ WRITES = re.compile(
     r"\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE\s+(?!OF\b)[a-z_]+\b|ensure_events_partition",
     re.IGNORECASE,
 )
-"""What a statement that writes looks like; `FOR UPDATE OF` alone is none."""
+"""Matches statements that write; `FOR UPDATE OF` alone does not."""
 
 _WIRE: tuple[tuple[type, str], ...] = (
     (Database, "execute"),
@@ -61,9 +61,7 @@ _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 @dataclass(frozen=True, slots=True)
 class Failpoint:
-    """One place between two moments; `wire`: there is a moment in the middle. `owner` is None for
-    an HTTP answer.
-    """
+    """A method or HTTP call; `wire`: with the moment `during`. `owner`: None for an HTTP call."""
 
     name: str
     owner: type | None = None
@@ -72,32 +70,32 @@ class Failpoint:
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """When it can be killed here."""
+        """The moments at which the process can be killed."""
         return ("before", "during", "after") if self.wire else ("before", "after")
 
 
 def failpoints() -> list[Failpoint]:
-    """All of them, each once."""
+    """Return all failpoints, each once."""
     found = [
-        *storage_seams(),
-        *port_seams(),
+        *storage_failpoints(),
+        *port_failpoints(),
         *_listed(_FOREIGN, wire=False),
         *_listed(_WIRE, wire=True),
     ]
     found += [Failpoint(f"{method} {path}") for method, path in answers_cached()]
-    return list({seam.name: seam for seam in found}.values())
+    return list({failpoint.name: failpoint for failpoint in found}.values())
 
 
-def storage_seams() -> Iterator[Failpoint]:
-    """Every public coroutine method of the storage whose statements write."""
+def storage_failpoints() -> Iterator[Failpoint]:
+    """Yield every public coroutine method of the storage that writes."""
     for _, owner in classes(storage_package):
         for method in public_coroutines(owner):
             if writes(owner, method):
                 yield Failpoint(_name(owner, method), owner, method)
 
 
-def port_seams() -> Iterator[Failpoint]:
-    """Every coroutine method of a port, on every adapter that has all of them."""
+def port_failpoints() -> Iterator[Failpoint]:
+    """Yield every coroutine method of a port, for every adapter that implements the port."""
     for protocol in _PROTOCOLS:
         wanted = set(public_coroutines(protocol))
         for _, owner in classes(adapters_package):
@@ -107,22 +105,20 @@ def port_seams() -> Iterator[Failpoint]:
 
 
 def answers() -> set[tuple[str, str]]:
-    """Every call over HTTP that may change something: its method and its path, as the API
-    description has them.
-    """
+    """Return method and path of every HTTP call of the API description that may change state."""
     paths = create_app(Settings(_env_file=None)).openapi()["paths"]  # type: ignore[call-arg]
     found = {(method.upper(), path) for path, calls in paths.items() for method in calls}
     return {(method, path) for method, path in found if method not in _SAFE_METHODS}
 
 
 def answer_name(method: str, path: str) -> str:
-    """The seam of a call as it comes in; empty where it only reads."""
+    """Return the failpoint of an HTTP call; empty if the call only reads."""
     return next((f"{m} {p}" for m, p in answers_cached() if m == method and _matches(p, path)), "")
 
 
 @cache
 def answers_cached() -> tuple[tuple[str, str], ...]:
-    """The same calls, those with fewer parameters first."""
+    """Return the calls of `answers`, those with fewer path parameters first."""
     return tuple(sorted(answers(), key=lambda call: (call[1].count("{"), call)))
 
 
@@ -131,7 +127,7 @@ def _matches(template: str, path: str) -> bool:
 
 
 def classes(package: Any) -> Iterator[tuple[str, type]]:
-    """The classes that a package's modules define."""
+    """Yield the classes that the modules of a package define."""
     for module in modules(package):
         for name, found in vars(module).items():
             if (
@@ -143,7 +139,7 @@ def classes(package: Any) -> Iterator[tuple[str, type]]:
 
 
 def modules(package: Any) -> Iterator[Any]:
-    """The modules of a package, without the schema's migrations."""
+    """Yield the modules of a package, except migrations."""
     for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if (
             not info.ispkg
@@ -154,7 +150,7 @@ def modules(package: Any) -> Iterator[Any]:
 
 
 def public_coroutines(owner: type) -> list[str]:
-    """The public coroutine methods which a class defines itself."""
+    """Return the public coroutine methods that a class defines itself."""
     return [
         name
         for name, found in vars(owner).items()
@@ -163,12 +159,12 @@ def public_coroutines(owner: type) -> list[str]:
 
 
 def writes(owner: type, method: str) -> bool:
-    """Whether the method, or what it uses of its class and module, has a statement that writes."""
+    """Return whether a method, or code of the storage that it uses, has a statement that writes."""
     return any(WRITES.search(text) for text in reach(owner, method).values())
 
 
 def reach(owner: type, method: str) -> dict[tuple[str, str], str]:
-    """The sources of a method and of everything of the storage that it names, by module and
+    """Return the sources of a method and of everything in the storage that it uses, by module and
     name.
     """
     found: dict[tuple[str, str], str] = {}
@@ -188,21 +184,17 @@ def reach(owner: type, method: str) -> dict[tuple[str, str], str]:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What stands behind the names of a module: sources of its own, names and modules of others of
-    its package.
-    """
+    """The names of a module: its own sources, and what it imports from its package."""
 
     module: str
     sources: dict[str, str]
     taken: dict[str, tuple[str, str]]
     modules: dict[str, str]
     batched: dict[str, str]
-    """Batchers of an object, and the method that writes for them: it is handed over when the object
-    is made.
-    """
+    """Group commits of an object, and the method that writes for each."""
 
     def whose(self, used: str) -> tuple[str, str]:
-        """The module and the name there of something that is used here."""
+        """Return the module and name in it that a name used here refers to."""
         first, _, rest = used.partition(".")
         if first == "self":
             return self.module, self.batched.get(used, used)
@@ -215,7 +207,7 @@ class _Names:
 
 @cache
 def _names(module: str, owner: str) -> _Names:
-    """The names of a module, and of one class of it as `self.…`."""
+    """Return the names of a module, and of one of its classes as `self.…`."""
     sources: dict[str, str] = {}
     taken: dict[str, tuple[str, str]] = {}
     taken_modules: dict[str, str] = {}
@@ -250,9 +242,7 @@ def _names(module: str, owner: str) -> _Names:
 
 
 def statements(package: Any) -> Iterator[tuple[str, str]]:
-    """Every text of a package that looks like a statement that writes, with the function or
-    constant it stands in.
-    """
+    """Yield module and function or constant of every statement in a package that writes."""
     for module in modules(package):
         tree = ast.parse(Path(str(module.__file__)).read_text())
         for top in tree.body:

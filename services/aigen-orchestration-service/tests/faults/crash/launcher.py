@@ -1,9 +1,8 @@
-"""Starts the real service in a process that dies at a named seam: everything is wrapped from here,
-nothing in there.
+"""Start the real service in a process that kills itself at a chosen failpoint.
 
-The process is forked from one that has imported everything, so that a start costs a fraction of a
-second. What is armed stands in memory that both sides share: the moment, the seam, and how many
-times it is passed alive.
+The failpoints are wrapped from here; the service has no code for them. The process is forked from
+one that has imported everything, so that a start takes a fraction of a second. The armed failpoint,
+its moment and the number of passes are in shared memory.
 """
 
 import asyncio
@@ -25,15 +24,15 @@ from tests.faults.crash.failpoints import Failpoint, answer_name, failpoints
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.faults.crash.launcher"])
 FAILPOINTS = failpoints()
-_PLACES = {seam.name: place for place, seam in enumerate(FAILPOINTS)}
+_PLACES = {failpoint.name: place for place, failpoint in enumerate(FAILPOINTS)}
 _DURING_SECONDS = 0.0004
 _NAME_BYTES = 200
 
 
 class Trigger:
-    """What is armed, shared between the run and the process that is to die.
+    """The armed failpoint, shared between the run and the process to kill.
 
-    Without locks: whoever is killed while it holds one holds up everybody else for ever.
+    Without locks: a process killed while holding one would block all others.
     """
 
     def __init__(self) -> None:
@@ -42,43 +41,45 @@ class Trigger:
         self.fired: Any = context.Value(c_int, 0, lock=False)
         self.passed: Any = context.Array(c_int, len(FAILPOINTS), lock=False)
 
-    def arm(self, moment: str, seam: str, nth: int) -> None:
-        """Die at the n-th time from now."""
+    def arm(self, moment: str, failpoint: str, nth: int) -> None:
+        """Kill the process at the n-th pass of a failpoint from now."""
         self.left.value, self.fired.value = nth, 0
-        self.armed.value = f"{moment} {seam}".encode()
+        self.armed.value = f"{moment} {failpoint}".encode()
 
     def disarm(self) -> None:
-        """Live."""
+        """Disarm the failpoint."""
         self.armed.value = b""
 
-    def due(self, moment: str, seam: str) -> bool:
-        """Whether it is time to die."""
-        if not self.armed.value or self.armed.value != f"{moment} {seam}".encode():
+    def due(self, moment: str, failpoint: str) -> bool:
+        """Count a pass; return whether the process is to be killed now."""
+        if not self.armed.value or self.armed.value != f"{moment} {failpoint}".encode():
             return False
         self.left.value -= 1
         return bool(self.left.value <= 0)
 
     def die(self) -> None:
-        """As a machine dies: at once, and without a word."""
+        """Kill the current process with SIGKILL."""
         self.armed.value, self.fired.value = b"", 1
         os.kill(os.getpid(), signal.SIGKILL)
 
     def passes(self) -> dict[str, int]:
-        """How often each seam was passed since the last look."""
-        found = {seam.name: count for seam, count in zip(FAILPOINTS, self.passed, strict=True)}
+        """Return how often each failpoint was passed since the last call, and reset."""
+        found = {
+            failpoint.name: count for failpoint, count in zip(FAILPOINTS, self.passed, strict=True)
+        }
         self.passed[:] = [0] * len(FAILPOINTS)
         return found
 
-    def at(self, moment: str, seam: str) -> None:
-        """A moment has come."""
+    def at(self, moment: str, failpoint: str) -> None:
+        """Record that a failpoint is passed, and kill the process if it is armed."""
         if moment == "before":
-            self.passed[_PLACES[seam]] += 1
-        if self.due(moment, seam):
+            self.passed[_PLACES[failpoint]] += 1
+        if self.due(moment, failpoint):
             self.die()
 
 
 def start(environment: dict[str, str], trigger: Trigger, log: str) -> ForkServerProcess:
-    """A serving process."""
+    """Start a serving process."""
     process: ForkServerProcess = context.Process(
         target=_serve, args=(environment, trigger, log), daemon=True
     )
@@ -96,33 +97,35 @@ def _serve(environment: dict[str, str], trigger: Trigger, log: str) -> None:
 
 
 def install(trigger: Trigger) -> None:
-    """Wrap every seam of this process."""
-    for seam in FAILPOINTS:
-        if seam.owner is not None:
+    """Wrap every failpoint of this process."""
+    for failpoint in FAILPOINTS:
+        if failpoint.owner is not None:
             setattr(
-                seam.owner, seam.method, _wrapped(getattr(seam.owner, seam.method), seam, trigger)
+                failpoint.owner,
+                failpoint.method,
+                _wrapped(getattr(failpoint.owner, failpoint.method), failpoint, trigger),
             )
     FastAPI.__call__ = _answering(FastAPI.__call__, trigger)  # type: ignore[method-assign]
 
 
-def _wrapped(original: Callable[..., Any], seam: Failpoint, trigger: Trigger) -> Callable[..., Any]:
+def _wrapped(
+    original: Callable[..., Any], failpoint: Failpoint, trigger: Trigger
+) -> Callable[..., Any]:
     @functools.wraps(original)
     async def wrapped(*arguments: Any, **named: Any) -> Any:
-        trigger.at("before", seam.name)
-        if seam.wire and trigger.due("during", seam.name):
+        trigger.at("before", failpoint.name)
+        if failpoint.wire and trigger.due("during", failpoint.name):
             asyncio.get_running_loop().call_later(_DURING_SECONDS, trigger.die)
         try:
             return await original(*arguments, **named)
         finally:
-            trigger.at("after", seam.name)
+            trigger.at("after", failpoint.name)
 
     return wrapped
 
 
 def _answering(original: Callable[..., Any], trigger: Trigger) -> Callable[..., Any]:
-    """A call over HTTP: before it is handled, and when the work is done and its answer has not been
-    sent.
-    """
+    """Wrap HTTP calls: before the call is handled, and before its response is sent."""
 
     async def handle(self: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         name = answer_name(scope["method"], scope["path"]) if scope["type"] == "http" else ""

@@ -1,4 +1,4 @@
-"""The list of seams has everything that writes: it is compared with the statements themselves."""
+"""The failpoints cover everything that writes."""
 
 from creativeflow.services.aigeneration import adapters, api, application, ports, web, workers
 from creativeflow.services.aigeneration import storage as storage_package
@@ -7,25 +7,25 @@ from tests.faults.crash.failpoints import (
     classes,
     failpoints,
     modules,
-    port_seams,
+    port_failpoints,
     public_coroutines,
     reach,
     statements,
-    storage_seams,
+    storage_failpoints,
 )
 
 
-def test_every_statement_that_writes_is_within_a_seam() -> None:
+def test_failpoints_cover_every_statement_that_writes() -> None:
     within: set[tuple[str, str]] = set()
-    for seam in storage_seams():
-        assert seam.owner is not None
-        within |= reach(seam.owner, seam.method).keys()
+    for failpoint in storage_failpoints():
+        assert failpoint.owner is not None
+        within |= reach(failpoint.owner, failpoint.method).keys()
     found = set(statements(storage_package))
     assert len(found) > 25
     assert found - within == set()
 
 
-def test_nothing_else_of_the_service_has_statements_that_write() -> None:
+def test_statements_that_write_exist_only_in_storage() -> None:
     outside = {
         (module, where)
         for package in (api, application, adapters, web, workers)
@@ -34,8 +34,8 @@ def test_nothing_else_of_the_service_has_statements_that_write() -> None:
     assert outside == set()
 
 
-def test_every_call_of_a_port_is_a_seam_on_every_adapter() -> None:
-    names = {seam.name for seam in port_seams()}
+def test_failpoints_cover_every_port_method_of_every_adapter() -> None:
+    names = {failpoint.name for failpoint in port_failpoints()}
     for protocol in (ports.Credits, ports.Engine, ports.Notifier, ports.PromptCheck):
         for method in public_coroutines(protocol):
             assert any(name.endswith(f".{method}") for name in names), method
@@ -43,8 +43,8 @@ def test_every_call_of_a_port_is_a_seam_on_every_adapter() -> None:
     assert {"RabbitMQEngine.publish", "RabbitMQNotifier.send", "HttpNotifier.send"} <= names
 
 
-def test_reading_is_no_seam() -> None:
-    names = {seam.name for seam in storage_seams()}
+def test_failpoints_exclude_reads() -> None:
+    names = {failpoint.name for failpoint in storage_failpoints()}
     assert "RequestStore.load" not in names
     assert not {name for name in names if name.startswith("Queries.")}
     assert {
@@ -56,7 +56,7 @@ def test_reading_is_no_seam() -> None:
     } <= names
 
 
-def test_what_a_new_method_does_is_seen() -> None:
+def test_failpoints_inspect_every_storage_module() -> None:
     storage = {
         name for module in modules(storage_package) for name in [module.__name__.rpartition(".")[2]]
     }
@@ -72,8 +72,8 @@ def test_what_a_new_method_does_is_seen() -> None:
     assert len(list(classes(storage_package))) > 10
 
 
-def test_every_call_that_may_change_something_is_a_seam() -> None:
-    names = {seam.name for seam in failpoints()}
+def test_failpoints_cover_every_http_call_that_changes_state() -> None:
+    names = {failpoint.name for failpoint in failpoints()}
     assert "POST /api/v1/generation-requests" in names
     assert "POST /api/v1/n8n-callbacks/sample-result" in names
     assert "DELETE /api/v1/webhook-endpoints/{endpoint_id}" in names

@@ -1,4 +1,4 @@
-"""What is shared with processes that are killed outlives them."""
+"""The shared trigger survives killed processes."""
 
 import time
 
@@ -10,14 +10,14 @@ KILLS = 5
 
 
 def pass_on(trigger: Trigger) -> None:
-    """Pass a seam again and again, for as long as one lives."""
+    """Pass a failpoint until killed."""
     while True:
         trigger.at("before", FAILPOINTS[0].name)
         trigger.due("after", FAILPOINTS[0].name)
 
 
 @pytest.mark.timeout(60)
-def test_who_is_killed_while_it_passes_a_seam_holds_up_nobody() -> None:
+def test_trigger_process_killed_during_a_pass_blocks_no_other() -> None:
     trigger = Trigger()
     trigger.arm("during", FAILPOINTS[0].name, 1)
     for _ in range(KILLS):
@@ -31,7 +31,7 @@ def test_who_is_killed_while_it_passes_a_seam_holds_up_nobody() -> None:
     assert trigger.due("during", FAILPOINTS[0].name)
 
 
-def test_who_is_due_dies_and_says_so() -> None:
+def test_trigger_armed_failpoint_kills_the_process_and_records_it() -> None:
     trigger = Trigger()
     trigger.arm("before", FAILPOINTS[0].name, 3)
     process = context.Process(target=pass_on, args=(trigger,), daemon=True)

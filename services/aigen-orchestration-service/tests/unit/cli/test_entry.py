@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from creativeflow.services.aigeneration.cli import main
-from creativeflow.services.aigeneration.cli.fake_worker import _ANSWERS
+from creativeflow.services.aigeneration.cli.fake_worker import _HANDLERS
 from creativeflow.services.aigeneration.cli.options import BEHAVIOURS, Behaviour
 from creativeflow.services.aigeneration.settings import ROLES
 
@@ -52,7 +52,7 @@ def test_serve_help_names_every_role() -> None:
 
 def test_worker_behaviours_all_have_an_answer() -> None:
     assert set(get_args(Behaviour)) == {"mixed", *BEHAVIOURS}
-    assert set(BEHAVIOURS) - {"crashes", "never"} == set(_ANSWERS)
+    assert set(BEHAVIOURS) - {"crashes", "never"} == set(_HANDLERS)
 
 
 def _cpu_seconds(arguments: list[str]) -> float:

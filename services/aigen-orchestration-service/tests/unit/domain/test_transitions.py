@@ -828,7 +828,7 @@ class Journey:
                 return {"hold": replace(placing, state=HoldState.REFUSED)}
             case Event.CREDITS_ASKED:
                 order = self.draw.draw(st.sampled_from(sorted(ORDERS)), label="ordered")
-                stage, round_number = self.ordered(order)
+                stage, round_number = self.stage_of(order)
                 # A refused order may be made again; its hold has the key of its stage and round
                 # again.
                 return {
@@ -836,7 +836,7 @@ class Journey:
                     "pending_action": {"event": order.value, "fields": {}},
                 }
             case Event.SAMPLE_SELECTED | Event.REGENERATION_REQUESTED:
-                stage, round_number = self.ordered(event)
+                stage, round_number = self.stage_of(event)
                 if placing is not None:
                     hold: Hold | None = replace(placing, state=HoldState.HELD)
                 else:
@@ -848,7 +848,7 @@ class Journey:
             case _:
                 return {}
 
-    def ordered(self, order: Event) -> tuple[Stage, int]:
+    def stage_of(self, order: Event) -> tuple[Stage, int]:
         """The stage and round that an order of the user is for."""
         if order is Event.SAMPLE_SELECTED:
             return Stage.FINAL, self.request.round

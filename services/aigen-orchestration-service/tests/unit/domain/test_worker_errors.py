@@ -44,12 +44,14 @@ EVERY_FAULT = [
 
 def test_the_codes_of_workers_are_those_of_the_contract() -> None:
     assert {
-        code: (fault.party, fault.event) for code, fault in WORKER_ERRORS.items()
+        code: (fault.responsibility, fault.event) for code, fault in WORKER_ERRORS.items()
     } == WORKERS_CODES
 
 
 def test_the_failures_we_find_ourselves_have_lines_of_their_own() -> None:
-    assert {code: (fault.party, fault.event) for code, fault in SERVICE_ERRORS.items()} == OUR_CODES
+    assert {
+        code: (fault.responsibility, fault.event) for code, fault in SERVICE_ERRORS.items()
+    } == OUR_CODES
 
 
 def test_no_code_has_two_meanings() -> None:
@@ -58,14 +60,17 @@ def test_no_code_has_two_meanings() -> None:
 
 @pytest.mark.parametrize("code", sorted(WORKERS_CODES | OUR_CODES))
 def test_each_code_is_found(code: str) -> None:
-    party, event = (WORKERS_CODES | OUR_CODES)[code]
-    assert (worker_error_for(code).party, worker_error_for(code).event) == (party, event)
+    responsibility, event = (WORKERS_CODES | OUR_CODES)[code]
+    assert (worker_error_for(code).responsibility, worker_error_for(code).event) == (
+        responsibility,
+        event,
+    )
 
 
 @pytest.mark.parametrize("code", sorted(WORKERS_CODES))
 def test_only_what_the_user_caused_is_not_tried_again(code: str) -> None:
-    party, _ = WORKERS_CODES[code]
-    assert worker_error_for(code).transient is (party != "user")
+    responsibility, _ = WORKERS_CODES[code]
+    assert worker_error_for(code).transient is (responsibility != "user")
 
 
 @pytest.mark.parametrize(
@@ -73,13 +78,17 @@ def test_only_what_the_user_caused_is_not_tried_again(code: str) -> None:
 )
 def test_an_unknown_code_counts_as_ours_and_is_tried_again(code: str) -> None:
     fault = worker_error_for(reported_code(code))
-    assert (fault.party, fault.event, fault.transient) == ("system", "attempt_failed", True)
+    assert (fault.responsibility, fault.event, fault.transient) == (
+        "system",
+        "attempt_failed",
+        True,
+    )
 
 
 @given(st.text(max_size=40).filter(lambda code: code not in WORKERS_CODES))
 @settings(max_examples=100, deadline=None)
 def test_whatever_a_worker_invents_never_blames_the_user(code: str) -> None:
-    assert worker_error_for(reported_code(code)).party == "system"
+    assert worker_error_for(reported_code(code)).responsibility == "system"
 
 
 @pytest.mark.parametrize("state", sorted(WITH_JOB))

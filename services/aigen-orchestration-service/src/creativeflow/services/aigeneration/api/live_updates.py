@@ -17,30 +17,31 @@ from creativeflow.services.aigeneration.storage.queries import Queries
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
-LISTENERS_MAX = 10_000
-LISTENERS_PER_USER_MAX = 100
-"""So that nobody takes all the room there is."""
+SUBSCRIPTIONS_MAX = 10_000
+SUBSCRIPTIONS_PER_USER_MAX = 100
+"""Keeps one user from exhausting the subscriptions of the process."""
 _DIGITS_MAX = 9
-"""Of an event's id: no request has so many versions."""
+"""Maximum digits of an event id; no request reaches a longer version."""
 
 
 class Subscription:
-    """One open stream: the newest state it has not sent yet."""
+    """One open stream, holding the newest state that has not been sent; `request` is the state
+    already known to the client.
+    """
 
     def __init__(self, request: GenerationRequest) -> None:
-        """Begins with what comes after this state."""
         self.request_id, self.user_id, self.version = request.id, request.user_id, request.version
         self._newest: GenerationRequest | None = None
         self._changed = asyncio.Event()
 
     def offer(self, request: GenerationRequest) -> None:
-        """A newer state; what was not sent yet is replaced, so a slow reader costs nothing."""
+        """Replace the unsent state if this one is newer; a slow reader skips states."""
         if request.version > self.version:
             self.version, self._newest = request.version, request
             self._changed.set()
 
     async def next(self, timeout_seconds: float) -> GenerationRequest | None:
-        """The newest unsent state, or None when nothing happened for so long."""
+        """Wait for the newest unsent state; None after the timeout."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), timeout_seconds)
         self._changed.clear()
@@ -49,66 +50,66 @@ class Subscription:
 
 
 class UpdateBroadcaster:
-    """Knows who listens to what. Writes of this process arrive at once, those of others by one poll
-    for all.
+    """Distributes state changes to subscriptions: those of this process at once, those of other
+    processes through one poll for all subscribers.
     """
 
     def __init__(self, queries: Queries, *, poll_seconds: float = 0.25) -> None:
         self._queries = queries
         self._poll_seconds = poll_seconds
-        self._listeners: dict[UUID, set[Subscription]] = {}
+        self._subscriptions: dict[UUID, set[Subscription]] = {}
         self._count = 0
         self._of_user: Counter[str] = Counter()
         self._task = SupervisedTask("stream-poll", self._poll, may_return=True)
 
     @property
     def count(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return self._count
 
-    def written(self, change: StateChange) -> None:
-        """A change of this process has been committed."""
-        for listener in self._listeners.get(change.after.id, ()):
-            listener.offer(change.after)
+    def publish(self, change: StateChange) -> None:
+        """Send a committed change to the subscribers of its request."""
+        for subscription in self._subscriptions.get(change.after.id, ()):
+            subscription.offer(change.after)
 
-    def check_room(self, user_id: str) -> None:
-        """Whether another stream of this user's requests may be opened.
+    def check_limits(self, user_id: str) -> None:
+        """Check that another stream for a request of this user may be opened.
 
         Raises:
-            RateLimitedError: the user has too many. ServiceUnavailableError: too many are open in
-            this process.
+            RateLimitedError: the user has too many open streams.
+            ServiceUnavailableError: this process has too many open streams.
         """
-        if self._of_user[user_id] >= LISTENERS_PER_USER_MAX:
+        if self._of_user[user_id] >= SUBSCRIPTIONS_PER_USER_MAX:
             raise errors.RateLimitedError(retry_after_seconds=10)
-        if self._count >= LISTENERS_MAX:
+        if self._count >= SUBSCRIPTIONS_MAX:
             raise errors.ServiceUnavailableError(retry_after_seconds=10)
 
-    def listen(self, request: GenerationRequest) -> Subscription:
-        """Begin to listen for what comes after this state."""
-        listener = Subscription(request)
-        self._listeners.setdefault(request.id, set()).add(listener)
+    def subscribe(self, request: GenerationRequest) -> Subscription:
+        """Return a subscription to the states after this one."""
+        subscription = Subscription(request)
+        self._subscriptions.setdefault(request.id, set()).add(subscription)
         self._count += 1
         self._of_user[request.user_id] += 1
         self._task.start()
-        return listener
+        return subscription
 
-    def leave(self, listener: Subscription) -> None:
-        """Stop listening."""
-        group = self._listeners.get(listener.request_id, set())
-        group.discard(listener)
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Remove a subscription."""
+        group = self._subscriptions.get(subscription.request_id, set())
+        group.discard(subscription)
         if not group:
-            self._listeners.pop(listener.request_id, None)
+            self._subscriptions.pop(subscription.request_id, None)
         self._count -= 1
-        self._of_user[listener.user_id] -= 1
-        if not self._of_user[listener.user_id]:
-            del self._of_user[listener.user_id]
+        self._of_user[subscription.user_id] -= 1
+        if not self._of_user[subscription.user_id]:
+            del self._of_user[subscription.user_id]
 
     async def close(self) -> None:
         """Stop polling."""
         await self._task.stop()
 
     async def _poll(self) -> None:
-        while self._listeners:
+        while self._subscriptions:
             await asyncio.sleep(self._poll_seconds)
             try:
                 await self._look()
@@ -118,50 +119,52 @@ class UpdateBroadcaster:
                 log.exception("stream_poll_failed")
 
     async def _look(self) -> None:
-        versions = await self._queries.versions(list(self._listeners))
+        versions = await self._queries.versions(list(self._subscriptions))
         stale = [
             request_id
             for request_id, version in versions.items()
-            if any(listener.version < version for listener in self._listeners.get(request_id, ()))
+            if any(
+                subscription.version < version
+                for subscription in self._subscriptions.get(request_id, ())
+            )
         ]
         if stale:
             for request in await self._queries.requests(stale):
-                for listener in self._listeners.get(request.id, ()):
-                    listener.offer(request)
+                for subscription in self._subscriptions.get(request.id, ()):
+                    subscription.offer(request)
 
 
-def version_of(event_id: str | None) -> int:
-    """The version that an event's id stands for; 0 where it is none of ours, as before the first
-    event.
-    """
+def parse_event_id(event_id: str | None) -> int:
+    """Parse `Last-Event-ID` into a version; 0 if it is missing or invalid."""
     if event_id and event_id.isascii() and event_id.isdigit() and len(event_id) <= _DIGITS_MAX:
         return int(event_id)
     return 0
 
 
-async def updates(
-    hub: UpdateBroadcaster,
+async def stream_updates(
+    broadcaster: UpdateBroadcaster,
     found: GenerationRequest,
     *,
-    say: Callable[[GenerationRequest], bytes],
+    encode: Callable[[GenerationRequest], bytes],
     send_first: bool,
 ) -> AsyncIterator[bytes]:
-    """A stream of what `say` makes of each newer state, until the request has ended.
+    """Yield each newer state as encoded by `encode`, with heartbeats, until the request ends.
 
-    Listens only once the answer has begun, so that a caller who has gone leaves nothing behind.
+    Subscribes only at the first iteration, so that a client that disconnects before the response
+    starts leaves no subscription behind.
     """
-    listener = hub.listen(found)
+    subscription = broadcaster.subscribe(found)
     ended = found.terminal
     try:
         yield b"retry: 2000\n\n"
         if send_first:
-            yield say(found)
+            yield encode(found)
         while not ended:
-            newer = await listener.next(HEARTBEAT_SECONDS)
+            newer = await subscription.next(HEARTBEAT_SECONDS)
             if newer is None:
                 yield b": still here\n\n"
                 continue
-            yield say(newer)
+            yield encode(newer)
             ended = newer.terminal
     finally:
-        hub.leave(listener)
+        broadcaster.unsubscribe(subscription)

@@ -110,7 +110,7 @@ class RequestContext:
         except ClientDisconnect:
             raise
         except (Exception, asyncio.CancelledError) as found:  # noqa: BLE001 - the last net
-            error = _told(found, scope["path"])
+            error = _to_problem(found, scope["path"])
         else:
             return
         if not begun:
@@ -140,7 +140,7 @@ async def _admit_before_the_body(scope: Scope) -> None:
     their body.
 
     Raises:
-        Whatever `Gate.admit` raises.
+        AigenError: those of `Authenticator.admit`.
     """
     path: str = scope["path"]
     if scope["method"] in _WITH_BODY and path.startswith(_API) and not path.startswith(_CALLBACKS):
@@ -148,7 +148,7 @@ async def _admit_before_the_body(scope: Scope) -> None:
         scope["aigen.admitted"] = await services_of(request).authenticator.admit(request)
 
 
-def _told(found: BaseException, path: str) -> errors.AigenError:
+def _to_problem(found: BaseException, path: str) -> errors.AigenError:
     """What the caller is told; a call that is being ended from outside stays so."""
     match found:
         case JsonFault():

@@ -48,21 +48,21 @@ class AccountService:
 
     def __init__(
         self,
-        books: Accounting,
-        flags: AccountFlags,
+        accounting: Accounting,
+        account_flags: AccountFlags,
         ledger: Ledger | None,
         outbox: Outbox,
-        orchestrator: GenerationService,
+        generations: GenerationService,
         *,
         entitlements: Remembered,
         now: Callable[[], datetime],
         new_id: Callable[[], UUID],
     ) -> None:
-        self._books = books
-        self._flags = flags
+        self._accounting = accounting
+        self._account_flags = account_flags
         self._ledger = ledger
         self._outbox = outbox
-        self._orchestrator = orchestrator
+        self._generations = generations
         self._entitlements = entitlements
         self._now = now
         self._new_id = new_id
@@ -83,13 +83,13 @@ class AccountService:
             entitled = await self._entitlements(user_id)
         except CreditsUnknownError as error:
             raise errors.CreditsUnavailableError(retry_after_seconds=5) from error
-        movements = await self._books.movements(user_id, most, skip)
+        movements = await self._accounting.movements(user_id, most, skip)
         return {
             "plan": entitled.plan.name,
             "balance": None if entitled.balance is None else credits_text(entitled.balance),
-            "held": credits_text(await self._books.held(user_id)),
+            "held": credits_text(await self._accounting.held_amount(user_id)),
             "restricted": entitled.restricted,
-            "flags": await self._flags.open_flags(100, user_id),
+            "flags": await self._account_flags.open_flags(100, user_id),
             "entries": [entry | {"amount": credits_text(entry["amount"])} for entry in movements],
         }
 
@@ -122,7 +122,7 @@ class AccountService:
 
     async def clear(self, user_id: str, *, by: str, note: str) -> int:
         """Lift a restriction; how many flags were open. Who did it and why stays with each."""
-        cleared = await self._flags.clear(user_id, by=by, note=note, now=self._now())
+        cleared = await self._account_flags.clear(user_id, by=by, note=note, now=self._now())
         self._entitlements.forget(user_id)
         return cleared
 
@@ -133,5 +133,5 @@ class AccountService:
         Raises:
             NotFoundError: no hold has this key. CreditsUnavailableError: it could not be kept now.
         """
-        await self._orchestrator.decide_hold(key, charged=charged, by=by)
+        await self._generations.decide_hold(key, charged=charged, by=by)
         return await self._outbox.replay_for(key, now=self._now())

@@ -226,7 +226,7 @@ class GenerationService:
 
     async def _submit(self, order: Submission, claim: IdempotencyClaim | None) -> ActionResult:
         offer, _ = await self._offer(order.user_id, order.created_by, order.quote_id)
-        moderated = await self._prompts.judge(order.user_id, order.brief)
+        moderated = await self._prompts.check(order.user_id, order.brief)
         in_review = moderated.outcome is ModerationOutcome.REVIEW
         submitted = commands.submit(
             order,
@@ -264,7 +264,7 @@ class GenerationService:
         offer, _ = await self._offer(before.user_id, caller.name, quote_id)
         if brief_changes.keys() & {"input_prompt", "style_guidance"}:
             changed = Brief(**{**before.brief, **brief_changes})  # type: ignore[typeddict-item]
-            await self._prompts.judge_change(before.user_id, changed)
+            await self._prompts.check_change(before.user_id, changed)
         regenerate = partial(commands.regenerate_samples, brief_changes=brief_changes, offer=offer)
         return await self._order(request_id, caller, regenerate)
 

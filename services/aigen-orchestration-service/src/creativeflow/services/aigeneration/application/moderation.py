@@ -44,7 +44,7 @@ class PromptModeration:
         self._when_away = when_away
         self._abuse_after = abuse_after
 
-    async def judge(self, user_id: str, brief: Brief) -> ModerationResult:
+    async def check(self, user_id: str, brief: Brief) -> ModerationResult:
         """Whether the words may be used at once, or after a person has looked.
 
         Raises:
@@ -61,7 +61,7 @@ class PromptModeration:
             raise errors.PromptRejectedError
         return verdict
 
-    async def judge_change(self, user_id: str, brief: Brief) -> None:
+    async def check_change(self, user_id: str, brief: Brief) -> None:
         """Whether changed words may be used at once; there is no waiting for a person in the middle
         of a request.
 
@@ -69,7 +69,7 @@ class PromptModeration:
             PromptRejectedError, SafetyUnavailableError: as above.
             PromptReviewRequiredError: a person would have to look first.
         """
-        if (await self.judge(user_id, brief)).outcome is ModerationOutcome.REVIEW:
+        if (await self.check(user_id, brief)).outcome is ModerationOutcome.REVIEW:
             raise errors.PromptReviewRequiredError
 
     def _away(self, error: PromptCheckUnavailableError) -> ModerationResult:
@@ -85,7 +85,7 @@ class PromptModeration:
     async def _rejected(self, user_id: str, verdict: ModerationResult) -> None:
         now, category = self._now(), verdict.category or "unknown"
         log.info("prompt_rejected", category=category, severe=verdict.severe)
-        severe = await self._rejections.note(
+        severe = await self._rejections.record(
             user_id, category, severe=verdict.severe, now=now, since=now - ABUSE_WINDOW
         )
         if verdict.severe and severe >= self._abuse_after:

@@ -70,9 +70,9 @@ class Reconciliation:
     """One run at a time is enough, several do no harm."""
 
     def __init__(
-        self, comparison: ReconciliationStore, credits_: Credits, *, now: Callable[[], datetime]
+        self, store: ReconciliationStore, credits_: Credits, *, now: Callable[[], datetime]
     ) -> None:
-        self._comparison = comparison
+        self._store = store
         self._credits = credits_
         self._now = now
 
@@ -90,13 +90,13 @@ class Reconciliation:
         `most` bounds how many holds are compared.
         """
         report, until = ReconciliationReport(), self._now() - SETTLED_FOR
-        async for holds in self._comparison.holds(since, until):
+        async for holds in self._store.holds(since, until):
             if most is not None and report.compared >= most:
                 report.complete = False
                 break
             await self._compare(holds, report, apply=apply, by=by)
         await self._compare_outstanding(until, since, report, apply=apply, by=by)
-        for wrong in await self._comparison.free_counts_off(since, apply=apply):
+        for wrong in await self._store.free_counts_off(since, apply=apply):
             report.findings.append(
                 Discrepancy(
                     difference=Difference.FREE_COUNT,
@@ -109,14 +109,14 @@ class Reconciliation:
                 )
             )
             report.posted += apply
-        await self._comparison.keep_report(_summary(report, since, apply=apply, by=by), self._now())
+        await self._store.keep_report(_summary(report, since, apply=apply, by=by), self._now())
         return report
 
     async def last(self) -> tuple[datetime, dict[str, Any]] | None:
         """When the last run was, in any process, and what it found; its findings are the first of
         all.
         """
-        return await self._comparison.last_report()
+        return await self._store.last_report()
 
     async def _compare_outstanding(
         self,
@@ -136,7 +136,7 @@ class Reconciliation:
             report.unanswered += 1
             return
         kept = {reservation.key: reservation for reservation in outstanding or ()}
-        ours = await self._comparison.by_keys(list(kept))
+        ours = await self._store.by_keys(list(kept))
         await self._compare(ours, report, apply=apply, by=by)
         for reservation in (kept[key] for key in kept.keys() - {hold.key for hold in ours}):
             report.findings.append(
@@ -155,24 +155,24 @@ class Reconciliation:
     ) -> None:
         room = asyncio.Semaphore(_PARALLEL)
 
-        async def judge(hold: BookedHold) -> None:
+        async def compare_one(hold: BookedHold) -> None:
             async with room:
-                await self._judge(hold, report, apply=apply, by=by)
+                await self._compare_hold(hold, report, apply=apply, by=by)
 
-        await asyncio.gather(*(judge(hold) for hold in holds))
+        await asyncio.gather(*(compare_one(hold) for hold in holds))
 
-    async def _judge(
+    async def _compare_hold(
         self, hold: BookedHold, report: ReconciliationReport, *, apply: bool, by: str
     ) -> None:
         report.compared += 1
         try:
-            found = await self._verdict(hold)
+            found = await self._find_difference(hold)
             if found is None:
                 return
             # It may have moved on between the two looks: only what is still so on a second look is
             # a difference.
-            (again,) = await self._comparison.by_keys([hold.key]) or (hold,)
-            if again != hold or await self._verdict(again) != found:
+            (again,) = await self._store.by_keys([hold.key]) or (hold,)
+            if again != hold or await self._find_difference(again) != found:
                 return
             theirs = await self._credits.find(_reservation(hold))
         except CreditsUnknownError:
@@ -191,11 +191,11 @@ class Reconciliation:
         )
         if apply and found.compensation is not None:
             body = hold.reservation()
-            report.posted += await self._comparison.post(
+            report.posted += await self._store.post(
                 found.compensation, body, hold, by=by, now=self._now()
             )
 
-    async def _verdict(self, hold: BookedHold) -> HoldComparison | None:
+    async def _find_difference(self, hold: BookedHold) -> HoldComparison | None:
         theirs = await self._credits.find(_reservation(hold))
         return compare_hold(HoldState(hold.state), theirs, owed=hold.owed)
 

@@ -9,6 +9,7 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.broker import (
     Queue,
     Topology,
 )
+from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.settings import Settings, scheme
 
 EMPTY_TOPOLOGY = Topology(exchanges=(), queues=(), bindings=())
@@ -54,6 +55,14 @@ def broker_queues(settings: Settings) -> list[str]:
         settings.rabbitmq_results_queue,
         settings.rabbitmq_dead_queue,
     ]
+
+
+def job_queues(settings: Settings) -> dict[Stage, str]:
+    """Return the job queue of each lane."""
+    return {
+        Stage.SAMPLES: settings.rabbitmq_samples_queue,
+        Stage.FINAL: settings.rabbitmq_final_queue,
+    }
 
 
 def build_broker(settings: Settings, url: SecretStr, declared: Topology) -> Broker | None:

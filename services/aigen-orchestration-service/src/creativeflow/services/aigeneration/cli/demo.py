@@ -50,7 +50,7 @@ class DemoFailedError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class SavedImage:
     """A downloaded picture."""
 
     title: str
@@ -118,7 +118,7 @@ def _grant(operator: httpx.Client, console: Console) -> None:
 
 async def _run_generation(
     base: str, folder: Path, prompt: str, console: Console
-) -> tuple[Generation, list[Picture]]:
+) -> tuple[Generation, list[SavedImage]]:
     """Quote, create, wait for samples, select, wait for the final, download."""
     async with AsyncClient(base, user_id=USER, api_key=os.environ.get("AIGEN_API_KEY")) as client:
         quote = await client.quote(prompt, _FORMAT, **_LOOK)
@@ -147,14 +147,14 @@ def _show_price(quote: Quote, console: Console) -> None:
     console.print(f"Quoted, in credits: {', '.join(parts)}{had}")
 
 
-async def _download_all(client: AsyncClient, done: Generation, folder: Path) -> list[Picture]:
+async def _download_all(client: AsyncClient, done: Generation, folder: Path) -> list[SavedImage]:
     """Download every picture to the demo's folder."""
     named = [(f"sample {number}", sample) for number, sample in enumerate(done.samples, start=1)]
 
-    async def fetched(title: str, asset: Asset) -> Picture:
+    async def fetched(title: str, asset: Asset) -> SavedImage:
         path = folder / f"{title.replace(' ', '_')}.{asset.format}"
         path.write_bytes(await client.download(asset))
-        return Picture(title=title, resolution=asset.resolution, path=path)
+        return SavedImage(title=title, resolution=asset.resolution, path=path)
 
     if done.final is not None:
         named.append(("final", done.final))
@@ -162,7 +162,7 @@ async def _download_all(client: AsyncClient, done: Generation, folder: Path) -> 
 
 
 def _print_summary(
-    done: Generation, pictures: Sequence[Picture], balance: str | None, console: Console
+    done: Generation, pictures: Sequence[SavedImage], balance: str | None, console: Console
 ) -> None:
     if console.color_system:
         console.print(side_by_side([picture.path for picture in pictures], width=console.width))

@@ -88,7 +88,7 @@ class FakeWorker:
         if not await self._report(job, ReportKind.STARTED, {}):
             return AckDecision.ACK
         await asyncio.sleep(_LATE_SECONDS if behaviour == "late" else self._work_seconds)
-        await _ANSWERS.get(behaviour, FakeWorker.answer_well)(self, job)
+        await _HANDLERS.get(behaviour, FakeWorker.answer_well)(self, job)
         return AckDecision.ACK
 
     async def answer_well(self, job: dict[str, Any]) -> None:
@@ -242,9 +242,9 @@ class FakeWorker:
         return False
 
 
-Answer = Callable[[FakeWorker, dict[str, Any]], Awaitable[None]]
+JobHandler = Callable[[FakeWorker, dict[str, Any]], Awaitable[None]]
 
-_ANSWERS: dict[str, Answer] = {
+_HANDLERS: dict[str, JobHandler] = {
     "well": FakeWorker.answer_well,
     "late": FakeWorker.answer_well,
     "twice": FakeWorker.answer_twice,

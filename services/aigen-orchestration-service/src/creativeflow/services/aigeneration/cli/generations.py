@@ -94,8 +94,8 @@ def create(
     until = {SAMPLES_READY} if wait or number is not None else set()
 
     async def work(client: "AsyncClient") -> None:
-        once = idempotency_key or str(uuid4())
-        found = await session.create(client, prompt, output_format, once, brief)
+        request_key = idempotency_key or str(uuid4())
+        found = await session.create(client, prompt, output_format, request_key, brief)
         found = await session.follow(client, found, until, wait_seconds)
         if number is not None:
             choice = {"resolution": resolution, "file_format": file_format}

@@ -302,7 +302,7 @@ async def _print_account(database: "Database", user: str) -> None:
     from creativeflow.services.aigeneration.storage.ledger import Ledger
 
     account, accounting = await Ledger(database).account(user), Accounting(database)
-    held = credits_text(await accounting.held(user))
+    held = credits_text(await accounting.held_amount(user))
     console = stdout()
     console.print(
         f"{account.plan} plan ({account.status}), {credits_text(account.balance)} credits,"

@@ -61,7 +61,7 @@ class _Steps:
             *columns, console=console, transient=True, disable=not console.is_terminal
         )
         self._task = self._bar.add_task("waiting", total=100)
-        self._shown = ""
+        self._last_text = ""
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -73,6 +73,6 @@ class _Steps:
     def show(self, found: Generation, *, reached: bool) -> None:
         words = status_text(found.status)
         self._bar.update(self._task, description=words, completed=found.percent or 0)
-        if words != self._shown:
+        if words != self._last_text:
             self._bar.console.print(f"[green]✓[/] {words}" if reached else f"[dim]·[/] {words}")
-            self._shown = words
+            self._last_text = words

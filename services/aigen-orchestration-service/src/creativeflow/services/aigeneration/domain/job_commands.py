@@ -188,7 +188,7 @@ def fail_attempt(
         "job_id": request.job_id,
         "code": known,
         "reported": code,
-        "fault": error.party,
+        "fault": error.responsibility,
         "attempt": request.attempt,
         **data,
     }

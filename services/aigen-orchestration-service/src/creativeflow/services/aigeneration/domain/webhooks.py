@@ -105,7 +105,7 @@ class Disable:
     reason: DisabledReason
 
 
-Verdict = Delivered | RetryLater | Exhausted | Disable
+AttemptOutcome = Delivered | RetryLater | Exhausted | Disable
 
 
 def classify_attempt(
@@ -115,7 +115,7 @@ def classify_attempt(
     failing_since: datetime | None,
     now: datetime,
     jitter: float = 1.0,
-) -> Verdict:
+) -> AttemptOutcome:
     """What a try comes to; `tries` counts this one, `jitter` stretches the wait.
 
     A Retry-After can only lengthen the wait: receivers say when they are ready, the schedule how

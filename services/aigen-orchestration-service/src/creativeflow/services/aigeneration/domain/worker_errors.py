@@ -21,7 +21,7 @@ class Responsibility(StrEnum):
 class WorkerError:
     """What one error code means; the message is for the end user and names a way on."""
 
-    party: Responsibility
+    responsibility: Responsibility
     event: Event
     message: str
     next_steps: tuple[str, ...]
@@ -149,7 +149,7 @@ def to_failure(code: str) -> Failure:
     fault = worker_error_for(code)
     return Failure(
         code=code,
-        fault=fault.party.value,
+        fault=fault.responsibility.value,
         message=fault.message,
         retryable="retry" in fault.next_steps,
         next_steps=list(fault.next_steps),

@@ -53,7 +53,7 @@ class Accounting:
         """
         return [dict(row) for row in await self._database.fetch(_MOVEMENTS, user_id, most, skip)]
 
-    async def held(self, user_id: str) -> int:
+    async def held_amount(self, user_id: str) -> int:
         """What is set aside for work that is not finished, in 1/100 credit."""
         return int(
             await self._database.fetchval(

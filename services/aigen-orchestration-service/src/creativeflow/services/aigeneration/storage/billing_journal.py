@@ -64,7 +64,7 @@ class BillingJournal:
         row = await self._database.fetchrow("SELECT * FROM billing_journal WHERE key = $1", key)
         return _entry(dict(row)) if row else None
 
-    async def move(
+    async def update_state(
         self, key: str, before: JournalState, after: JournalState, now: datetime
     ) -> bool:
         """Write what became of a key; False when it was not in the state `before`."""

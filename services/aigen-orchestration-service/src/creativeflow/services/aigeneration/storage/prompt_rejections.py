@@ -11,7 +11,7 @@ class PromptRejections:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def note(
+    async def record(
         self, user_id: str, category: str, *, severe: bool, now: datetime, since: datetime
     ) -> int:
         """Remember one; how many severe ones the user has had since then, this one included."""

@@ -25,7 +25,7 @@ class ErrorText:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class NextLink:
     """A link with its label."""
 
     label: str
@@ -86,9 +86,9 @@ ERROR_TEXTS: Mapping[str, ErrorText] = MappingProxyType(
 )
 """English texts by error code; other codes have texts for users on their error class."""
 
-_HOME = Link("Go to the studio", "/studio")
-_SIGN_IN = Link("Sign in", "/sign-in")
-_NEXT_LINKS: tuple[tuple[type[errors.AigenError], Link], ...] = (
+_HOME = NextLink("Go to the studio", "/studio")
+_SIGN_IN = NextLink("Sign in", "/sign-in")
+_NEXT_LINKS: tuple[tuple[type[errors.AigenError], NextLink], ...] = (
     (errors.AuthenticationRequiredError, _SIGN_IN),
     (errors.InvalidCredentialsError, _SIGN_IN),
     (errors.ForbiddenError, _SIGN_IN),

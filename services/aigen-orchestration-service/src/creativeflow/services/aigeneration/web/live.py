@@ -9,7 +9,7 @@ from contextlib import aclosing
 from fastapi import Request
 from starlette.responses import StreamingResponse
 
-from creativeflow.services.aigeneration.api.live_updates import updates, version_of
+from creativeflow.services.aigeneration.api.live_updates import parse_event_id, stream_updates
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.web.services import web_services_of
@@ -25,9 +25,11 @@ def stream_request_changes(
     knows: `Last-Event-ID` after a reconnect, else the version shown on the page (`seen`).
     """
     broadcaster = services_of(request).updates
-    broadcaster.check_room(found.user_id)
-    known = version_of(request.headers.get("last-event-id") or request.query_params.get("seen"))
-    events = updates(broadcaster, found, say=_encode_change, send_first=known != found.version)
+    broadcaster.check_limits(found.user_id)
+    known = parse_event_id(request.headers.get("last-event-id") or request.query_params.get("seen"))
+    events = stream_updates(
+        broadcaster, found, encode=_encode_change, send_first=known != found.version
+    )
     body = end_with_session(events, web_services_of(request).sessions, session)
     return StreamingResponse(
         body, media_type="text/event-stream", headers={"Cache-Control": "no-store"}

@@ -31,21 +31,21 @@ class PeriodicTasks:
     """Runs the tasks that are due; one that fails waits for its next turn and blocks no other."""
 
     def __init__(
-        self, chores: Sequence[PeriodicTask], *, take_turn: TakeTurn, now: Callable[[], datetime]
+        self, tasks: Sequence[PeriodicTask], *, take_turn: TakeTurn, now: Callable[[], datetime]
     ) -> None:
-        self._chores = chores
+        self._tasks = tasks
         self._take_turn = take_turn
         self._now = now
 
     async def step(self) -> int:
         """Run every task whose turn is free."""
-        for chore in self._chores:
+        for task in self._tasks:
             if not await self._take_turn(
-                chore.name, every_seconds=chore.every.total_seconds(), now=self._now()
+                task.name, every_seconds=task.every.total_seconds(), now=self._now()
             ):
                 continue
             try:
-                await chore.do()
+                await task.do()
             except Exception:
-                log.exception("chore_failed", chore=chore.name)
+                log.exception("periodic_task_failed", task=task.name)
         return 0

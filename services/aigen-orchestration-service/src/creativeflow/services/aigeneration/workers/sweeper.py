@@ -79,4 +79,4 @@ class Sweeper:
         forgotten = await self._store.forget_old_keys(now - self._keep_keys)
         self._tidied_at = now
         if forgotten:
-            log.info("idempotency_keys_forgotten", count=forgotten)
+            log.info("idempotency_keys_deleted", count=forgotten)

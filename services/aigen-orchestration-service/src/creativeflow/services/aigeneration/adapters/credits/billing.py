@@ -49,7 +49,7 @@ from creativeflow.services.aigeneration.storage.billing_journal import (
 
 log = structlog.get_logger(__name__)
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 _PAUSE_SECONDS_MAX = 6.0
 _LOOK_SECONDS = 0.05
@@ -148,7 +148,7 @@ class BillingCredits:
 
     async def capture(self, held: Reservation) -> None:
         """Keep the deduction; the adapter is not called."""
-        if await self._move(held, JournalState.HELD, JournalState.CAPTURED):
+        if await self._update_state(held, JournalState.HELD, JournalState.CAPTURED):
             return
         if await self.find(held) is not HoldStatus.CAPTURED:
             raise CreditsConflictError(held.key)
@@ -202,7 +202,7 @@ class BillingCredits:
         except _NoAnswerError as error:
             raise CreditsUnknownError(f"the deduction has no answer: {error}") from error
         if answer.is_success and _body(answer).get("success") is True:
-            await self._move(asked, JournalState.ASKING, JournalState.HELD)
+            await self._update_state(asked, JournalState.ASKING, JournalState.HELD)
         elif answer.status_code in _REFUSALS or _body(answer).get("success") is False:
             await _stored(self._journal.forget(asked.key))
             raise CreditsRefusedError
@@ -254,7 +254,7 @@ class BillingCredits:
                 return
         if self._routes.refund is None:
             raise CreditsUndecidableError("the billing adapter has no refund route")
-        if entry and await self._move(held, JournalState.HELD, JournalState.REFUNDING):
+        if entry and await self._update_state(held, JournalState.HELD, JournalState.REFUNDING):
             # The refund is the recorded deduction, whatever amount the caller passes.
             await self._refund(
                 replace(held, user_id=entry.user_id, amount=entry.amount), self._routes.refund
@@ -266,15 +266,15 @@ class BillingCredits:
         try:
             answer = await self._post(path, held)
         except (_NotSentError, _TurnedAwayError) as error:
-            await self._move(held, JournalState.REFUNDING, JournalState.HELD)
+            await self._update_state(held, JournalState.REFUNDING, JournalState.HELD)
             raise CreditsUnknownError(f"nothing was refunded: {error}") from error
         except _NoAnswerError as error:
             raise CreditsUnknownError(f"the refund has no answer: {error}") from error
         if answer.is_success and _body(answer).get("success") is True:
-            await self._move(held, JournalState.REFUNDING, JournalState.RELEASED)
+            await self._update_state(held, JournalState.REFUNDING, JournalState.RELEASED)
             return
         if answer.is_client_error or _body(answer).get("success") is False:
-            await self._move(held, JournalState.REFUNDING, JournalState.HELD)
+            await self._update_state(held, JournalState.REFUNDING, JournalState.HELD)
             raise CreditsUndecidableError(
                 f"the billing adapter refuses the refund ({answer.status_code})"
             )
@@ -318,13 +318,15 @@ class BillingCredits:
     async def _write_outcome(self, entry: JournalEntry, *, charged: bool) -> None:
         if charged:
             await _stored(
-                self._journal.move(entry.key, entry.state, JournalState.HELD, self._now())
+                self._journal.update_state(entry.key, entry.state, JournalState.HELD, self._now())
             )
         elif entry.state is JournalState.ASKING:
             await _stored(self._journal.forget(entry.key))
         else:
             await _stored(
-                self._journal.move(entry.key, entry.state, JournalState.RELEASED, self._now())
+                self._journal.update_state(
+                    entry.key, entry.state, JournalState.RELEASED, self._now()
+                )
             )
 
     def _plan(self, name: str, features: Mapping[str, Any]) -> Plan:
@@ -444,8 +446,12 @@ class BillingCredits:
     async def _entry(self, key: str) -> JournalEntry | None:
         return await _stored(self._journal.find(key))
 
-    async def _move(self, asked: Reservation, before: JournalState, after: JournalState) -> bool:
-        return bool(await _stored(self._journal.move(asked.key, before, after, self._now())))
+    async def _update_state(
+        self, asked: Reservation, before: JournalState, after: JournalState
+    ) -> bool:
+        return bool(
+            await _stored(self._journal.update_state(asked.key, before, after, self._now()))
+        )
 
 
 def _body(answer: httpx.Response) -> dict[str, Any]:
@@ -457,7 +463,7 @@ def _body(answer: httpx.Response) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-async def _stored(asked: Awaitable[Answer]) -> Answer:
+async def _stored(asked: Awaitable[Result]) -> Result:
     try:
         return await asked
     except StorageUnavailableError as error:

@@ -16,7 +16,7 @@ from creativeflow.services.aigeneration.ports import (
 )
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 _STATUS = {None: HoldStatus.HELD, "capture": HoldStatus.CAPTURED, "release": HoldStatus.RELEASED}
 
@@ -79,7 +79,7 @@ class LocalCredits:
         return [Reservation(**movement) for movement in found]
 
 
-async def _known(asked: Awaitable[Answer]) -> Answer:
+async def _known(asked: Awaitable[Result]) -> Result:
     try:
         return await asked
     except StorageUnavailableError as error:

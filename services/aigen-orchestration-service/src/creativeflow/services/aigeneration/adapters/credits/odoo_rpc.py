@@ -80,14 +80,14 @@ class OdooCalls:
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 return await call_with_retry(
-                    lambda: self._once(method, arguments),
+                    lambda: self._call(method, arguments),
                     again_after=_PassingError,
                     first_pause_seconds=self._pause_seconds,
                 )
         except TimeoutError as error:
             raise _PassingError("Odoo gave no answer in time") from error
 
-    async def _once(self, method: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def _call(self, method: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self._api == "auto":
             self._api = await self._detect()
         result = await (

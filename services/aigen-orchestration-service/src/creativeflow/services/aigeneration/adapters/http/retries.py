@@ -13,7 +13,7 @@ from tenacity import (
     wait_random,
 )
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 TRIES = 3
 
@@ -45,8 +45,8 @@ class CircuitBreaker:
         self._probing = False
 
     async def call(
-        self, ask: Callable[[], Awaitable[Answer]], *, failure: type[Exception]
-    ) -> Answer:
+        self, ask: Callable[[], Awaitable[Result]], *, failure: type[Exception]
+    ) -> Result:
         """Call unless open; exceptions of the type `failure` count as failures.
 
         Raises:
@@ -94,12 +94,12 @@ class CircuitBreaker:
 
 
 async def call_with_retry(
-    ask: Callable[[], Awaitable[Answer]],
+    ask: Callable[[], Awaitable[Result]],
     *,
     again_after: type[Exception] | tuple[type[Exception], ...],
     first_pause_seconds: float = 0.5,
     longest_pause_seconds: float = 5.0,
-) -> Answer:
+) -> Result:
     """Call up to three times, with pauses of 0.5 to 5 s and jitter, after one of these exceptions.
 
     Raises:

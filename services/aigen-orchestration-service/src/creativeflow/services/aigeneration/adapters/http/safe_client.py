@@ -119,7 +119,7 @@ class SafeHttp:
             async with self._answer("POST", read_url(url), headers, body) as answer:
                 status, retry_after = answer.status_code, _retry_after(answer)
 
-        trouble = await self._tried(send)
+        trouble = await self._classify_failure(send)
         if status is not None:
             trouble = _trouble(status)
         spent = round((time.perf_counter() - began) * 1000)
@@ -140,7 +140,7 @@ class SafeHttp:
             nonlocal result
             result = await self._download(url, target, bytes_max, own=own)
 
-        trouble = await self._tried(get)
+        trouble = await self._classify_failure(get)
         return Download(trouble=trouble) if trouble else result
 
     async def _download(self, url: str, target: Path, bytes_max: int, *, own: bool) -> Download:
@@ -161,7 +161,7 @@ class SafeHttp:
                 return Download(status=answer.status_code)
         return Download(trouble=DeliveryError.REDIRECTED)
 
-    async def _tried(self, call: Callable[[], Awaitable[None]]) -> DeliveryError | None:
+    async def _classify_failure(self, call: Callable[[], Awaitable[None]]) -> DeliveryError | None:
         """Return why a call failed; None if it did not."""
         try:
             async with asyncio.timeout(self._timeout_seconds):

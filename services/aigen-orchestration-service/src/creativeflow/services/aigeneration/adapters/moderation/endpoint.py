@@ -23,11 +23,11 @@ class _Result(BaseModel):
     category_scores: dict[str, float] = {}
 
 
-class _Answer(BaseModel):
+class _ModerationResponse(BaseModel):
     results: list[_Result]
 
 
-class _NoAnswerError(Exception):
+class _NoResponseError(Exception):
     """No answer, or an unreadable one."""
 
 
@@ -70,18 +70,18 @@ class ModerationCheck:
             return first
         try:
             answer = await call_with_retry(
-                lambda: self._breaker.call(lambda: self._ask(texts), failure=_NoAnswerError),
-                again_after=_NoAnswerError,
+                lambda: self._breaker.call(lambda: self._ask(texts), failure=_NoResponseError),
+                again_after=_NoResponseError,
                 first_pause_seconds=self._pause_seconds,
                 longest_pause_seconds=1.0,
             )
-        except (_NoAnswerError, CircuitOpenError) as error:
+        except (_NoResponseError, CircuitOpenError) as error:
             raise PromptCheckUnavailableError(str(error) or "left alone after failures") from error
         return ModerationResult.worst(
             [first, *(self._verdict(result) for result in answer.results)]
         )
 
-    async def _ask(self, texts: Sequence[str]) -> _Answer:
+    async def _ask(self, texts: Sequence[str]) -> _ModerationResponse:
         body: Mapping[str, Any] = {"input": list(texts), **self._more}
         try:
             answer = await self._http.post(
@@ -92,12 +92,12 @@ class ModerationCheck:
                 follow_redirects=False,
             )
             if not answer.is_success:
-                raise _NoAnswerError(f"status {answer.status_code}")
-            return _Answer.model_validate_json(answer.content)
+                raise _NoResponseError(f"status {answer.status_code}")
+            return _ModerationResponse.model_validate_json(answer.content)
         except httpx.HTTPError as error:
-            raise _NoAnswerError(type(error).__name__) from error
+            raise _NoResponseError(type(error).__name__) from error
         except ValidationError as error:
-            raise _NoAnswerError("an answer in other words") from error
+            raise _NoResponseError("an answer in other words") from error
 
     def _verdict(self, result: _Result) -> ModerationResult:
         named = [category for category, there in result.categories.items() if there]

@@ -16,7 +16,10 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.connection import (
     Connection,
     first_of,
 )
-from creativeflow.services.aigeneration.adapters.rabbitmq.consumer import Consumer, Subscription
+from creativeflow.services.aigeneration.adapters.rabbitmq.consumer import (
+    Consumer,
+    QueueSubscription,
+)
 from creativeflow.services.aigeneration.adapters.rabbitmq.messages import (
     AckDecision,
     Delivery,
@@ -330,7 +333,7 @@ class Broker:
         Raises:
             BrokerCommandError: the subscription could not be opened.
         """
-        subscription = await Subscription.open(connection, consumer)
+        subscription = await QueueSubscription.open(connection, consumer)
         _LOG.info("consumer_started", queue=consumer.queue, prefetch=consumer.prefetch)
         try:
             await first_of(subscription.ended, closing)

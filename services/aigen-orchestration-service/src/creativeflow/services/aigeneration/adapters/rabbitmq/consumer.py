@@ -43,7 +43,7 @@ class Consumer:
     prefetch: int
 
 
-class Subscription:
+class QueueSubscription:
     """One consumer on its own channel; `ended` resolves with the reason when deliveries stop."""
 
     def __init__(self, channel: Channel, consumer: Consumer) -> None:
@@ -58,7 +58,7 @@ class Subscription:
         channel.amqp.add_on_cancel_callback(self._on_cancelled)
 
     @classmethod
-    async def open(cls, connection: Connection, consumer: Consumer) -> "Subscription":
+    async def open(cls, connection: Connection, consumer: Consumer) -> "QueueSubscription":
         """Start to consume.
 
         Raises:

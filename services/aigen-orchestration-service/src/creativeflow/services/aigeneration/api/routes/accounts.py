@@ -107,8 +107,8 @@ async def list_flagged_accounts(request: Request, limit: Most = 100) -> Response
 @router.get("/holds/parked", summary="List holds in doubt")
 async def list_parked_holds(request: Request, limit: Most = 100) -> Response:
     """Return holds whose charge the credit service cannot confirm; an operator decides them."""
-    books = services_of(request).accounting
-    found = await books.parked_holds(limit)
+    accounting = services_of(request).accounting
+    found = await accounting.parked_holds(limit)
     return json_response(
         {"items": [hold | {"amount": credits_text(hold["amount"])} for hold in found]}
     )
@@ -144,9 +144,9 @@ async def export_usage(
     project_id: schemas.Identifier | None = None,
 ) -> Response:
     """Return one row for each chargeable action of a month (UTC), whatever paid for it."""
-    books = services_of(request).accounting
+    accounting = services_of(request).accounting
     since, until = month_of(month)
-    rows = books.usage(
+    rows = accounting.usage(
         UsageFilter(since=since, until=until, user_id=user_id, project_id=project_id)
     )
     headers = {"Content-Disposition": f'attachment; filename="usage-{month}.{as_}"'}

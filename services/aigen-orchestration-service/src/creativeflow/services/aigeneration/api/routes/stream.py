@@ -1,4 +1,4 @@
-"""Live progress as server-sent events: one poll per process for all who listen."""
+"""Live progress as server-sent events: one poll per process for all subscribers."""
 
 from uuid import UUID
 
@@ -8,7 +8,7 @@ from starlette.responses import StreamingResponse
 
 from creativeflow.services.aigeneration.api.auth import AnyCaller
 from creativeflow.services.aigeneration.api.dependencies import get_owned_request
-from creativeflow.services.aigeneration.api.live_updates import updates, version_of
+from creativeflow.services.aigeneration.api.live_updates import parse_event_id, stream_updates
 from creativeflow.services.aigeneration.api.responses import json_bytes
 from creativeflow.services.aigeneration.api.routing import problems
 from creativeflow.services.aigeneration.api.services import services_of
@@ -36,17 +36,19 @@ async def stream_generation(
     Resumes after `Last-Event-ID`.
     """
     found = await get_owned_request(services_of(request).queries, request_id, principal)
-    known = version_of(request.headers.get("last-event-id"))
+    known = parse_event_id(request.headers.get("last-event-id"))
     known = known if known <= found.version else 0  # an id of another request: begin anew
-    hub = services_of(request).updates
-    hub.check_room(found.user_id)
-    body = updates(hub, found, say=_event, send_first=known < found.version)
+    broadcaster = services_of(request).updates
+    broadcaster.check_limits(found.user_id)
+    body = stream_updates(
+        broadcaster, found, encode=_encode_event, send_first=known < found.version
+    )
     return StreamingResponse(
         body, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
 
 
-def _event(request: GenerationRequest) -> bytes:
+def _encode_event(request: GenerationRequest) -> bytes:
     return b"id: %d\nevent: generation.updated\ndata: %b\n\n" % (
         request.version,
         json_bytes(to_resource(request)),

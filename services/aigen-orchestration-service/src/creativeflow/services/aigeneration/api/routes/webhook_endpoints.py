@@ -45,10 +45,10 @@ async def create_webhook_endpoint(
     once.
     """
     endpoint = await _endpoints(request).register(
-        _whose(caller), body.url, body.secret, body.description
+        _scope_of(caller), body.url, body.secret, body.description
     )
     return json_response(
-        _shown(endpoint) | {"secret": endpoint.secret},
+        _to_json(endpoint) | {"secret": endpoint.secret},
         201,
         {"Location": f"{router.prefix}/{endpoint.id}"},
     )
@@ -58,7 +58,11 @@ async def create_webhook_endpoint(
 async def list_webhook_endpoints(request: Request, caller: ServiceCaller) -> Response:
     """Return the endpoints; a service sees its own, an operator all. Secrets are not included."""
     return json_response(
-        {"items": [_shown(endpoint) for endpoint in await _endpoints(request).page(_whose(caller))]}
+        {
+            "items": [
+                _to_json(endpoint) for endpoint in await _endpoints(request).page(_scope_of(caller))
+            ]
+        }
     )
 
 
@@ -72,7 +76,7 @@ async def get_webhook_endpoint(
     endpoint_id: UUID, request: Request, caller: ServiceCaller
 ) -> Response:
     """Return the URL and the state of an endpoint."""
-    return json_response(_shown(await _endpoints(request).one(_whose(caller), endpoint_id)))
+    return json_response(_to_json(await _endpoints(request).one(_scope_of(caller), endpoint_id)))
 
 
 @router.delete(
@@ -82,7 +86,7 @@ async def delete_webhook_endpoint(
     endpoint_id: UUID, request: Request, caller: ServiceCaller
 ) -> Response:
     """Delete an endpoint; its pending deliveries are dropped."""
-    await _endpoints(request).delete(_whose(caller), endpoint_id)
+    await _endpoints(request).delete(_scope_of(caller), endpoint_id)
     return Response(status_code=204)
 
 
@@ -96,7 +100,7 @@ async def enable_webhook_endpoint(
     endpoint_id: UUID, request: Request, caller: ServiceCaller
 ) -> Response:
     """Send events from now on; events that were dropped meanwhile can be redelivered one by one."""
-    return json_response(_shown(await _endpoints(request).enable(_whose(caller), endpoint_id)))
+    return json_response(_to_json(await _endpoints(request).enable(_scope_of(caller), endpoint_id)))
 
 
 @router.post(
@@ -109,7 +113,9 @@ async def disable_webhook_endpoint(
     endpoint_id: UUID, request: Request, caller: ServiceCaller
 ) -> Response:
     """Stop sending events and drop the pending deliveries."""
-    return json_response(_shown(await _endpoints(request).disable(_whose(caller), endpoint_id)))
+    return json_response(
+        _to_json(await _endpoints(request).disable(_scope_of(caller), endpoint_id))
+    )
 
 
 @router.post(
@@ -128,9 +134,9 @@ async def rotate_webhook_secret(
     change over.
     """
     endpoint = await _endpoints(request).rotate(
-        _whose(caller), endpoint_id, body.secret if body else None
+        _scope_of(caller), endpoint_id, body.secret if body else None
     )
-    return json_response(_shown(endpoint) | {"secret": endpoint.secret})
+    return json_response(_to_json(endpoint) | {"secret": endpoint.secret})
 
 
 @router.post(
@@ -145,7 +151,7 @@ async def test_webhook_endpoint(
 ) -> Response:
     """Send a `webhook.test` event like any other; the deliveries show its outcome."""
     return json_response(
-        {"event_id": await _endpoints(request).test(_whose(caller), endpoint_id)}, 202
+        {"event_id": await _endpoints(request).test(_scope_of(caller), endpoint_id)}, 202
     )
 
 
@@ -164,7 +170,7 @@ async def list_webhook_deliveries(
 ) -> Response:
     """Return the deliveries of an endpoint, newest first."""
     found = await _endpoints(request).deliveries(
-        _whose(caller), endpoint_id, state=status, most=limit
+        _scope_of(caller), endpoint_id, state=status, most=limit
     )
     return json_response({"items": [_delivery(row) for row in found]})
 
@@ -182,7 +188,7 @@ async def redeliver_webhook_event(
     """Send an event again at once, with the same id and body, whether it was delivered or
     dropped.
     """
-    await _endpoints(request).redeliver(_whose(caller), endpoint_id, event_id)
+    await _endpoints(request).redeliver(_scope_of(caller), endpoint_id, event_id)
     return json_response({"event_id": event_id}, 202)
 
 
@@ -190,11 +196,11 @@ def _endpoints(request: Request) -> WebhookEndpointService:
     return services_of(request).webhook_endpoints
 
 
-def _whose(caller: Principal) -> EndpointScope:
+def _scope_of(caller: Principal) -> EndpointScope:
     return EndpointScope(name=caller.name, sees_all=caller.operator)
 
 
-def _shown(endpoint: WebhookEndpoint) -> dict[str, Any]:
+def _to_json(endpoint: WebhookEndpoint) -> dict[str, Any]:
     return {
         "id": str(endpoint.id),
         "owner": endpoint.owner,

@@ -26,7 +26,10 @@ async def latency(run: Run, found: Found) -> None:
             elif event["event"] in {"samples_started", "final_started"} and published:
                 milliseconds.append((at - published).total_seconds() * 1000)
     cuts = statistics.quantiles(milliseconds, n=100)
-    found.figures = {"first_report_p50_ms": round(cuts[49]), "first_report_p99_ms": round(cuts[98])}
+    found.measurements = {
+        "first_report_p50_ms": round(cuts[49]),
+        "first_report_p99_ms": round(cuts[98]),
+    }
     found.notes.append(f"{len(milliseconds)} jobs: p50 {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms")
 
 
@@ -57,8 +60,8 @@ async def _per_minute(run: Run, found: Found, prompt: str, counts: Mapping[int, 
             found, user, [run.system.live(user, prompt, seconds=600) for _ in range(count)]
         )
         per_minute = count / (time.monotonic() - began) * 60
-        found.figures[f"lifecycles_per_minute_at_{parallel}"] = round(per_minute, 1)
+        found.measurements[f"lifecycles_per_minute_at_{parallel}"] = round(per_minute, 1)
         found.notes.append(f"{parallel} parallel: {per_minute:.0f}/min")
 
 
-FIGURES = {"latency": latency, "throughput": throughput, "throughput_slow": throughput_slow}
+MEASUREMENTS = {"latency": latency, "throughput": throughput, "throughput_slow": throughput_slow}

@@ -1,0 +1,83 @@
+"""Build the periodic tasks: deletion of old rows and files, and reconciliation."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from creativeflow.services.aigeneration.adapters.asset_files import AssetStore
+from creativeflow.services.aigeneration.application import metrics
+from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
+from creativeflow.services.aigeneration.settings import Settings
+from creativeflow.services.aigeneration.storage.accounting import Accounting
+from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
+from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
+from creativeflow.services.aigeneration.workers.periodic import (
+    PeriodicTask,
+    PeriodicTasks,
+    TakeTurn,
+)
+
+log = structlog.get_logger(__name__)
+
+TIDY_INTERVAL = timedelta(hours=1)
+OVERLAP = timedelta(minutes=10)
+"""Time by which a reconciliation reaches back beyond the previous one."""
+RECONCILED_MAX = 20_000
+"""Maximum holds that the periodic reconciliation compares, so that a busy hour does not delay the
+next.
+"""
+
+
+def build_periodic_tasks(
+    settings: Settings,
+    *,
+    accounting: Accounting,
+    rejections: PromptRejections,
+    deliveries: DeliveryStore,
+    assets: AssetStore,
+    reconciliation: Reconciliation,
+    take_turn: TakeTurn,
+    now: Callable[[], datetime],
+) -> PeriodicTasks:
+    """Return the tasks that the processes of a deployment share."""
+
+    async def delete_old_usage() -> None:
+        before = now() - timedelta(days=settings.usage_days)
+        await accounting.forget_usage(before)
+        await rejections.forget(before)
+
+    async def delete_old_deliveries() -> None:
+        moment = now()
+        before = moment - timedelta(days=settings.webhook_log_days)
+        if deleted := await deliveries.tidy(before, moment):
+            log.info("webhook_deliveries_deleted", count=deleted)
+
+    interval = timedelta(seconds=settings.reconcile_interval)
+
+    async def reconcile() -> None:
+        await report_differences(reconciliation, now() - interval - OVERLAP)
+
+    return PeriodicTasks(
+        (
+            PeriodicTask("usage_log", TIDY_INTERVAL, delete_old_usage),
+            PeriodicTask("webhook_log", TIDY_INTERVAL, delete_old_deliveries),
+            PeriodicTask("uploads", TIDY_INTERVAL, assets.tidy),
+            PeriodicTask("reconciliation", interval, reconcile),
+        ),
+        take_turn=take_turn,
+        now=now,
+    )
+
+
+async def report_differences(reconciliation: Reconciliation, since: datetime) -> None:
+    """Log and count the differences since a time; post nothing."""
+    report = await reconciliation.run(since, most=RECONCILED_MAX)
+    metrics.count_differences(report)
+    for finding in report.findings:
+        log.error(
+            "reconciliation_difference",
+            difference=finding.difference,
+            hold=finding.key,
+            mends=finding.mends,
+        )
