@@ -102,3 +102,70 @@ def test_the_pauses_grow_and_are_bounded() -> None:
     assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
     assert pauses == sorted(pauses)
     assert max(pauses) == 300
+
+
+async def test_own_messages_are_delivered_right_after_their_commit(
+    test_app: ServiceUnderTest,
+) -> None:
+    test_app.start_own()
+    request = await test_app.with_samples()
+    await test_app.settle_own()
+    assert test_app.notifier.types() == ["samples_ready"]
+    assert await test_app.service.relay.step() == 0
+    assert "notification_sent" in await test_app.events(request)
+
+
+async def test_own_message_that_fails_is_delivered_by_a_step_later(
+    test_app: ServiceUnderTest,
+) -> None:
+    test_app.start_own()
+    test_app.notifier.faults.append("away")
+    await test_app.with_samples()
+    await test_app.settle_own()
+    assert test_app.notifier.types() == []
+    await test_app.drain()
+    assert test_app.notifier.types() == ["samples_ready"]
+
+
+async def test_own_message_waits_for_an_earlier_one_of_its_request(
+    test_app: ServiceUnderTest,
+) -> None:
+    test_app.start_own()
+    test_app.notifier.faults.append("away")
+    request = await test_app.with_samples()
+    await test_app.settle_own()
+    await test_app.select(request)
+    await test_app.service.dispatcher.finish_own()
+    await test_app.deliver(test_app.engine.jobs.popleft())
+    await test_app.settle_own()
+    assert test_app.notifier.types() == []
+    await test_app.drain()
+    assert test_app.notifier.types() == ["samples_ready", "final_asset_ready"]
+
+
+async def test_own_message_of_a_dead_process_is_delivered_by_a_relay(make_test_app) -> None:
+    dying, other = make_test_app(), make_test_app()
+    dying.start_own()
+    lost: list[object] = []
+    dying.service.writer.deliver_own(["notification.send"], lost.append)
+    await dying.with_samples()
+    assert await other.service.relay.step() == 0
+    other.clock.advance(seconds=30)
+    assert await other.service.relay.step() == 1
+    assert (dying.notifier.types(), other.notifier.types()) == ([], ["samples_ready"])
+    await dying.settle_own()
+    await other.check()
+
+
+async def test_own_message_taken_over_by_a_relay_is_deleted_once(make_test_app) -> None:
+    slow, other = make_test_app(), make_test_app()
+    slow.start_own()
+    kept = []
+    slow.service.writer.deliver_own(["notification.send"], kept.append)
+    request = await slow.with_samples()
+    other.clock.advance(seconds=30)
+    assert await other.service.relay.step() == 1
+    await slow.service.relay._deliver_one(kept[0])  # noqa: SLF001 - a delivery that took too long
+    assert (await other.events(request)).count("notification_sent") == 1
+    await slow.settle_own()
+    await other.check()

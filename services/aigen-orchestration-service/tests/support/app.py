@@ -139,6 +139,17 @@ class ServiceUnderTest:
 
     # What the roles and the workers do
 
+    def start_own(self) -> None:
+        """Publish jobs and deliver messages right after their commit, as a started process does."""
+        self.service.dispatcher.start_own(self.service.runner)
+        self.service.relay.start_own()
+
+    async def settle_own(self) -> None:
+        """Wait until nothing of its own is on its way, and write the confirms that wait."""
+        await self.service.dispatcher.finish_own()
+        await self.service.runner.confirms.flush()
+        await self.service.relay.finish_own()
+
     async def dispatch(self) -> None:
         """Let the dispatcher work until nothing is left."""
         for _ in range(_STEPS_MAX):

@@ -51,9 +51,15 @@ class Dispatcher:
         """Leave new jobs to the dispatchers' steps, and finish those being published."""
         runner.offer_lease = None
         self._confirms_at_once = True
-        if self._publishing:
-            await asyncio.wait(self._publishing, timeout=_STOP_SECONDS)
+        await self.finish_own()
         await runner.confirms.flush()
+
+    async def finish_own(self) -> None:
+        """Wait until the jobs of this process that are being published have their outcome."""
+        while self._publishing:
+            done, _ = await asyncio.wait(self._publishing, timeout=_STOP_SECONDS)
+            if not done:
+                return
 
     def _offer_lease(self, request: GenerationRequest) -> LeaseOffer | None:
         if not self._engine.ready:

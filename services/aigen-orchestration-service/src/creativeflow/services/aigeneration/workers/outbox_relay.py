@@ -95,8 +95,14 @@ class Relay:
         """Leave new messages to the relays' steps, and finish those being delivered."""
         self._own_topics = set()
         self._writer.deliver_no_more()
-        if self._own:
-            await asyncio.wait(self._own, timeout=self._own_seconds)
+        await self.finish_own()
+
+    async def finish_own(self) -> None:
+        """Wait until the messages of this process that are being delivered have their outcome."""
+        while self._own:
+            done, _ = await asyncio.wait(self._own, timeout=self._own_seconds)
+            if not done:
+                return
 
     def wanted_for(self, change: StateChange) -> bool:
         """Return whether a committed change has messages that only a step delivers."""
