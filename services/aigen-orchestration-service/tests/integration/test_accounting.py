@@ -381,7 +381,7 @@ async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_m
     request = await test_app.submitted()
     await test_app.cancel(request)
     for _ in range(3):
-        await test_app.service.relay.step()
+        await test_app.service.relays.step()
     (flag,) = await test_app.service.account_flags.open_flags(10)
     assert (flag["user_id"], flag["reason"], flag["hold_key"]) == (
         "user",
@@ -393,7 +393,7 @@ async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_m
     with pytest.raises(errors.AccountRestrictedError):
         await test_app.submit()
     test_app.clock.advance(days=1)
-    await test_app.service.relay.step()
+    await test_app.service.relays.step()
     assert await fake_billing.balance("user") == 475
 
     await fake_billing.control(

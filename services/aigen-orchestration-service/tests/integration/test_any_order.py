@@ -243,7 +243,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Messages are paid, or not."""
         self.at.credits.faults.extend(fault for fault in faults if fault != "conflict")
         self.at.notifier.faults.extend(told)
-        self.do(self.at.service.relay.step())
+        self.do(self.at.service.relays.step())
         self.at.credits.faults.clear()
         self.at.notifier.faults.clear()
 

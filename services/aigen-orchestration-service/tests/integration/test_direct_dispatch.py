@@ -68,7 +68,7 @@ async def test_lifecycle_is_led_to_its_end_without_a_step(own_app: ServiceUnderT
     job = own_app.engine.jobs.popleft()
     assert job.stage is Stage.FINAL
     done = await own_app.deliver(job)
-    await own_app.service.relay.finish_own()
+    await own_app.service.relays.finish()
     assert (done.state, await own_app.balance()) == (State.COMPLETED, _PAID - 125)
     assert own_app.notifier.types() == ["samples_ready", "final_asset_ready"]
     assert await own_app.database.fetchval("SELECT count(*) FROM outbox") == 0

@@ -232,7 +232,7 @@ async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(
     await test_app.deliver(job)
     assert (await test_app.look(request)).holds[0].state is HoldState.CAPTURED
     assert "credits.capture" in await owed(test_app)
-    await test_app.service.relay.step()
+    await test_app.service.relays.step()
     [message] = await test_app.service.outbox.list_open(parked_only=True, most=10)
     assert message["topic"] == "credits.capture"
     await Ledger(test_app.database).hold(

@@ -21,10 +21,10 @@ async def test_what_is_owed_is_paid_when_the_receiver_comes_back(
 async def test_notifications_of_one_request_keep_their_order(test_app: ServiceUnderTest) -> None:
     request = await test_app.with_samples()
     test_app.notifier.faults.append("away")
-    await test_app.service.relay.step()
+    await test_app.service.relays.step()
     await test_app.select(request)
     await test_app.deliver(await test_app.next_job())
-    await test_app.service.relay.step()
+    await test_app.service.relays.step()
     assert test_app.notifier.types() == []
     await test_app.drain()
     assert test_app.notifier.types() == ["samples_ready", "final_asset_ready"]
@@ -63,7 +63,7 @@ async def test_relays_in_any_number_pay_each_message_once(make_test_app) -> None
     test_apps = [make_test_app() for _ in range(3)]
     for n in range(30):
         await test_apps[0].with_samples(f"user{n}")
-    await asyncio.gather(*(test_app.service.relay.step() for test_app in test_apps))
+    await asyncio.gather(*(test_app.service.relays.step() for test_app in test_apps))
     await test_apps[0].drain()
     sent = [
         notification["event_id"]
@@ -88,9 +88,9 @@ async def test_a_relay_that_dies_with_a_lease_leaves_the_message_to_the_next(
         topics=["notification.send"],
     )
     assert len(lost) == 1
-    assert await test_app.service.relay.step() == 0
+    assert await test_app.service.relays.step() == 0
     test_app.clock.advance(minutes=2)
-    assert await test_app.service.relay.step() == 1
+    assert await test_app.service.relays.step() == 1
     from creativeflow.services.aigeneration.storage.outbox import Parked  # noqa: PLC0415
 
     await test_app.service.outbox.settle([(lost[0], Parked("too late"))], now=test_app.clock())
@@ -111,7 +111,7 @@ async def test_own_messages_are_delivered_right_after_their_commit(
     request = await test_app.with_samples()
     await test_app.settle_own()
     assert test_app.notifier.types() == ["samples_ready"]
-    assert await test_app.service.relay.step() == 0
+    assert await test_app.service.relays.step() == 0
     assert "notification_sent" in await test_app.events(request)
 
 
@@ -149,9 +149,9 @@ async def test_own_message_of_a_dead_process_is_delivered_by_a_relay(make_test_a
     lost: list[object] = []
     dying.service.writer.deliver_own(["notification.send"], lost.append)
     await dying.with_samples()
-    assert await other.service.relay.step() == 0
+    assert await other.service.relays.step() == 0
     other.clock.advance(seconds=30)
-    assert await other.service.relay.step() == 1
+    assert await other.service.relays.step() == 1
     assert (dying.notifier.types(), other.notifier.types()) == ([], ["samples_ready"])
     await dying.settle_own()
     await other.check()
@@ -164,7 +164,7 @@ async def test_own_message_taken_over_by_a_relay_is_deleted_once(make_test_app) 
     slow.service.writer.deliver_own(["notification.send"], kept.append)
     request = await slow.with_samples()
     other.clock.advance(seconds=30)
-    assert await other.service.relay.step() == 1
+    assert await other.service.relays.step() == 1
     await slow.service.relay._deliver_one(kept[0])  # noqa: SLF001 - a delivery that took too long
     assert (await other.events(request)).count("notification_sent") == 1
     await slow.settle_own()

@@ -343,7 +343,7 @@ async def test_a_endpoint_that_does_not_answer_delays_nobody_else(
             await test_app.cancel(await test_app.submitted(f"user{n}"))
         await asyncio.wait_for(until(test_app, lambda: len(alive.calls) == 12), 10)
         assert len(dead.calls) == 8
-        await asyncio.wait_for(test_app.service.relay.step(), 10)
+        await asyncio.wait_for(test_app.service.relays.step(), 10)
         assert len(test_app.notifier.sent) == 12
         dead.otherwise = 200
         released.set()

@@ -142,13 +142,13 @@ class ServiceUnderTest:
     def start_own(self) -> None:
         """Publish jobs and deliver messages right after their commit, as a started process does."""
         self.service.dispatcher.start_own(self.service.runner)
-        self.service.relay.start_own()
+        self.service.relays.start_own()
 
     async def settle_own(self) -> None:
         """Wait until nothing of its own is on its way, and write the confirms that wait."""
         await self.service.dispatcher.finish_own()
         await self.service.runner.confirms.flush()
-        await self.service.relay.finish_own()
+        await self.service.relays.finish()
 
     async def dispatch(self) -> None:
         """Let the dispatcher work until nothing is left."""
@@ -196,11 +196,12 @@ class ServiceUnderTest:
     async def housekeep(self) -> None:
         """Let the chores be done whose turn it is."""
         await self.service.periodic_tasks.step()
+        await self.service.periodic_tasks.finish()
 
     async def drain(self) -> None:
         """Let the relay pay until nothing is due; time passes as the back-off wants it."""
         for _ in range(_STEPS_MAX):
-            if await self.service.relay.step() + await self.send_webhooks():
+            if await self.service.relays.step() + await self.send_webhooks():
                 continue
             if not await self.database.fetchval(
                 "SELECT EXISTS (SELECT FROM outbox WHERE parked_reason IS NULL)"

@@ -81,7 +81,7 @@ from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.webhook_endpoints import WebhookEndpointStore
 from creativeflow.services.aigeneration.workers.dispatcher import Dispatcher
-from creativeflow.services.aigeneration.workers.outbox_relay import Handler, Relay
+from creativeflow.services.aigeneration.workers.outbox_relay import Handler, build_relays
 from creativeflow.services.aigeneration.workers.results_consumer import (
     DeadLetterConsumer,
     ResultsConsumer,
@@ -100,8 +100,13 @@ WATCHDOG_SECONDS = 10.0
 """Interval at which the role `dispatcher` checks for stalled workers."""
 ROUTING_SECONDS = 2.0
 """Interval at which each process checks the routing file for changes."""
-ROLE_OF = {"webhooks": "relay", "watchdog": "dispatcher", "periodic_tasks": "sweeper"}
+_ROLES = {"webhooks": "relay", "watchdog": "dispatcher", "periodic_tasks": "sweeper"}
 """The role of each poller that is not named after its role."""
+
+
+def role_of(poller: str) -> str:
+    """Return the role that runs a poller."""
+    return "relay" if poller.startswith("relay_") else _ROLES.get(poller, poller)
 
 
 class Container:
@@ -283,7 +288,7 @@ class Container:
         """Build the background workers."""
         settings = self.settings
         self.engine = engine
-        self.relay = Relay(
+        self.relays = build_relays(
             self.outbox, self.writer, self._handlers(notifier), now=self.now, new_id=self.new_id
         )
         self.dispatcher = Dispatcher(self.jobs, self.engine, window=settings.lane_window)
@@ -293,10 +298,10 @@ class Container:
             now=self.now,
             settle_hold=self.generations.settle_hold,
             hold_grace=timedelta(seconds=2 * settings.hold_timeout),
-            keep_keys=timedelta(hours=settings.idempotency_hours),
         )
         self.periodic_tasks = build_periodic_tasks(
             settings,
+            store=self.store,
             accounting=self.accounting,
             rejections=self.rejections,
             deliveries=self._deliveries,
@@ -321,14 +326,20 @@ class Container:
             "watchdog": (self.watchdog.step, WATCHDOG_SECONDS),
             "routing": (self._reload_routing, ROUTING_SECONDS),
             "dispatcher": (self.dispatcher.step, settings.poll_interval),
-            "relay": (self.relay.step, settings.poll_interval),
+            **{
+                f"relay_{name}": (relay.step, settings.poll_interval)
+                for name, relay in self.relays.by_destination.items()
+            },
             "webhooks": (self.webhook_sender.step, settings.poll_interval),
             "sweeper": (self.sweeper.step, settings.sweep_interval),
         }
-        return {
+        pollers = {
             name: Poller(name, step, interval_seconds=seconds)
             for name, (step, seconds) in steps.items()
         }
+        for name, relay in self.relays.by_destination.items():
+            relay.on_room = pollers[f"relay_{name}"].wake
+        return pollers
 
     def _build_authenticator(self) -> Authenticator:
         settings = self.settings
@@ -371,9 +382,9 @@ class Container:
         if "dispatcher" in roles:
             self.dispatcher.start_own(self.runner)
         if "relay" in roles:
-            self.relay.start_own()
+            self.relays.start_own()
         for name, poller in self.pollers.items():
-            if name == "routing" or ROLE_OF.get(name, name) in roles:
+            if name == "routing" or role_of(name) in roles:
                 poller.start()
         if self.authenticator.open and "api" in roles:
             log.warning(
@@ -386,7 +397,8 @@ class Container:
         for poller in self.pollers.values():
             await poller.stop()
         await self.dispatcher.stop_own(self.runner)
-        await self.relay.stop_own()
+        await self.relays.stop()
+        await self.periodic_tasks.stop()
         await self.webhook_sender.finish(10)
         if isinstance(self.engine, LocalEngine):
             await self.engine.close()
@@ -440,8 +452,8 @@ class Container:
         if queued or (done and self.dispatcher.window_full):
             self.pollers["dispatcher"].wake()
         if change.messages:
-            if self.relay.wanted_for(change):
-                self.pollers["relay"].wake()
+            for destination in self.relays.wanted_for(change):
+                self.pollers[f"relay_{destination}"].wake()
             if after.created_by in self.webhook_sender.owners:
                 self._wake_webhooks()
 

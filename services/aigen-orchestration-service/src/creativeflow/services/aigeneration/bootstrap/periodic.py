@@ -11,6 +11,7 @@ from creativeflow.services.aigeneration.application.reconciliation import Reconc
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
+from creativeflow.services.aigeneration.storage.requests import RequestStore
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
 from creativeflow.services.aigeneration.workers.periodic import (
     PeriodicTask,
@@ -32,6 +33,7 @@ next.
 def build_periodic_tasks(
     settings: Settings,
     *,
+    store: RequestStore,
     accounting: Accounting,
     rejections: PromptRejections,
     deliveries: DeliveryStore,
@@ -41,6 +43,11 @@ def build_periodic_tasks(
     now: Callable[[], datetime],
 ) -> PeriodicTasks:
     """Return the tasks that the processes of a deployment share."""
+
+    async def delete_old_keys() -> None:
+        before = now() - timedelta(hours=settings.idempotency_hours)
+        if deleted := await store.forget_old_keys(before):
+            log.info("idempotency_keys_deleted", count=deleted)
 
     async def delete_old_usage() -> None:
         before = now() - timedelta(days=settings.usage_days)
@@ -60,6 +67,7 @@ def build_periodic_tasks(
 
     return PeriodicTasks(
         (
+            PeriodicTask("idempotency_keys", TIDY_INTERVAL, delete_old_keys),
             PeriodicTask("usage_log", TIDY_INTERVAL, delete_old_usage),
             PeriodicTask("webhook_log", TIDY_INTERVAL, delete_old_deliveries),
             PeriodicTask("uploads", TIDY_INTERVAL, assets.tidy),

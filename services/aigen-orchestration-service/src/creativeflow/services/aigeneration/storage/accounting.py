@@ -133,10 +133,8 @@ class Accounting:
             after = (found[-1]["at"], found[-1]["id"])
 
     async def forget_usage(self, before: datetime) -> int:
-        """Delete rows of the usage log from before; bounded, so call again while it returns
-        many.
-        """
-        return await self._database.execute_counted(
-            "DELETE FROM usage_log WHERE id IN (SELECT id FROM usage_log WHERE at < $1 LIMIT 5000)",
+        """Delete rows of the usage log from before; return their number."""
+        return await self._database.delete_in_batches(
+            "DELETE FROM usage_log WHERE id IN (SELECT id FROM usage_log WHERE at < $1 LIMIT $2)",
             before,
         )

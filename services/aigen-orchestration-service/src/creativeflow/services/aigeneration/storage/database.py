@@ -42,6 +42,9 @@ _SESSION = {
     **_PLANNED_ONCE,
 }
 
+DELETE_BATCH = 5_000
+"""Rows that one statement deletes: its locks and its transaction stay short."""
+_BETWEEN_BATCHES_SECONDS = 0.02
 _TRIES = 4
 """How often a statement is run that a deadlock or a serialization failure has ended."""
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
@@ -192,6 +195,19 @@ class Database:
     async def execute_counted(self, statement: str, *arguments: Any) -> int:
         """Run one statement; how many rows it wrote or deleted."""
         return int((await self.execute(statement, *arguments)).rpartition(" ")[2])
+
+
+    async def delete_in_batches(self, statement: str, *arguments: Any) -> int:
+        """Run a DELETE of at most `DELETE_BATCH` rows until nothing is left for it; return the
+        number of deleted rows. The last parameter of the statement is the limit.
+        """
+        total = 0
+        while True:
+            deleted = await self.execute_counted(statement, *arguments, DELETE_BATCH)
+            total += deleted
+            if deleted < DELETE_BATCH:
+                return total
+            await asyncio.sleep(_BETWEEN_BATCHES_SECONDS)
 
 
 def to_json(value: Any) -> str:

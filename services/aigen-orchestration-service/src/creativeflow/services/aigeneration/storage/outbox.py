@@ -91,17 +91,16 @@ class Outbox:
         return sorted(leased, key=lambda message: message.id)
 
     async def settle(
-        self, outcomes: Sequence[tuple[LeasedMessage, RetryLater | Parked]], *, now: datetime
+        self, message: LeasedMessage, outcome: RetryLater | Parked, *, now: datetime
     ) -> None:
-        """Write the outcomes of messages that were not delivered; a lease that was lost meanwhile
+        """Write the outcome of a message that was not delivered; a lease that was lost meanwhile
         writes nothing.
         """
-        for message, outcome in outcomes:
-            match outcome:
-                case RetryLater():
-                    await self._put_off(message, outcome, now)
-                case Parked():
-                    await self._park(message, outcome, now)
+        match outcome:
+            case RetryLater():
+                await self._put_off(message, outcome, now)
+            case Parked():
+                await self._park(message, outcome, now)
 
     async def _put_off(self, message: LeasedMessage, later: RetryLater, now: datetime) -> None:
         delay = later.delay or backoff(message.attempts)

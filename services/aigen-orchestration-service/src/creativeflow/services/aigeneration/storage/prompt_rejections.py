@@ -31,9 +31,9 @@ class PromptRejections:
         )
 
     async def forget(self, before: datetime) -> int:
-        """Delete what is older; bounded, so call again while it returns many."""
-        return await self._database.execute_counted(
+        """Delete rejections from before; return their number."""
+        return await self._database.delete_in_batches(
             "DELETE FROM prompt_rejections WHERE id IN (SELECT id FROM prompt_rejections WHERE at <"
-            " $1 LIMIT 5000)",
+            " $1 LIMIT $2)",
             before,
         )

@@ -338,12 +338,10 @@ class RequestStore:
         )
 
     async def forget_old_keys(self, before: datetime) -> int:
-        """Delete idempotency keys older than `before`; bounded, so call again while it returns
-        many.
-        """
-        return await self._database.execute_counted(
+        """Delete idempotency keys older than `before`; return their number."""
+        return await self._database.delete_in_batches(
             """DELETE FROM idempotency_keys WHERE (principal, key) IN (
-                   SELECT principal, key FROM idempotency_keys WHERE created_at < $1 LIMIT 5000)""",
+                   SELECT principal, key FROM idempotency_keys WHERE created_at < $1 LIMIT $2)""",
             before,
         )
 

@@ -13,8 +13,8 @@ from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.outbox import IN_ITS_TURN
 from creativeflow.services.aigeneration.storage.webhook_endpoints import live_secrets
 
-_BATCH = 5000
-_BATCHES = 20
+
+
 
 # An endpoint at which the last try failed is given one at a time: what is away costs one slot, not
 # all of them.
@@ -285,8 +285,8 @@ class DeliveryStore:
         return [dict(row) for row in found]
 
     async def tidy(self, before: datetime, now: datetime) -> int:
-        """Delete a bounded number of deliveries that ended before, and fail those to endpoints
-        that no longer exist.
+        """Delete the deliveries that ended before, and fail those to endpoints that no longer
+        exist; return the number of deleted ones.
         """
         await self._database.execute(
             """WITH message AS (
@@ -303,18 +303,11 @@ class DeliveryStore:
                    AND d.event_id = message.event_id""",
             now,
         )
-        forgotten = 0
-        for _ in range(_BATCHES):
-            tag = await self._database.execute(
-                """DELETE FROM webhook_deliveries WHERE (target_id, event_id) IN (
-                       SELECT target_id, event_id FROM webhook_deliveries
-                       WHERE created_at < $1 AND (state IN ('delivered', 'failed') OR NOT EXISTS (
-                           SELECT FROM webhook_targets t WHERE t.id = target_id))
-                       ORDER BY created_at LIMIT $2)""",
-                before,
-                _BATCH,
-            )
-            forgotten += (deleted := int(tag.rpartition(" ")[2]))
-            if deleted < _BATCH:
-                break
-        return forgotten
+        return await self._database.delete_in_batches(
+            """DELETE FROM webhook_deliveries WHERE (target_id, event_id) IN (
+                   SELECT target_id, event_id FROM webhook_deliveries
+                   WHERE created_at < $1 AND (state IN ('delivered', 'failed') OR NOT EXISTS (
+                       SELECT FROM webhook_targets t WHERE t.id = target_id))
+                   ORDER BY created_at LIMIT $2)""",
+            before,
+        )

@@ -1,7 +1,7 @@
 """Outbox relay: deliver notifications, events, captures and releases, each at least once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -40,9 +40,13 @@ PATIENCE = timedelta(days=3)
 """How long a message is retried before it is parked for an operator."""
 OWN_TOPICS = (Topic.NOTIFY, Topic.EVENT)
 """Messages that the process which wrote them delivers right after its commit."""
-_OWN_MAX = 500
-"""Messages of its own that a process delivers at once; further ones are left to the relay's steps.
-"""
+DESTINATIONS = {
+    "notifications": (Topic.NOTIFY,),
+    "events": (Topic.EVENT,),
+    "credits": (Topic.CAPTURE, Topic.RELEASE),
+    "dead_letters": (DEAD_LETTER,),
+}
+"""The topics that one receiver takes."""
 _EVENTS = {
     DEAD_LETTER: "dead_letter_handled",
     Topic.NOTIFY: "notification_sent",
@@ -54,10 +58,11 @@ _EVENTS = {
 
 
 class Relay:
-    """Delivers outbox messages; any number may run.
+    """Delivers the messages of one destination; any number may run.
 
-    A message is leased to one relay, and only the token of the lease may write its outcome. New
-    messages of this process are born leased to it and delivered without a step; see `start_own`.
+    A message is leased to one relay, and only the token of the lease may write its outcome. Each
+    message is delivered by a task of its own, so that a slow one delays no other while there is
+    room.
     """
 
     def __init__(
@@ -68,93 +73,90 @@ class Relay:
         *,
         now: Callable[[], datetime],
         new_id: Callable[[], UUID],
-        batch: int = 100,
+        room: int = 100,
         lease_seconds: float = 60.0,
         message_seconds: float = 30.0,
         own_seconds: float = 10.0,
     ) -> None:
+        """`room`: messages being delivered at once; `own_seconds` is well below `OWN_LEASE`, so
+        that a message is tried by one process at a time.
+        """
         self._outbox = outbox
         self._writer = writer
-        self._own_topics: set[str] = set()
-        self._own: set[asyncio.Task[None]] = set()
         self._handlers = handlers
         self._now = now
         self._new_id = new_id
-        self._batch = batch
+        self._room = room
         self._lease = timedelta(seconds=lease_seconds)
         self._message_seconds = message_seconds
         self._own_seconds = own_seconds
-        """Well below `OWN_LEASE`: a message is tried by one process at a time."""
+        self._running: set[asyncio.Task[None]] = set()
+        self.on_room: Callable[[], None] = lambda: None
+        """Called when a message was delivered while there was no room for further ones."""
 
-    def start_own(self) -> None:
-        """Deliver the messages that this process writes right after their commit."""
-        self._own_topics = {topic for topic in OWN_TOPICS if topic in self._handlers}
-        self._writer.deliver_own(self._own_topics, self._deliver_own)
-
-    async def stop_own(self) -> None:
-        """Leave new messages to the relays' steps, and finish those being delivered."""
-        self._own_topics = set()
-        self._writer.deliver_no_more()
-        await self.finish_own()
-
-    async def finish_own(self) -> None:
-        """Wait until the messages of this process that are being delivered have their outcome."""
-        while self._own:
-            done, _ = await asyncio.wait(self._own, timeout=self._own_seconds)
-            if not done:
-                return
-
-    def wanted_for(self, change: StateChange) -> bool:
-        """Return whether a committed change has messages that only a step delivers."""
-        topics = {message.topic for message in change.messages} - {Topic.WEBHOOK}
-        return not topics <= self._own_topics
-
-    def _deliver_own(self, message: LeasedMessage) -> None:
-        if len(self._own) < _OWN_MAX:
-            task = asyncio.create_task(self._deliver_one(message))
-            self._own.add(task)
-            task.add_done_callback(self._own.discard)
-
-    async def _deliver_one(self, message: LeasedMessage) -> None:
-        try:
-            outcome = await self._pay(message, self._own_seconds)
-            await self._settle([(message, outcome)])
-        except ServiceUnavailableError as error:
-            # Its lease ends, and a relay delivers it once more.
-            log.warning("message_unsettled", topic=message.topic, reason=error.code)
-        except Exception:
-            log.exception("message_failed", topic=message.topic, message=message.id)
-
-    async def _settle(self, outcomes: Sequence[tuple[LeasedMessage, Outcome]]) -> None:
-        now = self._now()
-        await asyncio.gather(
-            *(
-                self._writer.delete(
-                    DeliveredMessage(message=message, event=_EVENTS[message.topic], at=now)
-                )
-                for message, outcome in outcomes
-                if isinstance(outcome, Delivered)
-            )
-        )
-        left = [(m, outcome) for m, outcome in outcomes if not isinstance(outcome, Delivered)]
-        if left:
-            await self._outbox.settle(left, now=now)
+    @property
+    def topics(self) -> Collection[str]:
+        """The topics of this destination."""
+        return self._handlers.keys()
 
     async def step(self) -> int:
-        """Deliver one batch; return the number of messages tried."""
+        """Lease as many due messages as there is room for, and begin to deliver them; return their
+        number.
+        """
+        room = self._room - len(self._running)
+        if room <= 0:
+            return 0
         messages = await self._outbox.lease(
             self._new_id(),
-            most=self._batch,
+            most=room,
             now=self._now(),
             lease_for=self._lease,
             topics=list(self._handlers),
         )
-        if messages:
-            outcomes = await asyncio.gather(
-                *(self._pay(message, self._message_seconds) for message in messages)
-            )
-            await self._settle(list(zip(messages, outcomes, strict=True)))
+        for message in messages:
+            self._begin(message, self._message_seconds)
         return len(messages)
+
+    def deliver_own(self, message: LeasedMessage) -> None:
+        """Begin to deliver a message that was born leased to this process.
+
+        Without room it is left to a step, when its lease has ended.
+        """
+        if len(self._running) < self._room:
+            self._begin(message, self._own_seconds)
+
+    async def finish(self) -> None:
+        """Wait until the messages being delivered have their outcome, for a bounded time."""
+        while self._running:
+            done, _ = await asyncio.wait(self._running, timeout=self._message_seconds)
+            if not done:
+                return
+
+    def _begin(self, message: LeasedMessage, seconds: float) -> None:
+        task = asyncio.create_task(self._deliver(message, seconds))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        was_full = len(self._running) >= self._room
+        self._running.discard(task)
+        if was_full:
+            self.on_room()
+
+    async def _deliver(self, message: LeasedMessage, seconds: float) -> None:
+        try:
+            outcome = await self._pay(message, seconds)
+            if isinstance(outcome, Delivered):
+                event = _EVENTS[message.topic]
+                delivered = DeliveredMessage(message=message, event=event, at=self._now())
+                await self._writer.delete(delivered)
+            else:
+                await self._outbox.settle(message, outcome, now=self._now())
+        except ServiceUnavailableError as error:
+            # Its lease ends, and a relay delivers it once more.
+            log.warning("message_unsettled", topic=message.topic, reason=error.code)
+        except Exception:
+            log.exception("message_unsettled", topic=message.topic, message=message.id)
 
     async def _pay(self, message: LeasedMessage, seconds: float) -> Outcome:
         try:
@@ -179,3 +181,71 @@ class Relay:
             log.error("message_parked", topic=message.topic, message=message.id, reason=reason)
             return Parked(f"given up after {message.attempts} tries: {reason}")
         return RetryLater(reason, delay)
+
+
+class Relays:
+    """One relay for each destination, so that none waits for another."""
+
+    def __init__(self, writer: BatchWriter, relays: Mapping[str, Relay]) -> None:
+        self._writer = writer
+        self.by_destination = relays
+        self._own_topics: Collection[str] = ()
+
+    def start_own(self) -> None:
+        """Deliver the messages that this process writes right after their commit."""
+        relays = {
+            topic: relay
+            for relay in self.by_destination.values()
+            for topic in relay.topics
+            if topic in OWN_TOPICS
+        }
+        self._own_topics = relays.keys()
+        self._writer.deliver_own(
+            self._own_topics, lambda message: relays[message.topic].deliver_own(message)
+        )
+
+    async def stop(self) -> None:
+        """Leave new messages to other relays, and finish those being delivered."""
+        self._own_topics = ()
+        self._writer.deliver_no_more()
+        await self.finish()
+
+    async def step(self) -> int:
+        """Deliver one batch for each destination and wait for the outcomes; return the number of
+        messages.
+        """
+        count = sum([await relay.step() for relay in self.by_destination.values()])
+        await self.finish()
+        return count
+
+    async def finish(self) -> None:
+        """Wait until the messages being delivered have their outcome, for a bounded time."""
+        await asyncio.gather(*(relay.finish() for relay in self.by_destination.values()))
+
+    def wanted_for(self, change: StateChange) -> list[str]:
+        """Return the destinations that a step must serve, because the messages of a committed
+        change are not delivered by this process anyway.
+        """
+        topics = {message.topic for message in change.messages}.difference(self._own_topics)
+        return [
+            name
+            for name, relay in self.by_destination.items()
+            if not topics.isdisjoint(relay.topics)
+        ]
+
+
+def build_relays(
+    outbox: Outbox,
+    writer: BatchWriter,
+    handlers: Mapping[str, Handler],
+    *,
+    now: Callable[[], datetime],
+    new_id: Callable[[], UUID],
+) -> Relays:
+    """Build a relay for each destination that has a handler."""
+    relays = {}
+    for name, topics in DESTINATIONS.items():
+        of_destination = {topic: handlers[topic] for topic in topics if topic in handlers}
+        if of_destination:
+            relays[name] = Relay(outbox, writer, of_destination, now=now, new_id=new_id)
+    return Relays(writer, relays)

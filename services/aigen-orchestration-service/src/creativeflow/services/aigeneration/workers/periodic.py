@@ -1,5 +1,6 @@
 """Periodic tasks: each is run once per interval, by one of all processes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,7 +29,7 @@ class TakeTurn(Protocol):
 
 
 class PeriodicTasks:
-    """Runs the tasks that are due; one that fails waits for its next turn and blocks no other."""
+    """Runs the tasks that are due, each by itself: a slow one or one that fails blocks no other."""
 
     def __init__(
         self, tasks: Sequence[PeriodicTask], *, take_turn: TakeTurn, now: Callable[[], datetime]
@@ -36,16 +37,32 @@ class PeriodicTasks:
         self._tasks = tasks
         self._take_turn = take_turn
         self._now = now
+        self._running: dict[str, asyncio.Task[None]] = {}
 
     async def step(self) -> int:
-        """Run every task whose turn is free."""
+        """Begin every task whose turn is free, unless it still runs."""
         for task in self._tasks:
-            if not await self._take_turn(
+            if task.name not in self._running and await self._take_turn(
                 task.name, every_seconds=task.every.total_seconds(), now=self._now()
             ):
-                continue
-            try:
-                await task.do()
-            except Exception:
-                log.exception("periodic_task_failed", task=task.name)
+                self._running[task.name] = asyncio.create_task(self._run(task))
         return 0
+
+    async def finish(self) -> None:
+        """Wait until no task runs."""
+        while self._running:
+            await asyncio.wait(self._running.values())
+
+    async def stop(self) -> None:
+        """Cancel the tasks that run; what they had not done is done at a later turn."""
+        for running in self._running.values():
+            running.cancel()
+        await self.finish()
+
+    async def _run(self, task: PeriodicTask) -> None:
+        try:
+            await task.do()
+        except Exception:
+            log.exception("periodic_task_failed", task=task.name)
+        finally:
+            del self._running[task.name]

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 200
 _PARALLEL = 16
-_HOUSEKEEPING = timedelta(hours=1)
+_MONTHS_INTERVAL = timedelta(hours=1)
 
 
 class Sweeper:
@@ -29,15 +29,13 @@ class Sweeper:
         now: Callable[[], datetime],
         settle_hold: Callable[[UUID, str], Awaitable[None]],
         hold_grace: timedelta,
-        keep_keys: timedelta,
     ) -> None:
         self._store = store
         self._jobs = jobs
         self._settle_hold = settle_hold
         self._now = now
         self._hold_grace = hold_grace
-        self._keep_keys = keep_keys
-        self._tidied_at: datetime | None = None
+        self._months_prepared_at: datetime | None = None
 
     async def step(self) -> int:
         """Apply everything overdue; return the number of requests examined while more may be
@@ -59,7 +57,7 @@ class Sweeper:
         for error in asked:  # only when all have ended, so that no two tours overlap
             if error is not None:
                 raise error
-        await self._tidy()
+        await self._prepare_months()
         return len(overdue) if len(overdue) == _BATCH else 0
 
     async def _guarded(self, work: Awaitable[None], request_id: UUID) -> None:
@@ -71,12 +69,9 @@ class Sweeper:
         except Exception:
             log.exception("sweep_failed", generation_request_id=str(request_id))
 
-    async def _tidy(self) -> None:
+    async def _prepare_months(self) -> None:
         now = self._now()
-        if self._tidied_at and now - self._tidied_at < _HOUSEKEEPING:
+        if self._months_prepared_at and now - self._months_prepared_at < _MONTHS_INTERVAL:
             return
         await self._store.prepare_months(now)
-        forgotten = await self._store.forget_old_keys(now - self._keep_keys)
-        self._tidied_at = now
-        if forgotten:
-            log.info("idempotency_keys_deleted", count=forgotten)
+        self._months_prepared_at = now

@@ -1,5 +1,6 @@
 """Retries with back-off, and a circuit breaker, for calls to other services."""
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -25,7 +26,8 @@ class CircuitOpenError(Exception):
 class CircuitBreaker:
     """Opens for a minute after five failures within a minute; then one probe decides.
 
-    Only calls without a usable answer are failures; a refusal is an answer.
+    Only calls without a usable answer are failures; a refusal is an answer. A call that was cut
+    from outside after `slow_seconds`, such as by the timeout of its caller, is one too.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class CircuitBreaker:
         failures: int = 5,
         window_seconds: float = 60.0,
         open_seconds: float = 60.0,
+        slow_seconds: float = 1.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._failures = failures
         self._window_seconds = window_seconds
         self._open_seconds = open_seconds
+        self._slow_seconds = slow_seconds
         self._monotonic = monotonic
         self._failed_at: deque[float] = deque(maxlen=failures)
         self._open_until: float | None = None
@@ -53,10 +57,16 @@ class CircuitBreaker:
             CircuitOpenError: it is open, or a probe is running.
         """
         self._enter()
+        began = self._monotonic()
         try:
             answer = await ask()
         except failure:
             self._failed()
+            raise
+        except asyncio.CancelledError:
+            if self._monotonic() - began >= self._slow_seconds:
+                self._failed()
+            self._probing = False
             raise
         except BaseException:
             self._probing = False
