@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from creativeflow.clients.aigeneration import (
     Asset,
     AsyncClient,
@@ -25,6 +24,7 @@ from creativeflow.clients.aigeneration import (
     Retries,
     WaitedTooLongError,
 )
+
 from tests.e2e.journey import Caller
 from tests.support.processes import free_port
 from tests.support.running_system import Parts
