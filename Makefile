@@ -102,8 +102,9 @@ fuzz: $(STAMP) $(FUZZ)/.set-up ## Calls made up from the API description, all ch
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && \
 		$(RUN)/python -m tests.contracts.openapi_fuzz $(FUZZ)/bin/schemathesis $(ARGS)
 
-docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings
+docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings, synchronous client
 	@cd $(SERVICE) && $(RUN)/python -m tools.generate_docs
+	@$(RUN)/python $(CLIENT)/tools/generate_sync.py
 
 shots: $(STAMP) ## Take the pictures of the pages for the documents anew
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.browser.shots && $(RUN)/python -m tests.browser.console_shots

@@ -1,6 +1,4 @@
-"""Calls without the network: what is sent, whether it is tried again, and what an answer means.
-Both clients use it.
-"""
+"""Calls without I/O: requests, retry decisions, and the interpretation of responses."""
 
 import json
 import random
@@ -8,141 +6,195 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
-from creativeflow.clients.aigeneration.problems import NoAnswerError, ProblemError
-from creativeflow.clients.aigeneration.resources import Generation
+from creativeflow.clients.aigeneration.errors import (
+    ApiConnectionError,
+    GenerationServiceError,
+    ProblemError,
+)
+from creativeflow.clients.aigeneration.resources.generations import Generation
 
-ROOT = "/api/v1/generation-requests"
-_IN_FLIGHT = "idempotency_key_in_flight"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retries:
-    """How often a call is tried, and how long is waited in between: doubling, with jitter, within
-    these seconds.
-    """
-
-    tries: int = 5
-    first_seconds: float = 0.5
-    longest_seconds: float = 8.0
-
-    def pause(self, tried: int, problem: ProblemError | None) -> float | None:
-        """Seconds to wait before the next try; None where another try cannot help, or none is
-        left.
-        """
-        if tried >= self.tries or (problem is not None and not _passing(problem)):
-            return None
-        pause: float = min(self.longest_seconds, self.first_seconds * 2 ** (tried - 1))
-        pause *= random.uniform(0.75, 1.25)  # noqa: S311 - jitter, no secret
-        return max(pause, problem.retry_after_seconds or 0.0) if problem else pause
+Failure = httpx.RequestError | ProblemError
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call; one that changes something carries a key from the start, so that every try is the
-    same call.
+    """A call of the API; `path` is the template of the API description.
+
+    A call that is not `repeatable` is retried only if it cannot have taken effect. Statuses in
+    `accept` are responses, not problems.
     """
 
     method: str
     path: str
+    path_parameters: Mapping[str, str | int] = field(default_factory=dict)
+    query: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    key: str | None = None
+    idempotency_key: str | None = None
+    if_version: int | None = None
+    last_event_id: int | None = None
+    repeatable: bool = True
+    accept: frozenset[int] = frozenset()
+
+    @property
+    def url(self) -> str:
+        """The path with quoted parameters.
+
+        Raises:
+            ValueError: a parameter is empty or a dot segment, and would address something else.
+        """
+        return self.path.format(
+            **{name: _segment(value) for name, value in self.path_parameters.items()}
+        )
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes along."""
-        return {"Idempotency-Key": self.key} if self.key else {}
+        """The headers of this call."""
+        headers = {
+            "Idempotency-Key": self.idempotency_key,
+            "If-Match": None if self.if_version is None else f'"{self.if_version}"',
+            "Last-Event-ID": None if self.last_event_id is None else str(self.last_event_id),
+        }
+        return {name: value for name, value in headers.items() if value is not None}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The query parameters that are set."""
+        return _without_none(self.query)
+
+    @property
+    def content(self) -> dict[str, Any] | None:
+        """The fields of the body that are set."""
+        return None if self.body is None else _without_none(self.body)
 
 
-def acting(path: str, body: Mapping[str, Any] | None, key: str | None) -> Call:
-    """A call that changes something, under the caller's key or a new one."""
-    said = {name: value for name, value in (body or {}).items() if value is not None}
-    return Call(
-        method="POST", path=f"{ROOT}{path}", body=said or None, key=key or str(uuid.uuid4())
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """Retry policy: exponential delays with jitter, between `initial_seconds` and `max_seconds`.
+
+    `Retry-After` of the service is honoured.
+    """
+
+    max_attempts: int = 5
+    initial_seconds: float = 0.5
+    max_seconds: float = 8.0
+
+    def delay(self, attempts: int, failure: Failure | None, *, repeatable: bool) -> float | None:
+        """Return the seconds before the next attempt; None if there is to be none."""
+        if attempts >= self.max_attempts or not _may_retry(failure, repeatable=repeatable):
+            return None
+        delay: float = min(self.max_seconds, self.initial_seconds * 2 ** (attempts - 1))
+        delay *= random.uniform(0.75, 1.25)  # noqa: S311 - jitter, no secret
+        retry_after = failure.retry_after_seconds if isinstance(failure, ProblemError) else None
+        return max(delay, retry_after or 0.0)
 
 
-def headers_of(
+def new_key() -> str:
+    """Return a new idempotency key."""
+    return str(uuid.uuid4())
+
+
+def client_headers(
     api_key: str | None, token: str | None, user_id: str | None, language: str | None
 ) -> dict[str, str]:
-    """Who calls, and in which language problems are told."""
-    said = {
+    """Return the headers of every call: credentials, user and language of problems."""
+    headers = {
         "X-Internal-API-Key": api_key,
         "Authorization": f"Bearer {token}" if token else None,
         "X-User-ID": user_id,
         "Accept-Language": language,
     }
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in headers.items() if value}
 
 
-def problem_of(answer: httpx.Response) -> ProblemError | None:
-    """The problem an answer is; None where it is none."""
-    if not answer.is_error:
+def read_problem(response: httpx.Response, accept: frozenset[int]) -> ProblemError | None:
+    """Return the problem that a response is; None if it is none."""
+    if not response.is_error or response.status_code in accept:
         return None
     try:
-        document = answer.json()
+        document = response.json()
     except ValueError:
         document = {}
-    after = answer.headers.get("Retry-After", "")
+    after = response.headers.get("Retry-After", "")
     known = document if isinstance(document, dict) else {}
-    return ProblemError(answer.status_code, known, float(after) if after.isdigit() else None)
+    return ProblemError(response.status_code, known, float(after) if after.isdigit() else None)
 
 
-def document_of(answer: httpx.Response) -> Any:
-    """What an answer says.
+def read_json(response: httpx.Response) -> Any:
+    """Return the document of a response; None for 204.
 
     Raises:
-        NoAnswerError: it is no JSON, so something else answers under this address.
+        ApiConnectionError: it is not JSON.
     """
+    if response.status_code == httpx.codes.NO_CONTENT:
+        return None
     try:
-        return answer.json()
+        return response.json()
     except ValueError:
-        raise NoAnswerError("What answers under this address is not the service.") from None
+        raise ApiConnectionError("The server at this address is not the service.") from None
 
 
-def of_service(url: str, base_url: httpx.URL) -> bool:
-    """Whether an address is the service's own: another port of its host may be somebody else's."""
-    asked = httpx.URL(url)
+def read_event(line: bytes) -> Generation | None:
+    """Return the generation in a line of an event stream; None for other lines."""
+    if not line.startswith(b"data:"):
+        return None
+    try:
+        document = json.loads(line.removeprefix(b"data:"))
+    except ValueError:
+        raise ApiConnectionError("An event of the stream is not JSON.") from None
+    return Generation.parse(document)
+
+
+def shows_life(line: bytes) -> bool:
+    """Return whether a line of an event stream is data or a keep-alive comment."""
+    return line.startswith((b"data:", b":"))
+
+
+def to_error(failure: Failure | None) -> GenerationServiceError:
+    """Return the exception for the last failure; None is a stream that was closed early."""
+    if isinstance(failure, ProblemError):
+        return failure
+    if failure is None:
+        return ApiConnectionError("The service closes the stream before the generation has ended.")
+    return ApiConnectionError("The service does not answer.")
+
+
+def is_same_origin(url: str, base_url: httpx.URL) -> bool:
+    """Return whether a URL belongs to the service; another port can be another server."""
+    target = httpx.URL(url)
     origin = (base_url.scheme, base_url.host, base_url.port)
-    return asked.is_relative_url or (asked.scheme, asked.host, asked.port) == origin
+    return target.is_relative_url or (target.scheme, target.host, target.port) == origin
 
 
-def alive(line: str) -> bool:
-    """Whether a line of the live stream shows that it lasts: news, or the comment that comes when
-    there are none.
-    """
-    return line.startswith(("data: ", ":"))
-
-
-def snapshot(line: str) -> Generation | None:
-    """The generation in a line of the live stream; None in all other lines."""
-    return (
-        Generation.read(json.loads(line.removeprefix("data: ")))
-        if line.startswith("data: ")
-        else None
-    )
-
-
-def pauses() -> Iterator[float]:
-    """Seconds between looks while waiting without a live stream: soon at first, then every two
-    seconds.
-    """
-    pause = 0.1
+def poll_intervals() -> Iterator[float]:
+    """Yield the seconds between two polls: from 0.1 up to 2."""
+    interval = 0.1
     while True:
-        yield pause
-        pause = min(2.0, pause * 1.5)
+        yield interval
+        interval = min(2.0, interval * 1.5)
 
 
-def _passing(problem: ProblemError) -> bool:
-    """Whether the same call may well succeed in a moment; a conflict only where its first try is
-    still running.
-    """
-    if problem.status == httpx.codes.CONFLICT:
-        return problem.code == _IN_FLIGHT
-    return problem.retryable or problem.status in {
-        httpx.codes.TOO_MANY_REQUESTS,
-        httpx.codes.BAD_GATEWAY,
-    }
+def _may_retry(failure: Failure | None, *, repeatable: bool) -> bool:
+    if isinstance(failure, httpx.UnsupportedProtocol | httpx.DecodingError):
+        return False
+    if not isinstance(failure, ProblemError):
+        return repeatable or isinstance(failure, _NOT_SENT)
+    if failure.status == httpx.codes.TOO_MANY_REQUESTS:
+        return True
+    if failure.status == httpx.codes.CONFLICT:
+        return failure.code == "idempotency_key_in_flight"
+    return repeatable and (failure.retryable or failure.status == httpx.codes.BAD_GATEWAY)
+
+
+def _segment(value: str | int) -> str:
+    if value in {"", ".", ".."}:
+        raise ValueError(f"{value!r} is not an id")
+    return quote(str(value), safe="")
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
