@@ -1,5 +1,6 @@
 # Everything sets itself up: a virtual environment in .venv from the locked requirements, nothing outside it.
 SERVICE := services/aigen-orchestration-service
+CLIENT  := clients/python
 VENV    := $(CURDIR)/.venv
 PYTHON  ?= python3
 RUN     := $(VENV)/bin
@@ -18,14 +19,14 @@ WORKERS ?= auto
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): $(SERVICE)/requirements-dev.lock $(SERVICE)/pyproject.toml
+$(STAMP): $(SERVICE)/requirements-dev.lock $(SERVICE)/pyproject.toml $(CLIENT)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up .venv (once; about a minute) ..."
 	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(SERVICE)/requirements-dev.lock
-	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e $(SERVICE)
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e $(CLIENT) -e $(SERVICE)
 	@touch $@
 
 demo: $(STAMP) ## Start everything and watch one request become a picture (ARGS=--exit to end by itself)
@@ -49,8 +50,10 @@ $(LINT)/node_modules/.set-up: $(LINT)/package-lock.json
 
 check: $(STAMP) $(LINT)/node_modules/.set-up ## Lint, types, import rules and unit tests; no services needed, but Node.js for the API descriptions
 	@cd $(SERVICE) && $(RUN)/ruff check . && $(RUN)/ruff format --check .
+	@cd $(CLIENT) && $(RUN)/ruff check . && $(RUN)/ruff format --check .
 	@$(RUN)/ruff check odoo && $(RUN)/ruff format --check odoo
 	@cd $(SERVICE) && $(RUN)/mypy
+	@cd $(CLIENT) && $(RUN)/mypy
 	@cd $(SERVICE) && $(RUN)/lint-imports
 	@cd $(LINT) && REDOCLY_TELEMETRY=off node_modules/.bin/redocly lint --format=summary $(CURDIR)/docs/openapi.json 2>/dev/null
 	@cd $(LINT) && node_modules/.bin/spectral lint --fail-severity=error --display-only-failures $(CURDIR)/docs/openapi.json
@@ -59,6 +62,7 @@ check: $(STAMP) $(LINT)/node_modules/.set-up ## Lint, types, import rules and un
 
 fmt: $(STAMP) ## Format the code
 	@cd $(SERVICE) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .
+	@cd $(CLIENT) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .
 	@$(RUN)/ruff format odoo && $(RUN)/ruff check --fix odoo
 
 bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
@@ -98,8 +102,9 @@ fuzz: $(STAMP) $(FUZZ)/.set-up ## Calls made up from the API description, all ch
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && \
 		$(RUN)/python -m tests.contracts.openapi_fuzz $(FUZZ)/bin/schemathesis $(ARGS)
 
-docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings
+docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings, synchronous client
 	@cd $(SERVICE) && $(RUN)/python -m tools.generate_docs
+	@$(RUN)/python $(CLIENT)/tools/generate_sync.py
 
 shots: $(STAMP) ## Take the pictures of the pages for the documents anew
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.browser.shots && $(RUN)/python -m tests.browser.console_shots
@@ -108,7 +113,7 @@ lock: $(STAMP) ## Lock the dependencies: requirements.lock to run, requirements-
 	@$(RUN)/python -m pip install --quiet uv
 	@cd $(SERVICE) && for extra in "" "--extra dev"; do \
 		$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-emit-index-url --no-header \
-			--python-version 3.11 $$extra pyproject.toml -o requirements$${extra:+-dev}.lock || exit 1; done
+			--no-emit-package creativeflow-aigen-client --python-version 3.11 $$extra pyproject.toml -o requirements$${extra:+-dev}.lock || exit 1; done
 
 audit: $(STAMP) ## Look the locked dependencies up in the vulnerability database (needs the network)
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet pip-audit; }
@@ -116,4 +121,5 @@ audit: $(STAMP) ## Look the locked dependencies up in the vulnerability database
 		{ echo "Either a dependency has a known weakness, or the database could not be reached; the lines above say which."; exit 1; }
 
 clean: ## Remove the virtual environment and caches
-	@rm -rf $(VENV) $(LINT)/node_modules $(AUDIT) $(PEERS) $(FUZZ) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache
+	@rm -rf $(VENV) $(LINT)/node_modules $(AUDIT) $(PEERS) $(FUZZ) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache \
+		$(CLIENT)/.mypy_cache $(CLIENT)/.ruff_cache

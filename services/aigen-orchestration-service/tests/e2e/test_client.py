@@ -1,12 +1,8 @@
-"""The Python client leads whole lives on a running service, and never starts anything twice however
-calls fail.
-"""
+"""The Python client on a running service: whole generations, and every call of the API."""
 
 import asyncio
-import inspect
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,35 +11,21 @@ import httpx
 import pytest
 
 from creativeflow.clients.aigeneration import (
-    Asset,
     AsyncClient,
     Client,
     Generation,
     GenerationEndedError,
-    NoAnswerError,
     ProblemError,
     Retries,
-    WaitedTooLongError,
+    WaitTimeoutError,
 )
 from tests.e2e.journey import Caller
-from tests.support.processes import free_port
 from tests.support.running_system import Parts
+from tests.support.webhook_receiver import LOOPBACK, Receiver
 
-QUICK = Retries(tries=4, first_seconds=0.01, longest_seconds=0.02)
+QUICK = Retries(max_attempts=4, initial_seconds=0.01, max_seconds=0.02)
 SQUARE = "InstagramPost_1x1"
 DOCUMENT = Path(__file__).parents[4] / "docs" / "python-client.md"
-
-
-def test_both_clients_offer_the_same() -> None:
-    def offered(client: type) -> dict[str, list[str]]:
-        methods = inspect.getmembers(client, inspect.isfunction)
-        return {
-            name: list(inspect.signature(method).parameters)
-            for name, method in methods
-            if name[0] != "_"
-        }
-
-    assert offered(Client) == offered(AsyncClient)
 
 
 # On a running service
@@ -65,9 +47,13 @@ def _a_whole_life(base_url: str) -> None:
     with Client(base_url, user_id="user") as client:
         quote = client.quote("A lighthouse", SQUARE)
         assert (quote.total, quote.balance) == (Decimal("1.25"), Decimal("5.00"))
-        started = client.create("A lighthouse", SQUARE, quote_id=quote.quote_id, key="order-1")
+        started = client.create(
+            "A lighthouse", SQUARE, quote_id=quote.quote_id, idempotency_key="order-1"
+        )
         assert (
-            client.create("A lighthouse", SQUARE, quote_id=quote.quote_id, key="order-1").id
+            client.create(
+                "A lighthouse", SQUARE, quote_id=quote.quote_id, idempotency_key="order-1"
+            ).id
             == started.id
         )
         seen: list[str] = []
@@ -76,23 +62,26 @@ def _a_whole_life(base_url: str) -> None:
         )
         assert len(shown.samples) == 4
         assert seen[-1] == "AWAITING_SELECTION"
-        with pytest.raises(WaitedTooLongError):
-            client.wait(started.id, seconds=0.1)
-        client.select(started.id, shown.samples[2], file_format="webp", quote_id=quote.quote_id)
+        with pytest.raises(WaitTimeoutError):
+            client.wait(started.id, timeout_seconds=0.1)
+        client.select_sample(
+            started.id, shown.samples[2], output_format="webp", quote_id=quote.quote_id
+        )
         *_, done = client.stream(started.id)
-        assert (done.status, done.cost) == ("COMPLETED", Decimal("1.25"))
-        assert done.final is not None
-        assert client.download(done.final)[8:12] == b"WEBP"
+        assert (done.status, done.cost.total) == ("COMPLETED", Decimal("1.25"))
+        assert done.final_asset is not None
+        assert client.download(done.final_asset)[8:12] == b"WEBP"
         assert client.wait(started.id).version == done.version
         failed = client.create("A lighthouse [[invalid]]", SQUARE)
         with pytest.raises(GenerationEndedError) as ended:
             client.wait(failed.id, for_samples=True)
-        assert ended.value.generation.failure_code == "invalid_input"
+        assert ended.value.generation.failure is not None
+        assert ended.value.generation.failure.code == "invalid_input"
         again = client.retry(failed.id, updated_prompt="A lighthouse at noon")
         client.wait(again.id, for_samples=True)
-        assert client.regenerate(again.id, updated_prompt="A lighthouse at dusk").raw["round"] == 2
+        assert client.regenerate(again.id, updated_prompt="A lighthouse at dusk").round == 2
         assert client.cancel(again.id).status == "CANCELLED"
-        assert [found.id for found in client.listed(limit=1)] == [again.id, failed.id, started.id]
+        assert [found.id for found in client.list(page_size=1)] == [again.id, failed.id, started.id]
 
 
 async def test_the_same_life_beside_others(parts: Parts) -> None:
@@ -101,15 +90,15 @@ async def test_the_same_life_beside_others(parts: Parts) -> None:
         async def live(number: int) -> Generation:
             started = await client.create(f"A lighthouse {number}", SQUARE)
             shown = await client.wait(started.id, for_samples=True)
-            await client.select(started.id, shown.samples[0])
+            await client.select_sample(started.id, shown.samples[0])
             return await client.wait(started.id)
 
         ended = await asyncio.gather(*(live(number) for number in range(3)))
         assert [found.status for found in ended] == ["COMPLETED"] * 3
         statuses = [found.status async for found in client.stream(ended[0].id)]
         assert statuses == ["COMPLETED"]
-        assert ended[0].final is not None
-        assert (await client.download(ended[0].final)).startswith(b"\x89PNG")
+        assert ended[0].final_asset is not None
+        assert (await client.download(ended[0].final_asset)).startswith(b"\x89PNG")
         with pytest.raises(ProblemError) as refused:
             await client.create("A lighthouse", "Fax")
         assert (refused.value.code, refused.value.errors[0]["pointer"]) == (
@@ -141,181 +130,132 @@ async def test_the_examples_of_the_document_run(
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-# However calls fail
-
-
-class Flaky(httpx.BaseTransport):
-    """A connection that fails as told; what was sent is kept."""
-
-    def __init__(self, *answers: httpx.Response | Exception) -> None:
-        self.answers = list(answers)
-        self.sent: list[httpx.Request] = []
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The next answer."""
-        self.sent.append(request)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-def generation(**changes: Any) -> httpx.Response:
-    """A generation as the service tells it."""
-    said = {"id": "g", "status": "PENDING", "version": 1, "cost": {"total": "0.25"}} | changes
-    return httpx.Response(202, json=said)
-
-
-def problem(status: int, code: str, *, retryable: bool = False, **headers: str) -> httpx.Response:
-    """A problem as the service tells it."""
-    document = {"code": code, "title": "T", "detail": "D", "retryable": retryable}
-    return httpx.Response(status, json=document, headers=headers)
+# Against the application in this process: every call has the response that the client expects
 
 
 @pytest.fixture
-def calling() -> Iterator[Callable[..., tuple[Client, Flaky]]]:
-    """Makes clients on a connection that fails as told."""
-    with ExitStack() as stack:
-
-        def make(*answers: httpx.Response | Exception, **more: Any) -> tuple[Client, Flaky]:
-            flaky = Flaky(*answers)
-            return stack.enter_context(
-                Client("https://aigen.example", transport=flaky, retries=QUICK, **more)
-            ), flaky
-
-        yield make
+async def paying(client: Caller) -> Caller:
+    """The open service, where `user` pays for each action and has 20 credits."""
+    await client.test_app.grant("user", 2000, "payg")
+    return client
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        httpx.ConnectError("away"),
-        httpx.ReadTimeout("slow"),
-        httpx.RemoteProtocolError("cut"),
-        httpx.Response(502),
-        problem(503, "storage_unavailable", retryable=True),
-        problem(429, "rate_limited", **{"Retry-After": "0"}),
-        problem(409, "idempotency_key_in_flight"),
-    ],
-    ids=str,
-)
-def test_a_passing_failure_is_tried_again_under_the_same_key(calling: Any, failure: Any) -> None:
-    client, flaky = calling(failure, failure, generation())
-    assert client.create("A lighthouse", SQUARE).id == "g"
-    keys = {request.headers["idempotency-key"] for request in flaky.sent}
-    assert (len(flaky.sent), len(keys)) == (3, 1)
-    assert len({request.content for request in flaky.sent}) == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "code"),
-    [
-        (402, "insufficient_credits"),
-        (409, "quote_expired"),
-        (422, "invalid_request"),
-        (403, "plan_required"),
-    ],
-)
-def test_a_no_is_told_at_once(calling: Any, status: int, code: str) -> None:
-    client, flaky = calling(problem(status, code))
-    with pytest.raises(ProblemError) as refused:
-        client.create("A lighthouse", SQUARE)
-    assert (refused.value.status, refused.value.code, str(refused.value)) == (status, code, "D")
-    assert len(flaky.sent) == 1
-
-
-def test_tries_are_bounded_and_the_last_word_is_told(calling: Any) -> None:
-    client, flaky = calling(*[httpx.ConnectError("away")] * 4)
-    with pytest.raises(NoAnswerError):
-        client.get("g")
-    assert len(flaky.sent) == 4
-    client, flaky = calling(*[problem(503, "storage_unavailable", retryable=True)] * 4)
-    with pytest.raises(ProblemError, match="D"):
-        client.get("g")
-
-
-def test_a_live_stream_that_breaks_is_taken_up_where_it_broke(calling: Any) -> None:
-    def events(*versions: int, status: str = "PENDING") -> bytes:
-        said = '{"id": "g", "status": "%s", "version": %d, "cost": {"total": "0.25"}}'
-        return b"".join(f"id: {n}\ndata: {said % (status, n)}\n\n".encode() for n in versions)
-
-    client, flaky = calling(
-        httpx.Response(200, content=events(1, 2)),
-        httpx.ReadError("cut"),
-        httpx.Response(200, content=b": still here\n\n" + events(3, status="COMPLETED")),
+def connected(caller: Caller, **more: Any) -> AsyncClient:
+    return AsyncClient(
+        "http://aigen", transport=httpx.ASGITransport(app=caller.app), retries=QUICK, **more
     )
-    assert [found.version for found in client.stream("g")] == [1, 2, 3]
-    assert [request.headers.get("last-event-id") for request in flaky.sent] == [None, "2", "2"]
 
 
-def test_a_live_stream_that_is_refused_for_a_moment_is_opened_again(calling: Any) -> None:
-    last = b'data: {"id": "g", "status": "COMPLETED", "version": 2, "cost": {"total": "0.25"}}\n\n'
-    client, flaky = calling(
-        httpx.Response(502), problem(503, "x", retryable=True), httpx.Response(200, content=last)
-    )
-    assert [found.version for found in client.stream("g")] == [2]
-    client, flaky = calling(problem(404, "not_found"))
-    with pytest.raises(ProblemError, match="D"):
-        list(client.stream("g"))
-    assert len(flaky.sent) == 1
-    client, flaky = calling(*[httpx.ReadError("cut")] * 4)
-    with pytest.raises(NoAnswerError):
-        list(client.stream("g"))
-
-
-def test_a_quiet_stream_that_is_cut_now_and_then_goes_on(calling: Any) -> None:
-    quiet = [httpx.Response(200, content=b"retry: 2000\n\n: still here\n\n") for _ in range(6)]
-    last = b'data: {"id": "g", "status": "COMPLETED", "version": 2, "cost": {"total": "0.25"}}\n\n'
-    client, _ = calling(*quiet, httpx.Response(200, content=last))
-    assert [found.version for found in client.stream("g")] == [2]
-
-
-def test_a_download_is_tried_again(calling: Any) -> None:
-    client, flaky = calling(
-        httpx.ReadError("cut"), httpx.Response(503), httpx.Response(200, content=b"own")
-    )
-    assert (
-        client.download(Asset(asset_id="a", url="/assets/a.png", resolution="1x1", format="png"))
-        == b"own"
-    )
-    assert len(flaky.sent) == 3
-
-
-def test_an_address_where_something_else_answers_is_told(calling: Any) -> None:
-    client, _ = calling(httpx.Response(200, text="<html>Welcome</html>"))
-    with pytest.raises(NoAnswerError, match="is not the service"):
-        client.get("g")
-
-
-def test_who_calls_is_told_to_the_service_and_to_nobody_else(calling: Any) -> None:
-    client, flaky = calling(
-        httpx.Response(200, content=b"own"), api_key="a-secret-key", user_id="ada", language="de"
-    )
-    own = Asset(
-        asset_id="a", url="https://aigen.example/assets/a.png", resolution="1x1", format="png"
-    )
-    assert client.download(own) == b"own"
-    assert flaky.sent[0].headers["x-internal-api-key"] == "a-secret-key"
-    foreign = Asset(
-        asset_id="a", url=f"http://127.0.0.1:{free_port()}/a.png", resolution="1x1", format="png"
-    )
-    neighbour = Asset(
-        asset_id="a",
-        url=f"https://aigen.example:{free_port()}/a.png",
-        resolution="1x1",
-        format="png",
-    )
-    for other in (foreign, neighbour):
-        with pytest.raises(NoAnswerError):
-            client.download(other)
-    assert len(flaky.sent) == 1
-    assert "a-secret-key" not in repr(client)
-
-
-async def test_the_open_app_answers_the_asynchronous_client(client: Caller) -> None:
-    transport = httpx.ASGITransport(app=client.app)
-    async with AsyncClient("http://aigen", user_id="user", transport=transport) as calls:
-        started = await calls.create("A lighthouse", SQUARE, key="k")
+async def test_generations_catalogue_and_health(client: Caller) -> None:
+    async with connected(client, user_id="user") as calls:
+        started = await calls.create("A lighthouse", SQUARE, idempotency_key="k")
         assert (await calls.get(started.id)).actions == ("cancel",)
-        assert [found.id async for found in calls.listed()] == [started.id]
-        assert (await calls.cancel(started.id)).ended
+        assert [found.id async for found in calls.list(status=["PENDING"])] == [started.id]
+        assert [found.id async for found in calls.list(created_to=started.created_at)] == []
+        assert (await calls.list_events(started.id))[0].event == "submitted"
+        with pytest.raises(ProblemError) as refused:
+            await calls.cancel(started.id, if_version=started.version + 1)
+        assert refused.value.code == "precondition_failed"
+        cancelled = await calls.cancel(started.id, if_version=started.version)
+        assert (cancelled.ended, cancelled.outcome) == (True, "cancelled")
+        assert "png" in (await calls.list_formats()).file_formats
+        assert {plan.plan for plan in (await calls.list_prices()).plans} >= {"free", "payg"}
+        models = await calls.list_models()
+        assert models.default in {model.name for model in models.models}
+        assert (await calls.get_problem_type("not_found")).status == 404
+        assert (await calls.get_health()).status == "ok"
+        assert (await calls.get_readiness()).checks["database"].ok
+
+
+async def test_webhook_endpoints(make_client: Callable[..., Awaitable[Caller]]) -> None:
+    async with Receiver() as receiver:
+        caller = await make_client(
+            api_keys="shop:service:the-key-of-shop-itself",
+            webhook_allowed_networks=",".join(LOOPBACK),
+        )
+        async with connected(caller, api_key="the-key-of-shop-itself") as calls:
+            hooks = calls.webhook_endpoints
+            created = await hooks.create(receiver.url, description="the shop")
+            with pytest.raises(ProblemError) as refused:
+                await hooks.create(receiver.url)
+            assert created.id in str(refused.value)
+            assert [found.url for found in await hooks.list()] == [receiver.url]
+            assert (await hooks.rotate_secret(created.id)).secret != created.secret
+            sent = await hooks.test(created.id)
+            await caller.test_app.drain()
+            (delivery,) = await hooks.list_deliveries(created.id, status="delivered")
+            assert (delivery.event_id, delivery.attempts) == (sent.event_id, 1)
+            assert (await hooks.redeliver(created.id, sent.event_id)).event_id == sent.event_id
+            await caller.test_app.drain()
+            assert receiver.types() == ["webhook.test"] * 2
+            assert (await hooks.disable(created.id)).disabled_reason == "by_caller"
+            assert (await hooks.enable(created.id)).state == "enabled"
+            assert (await hooks.get(created.id)).description == "the shop"
+            await hooks.delete(created.id)
+            assert await hooks.list() == ()
+
+
+async def test_operations_on_work(paying: Caller) -> None:
+    async with connected(paying) as calls:
+        operations = calls.operations
+        shown = await paying.with_samples()
+        paying.test_app.notifier.faults.append("refused")
+        await paying.test_app.drain()
+        for decide in (operations.replay_outbox_message, operations.drop_outbox_message):
+            (message,) = await operations.list_outbox()
+            assert (message.parked_reason, message.request_id) == ("simulated", shown["id"])
+            assert (await operations.get_queues()).outbox.parked == 1
+            assert (await operations.get_invariants(days=1)).counts["messages_parked"] == 1
+            paying.test_app.notifier.faults.append("refused")
+            await decide(message.id)
+            await paying.test_app.drain()
+        assert await operations.list_outbox(parked=False) == ()
+        paying.test_app.notifier.faults.clear()
+
+        doubtful = (await paying.create(input_prompt="a nude statue of an otter")).json()["id"]
+        assert [found.id for found in await operations.list_reviews(limit=5)] == [doubtful]
+        assert (await operations.review_generation(doubtful, "accept")).status == "PENDING"
+        await paying.test_app.next_job()
+        paying.test_app.clock.advance(minutes=10)
+        assert [found.id for found in await operations.list_stuck()] == [doubtful]
+        failed = await operations.fail_generation(doubtful, "stuck", idempotency_key="f")
+        assert (failed.status, failed.failure is not None) == ("FAILED", True)
+
+
+async def test_operations_on_credits(paying: Caller) -> None:
+    test_app = paying.test_app
+    async with connected(paying) as calls:
+        accounts = calls.accounts
+        granted = await accounts.grant_credits("user", Decimal("2.50"), reason="goodwill")
+        assert granted.balance == Decimal("22.50")
+        assert (granted.entries[0].kind, granted.entries[0].amount) == ("grant", Decimal("2.50"))
+
+        await test_app.service.account_flags.raise_("user", "charge_failed", test_app.clock())
+        assert [flag.reason for flag in await accounts.list_flagged()] == ["charge_failed"]
+        assert (await accounts.get_statement("user")).restricted
+        assert (await accounts.clear_flags("user", "paid")).cleared == 1
+
+        shown = await paying.with_samples()
+        await test_app.drain()
+        month = f"{test_app.clock():%Y-%m}"
+        (record,) = [found async for found in accounts.list_usage(month, user_id="user")]
+        assert (record.generation_request_id, record.credits) == (shown["id"], Decimal("0.25"))
+        rows = b"".join([chunk async for chunk in accounts.export_usage(month)]).splitlines()
+        assert (len(rows), rows[0].startswith(b"at,user_id,")) == (2, True)
+
+        await paying.with_samples("user")
+        await test_app.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
+        await test_app.database.execute("UPDATE holds SET settled_at = $1", test_app.clock())
+        test_app.clock.advance(minutes=2)
+        report = await accounts.reconcile(hours=1, apply=True)
+        assert (report.posted, report.findings[0].mends) == (1, "credits.capture")
+        await test_app.drain()
+        assert (await accounts.reconcile()).findings == ()
+
+        test_app.credits.faults.extend(["conflict", "conflict"])
+        await paying.create()
+        test_app.clock.advance(minutes=1)
+        await test_app.sweep()
+        (parked,) = await accounts.list_parked_holds()
+        assert parked.amount == Decimal("0.25")
+        assert (await accounts.decide_hold(parked.key, charged=False)).status == "decided"

@@ -61,6 +61,7 @@ TESTS = SERVICE / "tests"
 DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
+    ROOT / "clients" / "python" / "README.md",
     *(SERVICE / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted(DOCS.rglob("*.md")),
 ]

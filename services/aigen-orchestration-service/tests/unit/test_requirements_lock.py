@@ -50,3 +50,16 @@ def test_the_production_lock_has_the_same_pins_and_no_development_tools() -> Non
     assert len(production) > 40
     assert all(str(each.specifier) == pins[each.name] for each in production)
     assert {each.name for each in production} & {"pytest", "mypy", "ruff", "playwright"} == set()
+
+
+def test_the_client_is_installed_from_the_repository_and_its_dependencies_are_locked() -> None:
+    assert "creativeflow-aigen-client" in {
+        Requirement(text).name
+        for text in distribution("creativeflow-aigen-orchestration-service").requires or ()
+    }
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        pins = {canonicalize_name(each.name): each for each in locked(lock)}
+        assert "creativeflow-aigen-client" not in pins
+        for needed in map(Requirement, distribution("creativeflow-aigen-client").requires or ()):
+            (pin,) = pins[canonicalize_name(needed.name)].specifier
+            assert pin.version in needed.specifier

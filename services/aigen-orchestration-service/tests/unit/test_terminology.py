@@ -20,7 +20,7 @@ SOURCES = SERVICE / "src" / "creativeflow" / "services"
 STORAGE = SOURCES / "aigeneration" / "storage"
 PYTHON = sorted(
     path
-    for folder in (SOURCES, SERVICE / "tests", SERVICE / "tools")
+    for folder in (SOURCES, SERVICE / "tests", SERVICE / "tools", ROOT / "clients" / "python")
     for path in folder.rglob("*.py")
     if path != Path(__file__)
 )

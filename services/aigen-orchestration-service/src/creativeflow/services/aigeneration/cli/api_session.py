@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from creativeflow.clients.aigeneration import (
+    ApiConnectionError,
     AsyncClient,
     Generation,
     GenerationEndedError,
     GenerationServiceError,
-    NoAnswerError,
     ProblemError,
     Quote,
     Retries,
-    WaitedTooLongError,
+    WaitTimeoutError,
 )
 from creativeflow.services.aigeneration.cli.progress import follow
 from creativeflow.services.aigeneration.cli.status_texts import (
@@ -123,9 +123,11 @@ class ApiSession:
     ) -> Generation:
         """Start a generation and print its id; without an answer, the error names the key."""
         try:
-            found = await client.create(prompt, output_format, key=idempotency_key, **brief)
-        except NoAnswerError as error:
-            raise NoAnswerError(
+            found = await client.create(
+                prompt, output_format, idempotency_key=idempotency_key, **brief
+            )
+        except ApiConnectionError as error:
+            raise ApiConnectionError(
                 f"{error} Repeat the command with --idempotency-key {idempotency_key}: at most one"
                 " generation is started."
             ) from error
@@ -150,9 +152,9 @@ class ApiSession:
                 f"There are {len(shown.samples)} samples of {shown.id}; select one of them."
             )
         sample = shown.samples[number - 1] if shown.samples else "none"
-        if download and not choice.get("file_format"):
-            choice["file_format"] = _FILE_FORMATS.get(download.suffix.removeprefix(".").lower())
-        return await client.select(shown.id, sample, **choice)
+        if download and not choice.get("output_format"):
+            choice["output_format"] = _FILE_FORMATS.get(download.suffix.removeprefix(".").lower())
+        return await client.select_sample(shown.id, sample, **choice)
 
     async def finish(
         self,
@@ -194,14 +196,16 @@ class ApiSession:
         self, client: AsyncClient, done: Generation, download: Path | None
     ) -> None:
         """Write the final to a file, or show its URL."""
-        if done.final is None:
+        if done.final_asset is None:
             return
         if download is not None:
-            picture = await client.download(done.final)
+            picture = await client.download(done.final_asset)
             await asyncio.to_thread(download.write_bytes, picture)
-        place = done.final.url if download is None else download
-        self.print_line(f"The final: {done.final.resolution} {done.final.format}, {place}")
-        self.print_line(f"Charged: {done.cost} credits")
+        place = done.final_asset.url if download is None else download
+        self.print_line(
+            f"The final: {done.final_asset.resolution} {done.final_asset.format}, {place}"
+        )
+        self.print_line(f"Charged: {done.cost.total} credits")
 
     def print_line(self, sentence: str) -> None:
         """Print a sentence for people."""
@@ -223,9 +227,9 @@ class ApiSession:
             self.print_json(quote.raw)
             return
         table = Table("for", "size", "model", "credits", "paid by")
-        for item in quote.raw["items"]:
-            size = item["resolution"] or ""
-            table.add_row(item["stage"], size, item["model"], item["credits"], item["paid_by"])
+        for item in quote.items:
+            size = item.resolution or ""
+            table.add_row(item.stage, size, item.model, str(item.credits), item.paid_by)
         Console().print(table)
         balance = "" if quote.balance is None else f"; the balance is {quote.balance}"
         self.print_line(
@@ -267,7 +271,7 @@ class ApiSession:
             api_key=self.key,
             token=self.token,
             user_id=self.user,
-            retries=Retries(tries=4),
+            retries=Retries(max_attempts=4),
         ) as client:
             await work(client)
 
@@ -302,19 +306,19 @@ def describe_failure(error: GenerationServiceError, url: str) -> CliFailure:
             retry = f"`aigen retry {ended.id}` starts a new one; --prompt changes the prompt."
             show = f"`aigen show {ended.id}` shows how it ended."
             return CliFailure(
-                code=ended.failure_code or ended.status,
+                code=ended.failure.code if ended.failure else ended.status,
                 message=str(error),
                 next_step=retry if "retry" in ended.actions else show,
                 exit_code=ENDED,
             )
-        case WaitedTooLongError(generation=running):
+        case WaitTimeoutError(generation=running):
             return CliFailure(
                 code="still_running",
                 message=str(error),
                 next_step=f"The generation continues; `aigen watch {running.id}` follows it.",
                 exit_code=STILL_RUNNING,
             )
-        case NoAnswerError():
+        case ApiConnectionError():
             return CliFailure(
                 code="no_answer",
                 message=f"{error} ({url})",
@@ -326,20 +330,19 @@ def describe_failure(error: GenerationServiceError, url: str) -> CliFailure:
 
 def describe_generation(found: Generation) -> list[tuple[str, str]]:
     """Return the fields of a generation with their values."""
-    raw = found.raw
     lines = [
         ("status", f"{found.status}: {status_text(found.status)}"),
-        ("prompt", raw["brief"]["input_prompt"]),
-        ("format", raw["brief"]["output_format"]),
-        ("cost", f"{found.cost} credits, {raw['cost']['held']} of them held"),
+        ("prompt", found.brief["input_prompt"]),
+        ("format", found.brief["output_format"]),
+        ("cost", f"{found.cost.total} credits, {found.cost.held} of them held"),
         ("actions", ", ".join(found.actions) or "none"),
     ]
-    lines += [("failure", found.failure_message)] if found.failure_message else []
+    lines += [("failure", found.failure.message)] if found.failure else []
     lines += [
         (f"sample {number}", f"{sample.resolution}  {sample.url}")
         for number, sample in enumerate(found.samples, 1)
     ]
-    final = found.final
+    final = found.final_asset
     return lines + ([("final", f"{final.resolution} {final.format}  {final.url}")] if final else [])
 
 

@@ -123,16 +123,16 @@ async def _run_generation(
     async with AsyncClient(base, user_id=USER, api_key=os.environ.get("AIGEN_API_KEY")) as client:
         quote = await client.quote(prompt, _FORMAT, **_LOOK)
         _show_price(quote, console)
-        console.print(
-            f"POST /api/v1/generation-requests · {quote.raw['plan']} plan · “{escape(prompt)}”"
-        )
+        console.print(f"POST /api/v1/generation-requests · {quote.plan} plan · “{escape(prompt)}”")
         started = await client.create(prompt, _FORMAT, quote_id=quote.quote_id, **_LOOK)
         shown = await follow(
             client, started.id, console, until={SAMPLES_READY}, seconds=_WORK_SECONDS
         )
         console.print(f"Selecting sample {_CHOSEN} of {len(shown.samples)}, in {_RESOLUTION}")
         sample = shown.samples[_CHOSEN - 1]
-        await client.select(started.id, sample, resolution=_RESOLUTION, quote_id=quote.quote_id)
+        await client.select_sample(
+            started.id, sample, desired_resolution=_RESOLUTION, quote_id=quote.quote_id
+        )
         done = await follow(client, started.id, console, until={COMPLETED}, seconds=_WORK_SECONDS)
         return done, await _download_all(client, done, folder)
 
@@ -140,8 +140,8 @@ async def _run_generation(
 def _show_price(quote: Quote, console: Console) -> None:
     """Print the quoted price of each part."""
     parts = [
-        " ".join(filter(None, (item["stage"], item["resolution"], item["credits"])))
-        for item in quote.raw["items"]
+        " ".join(filter(None, (item.stage, item.resolution, str(item.credits))))
+        for item in quote.items
     ]
     had = "" if quote.balance is None else f"; the balance is {_credits_text(quote.balance)}"
     console.print(f"Quoted, in credits: {', '.join(parts)}{had}")
@@ -156,8 +156,8 @@ async def _download_all(client: AsyncClient, done: Generation, folder: Path) -> 
         path.write_bytes(await client.download(asset))
         return SavedImage(title=title, resolution=asset.resolution, path=path)
 
-    if done.final is not None:
-        named.append(("final", done.final))
+    if done.final_asset is not None:
+        named.append(("final", done.final_asset))
     return list(await asyncio.gather(*(fetched(title, asset) for title, asset in named)))
 
 
@@ -170,11 +170,10 @@ def _print_summary(
     for picture in pictures:
         line = f"  {picture.title:<8}  {picture.resolution:>9}  {picture.path.name}"
         console.print(line, highlight=False, soft_wrap=True)
-    parts = done.raw["cost"]
     left = "" if balance is None else f", {_credits_text(balance)} left"
     console.print(
-        f"Cost: samples {parts['samples']} + final {parts['final']} ="
-        f" [bold]{_credits_text(done.cost)}[/]{left}"
+        f"Cost: samples {done.cost.samples} + final {done.cost.final} ="
+        f" [bold]{_credits_text(done.cost.total)}[/]{left}"
     )
 
 

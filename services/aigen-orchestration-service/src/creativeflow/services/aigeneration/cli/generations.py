@@ -98,7 +98,7 @@ def create(
         found = await session.create(client, prompt, output_format, request_key, brief)
         found = await session.follow(client, found, until, wait_seconds)
         if number is not None:
-            choice = {"resolution": resolution, "file_format": file_format}
+            choice = {"desired_resolution": resolution, "output_format": file_format}
             found = await session.select(client, found, number, download, **choice)
             found = await session.finish(client, found, download, wait_seconds, wait=wait)
         session.conclude(found)
@@ -166,7 +166,7 @@ def select(
 ) -> None:
     """Select a sample and order the final."""
     session = _open_session(url, key, token, user, as_json=as_json)
-    choice = {"resolution": resolution, "file_format": file_format, "quote_id": quote_id}
+    choice = {"desired_resolution": resolution, "output_format": file_format, "quote_id": quote_id}
 
     async def work(client: "AsyncClient") -> None:
         shown = await client.get(str(generation))

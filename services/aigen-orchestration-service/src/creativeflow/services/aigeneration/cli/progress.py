@@ -12,7 +12,7 @@ from creativeflow.clients.aigeneration import (
     AsyncClient,
     Generation,
     GenerationEndedError,
-    WaitedTooLongError,
+    WaitTimeoutError,
 )
 from creativeflow.services.aigeneration.cli.status_texts import status_text
 
@@ -29,7 +29,7 @@ async def follow(
     """Show every step until one of the states `until`; call `on_change` with every version.
 
     Raises:
-        GenerationEndedError: it has ended in another state. WaitedTooLongError: it is still running
+        GenerationEndedError: it has ended in another state. WaitTimeoutError: it is still running
         after `seconds`.
     """
     found: Generation | None = None
@@ -43,7 +43,7 @@ async def follow(
                     if found.status in until:
                         return found
     except TimeoutError:
-        raise WaitedTooLongError(found or await client.get(generation_id)) from None
+        raise WaitTimeoutError(found or await client.get(generation_id)) from None
     raise GenerationEndedError(found or await client.get(generation_id))
 
 
@@ -72,7 +72,8 @@ class _Steps:
 
     def show(self, found: Generation, *, reached: bool) -> None:
         words = status_text(found.status)
-        self._bar.update(self._task, description=words, completed=found.percent or 0)
+        percent = found.progress.percent if found.progress else None
+        self._bar.update(self._task, description=words, completed=percent or 0)
         if words != self._last_text:
             self._bar.console.print(f"[green]✓[/] {words}" if reached else f"[dim]·[/] {words}")
             self._last_text = words

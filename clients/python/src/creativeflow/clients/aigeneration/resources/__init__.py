@@ -1,0 +1,1 @@
+"""Resources of the API as frozen dataclasses with the API's field names."""
