@@ -2,6 +2,7 @@
 ends.
 """
 
+import asyncio
 import csv
 import io
 import json
@@ -229,7 +230,48 @@ async def test_one_process_of_all_looks_for_differences_once_an_hour(make_test_a
         test_apps[0].clock.advance(minutes=minutes)
         for tasks in both:
             await tasks.step()
+            await tasks.finish()
     assert len(done) == 2
+
+
+async def test_slow_periodic_task_delays_no_other(test_app: ServiceUnderTest) -> None:
+    hanging, done = asyncio.Event(), []
+
+    async def hang() -> None:
+        await hanging.wait()
+
+    async def record() -> None:
+        done.append("task")
+
+    tasks = PeriodicTasks(
+        (
+            PeriodicTask("hangs", timedelta(minutes=1), hang),
+            PeriodicTask("records", timedelta(minutes=1), record),
+        ),
+        take_turn=ReconciliationStore(test_app.database).take_turn,
+        now=test_app.clock,
+    )
+    for _ in range(3):
+        await tasks.step()
+        await asyncio.sleep(0)
+        test_app.clock.advance(minutes=2)
+    assert done == ["task"] * 3
+    hanging.set()
+    await tasks.finish()
+
+
+async def test_old_idempotency_keys_are_deleted_until_none_is_left(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.database.execute(
+        """INSERT INTO idempotency_keys (principal, key, fingerprint, request_id, created_at)
+           SELECT 'service', n::text, '', gen_random_uuid(),
+                  $1::timestamptz - CASE WHEN n <= 12000 THEN interval '30 d' ELSE '0 s' END
+           FROM generate_series(1, 12001) n""",
+        test_app.clock(),
+    )
+    await test_app.housekeep()
+    assert await test_app.database.fetchval("SELECT count(*) FROM idempotency_keys") == 1
 
 
 async def test_periodic_tasks_reconcile_and_update_the_metric(test_app: ServiceUnderTest) -> None:
@@ -238,13 +280,13 @@ async def test_periodic_tasks_reconcile_and_update_the_metric(test_app: ServiceU
     await test_app.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
     await test_app.database.execute("UPDATE holds SET settled_at = $1", test_app.clock())
     test_app.clock.advance(minutes=2)
-    await test_app.service.periodic_tasks.step()
+    await test_app.housekeep()
     figure = "ai_generation_book_differences"
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 1
     await test_app.service.reconciliation.run(test_app.clock() - DAY, apply=True)
     await test_app.drain()
     test_app.clock.advance(hours=1)
-    await test_app.service.periodic_tasks.step()
+    await test_app.housekeep()
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 0
 
 

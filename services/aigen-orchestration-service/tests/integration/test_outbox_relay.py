@@ -93,7 +93,7 @@ async def test_a_relay_that_dies_with_a_lease_leaves_the_message_to_the_next(
     assert await test_app.service.relays.step() == 1
     from creativeflow.services.aigeneration.storage.outbox import Parked  # noqa: PLC0415
 
-    await test_app.service.outbox.settle([(lost[0], Parked("too late"))], now=test_app.clock())
+    await test_app.service.outbox.settle(lost[0], Parked("too late"), now=test_app.clock())
     assert await test_app.service.outbox.list_open(parked_only=False, most=10) == []
 
 
@@ -165,7 +165,55 @@ async def test_own_message_taken_over_by_a_relay_is_deleted_once(make_test_app) 
     request = await slow.with_samples()
     other.clock.advance(seconds=30)
     assert await other.service.relays.step() == 1
-    await slow.service.relay._deliver_one(kept[0])  # noqa: SLF001 - a delivery that took too long
+    slow.service.relays.by_destination["notifications"].deliver_own(kept[0])
+    await slow.service.relays.finish()
     assert (await other.events(request)).count("notification_sent") == 1
     await slow.settle_own()
     await other.check()
+
+
+async def test_hanging_notifier_delays_neither_releases_nor_events(make_test_app) -> None:
+    test_app = make_test_app()
+    hanging = asyncio.Event()
+
+    async def hang(_: object) -> None:
+        await hanging.wait()
+
+    test_app.notifier.send = hang
+    relays = test_app.service.relays.by_destination
+    relays["notifications"]._handlers["notification.send"] = hang  # noqa: SLF001
+    await test_app.grant("user", 100, "payg")
+    for _ in range(4):
+        request = await test_app.submitted()
+        await test_app.next_job()
+        await test_app.cancel(request)
+    for relay in relays.values():
+        await relay.step()
+    await asyncio.wait_for(relays["credits"].finish(), 5)
+    assert await test_app.balance() == 100
+    hanging.set()
+    await test_app.drain()
+    await test_app.check()
+
+
+async def test_slow_message_leaves_room_for_others_of_its_destination(make_test_app) -> None:
+    test_app = make_test_app()
+    hanging = asyncio.Event()
+    sent: list[object] = []
+
+    async def hang_once(notification: object) -> None:
+        sent.append(notification)
+        if len(sent) == 1:
+            await hanging.wait()
+
+    relay = test_app.service.relays.by_destination["notifications"]
+    relay._handlers["notification.send"] = hang_once  # noqa: SLF001
+    await test_app.with_samples("first")
+    assert await relay.step() == 1
+    await test_app.with_samples("second")
+    assert await relay.step() == 1
+    while len(sent) < 2:
+        await asyncio.sleep(0)
+    hanging.set()
+    await relay.finish()
+    await test_app.check()

@@ -196,7 +196,6 @@ class Database:
         """Run one statement; how many rows it wrote or deleted."""
         return int((await self.execute(statement, *arguments)).rpartition(" ")[2])
 
-
     async def delete_in_batches(self, statement: str, *arguments: Any) -> int:
         """Run a DELETE of at most `DELETE_BATCH` rows until nothing is left for it; return the
         number of deleted rows. The last parameter of the statement is the limit.

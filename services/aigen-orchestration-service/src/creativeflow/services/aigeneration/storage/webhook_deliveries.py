@@ -13,9 +13,6 @@ from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.outbox import IN_ITS_TURN
 from creativeflow.services.aigeneration.storage.webhook_endpoints import live_secrets
 
-
-
-
 # An endpoint at which the last try failed is given one at a time: what is away costs one slot, not
 # all of them.
 _LEASE = f"""
