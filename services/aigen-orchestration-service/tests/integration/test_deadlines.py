@@ -103,6 +103,7 @@ async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(
     test_app.clock.advance(hours=95)
     await test_app.submit("b", claim=IdempotencyClaim(principal="p", key="young", fingerprint="f"))
     test_app.clock.advance(hours=2)
+    await test_app.sweep()
     await test_app.housekeep()
     assert await test_app.service.store.answer("p", "old") is None
     assert await test_app.service.store.answer("p", "young") is not None
