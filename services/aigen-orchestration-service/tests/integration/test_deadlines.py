@@ -11,8 +11,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from creativeflow.services.aigeneration.ports import Reservation
+from creativeflow.services.aigeneration.ports import PublicationOutcome, Reservation
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.requests import MONTHS_AHEAD
 from tests.support.app import ServiceUnderTest
@@ -41,6 +42,7 @@ async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_atte
     for attempt in (1, 2, 3):
         job = await test_app.next_job()
         assert job.attempt == attempt
+        await test_app.jobs.work_started(job.id, job.job_id)
         test_app.clock.advance(minutes=5, seconds=1)
         await test_app.sweep()
         test_app.clock.advance(minutes=1)
@@ -57,6 +59,7 @@ async def test_a_silent_final_is_given_up_after_its_own_deadline(
 ) -> None:
     await test_app.select(await test_app.with_samples())
     job = await test_app.next_job()
+    await test_app.jobs.work_started(job.id, job.job_id)
     test_app.clock.advance(minutes=9)
     await test_app.sweep()
     assert (await test_app.look(job)).state is State.PROCESSING_FINAL
@@ -64,6 +67,77 @@ async def test_a_silent_final_is_given_up_after_its_own_deadline(
     await test_app.sweep()
     again = await test_app.look(job)
     assert (again.state, again.attempt) == (State.PENDING, 2)
+
+
+async def test_jobs_survive_workers_that_are_away_for_less_than_the_dispatch_deadline(
+    test_app: ServiceUnderTest,
+) -> None:
+    requests = [await test_app.submitted(f"user{n}") for n in range(20)]
+    await test_app.dispatch()
+    for _ in range(26):
+        test_app.clock.advance(minutes=1)
+        await test_app.sweep()
+        await test_app.dispatch()
+    current = {(await test_app.look(request)).job_id for request in requests}
+    delivered = 0
+    while test_app.engine.jobs:
+        job = test_app.engine.jobs.popleft()
+        if job.job_id in current:
+            await test_app.deliver(job)
+            delivered += 1
+        else:
+            with pytest.raises(errors.StaleResultError):
+                await test_app.jobs.work_started(job.id, job.job_id)
+    assert delivered == 20
+    for request in requests:
+        shown = await test_app.look(request)
+        assert (shown.state, shown.attempt) == (State.AWAITING_SELECTION, 1)
+
+
+async def test_job_that_no_worker_ever_takes_fails_at_the_dispatch_deadline(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.grant("user", 25, "payg")
+    request = await test_app.submitted()
+    for _ in range(64):
+        await test_app.dispatch()
+        test_app.clock.advance(minutes=1)
+        await test_app.sweep()
+    failed = await test_app.look(request)
+    assert (failed.state, failed.attempt) == (State.FAILED, 1)
+    assert failed.failure is not None
+    assert failed.failure["code"] == "dispatch_timeout"
+    await test_app.drain()
+    assert await test_app.balance() == 25
+
+
+async def test_refusing_broker_is_tried_ever_less_often(test_app: ServiceUnderTest) -> None:
+    request = await test_app.submitted()
+    for _ in range(600):
+        test_app.engine.next_outcomes.append(PublicationOutcome.REFUSED)
+        await test_app.dispatch()
+        test_app.clock.advance(seconds=1)
+    tries = await test_app.database.fetchval(
+        "SELECT count(*) FROM generation_events WHERE request_id = $1 AND event = 'job_returned'",
+        request.id,
+    )
+    assert 5 < tries < 30
+    returned = [e for e in await test_app.timeline(request) if e["event"] == "job_returned"]
+    assert [entry["data"]["count"] for entry in returned] == [tries]
+
+
+async def test_end_of_a_long_timeline_is_shown(test_app: ServiceUnderTest) -> None:
+    request = await test_app.submitted()
+    await test_app.database.execute(
+        """INSERT INTO generation_events (request_id, event, at)
+           SELECT $1, 'message_' || n % 7, $2 FROM generate_series(1, 1500) n""",
+        request.id,
+        test_app.clock(),
+    )
+    await test_app.cancel(request)
+    shown = await test_app.events(request)
+    assert len(shown) == 1000
+    assert shown[-1] == "cancel_requested"
 
 
 async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(

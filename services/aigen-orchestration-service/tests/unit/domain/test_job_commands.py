@@ -1,5 +1,6 @@
 """What a worker's report, a deadline or a lease comes to, decided without a database."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from creativeflow.services.aigeneration.domain.events import (
     ExpiryNeared,
     FinalDelivered,
     FinalStarted,
+    JobNotTaken,
     JobReturned,
     ProgressReported,
     PromptRejected,
@@ -202,9 +204,35 @@ def test_pass_time_at_a_deadline_ends_the_wait() -> None:
 
 
 def test_pass_time_at_a_workers_deadline_is_a_failed_attempt() -> None:
-    event = job_commands.pass_time(making_samples(deadline_at=NOW), now=NOW, policy=POLICY)
+    begun = making_samples(deadline_at=NOW, progress={"percent": 0})
+    event = job_commands.pass_time(begun, now=NOW, policy=POLICY)
     assert isinstance(event, AttemptFailed)
     assert event.data["code"] == "model_timeout"
+
+
+def test_pass_time_of_a_job_that_no_worker_took_queues_it_until_the_dispatch_deadline() -> None:
+    queued_at = NOW - POLICY.dispatch_deadline
+    untaken = making_samples(deadline_at=NOW, progress=None, due_at=queued_at)
+    before = NOW - timedelta(seconds=1)
+    event = job_commands.pass_time(replace(untaken, deadline_at=before), now=before, policy=POLICY)
+    assert isinstance(event, JobNotTaken)
+    event = job_commands.pass_time(untaken, now=NOW, policy=POLICY)
+    assert isinstance(event, DeadlinePassed)
+    assert event.failure is not None
+    assert event.failure["code"] == "dispatch_timeout"
+
+
+def test_return_job_pauses_longer_the_longer_it_has_waited() -> None:
+    def pause(waited: timedelta) -> timedelta:
+        request = a_request(
+            state=State.PUBLISHING_TO_QUEUE, deadline_at=NOW + POLICY.dispatch_deadline
+        )
+        now = NOW + waited
+        return job_commands.return_job(request, policy=POLICY, now=now, data={}).due_at - now
+
+    assert pause(timedelta(0)) == POLICY.retry_delay
+    assert pause(timedelta(seconds=20)) == timedelta(seconds=10)
+    assert pause(timedelta(minutes=30)) == timedelta(minutes=1)
 
 
 def test_pass_time_at_the_end_of_a_lease_returns_the_job() -> None:

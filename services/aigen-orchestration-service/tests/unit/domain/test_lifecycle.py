@@ -72,6 +72,8 @@ LEADS_TO: dict[str, dict[str, str]] = {
     },
     "PROCESSING_SAMPLES": {
         "samples_started": "PROCESSING_SAMPLES",
+        "job_not_taken": "PENDING",
+        "deadline_passed": "FAILED",
         "progress_reported": "PROCESSING_SAMPLES",
         "samples_delivered": "AWAITING_SELECTION",
         "attempt_failed": "PENDING",
@@ -91,6 +93,8 @@ LEADS_TO: dict[str, dict[str, str]] = {
     },
     "PROCESSING_FINAL": {
         "final_started": "PROCESSING_FINAL",
+        "job_not_taken": "PENDING",
+        "deadline_passed": "FAILED",
         "progress_reported": "PROCESSING_FINAL",
         "final_delivered": "COMPLETED",
         "attempt_failed": "PENDING",
@@ -113,6 +117,7 @@ SETS_OFF: dict[str, list[str]] = {
     "credits_asked": [],
     "job_leased": [],
     "job_returned": [],
+    "job_not_taken": ["renew job"],
     "samples_job_confirmed": [],
     "final_job_confirmed": [],
     "samples_started": [],
@@ -372,7 +377,7 @@ def test_every_end_is_announced_after_the_money_is_settled() -> None:
 
 def test_every_transition_into_the_queue_but_a_return_from_the_broker_queues_a_job() -> None:
     into_the_queue = {
-        event: set(move.effects) & {Effect.QUEUE_JOB, Effect.REQUEUE_JOB}
+        event: set(move.effects) & {Effect.QUEUE_JOB, Effect.REQUEUE_JOB, Effect.RENEW_JOB}
         for (_, event), move in TRANSITIONS.items()
         if move.to is State.PENDING
     }
@@ -384,6 +389,7 @@ def test_every_transition_into_the_queue_but_a_return_from_the_broker_queues_a_j
         "regeneration_requested": {"queue job"},
         "attempt_failed": {"requeue job"},
         "job_returned": set(),
+        "job_not_taken": {"renew job"},
     }
 
 

@@ -343,6 +343,17 @@ def test_a_new_attempt_begins_without_the_samples_of_the_last() -> None:
     assert apply_event(a_request(samples=(a_sample(),)), Event.ATTEMPT_FAILED).after.samples == ()
 
 
+@pytest.mark.parametrize("state", [State.PROCESSING_SAMPLES, State.PROCESSING_FINAL])
+def test_job_not_taken_is_queued_under_a_new_id_and_counts_as_no_attempt(state: State) -> None:
+    queued_at = NOW - timedelta(minutes=20)
+    before = a_request(state=state, attempt=2, due_at=queued_at, progress=None)
+    after = apply_event(before, Event.JOB_NOT_TAKEN).after
+    assert (after.state, after.attempt, after.due_at) == (State.PENDING, 2, queued_at)
+    assert after.job_id != before.job_id
+    assert after.deadline_at == queued_at + Policy().dispatch_deadline
+    assert not apply_event(before, Event.JOB_NOT_TAKEN).queues
+
+
 def test_a_new_attempt_at_the_final_keeps_the_samples() -> None:
     assert apply_event(making_final(), Event.ATTEMPT_FAILED).after.samples == four_samples()
 
@@ -573,6 +584,7 @@ def test_only_the_moves_that_announce_owe_a_notification() -> None:
         "credits_asked",
         "job_leased",
         "job_returned",
+        "job_not_taken",
         "samples_job_confirmed",
         "final_job_confirmed",
         "samples_started",

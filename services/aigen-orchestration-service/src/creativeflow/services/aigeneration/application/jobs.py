@@ -11,7 +11,7 @@ from uuid import UUID
 
 from creativeflow.services.aigeneration.application.transitions import Decide, TransitionRunner
 from creativeflow.services.aigeneration.domain import errors, job_commands
-from creativeflow.services.aigeneration.domain.events import JobReturned, job_confirmed
+from creativeflow.services.aigeneration.domain.events import job_confirmed
 from creativeflow.services.aigeneration.domain.lifecycle import DELIVERED, TRANSITIONS, Stage, State
 from creativeflow.services.aigeneration.domain.model_routing import Routing
 from creativeflow.services.aigeneration.domain.request import (
@@ -87,8 +87,10 @@ class JobService:
         if publication.outcome is PublicationOutcome.ACCEPTED:
             return self._runner.apply(request, job_confirmed(request.stage, data))
         data |= {"outcome": publication.outcome, "reason": publication.reason}
-        due_at = self._runner.now() + self._policy.retry_delay
-        return self._runner.apply(request, JobReturned(due_at=due_at, data=data))
+        returned = job_commands.return_job(
+            request, policy=self._policy, now=self._runner.now(), data=data
+        )
+        return self._runner.apply(request, returned)
 
     # Workers
 

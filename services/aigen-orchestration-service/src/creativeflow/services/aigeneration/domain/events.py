@@ -146,6 +146,13 @@ class JobReturned(DomainEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobNotTaken(DomainEvent):
+    """No worker took the job before its deadline."""
+
+    kind: ClassVar[Event] = Event.JOB_NOT_TAKEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplesJobConfirmed(DomainEvent):
     """The broker has stored the samples job."""
 
@@ -407,6 +414,7 @@ EVENTS: tuple[type[DomainEvent], ...] = (
     CreditsRefused,
     JobLeased,
     JobReturned,
+    JobNotTaken,
     SamplesJobConfirmed,
     FinalJobConfirmed,
     SamplesStarted,

@@ -1,7 +1,7 @@
 """Reports of workers and the passing of time: pure functions from a request to an event."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from creativeflow.services.aigeneration.domain.events import (
     ExpiryNeared,
     FinalDelivered,
     JobLeased,
+    JobNotTaken,
     JobReturned,
     ProgressReported,
     SamplesDelivered,
@@ -42,6 +43,9 @@ from creativeflow.services.aigeneration.domain.result_checks import (
 )
 from creativeflow.services.aigeneration.domain.worker_errors import to_failure
 
+_RETURN_PAUSE_MAX = timedelta(minutes=1)
+"""The longest pause before a job that could not be published is tried again."""
+
 
 def lease_job(
     request: GenerationRequest, *, routing: Routing, policy: Policy, now: datetime
@@ -55,6 +59,17 @@ def lease_job(
         route=route_for_attempt(request.route, model),
         data={"job_id": request.job_id, "attempt": request.attempt, "model": model.name},
     )
+
+
+def return_job(
+    request: GenerationRequest, *, policy: Policy, now: datetime, data: Mapping[str, Any]
+) -> JobReturned:
+    """Return a job that was not published; the pause grows with the time that it has waited."""
+    waited = timedelta(0)
+    if request.deadline_at is not None:
+        waited = now - (request.deadline_at - policy.dispatch_deadline)
+    pause = max(policy.retry_delay, min(_RETURN_PAUSE_MAX, waited / 2))
+    return JobReturned(due_at=now + pause, data=data)
 
 
 def check_job(request: GenerationRequest, job_id: UUID) -> None:
@@ -203,7 +218,10 @@ def pass_time(
 ) -> DomainEvent | AlreadyDone:
     """Apply what is overdue: a deadline, an expired lease, or a reminder."""
     if request.deadline_at and request.deadline_at <= now:
-        if ON_DEADLINE[request.state] is Event.ATTEMPT_FAILED:
+        untaken = request.state in AT_WORK and request.progress is None
+        if untaken and request.due_at and now < request.due_at + policy.dispatch_deadline:
+            return JobNotTaken(data={"job_id": request.job_id, "deadline": request.deadline_at})
+        if ON_DEADLINE[request.state] is Event.ATTEMPT_FAILED and not untaken:
             data = {"deadline": request.deadline_at}
             return fail_attempt(request, code="model_timeout", data=data, policy=policy)
         expired = request.state is State.AWAITING_SELECTION

@@ -53,6 +53,7 @@ class Event(StrEnum):
     CREDITS_ASKED = "credits_asked"
     JOB_LEASED = "job_leased"
     JOB_RETURNED = "job_returned"
+    JOB_NOT_TAKEN = "job_not_taken"
     SAMPLES_JOB_CONFIRMED = "samples_job_confirmed"
     FINAL_JOB_CONFIRMED = "final_job_confirmed"
     SAMPLES_STARTED = "samples_started"
@@ -77,6 +78,7 @@ class Effect(StrEnum):
 
     QUEUE_JOB = "queue job"
     REQUEUE_JOB = "requeue job"
+    RENEW_JOB = "renew job"
     CAPTURE = "capture"
     RELEASE = "release"
     SETTLE_REJECTED = "settle rejected"
@@ -139,6 +141,11 @@ _WAITED = Transition(
     _S.FAILED,
     (_F.RELEASE, _F.ANNOUNCE_FAILURE),
     "It waited longer than its deadline; nothing is charged.",
+)
+_UNTAKEN = Transition(
+    _S.PENDING,
+    (_F.RENEW_JOB,),
+    "No worker took the job in time; it is queued anew, which counts as no attempt.",
 )
 _SAMPLES_BEGUN = Transition(
     _S.PROCESSING_SAMPLES, (), "A worker reports the start, before or after the broker's confirm."
@@ -230,11 +237,13 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
         _S.PROCESSING_SAMPLES, (), "The worker reports progress."
     ),
     (_S.PROCESSING_SAMPLES, _E.SAMPLES_DELIVERED): _SHOW,
+    (_S.PROCESSING_SAMPLES, _E.JOB_NOT_TAKEN): _UNTAKEN,
     (_S.PROCESSING_SAMPLES, _E.ATTEMPT_FAILED): _AGAIN,
     (_S.PROCESSING_SAMPLES, _E.ATTEMPTS_EXHAUSTED): _EXHAUST,
     (_S.PROCESSING_SAMPLES, _E.INPUT_REFUSED): _REFUSE_INPUT,
     (_S.PROCESSING_SAMPLES, _E.PROMPT_REJECTED): _REJECT,
     (_S.PROCESSING_SAMPLES, _E.CANCEL_REQUESTED): _CANCEL,
+    (_S.PROCESSING_SAMPLES, _E.DEADLINE_PASSED): _WAITED,
     (_S.PROCESSING_SAMPLES, _E.OPERATOR_FAILED): _FAIL,
     # The samples wait for a selection; the state stays while the hold of the next step is placed.
     (_S.AWAITING_SELECTION, _E.CREDITS_ASKED): Transition(
@@ -273,11 +282,13 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
         _S.PROCESSING_FINAL, (), "The worker reports progress."
     ),
     (_S.PROCESSING_FINAL, _E.FINAL_DELIVERED): _FINISH,
+    (_S.PROCESSING_FINAL, _E.JOB_NOT_TAKEN): _UNTAKEN,
     (_S.PROCESSING_FINAL, _E.ATTEMPT_FAILED): _AGAIN,
     (_S.PROCESSING_FINAL, _E.ATTEMPTS_EXHAUSTED): _EXHAUST,
     (_S.PROCESSING_FINAL, _E.INPUT_REFUSED): _REFUSE_INPUT,
     (_S.PROCESSING_FINAL, _E.PROMPT_REJECTED): _REJECT,
     (_S.PROCESSING_FINAL, _E.CANCEL_REQUESTED): _CANCEL,
+    (_S.PROCESSING_FINAL, _E.DEADLINE_PASSED): _WAITED,
     (_S.PROCESSING_FINAL, _E.OPERATOR_FAILED): _FAIL,
 }
 
@@ -306,7 +317,7 @@ ON_DEADLINE: dict[State, Event] = {
     _S.PROCESSING_FINAL: _E.ATTEMPT_FAILED,
 }
 """What it means when a state's deadline passes; every live state has an entry, so nothing is stuck
-for ever.
+for ever. A job that no worker has taken is renewed instead, until its dispatch deadline has passed.
 """
 
 USER_ACTIONS: dict[str, Event] = {

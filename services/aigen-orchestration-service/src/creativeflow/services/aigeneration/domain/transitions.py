@@ -337,6 +337,19 @@ def _requeue_job(draft: _Draft) -> None:
         draft.fields["samples"] = ()
 
 
+def _renew_job(draft: _Draft) -> None:
+    """Queue a job that no worker took under a new id, so that the old message is stale; its wait
+    goes on from when the attempt was queued.
+    """
+    context = draft.context
+    due_at = draft.get("due_at") or context.now
+    draft.fields |= {
+        "job_id": context.new_id(),
+        "deadline_at": due_at + context.policy.dispatch_deadline,
+        "progress": None,
+    }
+
+
 def _capture(draft: _Draft) -> None:
     """Capture what is held for what was delivered; where nothing is held, the plan has paid."""
     if not _resolve_held(draft, HoldState.CAPTURED):
@@ -411,6 +424,7 @@ def _announce(request: GenerationRequest, draft: _Draft, event_type: str, topic_
 _EFFECTS: dict[Effect, Callable[[_Draft], None]] = {
     Effect.QUEUE_JOB: _queue_job,
     Effect.REQUEUE_JOB: _requeue_job,
+    Effect.RENEW_JOB: _renew_job,
     Effect.CAPTURE: _capture,
     Effect.RELEASE: _release,
     Effect.SETTLE_REJECTED: _settle_rejected,

@@ -9,6 +9,7 @@ from uuid import UUID
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.request import GenerationRequest
 from creativeflow.services.aigeneration.domain.stalled_workers import LaneWork
+from creativeflow.services.aigeneration.domain.timeline import merge_repeats
 from creativeflow.services.aigeneration.kit.clock import first_id
 from creativeflow.services.aigeneration.storage import request_rows
 from creativeflow.services.aigeneration.storage.database import Database
@@ -111,15 +112,15 @@ class Queries:
 
     async def timeline(self, request_id: UUID, most: int = 1000) -> list[dict[str, Any]]:
         """State, money, broker, callbacks and notifications of one request in one list, oldest
-        first.
+        first: the newest entries, and runs of one event as one.
         """
         found = await self._database.fetch(
             """SELECT seq, at, event, state, version, data FROM generation_events
-               WHERE request_id = $1 ORDER BY seq LIMIT $2""",
+               WHERE request_id = $1 ORDER BY seq DESC LIMIT $2""",
             request_id,
             most,
         )
-        return [dict(row) for row in found]
+        return merge_repeats(dict(row) for row in reversed(found))
 
     async def versions(self, ids: Sequence[UUID]) -> dict[UUID, int]:
         """The current version of each request: what the stream asks for."""

@@ -69,6 +69,7 @@ EVENT_LABELS: Mapping[str, EventLabel] = MappingProxyType(
         Event.CREDITS_HELD: EventLabel("credits", "Hold of {credits} credits placed"),
         Event.CREDITS_REFUSED: EventLabel("credits", "Hold of {credits} credits refused"),
         Event.JOB_LEASED: EventLabel("broker", "Job leased by a dispatcher"),
+        Event.JOB_NOT_TAKEN: EventLabel("broker", "No worker took the job in time; queued again"),
         Event.JOB_RETURNED: EventLabel("broker", "Job returned to the queue: {reason}"),
         Event.SAMPLES_JOB_CONFIRMED: EventLabel("broker", "Samples job confirmed by the broker"),
         Event.FINAL_JOB_CONFIRMED: EventLabel("broker", "Final job confirmed by the broker"),
