@@ -183,3 +183,56 @@ async def test_batcher_with_more_busy_keys_than_a_batch_holds_serves_every_key_i
     await asyncio.gather(*map(batcher.submit, [*busy, "c"]))
     assert written.index("c") < 6
     assert [item for item in written if item[0] == "a"] == [f"a{n}" for n in range(50)]
+
+
+async def _die_while_placing(test_app: ServiceUnderTest, key: str) -> None:
+    """Create a request under a key, in a process that dies before its hold is placed."""
+
+    class _ProcessDiedError(BaseException):
+        """The process has died."""
+
+    async def die(_: object) -> ActionResult:
+        raise _ProcessDiedError
+
+    place = test_app.generations._holds.place_for_caller  # noqa: SLF001
+    test_app.generations._holds.place_for_caller = die  # type: ignore[method-assign]  # noqa: SLF001
+    with pytest.raises(_ProcessDiedError):
+        await test_app.submit("user", claim=claim(key))
+    test_app.generations._holds.place_for_caller = place  # type: ignore[method-assign]  # noqa: SLF001
+
+
+@pytest.mark.parametrize("ended", ["cancelled", "timed_out", "held_later"])
+async def test_key_of_a_create_whose_process_died_gets_the_creates_own_response(
+    make_test_app: Callable[..., ServiceUnderTest], ended: str
+) -> None:
+    test_app = make_test_app()
+    await test_app.grant("user", 1_000, plan="payg")
+    await _die_while_placing(test_app, "once")
+    with pytest.raises(errors.IdempotencyKeyInFlightError):
+        await test_app.submit("user", claim=claim("once"))
+    row = (await test_app.database.fetch("SELECT id FROM generation_requests"))[0]
+    request = await test_app.service.store.load(row["id"])
+    assert request is not None
+    match ended:
+        case "cancelled":
+            await test_app.cancel(request)
+        case "timed_out":
+            test_app.credits.faults.extend(["before"] * 50)
+            test_app.clock.advance(hours=2)
+            await test_app.sweep()
+            test_app.credits.faults.clear()
+        case _:
+            test_app.clock.advance(minutes=2)
+            await test_app.sweep()
+    found = await test_app.submit("user", claim=claim("once"))
+    assert found.stored is not None
+    assert found.stored.status == 202
+    assert found.stored.request_id == request.id
+    assert found.stored.body is not None
+    assert "outcome" not in found.stored.body
+    assert await test_app.database.fetchval("SELECT count(*) FROM generation_requests") == 1
+    again = await test_app.submit("user", claim=claim("once"))
+    assert again.stored == found.stored
+    test_app.clock.advance(minutes=10)
+    await test_app.sweep()
+    await test_app.check(drained=ended != "held_later")

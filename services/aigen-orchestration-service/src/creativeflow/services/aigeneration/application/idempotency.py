@@ -70,14 +70,14 @@ async def run_idempotent(
         stored = (
             await store.answer(claim.principal, claim.key) if claim and not result.acted else None
         )
-        return _replay(claim, stored) if claim and stored else result
+        return await _replay(store, claim, stored) if claim and stored else result
     except (KeyTakenError, errors.AigenError) as error:
         stored = await store.answer(claim.principal, claim.key) if claim else None
         if stored is None and isinstance(error, KeyTakenError):
             raise errors.IdempotencyKeyInFlightError(retry_after_seconds=1) from None
         if claim is None or stored is None or _is_own_refusal(error, stored):
             raise
-        return _replay(claim, stored)
+        return await _replay(store, claim, stored)
 
 
 def accepted(request: GenerationRequest) -> ApiResponse:
@@ -99,11 +99,32 @@ def _is_own_refusal(error: Exception, stored: StoredResponse) -> bool:
     return isinstance(error, errors.InsufficientCreditsError) and stored.status == error.status
 
 
-def _replay(claim: IdempotencyClaim, stored: StoredResponse) -> ActionResult:
+async def _replay(
+    store: RequestStore, claim: IdempotencyClaim, stored: StoredResponse
+) -> ActionResult:
     if stored.fingerprint != claim.fingerprint:
         raise errors.IdempotencyKeyReusedError
     if stored.status is None:
-        raise errors.IdempotencyKeyInFlightError(retry_after_seconds=1)
+        stored = await _complete(store, claim, stored)
     return ActionResult(
-        answer=ApiResponse(status=stored.status, body={}, location=stored.location), stored=stored
+        answer=ApiResponse(status=stored.status or 0, body={}, location=stored.location),
+        stored=stored,
     )
+
+
+async def _complete(
+    store: RequestStore, claim: IdempotencyClaim, stored: StoredResponse
+) -> StoredResponse:
+    """Store the response of an action whose process died before it had one, and whose hold is no
+    longer being placed: that it was accepted, and what became of the request.
+
+    Raises:
+        IdempotencyKeyInFlightError: the hold is still being placed.
+    """
+    request = await store.load(stored.request_id)
+    if request is not None and (request.terminal or request.placing is None):
+        await store.complete_key(request.id, accepted(request))
+        stored = await store.answer(claim.principal, claim.key) or stored
+    if stored.status is None:
+        raise errors.IdempotencyKeyInFlightError(retry_after_seconds=1)
+    return stored

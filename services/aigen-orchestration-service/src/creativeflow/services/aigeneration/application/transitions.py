@@ -275,6 +275,9 @@ class TransitionRunner:
         if isinstance(event, AlreadyDone):
             return None
         claim = caller.claim if caller else None
+        # Without a caller the response completes the key under which the action began. A caller
+        # without a key must not: it is another action.
+        respond = respond if claim or caller is None else None
         return self._with_lease(_with_response(self.apply(request, event), claim, respond))
 
     def _with_lease(self, change: StateChange) -> StateChange:
