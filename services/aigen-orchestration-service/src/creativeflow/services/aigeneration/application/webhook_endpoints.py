@@ -32,16 +32,14 @@ _KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointScope:
-    """The endpoints a caller may see: `sees_all` is an operator, who sees all and registers
-    their own.
-    """
+    """The endpoints that a caller may see; with `sees_all`, an operator's, all."""
 
     name: str
     sees_all: bool
 
     @property
     def owner(self) -> str | None:
-        """The owner whose endpoints are visible; None: all are."""
+        """The owner whose endpoints are visible; None for all."""
         return None if self.sees_all else self.name
 
 
@@ -73,8 +71,8 @@ class WebhookEndpointService:
         """Create an enabled endpoint.
 
         Raises:
-            InvalidRequestError: the URL may not be called. WebhookEndpointExistsError,
-            TooManyWebhookEndpointsError
+            InvalidRequestError: the URL must not be called.
+            WebhookEndpointExistsError, TooManyWebhookEndpointsError
         """
         try:
             await self._check(url)
@@ -103,14 +101,14 @@ class WebhookEndpointService:
         return endpoint
 
     async def page(self, who: EndpointScope) -> list[WebhookEndpoint]:
-        """Return the endpoints that the caller may see."""
+        """Return the visible endpoints."""
         return await self._endpoints.page(who.owner, PAGE_MAX)
 
     async def one(self, who: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
         """Return one endpoint.
 
         Raises:
-            NotFoundError: unknown, or of another owner.
+            NotFoundError: it does not exist or belongs to another owner.
         """
         return _there(await self._endpoints.find(endpoint_id, who.owner))
 
@@ -120,7 +118,7 @@ class WebhookEndpointService:
         await self._endpoints.delete(endpoint_id)
 
     async def enable(self, who: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
-        """Enable an endpoint; on an enabled one only its failures are cleared."""
+        """Enable an endpoint, or clear the failures of an enabled one."""
         await self.one(who, endpoint_id)
         enabled = _there(await self._endpoints.enable(endpoint_id, self._now()))
         self._on_change()
@@ -142,7 +140,7 @@ class WebhookEndpointService:
         )
 
     async def test(self, who: EndpointScope, endpoint_id: UUID) -> UUID:
-        """Send a test event; return the event's id."""
+        """Send a test event; return its id."""
         await self._enabled(who, endpoint_id)
         now, event_id = self._now(), self._new_id()
         told = {
@@ -167,7 +165,8 @@ class WebhookEndpointService:
         """Send an event again, with the same id and body.
 
         Raises:
-            NotFoundError: it is not in the log. WebhookEndpointDisabledError.
+            NotFoundError: the event is not in the log.
+            WebhookEndpointDisabledError
         """
         await self._enabled(who, endpoint_id)
         if not await self._deliveries.redeliver(
@@ -182,7 +181,7 @@ class WebhookEndpointService:
 
 
 def new_secret() -> str:
-    """Return a new secret as the Standard Webhooks specification defines it."""
+    """Return a new secret in the format of the Standard Webhooks specification."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
 
 
