@@ -213,7 +213,7 @@ def _declare_refusals(described: dict[str, Any]) -> None:
             answers: dict[str, Any] = call["responses"]
             if "422" in answers or path.startswith(
                 "/api/"
-            ):  # parameters nobody knows are refused everywhere
+            ):  # unknown parameters are rejected everywhere
                 answers["422"] = _refusal(422)
             unreadable = (400,) if method != "get" else ()
             refused = (*unreadable, 413, 415) if "requestBody" in call else unreadable

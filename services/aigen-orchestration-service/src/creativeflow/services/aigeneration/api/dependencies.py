@@ -54,8 +54,8 @@ def key_claim(
         return None
     if key is None or not (0 < len(key) <= KEY_MAX and key.isprintable()):
         raise errors.IdempotencyKeyRequiredError
-    said = body.model_dump(mode="json", exclude_unset=True) if body else None
-    text = orjson.dumps([request.method, request.url.path, said], option=orjson.OPT_SORT_KEYS)
+    sent = body.model_dump(mode="json", exclude_unset=True) if body else None
+    text = orjson.dumps([request.method, request.url.path, sent], option=orjson.OPT_SORT_KEYS)
     return IdempotencyClaim(
         principal=principal.owner, key=key, fingerprint=hashlib.sha256(text).hexdigest()
     )

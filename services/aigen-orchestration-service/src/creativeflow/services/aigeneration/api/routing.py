@@ -196,11 +196,11 @@ async def _arguments(dependant: Dependant, request: Request) -> dict[str, Any]:
 def _refuse_unknown(request: Request, known: set[str]) -> None:
     """Reject unknown query parameters: a misspelt filter must not silently return everything."""
     if unknown := [name for name in request.query_params if name not in known]:
-        told = [
+        invalid = [
             describe({"type": "extra_forbidden", "loc": (name[:100],)}, "/query")
             for name in unknown[:10]
         ]
-        raise InvalidRequestError(errors=told)
+        raise InvalidRequestError(errors=invalid)
 
 
 def _refuse_other_types(request: Request) -> None:

@@ -140,7 +140,7 @@ class CreditHolds:
         except TimeoutError as error:
             raise CreditsUnknownError("no answer in time") from error
         except CreditsConflictError as error:
-            raise CreditsUndecidableError("the key stands for another hold") from error
+            raise CreditsUndecidableError("the key belongs to another hold") from error
         except CreditsRefusedError:
             await self._write_answer(request, hold, held=False)
             raise errors.InsufficientCreditsError(required=credits_text(hold.amount)) from None

@@ -32,8 +32,8 @@ class Quotes:
 
     def seal(self, user_id: str, terms: Terms, expires_at: datetime) -> str:
         """Return the `quote_id` that a caller sends with create, select, regenerate or retry."""
-        said = orjson.dumps([user_id, int(expires_at.timestamp()), dict(terms)])
-        return f"q1.{_text(said)}.{_text(_seal(self._keys[0], said))}"
+        text = orjson.dumps([user_id, int(expires_at.timestamp()), dict(terms)])
+        return f"q1.{_text(text)}.{_text(_seal(self._keys[0], text))}"
 
     def open(self, quote_id: str | None, user_id: str, now: datetime) -> Terms | None:
         """Return the quoted terms; None without a quote.
@@ -55,13 +55,13 @@ class Quotes:
         version, _, rest = quote_id.partition(".")
         body, _, seal = rest.partition(".")
         try:
-            said, sealed = _bytes(body), _bytes(seal)
+            text, sealed = _bytes(body), _bytes(seal)
         except ValueError:
             raise _unknown() from None
-        genuine = any([hmac.compare_digest(_seal(key, said), sealed) for key in self._keys])  # noqa: C419 - all of them
+        genuine = any([hmac.compare_digest(_seal(key, text), sealed) for key in self._keys])  # noqa: C419 - all of them
         if version != "q1" or not genuine:
             raise _unknown()
-        found: Any = orjson.loads(said)
+        found: Any = orjson.loads(text)
         return found[0], found[1], found[2]
 
 
@@ -73,8 +73,8 @@ def _unknown() -> errors.InvalidRequestError:
     )
 
 
-def _seal(key: bytes, said: bytes) -> bytes:
-    return hmac.digest(key, said, hashlib.sha256)[:_SEAL_BYTES]
+def _seal(key: bytes, text: bytes) -> bytes:
+    return hmac.digest(key, text, hashlib.sha256)[:_SEAL_BYTES]
 
 
 def _text(raw: bytes) -> str:

@@ -235,7 +235,7 @@ class WorkerReports:
 
     async def apply(self, report: WorkerReport, job_id: UUID) -> GenerationRequest:
         """Apply a report whose sender has been verified."""
-        request_id, told = report.generation_request_id, self._jobs
+        request_id, jobs = report.generation_request_id, self._jobs
         match report:
             case ProgressReport():
                 return await self._progress(report, job_id)
@@ -244,12 +244,12 @@ class WorkerReports:
             case FinalReport():
                 return await self._final(report, job_id)
             case ErrorReport():
-                said = report.model_dump(
+                details = report.model_dump(
                     include={"failed_stage", "is_system_error"}, exclude_none=True
                 )
-                return await told.attempt_failed(request_id, job_id, report.error_code, said)
+                return await jobs.attempt_failed(request_id, job_id, report.error_code, details)
             case _:
-                return await told.work_started(request_id, job_id)
+                return await jobs.work_started(request_id, job_id)
 
     async def _progress(self, report: ProgressReport, job_id: UUID) -> GenerationRequest:
         """Apply progress without invalid pictures; the result reports those."""
@@ -349,8 +349,8 @@ def read(kind: ReportKind, body: bytes, *, older_names: bool = False) -> WorkerR
     """
     value = parse_json(body)
     if older_names:
-        told, value = current_result(kind, value)
-        kind = ReportKind(told)
+        found, value = current_result(kind, value)
+        kind = ReportKind(found)
     try:
         return MODELS[kind].model_validate(value)
     except ValidationError as error:

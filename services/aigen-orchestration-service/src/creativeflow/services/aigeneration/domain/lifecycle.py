@@ -154,7 +154,7 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
         _S.VALIDATING_CREDITS, (), "The prompt waits for an operator's review; nothing is held."
     ),
     (_O.NEEDS_CREDITS, _E.SUBMITTED): Transition(
-        _S.VALIDATING_CREDITS, (), "The credit service is asked for a hold."
+        _S.VALIDATING_CREDITS, (), "A hold is placed at the credit service."
     ),
     (_O.FUNDED, _E.SUBMITTED): Transition(
         _S.PENDING,
@@ -173,7 +173,7 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
     (_S.VALIDATING_CREDITS, _E.CREDITS_ASKED): Transition(
         _S.VALIDATING_CREDITS,
         (),
-        "An operator accepts the prompt; the credit service is asked for a hold.",
+        "An operator accepts the prompt; a hold is placed at the credit service.",
     ),
     (_S.VALIDATING_CREDITS, _E.CREDITS_HELD): Transition(
         _S.PENDING, (_F.QUEUE_JOB,), "The credits are held."
@@ -241,7 +241,7 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
     (_S.AWAITING_SELECTION, _E.CREDITS_ASKED): Transition(
         _S.AWAITING_SELECTION,
         (),
-        "The next step costs credits; the credit service is asked for a hold.",
+        "The next step costs credits; a hold is placed at the credit service.",
     ),
     (_S.AWAITING_SELECTION, _E.CREDITS_REFUSED): Transition(
         _S.AWAITING_SELECTION,

@@ -236,7 +236,7 @@ def _faults_of_models(routing: Routing) -> list[str]:
             wrong.append(f"{model.name} has a surcharge, so it can have no fallback")
         dearer = [n for n in model.fallbacks if n not in missing and routing.models[n].surcharge]
         wrong += [
-            f"the fallback {name} of {model.name} costs a surcharge nobody agreed to"
+            f"the fallback {name} of {model.name} costs a surcharge that the user has not accepted"
             for name in dearer
         ]
         if model.name in set(Strategy):

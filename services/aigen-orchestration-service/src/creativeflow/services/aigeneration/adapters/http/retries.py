@@ -25,7 +25,7 @@ class CircuitOpenError(Exception):
 class CircuitBreaker:
     """Opens for a minute after five failures within a minute; then one probe decides.
 
-    Only calls without a usable answer are failures; a refusal is an answer.
+    Only calls without a usable response are failures; a refusal is a response.
     """
 
     def __init__(
