@@ -154,10 +154,10 @@ async def test_reconciliation_posts_nothing_for_a_hold_that_has_changed_since(
 ) -> None:
     await test_app.grant("user", 500, plan="payg")
     request = await test_app.submitted("user")
-    comparison = test_app.service.reconciliation._comparison  # noqa: SLF001
-    [booked] = await comparison.by_keys([request.holds[0].key])
+    store = test_app.service.reconciliation._store  # noqa: SLF001
+    [booked] = await store.by_keys([request.holds[0].key])
     await test_app.cancel(request)
-    assert not await comparison.post(
+    assert not await store.post(
         "credits.capture", booked.reservation(), booked, by="test", now=test_app.clock()
     )
 
@@ -172,14 +172,14 @@ async def test_reconcile_apply_beside_a_new_asking_charges_it_once(
         key, user_id="user", amount=100, action="standard_generation"
     )
     test_app.clock.advance(minutes=5)
-    comparison = test_app.service.reconciliation._comparison  # noqa: SLF001
-    post = comparison.post
+    store = test_app.service.reconciliation._store  # noqa: SLF001
+    post = store.post
 
     async def beside(*args: Any, **options: Any) -> bool:
         await test_app.select(request)
         return await post(*args, **options)
 
-    comparison.post = beside  # type: ignore[method-assign]
+    store.post = beside  # type: ignore[method-assign]
     await test_app.service.reconciliation.run(LONG_AGO, apply=True)
     await test_app.drain()
     await test_app.deliver(await test_app.next_job())
