@@ -239,7 +239,7 @@ async def test_periodic_tasks_reconcile_and_update_the_metric(test_app: ServiceU
     await test_app.database.execute("UPDATE holds SET settled_at = $1", test_app.clock())
     test_app.clock.advance(minutes=2)
     await test_app.service.periodic_tasks.step()
-    figure = "ai_generation_book_differences"
+    figure = "ai_generation_reconciliation_differences"
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 1
     await test_app.service.reconciliation.run(test_app.clock() - DAY, apply=True)
     await test_app.drain()
