@@ -589,7 +589,9 @@ def test_webhooks_are_as_described() -> None:
         set(re.findall(r"^\| `(generation\.\w+)` \|", section(text, "Events"), re.MULTILINE))
         == events
     )
-    troubles = re.findall(r"^\| (`.+?) \|", section(text, "Deliveries and redelivery"), re.MULTILINE)
+    troubles = re.findall(
+        r"^\| (`.+?) \|", section(text, "Deliveries and redelivery"), re.MULTILINE
+    )
     assert set(re.findall(r"`(\w+)`", "".join(troubles))) == set(webhooks.DeliveryError) | {
         "last_error"
     }

@@ -40,7 +40,9 @@ STALLED = Gauge(
     ("lane", "kind"),
 )
 DIFFERENCES = Gauge(
-    "ai_generation_reconciliation_differences", "Differences the last reconciliation found.", ("difference",)
+    "ai_generation_reconciliation_differences",
+    "Differences the last reconciliation found.",
+    ("difference",),
 )
 WEBHOOK_DELIVERIES = Counter(
     "aigen_webhook_deliveries_total", "Tries to deliver webhook events.", ("outcome",)
