@@ -213,7 +213,9 @@ async def client(service: Container) -> AsyncIterator[httpx.AsyncClient]:
         await serving
 
 
-async def test_every_example_is_true(client: httpx.AsyncClient, service: Container) -> None:
+async def test_every_example_of_the_document_returns_what_it_shows(
+    client: httpx.AsyncClient, service: Container
+) -> None:
     story = Story(client)
     told = examples()
     assert len(told) > 20
@@ -225,7 +227,7 @@ async def test_every_example_is_true(client: httpx.AsyncClient, service: Contain
         await asyncio.sleep(0.1)
 
 
-def test_every_runnable_block_is_an_example() -> None:
+def test_every_block_with_a_call_is_an_example() -> None:
     text = STORY.read_text(encoding="utf-8")
     assert len(examples()) == len(re.findall(r"^```http$", text, re.MULTILINE)) + text.count(
         f"curl -i {LOCAL}"

@@ -208,7 +208,7 @@ def check(answer: httpx.Response, method: str, path: str) -> None:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("method", "path"), CALLS)
-async def test_every_answer_is_a_declared_one(client: Caller, method: str, path: str) -> None:
+async def test_api_every_response_is_declared(client: Caller, method: str, path: str) -> None:
     await fuzzed(calls(method, path), lambda call: _call_and_check(client, call, method, path))
 
 
@@ -236,9 +236,7 @@ async def fuzzed(made: st.SearchStrategy[Any], act: Callable[[Any], Awaitable[No
 
 
 @pytest.mark.timeout(120)
-async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_they_say(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_results_consumer_any_message_is_handled(test_app: ServiceUnderTest) -> None:
     job = await _job(test_app)
     token = test_app.service.secrets.token(job.job_id)
     consumer = ResultsConsumer(
@@ -265,7 +263,7 @@ async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_the
 
 
 @pytest.mark.timeout(120)
-async def test_a_callback_of_any_bytes_is_answered_as_declared_and_memory_stays_flat(
+async def test_callback_any_bytes_get_a_declared_response_in_constant_memory(
     client: Caller,
 ) -> None:
     job = await _job(client.test_app)

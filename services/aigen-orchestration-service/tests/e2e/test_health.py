@@ -60,7 +60,7 @@ def grown(before: Metrics, after: Metrics, name: str, **labels: str) -> float:
 # Alive and ready
 
 
-async def test_a_process_that_answers_is_alive(shared: Caller) -> None:
+async def test_health_running_process_is_200(shared: Caller) -> None:
     answer = await shared.get("/health")
     assert (answer.status_code, answer.json()) == (
         200,
@@ -68,7 +68,7 @@ async def test_a_process_that_answers_is_alive(shared: Caller) -> None:
     )
 
 
-async def test_a_service_whose_database_answers_is_ready(shared: Caller) -> None:
+async def test_ready_with_database_is_200(shared: Caller) -> None:
     answer = await shared.get("/ready")
     assert answer.status_code == httpx.codes.OK
     assert answer.json()["status"] == "ready"
@@ -77,9 +77,7 @@ async def test_a_service_whose_database_answers_is_ready(shared: Caller) -> None
     assert re.fullmatch(r"PostgreSQL \S.*, schema \S+", database["detail"])
 
 
-async def test_a_database_at_another_schema_is_not_ready_and_says_what_to_do(
-    client: Caller,
-) -> None:
+async def test_ready_with_another_schema_is_503_with_remedy(client: Caller) -> None:
     await client.test_app.database.execute("UPDATE alembic_version SET version_num = '0000'")
     answer = await client.get("/ready")
     assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
@@ -104,9 +102,7 @@ async def _without_database(settings: Settings) -> AsyncIterator[tuple[FastAPI, 
         await service.stop()
 
 
-async def test_without_its_database_a_service_is_alive_not_ready_and_says_why(
-    settings: Settings,
-) -> None:
+async def test_ready_without_database_is_503_and_health_200(settings: Settings) -> None:
     async with _without_database(settings) as (_, asks):
         assert (await asks.get("/health")).status_code == httpx.codes.OK
         answer = await asks.get("/ready")
@@ -119,9 +115,7 @@ async def test_without_its_database_a_service_is_alive_not_ready_and_says_why(
         assert (await asks.get("/metrics")).status_code == httpx.codes.OK
 
 
-async def test_without_its_database_every_call_says_that_it_can_be_repeated(
-    settings: Settings,
-) -> None:
+async def test_calls_without_database_are_retryable_503(settings: Settings) -> None:
     async with _without_database(settings) as (_, asks):
         for method, path, body in (
             ("POST", REQUESTS, {"user_id": "user", **PLAIN}),
@@ -139,7 +133,7 @@ async def test_without_its_database_every_call_says_that_it_can_be_repeated(
 # Measured
 
 
-async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> None:
+async def test_metrics_completed_lifecycle_is_counted_timed_and_priced(client: Caller) -> None:
     await client.test_app.grant("user", 1000, "payg")
     before = await read_metrics(client)
     created = (await client.create()).json()
@@ -189,7 +183,7 @@ async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> 
     ("code", "status", "fault"),
     [("invalid_input", "failed", "user"), ("prompt_rejected", "rejected", "user")],
 )
-async def test_a_bad_end_is_counted_under_its_name_and_whose_fault_it_was(
+async def test_metrics_failed_request_is_counted_by_code_and_fault(
     client: Caller, code: str, status: str, fault: str
 ) -> None:
     await client.test_app.grant("user", 1000, "payg")
@@ -202,7 +196,7 @@ async def test_a_bad_end_is_counted_under_its_name_and_whose_fault_it_was(
     assert grown(before, after, failed, stage="samples", code=code, fault=fault) == 1
 
 
-async def test_made_up_error_codes_do_not_grow_the_metrics(client: Caller) -> None:
+async def test_metrics_unknown_error_codes_add_no_labels(client: Caller) -> None:
     await client.test_app.grant("user", 0, "pro")
     await client.create()
     await client.report(
@@ -211,7 +205,7 @@ async def test_made_up_error_codes_do_not_grow_the_metrics(client: Caller) -> No
     assert "made-up-by-a-worker-4711" not in (await client.get("/metrics")).text
 
 
-async def test_what_waits_and_what_is_under_way_is_measured(client: Caller) -> None:
+async def test_metrics_queued_and_in_flight_jobs_are_measured(client: Caller) -> None:
     await client.test_app.grant("user", 0, "pro")
     await client.create()
     assert grown({}, await read_metrics(client), "ai_generation_queued_jobs", lane="samples") == 1
@@ -221,9 +215,7 @@ async def test_what_waits_and_what_is_under_way_is_measured(client: Caller) -> N
     assert grown({}, after, "ai_generation_in_flight_jobs", lane="samples") == 1
 
 
-async def test_paths_are_measured_by_their_pattern_so_that_ids_do_not_grow_the_metrics(
-    client: Caller,
-) -> None:
+async def test_metrics_paths_are_labelled_by_route(client: Caller) -> None:
     created = (await client.create()).json()
     await client.look(created["id"])
     await client.get("/otter-4711")
@@ -236,7 +228,7 @@ async def test_paths_are_measured_by_their_pattern_so_that_ids_do_not_grow_the_m
 # Traced
 
 
-async def test_a_request_id_and_a_trace_are_taken_over_returned_and_kept(client: Caller) -> None:
+async def test_request_id_and_trace_are_accepted_returned_and_stored(client: Caller) -> None:
     headers = {"X-Request-ID": "odoo:42.a_b-c", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
     answer = await client.create(headers=headers)
     assert answer.headers["x-request-id"] == "odoo:42.a_b-c"
@@ -260,7 +252,7 @@ async def test_a_request_id_and_a_trace_are_taken_over_returned_and_kept(client:
         ("{}", f"00-{TRACE}-{'0' * 16}-01"),
     ],
 )
-async def test_ids_that_are_none_are_replaced_by_new_ones(
+async def test_request_id_and_trace_invalid_are_replaced(
     shared: Caller, request_id: str, traceparent: str
 ) -> None:
     answer = await shared.get(
@@ -275,7 +267,7 @@ async def test_ids_that_are_none_are_replaced_by_new_ones(
     assert other.headers["x-request-id"] != answer.headers["x-request-id"]
 
 
-async def test_every_answer_carries_its_ids_refusals_too(shared: Caller) -> None:
+async def test_request_id_is_in_every_response(shared: Caller) -> None:
     for path in ("/health", "/nowhere", f"{REQUESTS}?limit=0", "/openapi.json", "/docs"):
         answer = await shared.get(path, headers={"X-Request-ID": "mine"})
         assert answer.headers["x-request-id"] == "mine"
@@ -310,7 +302,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.mark.parametrize("as_json", [True, False], ids=["json", "console"])
-async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
+async def test_log_contains_no_prompt_and_no_secret(
     make_client: Callable[..., Awaitable[Caller]],
     lines: Callable[..., Callable[[], str]],
     as_json: bool,
@@ -383,7 +375,7 @@ async def _break_something(caller: Caller, headers: dict[str, str]) -> None:
     assert_problem(answer, 500, "internal_error")
 
 
-async def test_every_line_of_a_call_carries_its_request_id(
+async def test_log_every_line_of_a_call_has_its_request_id(
     client: Caller, lines: Callable[..., Callable[[], str]]
 ) -> None:
     written = lines(as_json=True)
@@ -404,7 +396,7 @@ async def test_every_line_of_a_call_carries_its_request_id(
     } <= set(found[0])
 
 
-async def test_the_page_of_the_api_loads_nothing_from_a_foreign_host(client: Caller) -> None:
+async def test_api_docs_page_loads_nothing_from_other_hosts(client: Caller) -> None:
     page = (await client.get("/docs")).text
     for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
         assert f"/docs/{name}" in page

@@ -32,7 +32,7 @@ async def control(parts: Parts, port: int, **told: object) -> dict[str, dict[str
     return found
 
 
-async def test_every_request_ends_and_the_adapters_books_are_exact_however_it_answers(
+async def test_billing_adapter_any_behaviour_leaves_exact_balances(
     parts: Parts, complete_billing: int
 ) -> None:
     features = {"unlimited_standard_generations": False}

@@ -111,7 +111,7 @@ def without_lean_handlers(client: Caller) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_lean_and_framework_handlers_answer_alike(
+async def test_lean_and_framework_handlers_respond_identically(
     client: Caller, call: str, without_lean_handlers: Callable[[], None]
 ) -> None:
     lean = await told(client, call)
@@ -166,7 +166,7 @@ def every_route(app: FastAPI) -> list[tuple[str, str]]:
     return found
 
 
-async def test_a_middleware_reaches_every_route(test_app: ServiceUnderTest) -> None:
+async def test_middleware_applies_to_every_route(test_app: ServiceUnderTest) -> None:
     seen: list[tuple[str, str]] = []
     app = create_app(service=test_app.service)
 
@@ -182,7 +182,7 @@ async def test_a_middleware_reaches_every_route(test_app: ServiceUnderTest) -> N
     assert seen == calls
 
 
-async def test_a_dependency_override_reaches_every_route_that_depends_on_it(
+async def test_dependency_override_applies_to_every_dependent_route(
     test_app: ServiceUnderTest,
 ) -> None:
     app = create_app(service=test_app.service)
@@ -211,7 +211,7 @@ async def test_a_dependency_override_reaches_every_route_that_depends_on_it(
     assert len(calls) > 60
 
 
-async def test_cors_answers_for_every_route(test_app: ServiceUnderTest) -> None:
+async def test_cors_applies_to_every_route(test_app: ServiceUnderTest) -> None:
     app = create_app(service=test_app.service)
     app.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"], allow_methods=["*"])
     headers = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}

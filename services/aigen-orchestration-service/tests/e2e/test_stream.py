@@ -134,7 +134,7 @@ async def open_stream(client: Caller) -> AsyncIterator[Open]:
         yield opened
 
 
-async def test_a_snapshot_comes_first_then_every_change_then_the_end(
+async def test_stream_sends_a_snapshot_then_changes_until_the_end(
     client: Caller, open_stream: Open
 ) -> None:
     created = (await client.create()).json()
@@ -163,17 +163,13 @@ async def test_a_snapshot_comes_first_then_every_change_then_the_end(
     assert versions == sorted(set(versions))
 
 
-async def test_a_finished_request_is_one_snapshot_and_the_end(
-    client: Caller, open_stream: Open
-) -> None:
+async def test_stream_of_ended_request_is_one_snapshot(client: Caller, open_stream: Open) -> None:
     done = await client.completed()
     updates = await open_stream(done["id"])
     assert [message.data for message in await updates.rest()] == [done]
 
 
-async def test_a_reader_that_comes_back_gets_only_what_it_has_not_seen(
-    client: Caller, open_stream: Open
-) -> None:
+async def test_stream_last_event_id_resumes(client: Caller, open_stream: Open) -> None:
     created = (await client.create()).json()
     before = await open_stream(created["id"])
     seen = (await before.state()).version
@@ -191,7 +187,7 @@ async def test_a_reader_that_comes_back_gets_only_what_it_has_not_seen(
     assert await ended.rest() == []
 
 
-async def test_an_event_id_that_is_not_ours_begins_with_the_snapshot(
+async def test_stream_invalid_last_event_id_starts_with_the_snapshot(
     client: Caller, open_stream: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.05)
@@ -204,7 +200,7 @@ async def test_an_event_id_that_is_not_ours_begins_with_the_snapshot(
         assert message.version == created["version"]
 
 
-async def test_a_quiet_stream_says_that_it_is_alive(
+async def test_stream_idle_sends_heartbeats(
     client: Caller, open_stream: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.05)
@@ -217,7 +213,7 @@ async def test_a_quiet_stream_says_that_it_is_alive(
     assert [message.data["status"] for message in await updates.rest()] == ["CANCELLED"]
 
 
-async def test_changes_of_another_process_arrive_too(
+async def test_stream_receives_changes_of_other_processes(
     client: Caller, open_stream: Open, make_test_app: Callable[..., ServiceUnderTest]
 ) -> None:
     created = (await client.create()).json()
@@ -231,7 +227,7 @@ async def test_changes_of_another_process_arrive_too(
     assert [message.data["status"] for message in await updates.rest()] == ["CANCELLED"]
 
 
-async def test_many_readers_of_one_request_see_the_same(client: Caller, open_stream: Open) -> None:
+async def test_stream_many_clients_receive_the_same(client: Caller, open_stream: Open) -> None:
     created = (await client.create()).json()
     readers = [await open_stream(created["id"]) for _ in range(10)]
     for reader in readers:
@@ -242,7 +238,9 @@ async def test_many_readers_of_one_request_see_the_same(client: Caller, open_str
     assert [message.data["status"] for message in ends[0]] == ["CANCELLED"]
 
 
-async def test_a_reader_that_leaves_is_forgotten(client: Caller, open_stream: Open) -> None:
+async def test_stream_disconnected_client_is_unsubscribed(
+    client: Caller, open_stream: Open
+) -> None:
     created = (await client.create()).json()
     broadcaster = client.test_app.service.updates
     leaving, ending = await open_stream(created["id"]), await open_stream(created["id"])
@@ -258,7 +256,7 @@ async def test_a_reader_that_leaves_is_forgotten(client: Caller, open_stream: Op
     assert broadcaster.count == 0
 
 
-async def test_a_stream_of_somebody_elses_request_is_not_found(
+async def test_stream_request_of_another_user_is_not_found(
     client: Caller, open_stream: Open
 ) -> None:
     created = (await client.create()).json()
@@ -270,7 +268,7 @@ async def test_a_stream_of_somebody_elses_request_is_not_found(
     assert client.test_app.service.updates.count == 0
 
 
-async def test_a_slow_reader_gets_the_newest_state_only(client: Caller) -> None:
+async def test_stream_slow_client_receives_only_the_newest_state(client: Caller) -> None:
     await client.test_app.grant("user", 0, "pro")
     created = (await client.create()).json()
     slow = SlowReader()

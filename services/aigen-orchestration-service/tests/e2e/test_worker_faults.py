@@ -142,9 +142,7 @@ async def paid_once(parts: Parts, request_id: str) -> dict[str, Any]:
     return shown
 
 
-async def test_a_trigger_that_acknowledges_before_the_work_and_dies_loses_no_request(
-    parts: Parts,
-) -> None:
+async def test_worker_acknowledging_early_and_dying_loses_no_request(parts: Parts) -> None:
     def acknowledged_and_lost(channel: BlockingChannel, tag: int, _job: dict[str, Any]) -> bool:
         channel.basic_ack(tag)
         return False
@@ -158,9 +156,7 @@ async def test_a_trigger_that_acknowledges_before_the_work_and_dies_loses_no_req
     assert (shown["attempt"], len(second.taken)) == (2, 1)
 
 
-async def test_a_trigger_that_throws_jobs_back_for_ever_is_stopped_by_the_delivery_limit(
-    parts: Parts,
-) -> None:
+async def test_worker_requeueing_forever_is_stopped_by_the_delivery_limit(parts: Parts) -> None:
     def thrown_back(channel: BlockingChannel, tag: int, _job: dict[str, Any]) -> bool:
         channel.basic_nack(tag, requeue=True)
         return True
@@ -175,7 +171,7 @@ async def test_a_trigger_that_throws_jobs_back_for_ever_is_stopped_by_the_delive
     assert (statement["balance"], statement["held"]) == ("0.25", "0.00")
 
 
-async def test_a_lost_acknowledgement_runs_the_work_twice_and_charges_once(parts: Parts) -> None:
+async def test_worker_lost_acknowledgement_repeats_work_and_charges_once(parts: Parts) -> None:
     answers: list[int] = []
 
     def done_and_cut_off(_channel: BlockingChannel, _tag: int, job: dict[str, Any]) -> bool:
@@ -201,9 +197,7 @@ async def test_a_lost_acknowledgement_runs_the_work_twice_and_charges_once(parts
     assert answers == [200, 200]
 
 
-async def test_a_trigger_that_ignores_its_cancellation_is_noticed_by_waiting_jobs(
-    parts: Parts,
-) -> None:
+async def test_worker_cancelled_consumer_is_detected_by_waiting_jobs(parts: Parts) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
     channel = connection.channel()
     tag = channel.basic_consume(parts.names["AIGEN_RABBITMQ_SAMPLES_QUEUE"], lambda *_: None)
@@ -217,9 +211,7 @@ async def test_a_trigger_that_ignores_its_cancellation_is_noticed_by_waiting_job
         await paid_once(parts, request_id)
 
 
-async def test_a_workflow_saved_in_the_middle_runs_its_jobs_twice_and_delivers_one_result(
-    parts: Parts,
-) -> None:
+async def test_worker_restarted_midway_repeats_jobs_and_delivers_one_result(parts: Parts) -> None:
     started = threading.Event()
     saved = threading.Event()
     answers: list[int] = []
@@ -243,9 +235,7 @@ async def test_a_workflow_saved_in_the_middle_runs_its_jobs_twice_and_delivers_o
     assert answers in ([200], [409])
 
 
-async def test_a_worker_that_goes_silent_after_its_start_is_told_and_the_job_tried_again(
-    parts: Parts,
-) -> None:
+async def test_worker_silent_after_its_start_is_detected_and_the_job_retried(parts: Parts) -> None:
     def begun(channel: BlockingChannel, tag: int, job: dict[str, Any]) -> bool:
         reported(job, "started")
         channel.basic_ack(tag)
@@ -259,7 +249,7 @@ async def test_a_worker_that_goes_silent_after_its_start_is_told_and_the_job_tri
         assert (await paid_once(parts, request_id))["attempt"] == 2
 
 
-async def test_garbage_in_the_queue_that_eats_the_prefetch_is_told(parts: Parts) -> None:
+async def test_worker_prefetch_filled_with_garbage_is_detected(parts: Parts) -> None:
     def kept(_channel: BlockingChannel, _tag: int, _job: dict[str, Any]) -> bool:
         return True
 
