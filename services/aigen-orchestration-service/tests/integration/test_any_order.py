@@ -468,7 +468,7 @@ def _comparable(request: GenerationRequest) -> GenerationRequest:
     )
 
 
-def test_in_any_order_money_and_states_stay_exact(admin_url: str, template: str) -> None:
+def test_any_order_of_events_keeps_credits_and_states_exact(admin_url: str, template: str) -> None:
     AnyOrder.loop = asyncio.new_event_loop()
     try:
         with (

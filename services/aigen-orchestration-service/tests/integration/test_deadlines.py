@@ -18,9 +18,7 @@ from creativeflow.services.aigeneration.storage.requests import MONTHS_AHEAD
 from tests.support.app import ServiceUnderTest
 
 
-async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_dispatch_deadline_passed_fails_at_no_cost(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     request = await test_app.submitted()
     test_app.clock.advance(hours=1, seconds=1)
@@ -33,7 +31,7 @@ async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(
     assert await test_app.balance() == 25
 
 
-async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_attempt_is_left(
+async def test_samples_deadline_passed_retries_until_no_attempt_is_left(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 25, "payg")
@@ -52,9 +50,7 @@ async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_atte
     assert await test_app.balance() == 25
 
 
-async def test_a_silent_final_is_given_up_after_its_own_deadline(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_final_deadline_passed_fails_the_attempt(test_app: ServiceUnderTest) -> None:
     await test_app.select(await test_app.with_samples())
     job = await test_app.next_job()
     test_app.clock.advance(minutes=9)
@@ -66,9 +62,7 @@ async def test_a_silent_final_is_given_up_after_its_own_deadline(
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
-async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_selection_deadline_reminds_once_then_expires(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     request = await test_app.with_samples()
     test_app.clock.advance(days=27, minutes=1)
@@ -84,7 +78,7 @@ async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(
     assert await test_app.balance() == 0
 
 
-async def test_sweepers_in_any_number_let_each_thing_happen_once(make_test_app) -> None:
+async def test_sweeper_several_processes_apply_each_event_once(make_test_app) -> None:
     test_apps = [make_test_app() for _ in range(3)]
     requests = [await test_apps[0].submitted(f"user{n}") for n in range(20)]
     test_apps[0].clock.advance(hours=2)
@@ -94,9 +88,7 @@ async def test_sweepers_in_any_number_let_each_thing_happen_once(make_test_app) 
     await test_apps[0].check()
 
 
-async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_sweeper_deletes_only_old_idempotency_keys(test_app: ServiceUnderTest) -> None:
     from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim  # noqa: PLC0415
 
     await test_app.submit(claim=IdempotencyClaim(principal="p", key="old", fingerprint="f"))
@@ -110,7 +102,7 @@ async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(
     await test_app.sweep()
 
 
-async def test_the_timeline_is_partitioned_by_month(test_app: ServiceUnderTest) -> None:
+async def test_timeline_is_partitioned_by_month(test_app: ServiceUnderTest) -> None:
     await test_app.service.store.prepare_months(test_app.clock())
     await test_app.service.store.prepare_months(test_app.clock() + timedelta(days=40))
     await test_app.submitted()
@@ -120,7 +112,7 @@ async def test_the_timeline_is_partitioned_by_month(test_app: ServiceUnderTest) 
     assert [row["name"] for row in partitions] == [f"generation_events_{test_app.clock():%Y_%m}"]
 
 
-async def test_months_beside_a_backup_delay_no_write(
+async def test_timeline_partition_creation_during_a_backup_delays_no_write(
     test_app: ServiceUnderTest, database_url: str
 ) -> None:
     """A backup locks every table for hours; creating a partition must neither wait long nor be

@@ -77,7 +77,7 @@ async def test_doctor_defaults_are_all_in_order(aigen) -> None:
     assert "PostgreSQL" in result.out
 
 
-async def test_doctor_everything_broken_is_one_line_each_and_exits_with_1(
+async def test_doctor_everything_broken_prints_one_line_each_and_exits_with_1(
     aigen, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -67,7 +67,7 @@ async def has_come_back(accepted: list[UUID]) -> float:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["killed", "demoted"])
-async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
+async def test_failover_lost_or_demoted_primary_is_replaced_by_the_standby(
     servers: tuple[PostgresServer, StandbyPostgres], test_app: ServiceUnderTest, how: str
 ) -> None:
     primary, standby = servers
@@ -100,7 +100,9 @@ async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
     await test_app.check(drained=False)
 
 
-async def test_ready_on_a_server_that_takes_no_writes_says_so(test_app: ServiceUnderTest) -> None:
+async def test_ready_on_a_read_only_server_is_503_with_the_reason(
+    test_app: ServiceUnderTest,
+) -> None:
     await test_app.database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
     await test_app.database.execute("SELECT pg_reload_conf()")
     async with asyncio.timeout(10):

@@ -94,7 +94,7 @@ async def test_create_beside_a_used_key_and_a_used_up_allowance_is_accepted_once
     await test_app.check()
 
 
-async def test_used_keys_do_not_break_a_batch_apart(
+async def test_group_commit_used_keys_do_not_split_a_batch(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app(ledger_here=True)
@@ -117,7 +117,7 @@ async def test_used_keys_do_not_break_a_batch_apart(
     await test_app.check()
 
 
-async def test_move_with_a_key_of_another_request_is_refused_and_charges_nothing(
+async def test_transition_with_a_key_of_another_request_is_refused(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app(ledger_here=True)
@@ -133,7 +133,7 @@ async def test_move_with_a_key_of_another_request_is_refused_and_charges_nothing
     await test_app.check()
 
 
-async def test_credit_service_that_raises_the_unexpected_leaves_the_create_accepted(
+async def test_submit_unexpected_credit_error_stays_accepted(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app()
@@ -157,7 +157,9 @@ async def test_credit_service_that_raises_the_unexpected_leaves_the_create_accep
     await test_app.check()
 
 
-async def test_fault_after_the_commit_is_not_the_callers(test_app: ServiceUnderTest) -> None:
+async def test_submit_error_after_the_commit_does_not_reach_the_caller(
+    test_app: ServiceUnderTest,
+) -> None:
     await test_app.grant("user", plan="pro")
     runner = test_app.service.runner
 

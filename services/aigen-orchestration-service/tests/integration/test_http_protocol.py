@@ -95,7 +95,7 @@ async def exchange(port: int, *pieces: bytes, until_closed: bool = True) -> byte
         (b"GET /", *[b"a" * 1024] * 40),
     ],
 )
-async def test_head_over_a_bound_is_answered_431_and_closed(
+async def test_request_head_over_a_limit_is_431_and_closed(
     port: int, pieces: tuple[bytes, ...]
 ) -> None:
     found = await exchange(port, *pieces)
@@ -107,7 +107,7 @@ async def test_head_over_a_bound_is_answered_431_and_closed(
 
 
 @pytest.mark.parametrize("end", [b"0\r\nX-Trailer: ", b"5;"])
-async def test_trailers_and_chunk_extensions_without_an_end_are_closed(
+async def test_request_endless_trailers_or_chunk_extensions_are_closed(
     port: int, end: bytes
 ) -> None:
     chunked = (
@@ -119,15 +119,13 @@ async def test_trailers_and_chunk_extensions_without_an_end_are_closed(
     )  # closed; what was answered may be lost with what was still on its way
 
 
-async def test_endless_head_holds_neither_the_loop_nor_memory(port: int) -> None:
+async def test_request_endless_head_blocks_neither_loop_nor_memory(port: int) -> None:
     began = time.process_time()
     await exchange(port, GET, *[b"X-Endless: " + b"a" * 60_000 + b"\r\n"] * 200)
     assert time.process_time() - began < 1.0
 
 
-async def test_head_that_takes_too_long_is_answered_408(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_request_slow_head_is_408(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
     assert (await exchange(port, GET)).startswith(b"HTTP/1.1 408 ")
     assert (await exchange(port)).startswith(b"HTTP/1.1 408 ")
@@ -138,7 +136,7 @@ async def test_head_that_takes_too_long_is_answered_408(
     assert b"HTTP/1.1 408 " in found
 
 
-async def test_common_requests_pass_unchanged(port: int) -> None:
+async def test_request_common_clients_are_unaffected(port: int) -> None:
     headers = b"X-N: 1\r\n" * (HEADERS_MAX - 2)
     assert (await exchange(port, GET + headers + b"\r\n", until_closed=False)).endswith(b"99 0")
     body = b"a" * 300_000

@@ -15,7 +15,7 @@ TOGETHER = 9
 
 
 @pytest.mark.parametrize("kind", [Event.CANCEL_REQUESTED, Event.PROGRESS_REPORTED])
-async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
+async def test_concurrent_batches_on_the_same_requests_do_not_deadlock(
     test_app: ServiceUnderTest, database_url: str, kind: Event
 ) -> None:
     runner = test_app.service.runner

@@ -49,7 +49,7 @@ async def rows_read_whole(test_app: ServiceUnderTest) -> dict[str, int]:
     }
 
 
-async def test_a_lifecycle_reads_no_table_whole(test_app: ServiceUnderTest) -> None:
+async def test_lifecycle_statements_scan_no_table(test_app: ServiceUnderTest) -> None:
     for number in range(STORED):
         await test_app.grant(f"user-{number}", 125, "payg")
     for number in range(STORED - 1):
@@ -71,7 +71,7 @@ async def test_a_lifecycle_reads_no_table_whole(test_app: ServiceUnderTest) -> N
     assert all(count < 10 * STORED for count in read.values()), read
 
 
-async def test_a_list_that_begins_in_the_middle_does_not_walk_there(
+async def test_list_from_a_cursor_reads_only_its_page(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app()
@@ -90,9 +90,7 @@ async def test_a_list_that_begins_in_the_middle_does_not_walk_there(
     assert await walked(test_app, "generation_requests") - before <= len(page) + 1
 
 
-async def test_a_lease_of_messages_costs_the_same_in_any_backlog(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_outbox_lease_costs_the_same_with_any_backlog(test_app: ServiceUnderTest) -> None:
     await test_app.database.execute(
         """INSERT INTO outbox (request_id, topic, body, due_at, created_at)
            SELECT gen_random_uuid(), 'notification.send', '{}', now(), now()
@@ -113,7 +111,7 @@ async def test_a_lease_of_messages_costs_the_same_in_any_backlog(
     await test_app.database.execute("DELETE FROM outbox")
 
 
-async def test_a_report_may_read_whole_tables(test_app: ServiceUnderTest) -> None:
+async def test_report_statements_may_scan_tables(test_app: ServiceUnderTest) -> None:
     await test_app.submit()
     row = (
         await test_app.service.database.fetch_report(

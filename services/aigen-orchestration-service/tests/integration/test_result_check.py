@@ -110,11 +110,11 @@ async def evidence(test_app: ServiceUnderTest, request: GenerationRequest) -> li
     ]
 
 
-def test_default_of_the_check_is_to_fetch_every_picture() -> None:
+def test_result_check_default_fetches_every_picture() -> None:
     assert Settings(_env_file=None).result_check == "fetch"  # type: ignore[call-arg]
 
 
-async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and_costs_nothing(
+async def test_result_check_upload_with_false_claims_fails_at_no_cost(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -142,7 +142,7 @@ async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and
     assert found.final_asset is None
 
 
-async def test_uploaded_final_is_delivered_with_what_was_found(
+async def test_result_check_uploaded_final_is_delivered_with_its_real_facts(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -155,7 +155,7 @@ async def test_uploaded_final_is_delivered_with_what_was_found(
     assert (done.final_asset["resolution"], done.final_asset["format"]) == ("1080x1080", "png")
 
 
-async def test_uploaded_final_that_is_damaged_later_is_decoded_again_and_refused(
+async def test_result_check_upload_damaged_later_is_refused(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -167,7 +167,7 @@ async def test_uploaded_final_that_is_damaged_later_is_decoded_again_and_refused
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
-async def test_address_of_ours_without_a_picture_is_a_failed_attempt(
+async def test_result_check_own_url_without_picture_fails_the_attempt(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     """The directory may be another machine's, so the address is called; nobody answers there in
@@ -179,7 +179,7 @@ async def test_address_of_ours_without_a_picture_is_a_failed_attempt(
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
-async def test_address_of_ours_on_another_machine_is_fetched_though_it_is_private(
+async def test_result_check_own_url_on_another_machine_is_fetched(
     make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     test_app = make_test_app(result_check="fetch", public_url=f"http://127.0.0.1:{server.port}")
@@ -216,7 +216,7 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_final_that_is_broken_is_tried_again_and_not_charged(
+async def test_result_check_damaged_final_is_retried_and_not_charged(
     test_app: ServiceUnderTest, server: PictureServer, name: str
 ) -> None:
     content, kind, reason = BROKEN[name]
@@ -248,7 +248,7 @@ async def test_final_that_is_broken_is_tried_again_and_not_charged(
     "claim",
     ["sha256:" + "0" * 64, "sha256:00", "0" * 64, "SHA-256:" + "AAAA", "sha256-" + "A" * 43 + "="],
 )
-async def test_checksum_that_is_another_pictures_is_an_invalid_output(
+async def test_result_check_wrong_checksum_is_invalid_output(
     test_app: ServiceUnderTest, server: PictureServer, claim: str
 ) -> None:
     job = await final_job(test_app, server)
@@ -261,7 +261,7 @@ async def test_checksum_that_is_another_pictures_is_an_invalid_output(
 @pytest.mark.parametrize(
     "spelt", ["sha256:{hex}", "{hex}", "SHA-256={HEX}", "sha256-{base64}", "md5:123", "etag-1"]
 )
-async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
+async def test_result_check_matching_or_unknown_checksum_is_accepted(
     test_app: ServiceUnderTest, server: PictureServer, spelt: str
 ) -> None:
     digest = hashlib.sha256(WHOLE)
@@ -278,7 +278,7 @@ async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
     assert done.final_asset["checksum"] == f"sha256:{digest.hexdigest()}"
 
 
-async def test_trouble_that_passes_is_waited_for(
+async def test_result_check_temporary_error_is_retried(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -289,7 +289,7 @@ async def test_trouble_that_passes_is_waited_for(
     assert server.requests["/final"] == 2
 
 
-async def test_trouble_that_stays_is_a_network_error_after_three_tries(
+async def test_result_check_lasting_error_is_network_error_after_three_attempts(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -303,7 +303,7 @@ async def test_trouble_that_stays_is_a_network_error_after_three_tries(
     assert failed[0]["data"]["code"] == "network_error"
 
 
-async def test_address_where_nobody_listens_is_a_network_error(
+async def test_result_check_refused_connection_is_network_error(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -314,7 +314,7 @@ async def test_address_where_nobody_listens_is_a_network_error(
     assert [check["reason"] for check in await evidence(test_app, again)] == ["unreachable"]
 
 
-async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
+async def test_result_check_trickling_server_times_out_without_delaying_others(
     make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     test_app = make_test_app(
@@ -340,7 +340,7 @@ async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
     await test_app.check()
 
 
-async def test_file_beyond_the_limit_is_left_in_the_middle(
+async def test_result_check_file_over_the_limit_is_aborted(
     make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     test_app = make_test_app(
@@ -354,7 +354,7 @@ async def test_file_beyond_the_limit_is_left_in_the_middle(
     await test_app.check()
 
 
-async def test_redirect_to_an_address_that_may_be_called_is_followed(
+async def test_result_check_allowed_redirect_is_followed(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -365,7 +365,7 @@ async def test_redirect_to_an_address_that_may_be_called_is_followed(
     ).state is State.COMPLETED
 
 
-async def test_redirect_in_a_circle_is_left(
+async def test_result_check_redirect_loop_fails(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -375,7 +375,7 @@ async def test_redirect_in_a_circle_is_left(
     assert server.requests["/final"] == 4
 
 
-async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
+async def test_result_check_private_network_requires_the_setting(
     make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     test_app = make_test_app(result_check="fetch")
@@ -392,7 +392,7 @@ async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
     "location",
     ["http://127.0.0.1:{port}/inside", "//127.0.0.1:{port}/inside", "file:///etc/passwd"],
 )
-async def test_redirect_to_loopback_is_not_followed(
+async def test_result_check_redirect_to_loopback_is_refused(
     test_app: ServiceUnderTest,
     server: PictureServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -429,7 +429,7 @@ async def test_redirect_to_loopback_is_not_followed(
 @pytest.mark.parametrize(
     "url", ["s3://bucket/final.png", "http://169.254.169.254/latest/meta-data", "http://user@h/x"]
 )
-async def test_address_that_cannot_be_called_is_an_invalid_output(
+async def test_result_check_url_not_allowed_is_invalid_output(
     test_app: ServiceUnderTest, server: PictureServer, url: str
 ) -> None:
     job = await final_job(test_app, server)
@@ -438,7 +438,7 @@ async def test_address_that_cannot_be_called_is_an_invalid_output(
     assert [check["reason"] for check in await evidence(test_app, again)] == ["address_refused"]
 
 
-async def test_good_samples_among_broken_ones_are_a_partial_result(
+async def test_result_check_valid_samples_among_damaged_ones_are_delivered(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -458,7 +458,7 @@ async def test_good_samples_among_broken_ones_are_a_partial_result(
     assert {hold.state.value for hold in shown.holds} <= {"held", "captured"}
 
 
-async def test_broken_sample_without_an_index_fails_under_its_own_place(
+async def test_result_check_damaged_sample_without_index_gets_its_position(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -474,7 +474,7 @@ async def test_broken_sample_without_an_index_fails_under_its_own_place(
     assert [failed["index"] for failed in shown.sample_failures] == [0]
 
 
-async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at_the_end(
+async def test_result_check_no_valid_sample_retries_and_costs_nothing(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     request = await test_app.submitted()
@@ -494,7 +494,7 @@ async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at
     assert (await test_app.look(request)).samples == ()
 
 
-async def test_fewer_samples_than_ordered_say_which_are_missing(
+async def test_result_check_missing_samples_are_listed_as_failed(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -507,7 +507,7 @@ async def test_fewer_samples_than_ordered_say_which_are_missing(
     ]
 
 
-async def test_sample_that_repeats_another_ones_bytes_has_failed(
+async def test_result_check_repeated_sample_fails(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -520,7 +520,7 @@ async def test_sample_that_repeats_another_ones_bytes_has_failed(
     assert await evidence(test_app, shown) == [{"index": 2, "reason": "repeated"}]
 
 
-async def test_progress_shows_only_samples_that_are_pictures(
+async def test_result_check_progress_shows_only_valid_samples(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -532,7 +532,7 @@ async def test_progress_shows_only_samples_that_are_pictures(
     assert server.requests[samples[0]["url"].partition(str(server.port))[2]] == 1
 
 
-async def test_same_result_again_is_not_fetched_again(
+async def test_result_check_repeated_result_is_not_fetched_again(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -546,7 +546,7 @@ async def test_same_result_again_is_not_fetched_again(
     assert set(server.requests.values()) == {1}
 
 
-async def test_result_that_is_not_awaited_is_refused_before_anything_is_fetched(
+async def test_result_check_unexpected_result_is_refused_before_fetching(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     request = await test_app.submitted()
@@ -570,7 +570,7 @@ async def test_result_that_is_not_awaited_is_refused_before_anything_is_fetched(
     assert (await test_app.events(request)).count("stale_result") == 2
 
 
-async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(
+async def test_result_check_request_cancelled_during_the_fetch_stays_cancelled(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     request = await test_app.submitted()
@@ -593,7 +593,7 @@ async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(
     assert (await test_app.look(request)).state is State.CANCELLED
 
 
-async def test_stored_checks_uploads_and_believes_other_addresses(
+async def test_result_check_stored_checks_only_uploads(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app(result_check="stored")
@@ -606,7 +606,7 @@ async def test_stored_checks_uploads_and_believes_other_addresses(
     await test_app.check()
 
 
-async def test_picture_that_a_camera_turned_counts_as_it_is_shown(
+async def test_result_check_rotated_picture_counts_as_displayed(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted(output_format="TikTok_9x16")

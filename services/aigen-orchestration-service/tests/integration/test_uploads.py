@@ -180,7 +180,7 @@ async def test_decoder_environment_has_no_secret(
 @pytest.mark.parametrize(
     "data", [b"", b"text", picture(64, 64)[:100], plain(64, 64, "GIF"), plain(4097, 64)]
 )
-async def test_save_of_what_is_no_picture_leaves_nothing(
+async def test_save_not_a_picture_leaves_no_file(
     store: AssetStore, tmp_path: Path, data: bytes
 ) -> None:
     with pytest.raises(errors.InvalidRequestError):
@@ -188,7 +188,7 @@ async def test_save_of_what_is_no_picture_leaves_nothing(
     assert stored(tmp_path / "assets") == []
 
 
-async def test_upload_that_breaks_off_leaves_nothing(store: AssetStore, tmp_path: Path) -> None:
+async def test_save_interrupted_upload_leaves_no_file(store: AssetStore, tmp_path: Path) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield picture(64, 64)[:100]
         raise ConnectionError
@@ -198,7 +198,7 @@ async def test_upload_that_breaks_off_leaves_nothing(store: AssetStore, tmp_path
     assert stored(tmp_path / "assets") == []
 
 
-async def test_facts_without_their_file_are_found_again(store: AssetStore, tmp_path: Path) -> None:
+async def test_facts_missing_are_determined_again(store: AssetStore, tmp_path: Path) -> None:
     """Pictures that were kept before facts were, and ones that were copied without them."""
     kept = await store.save(picture(64, 48))
     name = kept["url"].rpartition("/")[2]
@@ -208,9 +208,7 @@ async def test_facts_without_their_file_are_found_again(store: AssetStore, tmp_p
     assert json.loads(beside.read_text())["width"] == 64
 
 
-async def test_tidy_removes_what_a_crash_left_and_nothing_else(
-    store: AssetStore, tmp_path: Path
-) -> None:
+async def test_tidy_removes_only_interrupted_uploads(store: AssetStore, tmp_path: Path) -> None:
     kept = await store.save(picture(64, 64))
     old, new = tmp_path / "assets" / "old.part", tmp_path / "assets" / "new.part"
     for path in (old, new):
@@ -257,7 +255,7 @@ async def test_save_beyond_the_bytes_of_a_user_is_refused_and_leaves_nothing(
     assert stored(tmp_path / "assets") == before
 
 
-async def test_pictures_that_are_gone_and_old_ones_count_no_more(tmp_path: Path) -> None:
+async def test_quota_deleted_and_old_pictures_do_not_count(tmp_path: Path) -> None:
     there = {"a", "b", "c"}
     at = 1_000_000.0
     log = UploadLog(tmp_path / "uploads", stored=there.__contains__, now=lambda: at)

@@ -20,7 +20,7 @@ def figure(lane: Stage, kind: StallKind) -> float | None:
     )
 
 
-async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(
+async def test_watchdog_lane_without_consumers_is_logged_once_and_its_recovery(
     test_app: ServiceUnderTest,
 ) -> None:
     depth: tuple[int, int] | None = (1, 0)
@@ -59,7 +59,7 @@ async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(
     assert figure(Stage.SAMPLES, StallKind.NEVER_STARTED) == 0
 
 
-async def test_a_job_that_was_begun_and_a_final_are_told_apart(test_app: ServiceUnderTest) -> None:
+async def test_watchdog_distinguishes_started_jobs_and_lanes(test_app: ServiceUnderTest) -> None:
     request = await test_app.with_samples()
     await test_app.submitted("other")
     working = await test_app.next_job()
