@@ -1,4 +1,4 @@
-"""Clients that are slow, greedy, curious or sly: they harm themselves at most."""
+"""Slow, greedy, curious or malicious clients affect only themselves."""
 
 import asyncio
 import io
@@ -38,7 +38,7 @@ OF_A_REQUEST = [
 async def connected(
     address: str,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A bare connection."""
+    """Open a plain connection."""
     host, _, port = address.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -48,7 +48,7 @@ async def connected(
 
 
 def head(length: int) -> bytes:
-    """The beginning of an order whose body is still to come."""
+    """Return the head of a create whose body is not sent yet."""
     return (
         f"POST {REQUESTS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {length}\r\n\r\n"
@@ -80,7 +80,7 @@ async def test_body_many_slow_clients_do_not_block_others(client: Caller) -> Non
                     await asyncio.sleep(0.02)
         assert {(log["event"], log.get("status")) for log in logs} == {
             ("http_request", 499)
-        }  # that is no fault of ours
+        }  # within the allowed time
 
 
 async def test_body_not_received_in_time_ends_the_call(
@@ -172,14 +172,14 @@ async def test_stream_beyond_the_process_limit_returns_retry_after(
 
 
 async def _stream(stack: AsyncExitStack, address: str, request_id: str) -> asyncio.StreamWriter:
-    """A live stream, which its reader leaves by closing the connection."""
+    """Open a live stream; closing the connection ends it."""
     reader, writer = await stack.enter_async_context(connected(address))
     writer.write(f"GET {REQUESTS}/{request_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"data: "), 10)
     return writer
 
 
-# Curious clients: whose request, whose call
+# Access to the requests of others
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ async def _call(caller: Caller, method: str, path: str, headers: dict[str, str])
     return await caller.request(method, path, headers=headers, **told)
 
 
-# Sly clients: what they say is only said
+# Injection
 
 
 SLY = (
@@ -252,7 +252,7 @@ async def test_log_caller_input_cannot_forge_lines(client: Caller) -> None:
     lines = told.getvalue().splitlines()
     assert len(lines) >= 3
     for line in lines:
-        entry = json.loads(line)  # one entry for each line, whatever was said
+        entry = json.loads(line)  # one entry per line, whatever the input
         assert entry.get("level") != "error"
         assert "forged" not in line
 

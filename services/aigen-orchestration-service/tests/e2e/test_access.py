@@ -1,6 +1,4 @@
-"""Who may call, and what they see: services by key, users by token, operators by role, nobody
-else.
-"""
+"""Authentication and authorisation: services by key, users by token, operators by role."""
 
 import asyncio
 import hashlib
@@ -39,14 +37,14 @@ KEYS = (
 
 
 def by_key(key: str, user_id: str | None = None) -> dict[str, str]:
-    """The headers of a service or operator."""
+    """Return the headers of a service or operator."""
     return {"X-Internal-API-Key": key} | ({"X-User-ID": user_id} if user_id else {})
 
 
 def token(
     sub: str = "user", *, secret: Any = JWT_SECRET, algorithm: str = "HS256", **claims: Any
 ) -> dict[str, str]:
-    """The headers of an end user."""
+    """Return the headers of an end user."""
     named = {"kid": claims.pop("kid")} if "kid" in claims else None
     signed = jwt.encode(
         {"sub": sub, "exp": int(time.time()) + 600, **claims}, secret, algorithm, named
@@ -56,7 +54,7 @@ def token(
 
 @pytest.fixture(scope="module")
 async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller of a service with keys and user tokens; `user` and `other` are on the Pro plan."""
+    """A client of a service with keys and user tokens; `user` and `other` are on the Pro plan."""
     caller = await make_shared(api_keys=KEYS, jwt_secret=JWT_SECRET)
     for user in ("user", "other"):
         await caller.test_app.grant(user, 1000, "pro")
@@ -65,19 +63,19 @@ async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
 
 @pytest.fixture(scope="module")
 async def named(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller of an open service that has a name of its own."""
+    """Return a client of an open service with a public name."""
     return await make_shared(public_url="https://own.example")
 
 
 async def made(caller: Caller, headers: dict[str, str], **changes: Any) -> dict[str, Any]:
-    """A request that somebody started."""
+    """Create a request and return its id."""
     answer = await caller.post(REQUESTS, json=PLAIN | changes, headers=headers)
     assert answer.status_code == httpx.codes.ACCEPTED, answer.text
     created: dict[str, Any] = answer.json()
     return created
 
 
-# The open service on a laptop
+# Open service
 
 
 async def test_open_service_every_caller_is_operator(client: Caller) -> None:
@@ -122,7 +120,7 @@ async def test_open_service_call_from_a_page_of_another_site_is_refused(client: 
 async def test_open_service_public_host_name_is_refused(
     named: Caller, name: str, status: int
 ) -> None:
-    """DNS rebinding: of a page whose own name leads to this machine the browser says nothing."""
+    """DNS rebinding: a page whose name resolves to this machine sends no foreign Origin."""
     for method, path, body in (
         ("GET", REQUESTS, None),
         ("POST", f"{REQUESTS}/quote", PLAIN | {"user_id": "user"}),
@@ -349,7 +347,7 @@ async def test_credentials_of_an_unconfigured_kind_are_refused(
 
 @dataclass
 class KeySet:
-    """A key set on a server of its own, the private keys to it, and how it answers."""
+    """A key set on a local server, its private keys, and its behaviour."""
 
     url: str = ""
     rsa_key: rsa.RSAPrivateKey = field(
@@ -363,7 +361,7 @@ class KeySet:
     asked: int = 0
 
     def publish(self) -> None:
-        """Offer the public halves of the keys."""
+        """Publish the public keys."""
         keys = [
             json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.rsa_key.public_key()))
             | {"kid": "r1", "use": "sig"},
@@ -374,7 +372,7 @@ class KeySet:
 
     @property
     def public_pem(self) -> bytes:
-        """The public RSA key as text: what everybody knows."""
+        """Return the public RSA key as text."""
         return self.rsa_key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -382,7 +380,7 @@ class KeySet:
 
 @pytest.fixture(scope="module")
 def key_set() -> Iterator[KeySet]:
-    """A server with a key set on a port of its own."""
+    """A server with a key set."""
     keys = KeySet()
 
     class Handler(BaseHTTPRequestHandler):
@@ -408,9 +406,7 @@ def key_set() -> Iterator[KeySet]:
 
 @pytest.fixture
 async def by_key_set(make_shared: Callable[..., Awaitable[Caller]], key_set: KeySet) -> Caller:
-    """A caller of a service that believes the key set and nothing else; fresh, so that nothing is
-    remembered.
-    """
+    """A client of a service that accepts only the key set; new, so that nothing is cached."""
     key_set.publish()
     return await make_shared(jwks_url=key_set.url, jwt_audience="aigen")
 
@@ -448,7 +444,7 @@ async def test_key_set_unknown_key_ids_cause_no_repeated_fetches(
 
 
 def _confused(keys: KeySet, named: str) -> dict[str, str]:
-    """A token whose HMAC key is the public key that everybody knows."""
+    """Return a token signed with the public key as HMAC secret."""
     part = jwt.utils.base64url_encode
     head = part(json.dumps({"alg": named, "typ": "JWT", "kid": "r1"}).encode())
     body = part(json.dumps({"sub": "user", "aud": "aigen", "exp": int(time.time()) + 600}).encode())
@@ -514,7 +510,7 @@ async def test_key_set_unreadable_is_503(
     assert (await by_key_set.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
 
 
-# Every address
+# Every route
 
 PUBLIC = {
     "/health",
@@ -534,7 +530,7 @@ CALLBACK = "/api/v1/n8n-callbacks/"
 
 
 def addresses(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """Method and path of everything the application answers."""
+    """Return method and path of every route."""
     for route in routes:
         if hasattr(route, "methods"):
             yield from ((method, route.path) for method in sorted(route.methods - {"HEAD"}))
@@ -544,7 +540,7 @@ def addresses(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
 
 
 def filled(path: str) -> str:
-    """The path with something in each place."""
+    """Return the path with a value for each parameter."""
     return re.sub(r"\{[a-z_]+(:path)?\}", NOBODY, path.replace("{message_id}", "1"))
 
 
@@ -581,7 +577,7 @@ async def test_every_route_is_public_on_purpose_or_refuses_anonymous_callers(
 
 
 def assert_sign_in(answer: httpx.Response, method: str, path: str) -> None:
-    """A page leads strangers to the sign-in, and takes no form of theirs."""
+    """Check that a page redirects anonymous visitors to the sign-in and rejects their forms."""
     if method == "GET":
         assert answer.status_code == httpx.codes.SEE_OTHER, f"{method} {path}: {answer.status_code}"
         assert (answer.headers["location"].partition("?")[0], answer.content) == ("/sign-in", b"")
@@ -653,19 +649,19 @@ async def test_operations_refuse_other_roles(locked: Caller) -> None:
 
 
 class Minute:
-    """A clock in seconds that moves only when told to."""
+    """A clock in seconds that the test advances."""
 
     def __init__(self) -> None:
         self.at = 600.0
 
     def monotonic(self) -> float:
-        """The time."""
+        """Return the time."""
         return self.at
 
 
 @pytest.fixture
 def minute(monkeypatch: pytest.MonkeyPatch) -> Minute:
-    """The clock of the limits; it stands at the beginning of a window."""
+    """The clock of the limits, at the beginning of a window."""
     clock = Minute()
     monkeypatch.setattr(rate_limit, "time", clock)
     return clock

@@ -1,6 +1,4 @@
-"""Money as an operator sees it over HTTP: quotes that bind, flags, holds in doubt, usage,
-reconciliation.
-"""
+"""Operator calls on accounts: binding quotes, flags, holds in doubt, usage, reconciliation."""
 
 import csv
 import io
@@ -17,20 +15,20 @@ from tests.e2e.journey import NOBODY, OPERATIONS, REQUESTS, Caller, assert_probl
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits."""
+    """An open service; `user` is on the payg plan with 20 credits."""
     await client.test_app.grant("user", 2000, "payg")
     return client
 
 
 async def read(caller: Caller, path: str) -> Any:
-    """What an operator reads."""
+    """Read an operator resource."""
     answer = await caller.get(f"{OPERATIONS}/{path}")
     assert answer.status_code == httpx.codes.OK, answer.text
     return answer.json()
 
 
 async def quote(caller: Caller, **brief: Any) -> dict[str, Any]:
-    """The quote of a plain request."""
+    """Quote a plain request."""
     body = {
         "user_id": "user",
         "input_prompt": "A lighthouse",
@@ -43,7 +41,7 @@ async def quote(caller: Caller, **brief: Any) -> dict[str, Any]:
     return found
 
 
-# Quote = charge
+# Quotes
 
 
 async def test_quote_is_accepted_by_every_charged_action(paying: Caller) -> None:

@@ -1,6 +1,4 @@
-"""Whatever is sent, the answer says what is wrong and what to do; nothing is stored, charged or
-given away.
-"""
+"""Invalid input: the response names the error and the remedy; nothing is stored or charged."""
 
 import base64
 import json
@@ -34,7 +32,7 @@ LARGE = 262_144
 
 @pytest.fixture(scope="module")
 async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller of an open service, with a paying user, one on the Free plan, and one on Pro."""
+    """A client of an open service, with a payg user, one on the Free plan, and one on Pro."""
     caller = await make_shared()
     for user, plan in (("user", "payg"), ("free", "free"), ("pro", "pro")):
         await caller.test_app.grant(user, 1000, plan)
@@ -43,7 +41,7 @@ async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
 
 @pytest.fixture
 async def open_service(shared: Caller) -> AsyncIterator[Caller]:
-    """The shared caller; when the test is over, everything stored is as it was."""
+    """The shared client; checks at the end that nothing stored has changed."""
     before = await Footprint.of(shared.test_app)
     yield shared
     assert await Footprint.of(shared.test_app) == before
@@ -51,7 +49,7 @@ async def open_service(shared: Caller) -> AsyncIterator[Caller]:
 
 @pytest.fixture(scope="module")
 async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller of a service that wants to know who calls."""
+    """A client of a service with authentication."""
     return await make_shared(
         api_keys=f"odoo:service:{API_KEY}",
         jwt_secret=JWT_SECRET,
@@ -69,7 +67,7 @@ async def awaiting_selection(shared: Caller) -> dict[str, Any]:
     return await shared.look(first["id"]) | {"old": first["samples"][0]["asset_id"]}
 
 
-# The body of a start
+# The body of a create
 
 TEXT: list[Any] = [5, 1.5, True, [], {}, ["a"]]
 LIST: list[Any] = [5, True, "a", {}]
@@ -252,7 +250,7 @@ async def test_reference_that_cannot_be_fetched_is_refused(
     assert_problem(answer, 422, "invalid_request", pointer="/uploaded_image_references/1")
 
 
-# Bodies that cannot be read
+# Unreadable bodies
 
 
 @pytest.mark.parametrize(
@@ -389,7 +387,7 @@ async def test_body_at_the_limit_is_accepted(open_service: Caller) -> None:
     assert answer.status_code == httpx.codes.OK
 
 
-# What a plan does not include
+# Features of plans
 
 
 @pytest.mark.parametrize("path", [REQUESTS, f"{REQUESTS}/quote"])
@@ -819,7 +817,7 @@ async def test_report_invalid_field_is_reported_at_its_pointer(
 
 
 async def _forget(caller: Caller, request_id: str) -> None:
-    """Take a request out of the database, so that only what the refusal left can be found."""
+    """Delete a request, so that only the effects of a refusal can remain."""
     for table, column in (
         ("generation_requests", "id"),
         ("generation_events", "request_id"),
@@ -899,7 +897,7 @@ async def test_fail_without_reason_is_refused_by_the_api(
     assert_problem(answer, 422, "invalid_request", pointer="/reason")
 
 
-# Addresses
+# Paths and methods
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""A prompt is judged before anything is charged: allowed, rejected, or left to a person; its words
-stay unsaid.
+"""Prompt moderation before anything is charged: allowed, rejected or reviewed; prompts are not
+logged.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ DOUBTFUL = "a nude statue of an otter"
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits."""
+    """An open service; `user` is on the payg plan with 20 credits."""
     await client.test_app.grant("user", 2000, "payg")
     return client
 
 
 async def review(caller: Caller, request_id: str, decision: str) -> dict[str, Any]:
-    """What an operator decides."""
+    """Send an operator's decision."""
     answer = await caller.post(
         f"{OPERATIONS}/generation-requests/{request_id}/review", json={"decision": decision}
     )
@@ -106,7 +106,7 @@ async def test_severe_rejections_below_the_daily_limit_do_not_restrict(paying: C
     assert (await paying.get(f"{OPERATIONS}/flags")).json() == {"items": []}
 
 
-# Left to a person
+# Reviews
 
 
 async def test_review_accepted_prompt_is_charged_only_then(paying: Caller) -> None:
@@ -200,14 +200,13 @@ async def test_review_accept_and_cancel_concurrent_apply_one(paying: Caller) -> 
 
 
 class Moderator:
-    """An endpoint that speaks like OpenAI's; the next answers are given in their order."""
+    """An endpoint with OpenAI's API and configured responses."""
 
     def __init__(self) -> None:
         self.answers: list[Response] = []
         self.asked: list[Any] = []
 
     async def moderate(self, request: Request) -> Response:
-        """Moderate."""
         self.asked.append((request.headers.get("authorization"), await request.json()))
         return self.answers.pop(0) if self.answers else judged()
 
@@ -215,7 +214,7 @@ class Moderator:
 def judged(
     *, flagged: bool = False, categories: Sequence[str] = (), score: float = 0.01
 ) -> Response:
-    """One answer of the endpoint."""
+    """Return one response of the endpoint."""
     scores = dict.fromkeys(categories or ["harassment"], score)
     result = {
         "flagged": flagged,
@@ -227,7 +226,7 @@ def judged(
 
 @asynccontextmanager
 async def moderating() -> AsyncIterator[tuple[Moderator, ModerationCheck]]:
-    """A real endpoint on loopback, and the check in front of it."""
+    """Run an endpoint on loopback, and the check that calls it."""
     moderator, port = Moderator(), free_port()
     app = Starlette(routes=[Route("/v1/moderations", moderator.moderate, methods=["POST"])])
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", lifespan="off"))
@@ -314,10 +313,9 @@ async def test_moderation_endpoint_unusable_response_is_retried_then_unavailable
 
 
 class Away:
-    """A check that never answers."""
+    """A check that never responds."""
 
     async def check(self, _texts: Sequence[str], _locale: str | None) -> ModerationResult:
-        """Nothing."""
         raise PromptCheckUnavailableError("simulated")
 
 

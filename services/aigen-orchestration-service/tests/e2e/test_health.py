@@ -1,6 +1,4 @@
-"""Alive, ready, measured and logged: true figures, true reasons, and nothing of a user's words or
-secrets.
-"""
+"""Health, readiness, metrics, traces and logs."""
 
 import hashlib
 import logging
@@ -32,7 +30,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 @pytest.fixture(scope="module")
 async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller for what leaves nothing behind."""
+    """A shared client for tests that store nothing."""
     return await make_shared()
 
 
@@ -40,7 +38,7 @@ Metrics = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 async def read_metrics(client: Caller) -> Metrics:
-    """Every sample of /metrics by name and labels."""
+    """Return every sample of /metrics by name and labels."""
     answer = await client.get("/metrics")
     assert answer.status_code == httpx.codes.OK
     return {
@@ -51,13 +49,13 @@ async def read_metrics(client: Caller) -> Metrics:
 
 
 def grown(before: Metrics, after: Metrics, name: str, **labels: str) -> float:
-    """By how much a figure has grown; all tests of a run share the figures of the process."""
+    """Return the increase of a metric; all tests of a run share the metrics of the process."""
     key = (name, frozenset(labels.items()))
     assert key in after, f"{name} {labels} is not among the metrics"
     return after[key] - before.get(key, 0.0)
 
 
-# Alive and ready
+# Health and readiness
 
 
 async def test_health_running_process_is_200(shared: Caller) -> None:
@@ -89,7 +87,7 @@ async def _without_database(settings: Settings) -> AsyncIterator[tuple[FastAPI, 
     with socket.socket() as closed:
         closed.bind(
             ("127.0.0.1", 0)
-        )  # bound and not listening: nobody else takes the port, and it refuses
+        )  # bound but not listening: the port stays taken and refuses connections
         url = f"postgresql://nobody@127.0.0.1:{closed.getsockname()[1]}/nothing"
         service = Container(settings, database_url=url)
         app = create_app(service=service)
@@ -130,7 +128,7 @@ async def test_calls_without_database_are_retryable_503(settings: Settings) -> N
             assert int(answer.headers["retry-after"]) > 0
 
 
-# Measured
+# Metrics
 
 
 async def test_metrics_completed_lifecycle_is_counted_timed_and_priced(client: Caller) -> None:
@@ -225,7 +223,7 @@ async def test_metrics_paths_are_labelled_by_route(client: Caller) -> None:
     assert "otter-4711" not in text
 
 
-# Traced
+# Traces
 
 
 async def test_request_id_and_trace_are_accepted_returned_and_stored(client: Caller) -> None:
@@ -275,14 +273,14 @@ async def test_request_id_is_in_every_response(shared: Caller) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-# Logged
+# Logs
 
 SECRET_WORDS = ("otter", "Rilke")
 
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Any:
-    """What is written to the standard streams while logging is set up as in production."""
+    """Return the output of the standard streams with production logging."""
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers, root.level
 
@@ -367,7 +365,7 @@ async def test_log_contains_no_prompt_and_no_secret(
 
 
 async def _break_something(caller: Caller, headers: dict[str, str]) -> None:
-    """A fault of ours in the middle of a call that carries words and secrets."""
+    """Raise an internal error in a call with a prompt and secrets."""
     database = caller.test_app.database
     await database.execute("ALTER TABLE holds RENAME TO holds_elsewhere")
     answer = await caller.post(REQUESTS, json=PLAIN, headers=headers)

@@ -1,6 +1,4 @@
-"""The same key gives the same answer, to the letter, and nothing happens twice: whatever is
-repeated, and whenever.
-"""
+"""Idempotency keys: a repeated call returns the same bytes and has no further effect."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +20,7 @@ Act = Callable[[], Awaitable[httpx.Response]]
 
 
 def assert_replayed(first: httpx.Response, again: httpx.Response) -> None:
-    """The second answer is the first one once more, and says so."""
+    """Check that the second response repeats the first and says so."""
     assert "idempotent-replayed" not in first.headers
     assert again.status_code == first.status_code, again.text
     assert again.headers.get("idempotent-replayed") == "true", again.text
@@ -32,19 +30,19 @@ def assert_replayed(first: httpx.Response, again: httpx.Response) -> None:
 
 
 async def start(caller: Caller) -> Act:
-    """A start with a key."""
+    """Create with a key."""
     return lambda: caller.create(headers=KEY)
 
 
 async def selection(caller: Caller) -> Act:
-    """The choice of a sample with a key."""
+    """Select a sample with a key."""
     shown = await caller.with_samples()
     pick = {"selected_sample_id": shown["samples"][1]["asset_id"], "desired_resolution": "FHD"}
     return lambda: caller.act(shown["id"], "select-sample", headers=KEY, **pick)
 
 
 async def regeneration(caller: Caller) -> Act:
-    """Another round with a key."""
+    """Regenerate with a key."""
     shown = await caller.with_samples()
     return lambda: caller.act(
         shown["id"], "regenerate-samples", headers=KEY, updated_prompt="A green otter"
@@ -52,21 +50,21 @@ async def regeneration(caller: Caller) -> Act:
 
 
 async def retrying(caller: Caller) -> Act:
-    """A retry with a key."""
+    """Retry with a key."""
     created = (await caller.create()).json()
     await caller.test_app.fail(await caller.test_app.next_job(), "invalid_input")
     return lambda: caller.act(created["id"], "retry", headers=KEY, model="fast")
 
 
 async def cancelling(caller: Caller) -> Act:
-    """A cancel with a key, while a worker is busy."""
+    """Cancel with a key, while a worker is busy."""
     created = (await caller.create()).json()
     await caller.test_app.next_job()
     return lambda: caller.act(created["id"], "cancel", headers=KEY)
 
 
 async def ending(caller: Caller) -> Act:
-    """An operator's end of a request with a key."""
+    """Fail as operator with a key."""
     created = (await caller.create()).json()
     body = {"reason": "the customer asked"}
     return lambda: caller.post(
@@ -79,13 +77,13 @@ ACTIONS = [start, selection, regeneration, retrying, cancelling, ending]
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits."""
+    """An open service; `user` is on the payg plan with 20 credits."""
     await client.test_app.grant("user", 2000, "payg")
     return client
 
 
 async def finish(caller: Caller) -> None:
-    """Let every job be done, so that requests are elsewhere when a call is repeated."""
+    """Finish every job, so that requests have changed when a call is repeated."""
     await caller.test_app.dispatch()
     while caller.test_app.engine.jobs:
         job: GenerationRequest = caller.test_app.engine.jobs.popleft()
@@ -127,13 +125,13 @@ async def test_key_twenty_concurrent_calls_act_once(
 
 
 async def until_answered(act: Act) -> httpx.Response:
-    """Call, and do what the answer says as long as the first call is still running."""
+    """Repeat a call while the first one is still running."""
     for _ in range(500):
         answer = await act()
         if answer.status_code != httpx.codes.CONFLICT:
             return answer
         assert_problem(answer, 409, "idempotency_key_in_flight")
-        await asyncio.sleep(0.01)  # stands for Retry-After, which is a whole second
+        await asyncio.sleep(0.01)  # instead of Retry-After, which is a whole second
     raise AssertionError("no answer after 500 calls")
 
 

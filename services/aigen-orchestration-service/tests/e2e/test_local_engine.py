@@ -1,6 +1,4 @@
-"""The laptop's engine, end to end: real pictures, and every way a provider can fail, asked for in
-the prompt.
-"""
+"""The local engine: real pictures, and every failure that a marker in the prompt selects."""
 
 import asyncio
 import time
@@ -21,7 +19,7 @@ BASE = "/api/v1/generation-requests"
 
 
 class Laptop:
-    """The service as `aigen serve` runs it with nothing configured, called over HTTP."""
+    """The service with default settings, called over HTTP."""
 
     def __init__(self, service: Container, client: httpx.AsyncClient) -> None:
         self.service, self.client = service, client
@@ -55,7 +53,7 @@ class Laptop:
 
 @pytest.fixture
 async def laptop(database_url: str, settings: Settings) -> AsyncIterator[Laptop]:
-    """The laptop with short waits."""
+    """A service with short intervals."""
     quick = settings.model_copy(
         update={
             "retry_delay": 0.1,

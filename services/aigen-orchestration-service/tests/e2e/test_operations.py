@@ -1,6 +1,4 @@
-"""What an operator sees and does: nothing is stuck unseen, nothing is given up silently, and money
-stays exact.
-"""
+"""Operator calls: credits, stuck requests, outbox messages and queues."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,7 +12,7 @@ KEY = {"Idempotency-Key": "grant-7"}
 
 
 async def read(caller: Caller, path: str) -> Any:
-    """What an operator reads."""
+    """Read an operator resource."""
     answer = await caller.get(f"{OPERATIONS}/{path}")
     assert answer.status_code == httpx.codes.OK, answer.text
     return answer.json()
@@ -22,7 +20,7 @@ async def read(caller: Caller, path: str) -> Any:
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits."""
+    """An open service; `user` is on the payg plan with 20 credits."""
     await client.test_app.grant("user", 2000, "payg")
     return client
 
@@ -123,7 +121,7 @@ async def test_statement_of_unknown_user_is_empty_on_the_free_plan(client: Calle
     )
 
 
-# Stuck work
+# Stuck requests
 
 
 async def test_stuck_lists_requests_a_minute_after_their_deadline(paying: Caller) -> None:
@@ -197,7 +195,7 @@ async def test_fail_keeps_delivered_samples_charged(paying: Caller) -> None:
 
 
 async def _parked(caller: Caller) -> dict[str, Any]:
-    """A parked message: the notifier refused to take it."""
+    """Create a parked message: the notifier refused it."""
     await caller.with_samples()
     caller.test_app.notifier.faults.append("refused")
     await caller.test_app.drain()
@@ -258,7 +256,7 @@ async def test_outbox_open_message_cannot_be_replayed_or_dropped(paying: Caller)
     assert (await read(paying, "outbox?parked=false"))["items"] == waiting
 
 
-# Figures
+# Queues and invariants
 
 
 async def test_queues_show_lanes_in_flight_jobs_and_outbox(

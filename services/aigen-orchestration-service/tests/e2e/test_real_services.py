@@ -1,6 +1,4 @@
-"""The whole job on real parts: serving processes, PostgreSQL, RabbitMQ, and workers that answer in
-every way.
-"""
+"""Serving processes, PostgreSQL, RabbitMQ, and workers with every behaviour."""
 
 import asyncio
 import time

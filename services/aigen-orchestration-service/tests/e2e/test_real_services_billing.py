@@ -1,6 +1,4 @@
-"""The whole job with the money in a billing adapter that misbehaves, everything in processes of its
-own.
-"""
+"""Serving processes with credits in a failing billing adapter."""
 
 import asyncio
 from decimal import Decimal
@@ -26,7 +24,7 @@ WORKER_ERRORS = [
 
 
 async def control(parts: Parts, port: int, **told: object) -> dict[str, dict[str, str]]:
-    """Steer the adapter, and see how it stands."""
+    """Control the adapter and return its state."""
     answer = await parts.client.post(f"http://127.0.0.1:{port}/_control", json=told)
     found: dict[str, dict[str, str]] = answer.raise_for_status().json()
     return found

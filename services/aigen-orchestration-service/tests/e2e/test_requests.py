@@ -1,6 +1,4 @@
-"""The whole contract of generation requests, as a caller sees it when all goes well, and when it
-ends early.
-"""
+"""The contract of generation requests, for successful and ended requests."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -70,9 +68,7 @@ WHOLE: dict[str, Any] = {
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits, and `pro` has the Pro
-    plan.
-    """
+    """An open service; `user` is on the payg plan with 20 credits, `pro` on the Pro plan."""
     await client.test_app.grant("user", 2000, "payg")
     await client.test_app.grant("pro", 2000, "pro")
     return client
@@ -80,15 +76,15 @@ async def paying(client: Caller) -> Caller:
 
 @pytest.fixture(scope="module")
 async def crowded(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """An open service in which requests in every state lie about; `user` pays for each thing and is
-    rich.
+    """An open service with requests in every state; `user` is on the payg plan with many
+    credits.
     """
     caller = await make_shared()
     await caller.test_app.grant("user", 100_000, "payg")
     return caller
 
 
-# Starting and following
+# Create and follow
 
 
 async def test_create_returns_202_with_location_and_etag(paying: Caller) -> None:
@@ -283,7 +279,7 @@ async def test_list_pages_return_every_request_once_newest_first(paying: Caller)
         if address:
             assert httpx.URL(address).params["cursor"] == page.json()["next"]
             assert httpx.URL(address).params.get_list("status") == ["PENDING", "FAILED"]
-            await paying.create()  # what comes meanwhile is newer and disturbs no page
+            await paying.create()  # newer requests do not change later pages
         pages += 1
     assert found == made[::-1]
     assert pages == 3
@@ -407,7 +403,7 @@ async def test_problem_types_are_described_at_their_url(client: Caller) -> None:
     )
 
 
-# Money that is not there
+# Insufficient credits
 
 
 async def test_create_without_credits_is_402_with_the_price(client: Caller) -> None:
@@ -446,7 +442,7 @@ async def test_free_plan_used_up_quota_is_refused_and_counts_regenerations(
     assert "Upgrade" in document["detail"]
 
 
-# Choosing, regenerating, retrying, cancelling
+# Select, regenerate, retry, cancel
 
 
 async def test_select_same_sample_again_is_202_and_another_is_409(paying: Caller) -> None:
@@ -665,7 +661,7 @@ async def test_if_match_applies_to_retry_and_fail(paying: Caller) -> None:
     assert_problem(answer, 412, "precondition_failed")
 
 
-# What is offered is what is accepted
+# Offered actions
 
 
 async def _lease(caller: Caller, _request_id: str) -> None:
@@ -711,7 +707,7 @@ _WAYS: dict[State, Callable[[Caller, str], Awaitable[None]]] = {
 
 
 async def _bring_to(caller: Caller, state: State) -> str:
-    """A request in the given state; the jobs of others are out of the way."""
+    """Bring a new request into a state; other jobs do not interfere."""
     await caller.test_app.dispatch()
     caller.test_app.engine.jobs.clear()
     if state is State.VALIDATING_CREDITS:
@@ -753,7 +749,7 @@ async def test_actions_offered_are_accepted_and_others_refused(
 
 
 def _fitting(action: str, shown: dict[str, Any]) -> dict[str, Any]:
-    """A body that is right for the action, if the action is right for the state."""
+    """Return a valid body for an action."""
     match action:
         case "select-sample":
             others = [sample["asset_id"] for sample in shown["samples"]] or ["any"]
@@ -769,7 +765,7 @@ def _fitting(action: str, shown: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _settle(caller: Caller) -> None:
-    """Let the sweeper find out what became of holds that nobody waits for."""
+    """Let the sweeper settle unknown holds."""
     caller.test_app.clock.advance(minutes=1)
     await caller.test_app.sweep()
 

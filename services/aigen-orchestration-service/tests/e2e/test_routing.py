@@ -1,5 +1,5 @@
-"""Every route is found by the router, behind the middleware and open to dependency overrides; lean
-handlers answer as the framework's do.
+"""Routing: every route is behind the middleware and open to dependency overrides; lean handlers
+respond like the framework's.
 """
 
 import re
@@ -81,12 +81,12 @@ CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "an action by another method": ("PATCH", f"{REQUESTS}/{NOBODY}", {}),
 }
 _OWN = {"x-request-id", "traceparent", "ratelimit"}
-"""Headers, and below values, that are new for every call."""
+"""Headers, and below values, that differ in every call."""
 _NEW = {"request_id", "quote_id", "expires_at"}
 
 
 async def told(caller: Caller, call: str) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and body of the answer, without what is new for every call."""
+    """Return status, headers and body of a response, without what differs in every call."""
     method, path, more = CALLS[call]
     answer = await caller.request(method, path, **more)
     body = answer.json() if answer.content else None
@@ -102,7 +102,7 @@ async def told(caller: Caller, call: str) -> tuple[int, dict[str, str], Any]:
 
 @pytest.fixture
 def without_lean_handlers(client: Caller) -> Callable[[], None]:
-    """Makes every route use the framework's own handler, as any dependency override does."""
+    """Make every route use the framework's own handler, as a dependency override does."""
 
     def switch() -> None:
         client.app.dependency_overrides[switch] = switch
@@ -155,7 +155,7 @@ async def test_metrics_name_the_route_of_either_handler(
 
 
 def every_route(app: FastAPI) -> list[tuple[str, str]]:
-    """Every method and path of the application, with an id for each parameter."""
+    """Return every method and path, with an id for each parameter."""
     found = []
     for router in (*routes.ROUTERS, *PAGES):
         for route in router.routes:

@@ -1,5 +1,5 @@
-"""Live updates: a snapshot first, every later state once, over a real connection and for slow
-readers too.
+"""Live updates: a snapshot, then every later state once, over a real connection and for slow
+clients.
 """
 
 import asyncio
@@ -36,14 +36,14 @@ class Message:
 
 
 class Stream:
-    """An open stream; reading is bounded in time."""
+    """An open stream; reads time out."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
         self._lines = response.aiter_lines()
 
     async def next(self) -> Message | None:
-        """The next message; None when the stream has ended."""
+        """Return the next message; None at the end of the stream."""
         found: dict[str, str] = {}
         async with asyncio.timeout(BOUND_SECONDS):
             async for line in self._lines:
@@ -54,22 +54,20 @@ class Stream:
         return None
 
     async def state(self) -> Message:
-        """The next message that carries a state."""
+        """Return the next message with a state."""
         while (found := await self.next()) is not None:
             if found.data is not None:
                 return found
         raise AssertionError("the stream has ended")
 
     async def until(self, status: str) -> Message:
-        """The next message in which the request has this status; states on the way there may be
-        skipped or sent.
-        """
+        """Return the first message with this status."""
         while (found := await self.state()).data["status"] != status:
             pass
         return found
 
     async def rest(self) -> list[Message]:
-        """Every state up to the end."""
+        """Return every remaining state."""
         found = []
         while (message := await self.next()) is not None:
             if message.data is not None:
@@ -89,7 +87,7 @@ def _message(found: dict[str, str]) -> Message:
 
 @asynccontextmanager
 async def listening(caller: Caller) -> AsyncIterator[str]:
-    """The app behind a real socket on a free port of the loopback; the address."""
+    """Serve the application on a free port of loopback; yield the address."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         bound.listen()
@@ -117,7 +115,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 async def open_stream(client: Caller) -> AsyncIterator[Open]:
-    """Opens streams of requests of `user`, who is on the Pro plan, over a real connection."""
+    """Open streams for requests of `user`, who is on the Pro plan, over a real connection."""
     await client.test_app.grant("user", 0, "pro")
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(client))
@@ -292,9 +290,7 @@ async def test_stream_slow_client_receives_only_the_newest_state(client: Caller)
 
 
 class SlowReader:
-    """The other end of a connection, which takes the first snapshot and then nothing until it may
-    go on.
-    """
+    """A client that reads the first snapshot and then blocks until released."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -302,7 +298,7 @@ class SlowReader:
         self._taken = asyncio.Event()
 
     def scope(self, request_id: str) -> dict[str, Any]:
-        """The call as the server would hand it over."""
+        """Return the scope of the call."""
         path = f"{REQUESTS}/{request_id}/stream"
         return {
             "type": "http",
@@ -320,12 +316,12 @@ class SlowReader:
         }
 
     async def receive(self) -> dict[str, Any]:
-        """There is no body, and the reader never leaves."""
+        """Return no body; the client never disconnects."""
         await asyncio.Event().wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Take what is sent; after the first state only when the test says so."""
+        """Receive data; after the first state only when released."""
         if message["type"] != "http.response.body":
             return
         self.chunks.append(message.get("body", b""))
@@ -334,7 +330,7 @@ class SlowReader:
             await self.may_go_on.wait()
 
     async def took(self, beginning: bytes) -> None:
-        """Wait until the first state was taken."""
+        """Wait until the first state was received."""
         async with asyncio.timeout(BOUND_SECONDS):
             await self._taken.wait()
         assert self.chunks[-1].startswith(beginning)

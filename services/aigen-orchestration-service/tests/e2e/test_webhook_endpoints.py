@@ -1,6 +1,4 @@
-"""Webhook endpoints over HTTP: whose they are, what is refused and how kindly, and that secrets
-stay secret.
-"""
+"""Webhook endpoints over HTTP: ownership, refusals, and confidentiality of secrets."""
 
 import base64
 import logging
@@ -32,14 +30,14 @@ SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver."""
+    """A webhook receiver."""
     async with Receiver() as made:
         yield made
 
 
 @pytest.fixture
 async def caller(make_client: Callable[..., Awaitable[Caller]], receiver: Receiver) -> Caller:
-    """A caller of a service with keys, which may call loopback."""
+    """A client of a service with keys, allowed to call loopback."""
     return await make_client(
         api_keys=KEYS,
         jwt_secret=JWT_SECRET,
@@ -51,14 +49,14 @@ async def caller(make_client: Callable[..., Awaitable[Caller]], receiver: Receiv
 async def register(
     caller: Caller, url: str, who: dict[str, str] = SHOP, **more: Any
 ) -> httpx.Response:
-    """Register an address."""
+    """Register a URL."""
     return await caller.post(ENDPOINTS, json={"url": url, **more}, headers=who)
 
 
 async def act(
     caller: Caller, endpoint: dict[str, Any], action: str, who: dict[str, str] = SHOP, **body: Any
 ) -> Any:
-    """Do something with an endpoint."""
+    """Run an action on an endpoint."""
     return await caller.post(
         f"{ENDPOINTS}/{endpoint['id']}/{action}", json=body or None, headers=who
     )

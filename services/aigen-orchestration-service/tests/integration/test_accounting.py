@@ -1,6 +1,4 @@
-"""Two books compared, what was used, what an operator sees of an account, and doubts that a person
-ends.
-"""
+"""Reconciliation, the usage log, account statements, and holds in doubt."""
 
 import csv
 import io
@@ -34,7 +32,7 @@ DAY = timedelta(days=1)
 async def differences(
     test_app: ServiceUnderTest, *, apply: bool = False
 ) -> list[tuple[str, str, str, str | None]]:
-    """What a reconciliation of the last day finds."""
+    """Return the differences of the last day."""
     test_app.clock.advance(minutes=2)
     report = await test_app.service.reconciliation.run(
         test_app.clock() - DAY, apply=apply, by="test"
@@ -254,7 +252,7 @@ async def test_reconcile_bounded_run_is_reported_as_incomplete(test_app: Service
 
 
 async def used(test_app: ServiceUnderTest, as_: UsageFormat, **wanted: str) -> str:
-    """The export of this month."""
+    """Return the export of this month."""
     since, until = month_of(f"{test_app.clock():%Y-%m}")
     rows = test_app.service.accounting.usage(UsageFilter(since=since, until=until, **wanted))
     return "".join([line async for line in export(rows, as_)])
@@ -332,12 +330,12 @@ def test_usage_months_do_not_overlap(month: str, until: datetime) -> None:
     assert month_of(month)[1] == until
 
 
-# A billing adapter without memory, all the way
+# A billing adapter without idempotency
 
 
 @pytest.fixture
 async def fake_billing(database_url: str, faithful_billing: int) -> AsyncIterator[FakeBilling]:
-    """The adapter as it is."""
+    """The fake billing adapter."""
     async with billing(
         database_url, faithful_billing, refund="/users/{user_id}/credits/refund"
     ) as made:
@@ -387,7 +385,7 @@ async def test_billing_failed_refund_flags_the_account_until_resolved(
                 "subscription": {"current_plan_name": "Pro", "status": "Active"},
             }
         }
-    )  # by hand, over there
+    )  # the operator's refund at the billing service
     await fake_billing.database.execute("UPDATE billing_journal SET state = 'refunding'")
     await test_app.generations.decide_hold(request.holds[0].key, charged=False, by="operator")
     assert await test_app.service.outbox.replay_for(request.holds[0].key, now=test_app.clock()) == 1

@@ -1,4 +1,4 @@
-"""The operators' commands on a real database."""
+"""Operator commands on a real database."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ from tests.support.command_line import CommandResult, run_aigen
 
 @pytest.fixture
 def aigen(database_url: str, tmp_path: Path):
-    """Runs `aigen …` on the test's database."""
+    """Run `aigen …` on the test's database."""
 
     async def run(*arguments: str, answer: str = "", **more: str) -> CommandResult:
         environment = {"AIGEN_DATABASE_URL": database_url, **more}

@@ -1,6 +1,4 @@
-"""Every credit is exact: holds, captures and releases under every fault a credit service can
-have.
-"""
+"""Holds, captures and releases are exact under every failure of a credit service."""
 
 import asyncio
 from dataclasses import replace
@@ -60,7 +58,7 @@ async def test_hold_concurrent_users_do_not_affect_each_other(test_app: ServiceU
     held = await asyncio.gather(
         *(ledger.hold(key, user_id=f"user-{key[4:]}", amount=25, action="final") for key in keys)
     )
-    # Which of a user's two comes first is nobody's business; that one of them fits is.
+    # Either of the user's two requests may win, but exactly one of them.
     taken = [key for key, fits in zip(keys, held, strict=True) if fits]
     assert sorted(int(key[4:]) for key in taken) == list(range(1, 40, 2))
     assert [await test_app.balance(f"user-{n}") for n in range(4)] == [24, 0, 24, 0]

@@ -1,6 +1,4 @@
-"""What time does: every deadline ends in a true state, reminders come once, housekeeping is
-safe.
-"""
+"""Deadlines, reminders and the deletion of old data."""
 
 import asyncio
 from collections.abc import Callable
@@ -115,8 +113,8 @@ async def test_timeline_is_partitioned_by_month(test_app: ServiceUnderTest) -> N
 async def test_timeline_partition_creation_during_a_backup_delays_no_write(
     test_app: ServiceUnderTest, database_url: str
 ) -> None:
-    """A backup locks every table for hours; creating a partition must neither wait long nor be
-    waited for.
+    """A backup locks every table for hours; creating a partition must neither wait long nor delay
+    others.
     """
     await test_app.grant("user", plan="pro")
     backup = await asyncpg.connect(database_url)

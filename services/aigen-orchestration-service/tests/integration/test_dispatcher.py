@@ -1,6 +1,4 @@
-"""The fair queue and the way to the broker: order, window, leases, and what happens when the broker
-does not answer.
-"""
+"""The fair queue and the dispatcher: order, window, leases, unconfirmed publications."""
 
 import asyncio
 from collections import Counter

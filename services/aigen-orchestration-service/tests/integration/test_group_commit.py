@@ -1,6 +1,4 @@
-"""Group commit: an outcome that is not an error is a result of the statement and never harms
-another caller's write.
-"""
+"""Group commit: a refused item is a result of the statement and affects no other caller."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,9 +19,7 @@ def claim(key: str) -> IdempotencyClaim:
 
 
 class HeldWriter:
-    """Holds a batcher's writer until everything that is to be written together waits; records the
-    batches.
-    """
+    """Blocks a batcher's writer until all expected items wait; records the batch sizes."""
 
     def __init__(self, batcher: "GroupCommit[StateChange, WriteResult]") -> None:
         self.batches: list[int] = []
@@ -38,7 +34,7 @@ class HeldWriter:
         return await self._write(changes)
 
     async def waiting(self, count: int) -> None:
-        """Return once so many changes wait behind the writer."""
+        """Wait until this many changes are queued behind the writer."""
         while sum(map(len, self._batcher._waiting.values())) < count:  # noqa: SLF001
             await asyncio.sleep(0)
 
@@ -46,7 +42,7 @@ class HeldWriter:
 async def submit_in_one_batch(
     test_app: ServiceUnderTest, *calls: Any
 ) -> list[ActionResult | BaseException]:
-    """The outcome of calls whose changes are written by one statement."""
+    """Return the results of calls whose changes are written by one statement."""
     await test_app.grant("filler", plan="enterprise")
     held_writer = HeldWriter(test_app.service.store._intakes)  # noqa: SLF001
     writer = asyncio.create_task(test_app.submit("filler"))
@@ -113,7 +109,7 @@ async def test_group_commit_used_keys_do_not_split_a_batch(
     found = await submit_in_one_batch(test_app, *calls, test_app.submit("pro", claim=claim("used")))
     assert statuses(found) == [202] * 21
     assert sum(reply.stored is not None for reply in found if isinstance(reply, ActionResult)) == 1
-    assert statements == 2  # the writer's own and one for all the others
+    assert statements == 2  # one of the writer and one for all the others
     await test_app.check()
 
 

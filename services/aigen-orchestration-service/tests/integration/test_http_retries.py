@@ -1,5 +1,5 @@
-"""Calls to others: a connection that was idle for a while is not used again, because its server may
-be closing it.
+"""The HTTP client does not reuse connections that have been idle, because the server may be closing
+them.
 """
 
 import asyncio

@@ -1,6 +1,5 @@
-"""Credits in our own database move with what they pay for: taken by the statement that begins it,
-captured by the one that delivers it; and where that does not work they are asked for, like
-anybody's.
+"""Local credits are taken by the statement that begins the work and captured by the one that
+delivers it; otherwise they take the path of external credits.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ async def _exact(test_app: ServiceUnderTest):
 
 
 async def chosen(test_app: ServiceUnderTest, *requests: GenerationRequest) -> list[StateChange]:
-    """Choices of the first sample, made but not written."""
+    """Return selections of the first sample that are not written yet."""
     runner = test_app.service.runner
     write, kept = runner.store.write, []
 
@@ -196,7 +195,7 @@ async def test_batches_with_and_without_taken_credits_do_not_deadlock(
     test_app: ServiceUnderTest, database_url: str
 ) -> None:
     requests = []
-    for number in range(3):  # the users' order is not the requests'
+    for number in range(3):  # the order of users differs from that of requests
         await test_app.grant(f"user-{9 - number}", 125, "payg")
         requests.append(await test_app.with_samples(f"user-{9 - number}"))
     runner = test_app.service.runner
@@ -217,7 +216,7 @@ async def test_batches_with_and_without_taken_credits_do_not_deadlock(
 async def test_capture_unknown_to_the_ledger_stays_an_outbox_message(
     test_app: ServiceUnderTest,
 ) -> None:
-    """A hold that another credit service gave, before the setting was changed."""
+    """The hold was placed at another credit service, before the setting was changed."""
     await test_app.grant("user", 25, "payg")
     request = await test_app.submitted()
     job = await test_app.next_job()

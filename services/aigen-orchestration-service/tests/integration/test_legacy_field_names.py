@@ -1,5 +1,5 @@
-"""Existing workflows keep working: jobs and results by their older names, and both kinds of workers
-at once.
+"""Older workflows: jobs and results with older field names, and both kinds of workers at the same
+time.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ OLDER = {"field_names": "older"}
 def job_message(
     test_app: ServiceUnderTest, request: GenerationRequest, *, older: bool
 ) -> dict[str, Any]:
-    """The message of a job as it would be published."""
+    """Return the message of a job as published."""
     engine = RabbitMQEngine(
         None,  # type: ignore[arg-type] - nothing is published
         exchange="x",
@@ -45,12 +45,12 @@ def job_message(
 
 
 async def report(test_app: ServiceUnderTest, kind: ReportKind, **said: Any) -> GenerationRequest:
-    """What an older workflow sends, with the job's token in the body."""
+    """Send a report of an older workflow, with the job's token in the body."""
     return await test_app.service.worker_reports.receive(kind, orjson.dumps(said))
 
 
 def named(job: GenerationRequest, test_app: ServiceUnderTest) -> dict[str, Any]:
-    """The older names of what every result carries."""
+    """Return the fields of every result under their older names."""
     assert job.job_id is not None
     token = test_app.service.secrets.token(job.job_id)
     return {"generationRequestId": str(job.id), "jobId": str(job.job_id), "callbackToken": token}
@@ -147,7 +147,7 @@ def test_older_job_changes_only_names() -> None:
     }
 
 
-# The whole way
+# Lifecycle
 
 
 async def test_older_workflow_completes_a_request(make_test_app) -> None:
@@ -263,7 +263,7 @@ async def test_older_job_dead_lettered_fails_the_attempt(make_test_app) -> None:
 
 
 def a_dead(body: bytes) -> Delivery:
-    """A job that the broker gave up on."""
+    """Return a job that the broker dead-lettered."""
     fields = {
         "body": body,
         "routing_key": "k",

@@ -1,5 +1,5 @@
-"""Routing rules in a file: taken when they fit, refused in words when they do not, and seen in what
-is charged.
+"""The routing file: loaded when valid, rejected with a message otherwise, and visible in
+charges.
 """
 
 import os
@@ -37,14 +37,14 @@ plans = ["pro", "team"]
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A routing file of the test's own."""
+    """Path of a routing file."""
     path = tmp_path / "routing.toml"
     path.write_text(RULES)
     return path
 
 
 def change(path: Path, text: str) -> None:
-    """Write the file, surely at another time."""
+    """Write the file with a new modification time."""
     before = path.stat().st_mtime_ns
     path.write_text(text)
     os.utime(path, ns=(before + 10**9, before + 10**9))

@@ -1,5 +1,5 @@
-"""Messages are paid at least once and in order, put off when somebody is away, parked when a person
-must look.
+"""The relay delivers messages at least once and in order, retries while a receiver is unavailable,
+and parks final failures.
 """
 
 import asyncio

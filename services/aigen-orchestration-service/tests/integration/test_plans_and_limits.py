@@ -1,5 +1,5 @@
-"""What a plan and its status allow, what a quote binds, and what happens when either changes in
-mid-flight.
+"""Plans, subscription statuses, quotes and limits, and changes of them while a request is in
+progress.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from tests.support.app import ServiceUnderTest
 
 
 def at_prices(test_app: ServiceUnderTest, **prices: int) -> None:
-    """An operator changes the price list while the service runs."""
+    """Change the price list of a running service."""
     test_app.generations._policy = Policy(prices=Prices(**prices))  # noqa: SLF001 - as after a restart with other settings
 
 
-# Statuses
+# Subscription statuses
 
 
 @pytest.mark.parametrize("status", [SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIAL])
@@ -106,7 +106,7 @@ async def test_plan_downgraded_during_the_final_changes_nothing(test_app: Servic
     assert (done.state, done.plan, await test_app.balance()) == (State.COMPLETED, "pro", 0)
 
 
-# To the cent
+# Exact balances
 
 
 @pytest.mark.parametrize(("balance", "passes"), [(125, True), (124, False)])
@@ -128,7 +128,7 @@ async def test_hold_balance_boundaries_are_exact(
         await test_app.cancel(request)
 
 
-# Quotes bind
+# Quotes
 
 
 async def test_quote_is_the_charge(test_app: ServiceUnderTest) -> None:
@@ -229,7 +229,7 @@ async def test_quote_expired_does_not_prevent_a_replay(test_app: ServiceUnderTes
     assert again.stored.request_id == first.request.id
 
 
-# The credit service is away
+# Unavailable credit service
 
 
 async def test_entitlements_stale_allow_free_work_for_five_minutes(
@@ -272,7 +272,7 @@ async def test_entitlements_are_cached_for_thirty_seconds(test_app: ServiceUnder
     assert list(test_app.credits.faults) == ["entitlements"]
 
 
-# How much of one user is with workers at once
+# In-flight limits
 
 
 async def test_in_flight_limit_applies_per_user_without_delaying_others(make_test_app) -> None:
@@ -315,7 +315,7 @@ async def test_in_flight_limit_of_many_users_does_not_hide_others(make_test_app)
     assert len({job.user_id for job in leased.jobs}) == len(leased.jobs) == 35
 
 
-# Two samples, many clicks, across processes
+# Concurrent selections in several processes
 
 
 async def test_select_fifty_concurrent_calls_in_two_processes_charge_once(make_test_app) -> None:
@@ -358,8 +358,8 @@ async def test_quote_has_its_expiry(make_test_app) -> None:
 
 
 async def test_in_flight_limit_backlogs_leave_no_window_slot_unused(make_test_app) -> None:
-    """The head of the lane holds four batches of jobs; what waits behind it must be found all the
-    same.
+    """The head of the lane has four batches of jobs at their limit; jobs behind them must still be
+    found.
     """
     test_app = make_test_app(in_flight_limits={"pro": 2, "enterprise": 50}, lane_window=20)
     test_app.service.dispatcher._batch = 5  # noqa: SLF001 - a head of twenty jobs

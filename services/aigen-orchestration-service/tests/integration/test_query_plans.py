@@ -1,6 +1,4 @@
-"""Nothing on a request's way reads a whole table, though the planner has never counted it; reports
-may.
-"""
+"""Statements of a request scan no table, even without planner statistics; reports may."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,22 +24,22 @@ _READ = """SELECT relname, seq_tup_read FROM pg_stat_user_tables
 
 
 async def counted(test_app: ServiceUnderTest) -> None:
-    """Until the server has counted what was read; it does so with a second's delay."""
+    """Wait until the server has updated its statistics, which takes a second."""
     await asyncio.sleep(1.2)
-    for _ in range(12):  # each session tells what it has read after its next statement
+    for _ in range(12):  # each session reports its reads after its next statement
         await asyncio.gather(
             *(test_app.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6))
         )
 
 
 async def walked(test_app: ServiceUnderTest, table: str) -> int:
-    """How many rows of a table indexes have led to."""
+    """Return the number of rows of a table that were read through indexes."""
     await counted(test_app)
     return int(await test_app.database.fetchval(_WALKED, table))
 
 
 async def rows_read_whole(test_app: ServiceUnderTest) -> dict[str, int]:
-    """How many rows each table has given to sequential scans."""
+    """Return the rows of each table that were read by sequential scans."""
     await counted(test_app)
     return {
         row["relname"]: row["seq_tup_read"]
@@ -66,8 +64,7 @@ async def test_lifecycle_statements_scan_no_table(test_app: ServiceUnderTest) ->
     await test_app.drain()
     after = await rows_read_whole(test_app)
     read = {table: after[table] - before.get(table, 0) for table in after}
-    # A scan of one of these tables reads at least STORED rows, and every one of 200 deliveries
-    # would scan.
+    # A scan of one of these tables would read at least STORED rows in each of the 200 deliveries.
     assert all(count < 10 * STORED for count in read.values()), read
 
 
@@ -80,7 +77,7 @@ async def test_list_from_a_cursor_reads_only_its_page(
         test_app.clock.advance(minutes=5)
     await test_app.database.execute(
         "ANALYZE generation_requests"
-    )  # a list this short is not worth a walk otherwise
+    )  # a shorter list would not need the index
     middle = test_app.clock() - timedelta(minutes=5 * STORED / 2)
     before = await walked(test_app, "generation_requests")
     page = await test_app.service.queries.page(Filters(created_to=middle), 10)

@@ -1,6 +1,4 @@
-"""What a process remembers of a request helps it, and never deceives it: others may have moved the
-request since.
-"""
+"""The request cache saves reads and never causes a decision on an outdated request."""
 
 import asyncio
 

@@ -1,5 +1,5 @@
-"""What workers report is looked at before it counts: size, format, wholeness, checksum; wherever it
-is kept.
+"""Checks of reported pictures: size, format, completeness and checksum, wherever they are
+stored.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ FINAL = (1080, 1080)
 
 @pytest.fixture
 async def server() -> AsyncIterator[PictureServer]:
-    """A storage of workers."""
+    """A picture server of the workers."""
     async with PictureServer() as made:
         yield made
 
@@ -41,7 +41,7 @@ async def server() -> AsyncIterator[PictureServer]:
 async def test_app(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> AsyncIterator[ServiceUnderTest]:
-    """The service with the default check, on workers whose storage is on loopback."""
+    """The service with the default check; workers store pictures on loopback."""
     made = make_test_app(result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=5.0)
     await made.grant("user", 1000, plan="payg")
     yield made
@@ -50,7 +50,7 @@ async def test_app(
 
 @asynccontextmanager
 async def calling(test_app: ServiceUnderTest) -> AsyncIterator[httpx.AsyncClient]:
-    """A caller of the service over HTTP."""
+    """Run the service behind HTTP."""
     app = create_app(service=test_app.service)
     transport = httpx.ASGITransport(app)
     async with (
@@ -63,7 +63,7 @@ async def calling(test_app: ServiceUnderTest) -> AsyncIterator[httpx.AsyncClient
 async def uploaded(
     test_app: ServiceUnderTest, job: GenerationRequest, data: bytes
 ) -> dict[str, Any]:
-    """What the service answers to a worker that uploads a picture."""
+    """Upload a picture as a worker; return the response."""
     async with calling(test_app) as client:
         answer = await client.post(
             "/api/v1/n8n-callbacks/assets",
@@ -80,7 +80,7 @@ async def uploaded(
 
 
 async def final_job(test_app: ServiceUnderTest, server: PictureServer) -> GenerationRequest:
-    """The job of a final whose samples came from the server."""
+    """Return the job of a final whose samples are on the server."""
     await test_app.submitted()
     job = await test_app.next_job()
     shown = await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job))
@@ -89,9 +89,7 @@ async def final_job(test_app: ServiceUnderTest, server: PictureServer) -> Genera
 
 
 def served(server: PictureServer, job: GenerationRequest, **changed: Any) -> list[dict[str, Any]]:
-    """Four good samples that the server has; `changed` says what it serves for one, such as
-    `two=b""`.
-    """
+    """Put four valid samples on the server; `changed` replaces some, such as `two=b""`."""
     samples = []
     for index, (name, sample) in enumerate(
         zip(("zero", "one", "two", "three"), four_samples(job), strict=True)
@@ -102,7 +100,7 @@ def served(server: PictureServer, job: GenerationRequest, **changed: Any) -> lis
 
 
 async def evidence(test_app: ServiceUnderTest, request: GenerationRequest) -> list[dict[str, Any]]:
-    """What was found, as the timeline has it."""
+    """Return the checks recorded in the timeline."""
     return [
         check
         for entry in await test_app.timeline(request)
@@ -170,8 +168,8 @@ async def test_result_check_upload_damaged_later_is_refused(
 async def test_result_check_own_url_without_picture_fails_the_attempt(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    """The directory may be another machine's, so the address is called; nobody answers there in
-    this test.
+    """The directory may belong to another machine, so the URL is fetched; nothing responds in this
+    test.
     """
     job = await final_job(test_app, server)
     own = f"{test_app.service.public_url}/assets/{'0' * 32}.png"
@@ -398,8 +396,8 @@ async def test_result_check_redirect_to_loopback_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     location: str,
 ) -> None:
-    """A public name whose server sends on to a private address; the name leads to the test's server
-    by the resolver.
+    """A public name whose server redirects to a private address; the test's resolver maps the name
+    to the server.
     """
     job = await final_job(test_app, server)
     async with PictureServer() as inside:

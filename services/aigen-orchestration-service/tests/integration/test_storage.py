@@ -1,6 +1,4 @@
-"""The database holds the last line: what the code should never try, it refuses; and the schema's
-history is whole.
-"""
+"""The database's own constraints and triggers, and the history of the schema."""
 
 import asyncio
 import os
@@ -22,7 +20,7 @@ from tests.support.services import on_server
 
 
 async def migrate_in_a_process(url: str) -> None:
-    """`aigen migrate`, as a second process runs it."""
+    """Run `aigen migrate` in a second process."""
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -212,7 +210,7 @@ async def test_database_statement_ended_by_a_deadlock_is_repeated(
                        IN ('a', 'b')
                    RETURNING c.user_id""")
         )
-        await asyncio.sleep(0.2)  # it has locked b, and waits for a
+        await asyncio.sleep(0.2)  # it has locked b and waits for a
         await theirs.execute(change, "b")
         await transaction.commit()
         assert sorted(row["user_id"] for row in await asyncio.wait_for(both, 10)) == ["a", "b"]

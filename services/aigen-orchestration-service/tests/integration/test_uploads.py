@@ -1,5 +1,5 @@
-"""Uploads of workers and users: bounded in memory, time, number and bytes, and never held up by a
-decoder.
+"""Uploads of workers and users: limited in memory, time, number and bytes; decoding never blocks
+the event loop.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ def store(tmp_path: Path, decoder: PictureDecoder) -> AssetStore:
 
 
 def stored(store_path: Path) -> list[str]:
-    """The files of a store, without what lies beside them."""
+    """Return the stored pictures, without the files beside them."""
     return sorted(
         path.name
         for path in store_path.iterdir()
@@ -55,13 +55,13 @@ def stored(store_path: Path) -> list[str]:
 
 
 def peak_megabytes(process_id: int) -> int:
-    """The most memory that a process ever had."""
+    """Return the peak memory of a process."""
     status = Path(f"/proc/{process_id}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def environment(process_id: int) -> bytes:
-    """The environment of a process."""
+    """Return the environment of a process."""
     return Path(f"/proc/{process_id}/environ").read_bytes()
 
 
@@ -112,7 +112,7 @@ async def test_save_of_a_large_picture_holds_the_event_loop_for_10_ms_at_most(
     while not saving.done():
         began = (
             time.thread_time()
-        )  # what this thread itself did; other processes may have the core meanwhile
+        )  # CPU time of this thread; other processes may use the core meanwhile
         await asyncio.sleep(0)
         holds.append(time.thread_time() - began)
     await saving
@@ -129,7 +129,7 @@ async def test_decoder_that_ends_is_replaced(store: AssetStore, decoder: Picture
 
 async def test_decoder_that_hangs_is_ended_and_the_picture_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "never.part"
-    os.mkfifo(pipe)  # reading it lasts for ever
+    os.mkfifo(pipe)  # reading blocks for ever
     decoder = PictureDecoder(timeout_seconds=1.0)
     with pytest.raises(PictureRefusedError) as refused:
         await decoder.inspect(pipe)
@@ -199,7 +199,7 @@ async def test_save_interrupted_upload_leaves_no_file(store: AssetStore, tmp_pat
 
 
 async def test_facts_missing_are_determined_again(store: AssetStore, tmp_path: Path) -> None:
-    """Pictures that were kept before facts were, and ones that were copied without them."""
+    """Pictures stored before facts existed, or copied without them."""
     kept = await store.save(picture(64, 48))
     name = kept["url"].rpartition("/")[2]
     (beside,) = (tmp_path / "assets").glob("*.json")

@@ -1,4 +1,4 @@
-"""Silence is told once when it begins and once when it is over, and shows in the figures
+"""Stalls are logged once when they begin and once when they end, and appear in the metrics
 meanwhile.
 """
 
@@ -14,7 +14,7 @@ from tests.support.app import ServiceUnderTest
 
 
 def figure(lane: Stage, kind: StallKind) -> float | None:
-    """What Prometheus would read."""
+    """Return the value of a metric."""
     return REGISTRY.get_sample_value(
         "ai_generation_stalled_jobs", {"lane": lane.value, "kind": kind.value}
     )

@@ -1,5 +1,5 @@
-"""Webhook events reach their endpoints: signed, in order, at least once, each endpoint at its own
-pace, on real sockets.
+"""Webhook deliveries on real sockets: signed, in order, at least once, independently per
+endpoint.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ OTHER = EndpointScope(name="other", sees_all=False)
 async def test_app(
     make_test_app: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> AsyncIterator[ServiceUnderTest]:
-    """The service, which may call loopback; the invariants are asked while the receiver still
+    """The service, allowed to call loopback; the invariants are checked while the receiver still
     listens.
     """
     made = make_test_app(webhook_allowed_networks=LOOPBACK)
@@ -49,7 +49,7 @@ async def test_app(
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver."""
+    """A webhook receiver."""
     async with Receiver() as made:
         yield made
 
@@ -60,21 +60,21 @@ async def registered(
     who: EndpointScope = TEST,
     secret: str | None = None,
 ) -> WebhookEndpoint:
-    """An endpoint at a receiver."""
+    """Register an endpoint at a receiver."""
     return await test_app.service.webhook_endpoints.register(who, receiver.url, secret, None)
 
 
 async def log_of(
     test_app: ServiceUnderTest, endpoint: WebhookEndpoint, who: EndpointScope = TEST
 ) -> list[dict[str, Any]]:
-    """The delivery log, the newest first."""
+    """Return the delivery log, newest first."""
     return await test_app.service.webhook_endpoints.deliveries(
         who, endpoint.id, state=None, most=100
     )
 
 
 async def owed(test_app: ServiceUnderTest) -> list[str]:
-    """The topics of the outbox."""
+    """Return the topics of the outbox."""
     return [
         row["topic"]
         for row in await test_app.database.fetch("SELECT topic FROM outbox ORDER BY id")
@@ -82,7 +82,7 @@ async def owed(test_app: ServiceUnderTest) -> list[str]:
 
 
 async def seen(test_app: ServiceUnderTest, endpoint: WebhookEndpoint) -> WebhookEndpoint:
-    """The endpoint as it is now."""
+    """Return the current endpoint."""
     return await test_app.service.webhook_endpoints.one(TEST, endpoint.id)
 
 
@@ -236,7 +236,7 @@ async def test_webhook_failed_attempts_follow_the_schedule_then_park(
 
 
 async def next_due(test_app: ServiceUnderTest) -> datetime:
-    """When the next webhook is due."""
+    """Return the time of the next webhook attempt."""
     due = await test_app.database.fetchval(
         "SELECT min(due_at) FROM outbox WHERE topic LIKE 'webhook:%' AND parked_reason IS NULL"
     )
@@ -351,7 +351,7 @@ async def test_webhook_unresponsive_endpoint_delays_no_other(
 
 
 async def until(test_app: ServiceUnderTest, reached: Callable[[], bool]) -> None:
-    """Let the sender take what there is room for until something is reached."""
+    """Run the sender until a condition holds."""
     while not reached():
         await test_app.service.webhook_sender.step()
         await asyncio.sleep(0.01)
@@ -498,7 +498,7 @@ async def test_webhook_rotated_secret_signs_beside_the_old_for_a_day(
 
 
 def signature_of(call: Call, secret: str) -> str:
-    """What the independent package signs, whatever time it is."""
+    """Return the signature that the independent package computes, regardless of the time."""
     from standardwebhooks import Webhook  # noqa: PLC0415
 
     moment = datetime.fromtimestamp(int(call.headers["webhook-timestamp"])).astimezone()
@@ -580,6 +580,6 @@ async def test_webhook_running_service_sends_promptly(
 
 
 async def reached(condition: Callable[[], bool]) -> None:
-    """Wait for it."""
+    """Wait for a condition."""
     while not condition():
         await asyncio.sleep(0.01)

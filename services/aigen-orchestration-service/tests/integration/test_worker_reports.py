@@ -1,4 +1,4 @@
-"""What workers report: good, partial, doubled, late, wrong, for another job, with the wrong key."""
+"""Worker reports: valid, partial, repeated, late, invalid, for another job, with a wrong token."""
 
 import asyncio
 import base64
