@@ -1,4 +1,4 @@
-# Everything sets itself up: a virtual environment in .venv from the locked requirements, nothing outside it.
+# Every target creates what it needs: a virtual environment in .venv from the locked requirements, nothing outside it.
 SERVICE := services/aigen-orchestration-service
 CLIENT  := clients/python
 VENV    := $(CURDIR)/.venv
@@ -21,7 +21,7 @@ help: ## Show this help
 
 $(STAMP): $(SERVICE)/requirements-dev.lock $(SERVICE)/pyproject.toml $(CLIENT)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+		{ echo "Python 3.11 or newer is needed; set it with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up .venv (once; about a minute) ..."
 	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
@@ -29,16 +29,16 @@ $(STAMP): $(SERVICE)/requirements-dev.lock $(SERVICE)/pyproject.toml $(CLIENT)/p
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e $(CLIENT) -e $(SERVICE)
 	@touch $@
 
-demo: $(STAMP) ## Start everything and watch one request become a picture (ARGS=--exit to end by itself)
+demo: $(STAMP) ## Start everything and show one generation from quote to final (ARGS=--exit: do not keep serving)
 	@$(RUN)/aigen demo $(ARGS)
 
 serve: $(STAMP) ## Run the service (ARGS="--port 9000 --roles api,relay")
 	@$(RUN)/aigen serve $(ARGS)
 
-doctor: $(STAMP) ## Look at every dependency and say what is missing
+doctor: $(STAMP) ## Check every dependency and print the remedies
 	@$(RUN)/aigen doctor $(ARGS)
 
-test: check ## Everything: lint, types, import rules, all tests on real PostgreSQL, RabbitMQ and Chromium
+test: check ## Run make check and all tests on real PostgreSQL, RabbitMQ and Chromium
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services
 	@cd $(SERVICE) && $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-append --cov-fail-under=90 \
 		--cov-report=term:skip-covered --ignore=tests/unit $(ARGS)
@@ -48,7 +48,7 @@ $(LINT)/node_modules/.set-up: $(LINT)/package-lock.json
 	@cd $(LINT) && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
-check: $(STAMP) $(LINT)/node_modules/.set-up ## Lint, types, import rules and unit tests; no services needed, but Node.js for the API descriptions
+check: $(STAMP) $(LINT)/node_modules/.set-up ## Run lint, types, import rules, API description lint and unit tests; no services needed
 	@cd $(SERVICE) && $(RUN)/ruff check . && $(RUN)/ruff format --check .
 	@cd $(CLIENT) && $(RUN)/ruff check . && $(RUN)/ruff format --check .
 	@$(RUN)/ruff check odoo && $(RUN)/ruff format --check odoo
@@ -65,10 +65,10 @@ fmt: $(STAMP) ## Format the code
 	@cd $(CLIENT) && $(RUN)/ruff format . && $(RUN)/ruff check --fix .
 	@$(RUN)/ruff format odoo && $(RUN)/ruff check --fix odoo
 
-bench: $(STAMP) ## Measure, print a table, write JSON to bench/results/
+bench: $(STAMP) ## Measure, print a table and write JSON to bench/results/
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m bench $(ARGS)
 
-bench-check: $(STAMP) ## Measure the ratios again; fail at a loss of more than 15 % (ARGS=--accept: a new baseline)
+bench-check: $(STAMP) ## Compare the ratios with the baseline; fail at a loss of more than 15 % (ARGS=--accept: new baseline)
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m bench.check $(ARGS)
 
 $(PEERS)/.set-up: $(SERVICE)/bench/peers/requirements.txt
@@ -77,13 +77,13 @@ $(PEERS)/.set-up: $(SERVICE)/bench/peers/requirements.txt
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $(SERVICE)/bench/peers/requirements.txt
 	@touch $@
 
-bench-peers: $(STAMP) $(PEERS)/.set-up ## The lifecycle on us and on our peers, in turn; 2 minutes (ARGS="--rounds 5")
+bench-peers: $(STAMP) $(PEERS)/.set-up ## Compare lifecycles with DBOS, Celery and procrastinate; 2 minutes (ARGS="--rounds 5")
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m bench.peers $(ARGS)
 
-bench-compare: $(STAMP) ## The cost of a lifecycle here and on another commit, in turns (ARGS="--base COMMIT --rounds 5")
+bench-compare: $(STAMP) ## Compare the cost of a lifecycle with another commit (ARGS="--base COMMIT --rounds 5")
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m bench.compare $(ARGS)
 
-e2e-n8n: $(STAMP) ## The whole job with a real n8n; 25 minutes, the first time 10 more and 3 GB (ARGS=--quick: 10)
+e2e-n8n: $(STAMP) ## Test the workflows on a real n8n; 25 minutes, 10 more and 3 GB the first time (ARGS=--quick: 10)
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.e2e_n8n $(ARGS)
 
 crash: $(STAMP) ## Kill the service at every failpoint and check the invariants (ARGS="--failpoint RequestStore.write")
@@ -98,27 +98,27 @@ $(FUZZ)/.set-up: $(SERVICE)/tests/contracts/openapi_fuzz/requirements.txt
 	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check -r $(SERVICE)/tests/contracts/openapi_fuzz/requirements.txt
 	@touch $@
 
-fuzz: $(STAMP) $(FUZZ)/.set-up ## Calls made up from the API description, all checks (ARGS="--max-examples 200")
+fuzz: $(STAMP) $(FUZZ)/.set-up ## Call the API with requests generated from its description (ARGS="--max-examples 200")
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && \
 		$(RUN)/python -m tests.contracts.openapi_fuzz $(FUZZ)/bin/schemathesis $(ARGS)
 
-docs: $(STAMP) ## Write what is generated: API description, problems, lifecycle, settings, synchronous client
+docs: $(STAMP) ## Regenerate the generated documents and the synchronous client
 	@cd $(SERVICE) && $(RUN)/python -m tools.generate_docs
 	@$(RUN)/python $(CLIENT)/tools/generate_sync.py
 
-shots: $(STAMP) ## Take the pictures of the pages for the documents anew
+shots: $(STAMP) ## Take the screenshots of the documents
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.browser.shots && $(RUN)/python -m tests.browser.console_shots
 
-lock: $(STAMP) ## Lock the dependencies: requirements.lock to run, requirements-dev.lock to develop
+lock: $(STAMP) ## Lock the dependencies: requirements.lock and requirements-dev.lock
 	@$(RUN)/python -m pip install --quiet uv
 	@cd $(SERVICE) && for extra in "" "--extra dev"; do \
 		$(RUN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-emit-index-url --no-header \
 			--no-emit-package creativeflow-aigen-client --python-version 3.11 $$extra pyproject.toml -o requirements$${extra:+-dev}.lock || exit 1; done
 
-audit: $(STAMP) ## Look the locked dependencies up in the vulnerability database (needs the network)
+audit: $(STAMP) ## Check the locked dependencies for known vulnerabilities (needs the network)
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet pip-audit; }
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r $(SERVICE)/requirements-dev.lock || \
-		{ echo "Either a dependency has a known weakness, or the database could not be reached; the lines above say which."; exit 1; }
+		{ echo "A dependency has a known vulnerability, or the database is unreachable; see the lines above."; exit 1; }
 
 clean: ## Remove the virtual environment and caches
 	@rm -rf $(VENV) $(LINT)/node_modules $(AUDIT) $(PEERS) $(FUZZ) $(SERVICE)/.mypy_cache $(SERVICE)/.ruff_cache $(SERVICE)/.pytest_cache \

@@ -1,6 +1,4 @@
-"""Fixtures of the contract tests: an Odoo of either generation, as a process that stands in for
-it.
-"""
+"""Fixtures of the contract tests: fake Odoo processes of both generations."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,11 +22,11 @@ def _running(generation: int) -> Iterator[StandIn]:
 
 @pytest.fixture(scope="session")
 def odoo_18() -> Iterator[StandIn]:
-    """Speaks JSON-RPC."""
+    """A fake Odoo with JSON-RPC."""
     yield from _running(18)
 
 
 @pytest.fixture(scope="session")
 def odoo_19() -> Iterator[StandIn]:
-    """Speaks JSON-2 too."""
+    """A fake Odoo with JSON-2 and JSON-RPC."""
     yield from _running(19)

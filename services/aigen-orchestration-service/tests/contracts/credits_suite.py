@@ -1,5 +1,5 @@
-"""What every credit service behind the Credits port must do; a module that imports these cases has
-a fixture `bank`.
+"""The contract of the Credits port; a module that imports these cases provides the fixture
+`bank`.
 """
 
 import asyncio
@@ -20,14 +20,13 @@ from creativeflow.services.aigeneration.ports import (
 Give = Callable[[str, int, str], Awaitable[None]]
 Balance = Callable[[str], Awaitable[int]]
 LISTED = 1000
-"""How many open holds are asked for: a service that others use too must have fewer."""
+"""Maximum number of listed holds: a shared credit service must have fewer open ones."""
 
 
 class Bank:
-    """A credit service under test, and how its test looks at it from behind.
+    """A credit service under test, with access to its state.
 
-    Users and keys are the test's own, so that a service may be used by many tests, one after
-    another.
+    Users and keys are unique to the test, so that tests can share a service.
     """
 
     def __init__(self, credits_: Credits, give: Give, balance: Balance) -> None:
@@ -36,24 +35,24 @@ class Bank:
 
     @property
     def rich(self) -> str:
-        """The user who has credits."""
+        """The user with credits."""
         return f"rich-{self.prefix}"
 
     async def open(self) -> None:
-        """Give the rich user 100 hundredths, on the Pro plan."""
+        """Give the user 100 hundredths, on the Pro plan."""
         await self._give(self.rich, 100, "pro")
 
     async def balance(self) -> int:
-        """What the rich user has left, in hundredths."""
+        """Return the user's balance, in hundredths."""
         return await self._balance(self.rich)
 
     async def outstanding(self, before: datetime) -> list[Reservation]:
-        """What is still held for the rich user."""
+        """Return the user's open holds."""
         listed = await self.credits.outstanding(before, LISTED)
         return [hold for hold in listed or () if hold.user_id == self.rich]
 
     def asked(self, key: str = "k", *, user: str | None = None, amount: int = 25) -> Reservation:
-        """A reservation under a key of the test's own."""
+        """Return a reservation with a key unique to the test."""
         return Reservation(
             key=f"{self.prefix}:{key}",
             user_id=user or self.rich,
@@ -62,7 +61,7 @@ class Bank:
         )
 
     async def hold(self, key: str = "k", *, user: str | None = None, amount: int = 25) -> None:
-        """Ask for a hold."""
+        """Place a hold."""
         await self.credits.hold(self.asked(key, user=user, amount=amount))
 
 

@@ -1,6 +1,4 @@
-"""What the billing adapter really does: no memory, no refund, no look-up, and answers that say
-nothing.
-"""
+"""The billing adapter as it is: no idempotency, no refund, no look-up, and ambiguous responses."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -54,13 +52,13 @@ async def complete(database_url: str, complete_billing: int) -> AsyncIterator[Fa
 
 
 async def much_later(fake_billing: FakeBilling) -> None:
-    """Let the calls in doubt be older than any call can last."""
+    """Make calls in doubt older than any call can take."""
     await fake_billing.database.execute(
         "UPDATE billing_journal SET since = since - $1::interval", LATER
     )
 
 
-# The four action types
+# Action types
 
 
 def test_reservation_of_an_unpriced_action_is_refused() -> None:
@@ -84,7 +82,7 @@ async def test_hold_sends_the_exact_amount(fake_billing: FakeBilling) -> None:
     assert await fake_billing.balance("rich") == 83
 
 
-# A no is a no
+# Refusals
 
 
 @pytest.mark.parametrize("polite", [False, True])
@@ -108,7 +106,7 @@ async def test_hold_of_an_unknown_user_is_refused(fake_billing: FakeBilling) -> 
         )
 
 
-# Unknown is not no, and never guessed
+# Unknown outcomes
 
 
 @pytest.mark.parametrize("fault", ["error_after", "wrong_body", "silent_after", "drop_after"])
@@ -261,7 +259,7 @@ async def test_find_with_look_up_resolves_every_doubt(complete: FakeBilling, fau
     assert await complete.balance("rich") == 75
 
 
-# What users may do
+# Entitlements
 
 
 @pytest.mark.parametrize(
@@ -323,7 +321,7 @@ async def test_entitlements_error_is_unknown_and_404_is_free(fake_billing: FakeB
     assert (await fake_billing.credits.entitlements("nobody")).plan.name == "free"
 
 
-# Leaving it alone while it is down
+# Circuit breaker
 
 
 async def test_breaker_after_five_failures_opens_until_a_probe_succeeds(

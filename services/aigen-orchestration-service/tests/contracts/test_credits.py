@@ -1,4 +1,4 @@
-"""The suite of the Credits port on every adapter: our ledger, a billing adapter, and both
+"""The suite of the Credits port on every adapter: local ledger, billing adapter, and both
 generations of Odoo.
 """
 
@@ -18,7 +18,7 @@ from tests.support.fake_odoo import StandIn
 
 @pytest.fixture(params=["local", "billing", "odoo_18", "odoo_19"])
 def place(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Bank]:
-    """Where credits are kept."""
+    """The credit service under test."""
     match request.param:
         case "local":
             return _ledger(database_url)
@@ -64,6 +64,6 @@ async def _odoo(stand_in: StandIn) -> AsyncIterator[Bank]:
 
 
 async def _billing(database_url: str, port: int) -> AsyncIterator[Bank]:
-    """A billing adapter that has what docs/billing-adapter.md asks for."""
+    """Return a billing adapter with all recommended additions."""
     async with billing(database_url, port, call_seconds=5.0) as fake_billing:
         yield Bank(fake_billing.credits, fake_billing.give, fake_billing.balance)

@@ -1,6 +1,4 @@
-"""Credits in Odoo when Odoo does not behave: nothing but a clear answer counts, and nothing is
-charged twice.
-"""
+"""Failures of Odoo: only a clear response counts, and nothing is charged twice."""
 
 import asyncio
 import time
@@ -31,7 +29,7 @@ def generation(request: pytest.FixtureRequest) -> StandIn:
 
 @pytest.fixture
 async def odoo(generation: StandIn) -> AsyncIterator[StandIn]:
-    """In good order before and after the test."""
+    """A fake Odoo without faults before and after the test."""
     await generation.faults()
     yield generation
     await generation.faults()
@@ -39,7 +37,7 @@ async def odoo(generation: StandIn) -> AsyncIterator[StandIn]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """The client that the service would pass in."""
+    """The HTTP client."""
     async with httpx.AsyncClient() as made:
         yield made
 

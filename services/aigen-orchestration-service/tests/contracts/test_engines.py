@@ -1,4 +1,4 @@
-"""One suite for every engine behind the Engine port: jobs are taken, refused, or nobody knows."""
+"""One suite for every engine behind the Engine port: jobs are accepted, refused or unknown."""
 
 import asyncio
 from pathlib import Path
@@ -65,7 +65,7 @@ async def test_local_engine_publish_reports_each_job(tmp_path: Path) -> None:
 
 
 class Taken:
-    """An engine on the real broker, and the jobs that arrive."""
+    """An engine on the real broker, with the jobs that arrive."""
 
     def __init__(self, *, bound: bool = True) -> None:
         self.name = f"test.engine.{uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""One suite for every receiver behind the Notifier port, and what each one's faults become."""
+"""One suite for every receiver behind the Notifier port, and the meaning of its errors."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,7 +54,7 @@ Received = Callable[[], Awaitable[list[dict[str, object]]]]
 async def receiver(
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[tuple[Notifier, Received | None]]:
-    """Each notifier with a look at what arrived; a log has no other side."""
+    """Each notifier with access to what arrived, except for the log."""
     if request.param == "log":
         yield LogNotifier(), None
     elif request.param == "http":
@@ -84,7 +84,7 @@ def a_queue() -> "_Queue":
 
 
 class _Queue:
-    """A queue of the test's own on the real broker, and what arrives in it."""
+    """A queue on the real broker, with the messages in it."""
 
     async def __aenter__(self) -> tuple[Broker, str, Received]:
         self.name = f"test.notify.{uuid4().hex[:8]}"

@@ -1,6 +1,4 @@
-"""Fixtures of the journeys: callers over HTTP whose test plays dispatcher, worker and relay by
-hand.
-"""
+"""Fixtures of the journeys: HTTP clients whose test acts as dispatcher, worker and relay."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -29,7 +27,7 @@ async def calling(test_app: ServiceUnderTest) -> AsyncIterator[Caller]:
 
 @pytest.fixture
 async def client(test_app: ServiceUnderTest) -> AsyncIterator[Caller]:
-    """A caller of an open service; the invariants are asked when the test is over."""
+    """A client of an open service; the invariants are checked at the end."""
     async with calling(test_app) as caller:
         yield caller
 
@@ -38,8 +36,8 @@ async def client(test_app: ServiceUnderTest) -> AsyncIterator[Caller]:
 async def make_client(
     make_test_app: Callable[..., ServiceUnderTest], settings: Settings
 ) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
-    """Makes callers of services with other settings on the test's database; the invariants are
-    asked at the end.
+    """Return clients of services with other settings on the test's database; checks the invariants
+    at the end.
     """
     made: list[Caller] = []
     async with AsyncExitStack() as stack:
@@ -56,9 +54,7 @@ async def make_client(
 
 @pytest.fixture(scope="module")
 def module_database_url(admin_url: str, template: str) -> Iterator[str]:
-    """A database that the tests of one module share, because each proves that it leaves nothing
-    behind.
-    """
+    """URL of a database shared by the tests of one module, each of which leaves it unchanged."""
     with a_database_outside(admin_url, "aigen_test", template) as url:
         yield url
 
@@ -67,9 +63,7 @@ def module_database_url(admin_url: str, template: str) -> Iterator[str]:
 async def make_shared(
     module_database_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Callable[..., Awaitable[Caller]]]:
-    """Makes callers that the tests of one module share; the invariants are asked when the module is
-    over.
-    """
+    """Return clients shared by the tests of one module; checks the invariants at the end."""
     settings = Settings(
         _env_file=None,  # type: ignore[call-arg]
         data_dir=tmp_path_factory.mktemp("shared"),
@@ -95,14 +89,14 @@ async def make_shared(
 
 
 def validated(settings: Settings, changes: dict[str, object]) -> dict[str, object]:
-    """The changed settings as the environment would give them: parsed and checked."""
+    """Return changed settings, parsed as from the environment."""
     parsed = Settings(_env_file=None, data_dir=Path(settings.data_dir), **changes)  # type: ignore[arg-type,call-arg]
     return {name: getattr(parsed, name) for name in changes}
 
 
 @pytest.fixture
 def names() -> Iterator[dict[str, str]]:
-    """Exchanges and queues of the test's own."""
+    """Names of exchanges and queues for this test only."""
     made = unique_names(f"test.{uuid4().hex[:8]}")
     yield made
     delete_names(made)
@@ -110,7 +104,7 @@ def names() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 async def parts(database_url: str, tmp_path: Path, names: dict[str, str]) -> AsyncIterator[Parts]:
-    """The system's parts; none is running yet."""
+    """The parts of the running system; none is started yet."""
     with ExitStack() as stack:
         made = Parts(database_url, tmp_path, stack, names)
         yield made

@@ -1,6 +1,4 @@
-"""What the journeys share: a caller over HTTP with its test_app, and what every refusal must look
-like.
-"""
+"""HTTP client, footprint and problem assertions shared by the journeys."""
 
 import inspect
 import re
@@ -67,7 +65,7 @@ class Caller(httpx.AsyncClient):
     async def create(
         self, user_id: str = "user", *, headers: Mapping[str, str] | None = None, **brief: Any
     ) -> Any:
-        """Ask for a creative."""
+        """Create a request."""
         return await self.post(
             REQUESTS, json={"user_id": user_id, **PLAIN, **brief}, headers=headers
         )
@@ -80,26 +78,26 @@ class Caller(httpx.AsyncClient):
         headers: Mapping[str, str] | None = None,
         **body: Any,
     ) -> Any:
-        """Do something with a request, such as `act(id, "cancel")`."""
+        """Run an action on a request, such as `act(id, "cancel")`."""
         return await self.post(
             f"{REQUESTS}/{request_id}/{action}", json=body or None, headers=headers
         )
 
     async def look(self, request_id: object) -> dict[str, Any]:
-        """The request as a caller sees it."""
+        """Return the request as a caller sees it."""
         answer = await self.get(f"{REQUESTS}/{request_id}")
         assert answer.status_code == httpx.codes.OK, answer.text
         return answer.json()
 
     async def with_samples(self, user_id: str = "user", **brief: Any) -> dict[str, Any]:
-        """A request whose samples have come."""
+        """Create a request and deliver its samples."""
         created = await self.create(user_id, **brief)
         assert created.status_code == httpx.codes.ACCEPTED, created.text
         await self.test_app.deliver(await self.test_app.next_job())
         return await self.look(created.json()["id"])
 
     async def completed(self, user_id: str = "user", **brief: Any) -> dict[str, Any]:
-        """A request whose final has come."""
+        """Create a request and complete it."""
         shown = await self.with_samples(user_id, **brief)
         chosen = await self.act(
             shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"]
@@ -111,7 +109,7 @@ class Caller(httpx.AsyncClient):
     async def report(
         self, kind: str, job: GenerationRequest, *, token: str | None = None, **said: Any
     ) -> httpx.Response:
-        """What a worker says of its job."""
+        """Send a worker's report for a job."""
         assert job.job_id is not None
         given = self.test_app.service.secrets.token(job.job_id) if token is None else token
         body = {"generation_request_id": str(job.id), "job_id": str(job.job_id), **said}
@@ -120,7 +118,7 @@ class Caller(httpx.AsyncClient):
         )
 
     async def report_result(self, job: GenerationRequest) -> httpx.Response:
-        """The good result of a job, as a worker sends it."""
+        """Send a valid result for a job."""
         if job.stage is Stage.SAMPLES:
             return await self.report("sample-result", job, samples=four_samples(job))
         return await self.report("final-result", job, final_asset=a_final(job))
@@ -128,14 +126,14 @@ class Caller(httpx.AsyncClient):
 
 @dataclass(frozen=True)
 class Footprint:
-    """How much is stored: what a refusal must leave as it was."""
+    """The number of stored rows, which a refused call must not change."""
 
     rows: Mapping[str, int] = field(default_factory=dict)
     credits: int = 0
 
     @classmethod
     async def of(cls, test_app: ServiceUnderTest) -> "Footprint":
-        """Count."""
+        """Count the rows."""
         counts = [f"(SELECT count(*) FROM {table}) AS {table}" for table in _COUNTED]  # noqa: S608 - tables of ours
         row = await test_app.database.fetchrow(f"SELECT {', '.join(counts)}")
         total = await test_app.database.fetchval(
@@ -147,8 +145,8 @@ class Footprint:
 def assert_problem(
     answer: httpx.Response, status: int, code: str, *, pointer: str | None = None
 ) -> dict[str, Any]:
-    """The answer is this problem, whole, with a way on, without anything technical and without the
-    prompt.
+    """Check that a response is exactly this problem, with a next step, and without internal details
+    or the prompt.
     """
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"

@@ -1,4 +1,4 @@
-"""Clients that are slow, greedy, curious or sly: they harm themselves at most."""
+"""Slow, greedy, curious or malicious clients affect only themselves."""
 
 import asyncio
 import io
@@ -38,7 +38,7 @@ OF_A_REQUEST = [
 async def connected(
     address: str,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A bare connection."""
+    """Open a plain connection."""
     host, _, port = address.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -48,7 +48,7 @@ async def connected(
 
 
 def head(length: int) -> bytes:
-    """The beginning of an order whose body is still to come."""
+    """Return the head of a create whose body is not sent yet."""
     return (
         f"POST {REQUESTS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {length}\r\n\r\n"
@@ -58,7 +58,7 @@ def head(length: int) -> bytes:
 # Slow clients
 
 
-async def test_others_are_served_while_many_clients_dawdle(client: Caller) -> None:
+async def test_body_many_slow_clients_do_not_block_others(client: Caller) -> None:
     async with listening(client) as address:
         host, _, port = address.removeprefix("http://").partition(":")
         dawdling = [await asyncio.open_connection(host, int(port)) for _ in range(SLOW_CLIENTS)]
@@ -80,10 +80,10 @@ async def test_others_are_served_while_many_clients_dawdle(client: Caller) -> No
                     await asyncio.sleep(0.02)
         assert {(log["event"], log.get("status")) for log in logs} == {
             ("http_request", 499)
-        }  # that is no fault of ours
+        }  # within the allowed time
 
 
-async def test_a_body_that_does_not_come_ends_the_call(
+async def test_body_not_received_in_time_ends_the_call(
     client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _be_impatient(client, monkeypatch, BodyTimeout(0.4))
@@ -94,7 +94,7 @@ async def test_a_body_that_does_not_come_ends_the_call(
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "body_too_slow"
 
 
-async def test_a_byte_now_and_then_does_not_hold_a_call(
+async def test_body_sent_byte_by_byte_ends_the_call(
     client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _be_impatient(client, monkeypatch, BodyTimeout(0.4))
@@ -106,7 +106,9 @@ async def test_a_byte_now_and_then_does_not_hold_a_call(
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_slow_line_is_no_fault(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_body_on_a_slow_connection_is_accepted(
+    client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _be_impatient(client, monkeypatch, BodyTimeout(0.4, bytes_per_second=40))
     body = json.dumps(PLAIN | {"user_id": "user"}).encode()
     async with listening(client) as address, connected(address) as (reader, writer):
@@ -136,7 +138,9 @@ async def _trickle(writer: asyncio.StreamWriter) -> None:
 # Greedy clients
 
 
-async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_beyond_the_user_limit_is_refused(
+    client: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live_updates, "SUBSCRIPTIONS_PER_USER_MAX", 3)
     mine, theirs = (
         (await client.create("greedy")).json()["id"],
@@ -156,7 +160,7 @@ async def test_nobody_takes_all_streams(client: Caller, monkeypatch: pytest.Monk
         await _stream(stack, address, mine)
 
 
-async def test_a_full_process_says_when_to_come_again(
+async def test_stream_beyond_the_process_limit_returns_retry_after(
     client: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_updates, "SUBSCRIPTIONS_MAX", 1)
@@ -168,14 +172,14 @@ async def test_a_full_process_says_when_to_come_again(
 
 
 async def _stream(stack: AsyncExitStack, address: str, request_id: str) -> asyncio.StreamWriter:
-    """A live stream, which its reader leaves by closing the connection."""
+    """Open a live stream; closing the connection ends it."""
     reader, writer = await stack.enter_async_context(connected(address))
     writer.write(f"GET {REQUESTS}/{request_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"data: "), 10)
     return writer
 
 
-# Curious clients: whose request, whose call
+# Access to the requests of others
 
 
 @pytest.fixture
@@ -187,7 +191,7 @@ async def two_users(make_client: Any) -> Caller:
     return caller
 
 
-async def test_every_call_on_a_request_is_for_its_owner(two_users: Caller) -> None:
+async def test_every_call_on_a_request_of_another_user_is_not_found(two_users: Caller) -> None:
     assert len(OF_A_REQUEST) >= 7
     theirs = await made(two_users, token("owner"))
     before = await Footprint.of(two_users.test_app)
@@ -214,7 +218,7 @@ async def _call(caller: Caller, method: str, path: str, headers: dict[str, str])
     return await caller.request(method, path, headers=headers, **told)
 
 
-# Sly clients: what they say is only said
+# Injection
 
 
 SLY = (
@@ -223,7 +227,7 @@ SLY = (
 )
 
 
-async def test_what_a_caller_says_stays_in_its_place_in_the_log(client: Caller) -> None:
+async def test_log_caller_input_cannot_forge_lines(client: Caller) -> None:
     told = io.StringIO()
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
@@ -248,12 +252,12 @@ async def test_what_a_caller_says_stays_in_its_place_in_the_log(client: Caller) 
     lines = told.getvalue().splitlines()
     assert len(lines) >= 3
     for line in lines:
-        entry = json.loads(line)  # one entry for each line, whatever was said
+        entry = json.loads(line)  # one entry per line, whatever the input
         assert entry.get("level") != "error"
         assert "forged" not in line
 
 
-async def test_words_of_sql_are_words(client: Caller) -> None:
+async def test_prompt_with_sql_is_stored_as_text(client: Caller) -> None:
     words = SLY.replace("\x1b", "").replace("\n", " ")
     created = (await client.create("user'); --", input_prompt=words)).json()
     shown = await client.look(created["id"])

@@ -1,6 +1,4 @@
-"""Who may call, and what they see: services by key, users by token, operators by role, nobody
-else.
-"""
+"""Authentication and authorisation: services by key, users by token, operators by role."""
 
 import asyncio
 import hashlib
@@ -39,14 +37,14 @@ KEYS = (
 
 
 def by_key(key: str, user_id: str | None = None) -> dict[str, str]:
-    """The headers of a service or operator."""
+    """Return the headers of a service or operator."""
     return {"X-Internal-API-Key": key} | ({"X-User-ID": user_id} if user_id else {})
 
 
 def token(
     sub: str = "user", *, secret: Any = JWT_SECRET, algorithm: str = "HS256", **claims: Any
 ) -> dict[str, str]:
-    """The headers of an end user."""
+    """Return the headers of an end user."""
     named = {"kid": claims.pop("kid")} if "kid" in claims else None
     signed = jwt.encode(
         {"sub": sub, "exp": int(time.time()) + 600, **claims}, secret, algorithm, named
@@ -56,7 +54,7 @@ def token(
 
 @pytest.fixture(scope="module")
 async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller of a service with keys and user tokens; `user` and `other` are on the Pro plan."""
+    """A client of a service with keys and user tokens; `user` and `other` are on the Pro plan."""
     caller = await make_shared(api_keys=KEYS, jwt_secret=JWT_SECRET)
     for user in ("user", "other"):
         await caller.test_app.grant(user, 1000, "pro")
@@ -65,30 +63,28 @@ async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
 
 @pytest.fixture(scope="module")
 async def named(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller of an open service that has a name of its own."""
+    """Return a client of an open service with a public name."""
     return await make_shared(public_url="https://own.example")
 
 
 async def made(caller: Caller, headers: dict[str, str], **changes: Any) -> dict[str, Any]:
-    """A request that somebody started."""
+    """Create a request and return its id."""
     answer = await caller.post(REQUESTS, json=PLAIN | changes, headers=headers)
     assert answer.status_code == httpx.codes.ACCEPTED, answer.text
     created: dict[str, Any] = answer.json()
     return created
 
 
-# The open service on a laptop
+# Open service
 
 
-async def test_an_open_service_takes_everybody_for_an_operator(client: Caller) -> None:
+async def test_open_service_every_caller_is_operator(client: Caller) -> None:
     created = await made(client, {}, user_id="user")
     assert (await client.look(created["id"]))["user_id"] == "user"
     assert (await client.get(f"{OPERATIONS}/invariants")).status_code == httpx.codes.OK
 
 
-async def test_an_open_service_takes_no_calls_that_pages_of_other_sites_make(
-    client: Caller,
-) -> None:
+async def test_open_service_call_from_a_page_of_another_site_is_refused(client: Caller) -> None:
     created = await made(client, {}, user_id="user")
     for site in ("cross-site", "same-site"):
         headers = {"Sec-Fetch-Site": site}
@@ -121,10 +117,10 @@ async def test_an_open_service_takes_no_calls_that_pages_of_other_sites_make(
         ("evil.example.", 403),
     ],
 )
-async def test_an_open_service_answers_to_no_name_that_a_site_could_have(
+async def test_open_service_public_host_name_is_refused(
     named: Caller, name: str, status: int
 ) -> None:
-    """DNS rebinding: of a page whose own name leads to this machine the browser says nothing."""
+    """DNS rebinding: a page whose name resolves to this machine sends no foreign Origin."""
     for method, path, body in (
         ("GET", REQUESTS, None),
         ("POST", f"{REQUESTS}/quote", PLAIN | {"user_id": "user"}),
@@ -167,12 +163,12 @@ async def test_open_service_with_a_foreign_origin_refuses_unsafe_methods(
     assert (await named.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
 
 
-async def test_with_keys_any_name_will_do(locked: Caller) -> None:
+async def test_host_with_configured_keys_is_not_checked(locked: Caller) -> None:
     headers = by_key(SERVICE_KEY) | {"Host": "evil.example"}
     assert (await locked.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
 
 
-async def test_naming_a_user_narrows_a_call_to_that_user(client: Caller) -> None:
+async def test_user_header_limits_a_call_to_that_user(client: Caller) -> None:
     mine = await made(client, {"X-User-ID": "user"})
     foreign = await made(client, {"X-User-ID": "other"})
     assert (mine["user_id"], foreign["user_id"]) == ("user", "other")
@@ -189,7 +185,7 @@ async def test_naming_a_user_narrows_a_call_to_that_user(client: Caller) -> None
 # Keys
 
 
-async def test_a_service_acts_for_every_user_and_for_the_one_it_names(locked: Caller) -> None:
+async def test_service_key_acts_for_all_users_or_the_named_one(locked: Caller) -> None:
     mine = await made(locked, by_key(SERVICE_KEY), user_id="user")
     theirs = await made(locked, by_key(SERVICE_KEY, "other"))
     for created in (mine, theirs):
@@ -201,9 +197,7 @@ async def test_a_service_acts_for_every_user_and_for_the_one_it_names(locked: Ca
     assert_problem(nobody, 422, "invalid_request", pointer="/user_id")
 
 
-async def test_a_key_that_is_kept_as_its_hash_opens_and_the_hash_itself_does_not(
-    locked: Caller,
-) -> None:
+async def test_key_configured_as_hash_authenticates_but_the_hash_does_not(locked: Caller) -> None:
     assert (await locked.get(REQUESTS, headers=by_key(HASHED_KEY))).status_code == httpx.codes.OK
     for wrong in (DIGEST, f"sha256${DIGEST}"):
         assert_problem(
@@ -211,7 +205,7 @@ async def test_a_key_that_is_kept_as_its_hash_opens_and_the_hash_itself_does_not
         )
 
 
-async def test_a_wrong_key_is_not_saved_by_a_right_token(locked: Caller) -> None:
+async def test_key_wrong_with_a_valid_token_is_refused(locked: Caller) -> None:
     answer = await locked.get(REQUESTS, headers=token() | by_key("not-the-key-of-anybody"))
     assert_problem(answer, 401, "invalid_credentials")
 
@@ -229,12 +223,12 @@ async def test_a_wrong_key_is_not_saved_by_a_right_token(locked: Caller) -> None
         "shop:service:sha256$nonsense",
     ],
 )
-def test_keys_that_cannot_be_meant_stop_the_start(keys: str) -> None:
+def test_settings_invalid_keys_are_refused_at_start(keys: str) -> None:
     with pytest.raises(ValidationError, match="API key"):
         Settings(_env_file=None, api_keys=keys)  # type: ignore[arg-type,call-arg]
 
 
-def test_a_key_never_shows_in_the_settings() -> None:
+def test_settings_never_show_a_key() -> None:
     settings = Settings(_env_file=None, api_keys=KEYS, jwt_secret=JWT_SECRET)  # type: ignore[arg-type,call-arg]
     shown = f"{settings!r} {settings.model_dump()} {settings.keys()}"
     assert SERVICE_KEY not in shown
@@ -244,7 +238,7 @@ def test_a_key_never_shows_in_the_settings() -> None:
 # End users
 
 
-async def test_a_user_starts_sees_and_steers_their_own_requests(locked: Caller) -> None:
+async def test_token_user_can_create_read_and_steer_own_requests(locked: Caller) -> None:
     user = f"user-{uuid4()}"
     mine = await made(locked, token(user))
     assert mine["user_id"] == user
@@ -270,7 +264,7 @@ async def test_a_user_starts_sees_and_steers_their_own_requests(locked: Caller) 
         ("POST", "/cancel", None),
     ],
 )
-async def test_a_user_finds_nothing_where_somebody_elses_request_is(
+async def test_token_request_of_another_user_is_not_found(
     locked: Caller, method: str, action: str, body: dict[str, Any] | None
 ) -> None:
     foreign = await made(locked, token("other"))
@@ -284,7 +278,7 @@ async def test_a_user_finds_nothing_where_somebody_elses_request_is(
     assert await Footprint.of(locked.test_app) == before
 
 
-async def test_a_user_can_act_for_nobody_else(locked: Caller) -> None:
+async def test_token_naming_another_user_is_refused(locked: Caller) -> None:
     before = await Footprint.of(locked.test_app)
     for path in (REQUESTS, f"{REQUESTS}/quote"):
         answer = await locked.post(path, json=PLAIN | {"user_id": "other"}, headers=token())
@@ -295,7 +289,7 @@ async def test_a_user_can_act_for_nobody_else(locked: Caller) -> None:
     assert await Footprint.of(locked.test_app) == before
 
 
-async def test_an_operator_by_token_sees_all_and_runs_operations(locked: Caller) -> None:
+async def test_token_with_operator_role_sees_all_and_runs_operations(locked: Caller) -> None:
     foreign = await made(locked, token("other"))
     operator = token("alice", roles=["operator"])
     assert (
@@ -325,13 +319,13 @@ async def test_an_operator_by_token_sees_all_and_runs_operations(locked: Caller)
         True,
     ],
 )
-async def test_only_the_role_itself_makes_an_operator(locked: Caller, roles: object) -> None:
+async def test_token_with_similar_role_is_no_operator(locked: Caller, roles: object) -> None:
     answer = await locked.get(f"{OPERATIONS}/invariants", headers=token(roles=roles))
     document = assert_problem(answer, 403, "forbidden")
     assert "operator" in document["detail"]
 
 
-async def test_where_only_keys_are_set_no_token_opens_and_the_other_way_round(
+async def test_credentials_of_an_unconfigured_kind_are_refused(
     make_shared: Callable[..., Awaitable[Caller]],
 ) -> None:
     keys_only = await make_shared(api_keys=KEYS)
@@ -353,7 +347,7 @@ async def test_where_only_keys_are_set_no_token_opens_and_the_other_way_round(
 
 @dataclass
 class KeySet:
-    """A key set on a server of its own, the private keys to it, and how it answers."""
+    """A key set on a local server, its private keys, and its behaviour."""
 
     url: str = ""
     rsa_key: rsa.RSAPrivateKey = field(
@@ -367,7 +361,7 @@ class KeySet:
     asked: int = 0
 
     def publish(self) -> None:
-        """Offer the public halves of the keys."""
+        """Publish the public keys."""
         keys = [
             json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.rsa_key.public_key()))
             | {"kid": "r1", "use": "sig"},
@@ -378,7 +372,7 @@ class KeySet:
 
     @property
     def public_pem(self) -> bytes:
-        """The public RSA key as text: what everybody knows."""
+        """Return the public RSA key as text."""
         return self.rsa_key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -386,7 +380,7 @@ class KeySet:
 
 @pytest.fixture(scope="module")
 def key_set() -> Iterator[KeySet]:
-    """A server with a key set on a port of its own."""
+    """A server with a key set."""
     keys = KeySet()
 
     class Handler(BaseHTTPRequestHandler):
@@ -412,14 +406,14 @@ def key_set() -> Iterator[KeySet]:
 
 @pytest.fixture
 async def by_key_set(make_shared: Callable[..., Awaitable[Caller]], key_set: KeySet) -> Caller:
-    """A caller of a service that believes the key set and nothing else; fresh, so that nothing is
-    remembered.
-    """
+    """A client of a service that accepts only the key set; new, so that nothing is cached."""
     key_set.publish()
     return await make_shared(jwks_url=key_set.url, jwt_audience="aigen")
 
 
-async def test_tokens_of_the_key_set_open(by_key_set: Caller, key_set: KeySet) -> None:
+async def test_token_signed_by_the_key_set_authenticates(
+    by_key_set: Caller, key_set: KeySet
+) -> None:
     signers: tuple[tuple[Any, str, str], ...] = (
         (key_set.rsa_key, "RS256", "r1"),
         (key_set.ec_key, "ES256", "e1"),
@@ -429,9 +423,7 @@ async def test_tokens_of_the_key_set_open(by_key_set: Caller, key_set: KeySet) -
         assert (await by_key_set.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
 
 
-async def test_the_key_set_is_asked_once_for_many_calls(
-    by_key_set: Caller, key_set: KeySet
-) -> None:
+async def test_key_set_is_fetched_once_for_many_calls(by_key_set: Caller, key_set: KeySet) -> None:
     before = key_set.asked
     headers = token(secret=key_set.rsa_key, algorithm="RS256", kid="r1", aud="aigen")
     answers = await asyncio.gather(*(by_key_set.get(REQUESTS, headers=headers) for _ in range(10)))
@@ -439,7 +431,7 @@ async def test_the_key_set_is_asked_once_for_many_calls(
     assert key_set.asked == before + 1
 
 
-async def test_made_up_key_names_do_not_make_us_ask_again_and_again(
+async def test_key_set_unknown_key_ids_cause_no_repeated_fetches(
     by_key_set: Caller, key_set: KeySet
 ) -> None:
     headers = token(secret=key_set.rsa_key, algorithm="RS256", kid="r1", aud="aigen")
@@ -452,7 +444,7 @@ async def test_made_up_key_names_do_not_make_us_ask_again_and_again(
 
 
 def _confused(keys: KeySet, named: str) -> dict[str, str]:
-    """A token whose HMAC key is the public key that everybody knows."""
+    """Return a token signed with the public key as HMAC secret."""
     part = jwt.utils.base64url_encode
     head = part(json.dumps({"alg": named, "typ": "JWT", "kid": "r1"}).encode())
     body = part(json.dumps({"sub": "user", "aud": "aigen", "exp": int(time.time()) + 600}).encode())
@@ -481,14 +473,14 @@ FORGED: dict[str, Callable[[KeySet], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("kind", FORGED)
-async def test_a_forged_token_of_the_key_set_opens_nothing(
+async def test_token_forged_for_the_key_set_is_refused(
     by_key_set: Caller, key_set: KeySet, kind: str
 ) -> None:
     answer = await by_key_set.get(REQUESTS, headers=FORGED[kind](key_set))
     assert_problem(answer, 401, "invalid_credentials")
 
 
-async def test_the_public_key_is_no_secret_even_where_both_kinds_of_token_are_taken(
+async def test_token_signed_with_the_public_key_as_secret_is_refused(
     make_shared: Callable[..., Awaitable[Caller]], key_set: KeySet
 ) -> None:
     key_set.publish()
@@ -505,7 +497,7 @@ async def test_the_public_key_is_no_secret_even_where_both_kinds_of_token_are_ta
     ("status", "body"),
     [(500, b"{}"), (200, b"<html>down for maintenance</html>"), (200, b'{"keys": []}')],
 )
-async def test_a_key_set_that_cannot_be_read_is_not_the_users_fault(
+async def test_key_set_unreadable_is_503(
     by_key_set: Caller, key_set: KeySet, status: int, body: bytes
 ) -> None:
     headers = token(secret=key_set.rsa_key, algorithm="RS256", kid="r1", aud="aigen")
@@ -518,7 +510,7 @@ async def test_a_key_set_that_cannot_be_read_is_not_the_users_fault(
     assert (await by_key_set.get(REQUESTS, headers=headers)).status_code == httpx.codes.OK
 
 
-# Every address
+# Every route
 
 PUBLIC = {
     "/health",
@@ -538,7 +530,7 @@ CALLBACK = "/api/v1/n8n-callbacks/"
 
 
 def addresses(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """Method and path of everything the application answers."""
+    """Return method and path of every route."""
     for route in routes:
         if hasattr(route, "methods"):
             yield from ((method, route.path) for method in sorted(route.methods - {"HEAD"}))
@@ -548,11 +540,13 @@ def addresses(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
 
 
 def filled(path: str) -> str:
-    """The path with something in each place."""
+    """Return the path with a value for each parameter."""
     return re.sub(r"\{[a-z_]+(:path)?\}", NOBODY, path.replace("{message_id}", "1"))
 
 
-async def test_every_address_is_public_on_purpose_or_refuses_strangers(locked: Caller) -> None:
+async def test_every_route_is_public_on_purpose_or_refuses_anonymous_callers(
+    locked: Caller,
+) -> None:
     described = (await locked.get("/openapi.json")).json()["paths"]
     found = set(addresses(locked.app.routes))
     assert found >= {
@@ -583,7 +577,7 @@ async def test_every_address_is_public_on_purpose_or_refuses_strangers(locked: C
 
 
 def assert_sign_in(answer: httpx.Response, method: str, path: str) -> None:
-    """A page leads strangers to the sign-in, and takes no form of theirs."""
+    """Check that a page redirects anonymous visitors to the sign-in and rejects their forms."""
     if method == "GET":
         assert answer.status_code == httpx.codes.SEE_OTHER, f"{method} {path}: {answer.status_code}"
         assert (answer.headers["location"].partition("?")[0], answer.content) == ("/sign-in", b"")
@@ -594,7 +588,7 @@ def assert_sign_in(answer: httpx.Response, method: str, path: str) -> None:
         assert "Please sign in" in answer.text
 
 
-async def test_pages_of_operators_are_for_operators_only(locked: Caller) -> None:
+async def test_console_pages_refuse_other_roles(locked: Caller) -> None:
     sessions = locked.app.state.web_services.sessions
     service = sessions.create_from_key(
         locked.app.state.services.authenticator.key(SERVICE_KEY), "user"
@@ -611,9 +605,7 @@ async def test_pages_of_operators_are_for_operators_only(locked: Caller) -> None
             )
 
 
-async def test_callbacks_ask_for_the_token_of_the_job_and_take_no_key_of_a_service(
-    locked: Caller,
-) -> None:
+async def test_callbacks_require_the_job_token_and_refuse_service_keys(locked: Caller) -> None:
     kinds = {path for _, path in addresses(locked.app.routes) if path.startswith(CALLBACK)}
     assert len(kinds) == 6
     body = {
@@ -634,7 +626,7 @@ async def test_callbacks_ask_for_the_token_of_the_job_and_take_no_key_of_a_servi
             assert_problem(answer, 401, "invalid_credentials")
 
 
-async def test_operations_are_for_operators_only(locked: Caller) -> None:
+async def test_operations_refuse_other_roles(locked: Caller) -> None:
     operations = [
         (method, path)
         for method, path in addresses(locked.app.routes)
@@ -657,25 +649,25 @@ async def test_operations_are_for_operators_only(locked: Caller) -> None:
 
 
 class Minute:
-    """A clock in seconds that moves only when told to."""
+    """A clock in seconds that the test advances."""
 
     def __init__(self) -> None:
         self.at = 600.0
 
     def monotonic(self) -> float:
-        """The time."""
+        """Return the time."""
         return self.at
 
 
 @pytest.fixture
 def minute(monkeypatch: pytest.MonkeyPatch) -> Minute:
-    """The clock of the limits; it stands at the beginning of a window."""
+    """The clock of the limits, at the beginning of a window."""
     clock = Minute()
     monkeypatch.setattr(rate_limit, "time", clock)
     return clock
 
 
-async def test_too_many_calls_are_refused_with_the_time_to_wait(
+async def test_rate_limit_exceeded_is_429_with_retry_after(
     make_client: Callable[..., Awaitable[Caller]], minute: Minute
 ) -> None:
     caller = await make_client(api_keys=KEYS, rate_limit_per_minute=3)
@@ -706,7 +698,7 @@ async def test_too_many_calls_are_refused_with_the_time_to_wait(
     assert after.status_code == httpx.codes.ACCEPTED
 
 
-async def test_a_user_who_is_called_like_a_service_does_not_use_up_its_limit_or_its_keys(
+async def test_user_with_the_name_of_a_service_shares_neither_its_limit_nor_its_keys(
     make_client: Callable[..., Awaitable[Caller]], minute: Minute
 ) -> None:
     caller = await make_client(api_keys=KEYS, jwt_secret=JWT_SECRET, rate_limit_per_minute=2)

@@ -1,6 +1,4 @@
-"""Money as an operator sees it over HTTP: quotes that bind, flags, holds in doubt, usage,
-reconciliation.
-"""
+"""Operator calls on accounts: binding quotes, flags, holds in doubt, usage, reconciliation."""
 
 import csv
 import io
@@ -17,20 +15,20 @@ from tests.e2e.journey import NOBODY, OPERATIONS, REQUESTS, Caller, assert_probl
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits."""
+    """An open service; `user` is on the payg plan with 20 credits."""
     await client.test_app.grant("user", 2000, "payg")
     return client
 
 
 async def read(caller: Caller, path: str) -> Any:
-    """What an operator reads."""
+    """Read an operator resource."""
     answer = await caller.get(f"{OPERATIONS}/{path}")
     assert answer.status_code == httpx.codes.OK, answer.text
     return answer.json()
 
 
 async def quote(caller: Caller, **brief: Any) -> dict[str, Any]:
-    """The quote of a plain request."""
+    """Quote a plain request."""
     body = {
         "user_id": "user",
         "input_prompt": "A lighthouse",
@@ -43,10 +41,10 @@ async def quote(caller: Caller, **brief: Any) -> dict[str, Any]:
     return found
 
 
-# Quote = charge
+# Quotes
 
 
-async def test_a_quote_is_accepted_by_every_action_that_costs(paying: Caller) -> None:
+async def test_quote_is_accepted_by_every_charged_action(paying: Caller) -> None:
     quote_id = (await quote(paying))["quote_id"]
     created = await paying.create(quote_id=quote_id)
     assert created.status_code == httpx.codes.ACCEPTED
@@ -71,14 +69,14 @@ async def test_a_quote_is_accepted_by_every_action_that_costs(paying: Caller) ->
     assert retried.status_code == httpx.codes.ACCEPTED
 
 
-async def test_a_price_that_changed_is_409_and_charges_nothing(paying: Caller) -> None:
+async def test_quote_with_changed_price_is_409_and_charges_nothing(paying: Caller) -> None:
     quote_id = (await quote(paying))["quote_id"]
     paying.test_app.generations._policy = Policy(prices=Prices(sample_set=20))  # noqa: SLF001 - as other settings would
     assert_problem(await paying.create(quote_id=quote_id), 409, "quote_expired")
     assert await paying.test_app.balance() == 2000
 
 
-async def test_a_quote_that_is_none_names_its_field(paying: Caller) -> None:
+async def test_quote_invalid_is_reported_at_its_field(paying: Caller) -> None:
     for wrong in ("nothing", (await quote(paying))["quote_id"][:-2]):
         assert_problem(
             await paying.create(quote_id=wrong), 422, "invalid_request", pointer="/quote_id"
@@ -92,9 +90,7 @@ async def test_a_quote_that_is_none_names_its_field(paying: Caller) -> None:
 # Flags
 
 
-async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(
-    paying: Caller,
-) -> None:
+async def test_flagged_account_is_listed_refused_and_cleared(paying: Caller) -> None:
     await paying.test_app.service.account_flags.raise_(
         "user", "charge_failed", paying.test_app.clock()
     )
@@ -122,7 +118,7 @@ async def test_a_flagged_account_is_listed_refused_and_cleared_by_an_operator(
 # Holds in doubt
 
 
-async def test_a_hold_in_doubt_is_listed_and_decided(paying: Caller) -> None:
+async def test_parked_hold_is_listed_and_decided(paying: Caller) -> None:
     paying.test_app.credits.faults.extend(["conflict", "conflict"])
     created = (await paying.create()).json()
     paying.test_app.clock.advance(minutes=1)
@@ -144,7 +140,7 @@ async def test_a_hold_in_doubt_is_listed_and_decided(paying: Caller) -> None:
     assert decided["data"] == {"hold": parked["key"], "by": "open", "charged": False}
 
 
-async def test_deciding_needs_a_key_that_is_known(client: Caller) -> None:
+async def test_decide_hold_unknown_key_is_not_found(client: Caller) -> None:
     answer = await client.post(
         f"{OPERATIONS}/holds/{NOBODY}:samples:1:1/decide", json={"charged": True}
     )
@@ -156,7 +152,7 @@ async def test_deciding_needs_a_key_that_is_known(client: Caller) -> None:
 # Usage
 
 
-async def test_the_usage_of_a_month_comes_as_csv_and_as_json_lines(paying: Caller) -> None:
+async def test_usage_of_a_month_is_exported_as_csv_and_json_lines(paying: Caller) -> None:
     await paying.completed(project_id="spring")
     month = f"{paying.test_app.clock():%Y-%m}"
     answer = await paying.get(f"{OPERATIONS}/usage", params={"month": month})
@@ -181,7 +177,7 @@ async def test_the_usage_of_a_month_comes_as_csv_and_as_json_lines(paying: Calle
 # Reconciliation
 
 
-async def test_a_difference_is_shown_and_mended_when_told(paying: Caller) -> None:
+async def test_reconcile_difference_is_reported_and_posted_with_apply(paying: Caller) -> None:
     await paying.with_samples()
     await paying.test_app.database.execute("DELETE FROM outbox WHERE topic LIKE 'credits.%'")
     await paying.test_app.database.execute(

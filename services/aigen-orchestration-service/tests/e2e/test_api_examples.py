@@ -1,6 +1,4 @@
-"""The examples of docs/api.md are true: they are run here in their order, against the service with
-the local engine.
-"""
+"""The examples of docs/api.md, run in their order against the service with the local engine."""
 
 import asyncio
 import json
@@ -32,7 +30,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+_id|cursor)\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One call of the story; without an `answer` only its success is promised."""
+    """One call; without an `answer` only its success is checked."""
 
     line: int
     method: str
@@ -44,7 +42,7 @@ class Example:
 
 
 def examples() -> list[Example]:
-    """Every ```http block with the ```json block after it, and every curl call to the local
+    """Return every ```http block with the ```json block after it, and every curl call to the local
     service.
     """
     text = STORY.read_text(encoding="utf-8")
@@ -98,15 +96,15 @@ def _from_curl(text: str, line: int) -> Example:
 
 
 class Story:
-    """Runs examples; what answers say of ids is known to those after them."""
+    """Runs examples; ids of responses are available to later ones."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
         self._known: dict[str, str] = {}
 
     async def tell(self, example: Example) -> None:
-        """Run one example. A GET is repeated until its answer is the documented one: others are
-        working.
+        """Run one example; a GET is repeated until its response matches, because workers run
+        concurrently.
         """
         ends = time.monotonic() + _WAIT_SECONDS
         while True:
@@ -154,7 +152,7 @@ class Story:
     def _differences(
         self, wanted: Any, got: Any, place: str, captured: dict[str, str]
     ) -> list[str]:
-        """Where the answer is not what is documented; what is not documented may be anything."""
+        """Return the differences from the documented response; undocumented members are ignored."""
         if wanted == ANYTHING:
             return []
         if isinstance(wanted, str) and (match := _PLACEHOLDER.fullmatch(wanted)):
@@ -184,7 +182,7 @@ class Story:
 
 @pytest.fixture
 async def service(database_url: str, settings: Settings) -> AsyncIterator[Container]:
-    """All roles with the local engine."""
+    """The service with all roles and the local engine."""
     quick = settings.model_copy(update={"poll_interval": 0.05, "sweep_interval": 0.2})
     service = Container(quick, database_url=database_url)
     await service.start()
@@ -194,7 +192,7 @@ async def service(database_url: str, settings: Settings) -> AsyncIterator[Contai
 
 @pytest.fixture
 async def client(service: Container) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service on a real port, so that the stream flows."""
+    """A client of the service on a real port, so that streams work."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
@@ -213,7 +211,9 @@ async def client(service: Container) -> AsyncIterator[httpx.AsyncClient]:
         await serving
 
 
-async def test_every_example_is_true(client: httpx.AsyncClient, service: Container) -> None:
+async def test_every_example_of_the_document_returns_what_it_shows(
+    client: httpx.AsyncClient, service: Container
+) -> None:
     story = Story(client)
     told = examples()
     assert len(told) > 20
@@ -225,7 +225,7 @@ async def test_every_example_is_true(client: httpx.AsyncClient, service: Contain
         await asyncio.sleep(0.1)
 
 
-def test_every_runnable_block_is_an_example() -> None:
+def test_every_block_with_a_call_is_an_example() -> None:
     text = STORY.read_text(encoding="utf-8")
     assert len(examples()) == len(re.findall(r"^```http$", text, re.MULTILINE)) + text.count(
         f"curl -i {LOCAL}"

@@ -1,6 +1,4 @@
-"""Whatever is sent, the answer says what is wrong and what to do; nothing is stored, charged or
-given away.
-"""
+"""Invalid input: the response names the error and the remedy; nothing is stored or charged."""
 
 import base64
 import json
@@ -34,7 +32,7 @@ LARGE = 262_144
 
 @pytest.fixture(scope="module")
 async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller of an open service, with a paying user, one on the Free plan, and one on Pro."""
+    """A client of an open service, with a payg user, one on the Free plan, and one on Pro."""
     caller = await make_shared()
     for user, plan in (("user", "payg"), ("free", "free"), ("pro", "pro")):
         await caller.test_app.grant(user, 1000, plan)
@@ -43,7 +41,7 @@ async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
 
 @pytest.fixture
 async def open_service(shared: Caller) -> AsyncIterator[Caller]:
-    """The shared caller; when the test is over, everything stored is as it was."""
+    """The shared client; checks at the end that nothing stored has changed."""
     before = await Footprint.of(shared.test_app)
     yield shared
     assert await Footprint.of(shared.test_app) == before
@@ -51,7 +49,7 @@ async def open_service(shared: Caller) -> AsyncIterator[Caller]:
 
 @pytest.fixture(scope="module")
 async def locked(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller of a service that wants to know who calls."""
+    """A client of a service with authentication."""
     return await make_shared(
         api_keys=f"odoo:service:{API_KEY}",
         jwt_secret=JWT_SECRET,
@@ -69,7 +67,7 @@ async def awaiting_selection(shared: Caller) -> dict[str, Any]:
     return await shared.look(first["id"]) | {"old": first["samples"][0]["asset_id"]}
 
 
-# The body of a start
+# The body of a create
 
 TEXT: list[Any] = [5, 1.5, True, [], {}, ["a"]]
 LIST: list[Any] = [5, True, "a", {}]
@@ -95,7 +93,9 @@ WRONG_TYPES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_TYPES)
-async def test_a_value_of_the_wrong_type_is_pointed_at(open_service: Caller, name: str) -> None:
+async def test_create_value_of_wrong_type_is_reported_at_its_pointer(
+    open_service: Caller, name: str
+) -> None:
     for value in WRONG_TYPES[name]:
         document = assert_problem(
             await open_service.create(**{name: value}), 422, "invalid_request"
@@ -155,7 +155,7 @@ UNFIT: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("changes", "pointer", "code"), UNFIT)
-async def test_a_field_that_does_not_fit_is_pointed_at(
+async def test_create_invalid_field_is_reported_at_its_pointer(
     open_service: Caller, changes: dict[str, Any], pointer: str, code: str
 ) -> None:
     document = assert_problem(
@@ -165,14 +165,16 @@ async def test_a_field_that_does_not_fit_is_pointed_at(
 
 
 @pytest.mark.parametrize("missing", ["input_prompt", "output_format", "user_id"])
-async def test_a_missing_field_is_pointed_at(open_service: Caller, missing: str) -> None:
+async def test_create_missing_field_is_reported_at_its_pointer(
+    open_service: Caller, missing: str
+) -> None:
     body = {name: value for name, value in {"user_id": "user", **PLAIN}.items() if name != missing}
     answer = await open_service.post(REQUESTS, json=body)
     document = assert_problem(answer, 422, "invalid_request", pointer=f"/{missing}")
     assert [fault["code"] for fault in document["errors"]] == ["missing"]
 
 
-async def test_every_fault_of_a_body_is_named_at_once(open_service: Caller) -> None:
+async def test_create_several_invalid_fields_are_all_reported(open_service: Caller) -> None:
     answer = await open_service.create(
         input_prompt="", output_format="MySpacePost", model=5, colour="red"
     )
@@ -189,7 +191,7 @@ async def test_every_fault_of_a_body_is_named_at_once(open_service: Caller) -> N
     ("width", "height"),
     [(63, 800), (800, 4097), (0, 0), (-800, 800), ("800", 800), (800.5, 800), (True, 800)],
 )
-async def test_sides_out_of_bounds_or_not_whole_are_pointed_at(
+async def test_dimensions_out_of_bounds_or_fractional_are_reported(
     open_service: Caller, width: object, height: object
 ) -> None:
     size = {"width": width, "height": height}
@@ -209,7 +211,7 @@ async def test_sides_out_of_bounds_or_not_whole_are_pointed_at(
         ({"custom_dimensions": {"width": 800, "height": 800}}, "dimensions_not_allowed"),
     ],
 )
-async def test_dimensions_go_with_custom_and_with_nothing_else(
+async def test_dimensions_are_required_for_custom_and_refused_otherwise(
     open_service: Caller, changes: dict[str, Any], code: str
 ) -> None:
     document = assert_problem(await open_service.create(**changes), 422, "invalid_request")
@@ -241,14 +243,14 @@ async def test_dimensions_go_with_custom_and_with_nothing_else(
         "bucket/key\n.png",
     ],
 )
-async def test_a_reference_that_nobody_could_fetch_is_refused(
+async def test_reference_that_cannot_be_fetched_is_refused(
     open_service: Caller, reference: str
 ) -> None:
     answer = await open_service.create(uploaded_image_references=["bucket/fine.png", reference])
     assert_problem(answer, 422, "invalid_request", pointer="/uploaded_image_references/1")
 
 
-# Bodies that cannot be read
+# Unreadable bodies
 
 
 @pytest.mark.parametrize(
@@ -272,9 +274,7 @@ async def test_a_reference_that_nobody_could_fetch_is_refused(
 @pytest.mark.parametrize(
     "path", [REQUESTS, f"{REQUESTS}/quote", f"{REQUESTS}/{NOBODY}/select-sample"]
 )
-async def test_what_is_not_json_is_said_to_be_so(
-    open_service: Caller, path: str, body: bytes
-) -> None:
+async def test_body_not_json_is_invalid_json(open_service: Caller, path: str, body: bytes) -> None:
     answer = await open_service.post(
         path, content=body, headers={"Content-Type": "application/json"}
     )
@@ -292,7 +292,7 @@ async def test_what_is_not_json_is_said_to_be_so(
     ids=["unclosed", "lists", "objects", "inside a field"],
 )
 @pytest.mark.parametrize("path", [REQUESTS, f"{CALLBACKS}/sample-result"])
-async def test_deep_json_is_refused_at_once(open_service: Caller, path: str, body: bytes) -> None:
+async def test_body_deeply_nested_is_refused(open_service: Caller, path: str, body: bytes) -> None:
     began = time.monotonic()
     answer = await open_service.post(
         path, content=body, headers={"Content-Type": "application/json"}
@@ -303,9 +303,7 @@ async def test_deep_json_is_refused_at_once(open_service: Caller, path: str, bod
 
 @pytest.mark.parametrize("body", [[], "otter", 5, True, None, [PLAIN]])
 @pytest.mark.parametrize("path", [REQUESTS, f"{CALLBACKS}/started"])
-async def test_json_that_is_not_an_object_is_refused(
-    open_service: Caller, path: str, body: object
-) -> None:
+async def test_body_not_an_object_is_refused(open_service: Caller, path: str, body: object) -> None:
     answer = await open_service.post(
         path, content=json.dumps(body), headers={"Content-Type": "application/json"}
     )
@@ -315,14 +313,14 @@ async def test_json_that_is_not_an_object_is_refused(
 @pytest.mark.parametrize(
     "path", [REQUESTS, f"{REQUESTS}/quote", f"{REQUESTS}/{NOBODY}/select-sample"]
 )
-async def test_a_missing_body_is_refused(open_service: Caller, path: str) -> None:
+async def test_body_missing_is_refused(open_service: Caller, path: str) -> None:
     assert_problem(await open_service.post(path), 422, "invalid_request")
 
 
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "application/xml", None]
 )
-async def test_another_content_type_is_named_as_the_fault(
+async def test_body_with_another_content_type_is_415(
     open_service: Caller, kind: str | None
 ) -> None:
     headers = {"Content-Type": kind} if kind else {}
@@ -353,9 +351,7 @@ PLACES_WITH_BODIES = [
 
 
 @pytest.mark.parametrize("path", PLACES_WITH_BODIES)
-async def test_a_huge_body_is_refused_by_its_announced_length(
-    open_service: Caller, path: str
-) -> None:
+async def test_body_with_excessive_content_length_is_413(open_service: Caller, path: str) -> None:
     body = json.dumps({"input_prompt": "o" * LARGE})
     answer = await open_service.post(
         path, content=body, headers={"Content-Type": "application/json"}
@@ -365,9 +361,7 @@ async def test_a_huge_body_is_refused_by_its_announced_length(
 
 
 @pytest.mark.parametrize("path", PLACES_WITH_BODIES)
-async def test_a_huge_body_of_unknown_length_is_refused_while_it_is_read(
-    open_service: Caller, path: str
-) -> None:
+async def test_body_huge_and_chunked_is_413(open_service: Caller, path: str) -> None:
     answer = await open_service.post(
         path, content=_large(65_536), headers={"Content-Type": "application/json"}
     )
@@ -375,7 +369,7 @@ async def test_a_huge_body_of_unknown_length_is_refused_while_it_is_read(
 
 
 @pytest.mark.parametrize("path", PLACES_WITH_BODIES)
-async def test_a_huge_body_that_claims_to_be_short_is_refused_while_it_is_read(
+async def test_body_longer_than_its_content_length_is_refused(
     open_service: Caller, path: str
 ) -> None:
     headers = {"Content-Type": "application/json", "Content-Length": "10"}
@@ -383,7 +377,7 @@ async def test_a_huge_body_that_claims_to_be_short_is_refused_while_it_is_read(
     assert_problem(answer, 413, "payload_too_large")
 
 
-async def test_a_body_at_the_limit_is_read(open_service: Caller) -> None:
+async def test_body_at_the_limit_is_accepted(open_service: Caller) -> None:
     body = json.dumps({"user_id": "user", **PLAIN, "metadata": {"pad": ""}})
     padded = body.replace('"pad": ""', f'"pad": "{"p" * (LARGE - len(body))}"')
     assert len(padded) == LARGE
@@ -393,7 +387,7 @@ async def test_a_body_at_the_limit_is_read(open_service: Caller) -> None:
     assert answer.status_code == httpx.codes.OK
 
 
-# What a plan does not include
+# Features of plans
 
 
 @pytest.mark.parametrize("path", [REQUESTS, f"{REQUESTS}/quote"])
@@ -406,7 +400,7 @@ async def test_a_body_at_the_limit_is_read(open_service: Caller) -> None:
         {"output_format": "Custom", "custom_dimensions": {"width": 1921, "height": 1080}},
     ],
 )
-async def test_the_free_plan_names_the_plan_that_a_feature_needs(
+async def test_free_plan_refusal_names_the_required_plan(
     open_service: Caller, path: str, changes: dict[str, Any]
 ) -> None:
     answer = await open_service.post(path, json={"user_id": "free", **PLAIN, **changes})
@@ -414,7 +408,7 @@ async def test_the_free_plan_names_the_plan_that_a_feature_needs(
     assert PLANS["pro"].title in document["detail"]
 
 
-async def test_a_high_resolution_final_on_the_free_plan_names_the_plan_it_needs(
+async def test_free_plan_high_resolution_final_names_the_required_plan(
     awaiting_selection: dict[str, Any], open_service: Caller
 ) -> None:
     answer = await open_service.act(
@@ -430,7 +424,7 @@ async def test_a_high_resolution_final_on_the_free_plan_names_the_plan_it_needs(
 # Actions on a request
 
 
-async def test_a_sample_of_another_round_cannot_be_selected(
+async def test_select_sample_of_another_round_is_refused(
     awaiting_selection: dict[str, Any], open_service: Caller
 ) -> None:
     answer = await open_service.act(
@@ -459,7 +453,7 @@ async def test_a_sample_of_another_round_cannot_be_selected(
         ({"format": "png"}, "/format"),
     ],
 )
-async def test_a_selection_that_does_not_fit_is_pointed_at(
+async def test_select_invalid_field_is_reported_at_its_pointer(
     awaiting_selection: dict[str, Any], open_service: Caller, changes: dict[str, Any], pointer: str
 ) -> None:
     body = {"selected_sample_id": awaiting_selection["samples"][0]["asset_id"]} | changes
@@ -484,7 +478,7 @@ async def test_a_selection_that_does_not_fit_is_pointed_at(
         ({"input_prompt": PROMPT}, "/input_prompt"),
     ],
 )
-async def test_a_change_that_does_not_fit_is_pointed_at(
+async def test_brief_change_invalid_field_is_reported_at_its_pointer(
     awaiting_selection: dict[str, Any],
     open_service: Caller,
     action: str,
@@ -511,7 +505,7 @@ ACTIONS: list[tuple[str, str, dict[str, Any] | None]] = [
 
 
 @pytest.mark.parametrize(("method", "action", "body"), ACTIONS)
-async def test_a_path_without_a_valid_id_is_refused(
+async def test_path_with_invalid_id_is_refused(
     open_service: Caller, method: str, action: str, body: dict[str, Any] | None
 ) -> None:
     for wrong in ("nonsense", "123", f"{NOBODY}0", "%00", "..%2f..%2fetc"):
@@ -523,7 +517,7 @@ async def test_a_path_without_a_valid_id_is_refused(
 
 
 @pytest.mark.parametrize(("method", "action", "body"), ACTIONS)
-async def test_foreign_and_unknown_requests_are_told_apart_by_nothing(
+async def test_request_of_another_user_looks_like_an_unknown_one(
     awaiting_selection: dict[str, Any],
     open_service: Caller,
     method: str,
@@ -544,14 +538,12 @@ async def test_foreign_and_unknown_requests_are_told_apart_by_nothing(
 
 
 @pytest.mark.parametrize("user", ["", "u" * 201, "a\x01b"])
-async def test_a_user_header_that_is_no_user_id_is_refused(open_service: Caller, user: str) -> None:
+async def test_user_header_invalid_is_refused(open_service: Caller, user: str) -> None:
     answer = await open_service.get(REQUESTS, headers={"X-User-ID": user})
     assert_problem(answer, 422, "invalid_request", pointer="/header/X-User-ID")
 
 
-async def test_a_user_in_the_body_who_is_not_the_one_in_the_header_is_refused(
-    open_service: Caller,
-) -> None:
+async def test_user_in_body_and_header_different_is_refused(open_service: Caller) -> None:
     answer = await open_service.create("user", headers={"X-User-ID": "free"})
     assert_problem(answer, 403, "user_mismatch")
 
@@ -591,7 +583,7 @@ async def test_a_user_in_the_body_who_is_not_the_one_in_the_header_is_refused(
         ("page=2", "/query/page"),
     ],
 )
-async def test_a_list_that_cannot_be_meant_is_refused(
+async def test_list_invalid_parameters_are_refused(
     open_service: Caller, query: str, pointer: str
 ) -> None:
     assert_problem(
@@ -601,7 +593,7 @@ async def test_a_list_that_cannot_be_meant_is_refused(
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00"])
 @pytest.mark.parametrize("bound", ["created_from", "created_to"])
-async def test_the_ends_of_time_are_no_fault_of_ours(
+async def test_list_dates_at_the_ends_of_time_are_refused(
     open_service: Caller, bound: str, moment: str
 ) -> None:
     answer = await open_service.get(f"{REQUESTS}?{bound}={moment}")
@@ -664,7 +656,7 @@ TOKENS: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("kind", TOKENS)
-async def test_a_token_that_is_not_ours_opens_nothing(locked: Caller, kind: str) -> None:
+async def test_token_of_another_issuer_is_refused(locked: Caller, kind: str) -> None:
     before = await Footprint.of(locked.test_app)
     answer = await locked.create(headers={"Authorization": f"Bearer {TOKENS[kind]()}"})
     assert_problem(answer, 401, "invalid_credentials")
@@ -672,7 +664,7 @@ async def test_a_token_that_is_not_ours_opens_nothing(locked: Caller, kind: str)
     assert await Footprint.of(locked.test_app) == before
 
 
-async def test_an_expired_token_says_so(locked: Caller) -> None:
+async def test_token_expired_is_reported(locked: Caller) -> None:
     answer = await locked.get(
         REQUESTS, headers={"Authorization": f"Bearer {_token(exp=int(time.time()) - 60)}"}
     )
@@ -680,7 +672,7 @@ async def test_an_expired_token_says_so(locked: Caller) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "otter"])
-async def test_no_token_at_all_asks_for_one(locked: Caller, value: str) -> None:
+async def test_token_missing_is_401(locked: Caller, value: str) -> None:
     answer = await locked.get(REQUESTS, headers={"Authorization": value})
     assert_problem(answer, 401, "authentication_required")
 
@@ -688,12 +680,12 @@ async def test_no_token_at_all_asks_for_one(locked: Caller, value: str) -> None:
 @pytest.mark.parametrize(
     "key", ["otter", f"{API_KEY}x", API_KEY[:-1], "odoo:service:" + API_KEY, "ü" * 20]
 )
-async def test_a_wrong_api_key_opens_nothing(locked: Caller, key: str) -> None:
+async def test_api_key_wrong_is_refused(locked: Caller, key: str) -> None:
     answer = await locked.get(REQUESTS, headers=[(b"X-Internal-API-Key", key.encode("latin-1"))])
     assert_problem(answer, 401, "invalid_credentials")
 
 
-async def test_a_user_can_name_nobody_else_in_the_body(locked: Caller) -> None:
+async def test_token_user_naming_another_user_in_the_body_is_refused(locked: Caller) -> None:
     before = await Footprint.of(locked.test_app)
     answer = await locked.create("somebody else", headers={"Authorization": f"Bearer {_token()}"})
     assert_problem(answer, 403, "user_mismatch")
@@ -721,9 +713,7 @@ SAID: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("body", [b"otter", b"{", b"", b"\xff", b'{"error_code": "\\ud800"}'])
-async def test_a_report_that_is_not_json_is_refused(
-    open_service: Caller, kind: str, body: bytes
-) -> None:
+async def test_report_not_json_is_refused(open_service: Caller, kind: str, body: bytes) -> None:
     answer = await open_service.post(
         f"{CALLBACKS}/{kind}",
         content=body,
@@ -736,7 +726,7 @@ async def test_a_report_that_is_not_json_is_refused(
 @pytest.mark.parametrize(
     "authorization", [None, "", "Bearer", "Bearer otter", "Basic otter", "Bearer ü"]
 )
-async def test_a_report_without_the_token_of_its_job_is_refused(
+async def test_report_without_job_token_is_refused(
     awaiting_selection: dict[str, Any], open_service: Caller, kind: str, authorization: str | None
 ) -> None:
     headers = [] if authorization is None else [(b"Authorization", authorization.encode("latin-1"))]
@@ -746,7 +736,7 @@ async def test_a_report_without_the_token_of_its_job_is_refused(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_token_of_another_job_opens_nothing(
+async def test_report_with_token_of_another_job_is_refused(
     awaiting_selection: dict[str, Any], open_service: Caller, kind: str
 ) -> None:
     token = open_service.test_app.service.secrets.token(uuid4())
@@ -758,9 +748,7 @@ async def test_the_token_of_another_job_opens_nothing(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_report_for_an_unknown_request_finds_nothing(
-    open_service: Caller, kind: str
-) -> None:
+async def test_report_for_unknown_request_is_not_found(open_service: Caller, kind: str) -> None:
     job_id = uuid4()
     token = open_service.test_app.service.secrets.token(job_id)
     body = {"generation_request_id": str(uuid4()), "job_id": str(job_id), **SAID[kind]}
@@ -816,7 +804,7 @@ ASSET = {"asset_id": "a", "url": "https://s/a.png", "resolution": "512x512", "fo
         ("error", {"error_code": "provider_error", "failed_stage": "a\x00b"}, "/failed_stage"),
     ],
 )
-async def test_a_report_that_does_not_fit_is_pointed_at(
+async def test_report_invalid_field_is_reported_at_its_pointer(
     open_service: Caller, kind: str, said: dict[str, Any], pointer: str
 ) -> None:
     created = (await open_service.create("pro")).json()
@@ -829,7 +817,7 @@ async def test_a_report_that_does_not_fit_is_pointed_at(
 
 
 async def _forget(caller: Caller, request_id: str) -> None:
-    """Take a request out of the database, so that only what the refusal left can be found."""
+    """Delete a request, so that only the effects of a refusal can remain."""
     for table, column in (
         ("generation_requests", "id"),
         ("generation_events", "request_id"),
@@ -863,7 +851,7 @@ async def _forget(caller: Caller, request_id: str) -> None:
         ({"user_id": "user", "amount": "1", "credits": "1"}, "/credits"),
     ],
 )
-async def test_a_grant_that_does_not_fit_is_pointed_at(
+async def test_grant_invalid_field_is_reported_at_its_pointer(
     open_service: Caller, body: dict[str, Any], pointer: str
 ) -> None:
     answer = await open_service.post(f"{OPERATIONS}/credits/grants", json=body)
@@ -881,7 +869,7 @@ async def test_a_grant_that_does_not_fit_is_pointed_at(
         ("outbox?park=true", "/query/park"),
     ],
 )
-async def test_an_operators_slip_is_pointed_at(
+async def test_operation_invalid_field_is_reported_at_its_pointer(
     open_service: Caller, path: str, pointer: str
 ) -> None:
     assert_problem(
@@ -890,7 +878,7 @@ async def test_an_operators_slip_is_pointed_at(
 
 
 @pytest.mark.parametrize("what", ["replay", "drop"])
-async def test_a_message_that_is_not_there_is_not_found(open_service: Caller, what: str) -> None:
+async def test_outbox_unknown_message_is_not_found(open_service: Caller, what: str) -> None:
     assert_problem(await open_service.post(f"{OPERATIONS}/outbox/1/{what}"), 404, "not_found")
     for wrong in ("0", "-1", "first", "99999999999999999999"):
         answer = await open_service.post(f"{OPERATIONS}/outbox/{wrong}/{what}")
@@ -900,7 +888,7 @@ async def test_a_message_that_is_not_there_is_not_found(open_service: Caller, wh
 @pytest.mark.parametrize(
     "body", [{}, {"reason": ""}, {"reason": 5}, {"reason": "r" * 501}, {"reason": "\x00"}]
 )
-async def test_ending_a_request_needs_a_reason(
+async def test_fail_without_reason_is_refused_by_the_api(
     awaiting_selection: dict[str, Any], open_service: Caller, body: dict[str, Any]
 ) -> None:
     answer = await open_service.post(
@@ -909,7 +897,7 @@ async def test_ending_a_request_needs_a_reason(
     assert_problem(answer, 422, "invalid_request", pointer="/reason")
 
 
-# Addresses
+# Paths and methods
 
 
 @pytest.mark.parametrize(
@@ -924,7 +912,7 @@ async def test_ending_a_request_needs_a_reason(
         ("PATCH", f"{OPERATIONS}/invariants", {"GET"}),
     ],
 )
-async def test_a_wrong_method_is_refused_and_the_right_ones_are_named(
+async def test_method_not_allowed_lists_the_allowed_ones(
     open_service: Caller, method: str, path: str, allowed: set[str]
 ) -> None:
     answer = await open_service.request(method, path)
@@ -950,5 +938,5 @@ async def test_a_wrong_method_is_refused_and_the_right_ones_are_named(
         "/assets/%00",
     ],
 )
-async def test_an_unknown_path_is_not_found(open_service: Caller, path: str) -> None:
+async def test_path_unknown_is_not_found(open_service: Caller, path: str) -> None:
     assert_problem(await open_service.get(path), 404, "not_found")

@@ -1,4 +1,4 @@
-"""The users' commands on a running service: whole generations, every refusal, and JSON output."""
+"""User commands on a running service: whole generations, refusals, and JSON output."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ class CommandResult(NamedTuple):
 
 @pytest.fixture
 def aigen(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs `aigen …` as its entry point does, on the first serving process."""
+    """Run `aigen …` by its entry point, on the first serving process."""
     monkeypatch.chdir(tmp_path)
 
     async def run(*arguments: str, **more: str) -> CommandResult:
@@ -57,7 +57,7 @@ def aigen(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 async def drawing(parts: Parts) -> Parts:
-    """A serving process that draws by itself, for a user who pays as they go."""
+    """A serving process with the local engine, for a user on the payg plan."""
     await parts.serve(engine="local://")
     await parts.grant("9.00", "payg")
     return parts

@@ -39,7 +39,7 @@ async def parts(parts: Parts) -> Parts:
     return parts
 
 
-async def test_a_whole_life_with_quote_stream_and_download(parts: Parts) -> None:
+async def test_client_quote_create_stream_select_and_download(parts: Parts) -> None:
     await asyncio.to_thread(_a_whole_life, f"http://127.0.0.1:{parts.ports[0]}")
 
 
@@ -84,7 +84,7 @@ def _a_whole_life(base_url: str) -> None:
         assert [found.id for found in client.list(page_size=1)] == [again.id, failed.id, started.id]
 
 
-async def test_the_same_life_beside_others(parts: Parts) -> None:
+async def test_async_client_runs_lifecycles_concurrently(parts: Parts) -> None:
     async with AsyncClient(f"http://127.0.0.1:{parts.ports[0]}", user_id="user") as client:
 
         async def live(number: int) -> Generation:
@@ -107,7 +107,7 @@ async def test_the_same_life_beside_others(parts: Parts) -> None:
         )
 
 
-async def test_the_examples_of_the_document_run(
+async def test_document_examples_run_as_shown(
     parts: Parts,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

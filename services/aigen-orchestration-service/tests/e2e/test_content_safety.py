@@ -1,5 +1,5 @@
-"""A prompt is judged before anything is charged: allowed, rejected, or left to a person; its words
-stay unsaid.
+"""Prompt moderation before anything is charged: allowed, rejected or reviewed; prompts are not
+logged.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ DOUBTFUL = "a nude statue of an otter"
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits."""
+    """An open service; `user` is on the payg plan with 20 credits."""
     await client.test_app.grant("user", 2000, "payg")
     return client
 
 
 async def review(caller: Caller, request_id: str, decision: str) -> dict[str, Any]:
-    """What an operator decides."""
+    """Send an operator's decision."""
     answer = await caller.post(
         f"{OPERATIONS}/generation-requests/{request_id}/review", json={"decision": decision}
     )
@@ -53,9 +53,7 @@ async def review(caller: Caller, request_id: str, decision: str) -> dict[str, An
 # Rejected
 
 
-async def test_a_rejected_prompt_starts_nothing_charges_nothing_and_is_not_repeated(
-    paying: Caller,
-) -> None:
+async def test_create_rejected_prompt_starts_and_charges_nothing(paying: Caller) -> None:
     before = await Footprint.of(paying.test_app)
     with structlog.testing.capture_logs() as logs:
         for prompt in (REJECTED, "p0rn otter", "p o r n"):
@@ -70,7 +68,7 @@ async def test_a_rejected_prompt_starts_nothing_charges_nothing_and_is_not_repea
     ]
 
 
-async def test_changed_words_are_judged_too_and_the_samples_stay(paying: Caller) -> None:
+async def test_regenerate_rejected_prompt_keeps_the_samples(paying: Caller) -> None:
     shown = await paying.with_samples()
     for prompt, code in ((REJECTED, "prompt_rejected"), (DOUBTFUL, "prompt_review_required")):
         answer = await paying.act(shown["id"], "regenerate-samples", updated_prompt=prompt)
@@ -81,14 +79,14 @@ async def test_changed_words_are_judged_too_and_the_samples_stay(paying: Caller)
     ).status_code == httpx.codes.ACCEPTED
 
 
-async def test_a_retry_with_other_words_is_judged(paying: Caller) -> None:
+async def test_retry_changed_prompt_is_checked(paying: Caller) -> None:
     created = (await paying.create()).json()
     await paying.act(created["id"], "cancel")
     answer = await paying.act(created["id"], "retry", updated_prompt=REJECTED)
     assert_problem(answer, 422, "prompt_rejected")
 
 
-async def test_severe_rejections_again_and_again_restrict_the_account(paying: Caller) -> None:
+async def test_severe_rejections_repeated_restrict_the_account(paying: Caller) -> None:
     for _ in range(5):
         assert_problem(await paying.create(input_prompt=REJECTED), 422, "prompt_rejected")
     for _ in range(3):
@@ -100,7 +98,7 @@ async def test_severe_rejections_again_and_again_restrict_the_account(paying: Ca
     assert (await paying.create("other")).status_code == httpx.codes.ACCEPTED
 
 
-async def test_two_severe_rejections_a_day_for_many_days_do_not_restrict(paying: Caller) -> None:
+async def test_severe_rejections_below_the_daily_limit_do_not_restrict(paying: Caller) -> None:
     for _ in range(4):
         for _ in range(2):
             assert_problem(await paying.create(input_prompt=SEVERE), 422, "prompt_rejected")
@@ -108,12 +106,10 @@ async def test_two_severe_rejections_a_day_for_many_days_do_not_restrict(paying:
     assert (await paying.get(f"{OPERATIONS}/flags")).json() == {"items": []}
 
 
-# Left to a person
+# Reviews
 
 
-async def test_a_doubtful_prompt_waits_for_a_person_and_is_charged_only_when_accepted(
-    paying: Caller,
-) -> None:
+async def test_review_accepted_prompt_is_charged_only_then(paying: Caller) -> None:
     created = await paying.create(input_prompt=DOUBTFUL)
     assert (created.status_code, created.json()["status"]) == (202, "VALIDATING_CREDITS")
     request_id = created.json()["id"]
@@ -137,9 +133,7 @@ async def test_a_doubtful_prompt_waits_for_a_person_and_is_charged_only_when_acc
     assert events[:3] == ["submitted", "credits_asked", "credits_held"]
 
 
-async def test_a_doubtful_prompt_that_is_not_accepted_costs_nothing_and_says_why(
-    paying: Caller,
-) -> None:
+async def test_review_rejected_prompt_costs_nothing(paying: Caller) -> None:
     request_id = (await paying.create(input_prompt=DOUBTFUL)).json()["id"]
     rejected = await review(paying, request_id, "reject")
     assert (rejected["status"], rejected["failure"]["code"]) == (
@@ -153,7 +147,7 @@ async def test_a_doubtful_prompt_that_is_not_accepted_costs_nothing_and_says_why
 
 
 @pytest.mark.parametrize("plan", ["free", "pro"])
-async def test_what_costs_nothing_goes_on_at_once_when_accepted(client: Caller, plan: str) -> None:
+async def test_review_accepted_free_request_continues_at_once(client: Caller, plan: str) -> None:
     await client.test_app.grant("user", 0, plan)
     request_id = (await client.create(input_prompt=DOUBTFUL)).json()["id"]
     assert (await client.test_app.database.fetchval("SELECT count(*) FROM free_usage")) == 0
@@ -163,7 +157,7 @@ async def test_what_costs_nothing_goes_on_at_once_when_accepted(client: Caller, 
     )
 
 
-async def test_who_cannot_pay_any_more_when_it_is_accepted_is_told(client: Caller) -> None:
+async def test_review_accepted_without_credits_fails_with_the_reason(client: Caller) -> None:
     await client.test_app.grant("user", 25, "payg")
     waiting = (await client.create(input_prompt=DOUBTFUL)).json()["id"]
     await client.test_app.grant("user", -1)
@@ -171,14 +165,14 @@ async def test_who_cannot_pay_any_more_when_it_is_accepted_is_told(client: Calle
     assert (failed["status"], failed["failure"]["code"]) == ("FAILED", "insufficient_credits")
 
 
-async def test_a_used_up_month_ends_a_free_request_that_is_accepted(make_client) -> None:
+async def test_review_accepted_with_used_up_quota_ends_the_request(make_client) -> None:
     client: Caller = await make_client(free_generations=1)
     waiting = (await client.create(input_prompt=DOUBTFUL)).json()["id"]
     await client.create()
     assert (await review(client, waiting, "accept"))["failure"]["code"] == "insufficient_credits"
 
 
-async def test_a_prompt_nobody_looks_at_fails_after_its_time_and_can_be_cancelled_before(
+async def test_review_unattended_prompt_fails_at_its_deadline_and_can_be_cancelled(
     paying: Caller,
 ) -> None:
     waiting, cancelled = [
@@ -193,7 +187,7 @@ async def test_a_prompt_nobody_looks_at_fails_after_its_time_and_can_be_cancelle
     assert await paying.test_app.balance() == 2000
 
 
-async def test_accept_and_cancel_at_once_end_in_one_of_both(paying: Caller) -> None:
+async def test_review_accept_and_cancel_concurrent_apply_one(paying: Caller) -> None:
     for _ in range(5):
         request_id = (await paying.create(input_prompt=DOUBTFUL)).json()["id"]
         await asyncio.gather(review(paying, request_id, "accept"), paying.act(request_id, "cancel"))
@@ -206,14 +200,13 @@ async def test_accept_and_cancel_at_once_end_in_one_of_both(paying: Caller) -> N
 
 
 class Moderator:
-    """An endpoint that speaks like OpenAI's; the next answers are given in their order."""
+    """An endpoint with OpenAI's API and configured responses."""
 
     def __init__(self) -> None:
         self.answers: list[Response] = []
         self.asked: list[Any] = []
 
     async def moderate(self, request: Request) -> Response:
-        """Moderate."""
         self.asked.append((request.headers.get("authorization"), await request.json()))
         return self.answers.pop(0) if self.answers else judged()
 
@@ -221,7 +214,7 @@ class Moderator:
 def judged(
     *, flagged: bool = False, categories: Sequence[str] = (), score: float = 0.01
 ) -> Response:
-    """One answer of the endpoint."""
+    """Return one response of the endpoint."""
     scores = dict.fromkeys(categories or ["harassment"], score)
     result = {
         "flagged": flagged,
@@ -233,7 +226,7 @@ def judged(
 
 @asynccontextmanager
 async def moderating() -> AsyncIterator[tuple[Moderator, ModerationCheck]]:
-    """A real endpoint on loopback, and the check in front of it."""
+    """Run an endpoint on loopback, and the check that calls it."""
     moderator, port = Moderator(), free_port()
     app = Starlette(routes=[Route("/v1/moderations", moderator.moderate, methods=["POST"])])
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", lifespan="off"))
@@ -278,7 +271,9 @@ async def moderating() -> AsyncIterator[tuple[Moderator, ModerationCheck]]:
         ),
     ],
 )
-async def test_the_endpoints_verdict_is_ours(answer: Response, verdict: ModerationResult) -> None:
+async def test_moderation_endpoint_response_decides(
+    answer: Response, verdict: ModerationResult
+) -> None:
     async with moderating() as (moderator, check):
         moderator.answers.append(answer)
         assert await check.check(["an otter", "calm"], "en-US") == verdict
@@ -290,7 +285,7 @@ async def test_the_endpoints_verdict_is_ours(answer: Response, verdict: Moderati
         ]
 
 
-async def test_what_the_lists_reject_is_not_sent_anywhere(client: Caller) -> None:
+async def test_moderation_endpoint_is_not_called_for_listed_prompts(client: Caller) -> None:
     async with moderating() as (moderator, check):
         assert (await check.check([REJECTED], None)).outcome is ModerationOutcome.REJECT
         assert (await check.check([DOUBTFUL], None)).outcome is ModerationOutcome.REVIEW
@@ -306,7 +301,7 @@ async def test_what_the_lists_reject_is_not_sent_anywhere(client: Caller) -> Non
         JSONResponse([]),
     ],
 )
-async def test_an_endpoint_that_says_nothing_usable_is_away_and_tried_three_times(
+async def test_moderation_endpoint_unusable_response_is_retried_then_unavailable(
     answer: Response,
 ) -> None:
     async with moderating() as (moderator, check):
@@ -318,17 +313,16 @@ async def test_an_endpoint_that_says_nothing_usable_is_away_and_tried_three_time
 
 
 class Away:
-    """A check that never answers."""
+    """A check that never responds."""
 
     async def check(self, _texts: Sequence[str], _locale: str | None) -> ModerationResult:
-        """Nothing."""
         raise PromptCheckUnavailableError("simulated")
 
 
 @pytest.mark.parametrize(
     ("when_away", "status"), [("refuse", 503), ("review", 202), ("allow", 202)]
 )
-async def test_while_the_check_is_away_a_setting_decides(
+async def test_moderation_endpoint_unavailable_is_handled_by_the_setting(
     make_client, when_away: str, status: int
 ) -> None:
     client: Caller = await make_client(safety_when_away=when_away)

@@ -1,7 +1,6 @@
-"""Calls made up from the API description, well-formed and not: every answer is one that the
-description declares.
+"""Generated calls, valid and invalid: every response is declared in the API description.
 
-AIGEN_TEST_EXAMPLES asks for more calls of each kind.
+AIGEN_TEST_EXAMPLES sets the number of calls of each kind.
 """
 
 import asyncio
@@ -42,7 +41,7 @@ CALLS = [
     for method in calls
     if not path.endswith(
         ("/stream", "/assets")
-    )  # one never ends, the other takes pictures; both have their own tests
+    )  # a stream that never ends, and uploads; both have separate tests
 ]
 QUICKLY = settings(
     max_examples=EXAMPLES,
@@ -68,14 +67,14 @@ junk: st.SearchStrategy[Any] = st.recursive(
 
 
 def resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema itself, where it is named."""
+    """Resolve a reference to a schema."""
     while "$ref" in schema:
         schema = DESCRIBED["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     return schema
 
 
 def fitting(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0911 - one case and return for each kind
-    """Values that a schema more or less allows."""
+    """Generate values that a schema mostly allows."""
     schema = resolved(schema)
     if "const" in schema:
         return st.just(schema["const"])
@@ -116,7 +115,7 @@ def fitting(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:  # noqa: C901,
 
 @st.composite
 def calls(draw: st.DrawFn, method: str, path: str) -> dict[str, Any]:
-    """One call: path, query, headers and body, some of it wrong."""
+    """Generate a call: path, query, headers and body, some of it invalid."""
     operation = DESCRIBED["paths"][path][method]
     headers, query, where = {}, {}, path
     for parameter in operation.get("parameters", ()):
@@ -148,14 +147,12 @@ def calls(draw: st.DrawFn, method: str, path: str) -> dict[str, Any]:
 
 
 def _json(value: Any) -> bytes:
-    """Unlike the service's own writer this one writes NaN and huge numbers, because callers may
-    send them.
-    """
+    """Encode like a caller: unlike the service's encoder with NaN and huge numbers."""
     return json.dumps(value).encode()
 
 
 def misfits(value: Any, schema: Mapping[str, Any], at: str = "") -> list[str]:
-    """Where a value is not what its schema says."""
+    """Return where a value does not match its schema."""
     schema = resolved(schema)
     if options := schema.get("anyOf") or schema.get("oneOf"):
         found = [misfits(value, option, at) for option in options]
@@ -192,7 +189,7 @@ def misfits(value: Any, schema: Mapping[str, Any], at: str = "") -> list[str]:
 
 
 def check(answer: httpx.Response, method: str, path: str) -> None:
-    """The answer is one that the description declares, in status, type and form."""
+    """Check that a response is declared, in status, type and form."""
     declared = DESCRIBED["paths"][path][method]["responses"]
     asked = answer.request
     told = f"{asked.method} {asked.url} {asked.content!r}: {answer.status_code} {answer.text}"
@@ -208,7 +205,7 @@ def check(answer: httpx.Response, method: str, path: str) -> None:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("method", "path"), CALLS)
-async def test_every_answer_is_a_declared_one(client: Caller, method: str, path: str) -> None:
+async def test_api_every_response_is_declared(client: Caller, method: str, path: str) -> None:
     await fuzzed(calls(method, path), lambda call: _call_and_check(client, call, method, path))
 
 
@@ -218,13 +215,13 @@ async def _call_and_check(client: Caller, call: dict[str, Any], method: str, pat
         answer.status_code in {404, 405}
         and answer.headers.get("content-type") == "application/problem+json"
     ):
-        # The made-up path may be another one, or none.
+        # The generated path may be another one, or none.
         return
     check(answer, method, path)
 
 
 async def fuzzed(made: st.SearchStrategy[Any], act: Callable[[Any], Awaitable[None]]) -> None:
-    """Hypothesis in a thread of its own, and what it makes up acted out here."""
+    """Run Hypothesis in a separate thread and execute its examples here."""
     loop = asyncio.get_running_loop()
 
     @QUICKLY
@@ -236,9 +233,7 @@ async def fuzzed(made: st.SearchStrategy[Any], act: Callable[[Any], Awaitable[No
 
 
 @pytest.mark.timeout(120)
-async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_they_say(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_results_consumer_any_message_is_handled(test_app: ServiceUnderTest) -> None:
     job = await _job(test_app)
     token = test_app.service.secrets.token(job.job_id)
     consumer = ResultsConsumer(
@@ -265,7 +260,7 @@ async def test_results_from_the_broker_are_taken_put_back_or_parked_whatever_the
 
 
 @pytest.mark.timeout(120)
-async def test_a_callback_of_any_bytes_is_answered_as_declared_and_memory_stays_flat(
+async def test_callback_any_bytes_get_a_declared_response_in_constant_memory(
     client: Caller,
 ) -> None:
     job = await _job(client.test_app)
@@ -290,7 +285,7 @@ async def test_a_callback_of_any_bytes_is_answered_as_declared_and_memory_stays_
 
 
 def bodies(job: Any, token: str | None = None) -> st.SearchStrategy[bytes]:
-    """Bytes, JSON of any kind, and results that nearly fit a job that is there."""
+    """Generate bytes, any JSON, and results that nearly match an existing job."""
     schemas = [
         DESCRIBED["components"]["schemas"][name]
         for name in ("SamplesReport", "FinalReport", "ErrorReport")
@@ -312,15 +307,14 @@ async def _job(test_app: ServiceUnderTest) -> Any:
 
 
 class _NoBroker:
-    """Takes no dead letters: what is unreadable is to be tried again."""
+    """A broker without dead letters: unreadable messages are requeued."""
 
     async def publish(self, messages: list[Any]) -> list[Any]:
-        """Refused."""
         return [PublishResult(PublishOutcome.REFUSED, "fuzz") for _ in messages]
 
 
 def a_delivery(routing_key: str, body: bytes) -> Any:
-    """A message as the broker delivers it."""
+    """Return a message as delivered by the broker."""
     fields: dict[str, Any] = {
         "routing_key": routing_key,
         "body": body,

@@ -1,6 +1,4 @@
-"""Alive, ready, measured and logged: true figures, true reasons, and nothing of a user's words or
-secrets.
-"""
+"""Health, readiness, metrics, traces and logs."""
 
 import hashlib
 import logging
@@ -32,7 +30,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 @pytest.fixture(scope="module")
 async def shared(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """A caller for what leaves nothing behind."""
+    """A shared client for tests that store nothing."""
     return await make_shared()
 
 
@@ -40,7 +38,7 @@ Metrics = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 async def read_metrics(client: Caller) -> Metrics:
-    """Every sample of /metrics by name and labels."""
+    """Return every sample of /metrics by name and labels."""
     answer = await client.get("/metrics")
     assert answer.status_code == httpx.codes.OK
     return {
@@ -51,16 +49,16 @@ async def read_metrics(client: Caller) -> Metrics:
 
 
 def grown(before: Metrics, after: Metrics, name: str, **labels: str) -> float:
-    """By how much a figure has grown; all tests of a run share the figures of the process."""
+    """Return the increase of a metric; all tests of a run share the metrics of the process."""
     key = (name, frozenset(labels.items()))
     assert key in after, f"{name} {labels} is not among the metrics"
     return after[key] - before.get(key, 0.0)
 
 
-# Alive and ready
+# Health and readiness
 
 
-async def test_a_process_that_answers_is_alive(shared: Caller) -> None:
+async def test_health_running_process_is_200(shared: Caller) -> None:
     answer = await shared.get("/health")
     assert (answer.status_code, answer.json()) == (
         200,
@@ -68,7 +66,7 @@ async def test_a_process_that_answers_is_alive(shared: Caller) -> None:
     )
 
 
-async def test_a_service_whose_database_answers_is_ready(shared: Caller) -> None:
+async def test_ready_with_database_is_200(shared: Caller) -> None:
     answer = await shared.get("/ready")
     assert answer.status_code == httpx.codes.OK
     assert answer.json()["status"] == "ready"
@@ -77,9 +75,7 @@ async def test_a_service_whose_database_answers_is_ready(shared: Caller) -> None
     assert re.fullmatch(r"PostgreSQL \S.*, schema \S+", database["detail"])
 
 
-async def test_a_database_at_another_schema_is_not_ready_and_says_what_to_do(
-    client: Caller,
-) -> None:
+async def test_ready_with_another_schema_is_503_with_remedy(client: Caller) -> None:
     await client.test_app.database.execute("UPDATE alembic_version SET version_num = '0000'")
     answer = await client.get("/ready")
     assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
@@ -91,7 +87,7 @@ async def _without_database(settings: Settings) -> AsyncIterator[tuple[FastAPI, 
     with socket.socket() as closed:
         closed.bind(
             ("127.0.0.1", 0)
-        )  # bound and not listening: nobody else takes the port, and it refuses
+        )  # bound but not listening: the port stays taken and refuses connections
         url = f"postgresql://nobody@127.0.0.1:{closed.getsockname()[1]}/nothing"
         service = Container(settings, database_url=url)
         app = create_app(service=service)
@@ -104,9 +100,7 @@ async def _without_database(settings: Settings) -> AsyncIterator[tuple[FastAPI, 
         await service.stop()
 
 
-async def test_without_its_database_a_service_is_alive_not_ready_and_says_why(
-    settings: Settings,
-) -> None:
+async def test_ready_without_database_is_503_and_health_200(settings: Settings) -> None:
     async with _without_database(settings) as (_, asks):
         assert (await asks.get("/health")).status_code == httpx.codes.OK
         answer = await asks.get("/ready")
@@ -119,9 +113,7 @@ async def test_without_its_database_a_service_is_alive_not_ready_and_says_why(
         assert (await asks.get("/metrics")).status_code == httpx.codes.OK
 
 
-async def test_without_its_database_every_call_says_that_it_can_be_repeated(
-    settings: Settings,
-) -> None:
+async def test_calls_without_database_are_retryable_503(settings: Settings) -> None:
     async with _without_database(settings) as (_, asks):
         for method, path, body in (
             ("POST", REQUESTS, {"user_id": "user", **PLAIN}),
@@ -136,10 +128,10 @@ async def test_without_its_database_every_call_says_that_it_can_be_repeated(
             assert int(answer.headers["retry-after"]) > 0
 
 
-# Measured
+# Metrics
 
 
-async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> None:
+async def test_metrics_completed_lifecycle_is_counted_timed_and_priced(client: Caller) -> None:
     await client.test_app.grant("user", 1000, "payg")
     before = await read_metrics(client)
     created = (await client.create()).json()
@@ -189,7 +181,7 @@ async def test_a_whole_lifecycle_is_counted_timed_and_priced(client: Caller) -> 
     ("code", "status", "fault"),
     [("invalid_input", "failed", "user"), ("prompt_rejected", "rejected", "user")],
 )
-async def test_a_bad_end_is_counted_under_its_name_and_whose_fault_it_was(
+async def test_metrics_failed_request_is_counted_by_code_and_fault(
     client: Caller, code: str, status: str, fault: str
 ) -> None:
     await client.test_app.grant("user", 1000, "payg")
@@ -202,7 +194,7 @@ async def test_a_bad_end_is_counted_under_its_name_and_whose_fault_it_was(
     assert grown(before, after, failed, stage="samples", code=code, fault=fault) == 1
 
 
-async def test_made_up_error_codes_do_not_grow_the_metrics(client: Caller) -> None:
+async def test_metrics_unknown_error_codes_add_no_labels(client: Caller) -> None:
     await client.test_app.grant("user", 0, "pro")
     await client.create()
     await client.report(
@@ -211,7 +203,7 @@ async def test_made_up_error_codes_do_not_grow_the_metrics(client: Caller) -> No
     assert "made-up-by-a-worker-4711" not in (await client.get("/metrics")).text
 
 
-async def test_what_waits_and_what_is_under_way_is_measured(client: Caller) -> None:
+async def test_metrics_queued_and_in_flight_jobs_are_measured(client: Caller) -> None:
     await client.test_app.grant("user", 0, "pro")
     await client.create()
     assert grown({}, await read_metrics(client), "ai_generation_queued_jobs", lane="samples") == 1
@@ -221,9 +213,7 @@ async def test_what_waits_and_what_is_under_way_is_measured(client: Caller) -> N
     assert grown({}, after, "ai_generation_in_flight_jobs", lane="samples") == 1
 
 
-async def test_paths_are_measured_by_their_pattern_so_that_ids_do_not_grow_the_metrics(
-    client: Caller,
-) -> None:
+async def test_metrics_paths_are_labelled_by_route(client: Caller) -> None:
     created = (await client.create()).json()
     await client.look(created["id"])
     await client.get("/otter-4711")
@@ -233,10 +223,10 @@ async def test_paths_are_measured_by_their_pattern_so_that_ids_do_not_grow_the_m
     assert "otter-4711" not in text
 
 
-# Traced
+# Traces
 
 
-async def test_a_request_id_and_a_trace_are_taken_over_returned_and_kept(client: Caller) -> None:
+async def test_request_id_and_trace_are_accepted_returned_and_stored(client: Caller) -> None:
     headers = {"X-Request-ID": "odoo:42.a_b-c", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
     answer = await client.create(headers=headers)
     assert answer.headers["x-request-id"] == "odoo:42.a_b-c"
@@ -260,7 +250,7 @@ async def test_a_request_id_and_a_trace_are_taken_over_returned_and_kept(client:
         ("{}", f"00-{TRACE}-{'0' * 16}-01"),
     ],
 )
-async def test_ids_that_are_none_are_replaced_by_new_ones(
+async def test_request_id_and_trace_invalid_are_replaced(
     shared: Caller, request_id: str, traceparent: str
 ) -> None:
     answer = await shared.get(
@@ -275,7 +265,7 @@ async def test_ids_that_are_none_are_replaced_by_new_ones(
     assert other.headers["x-request-id"] != answer.headers["x-request-id"]
 
 
-async def test_every_answer_carries_its_ids_refusals_too(shared: Caller) -> None:
+async def test_request_id_is_in_every_response(shared: Caller) -> None:
     for path in ("/health", "/nowhere", f"{REQUESTS}?limit=0", "/openapi.json", "/docs"):
         answer = await shared.get(path, headers={"X-Request-ID": "mine"})
         assert answer.headers["x-request-id"] == "mine"
@@ -283,14 +273,14 @@ async def test_every_answer_carries_its_ids_refusals_too(shared: Caller) -> None
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-# Logged
+# Logs
 
 SECRET_WORDS = ("otter", "Rilke")
 
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Any:
-    """What is written to the standard streams while logging is set up as in production."""
+    """Return the output of the standard streams with production logging."""
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers, root.level
 
@@ -310,7 +300,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.mark.parametrize("as_json", [True, False], ids=["json", "console"])
-async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
+async def test_log_contains_no_prompt_and_no_secret(
     make_client: Callable[..., Awaitable[Caller]],
     lines: Callable[..., Callable[[], str]],
     as_json: bool,
@@ -375,7 +365,7 @@ async def test_logs_tell_what_happened_and_nothing_that_was_said_or_is_secret(
 
 
 async def _break_something(caller: Caller, headers: dict[str, str]) -> None:
-    """A fault of ours in the middle of a call that carries words and secrets."""
+    """Raise an internal error in a call with a prompt and secrets."""
     database = caller.test_app.database
     await database.execute("ALTER TABLE holds RENAME TO holds_elsewhere")
     answer = await caller.post(REQUESTS, json=PLAIN, headers=headers)
@@ -383,7 +373,7 @@ async def _break_something(caller: Caller, headers: dict[str, str]) -> None:
     assert_problem(answer, 500, "internal_error")
 
 
-async def test_every_line_of_a_call_carries_its_request_id(
+async def test_log_every_line_of_a_call_has_its_request_id(
     client: Caller, lines: Callable[..., Callable[[], str]]
 ) -> None:
     written = lines(as_json=True)
@@ -404,7 +394,7 @@ async def test_every_line_of_a_call_carries_its_request_id(
     } <= set(found[0])
 
 
-async def test_the_page_of_the_api_loads_nothing_from_a_foreign_host(client: Caller) -> None:
+async def test_api_docs_page_loads_nothing_from_other_hosts(client: Caller) -> None:
     page = (await client.get("/docs")).text
     for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
         assert f"/docs/{name}" in page

@@ -1,6 +1,4 @@
-"""The same key gives the same answer, to the letter, and nothing happens twice: whatever is
-repeated, and whenever.
-"""
+"""Idempotency keys: a repeated call returns the same bytes and has no further effect."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +20,7 @@ Act = Callable[[], Awaitable[httpx.Response]]
 
 
 def assert_replayed(first: httpx.Response, again: httpx.Response) -> None:
-    """The second answer is the first one once more, and says so."""
+    """Check that the second response repeats the first and says so."""
     assert "idempotent-replayed" not in first.headers
     assert again.status_code == first.status_code, again.text
     assert again.headers.get("idempotent-replayed") == "true", again.text
@@ -32,19 +30,19 @@ def assert_replayed(first: httpx.Response, again: httpx.Response) -> None:
 
 
 async def start(caller: Caller) -> Act:
-    """A start with a key."""
+    """Create with a key."""
     return lambda: caller.create(headers=KEY)
 
 
 async def selection(caller: Caller) -> Act:
-    """The choice of a sample with a key."""
+    """Select a sample with a key."""
     shown = await caller.with_samples()
     pick = {"selected_sample_id": shown["samples"][1]["asset_id"], "desired_resolution": "FHD"}
     return lambda: caller.act(shown["id"], "select-sample", headers=KEY, **pick)
 
 
 async def regeneration(caller: Caller) -> Act:
-    """Another round with a key."""
+    """Regenerate with a key."""
     shown = await caller.with_samples()
     return lambda: caller.act(
         shown["id"], "regenerate-samples", headers=KEY, updated_prompt="A green otter"
@@ -52,21 +50,21 @@ async def regeneration(caller: Caller) -> Act:
 
 
 async def retrying(caller: Caller) -> Act:
-    """A retry with a key."""
+    """Retry with a key."""
     created = (await caller.create()).json()
     await caller.test_app.fail(await caller.test_app.next_job(), "invalid_input")
     return lambda: caller.act(created["id"], "retry", headers=KEY, model="fast")
 
 
 async def cancelling(caller: Caller) -> Act:
-    """A cancel with a key, while a worker is busy."""
+    """Cancel with a key, while a worker is busy."""
     created = (await caller.create()).json()
     await caller.test_app.next_job()
     return lambda: caller.act(created["id"], "cancel", headers=KEY)
 
 
 async def ending(caller: Caller) -> Act:
-    """An operator's end of a request with a key."""
+    """Fail as operator with a key."""
     created = (await caller.create()).json()
     body = {"reason": "the customer asked"}
     return lambda: caller.post(
@@ -79,13 +77,13 @@ ACTIONS = [start, selection, regeneration, retrying, cancelling, ending]
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits."""
+    """An open service; `user` is on the payg plan with 20 credits."""
     await client.test_app.grant("user", 2000, "payg")
     return client
 
 
 async def finish(caller: Caller) -> None:
-    """Let every job be done, so that requests are elsewhere when a call is repeated."""
+    """Finish every job, so that requests have changed when a call is repeated."""
     await caller.test_app.dispatch()
     while caller.test_app.engine.jobs:
         job: GenerationRequest = caller.test_app.engine.jobs.popleft()
@@ -94,7 +92,7 @@ async def finish(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-async def test_a_repeated_call_gets_its_answer_to_the_letter(
+async def test_key_repeated_call_returns_the_same_bytes(
     paying: Caller, action: Callable[[Caller], Awaitable[Act]]
 ) -> None:
     act = await action(paying)
@@ -110,7 +108,7 @@ async def test_a_repeated_call_gets_its_answer_to_the_letter(
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-async def test_twenty_equal_calls_at_once_do_the_work_of_one(
+async def test_key_twenty_concurrent_calls_act_once(
     paying: Caller, action: Callable[[Caller], Awaitable[Act]]
 ) -> None:
     act = await action(paying)
@@ -127,17 +125,17 @@ async def test_twenty_equal_calls_at_once_do_the_work_of_one(
 
 
 async def until_answered(act: Act) -> httpx.Response:
-    """Call, and do what the answer says as long as the first call is still running."""
+    """Repeat a call while the first one is still running."""
     for _ in range(500):
         answer = await act()
         if answer.status_code != httpx.codes.CONFLICT:
             return answer
         assert_problem(answer, 409, "idempotency_key_in_flight")
-        await asyncio.sleep(0.01)  # stands for Retry-After, which is a whole second
+        await asyncio.sleep(0.01)  # instead of Retry-After, which is a whole second
     raise AssertionError("no answer after 500 calls")
 
 
-async def test_two_hundred_equal_starts_at_once_are_one_request(paying: Caller) -> None:
+async def test_key_two_hundred_concurrent_creates_are_one_request(paying: Caller) -> None:
     answers = await asyncio.gather(
         *(until_answered(lambda: paying.create(headers=KEY)) for _ in range(200))
     )
@@ -150,7 +148,7 @@ async def test_two_hundred_equal_starts_at_once_are_one_request(paying: Caller) 
     assert len(paying.test_app.engine.published) == 1
 
 
-async def test_another_body_under_the_same_key_is_refused(paying: Caller) -> None:
+async def test_key_with_another_body_is_refused(paying: Caller) -> None:
     await paying.create(headers=KEY)
     before = await Footprint.of(paying.test_app)
     assert_problem(await paying.create(headers=KEY, locale="de-DE"), 422, "idempotency_key_reused")
@@ -158,7 +156,7 @@ async def test_another_body_under_the_same_key_is_refused(paying: Caller) -> Non
     assert await Footprint.of(paying.test_app) == before
 
 
-async def test_the_order_of_fields_and_blanks_make_no_other_body(paying: Caller) -> None:
+async def test_key_with_reordered_fields_is_the_same_body(paying: Caller) -> None:
     headers = KEY | {"Content-Type": "application/json"}
     bodies = (
         '{"user_id":"user","input_prompt":"An otter","output_format":"FacebookAd"}',
@@ -168,7 +166,7 @@ async def test_the_order_of_fields_and_blanks_make_no_other_body(paying: Caller)
     assert_replayed(first, again)
 
 
-async def test_another_call_under_the_same_key_is_refused_whatever_it_is(paying: Caller) -> None:
+async def test_key_with_another_call_is_refused(paying: Caller) -> None:
     shown = await paying.with_samples()
     sample, other = (entry["asset_id"] for entry in shown["samples"][:2])
     first = await paying.act(shown["id"], "select-sample", headers=KEY, selected_sample_id=sample)
@@ -192,7 +190,7 @@ async def test_another_call_under_the_same_key_is_refused_whatever_it_is(paying:
     assert await paying.look(shown["id"]) == before
 
 
-async def test_a_call_whose_first_try_still_runs_is_told_to_wait(paying: Caller) -> None:
+async def test_key_in_flight_is_409(paying: Caller) -> None:
     paying.test_app.credits.gate = asyncio.Event()
     first = asyncio.create_task(paying.create(headers=KEY))
     async with asyncio.timeout(10):
@@ -207,9 +205,7 @@ async def test_a_call_whose_first_try_still_runs_is_told_to_wait(paying: Caller)
     assert_replayed(await first, await paying.create(headers=KEY))
 
 
-async def test_an_answer_given_while_the_credit_service_is_silent_is_kept_too(
-    paying: Caller,
-) -> None:
+async def test_key_response_during_an_unknown_hold_is_stored(paying: Caller) -> None:
     paying.test_app.credits.faults.append("after")
     first = await paying.create(headers=KEY)
     assert first.json()["status"] == "VALIDATING_CREDITS"
@@ -219,7 +215,7 @@ async def test_an_answer_given_while_the_credit_service_is_silent_is_kept_too(
     assert_replayed(first, await paying.create(headers=KEY))
 
 
-async def test_keys_are_each_callers_own(make_client: Callable[..., Awaitable[Caller]]) -> None:
+async def test_key_belongs_to_its_caller(make_client: Callable[..., Awaitable[Caller]]) -> None:
     caller = await make_client(api_keys=f"shop:service:{SERVICE_KEY},gateway:service:{OTHER_KEY}")
     await caller.test_app.grant("user", 0, "pro")
     await caller.test_app.grant("other", 0, "pro")
@@ -235,9 +231,7 @@ async def test_keys_are_each_callers_own(make_client: Callable[..., Awaitable[Ca
     assert len(set(made)) == 4
 
 
-async def test_a_refusal_for_lack_of_credits_is_replayed_even_after_a_top_up(
-    client: Caller,
-) -> None:
+async def test_key_insufficient_credits_is_replayed_after_a_top_up(client: Caller) -> None:
     await client.test_app.grant("user", 24, "payg")
     first = assert_problem(await client.create(headers=KEY), 402, "insufficient_credits")
     await client.test_app.grant("user", 1000)
@@ -253,7 +247,7 @@ async def test_a_refusal_for_lack_of_credits_is_replayed_even_after_a_top_up(
     assert await client.test_app.balance() == 1024 - 25
 
 
-async def test_a_refused_final_is_replayed_and_another_key_tries_again(client: Caller) -> None:
+async def test_key_refused_final_is_replayed_and_a_new_key_retries(client: Caller) -> None:
     await client.test_app.grant("user", 30, "payg")
     shown = await client.with_samples()
     pick = {"selected_sample_id": shown["samples"][0]["asset_id"]}
@@ -273,7 +267,7 @@ async def test_a_refused_final_is_replayed_and_another_key_tries_again(client: C
     assert (await client.act(shown["id"], "select-sample", headers=fresh, **pick)).is_success
 
 
-async def test_a_call_that_was_wrong_takes_no_key(paying: Caller) -> None:
+async def test_key_of_an_invalid_call_stays_free(paying: Caller) -> None:
     assert_problem(await paying.create(headers=KEY, locale="english"), 422, "invalid_request")
     assert_problem(
         await paying.create("free", headers=KEY, brand_kit_id="kit"), 403, "plan_required"
@@ -283,7 +277,7 @@ async def test_a_call_that_was_wrong_takes_no_key(paying: Caller) -> None:
     assert "idempotent-replayed" not in right.headers
 
 
-async def test_a_key_must_have_1_to_255_plain_characters(paying: Caller) -> None:
+async def test_key_empty_long_or_not_plain_is_refused(paying: Caller) -> None:
     before = await Footprint.of(paying.test_app)
     for key in ("", "k" * 256, "a\x7fb"):
         assert_problem(
@@ -294,14 +288,14 @@ async def test_a_key_must_have_1_to_255_plain_characters(paying: Caller) -> None
     assert await Footprint.of(paying.test_app) == before
 
 
-async def test_a_key_of_255_characters_is_kept_whole(paying: Caller) -> None:
+async def test_key_of_255_characters_is_accepted(paying: Caller) -> None:
     first = await paying.create(headers={"Idempotency-Key": "k" * 255})
     assert_replayed(first, await paying.create(headers={"Idempotency-Key": "k" * 255}))
     other = await paying.create(headers={"Idempotency-Key": "k" * 254})
     assert other.json()["id"] != first.json()["id"]
 
 
-async def test_where_a_setting_wants_keys_no_action_goes_without(
+async def test_key_required_by_setting_is_mandatory(
     make_client: Callable[..., Awaitable[Caller]],
 ) -> None:
     caller = await make_client(require_idempotency_key=True)
@@ -331,7 +325,7 @@ async def test_where_a_setting_wants_keys_no_action_goes_without(
     assert (await caller.post(f"{REQUESTS}/quote", json={"user_id": "user", **PLAIN})).is_success
 
 
-async def test_a_key_outlives_the_process(
+async def test_key_survives_a_restart(
     make_client: Callable[..., Awaitable[Caller]], make_test_app: Callable[..., ServiceUnderTest]
 ) -> None:
     before = await make_client()
@@ -346,7 +340,7 @@ async def test_a_key_outlives_the_process(
     assert len(after.test_app.engine.published) == 1
 
 
-async def test_a_key_is_forgotten_after_its_time_and_not_before(paying: Caller) -> None:
+async def test_key_is_deleted_after_its_lifetime(paying: Caller) -> None:
     first = await paying.create(headers=KEY)
     paying.test_app.clock.advance(hours=95)
     await paying.test_app.sweep()

@@ -1,6 +1,4 @@
-"""The laptop's engine, end to end: real pictures, and every way a provider can fail, asked for in
-the prompt.
-"""
+"""The local engine: real pictures, and every failure that a marker in the prompt selects."""
 
 import asyncio
 import time
@@ -21,7 +19,7 @@ BASE = "/api/v1/generation-requests"
 
 
 class Laptop:
-    """The service as `aigen serve` runs it with nothing configured, called over HTTP."""
+    """The service with default settings, called over HTTP."""
 
     def __init__(self, service: Container, client: httpx.AsyncClient) -> None:
         self.service, self.client = service, client
@@ -55,7 +53,7 @@ class Laptop:
 
 @pytest.fixture
 async def laptop(database_url: str, settings: Settings) -> AsyncIterator[Laptop]:
-    """The laptop with short waits."""
+    """A service with short intervals."""
     quick = settings.model_copy(
         update={
             "retry_delay": 0.1,
@@ -81,7 +79,7 @@ async def laptop(database_url: str, settings: Settings) -> AsyncIterator[Laptop]
     await service.stop()
 
 
-async def test_four_visibly_different_pictures_and_the_final_in_the_size_that_was_asked(
+async def test_local_engine_draws_four_different_samples_and_the_ordered_final(
     laptop: Laptop,
 ) -> None:
     await laptop.client.post(
@@ -110,7 +108,9 @@ async def test_four_visibly_different_pictures_and_the_final_in_the_size_that_wa
     assert done["cost"]["total"] == "2.00"
 
 
-async def test_the_free_plan_is_watermarked_and_a_regeneration_draws_others(laptop: Laptop) -> None:
+async def test_local_engine_free_plan_is_watermarked_and_regeneration_differs(
+    laptop: Laptop,
+) -> None:
     first = await laptop.create("A lighthouse at dawn")
     again = await laptop.client.post(f"{BASE}/{first['id']}/regenerate-samples")
     assert again.status_code == 202
@@ -123,13 +123,13 @@ async def test_the_free_plan_is_watermarked_and_a_regeneration_draws_others(lapt
     assert ImageStat.Stat(ImageChops.difference(before, after).convert("L")).mean[0] > 5
 
 
-async def test_partial_shows_the_good_ones_and_says_which_failed(laptop: Laptop) -> None:
+async def test_local_engine_partial_delivers_valid_samples_and_failures(laptop: Laptop) -> None:
     shown = await laptop.create("A lighthouse [[partial]]")
     assert [sample["index"] for sample in shown["samples"]] == [0, 2]
     assert [failure["index"] for failure in shown["sample_failures"]] == [1, 3]
 
 
-async def test_transient_succeeds_with_the_second_attempt(laptop: Laptop) -> None:
+async def test_local_engine_transient_succeeds_on_the_second_attempt(laptop: Laptop) -> None:
     shown = await laptop.create("A lighthouse [[transient]]")
     assert (shown["status"], shown["attempt"]) == ("AWAITING_SELECTION", 2)
 
@@ -145,7 +145,7 @@ async def test_transient_succeeds_with_the_second_attempt(laptop: Laptop) -> Non
         ("silence", "FAILED", "model_timeout", "provider"),
     ],
 )
-async def test_every_failure_is_told_in_friendly_words(
+async def test_local_engine_every_failure_has_a_message_for_users(
     laptop: Laptop, marker: str, status: str, code: str, fault: str
 ) -> None:
     ended = await laptop.create(f"A lighthouse [[{marker}]]")
@@ -157,7 +157,7 @@ async def test_every_failure_is_told_in_friendly_words(
     assert ended["failure"]["next_steps"]
 
 
-async def test_slow_shows_its_progress_on_the_way(laptop: Laptop) -> None:
+async def test_local_engine_slow_reports_progress(laptop: Laptop) -> None:
     answer = await laptop.client.post(
         BASE,
         json={"user_id": "user", "input_prompt": "A lighthouse [[slow]]", "output_format": "XPost"},

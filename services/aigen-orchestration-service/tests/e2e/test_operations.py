@@ -1,6 +1,4 @@
-"""What an operator sees and does: nothing is stuck unseen, nothing is given up silently, and money
-stays exact.
-"""
+"""Operator calls: credits, stuck requests, outbox messages and queues."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,7 +12,7 @@ KEY = {"Idempotency-Key": "grant-7"}
 
 
 async def read(caller: Caller, path: str) -> Any:
-    """What an operator reads."""
+    """Read an operator resource."""
     answer = await caller.get(f"{OPERATIONS}/{path}")
     assert answer.status_code == httpx.codes.OK, answer.text
     return answer.json()
@@ -22,7 +20,7 @@ async def read(caller: Caller, path: str) -> Any:
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits."""
+    """An open service; `user` is on the payg plan with 20 credits."""
     await client.test_app.grant("user", 2000, "payg")
     return client
 
@@ -30,7 +28,7 @@ async def paying(client: Caller) -> Caller:
 # Credits
 
 
-async def test_a_grant_opens_an_account_and_answers_with_its_statement(client: Caller) -> None:
+async def test_grant_creates_the_account_and_returns_its_statement(client: Caller) -> None:
     body = {"user_id": "user", "amount": "2.50", "plan": "payg", "reason": "goodwill"}
     answer = await client.post(f"{OPERATIONS}/credits/grants", json=body)
     assert answer.status_code == httpx.codes.CREATED
@@ -49,7 +47,7 @@ async def test_a_grant_opens_an_account_and_answers_with_its_statement(client: C
     assert await read(client, "users/user/statement") == statement
 
 
-async def test_a_grant_counts_at_once_for_a_plan_that_was_remembered(client: Caller) -> None:
+async def test_grant_applies_at_once_to_cached_entitlements(client: Caller) -> None:
     assert_problem(await client.create(brand_kit_id="kit"), 403, "plan_required")
     await client.post(
         f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "0", "plan": "pro"}
@@ -57,7 +55,7 @@ async def test_a_grant_counts_at_once_for_a_plan_that_was_remembered(client: Cal
     assert (await client.create(brand_kit_id="kit")).status_code == httpx.codes.ACCEPTED
 
 
-async def test_the_same_grant_twice_under_one_key_is_given_once(client: Caller) -> None:
+async def test_grant_repeated_under_one_key_is_posted_once(client: Caller) -> None:
     body = {"user_id": "user", "amount": "5.00", "plan": "payg"}
     answers = [
         await client.post(f"{OPERATIONS}/credits/grants", json=body, headers=KEY) for _ in range(3)
@@ -72,9 +70,7 @@ async def test_the_same_grant_twice_under_one_key_is_given_once(client: Caller) 
     assert await client.test_app.balance() == 1500
 
 
-async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(
-    client: Caller,
-) -> None:
+async def test_grant_with_a_used_key_is_refused(client: Caller) -> None:
     body = {"user_id": "user", "amount": "5.00", "plan": "payg"}
     await client.post(f"{OPERATIONS}/credits/grants", json=body, headers=KEY)
     before = await Footprint.of(client.test_app)
@@ -85,7 +81,7 @@ async def test_another_grant_under_the_same_key_is_refused_and_changes_nothing(
         assert (await read(client, "users/user/statement"))["plan"] == "payg"
 
 
-async def test_credits_can_be_taken_back_but_never_more_than_there_are(paying: Caller) -> None:
+async def test_grant_negative_never_exceeds_the_balance(paying: Caller) -> None:
     taken = await paying.post(
         f"{OPERATIONS}/credits/grants", json={"user_id": "user", "amount": "-19.99"}
     )
@@ -97,9 +93,7 @@ async def test_credits_can_be_taken_back_but_never_more_than_there_are(paying: C
     assert await paying.test_app.balance() == 1
 
 
-async def test_a_statement_tells_every_movement_newest_first_and_what_is_held(
-    paying: Caller,
-) -> None:
+async def test_statement_lists_movements_newest_first_and_holds(paying: Caller) -> None:
     paying.test_app.clock.advance(minutes=1)
     shown = await paying.with_samples()
     await paying.create()
@@ -117,7 +111,7 @@ async def test_a_statement_tells_every_movement_newest_first_and_what_is_held(
     ] == [shown["id"], "samples", 1, "sample_generation"]
 
 
-async def test_an_unknown_user_has_an_empty_statement_on_the_free_plan(client: Caller) -> None:
+async def test_statement_of_unknown_user_is_empty_on_the_free_plan(client: Caller) -> None:
     statement = await read(client, "users/nobody/statement")
     assert (statement["plan"], statement["balance"], statement["held"], statement["entries"]) == (
         "free",
@@ -127,12 +121,10 @@ async def test_an_unknown_user_has_an_empty_statement_on_the_free_plan(client: C
     )
 
 
-# Stuck work
+# Stuck requests
 
 
-async def test_nothing_is_stuck_until_nobody_moved_it_on_a_minute_after_its_time(
-    paying: Caller,
-) -> None:
+async def test_stuck_lists_requests_a_minute_after_their_deadline(paying: Caller) -> None:
     created = (await paying.create()).json()
     await paying.test_app.next_job()
     assert await read(paying, "stuck") == {"items": []}
@@ -146,7 +138,7 @@ async def test_nothing_is_stuck_until_nobody_moved_it_on_a_minute_after_its_time
     assert (await paying.look(created["id"]))["attempt"] == 2
 
 
-async def test_ending_a_request_gives_back_what_is_held_and_says_who_did_it(paying: Caller) -> None:
+async def test_fail_releases_the_hold_and_records_the_operator(paying: Caller) -> None:
     created = (await paying.create()).json()
     job = await paying.test_app.next_job()
     assert await paying.test_app.balance() == 1975
@@ -171,7 +163,7 @@ async def test_ending_a_request_gives_back_what_is_held_and_says_who_did_it(payi
     assert_problem(await paying.report_result(job), 409, "stale_result")
 
 
-async def test_a_request_that_has_ended_or_is_unknown_cannot_be_ended(paying: Caller) -> None:
+async def test_fail_ended_or_unknown_request_is_refused(paying: Caller) -> None:
     created = (await paying.create()).json()
     await paying.act(created["id"], "cancel")
     before = await paying.look(created["id"])
@@ -186,9 +178,7 @@ async def test_a_request_that_has_ended_or_is_unknown_cannot_be_ended(paying: Ca
     assert_problem(answer, 404, "not_found")
 
 
-async def test_delivered_samples_stay_charged_when_an_operator_ends_the_request(
-    paying: Caller,
-) -> None:
+async def test_fail_keeps_delivered_samples_charged(paying: Caller) -> None:
     shown = await paying.with_samples()
     await paying.act(
         shown["id"], "select-sample", selected_sample_id=shown["samples"][0]["asset_id"]
@@ -205,7 +195,7 @@ async def test_delivered_samples_stay_charged_when_an_operator_ends_the_request(
 
 
 async def _parked(caller: Caller) -> dict[str, Any]:
-    """A parked message: the notifier refused to take it."""
+    """Create a parked message: the notifier refused it."""
     await caller.with_samples()
     caller.test_app.notifier.faults.append("refused")
     await caller.test_app.drain()
@@ -213,9 +203,7 @@ async def _parked(caller: Caller) -> dict[str, Any]:
     return dict(message)
 
 
-async def test_a_parked_message_is_shown_with_its_reason_and_paid_after_a_replay(
-    paying: Caller,
-) -> None:
+async def test_outbox_parked_message_is_listed_and_delivered_after_replay(paying: Caller) -> None:
     message = await _parked(paying)
     assert (message["topic"], message["parked_reason"]) == ("notification.send", "simulated")
     assert (await read(paying, "queues"))["outbox"] == {
@@ -244,9 +232,7 @@ async def test_a_parked_message_is_shown_with_its_reason_and_paid_after_a_replay
     assert events[-2]["data"]["by"] == "open"
 
 
-async def test_a_dropped_message_is_gone_for_good_and_stands_in_the_timeline(
-    paying: Caller,
-) -> None:
+async def test_outbox_dropped_message_is_deleted_and_recorded(paying: Caller) -> None:
     message = await _parked(paying)
     answer = await paying.post(f"{OPERATIONS}/outbox/{message['id']}/drop")
     assert (answer.status_code, answer.json()) == (200, {"status": "dropped"})
@@ -258,9 +244,7 @@ async def test_a_dropped_message_is_gone_for_good_and_stands_in_the_timeline(
     assert paying.test_app.notifier.types() == []
 
 
-async def test_a_message_that_is_not_parked_can_be_neither_replayed_nor_dropped(
-    paying: Caller,
-) -> None:
+async def test_outbox_open_message_cannot_be_replayed_or_dropped(paying: Caller) -> None:
     await paying.with_samples()
     waiting = (await read(paying, "outbox?parked=false"))["items"]
     assert {message["topic"] for message in waiting} == {"notification.send", "credits.capture"}
@@ -272,10 +256,10 @@ async def test_a_message_that_is_not_parked_can_be_neither_replayed_nor_dropped(
     assert (await read(paying, "outbox?parked=false"))["items"] == waiting
 
 
-# Figures
+# Queues and invariants
 
 
-async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
+async def test_queues_show_lanes_in_flight_jobs_and_outbox(
     make_client: Callable[..., Awaitable[Caller]],
 ) -> None:
     caller = await make_client(lane_window=1)
@@ -298,7 +282,7 @@ async def test_queues_show_what_waits_what_is_under_way_and_what_is_owed(
     assert lanes["samples"]["oldest_waiting_since"] is not None
 
 
-async def test_every_invariant_counts_nothing_in_a_healthy_service(paying: Caller) -> None:
+async def test_invariants_healthy_service_has_zero_counts(paying: Caller) -> None:
     await paying.completed()
     await paying.act((await paying.create()).json()["id"], "cancel")
     await paying.test_app.drain()

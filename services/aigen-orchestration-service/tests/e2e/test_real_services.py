@@ -1,6 +1,4 @@
-"""The whole job on real parts: serving processes, PostgreSQL, RabbitMQ, and workers that answer in
-every way.
-"""
+"""Serving processes, PostgreSQL, RabbitMQ, and workers with every behaviour."""
 
 import asyncio
 import time
@@ -19,7 +17,7 @@ from tests.support.tcp_proxy import TcpProxy
 @pytest.mark.parametrize(
     "behaviour", ["well", "twice", "out_of_order", "for_the_wrong_job", "fails", "wrong_size"]
 )
-async def test_however_a_worker_answers_the_final_comes_once_and_is_paid_once(
+async def test_worker_any_behaviour_delivers_and_charges_the_final_once(
     parts: Parts, behaviour: str, over: str
 ) -> None:
     await parts.serve()
@@ -33,9 +31,7 @@ async def test_however_a_worker_answers_the_final_comes_once_and_is_paid_once(
 
 
 @pytest.mark.parametrize("over", ["http", "rabbitmq"])
-async def test_worker_with_pictures_passes_the_check_of_the_default_settings(
-    parts: Parts, over: str
-) -> None:
+async def test_worker_real_pictures_pass_the_default_checks(parts: Parts, over: str) -> None:
     await parts.serve(AIGEN_RESULT_CHECK="fetch")
     parts.work("well", over, "--pictures")
     await parts.grant("2.00", "pro")
@@ -45,7 +41,7 @@ async def test_worker_with_pictures_passes_the_check_of_the_default_settings(
     await parts.drained()
 
 
-async def test_good_samples_are_delivered_when_others_fail(parts: Parts) -> None:
+async def test_worker_partial_samples_are_delivered(parts: Parts) -> None:
     await parts.serve()
     parts.work("partially")
     shown = await parts.until(await parts.create(), "AWAITING_SELECTION")
@@ -55,9 +51,7 @@ async def test_good_samples_are_delivered_when_others_fail(parts: Parts) -> None
 
 
 @pytest.mark.parametrize("over", ["http", "rabbitmq"])
-async def test_an_unreadable_message_becomes_a_dead_letter_and_the_work_goes_on(
-    parts: Parts, over: str
-) -> None:
+async def test_results_unreadable_message_is_dead_lettered(parts: Parts, over: str) -> None:
     await parts.serve()
     parts.work("garbled", over)
     await parts.grant("2.00", "pro")
@@ -65,9 +59,7 @@ async def test_an_unreadable_message_becomes_a_dead_letter_and_the_work_goes_on(
     await parts.drained(parked=2 if over == "rabbitmq" else 0)
 
 
-async def test_a_job_the_broker_gives_up_on_is_a_failed_attempt_and_costs_nothing(
-    parts: Parts,
-) -> None:
+async def test_job_dead_lettered_fails_the_attempt_at_no_cost(parts: Parts) -> None:
     await parts.serve()
     await parts.grant("0.25", "payg")
     parts.work("crashes")
@@ -79,7 +71,7 @@ async def test_a_job_the_broker_gives_up_on_is_a_failed_attempt_and_costs_nothin
     assert (statement["balance"], statement["held"]) == ("0.25", "0.00")
 
 
-async def test_a_rejected_prompt_is_told_in_friendly_words(parts: Parts) -> None:
+async def test_worker_rejected_prompt_has_a_message_for_users(parts: Parts) -> None:
     await parts.serve()
     parts.work("rejects")
     rejected = await parts.until(await parts.create())
@@ -88,7 +80,7 @@ async def test_a_rejected_prompt_is_told_in_friendly_words(parts: Parts) -> None
     await parts.drained()
 
 
-async def test_a_late_worker_is_given_up_and_its_late_results_are_not_applied(parts: Parts) -> None:
+async def test_worker_late_result_is_not_applied(parts: Parts) -> None:
     await parts.serve(AIGEN_SAMPLES_DEADLINE="1", AIGEN_MAX_ATTEMPTS="2")
     parts.work("late")
     await parts.grant("0.25", "payg")
@@ -105,7 +97,7 @@ async def test_a_late_worker_is_given_up_and_its_late_results_are_not_applied(pa
     await parts.drained()
 
 
-async def test_two_serving_processes_share_the_work_and_double_none(parts: Parts) -> None:
+async def test_two_processes_share_the_work_without_duplicates(parts: Parts) -> None:
     first, second = await asyncio.gather(parts.serve(), parts.serve())
     parts.work("mixed", "http", "--seed", "7")
     parts.work("well", "rabbitmq")
@@ -126,7 +118,7 @@ async def test_two_serving_processes_share_the_work_and_double_none(parts: Parts
     await parts.drained()
 
 
-async def test_a_broker_that_goes_away_under_load_loses_nothing(parts: Parts) -> None:
+async def test_broker_lost_under_load_loses_no_request(parts: Parts) -> None:
     host, _, _ = RABBITMQ.rpartition("@")[2].partition("/")
     address, _, port = host.partition(":")
     async with TcpProxy(address, int(port or 5672)) as proxy:
@@ -147,7 +139,7 @@ async def test_a_broker_that_goes_away_under_load_loses_nothing(parts: Parts) ->
         await parts.drained()
 
 
-async def test_a_database_that_drops_every_connection_under_load_loses_nothing(
+async def test_database_connections_lost_under_load_lose_no_request(
     parts: Parts, admin_url: str
 ) -> None:
     await parts.serve()
@@ -168,7 +160,7 @@ async def test_a_database_that_drops_every_connection_under_load_loses_nothing(
     await parts.drained()
 
 
-async def test_a_killed_process_leaves_its_work_to_the_others(parts: Parts) -> None:
+async def test_process_killed_leaves_its_work_to_the_others(parts: Parts) -> None:
     survivor = await parts.serve()
     parts.work("well", "http")
     await parts.grant("100.00", "pro")

@@ -1,6 +1,4 @@
-"""The whole job with the money in a billing adapter that misbehaves, everything in processes of its
-own.
-"""
+"""Serving processes with credits in a failing billing adapter."""
 
 import asyncio
 from decimal import Decimal
@@ -26,13 +24,13 @@ WORKER_ERRORS = [
 
 
 async def control(parts: Parts, port: int, **told: object) -> dict[str, dict[str, str]]:
-    """Steer the adapter, and see how it stands."""
+    """Control the adapter and return its state."""
     answer = await parts.client.post(f"http://127.0.0.1:{port}/_control", json=told)
     found: dict[str, dict[str, str]] = answer.raise_for_status().json()
     return found
 
 
-async def test_every_request_ends_and_the_adapters_books_are_exact_however_it_answers(
+async def test_billing_adapter_any_behaviour_leaves_exact_balances(
     parts: Parts, complete_billing: int
 ) -> None:
     features = {"unlimited_standard_generations": False}

@@ -1,6 +1,4 @@
-"""The whole contract of generation requests, as a caller sees it when all goes well, and when it
-ends early.
-"""
+"""The contract of generation requests, for successful and ended requests."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -70,9 +68,7 @@ WHOLE: dict[str, Any] = {
 
 @pytest.fixture
 async def paying(client: Caller) -> Caller:
-    """The open service, where `user` pays for each thing and has 20 credits, and `pro` has the Pro
-    plan.
-    """
+    """An open service; `user` is on the payg plan with 20 credits, `pro` on the Pro plan."""
     await client.test_app.grant("user", 2000, "payg")
     await client.test_app.grant("pro", 2000, "pro")
     return client
@@ -80,18 +76,18 @@ async def paying(client: Caller) -> Caller:
 
 @pytest.fixture(scope="module")
 async def crowded(make_shared: Callable[..., Awaitable[Caller]]) -> Caller:
-    """An open service in which requests in every state lie about; `user` pays for each thing and is
-    rich.
+    """An open service with requests in every state; `user` is on the payg plan with many
+    credits.
     """
     caller = await make_shared()
     await caller.test_app.grant("user", 100_000, "payg")
     return caller
 
 
-# Starting and following
+# Create and follow
 
 
-async def test_a_start_is_accepted_with_its_address_and_version(paying: Caller) -> None:
+async def test_create_returns_202_with_location_and_etag(paying: Caller) -> None:
     answer = await paying.create()
     assert answer.status_code == httpx.codes.ACCEPTED
     created = answer.json()
@@ -111,7 +107,7 @@ async def test_a_start_is_accepted_with_its_address_and_version(paying: Caller) 
     assert looked["queue_position"] == 1
 
 
-async def test_the_resource_is_the_one_that_the_description_documents(paying: Caller) -> None:
+async def test_get_returns_every_documented_field(paying: Caller) -> None:
     described = (await paying.get("/openapi.json")).json()["components"]["schemas"][
         "GenerationRequest"
     ]
@@ -119,7 +115,7 @@ async def test_the_resource_is_the_one_that_the_description_documents(paying: Ca
     assert set(await paying.completed()) == RESOURCE
 
 
-async def test_what_was_asked_is_kept_as_it_was_asked_and_reaches_the_job(paying: Caller) -> None:
+async def test_create_full_brief_is_stored_and_sent_to_the_worker(paying: Caller) -> None:
     created = (await paying.create("pro", **WHOLE)).json()
     assert (created["project_id"], created["metadata"]) == ("project-1", WHOLE["metadata"])
     brief = {name: value for name, value in WHOLE.items() if name not in {"project_id", "metadata"}}
@@ -128,12 +124,12 @@ async def test_what_was_asked_is_kept_as_it_was_asked_and_reaches_the_job(paying
     assert (await paying.test_app.next_job()).brief == brief
 
 
-async def test_words_are_composed_so_that_equal_words_are_equal(paying: Caller) -> None:
+async def test_create_text_is_normalised(paying: Caller) -> None:
     created = (await paying.create(input_prompt="cafe\u0301")).json()
     assert created["brief"]["input_prompt"] == "caf\u00e9"
 
 
-async def test_a_version_that_the_caller_has_is_not_sent_again(paying: Caller) -> None:
+async def test_get_with_current_etag_is_304(paying: Caller) -> None:
     shown = await paying.with_samples()
     first = await paying.get(f"{REQUESTS}/{shown['id']}")
     for known in (
@@ -156,7 +152,7 @@ async def test_a_version_that_the_caller_has_is_not_sent_again(paying: Caller) -
     assert changed.headers["etag"] != first.headers["etag"]
 
 
-async def test_the_place_in_the_queue_counts_down(paying: Caller) -> None:
+async def test_get_queue_position_counts_down(paying: Caller) -> None:
     waiting = [(await paying.create()).json()["id"] for _ in range(3)]
     assert [(await paying.look(each))["queue_position"] for each in waiting] == [1, 2, 3]
     await paying.act(waiting[0], "cancel")
@@ -165,7 +161,7 @@ async def test_the_place_in_the_queue_counts_down(paying: Caller) -> None:
     assert (await paying.look(waiting[2]))["queue_position"] is None
 
 
-async def test_the_whole_way_by_callbacks_costs_what_is_shown(paying: Caller) -> None:
+async def test_lifecycle_by_callbacks_costs_the_shown_price(paying: Caller) -> None:
     created = (await paying.create()).json()
     job = await paying.test_app.next_job()
     assert (await paying.report("started", job)).json() == {"status": "received"}
@@ -219,9 +215,7 @@ async def test_the_whole_way_by_callbacks_costs_what_is_shown(paying: Caller) ->
     assert paying.test_app.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
-async def test_the_same_result_again_changes_nothing_and_a_late_one_is_stale(
-    paying: Caller,
-) -> None:
+async def test_result_repeated_changes_nothing_and_late_is_stale(paying: Caller) -> None:
     created = (await paying.create()).json()
     job = await paying.test_app.next_job()
     await paying.report_result(job)
@@ -237,7 +231,7 @@ async def test_the_same_result_again_changes_nothing_and_a_late_one_is_stale(
     ] * 2
 
 
-async def test_the_timeline_tells_states_money_broker_and_notifications_in_their_order(
+async def test_timeline_lists_states_credits_broker_and_notifications_in_order(
     paying: Caller,
 ) -> None:
     done = await paying.completed()
@@ -271,7 +265,7 @@ async def test_the_timeline_tells_states_money_broker_and_notifications_in_their
 # Lists
 
 
-async def test_a_list_walks_everything_once_newest_first(paying: Caller) -> None:
+async def test_list_pages_return_every_request_once_newest_first(paying: Caller) -> None:
     made = [(await paying.create()).json()["id"] for _ in range(7)]
     found: list[str] = []
     pages = 0
@@ -285,20 +279,20 @@ async def test_a_list_walks_everything_once_newest_first(paying: Caller) -> None
         if address:
             assert httpx.URL(address).params["cursor"] == page.json()["next"]
             assert httpx.URL(address).params.get_list("status") == ["PENDING", "FAILED"]
-            await paying.create()  # what comes meanwhile is newer and disturbs no page
+            await paying.create()  # newer requests do not change later pages
         pages += 1
     assert found == made[::-1]
     assert pages == 3
 
 
-async def test_a_page_that_is_just_full_has_no_next(paying: Caller) -> None:
+async def test_list_exactly_full_page_has_no_next(paying: Caller) -> None:
     for _ in range(2):
         await paying.create()
     page = await paying.get(REQUESTS, params={"limit": 2})
     assert (len(page.json()["items"]), page.json()["next"], page.links) == (2, None, {})
 
 
-async def test_a_list_shows_what_its_filters_name(paying: Caller) -> None:
+async def test_list_filters_select_matching_requests(paying: Caller) -> None:
     mine = (await paying.create(project_id="one")).json()
     other = (await paying.create("pro", project_id="two")).json()
     ended = (await paying.create("pro")).json()
@@ -323,9 +317,7 @@ async def test_a_list_shows_what_its_filters_name(paying: Caller) -> None:
 # Prices
 
 
-async def test_what_is_quoted_is_what_is_charged_on_every_plan_and_a_quote_leaves_nothing_behind(
-    client: Caller,
-) -> None:
+async def test_quote_equals_the_charge_on_every_plan_and_stores_nothing(client: Caller) -> None:
     for plan in PLANS:
         for model in ("standard",) if plan == "free" else ("standard", "advanced"):
             await client.test_app.grant(f"{plan}-{model}", 1000, plan)
@@ -352,7 +344,7 @@ async def _charged_as_quoted(client: Caller, user: str, plan: str, model: str) -
     ]
 
 
-async def test_high_resolution_is_charged_as_quoted(paying: Caller) -> None:
+async def test_quote_high_resolution_equals_the_charge(paying: Caller) -> None:
     client = paying
     quote = (await client.post(f"{REQUESTS}/quote", json={"user_id": "user", **PLAIN})).json()
     (large,) = [item for item in quote["items"] if item["action"] == "hd_export"]
@@ -369,7 +361,7 @@ async def test_high_resolution_is_charged_as_quoted(paying: Caller) -> None:
     assert (await client.look(shown["id"]))["final_asset"]["resolution"] == "4096x4096"
 
 
-async def test_the_catalogue_says_what_can_be_asked_for_and_what_it_costs(client: Caller) -> None:
+async def test_catalogue_lists_formats_models_and_prices(client: Caller) -> None:
     formats = (await client.get("/api/v1/formats")).json()
     assert {
         entry["name"]: (entry["width"], entry["height"]) for entry in formats["formats"]
@@ -394,16 +386,14 @@ async def test_the_catalogue_says_what_can_be_asked_for_and_what_it_costs(client
     assert models["default"] in STANDARD.models
 
 
-async def test_every_format_of_the_catalogue_can_be_asked_for(client: Caller) -> None:
+async def test_catalogue_every_format_is_accepted(client: Caller) -> None:
     for output_format, size in FORMATS.items():
         created = await client.create(output_format=output_format)
         assert created.status_code == httpx.codes.ACCEPTED
         assert (await client.test_app.next_job()).dimensions == size
 
 
-async def test_the_problems_that_are_answered_are_explained_at_their_address(
-    client: Caller,
-) -> None:
+async def test_problem_types_are_described_at_their_url(client: Caller) -> None:
     refused = (await client.get(f"{REQUESTS}/{uuid4()}")).json()
     about = (await client.get(refused["type"])).json()
     assert (about["code"], about["status"], about["what_to_do"]) == (
@@ -413,12 +403,10 @@ async def test_the_problems_that_are_answered_are_explained_at_their_address(
     )
 
 
-# Money that is not there
+# Insufficient credits
 
 
-async def test_without_credits_the_refusal_names_the_price_and_charges_nothing(
-    client: Caller,
-) -> None:
+async def test_create_without_credits_is_402_with_the_price(client: Caller) -> None:
     await client.test_app.grant("user", 24, "payg")
     document = assert_problem(await client.create(), 402, "insufficient_credits")
     assert "0.25" in document["detail"]
@@ -426,9 +414,7 @@ async def test_without_credits_the_refusal_names_the_price_and_charges_nothing(
     assert not client.test_app.engine.published
 
 
-async def test_a_final_that_cannot_be_paid_leaves_the_samples_to_choose_from(
-    client: Caller,
-) -> None:
+async def test_select_without_credits_keeps_the_samples(client: Caller) -> None:
     await client.test_app.grant("user", 30, "payg")
     shown = await client.with_samples()
     pick = {"selected_sample_id": shown["samples"][0]["asset_id"]}
@@ -444,7 +430,7 @@ async def test_a_final_that_cannot_be_paid_leaves_the_samples_to_choose_from(
     ).status_code == httpx.codes.ACCEPTED
 
 
-async def test_the_free_plan_ends_with_a_hint_and_counts_regenerations(
+async def test_free_plan_used_up_quota_is_refused_and_counts_regenerations(
     make_client: Callable[..., Awaitable[Caller]],
 ) -> None:
     caller = await make_client(free_generations=2)
@@ -456,12 +442,10 @@ async def test_the_free_plan_ends_with_a_hint_and_counts_regenerations(
     assert "Upgrade" in document["detail"]
 
 
-# Choosing, regenerating, retrying, cancelling
+# Select, regenerate, retry, cancel
 
 
-async def test_the_same_sample_again_is_the_same_answer_and_another_is_a_conflict(
-    paying: Caller,
-) -> None:
+async def test_select_same_sample_again_is_202_and_another_is_409(paying: Caller) -> None:
     shown = await paying.with_samples()
     first, second = (sample["asset_id"] for sample in shown["samples"][:2])
     chosen = await paying.act(shown["id"], "select-sample", selected_sample_id=first)
@@ -479,9 +463,7 @@ async def test_the_same_sample_again_is_the_same_answer_and_another_is_a_conflic
     assert len(paying.test_app.engine.jobs) == 1
 
 
-async def test_the_same_sample_in_another_size_is_another_order_and_a_conflict(
-    paying: Caller,
-) -> None:
+async def test_select_same_sample_in_another_size_is_409(paying: Caller) -> None:
     shown = await paying.with_samples()
     sample = shown["samples"][0]["asset_id"]
     await paying.act(shown["id"], "select-sample", selected_sample_id=sample)
@@ -492,7 +474,7 @@ async def test_the_same_sample_in_another_size_is_another_order_and_a_conflict(
     assert (await paying.look(shown["id"]))["final_resolution"] == "1080x1080"
 
 
-async def test_changed_words_go_into_the_next_round(paying: Caller) -> None:
+async def test_regenerate_changed_prompt_applies_to_the_next_round(paying: Caller) -> None:
     shown = await paying.with_samples(style_guidance="soft light")
     answer = await paying.act(
         shown["id"],
@@ -520,12 +502,12 @@ async def test_changed_words_go_into_the_next_round(paying: Caller) -> None:
     )
 
 
-async def test_a_round_without_changes_keeps_the_words(paying: Caller) -> None:
+async def test_regenerate_without_changes_keeps_the_prompt(paying: Caller) -> None:
     shown = await paying.with_samples(style_guidance="soft light")
     assert (await paying.act(shown["id"], "regenerate-samples")).json()["brief"] == shown["brief"]
 
 
-async def test_rounds_end_where_the_setting_says_and_are_not_offered_any_more(
+async def test_regenerate_beyond_the_limit_is_refused_and_not_offered(
     make_client: Callable[..., Awaitable[Caller]],
 ) -> None:
     caller = await make_client(max_rounds=1)
@@ -535,9 +517,7 @@ async def test_rounds_end_where_the_setting_says_and_are_not_offered_any_more(
     assert shown["actions"] == ["select-sample", "cancel"]
 
 
-async def test_some_samples_are_shown_together_with_the_failures_of_the_others(
-    paying: Caller,
-) -> None:
+async def test_get_partial_samples_lists_failures(paying: Caller) -> None:
     created = (await paying.create()).json()
     job = await paying.test_app.next_job()
     failures = [{"index": 2, "error_code": "unsafe_output", "error_message": "score 0.97"}]
@@ -557,9 +537,7 @@ async def test_some_samples_are_shown_together_with_the_failures_of_the_others(
     assert shown["cost"]["samples"] == "0.25"
 
 
-async def test_a_failed_request_says_why_whose_fault_and_what_next_and_can_be_retried(
-    paying: Caller,
-) -> None:
+async def test_failed_request_has_failure_details_and_can_be_retried(paying: Caller) -> None:
     created = (await paying.create(metadata={"order": 7}, project_id="one")).json()
     for _ in range(3):
         await paying.report(
@@ -594,7 +572,7 @@ async def test_a_failed_request_says_why_whose_fault_and_what_next_and_can_be_re
     assert (await paying.test_app.next_job()).model == "fast"
 
 
-async def test_a_rejected_prompt_must_be_changed_before_it_is_tried_again(paying: Caller) -> None:
+async def test_retry_rejected_prompt_must_be_changed(paying: Caller) -> None:
     created = (await paying.create()).json()
     await paying.report(
         "error",
@@ -610,7 +588,7 @@ async def test_a_rejected_prompt_must_be_changed_before_it_is_tried_again(paying
     assert (await paying.act(created["id"], "retry", updated_prompt="A calm otter")).is_success
 
 
-async def test_a_cancel_has_three_outcomes(paying: Caller) -> None:
+async def test_cancel_has_three_outcomes(paying: Caller) -> None:
     waiting = (await paying.create()).json()
     answer = await paying.act(waiting["id"], "cancel")
     assert answer.status_code == httpx.codes.OK
@@ -633,7 +611,7 @@ async def test_a_cancel_has_three_outcomes(paying: Caller) -> None:
 # If-Match
 
 
-async def test_an_action_on_another_version_than_the_one_seen_is_refused(paying: Caller) -> None:
+async def test_if_match_outdated_version_is_412(paying: Caller) -> None:
     for action in ("select-sample", "regenerate-samples", "cancel"):
         shown = await paying.with_samples()
         version = shown["version"]
@@ -658,7 +636,7 @@ async def test_an_action_on_another_version_than_the_one_seen_is_refused(paying:
         assert star.is_success
 
 
-async def test_a_list_of_versions_matches_where_one_of_them_does(paying: Caller) -> None:
+async def test_if_match_list_matches_any_version(paying: Caller) -> None:
     shown = await paying.with_samples()
     answer = await paying.act(
         shown["id"], "cancel", headers={"If-Match": f'"1", "{shown["version"]}"'}
@@ -666,7 +644,7 @@ async def test_a_list_of_versions_matches_where_one_of_them_does(paying: Caller)
     assert answer.is_success
 
 
-async def test_a_retry_and_an_operators_end_honour_the_version_too(paying: Caller) -> None:
+async def test_if_match_applies_to_retry_and_fail(paying: Caller) -> None:
     ended = (await paying.create()).json()
     await paying.act(ended["id"], "cancel")
     assert_problem(
@@ -683,7 +661,7 @@ async def test_a_retry_and_an_operators_end_honour_the_version_too(paying: Calle
     assert_problem(answer, 412, "precondition_failed")
 
 
-# What is offered is what is accepted
+# Offered actions
 
 
 async def _lease(caller: Caller, _request_id: str) -> None:
@@ -729,7 +707,7 @@ _WAYS: dict[State, Callable[[Caller, str], Awaitable[None]]] = {
 
 
 async def _bring_to(caller: Caller, state: State) -> str:
-    """A request in the given state; the jobs of others are out of the way."""
+    """Bring a new request into a state; other jobs do not interfere."""
     await caller.test_app.dispatch()
     caller.test_app.engine.jobs.clear()
     if state is State.VALIDATING_CREDITS:
@@ -746,7 +724,7 @@ async def _bring_to(caller: Caller, state: State) -> str:
 
 
 @pytest.mark.parametrize("state", State)
-async def test_what_is_offered_is_accepted_and_what_is_not_is_refused(
+async def test_actions_offered_are_accepted_and_others_refused(
     crowded: Caller, state: State
 ) -> None:
     for action in ("select-sample", "regenerate-samples", "retry", "cancel"):
@@ -771,7 +749,7 @@ async def test_what_is_offered_is_accepted_and_what_is_not_is_refused(
 
 
 def _fitting(action: str, shown: dict[str, Any]) -> dict[str, Any]:
-    """A body that is right for the action, if the action is right for the state."""
+    """Return a valid body for an action."""
     match action:
         case "select-sample":
             others = [sample["asset_id"] for sample in shown["samples"]] or ["any"]
@@ -787,14 +765,12 @@ def _fitting(action: str, shown: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _settle(caller: Caller) -> None:
-    """Let the sweeper find out what became of holds that nobody waits for."""
+    """Let the sweeper settle unknown holds."""
     caller.test_app.clock.advance(minutes=1)
     await caller.test_app.sweep()
 
 
-async def test_every_live_request_can_be_cancelled_and_every_bad_end_retried(
-    crowded: Caller,
-) -> None:
+async def test_actions_every_live_state_can_cancel_and_every_failure_retry(crowded: Caller) -> None:
     for state in State:
         offered = (await crowded.look(await _bring_to(crowded, state)))["actions"]
         assert ("cancel" in offered) == (state in LIVE)
@@ -803,7 +779,7 @@ async def test_every_live_request_can_be_cancelled_and_every_bad_end_retried(
     await _settle(crowded)
 
 
-async def test_while_credits_are_being_asked_for_only_a_cancel_is_offered(paying: Caller) -> None:
+async def test_actions_while_the_hold_is_placing_offer_only_cancel(paying: Caller) -> None:
     shown = await paying.with_samples()
     paying.test_app.credits.faults.append("before")
     body = {"selected_sample_id": shown["samples"][0]["asset_id"]}
@@ -814,14 +790,14 @@ async def test_while_credits_are_being_asked_for_only_a_cancel_is_offered(paying
     await _settle(paying)
 
 
-async def test_a_model_that_is_not_there_is_refused_with_those_that_are(client: Caller) -> None:
+async def test_create_unknown_model_is_refused_with_the_known_ones(client: Caller) -> None:
     document = assert_problem(
         await client.create(model="gpt"), 422, "invalid_request", pointer="/model"
     )
     assert "standard, fast, advanced" in document["errors"][0]["message"]
 
 
-async def test_a_strategy_can_be_asked_for_in_place_of_a_model(client: Caller) -> None:
+async def test_create_strategy_selects_a_model(client: Caller) -> None:
     created = (await client.create(model="fastest")).json()
     (submitted, *_) = (await client.get(f"{REQUESTS}/{created['id']}/events")).json()["items"]
     assert submitted["data"]["route"]["chosen"] == "fast"

@@ -1,5 +1,5 @@
-"""Every route is found by the router, behind the middleware and open to dependency overrides; lean
-handlers answer as the framework's do.
+"""Routing: every route is behind the middleware and open to dependency overrides; lean handlers
+respond like the framework's.
 """
 
 import re
@@ -81,12 +81,12 @@ CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "an action by another method": ("PATCH", f"{REQUESTS}/{NOBODY}", {}),
 }
 _OWN = {"x-request-id", "traceparent", "ratelimit"}
-"""Headers, and below values, that are new for every call."""
+"""Headers, and below values, that differ in every call."""
 _NEW = {"request_id", "quote_id", "expires_at"}
 
 
 async def told(caller: Caller, call: str) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and body of the answer, without what is new for every call."""
+    """Return status, headers and body of a response, without what differs in every call."""
     method, path, more = CALLS[call]
     answer = await caller.request(method, path, **more)
     body = answer.json() if answer.content else None
@@ -102,7 +102,7 @@ async def told(caller: Caller, call: str) -> tuple[int, dict[str, str], Any]:
 
 @pytest.fixture
 def without_lean_handlers(client: Caller) -> Callable[[], None]:
-    """Makes every route use the framework's own handler, as any dependency override does."""
+    """Make every route use the framework's own handler, as a dependency override does."""
 
     def switch() -> None:
         client.app.dependency_overrides[switch] = switch
@@ -111,7 +111,7 @@ def without_lean_handlers(client: Caller) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_lean_and_framework_handlers_answer_alike(
+async def test_lean_and_framework_handlers_respond_identically(
     client: Caller, call: str, without_lean_handlers: Callable[[], None]
 ) -> None:
     lean = await told(client, call)
@@ -155,7 +155,7 @@ async def test_metrics_name_the_route_of_either_handler(
 
 
 def every_route(app: FastAPI) -> list[tuple[str, str]]:
-    """Every method and path of the application, with an id for each parameter."""
+    """Return every method and path, with an id for each parameter."""
     found = []
     for router in (*routes.ROUTERS, *PAGES):
         for route in router.routes:
@@ -166,7 +166,7 @@ def every_route(app: FastAPI) -> list[tuple[str, str]]:
     return found
 
 
-async def test_a_middleware_reaches_every_route(test_app: ServiceUnderTest) -> None:
+async def test_middleware_applies_to_every_route(test_app: ServiceUnderTest) -> None:
     seen: list[tuple[str, str]] = []
     app = create_app(service=test_app.service)
 
@@ -182,7 +182,7 @@ async def test_a_middleware_reaches_every_route(test_app: ServiceUnderTest) -> N
     assert seen == calls
 
 
-async def test_a_dependency_override_reaches_every_route_that_depends_on_it(
+async def test_dependency_override_applies_to_every_dependent_route(
     test_app: ServiceUnderTest,
 ) -> None:
     app = create_app(service=test_app.service)
@@ -211,7 +211,7 @@ async def test_a_dependency_override_reaches_every_route_that_depends_on_it(
     assert len(calls) > 60
 
 
-async def test_cors_answers_for_every_route(test_app: ServiceUnderTest) -> None:
+async def test_cors_applies_to_every_route(test_app: ServiceUnderTest) -> None:
     app = create_app(service=test_app.service)
     app.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"], allow_methods=["*"])
     headers = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}

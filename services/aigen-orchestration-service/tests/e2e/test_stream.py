@@ -1,5 +1,5 @@
-"""Live updates: a snapshot first, every later state once, over a real connection and for slow
-readers too.
+"""Live updates: a snapshot, then every later state once, over a real connection and for slow
+clients.
 """
 
 import asyncio
@@ -36,14 +36,14 @@ class Message:
 
 
 class Stream:
-    """An open stream; reading is bounded in time."""
+    """An open stream; reads time out."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
         self._lines = response.aiter_lines()
 
     async def next(self) -> Message | None:
-        """The next message; None when the stream has ended."""
+        """Return the next message; None at the end of the stream."""
         found: dict[str, str] = {}
         async with asyncio.timeout(BOUND_SECONDS):
             async for line in self._lines:
@@ -54,22 +54,20 @@ class Stream:
         return None
 
     async def state(self) -> Message:
-        """The next message that carries a state."""
+        """Return the next message with a state."""
         while (found := await self.next()) is not None:
             if found.data is not None:
                 return found
         raise AssertionError("the stream has ended")
 
     async def until(self, status: str) -> Message:
-        """The next message in which the request has this status; states on the way there may be
-        skipped or sent.
-        """
+        """Return the first message with this status."""
         while (found := await self.state()).data["status"] != status:
             pass
         return found
 
     async def rest(self) -> list[Message]:
-        """Every state up to the end."""
+        """Return every remaining state."""
         found = []
         while (message := await self.next()) is not None:
             if message.data is not None:
@@ -89,7 +87,7 @@ def _message(found: dict[str, str]) -> Message:
 
 @asynccontextmanager
 async def listening(caller: Caller) -> AsyncIterator[str]:
-    """The app behind a real socket on a free port of the loopback; the address."""
+    """Serve the application on a free port of loopback; yield the address."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         bound.listen()
@@ -117,7 +115,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 async def open_stream(client: Caller) -> AsyncIterator[Open]:
-    """Opens streams of requests of `user`, who is on the Pro plan, over a real connection."""
+    """Open streams for requests of `user`, who is on the Pro plan, over a real connection."""
     await client.test_app.grant("user", 0, "pro")
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(client))
@@ -134,7 +132,7 @@ async def open_stream(client: Caller) -> AsyncIterator[Open]:
         yield opened
 
 
-async def test_a_snapshot_comes_first_then_every_change_then_the_end(
+async def test_stream_sends_a_snapshot_then_changes_until_the_end(
     client: Caller, open_stream: Open
 ) -> None:
     created = (await client.create()).json()
@@ -163,17 +161,13 @@ async def test_a_snapshot_comes_first_then_every_change_then_the_end(
     assert versions == sorted(set(versions))
 
 
-async def test_a_finished_request_is_one_snapshot_and_the_end(
-    client: Caller, open_stream: Open
-) -> None:
+async def test_stream_of_ended_request_is_one_snapshot(client: Caller, open_stream: Open) -> None:
     done = await client.completed()
     updates = await open_stream(done["id"])
     assert [message.data for message in await updates.rest()] == [done]
 
 
-async def test_a_reader_that_comes_back_gets_only_what_it_has_not_seen(
-    client: Caller, open_stream: Open
-) -> None:
+async def test_stream_last_event_id_resumes(client: Caller, open_stream: Open) -> None:
     created = (await client.create()).json()
     before = await open_stream(created["id"])
     seen = (await before.state()).version
@@ -191,7 +185,7 @@ async def test_a_reader_that_comes_back_gets_only_what_it_has_not_seen(
     assert await ended.rest() == []
 
 
-async def test_an_event_id_that_is_not_ours_begins_with_the_snapshot(
+async def test_stream_invalid_last_event_id_starts_with_the_snapshot(
     client: Caller, open_stream: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.05)
@@ -204,7 +198,7 @@ async def test_an_event_id_that_is_not_ours_begins_with_the_snapshot(
         assert message.version == created["version"]
 
 
-async def test_a_quiet_stream_says_that_it_is_alive(
+async def test_stream_idle_sends_heartbeats(
     client: Caller, open_stream: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.05)
@@ -217,7 +211,7 @@ async def test_a_quiet_stream_says_that_it_is_alive(
     assert [message.data["status"] for message in await updates.rest()] == ["CANCELLED"]
 
 
-async def test_changes_of_another_process_arrive_too(
+async def test_stream_receives_changes_of_other_processes(
     client: Caller, open_stream: Open, make_test_app: Callable[..., ServiceUnderTest]
 ) -> None:
     created = (await client.create()).json()
@@ -231,7 +225,7 @@ async def test_changes_of_another_process_arrive_too(
     assert [message.data["status"] for message in await updates.rest()] == ["CANCELLED"]
 
 
-async def test_many_readers_of_one_request_see_the_same(client: Caller, open_stream: Open) -> None:
+async def test_stream_many_clients_receive_the_same(client: Caller, open_stream: Open) -> None:
     created = (await client.create()).json()
     readers = [await open_stream(created["id"]) for _ in range(10)]
     for reader in readers:
@@ -242,7 +236,9 @@ async def test_many_readers_of_one_request_see_the_same(client: Caller, open_str
     assert [message.data["status"] for message in ends[0]] == ["CANCELLED"]
 
 
-async def test_a_reader_that_leaves_is_forgotten(client: Caller, open_stream: Open) -> None:
+async def test_stream_disconnected_client_is_unsubscribed(
+    client: Caller, open_stream: Open
+) -> None:
     created = (await client.create()).json()
     broadcaster = client.test_app.service.updates
     leaving, ending = await open_stream(created["id"]), await open_stream(created["id"])
@@ -258,7 +254,7 @@ async def test_a_reader_that_leaves_is_forgotten(client: Caller, open_stream: Op
     assert broadcaster.count == 0
 
 
-async def test_a_stream_of_somebody_elses_request_is_not_found(
+async def test_stream_request_of_another_user_is_not_found(
     client: Caller, open_stream: Open
 ) -> None:
     created = (await client.create()).json()
@@ -270,7 +266,7 @@ async def test_a_stream_of_somebody_elses_request_is_not_found(
     assert client.test_app.service.updates.count == 0
 
 
-async def test_a_slow_reader_gets_the_newest_state_only(client: Caller) -> None:
+async def test_stream_slow_client_receives_only_the_newest_state(client: Caller) -> None:
     await client.test_app.grant("user", 0, "pro")
     created = (await client.create()).json()
     slow = SlowReader()
@@ -294,9 +290,7 @@ async def test_a_slow_reader_gets_the_newest_state_only(client: Caller) -> None:
 
 
 class SlowReader:
-    """The other end of a connection, which takes the first snapshot and then nothing until it may
-    go on.
-    """
+    """A client that reads the first snapshot and then blocks until released."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -304,7 +298,7 @@ class SlowReader:
         self._taken = asyncio.Event()
 
     def scope(self, request_id: str) -> dict[str, Any]:
-        """The call as the server would hand it over."""
+        """Return the scope of the call."""
         path = f"{REQUESTS}/{request_id}/stream"
         return {
             "type": "http",
@@ -322,12 +316,12 @@ class SlowReader:
         }
 
     async def receive(self) -> dict[str, Any]:
-        """There is no body, and the reader never leaves."""
+        """Return no body; the client never disconnects."""
         await asyncio.Event().wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Take what is sent; after the first state only when the test says so."""
+        """Receive data; after the first state only when released."""
         if message["type"] != "http.response.body":
             return
         self.chunks.append(message.get("body", b""))
@@ -336,7 +330,7 @@ class SlowReader:
             await self.may_go_on.wait()
 
     async def took(self, beginning: bytes) -> None:
-        """Wait until the first state was taken."""
+        """Wait until the first state was received."""
         async with asyncio.timeout(BOUND_SECONDS):
             await self._taken.wait()
         assert self.chunks[-1].startswith(beginning)

@@ -1,4 +1,4 @@
-"""The tutorial works as it is written: its commands are run by a shell against a real service."""
+"""The tutorial's commands, run by a shell against a real service."""
 
 import json
 import os

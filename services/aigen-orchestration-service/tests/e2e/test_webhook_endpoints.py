@@ -1,6 +1,4 @@
-"""Webhook endpoints over HTTP: whose they are, what is refused and how kindly, and that secrets
-stay secret.
-"""
+"""Webhook endpoints over HTTP: ownership, refusals, and confidentiality of secrets."""
 
 import base64
 import logging
@@ -32,14 +30,14 @@ SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver."""
+    """A webhook receiver."""
     async with Receiver() as made:
         yield made
 
 
 @pytest.fixture
 async def caller(make_client: Callable[..., Awaitable[Caller]], receiver: Receiver) -> Caller:
-    """A caller of a service with keys, which may call loopback."""
+    """A client of a service with keys, allowed to call loopback."""
     return await make_client(
         api_keys=KEYS,
         jwt_secret=JWT_SECRET,
@@ -51,22 +49,20 @@ async def caller(make_client: Callable[..., Awaitable[Caller]], receiver: Receiv
 async def register(
     caller: Caller, url: str, who: dict[str, str] = SHOP, **more: Any
 ) -> httpx.Response:
-    """Register an address."""
+    """Register a URL."""
     return await caller.post(ENDPOINTS, json={"url": url, **more}, headers=who)
 
 
 async def act(
     caller: Caller, endpoint: dict[str, Any], action: str, who: dict[str, str] = SHOP, **body: Any
 ) -> Any:
-    """Do something with an endpoint."""
+    """Run an action on an endpoint."""
     return await caller.post(
         f"{ENDPOINTS}/{endpoint['id']}/{action}", json=body or None, headers=who
     )
 
 
-async def test_a_endpoint_from_its_registration_to_its_end(
-    caller: Caller, receiver: Receiver
-) -> None:
+async def test_webhook_endpoint_lifecycle(caller: Caller, receiver: Receiver) -> None:
     answer = await register(caller, receiver.url, description="orders")
     assert answer.status_code == httpx.codes.CREATED
     endpoint = answer.json()
@@ -140,7 +136,7 @@ async def test_a_endpoint_from_its_registration_to_its_end(
     assert_problem(await caller.get(log, headers=SHOP), 404, "not_found")
 
 
-async def test_a_test_event_goes_the_way_of_all_others(caller: Caller, receiver: Receiver) -> None:
+async def test_webhook_test_event_is_delivered(caller: Caller, receiver: Receiver) -> None:
     endpoint = (await register(caller, receiver.url, secret=SECRET)).json()
     assert endpoint["secret"] == SECRET
     answer = await act(caller, endpoint, "test")
@@ -152,7 +148,7 @@ async def test_a_test_event_goes_the_way_of_all_others(caller: Caller, receiver:
     assert (told["type"], told["data"]) == ("webhook.test", {"endpoint_id": endpoint["id"]})
 
 
-async def test_a_disabled_endpoint_is_sent_nothing_until_it_is_enabled(
+async def test_webhook_endpoint_disabled_receives_nothing_until_enabled(
     caller: Caller, receiver: Receiver
 ) -> None:
     endpoint = (await register(caller, receiver.url)).json()
@@ -178,7 +174,7 @@ async def test_a_disabled_endpoint_is_sent_nothing_until_it_is_enabled(
     assert [call.event_id for call in receiver.calls] == [entry["event_id"]]
 
 
-async def test_a_rotation_shows_the_new_secret_once_and_both_sign(
+async def test_webhook_secret_rotated_is_returned_once_and_both_sign(
     caller: Caller, receiver: Receiver
 ) -> None:
     endpoint = (await register(caller, receiver.url)).json()
@@ -194,7 +190,7 @@ async def test_a_rotation_shows_the_new_secret_once_and_both_sign(
         assert receiver.calls[0].verified(signed_with)
 
 
-async def test_an_address_is_registered_once_for_each_caller(
+async def test_webhook_endpoint_url_is_unique_per_caller(
     caller: Caller, receiver: Receiver
 ) -> None:
     endpoint = (await register(caller, receiver.url)).json()
@@ -204,14 +200,14 @@ async def test_an_address_is_registered_once_for_each_caller(
     assert len((await caller.get(ENDPOINTS, headers=SHOP)).json()["items"]) == 1
 
 
-async def test_endpoints_are_bounded_for_each_caller(caller: Caller, receiver: Receiver) -> None:
+async def test_webhook_endpoints_are_limited_per_caller(caller: Caller, receiver: Receiver) -> None:
     for n in range(3):
         assert (await register(caller, f"{receiver.url}/{n}")).status_code == httpx.codes.CREATED
     assert_problem(await register(caller, f"{receiver.url}/4"), 409, "too_many_webhook_endpoints")
     assert (await register(caller, receiver.url, ODOO)).status_code == httpx.codes.CREATED
 
 
-async def test_a_service_sees_only_its_own_endpoints_and_an_operator_all(
+async def test_webhook_endpoints_are_visible_to_owner_and_operator(
     caller: Caller, receiver: Receiver
 ) -> None:
     endpoint = (await register(caller, receiver.url)).json()
@@ -239,7 +235,7 @@ async def test_a_service_sees_only_its_own_endpoints_and_an_operator_all(
     ] == "disabled"
 
 
-async def test_events_go_to_the_endpoints_of_the_caller_that_made_the_request(
+async def test_webhook_events_go_to_endpoints_of_the_creating_caller(
     caller: Caller, receiver: Receiver
 ) -> None:
     async with Receiver() as other:
@@ -253,7 +249,7 @@ async def test_events_go_to_the_endpoints_of_the_caller_that_made_the_request(
         assert (receiver.types(), other.types()) == ([], ["generation.cancelled"])
 
 
-async def test_end_users_and_strangers_have_no_endpoints(
+async def test_webhook_endpoints_refuse_end_users_and_anonymous_callers(
     caller: Caller, receiver: Receiver
 ) -> None:
     endpoint = (await register(caller, receiver.url)).json()
@@ -300,7 +296,7 @@ async def test_end_users_and_strangers_have_no_endpoints(
         (None, "string_type"),
     ],
 )
-async def test_an_address_that_is_not_called_is_refused_with_a_way_on(
+async def test_webhook_url_not_allowed_is_refused_with_remedy(
     caller: Caller, url: Any, code: str
 ) -> None:
     answer = await register(caller, url)
@@ -321,7 +317,7 @@ async def test_an_address_that_is_not_called_is_refused_with_a_way_on(
         "",
     ],
 )
-async def test_a_secret_that_receivers_could_not_use_is_refused(
+async def test_webhook_secret_unusable_is_refused(
     caller: Caller, receiver: Receiver, secret: str
 ) -> None:
     answer = await register(caller, receiver.url, secret=secret)
@@ -329,7 +325,9 @@ async def test_a_secret_that_receivers_could_not_use_is_refused(
     assert secret == "" or secret not in answer.text or secret == "whsec_"
 
 
-async def test_a_misspelt_field_or_filter_is_refused(caller: Caller, receiver: Receiver) -> None:
+async def test_webhook_unknown_field_or_filter_is_refused(
+    caller: Caller, receiver: Receiver
+) -> None:
     assert_problem(
         await register(caller, receiver.url, sekret="x"), 422, "invalid_request", pointer="/sekret"
     )
@@ -339,7 +337,7 @@ async def test_a_misspelt_field_or_filter_is_refused(caller: Caller, receiver: R
         assert_problem(answer, 422, "invalid_request")
 
 
-async def test_the_open_service_has_endpoints_too(
+async def test_webhook_endpoints_work_on_an_open_service(
     make_client: Callable[..., Awaitable[Caller]],
 ) -> None:
     caller = await make_client(webhook_allowed_networks="127.0.0.0/8")
@@ -351,16 +349,14 @@ async def test_the_open_service_has_endpoints_too(
         assert receiver.calls[0].told["data"] == shown
 
 
-async def test_loopback_is_not_called_by_default_and_the_refusal_names_the_setting(
-    client: Caller,
-) -> None:
+async def test_webhook_url_on_loopback_is_refused_and_names_the_setting(client: Caller) -> None:
     document = assert_problem(
         await register(client, "http://127.0.0.1:9000/hook", {}), 422, "invalid_request"
     )
     assert "AIGEN_WEBHOOK_ALLOWED_NETWORKS" in document["errors"][0]["message"]
 
 
-async def test_no_endpoints_where_webhooks_are_turned_off(
+async def test_webhook_endpoints_turned_off_are_refused(
     make_client: Callable[..., Awaitable[Caller]],
 ) -> None:
     caller = await make_client(webhook_endpoints_max=0, webhook_allowed_networks="127.0.0.0/8")
@@ -368,7 +364,7 @@ async def test_no_endpoints_where_webhooks_are_turned_off(
         assert_problem(await register(caller, receiver.url, {}), 409, "too_many_webhook_endpoints")
 
 
-async def test_a_secret_shows_nowhere_but_in_the_answer_that_makes_it(
+async def test_webhook_secret_appears_only_in_the_creating_response(
     caller: Caller, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

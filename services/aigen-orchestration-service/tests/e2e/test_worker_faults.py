@@ -1,5 +1,5 @@
-"""What n8n is known to do wrong, done by a plain AMQP client: every request ends, money is exact,
-silence is told.
+"""Known failures of n8n, reproduced by a plain AMQP client: every request ends, credits are exact,
+stalls are reported.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ PATIENT = {
 }
 
 Taken = Callable[[BlockingChannel, int, dict[str, Any]], bool]
-"""What a client does with one job; False ends the client."""
+"""Handles one job; False stops the client."""
 
 
 class Trigger(threading.Thread):
-    """A trigger of a workflow engine as a thread: consumes a queue and treats every job as told."""
+    """A workflow trigger as a thread: consumes a queue and handles every job as configured."""
 
     def __init__(self, queue: str, take: Taken, *, prefetch: int = 10) -> None:
         super().__init__(daemon=True)
@@ -40,7 +40,7 @@ class Trigger(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Consume until told to end, or until the job says so."""
+        """Consume until stopped, or until the handler says so."""
         channel = self.connection.channel()
         channel.basic_qos(prefetch_count=self._prefetch)
         with contextlib.suppress(pika.exceptions.AMQPError):
@@ -56,19 +56,17 @@ class Trigger(threading.Thread):
             self.connection.close()
 
     def cut(self) -> None:
-        """The connection goes away under the running work, which goes back to the queue and yet
-        goes on.
-        """
+        """Drop the connection during the work: the job is requeued while the work continues."""
         self.connection._impl._transport._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 - from outside its thread
 
     def end(self) -> None:
-        """Let go; what is not acknowledged goes back to the queue."""
+        """Stop; unacknowledged messages are requeued."""
         self._ended.set()
         self.join(10)
 
 
 def reported(job: dict[str, Any], kind: str, **said: Any) -> int:
-    """What a workflow reports over HTTP; the status of the answer."""
+    """Report over HTTP; return the status of the response."""
     body = {"generation_request_id": job["generation_request_id"], "job_id": job["job_id"], **said}
     headers = {"Authorization": f"Bearer {job['callback_token']}"}
     return httpx.post(
@@ -77,7 +75,7 @@ def reported(job: dict[str, Any], kind: str, **said: Any) -> int:
 
 
 def delivered(job: dict[str, Any]) -> int:
-    """Four good samples."""
+    """Return four valid samples."""
     samples = [
         {
             "asset_id": f"{job['job_id']}-{n}",
@@ -92,7 +90,7 @@ def delivered(job: dict[str, Any]) -> int:
 
 
 def done_well(channel: BlockingChannel, tag: int, job: dict[str, Any]) -> bool:
-    """Work, report, acknowledge."""
+    """Work, report and acknowledge."""
     delivered(job)
     channel.basic_ack(tag)
     return True
@@ -100,7 +98,7 @@ def done_well(channel: BlockingChannel, tag: int, job: dict[str, Any]) -> bool:
 
 @pytest.fixture
 async def parts(parts: Parts) -> Parts:
-    """A serving process that notices silence after a second, and a user with credits for one sample
+    """A serving process that detects stalls after a second, and a user with credits for one sample
     set.
     """
     await parts.serve(**PATIENT)
@@ -120,7 +118,7 @@ def trigger(parts: Parts, take: Taken) -> Iterator[Trigger]:
 
 
 async def told(parts: Parts, kind: str) -> dict[str, Any]:
-    """Wait until the silence is told, in the queues and in the readiness."""
+    """Wait until the stall is reported in queues and readiness."""
     ends = time.monotonic() + 20
     while True:
         stalled = (await parts.call("GET", "/operations/queues")).json()["stalled"]
@@ -133,7 +131,7 @@ async def told(parts: Parts, kind: str) -> dict[str, Any]:
 
 
 async def paid_once(parts: Parts, request_id: str) -> dict[str, Any]:
-    """The samples came, and cost what a sample set costs."""
+    """Check that the samples were delivered and cost one sample set."""
     shown = await parts.until(request_id, "AWAITING_SELECTION")
     assert (shown["status"], shown["cost"]["samples"]) == ("AWAITING_SELECTION", "0.25")
     await parts.drained()
@@ -142,9 +140,7 @@ async def paid_once(parts: Parts, request_id: str) -> dict[str, Any]:
     return shown
 
 
-async def test_a_trigger_that_acknowledges_before_the_work_and_dies_loses_no_request(
-    parts: Parts,
-) -> None:
+async def test_worker_acknowledging_early_and_dying_loses_no_request(parts: Parts) -> None:
     def acknowledged_and_lost(channel: BlockingChannel, tag: int, _job: dict[str, Any]) -> bool:
         channel.basic_ack(tag)
         return False
@@ -158,9 +154,7 @@ async def test_a_trigger_that_acknowledges_before_the_work_and_dies_loses_no_req
     assert (shown["attempt"], len(second.taken)) == (2, 1)
 
 
-async def test_a_trigger_that_throws_jobs_back_for_ever_is_stopped_by_the_delivery_limit(
-    parts: Parts,
-) -> None:
+async def test_worker_requeueing_forever_is_stopped_by_the_delivery_limit(parts: Parts) -> None:
     def thrown_back(channel: BlockingChannel, tag: int, _job: dict[str, Any]) -> bool:
         channel.basic_nack(tag, requeue=True)
         return True
@@ -175,7 +169,7 @@ async def test_a_trigger_that_throws_jobs_back_for_ever_is_stopped_by_the_delive
     assert (statement["balance"], statement["held"]) == ("0.25", "0.00")
 
 
-async def test_a_lost_acknowledgement_runs_the_work_twice_and_charges_once(parts: Parts) -> None:
+async def test_worker_lost_acknowledgement_repeats_work_and_charges_once(parts: Parts) -> None:
     answers: list[int] = []
 
     def done_and_cut_off(_channel: BlockingChannel, _tag: int, job: dict[str, Any]) -> bool:
@@ -201,15 +195,11 @@ async def test_a_lost_acknowledgement_runs_the_work_twice_and_charges_once(parts
     assert answers == [200, 200]
 
 
-async def test_a_trigger_that_ignores_its_cancellation_is_noticed_by_waiting_jobs(
-    parts: Parts,
-) -> None:
+async def test_worker_cancelled_consumer_is_detected_by_waiting_jobs(parts: Parts) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
     channel = connection.channel()
     tag = channel.basic_consume(parts.names["AIGEN_RABBITMQ_SAMPLES_QUEUE"], lambda *_: None)
-    channel.basic_cancel(
-        tag
-    )  # the connection stays, and whoever looks at it believes that all is well
+    channel.basic_cancel(tag)  # the connection stays open, so the consumer looks healthy
     request_id = await parts.create()
     assert (await told(parts, "no_consumer"))["jobs"] == 1
     connection.close()
@@ -217,9 +207,7 @@ async def test_a_trigger_that_ignores_its_cancellation_is_noticed_by_waiting_job
         await paid_once(parts, request_id)
 
 
-async def test_a_workflow_saved_in_the_middle_runs_its_jobs_twice_and_delivers_one_result(
-    parts: Parts,
-) -> None:
+async def test_worker_restarted_midway_repeats_jobs_and_delivers_one_result(parts: Parts) -> None:
     started = threading.Event()
     saved = threading.Event()
     answers: list[int] = []
@@ -243,9 +231,7 @@ async def test_a_workflow_saved_in_the_middle_runs_its_jobs_twice_and_delivers_o
     assert answers in ([200], [409])
 
 
-async def test_a_worker_that_goes_silent_after_its_start_is_told_and_the_job_tried_again(
-    parts: Parts,
-) -> None:
+async def test_worker_silent_after_its_start_is_detected_and_the_job_retried(parts: Parts) -> None:
     def begun(channel: BlockingChannel, tag: int, job: dict[str, Any]) -> bool:
         reported(job, "started")
         channel.basic_ack(tag)
@@ -259,7 +245,7 @@ async def test_a_worker_that_goes_silent_after_its_start_is_told_and_the_job_tri
         assert (await paid_once(parts, request_id))["attempt"] == 2
 
 
-async def test_garbage_in_the_queue_that_eats_the_prefetch_is_told(parts: Parts) -> None:
+async def test_worker_prefetch_filled_with_garbage_is_detected(parts: Parts) -> None:
     def kept(_channel: BlockingChannel, _tag: int, _job: dict[str, Any]) -> bool:
         return True
 

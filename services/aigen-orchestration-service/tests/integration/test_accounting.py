@@ -1,6 +1,4 @@
-"""Two books compared, what was used, what an operator sees of an account, and doubts that a person
-ends.
-"""
+"""Reconciliation, the usage log, account statements, and holds in doubt."""
 
 import asyncio
 import csv
@@ -35,7 +33,7 @@ DAY = timedelta(days=1)
 async def differences(
     test_app: ServiceUnderTest, *, apply: bool = False
 ) -> list[tuple[str, str, str, str | None]]:
-    """What a reconciliation of the last day finds."""
+    """Return the differences of the last day."""
     test_app.clock.advance(minutes=2)
     report = await test_app.service.reconciliation.run(
         test_app.clock() - DAY, apply=apply, by="test"
@@ -46,9 +44,7 @@ async def differences(
 # Reconciliation
 
 
-async def test_books_that_agree_show_nothing_at_any_moment_of_a_request(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_reconcile_without_differences_reports_nothing(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "payg")
     request = await test_app.submitted()
     assert await differences(test_app) == []
@@ -64,7 +60,7 @@ async def test_books_that_agree_show_nothing_at_any_moment_of_a_request(
     assert await differences(test_app) == []
 
 
-async def test_a_capture_and_a_release_that_were_lost_are_found_and_posted_once(
+async def test_reconcile_lost_capture_and_release_are_posted_once(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 500, "payg")
@@ -92,9 +88,7 @@ async def test_a_capture_and_a_release_that_were_lost_are_found_and_posted_once(
         assert (await test_app.events(request)).count("compensation_posted") == 1
 
 
-async def test_a_charge_that_was_given_up_is_a_difference_of_the_books(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_reconcile_dropped_capture_is_a_difference(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "payg")
     await test_app.with_samples()
     await test_app.database.execute(
@@ -113,7 +107,7 @@ async def test_a_charge_that_was_given_up_is_a_difference_of_the_books(
     assert await test_app.balance() == 475
 
 
-async def test_what_nobody_decided_is_only_reported(make_test_app) -> None:
+async def test_reconcile_undecided_differences_are_only_reported(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app()
     await test_app.grant("user", 500, "payg")
     working = await test_app.submitted()
@@ -128,7 +122,7 @@ async def test_what_nobody_decided_is_only_reported(make_test_app) -> None:
     assert await test_app.service.account_flags.flagged("user")
 
 
-async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(
+async def test_reconcile_unknown_key_is_reported_and_not_changed(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 500, "payg")
@@ -141,7 +135,7 @@ async def test_a_key_of_the_credit_service_that_is_not_ours_is_left_alone(
     await test_app.credits.release(foreign)
 
 
-async def test_a_wrong_count_of_free_generations_is_set_right_only_when_told(
+async def test_reconcile_wrong_free_count_is_corrected_only_with_apply(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.submitted("free")
@@ -151,9 +145,7 @@ async def test_a_wrong_count_of_free_generations_is_set_right_only_when_told(
     assert await differences(test_app) == []
 
 
-async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_reconcile_unanswered_holds_are_counted(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "payg")
     await test_app.submitted()
     test_app.clock.advance(minutes=2)
@@ -162,9 +154,7 @@ async def test_a_credit_service_that_does_not_answer_is_counted_and_not_judged(
     assert (report.compared, report.unanswered, report.findings) == (1, 1, [])
 
 
-async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_again(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_decide_hold_with_credit_service_down_is_503(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     test_app.credits.faults.append("conflict")
     request = await test_app.submitted()
@@ -181,7 +171,7 @@ async def test_a_decision_that_the_credit_service_cannot_take_now_is_asked_for_a
     assert (await test_app.look(request)).state is State.PENDING
 
 
-async def test_a_credit_service_that_goes_away_between_two_looks_is_counted_too(
+async def test_reconcile_credit_service_lost_between_reads_is_counted(
     test_app: ServiceUnderTest, monkeypatch
 ) -> None:
     await test_app.grant("user", 25, "payg")
@@ -206,7 +196,7 @@ async def test_a_credit_service_that_goes_away_between_two_looks_is_counted_too(
     assert await test_app.balance() == 25
 
 
-async def test_one_process_of_all_looks_for_differences_once_an_hour(make_test_app) -> None:
+async def test_periodic_task_runs_once_per_interval_over_all_processes(make_test_app) -> None:
     test_apps: list[ServiceUnderTest] = [make_test_app(), make_test_app()]
     done: list[str] = []
 
@@ -281,7 +271,7 @@ async def test_periodic_tasks_reconcile_and_update_the_metric(test_app: ServiceU
     await test_app.database.execute("UPDATE holds SET settled_at = $1", test_app.clock())
     test_app.clock.advance(minutes=2)
     await test_app.housekeep()
-    figure = "ai_generation_book_differences"
+    figure = "ai_generation_reconciliation_differences"
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 1
     await test_app.service.reconciliation.run(test_app.clock() - DAY, apply=True)
     await test_app.drain()
@@ -290,7 +280,7 @@ async def test_periodic_tasks_reconcile_and_update_the_metric(test_app: ServiceU
     assert REGISTRY.get_sample_value(figure, {"difference": "capture_missing"}) == 0
 
 
-async def test_a_run_can_be_bounded_and_says_that_it_was(test_app: ServiceUnderTest) -> None:
+async def test_reconcile_bounded_run_is_reported_as_incomplete(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "payg")
     for _ in range(3):
         await test_app.submitted()
@@ -304,15 +294,13 @@ async def test_a_run_can_be_bounded_and_says_that_it_was(test_app: ServiceUnderT
 
 
 async def used(test_app: ServiceUnderTest, as_: UsageFormat, **wanted: str) -> str:
-    """The export of this month."""
+    """Return the export of this month."""
     since, until = month_of(f"{test_app.clock():%Y-%m}")
     rows = test_app.service.accounting.usage(UsageFilter(since=since, until=until, **wanted))
     return "".join([line async for line in export(rows, as_)])
 
 
-async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_usage_every_delivered_action_is_one_row(test_app: ServiceUnderTest) -> None:
     await test_app.grant("pays", 500, "payg")
     await test_app.grant("pro", 200, "pro")
     for user_id, resolution in (("pays", None), ("free", None), ("pro", "4K")):
@@ -334,7 +322,7 @@ async def test_every_action_that_took_place_is_one_row_whatever_paid_for_it(
     assert {row["model"] for row in rows} == {"standard"}
 
 
-async def test_the_usage_of_one_user_as_json_lines(test_app: ServiceUnderTest) -> None:
+async def test_usage_of_one_user_as_json_lines(test_app: ServiceUnderTest) -> None:
     await test_app.with_samples("free")
     await test_app.with_samples("other")
     (line,) = (await used(test_app, UsageFormat.JSONL, user_id="other")).splitlines()
@@ -342,9 +330,7 @@ async def test_the_usage_of_one_user_as_json_lines(test_app: ServiceUnderTest) -
     assert await used(test_app, UsageFormat.JSONL, project_id="none") == ""
 
 
-async def test_a_rejected_prompt_that_is_charged_is_in_the_log_and_one_that_is_not_is_not(
-    make_test_app,
-) -> None:
+async def test_usage_rejected_prompt_appears_only_if_charged(make_test_app) -> None:
     charging, generous = make_test_app(), make_test_app(charge_rejected=False)
     for test_app in (charging, generous):
         await test_app.grant("user", 25, "payg")
@@ -354,9 +340,7 @@ async def test_a_rejected_prompt_that_is_charged_is_in_the_log_and_one_that_is_n
     await charging.check()
 
 
-async def test_more_rows_than_fit_a_page_come_in_order_and_whole(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_usage_several_pages_are_complete_and_ordered(test_app: ServiceUnderTest) -> None:
     await test_app.database.execute(
         """INSERT INTO usage_log (request_id, user_id, stage, round, action, paid_by, amount, plan,
             at)
@@ -384,16 +368,16 @@ async def test_more_rows_than_fit_a_page_come_in_order_and_whole(
     ("month", "until"),
     [("2026-11", datetime(2026, 12, 1, tzinfo=UTC)), ("2026-12", datetime(2027, 1, 1, tzinfo=UTC))],
 )
-def test_a_month_ends_where_the_next_begins(month: str, until: datetime) -> None:
+def test_usage_months_do_not_overlap(month: str, until: datetime) -> None:
     assert month_of(month)[1] == until
 
 
-# A billing adapter without memory, all the way
+# A billing adapter without idempotency
 
 
 @pytest.fixture
 async def fake_billing(database_url: str, faithful_billing: int) -> AsyncIterator[FakeBilling]:
-    """The adapter as it is."""
+    """The fake billing adapter."""
     async with billing(
         database_url, faithful_billing, refund="/users/{user_id}/credits/refund"
     ) as made:
@@ -403,9 +387,7 @@ async def fake_billing(database_url: str, faithful_billing: int) -> AsyncIterato
         yield made
 
 
-async def test_the_whole_way_on_the_billing_adapter_costs_what_it_should(
-    fake_billing: FakeBilling, make_test_app
-) -> None:
+async def test_billing_lifecycle_costs_the_price(fake_billing: FakeBilling, make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app(fake_billing.credits)
     request = await test_app.with_samples()
     await test_app.select(request)
@@ -416,7 +398,7 @@ async def test_the_whole_way_on_the_billing_adapter_costs_what_it_should(
     assert await differences(test_app) == []
 
 
-async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_made_it(
+async def test_billing_failed_refund_flags_the_account_until_resolved(
     fake_billing: FakeBilling, make_test_app
 ) -> None:
     test_app: ServiceUnderTest = make_test_app(fake_billing.credits)
@@ -445,7 +427,7 @@ async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_m
                 "subscription": {"current_plan_name": "Pro", "status": "Active"},
             }
         }
-    )  # by hand, over there
+    )  # the operator's refund at the billing service
     await fake_billing.database.execute("UPDATE billing_journal SET state = 'refunding'")
     await test_app.generations.decide_hold(request.holds[0].key, charged=False, by="operator")
     assert await test_app.service.outbox.replay_for(request.holds[0].key, now=test_app.clock()) == 1
@@ -460,7 +442,7 @@ async def test_a_refund_that_nobody_makes_flags_the_account_until_a_person_has_m
     assert (await test_app.submit()).request is not None
 
 
-async def test_a_deduction_without_an_answer_is_parked_and_goes_on_when_a_person_has_looked(
+async def test_billing_unanswered_deduction_is_parked_and_continues_after_a_decision(
     fake_billing: FakeBilling, make_test_app
 ) -> None:
     test_app: ServiceUnderTest = make_test_app(fake_billing.credits)
@@ -489,7 +471,7 @@ async def test_a_deduction_without_an_answer_is_parked_and_goes_on_when_a_person
     assert await fake_billing.balance("user") == 475
 
 
-async def test_an_adapter_that_answers_after_our_deadline_charges_once_and_the_request_goes_on(
+async def test_billing_late_response_charges_once_and_continues(
     fake_billing: FakeBilling, make_test_app
 ) -> None:
     test_app: ServiceUnderTest = make_test_app(fake_billing.credits, hold_timeout=0.2)
@@ -509,7 +491,7 @@ async def test_an_adapter_that_answers_after_our_deadline_charges_once_and_the_r
     assert await fake_billing.balance("user") == 475
 
 
-async def test_deciding_about_an_unknown_key_is_not_found_and_about_a_settled_one_changes_nothing(
+async def test_decide_hold_unknown_key_is_not_found_and_settled_is_unchanged(
     test_app: ServiceUnderTest,
 ) -> None:
     with pytest.raises(errors.NotFoundError):

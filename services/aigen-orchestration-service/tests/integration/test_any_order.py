@@ -1,8 +1,8 @@
-"""Whatever happens in whatever order: users, workers, operators, time, restarts, on the real
-orchestrator and database.
+"""State machine test: users, workers, operators, time and restarts in any order, on real use cases
+and database.
 
-The invariants are asked after every step, and all of them at the end. AIGEN_TEST_EXAMPLES asks for
-more examples.
+The invariants are checked after every step and at the end. AIGEN_TEST_EXAMPLES sets the number of
+examples.
 """
 
 import asyncio
@@ -65,13 +65,13 @@ _SPENT = """SELECT user_id, COALESCE(sum(amount), 0)::int AS spent FROM holds
 
 users = st.sampled_from([*sorted(USERS.values()), USERS["payg"], USERS["payg"]])
 recent = st.integers(0, 5)
-"""Which of the requests or jobs, the newest first."""
+"""Index of a request or job, newest first."""
 _TRANSIENT = "is still being placed while the request is"
 credit_faults = st.lists(st.sampled_from(["before", "after", "conflict"]), max_size=2)
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """The service, and everybody who can do something to it."""
+    """The service, with the actions of everyone who acts on it."""
 
     url: str
     loop: asyncio.AbstractEventLoop
@@ -86,7 +86,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.ended: dict[Any, tuple[str, int]] = {}
 
     def do(self, work: Awaitable[Any]) -> Any:
-        """Let something happen; whoever is refused is refused, and nothing else may be raised."""
+        """Run an action; refusals are expected, any other exception is an error."""
         with suppress(errors.AigenError):
             return self.loop.run_until_complete(work)  # type: ignore[arg-type]
         return None
@@ -99,7 +99,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize(ledger_here=st.booleans())
     def begin(self, ledger_here: bool) -> None:
-        """An empty database; a user on each plan."""
+        """Create an empty database with a user on each plan."""
         self.loop.run_until_complete(self._clear())
         self._restart(Clock(), ledger_here)
         for plan, user in USERS.items():
@@ -131,7 +131,7 @@ class AnyOrder(RuleBasedStateMachine):
             await connection.close()
 
     def request(self, number: int, state: str = "%") -> GenerationRequest | None:
-        """One of the requests that are there, in this state."""
+        """Return one of the requests in this state, if any."""
         ids = self.loop.run_until_complete(
             self.at.database.fetch(
                 "SELECT id FROM generation_requests WHERE state LIKE $1 ORDER BY id", state
@@ -154,7 +154,7 @@ class AnyOrder(RuleBasedStateMachine):
         faults=credit_faults,
     )
     def submit(self, user: str, key: str, quoted: bool, large: bool, faults: list[str]) -> None:
-        """Start something, with a key perhaps, and with a quote."""
+        """Submit a request, with or without a key and a quote."""
         claim = IdempotencyClaim(principal=user, key=key, fingerprint="same") if key else None
         quote = self.do(self.at.quoted(user)) if quoted else None
         self.at.credits.faults.extend(faults)
@@ -172,7 +172,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(user=users)
     def submit_something_doubtful(self, user: str) -> None:
-        """A person must look first."""
+        """Submit a prompt that needs a review."""
         self.do(self.at.submit(user, input_prompt="a nude statue of an otter"))
 
     @precondition(lambda self: self.started)
@@ -183,7 +183,6 @@ class AnyOrder(RuleBasedStateMachine):
         faults=credit_faults,
     )
     def select(self, number: int, sample: int, resolution: str | None, faults: list[str]) -> None:
-        """Pick a sample."""
         request = self.request(number, State.AWAITING_SELECTION) or self.request(number)
         if request is None or sample >= len(request.samples):
             return
@@ -194,7 +193,6 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.started)
     @rule(number=recent, faults=credit_faults)
     def regenerate(self, number: int, faults: list[str]) -> None:
-        """Another round."""
         if request := self.request(number, State.AWAITING_SELECTION) or self.request(number):
             self.at.credits.faults.extend(faults)
             self.do(self.at.regenerate(request))
@@ -203,14 +201,12 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.started)
     @rule(number=recent)
     def cancel(self, number: int) -> None:
-        """No longer wanted."""
         if request := self.request(number):
             self.do(self.at.cancel(request))
 
     @precondition(lambda self: self.started)
     @rule(number=recent)
     def retry(self, number: int) -> None:
-        """Once more from the start."""
         if request := self.request(number):
             self.do(
                 self.at.generations.retry(
@@ -218,11 +214,11 @@ class AnyOrder(RuleBasedStateMachine):
                 )
             )
 
-    # What the roles do
+    # Roles
 
     @rule(outcomes=st.lists(st.sampled_from(list(PublicationOutcome)), max_size=2))
     def dispatch(self, outcomes: list[PublicationOutcome]) -> None:
-        """Jobs leave; some are refused, and of some nobody knows."""
+        """Publish jobs; the broker refuses some and does not confirm others."""
         self.at.engine.next_outcomes.extend(outcomes)
         self.do(self.at.service.dispatcher.step())
         self.at.engine.next_outcomes.clear()
@@ -231,7 +227,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(lane=st.sampled_from(LANES))
     def lease_and_die(self, lane: Stage) -> None:
-        """A dispatcher takes jobs and is never heard of again."""
+        """Lease jobs and never publish them."""
         leased = self.do(self.at.jobs.lease(lane, window=10, most=2))
         self.jobs += leased.jobs if leased else []
 
@@ -240,7 +236,6 @@ class AnyOrder(RuleBasedStateMachine):
         told=st.lists(st.sampled_from(["away", "refused", "away_after"]), max_size=2),
     )
     def relay(self, faults: list[str], told: list[str]) -> None:
-        """Messages are paid, or not."""
         self.at.credits.faults.extend(fault for fault in faults if fault != "conflict")
         self.at.notifier.faults.extend(told)
         self.do(self.at.service.relays.step())
@@ -249,35 +244,31 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(faults=credit_faults)
     def sweep(self, faults: list[str]) -> None:
-        """Time is looked after."""
         self.at.credits.faults.extend(fault for fault in faults if fault != "conflict")
         self.do(self.at.sweep())
         self.at.credits.faults.clear()
 
     @rule(minutes=st.sampled_from([0.1, 0.1, 1, 1, 1, 6, 11, 60 * 24 * 31]))
     def time_jumps(self, minutes: float) -> None:
-        """Nobody does anything for a while."""
         self.at.clock.advance(minutes=minutes)
 
     @rule(ledger_here=st.booleans())
     def restart(self, ledger_here: bool) -> None:
-        """The process ends, and another begins on the same database; credits are taken along, or
-        asked for.
-        """
+        """Restart the process on the same database, with or without the local credit path."""
         clock = self.at.clock
         self.loop.run_until_complete(self.at.close())
         self._restart(clock, ledger_here)
 
     @rule(user=users)
     def samples_are_made(self, user: str) -> None:
-        """A stage without trouble, so that much happens late in lives too."""
+        """Finish a stage without errors, so that later states are reached often."""
         self.do(self.at.submit(user))
         self.started = True
         self.work()
 
     @rule(user=users, sent=st.booleans())
     def one_is_cancelled(self, user: str, sent: bool) -> None:
-        """While it waits for its turn, or while a worker has it."""
+        """Cancel a queued or running request."""
         reply = self.do(self.at.submit(user))
         self.started = True
         if sent:
@@ -288,20 +279,20 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.started)
     @rule(number=recent, again=st.booleans())
     def one_is_chosen(self, number: int, again: bool) -> None:
-        """The next step without trouble, and its job is made; or only the step."""
+        """Select a sample, with or without making the final."""
         if request := self.request(number, State.AWAITING_SELECTION):
             self.do(self.at.regenerate(request) if again else self.at.select(request))
             self.work()
 
     @rule()
     def work(self) -> None:
-        """All that waits is dispatched, and the newest job is done."""
+        """Dispatch everything and finish the newest job."""
         self.dispatch([])
         if self.jobs:
             self.do(self.at.deliver(self.jobs[-1]))
 
     def report(self, job: GenerationRequest, work: Awaitable[Any]) -> None:
-        """What a worker says of a job; said of one that is not the current one it moves nothing."""
+        """Send a report; one for an outdated job must change nothing."""
         before = self.do(self.at.look(job))
         self.do(work)
         after = self.do(self.at.look(job))
@@ -309,12 +300,12 @@ class AnyOrder(RuleBasedStateMachine):
             "a stale result was applied"
         )
 
-    # What workers report: for any job there ever was
+    # Workers, for any job that ever existed
 
     @precondition(lambda self: self.jobs)
     @rule(number=recent, twice=st.booleans())
     def deliver(self, number: int, twice: bool) -> None:
-        """A result, perhaps two times."""
+        """Deliver a result, possibly twice."""
         if self.jobs:
             job = self.jobs[-1 - number % len(self.jobs)]
             for _ in range(1 + twice):
@@ -323,7 +314,6 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs)
     @rule(number=recent, good=st.integers(0, 3))
     def deliver_partially(self, number: int, good: int) -> None:
-        """Some samples, and failures for the others."""
         if self.jobs and (job := self.jobs[-1 - number % len(self.jobs)]).stage is Stage.SAMPLES:
             failures = [
                 {"index": index, "error_code": "provider_error"} for index in range(good, 4)
@@ -336,7 +326,6 @@ class AnyOrder(RuleBasedStateMachine):
         code=st.sampled_from(["provider_error", "prompt_rejected", "invalid_input", "unheard_of"]),
     )
     def fail(self, number: int, code: str) -> None:
-        """It could not be done."""
         if self.jobs:
             job = self.jobs[-1 - number % len(self.jobs)]
             self.report(job, self.at.fail(job, code))
@@ -344,7 +333,6 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs)
     @rule(number=recent, percent=st.integers(0, 100))
     def progress(self, number: int, percent: int) -> None:
-        """How far it is."""
         if self.jobs:
             job = self.jobs[-1 - number % len(self.jobs)]
             assert job.job_id is not None
@@ -353,37 +341,33 @@ class AnyOrder(RuleBasedStateMachine):
                 job, self.at.jobs.progress_reported(job.id, job.job_id, {"percent": percent})
             )
 
-    # What operators do
+    # Operators
 
     @precondition(lambda self: self.started)
     @rule(number=recent, accepted=st.booleans())
     def review(self, number: int, accepted: bool) -> None:
-        """A person has looked."""
         if request := self.request(number, State.VALIDATING_CREDITS) or self.request(number):
             self.do(self.at.generations.review(request.id, OPERATOR, accepted_=accepted))
 
     @precondition(lambda self: self.started)
     @rule(number=recent)
     def force_fail(self, number: int) -> None:
-        """Enough."""
         if request := self.request(number):
             self.do(self.at.generations.force_fail(request.id, OPERATOR, "the test says so"))
 
     @rule(charged=st.booleans())
     def decide_holds(self, charged: bool) -> None:
-        """A hold in doubt is decided; the ledger, which can be asked, knows better."""
+        """Decide a hold in doubt; the ledger's own state takes precedence."""
         for key in self.loop.run_until_complete(self.at.parked_holds()):
             self.do(self.at.generations.decide_hold(key, charged=charged, by="operator"))
 
     @precondition(lambda self: self.started)
     @rule()
     def replay(self) -> None:
-        """Parked messages are tried again."""
         self.loop.run_until_complete(self._replay())
 
     @rule(user=users)
     def clear_flags(self, user: str) -> None:
-        """A restriction is lifted."""
         self.do(
             AccountFlags(self.at.database).clear(
                 user, by="operator", note="looked into", now=self.at.clock()
@@ -395,11 +379,11 @@ class AnyOrder(RuleBasedStateMachine):
         for message in await self.at.service.outbox.list_open(parked_only=True, most=100):
             await self.at.service.outbox.replay(message["id"], by="operator", now=self.at.clock())
 
-    # What must be true
+    # Invariants
 
     @invariant()
     def nothing_is_wrong(self) -> None:
-        """Every timeline is a legal path, money fits the work, and who has ended has ended."""
+        """Check that timelines are legal, holds match the work, and ended requests stay ended."""
         if self.test_app is None:
             return
         found = self.loop.run_until_complete(
@@ -419,8 +403,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def what_was_written_is_what_is_stored(self) -> None:
-        """Whatever statement wrote a version of a request, all of it is there: what this process
-        has of it says so.
+        """Check that every written version is stored completely: the cached request equals the
+        stored one.
         """
         if self.test_app is not None:
             self.loop.run_until_complete(self._compare())
@@ -433,7 +417,7 @@ class AnyOrder(RuleBasedStateMachine):
                 assert _comparable(written) == _comparable(stored)
 
     def teardown(self) -> None:
-        """In the end everything is paid, nothing is left, and every credit is accounted for."""
+        """Drain everything and check that nothing is left and every credit is accounted for."""
         if self.test_app is None:
             return
         try:
@@ -442,9 +426,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.loop.run_until_complete(self.at.close())
 
     async def _finish(self) -> None:
-        for _ in range(
-            12
-        ):  # whoever waits for something no longer does: every live state has a deadline
+        for _ in range(12):  # every live state has a deadline, so everything ends
             self.at.clock.advance(days=32)
             await self.at.sweep()
             for key in await self.at.parked_holds():
@@ -462,13 +444,13 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 def _comparable(request: GenerationRequest) -> GenerationRequest:
-    """Without the place in the queue, which the store gives, and with its holds in one order."""
+    """Return a request without its queue position, and with its holds sorted."""
     return replace(
         request, fair_at=None, holds=tuple(sorted(request.holds, key=lambda hold: hold.key))
     )
 
 
-def test_in_any_order_money_and_states_stay_exact(admin_url: str, template: str) -> None:
+def test_any_order_of_events_keeps_credits_and_states_exact(admin_url: str, template: str) -> None:
     AnyOrder.loop = asyncio.new_event_loop()
     try:
         with (

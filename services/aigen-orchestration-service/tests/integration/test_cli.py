@@ -1,4 +1,4 @@
-"""The operators' commands on a real database."""
+"""Operator commands on a real database."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ from tests.support.command_line import CommandResult, run_aigen
 
 @pytest.fixture
 def aigen(database_url: str, tmp_path: Path):
-    """Runs `aigen …` on the test's database."""
+    """Run `aigen …` on the test's database."""
 
     async def run(*arguments: str, answer: str = "", **more: str) -> CommandResult:
         environment = {"AIGEN_DATABASE_URL": database_url, **more}
@@ -25,7 +25,7 @@ def aigen(database_url: str, tmp_path: Path):
     return run
 
 
-async def test_credits_granted_are_shown(aigen) -> None:
+async def test_cli_granted_credits_are_shown(aigen) -> None:
     granted = await aigen("credits", "grant", "user-7", "5.25", "--plan", "pro")
     assert granted == (0, "user-7 is on the pro plan and has 5.25 credits.\n", "")
     shown = await aigen("credits", "show", "user-7")
@@ -33,7 +33,7 @@ async def test_credits_granted_are_shown(aigen) -> None:
 
 
 @pytest.mark.parametrize("amount", ["-9", "0.001", "many"])
-async def test_credits_grant_of_a_wrong_amount_is_refused(aigen, amount: str) -> None:
+async def test_cli_grant_of_an_invalid_amount_is_refused(aigen, amount: str) -> None:
     await aigen("credits", "grant", "user-7", "5.25")
     refused = await aigen("credits", "grant", "user-7", "--", amount)
     assert refused.code == 1
@@ -109,7 +109,7 @@ async def test_routing_is_checked_and_explained(aigen, tmp_path: Path) -> None:
     assert (broken.code, broken.out, broken.err.count("\n")) == (1, "", 1)
 
 
-def test_embedded_postgres_started_twice_is_joined(tmp_path: Path) -> None:
+def test_embedded_postgres_started_twice_is_shared(tmp_path: Path) -> None:
     url = start_embedded(tmp_path / "postgres")
     assert url == start_embedded(tmp_path / "postgres")
     assert url.startswith("postgresql://")

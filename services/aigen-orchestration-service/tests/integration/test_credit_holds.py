@@ -1,6 +1,4 @@
-"""Every credit is exact: holds, captures and releases under every fault a credit service can
-have.
-"""
+"""Holds, captures and releases are exact under every failure of a credit service."""
 
 import asyncio
 from dataclasses import replace
@@ -21,7 +19,7 @@ def states(request):
     return {hold.key.partition(":")[2]: hold.state for hold in request.holds}
 
 
-async def test_samples_are_held_then_captured_when_they_come(test_app: ServiceUnderTest) -> None:
+async def test_samples_are_held_then_captured_on_delivery(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 100, "payg")
     request = await test_app.submitted()
     assert states(request) == {"samples:1:1": HoldState.HELD}
@@ -32,9 +30,7 @@ async def test_samples_are_held_then_captured_when_they_come(test_app: ServiceUn
     assert await test_app.balance() == 75
 
 
-async def test_what_one_user_gets_back_from_several_holds_at_once_is_their_sum(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_release_several_holds_of_one_user_adds_up(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 100, "payg")
     ledger = test_app.service.ledger
     assert all(
@@ -54,7 +50,7 @@ async def test_what_one_user_gets_back_from_several_holds_at_once_is_their_sum(
     assert await test_app.balance() == 75
 
 
-async def test_holds_of_many_users_at_once_are_each_their_own(test_app: ServiceUnderTest) -> None:
+async def test_hold_concurrent_users_do_not_affect_each_other(test_app: ServiceUnderTest) -> None:
     for number in range(40):
         await test_app.grant(f"user-{number}", 25 if number % 2 else 24, "payg")
     ledger = test_app.service.ledger
@@ -62,7 +58,7 @@ async def test_holds_of_many_users_at_once_are_each_their_own(test_app: ServiceU
     held = await asyncio.gather(
         *(ledger.hold(key, user_id=f"user-{key[4:]}", amount=25, action="final") for key in keys)
     )
-    # Which of a user's two comes first is nobody's business; that one of them fits is.
+    # Either of the user's two requests may win, but exactly one of them.
     taken = [key for key, fits in zip(keys, held, strict=True) if fits]
     assert sorted(int(key[4:]) for key in taken) == list(range(1, 40, 2))
     assert [await test_app.balance(f"user-{n}") for n in range(4)] == [24, 0, 24, 0]
@@ -70,7 +66,7 @@ async def test_holds_of_many_users_at_once_are_each_their_own(test_app: ServiceU
     assert [await test_app.balance(f"user-{n}") for n in range(4)] == [24, 25, 24, 25]
 
 
-async def test_the_whole_way_costs_what_was_quoted(test_app: ServiceUnderTest) -> None:
+async def test_lifecycle_costs_the_quoted_total(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 1000, "payg")
     quoted = await test_app.generations.quote(
         "user", {"input_prompt": "x", "output_format": "InstagramPost_1x1"}
@@ -84,7 +80,7 @@ async def test_the_whole_way_costs_what_was_quoted(test_app: ServiceUnderTest) -
     assert await test_app.balance() == 1000 - 125
 
 
-async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(
+async def test_plan_with_included_work_pays_only_for_high_resolution(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 200, "pro")
@@ -98,9 +94,7 @@ async def test_a_plan_that_includes_standard_work_pays_only_for_high_resolution(
     assert await test_app.balance() == 0
 
 
-async def test_without_enough_credits_nothing_starts_and_nothing_is_kept(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_submit_without_credits_starts_and_holds_nothing(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 24, "payg")
     with pytest.raises(errors.InsufficientCreditsError, match=r"0\.25"):
         await test_app.submit()
@@ -111,13 +105,13 @@ async def test_without_enough_credits_nothing_starts_and_nothing_is_kept(
     assert test_app.notifier.types() == ["generation_failed"]
 
 
-async def test_exactly_enough_is_enough(test_app: ServiceUnderTest) -> None:
+async def test_submit_with_the_exact_balance_succeeds(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     assert (await test_app.submitted()).state is State.PENDING
     assert await test_app.balance() == 0
 
 
-async def test_a_refused_final_keeps_the_samples_and_can_be_chosen_again_after_a_top_up(
+async def test_select_without_credits_keeps_the_samples_until_a_top_up(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 199, "pro")
@@ -136,9 +130,7 @@ async def test_a_refused_final_keeps_the_samples_and_can_be_chosen_again_after_a
 @pytest.mark.parametrize(
     "code", ["provider_error", "unsafe_output", "workflow_error", "something_new"]
 )
-async def test_a_failure_on_our_side_never_costs_credits(
-    test_app: ServiceUnderTest, code: str
-) -> None:
+async def test_failure_of_the_service_costs_nothing(test_app: ServiceUnderTest, code: str) -> None:
     await test_app.grant("user", 25, "payg")
     request = await test_app.submitted()
     for _ in range(3):
@@ -151,7 +143,7 @@ async def test_a_failure_on_our_side_never_costs_credits(
 
 
 @pytest.mark.parametrize(("charge", "left"), [(True, 0), (False, 25)])
-async def test_a_rejected_prompt_costs_its_sample_set_unless_a_setting_says_otherwise(
+async def test_prompt_rejected_by_the_provider_charges_by_setting(
     make_test_app, charge: bool, left: int
 ) -> None:
     test_app = make_test_app(charge_rejected=charge)
@@ -164,9 +156,7 @@ async def test_a_rejected_prompt_costs_its_sample_set_unless_a_setting_says_othe
     await test_app.check()
 
 
-async def test_cancelling_at_any_point_gives_back_what_was_not_delivered(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_cancel_at_any_point_releases_undelivered_work(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 1000, "payg")
     waiting = await test_app.submitted()
     assert (await test_app.cancel(waiting)).answer.body["outcome"] == "cancelled"
@@ -182,9 +172,7 @@ async def test_cancelling_at_any_point_gives_back_what_was_not_delivered(
     assert await test_app.balance() == 1000 - 25
 
 
-async def test_a_timeout_is_unknown_and_the_sweeper_finds_out_that_it_was_held(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_hold_timeout_is_settled_as_held_by_the_sweeper(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     test_app.credits.faults.append("after")
     reply = await test_app.submit(claim=IdempotencyClaim(principal="p", key="k", fingerprint="f"))
@@ -201,9 +189,7 @@ async def test_a_timeout_is_unknown_and_the_sweeper_finds_out_that_it_was_held(
     assert '"VALIDATING_CREDITS"' in (again.stored.body or "")
 
 
-async def test_a_hold_that_never_reached_the_credit_service_is_placed_by_the_sweeper(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_hold_not_received_is_placed_by_the_sweeper(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     test_app.credits.faults.append("before")
     request = await test_app.submitted()
@@ -217,9 +203,7 @@ async def test_a_hold_that_never_reached_the_credit_service_is_placed_by_the_swe
     assert await test_app.balance() == 0
 
 
-async def test_a_request_cancelled_while_its_hold_is_unknown_gives_the_credits_back(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_cancel_with_unknown_hold_releases_the_credits(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     test_app.credits.faults.append("after")
     request = await test_app.submitted()
@@ -232,7 +216,7 @@ async def test_a_request_cancelled_while_its_hold_is_unknown_gives_the_credits_b
     assert "credits_released_late" in await test_app.events(request)
 
 
-async def test_a_cancel_that_overtakes_the_hold_gives_it_back(test_app: ServiceUnderTest) -> None:
+async def test_cancel_overtaking_the_hold_releases_it(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     test_app.credits.gate = asyncio.Event()
     submitting = asyncio.create_task(test_app.submit())
@@ -247,9 +231,7 @@ async def test_a_cancel_that_overtakes_the_hold_gives_it_back(test_app: ServiceU
     assert await test_app.balance() == 25
 
 
-async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_hold_key_conflict_is_parked(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     test_app.credits.faults.extend(["conflict", "conflict"])
     request = await test_app.submitted()
@@ -275,7 +257,7 @@ async def test_a_key_that_stands_for_another_hold_is_never_guessed_away(
     assert "credits_problem" in test_app.notifier.types()
 
 
-async def test_captures_and_releases_are_paid_however_often_the_credit_service_fails(
+async def test_captures_and_releases_are_retried_until_they_succeed(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 50, "payg")
@@ -288,9 +270,7 @@ async def test_captures_and_releases_are_paid_however_often_the_credit_service_f
     assert {hold.state for hold in (await test_app.look(kept)).holds} == {HoldState.CAPTURED}
 
 
-async def test_a_late_success_after_the_end_is_not_applied_and_not_paid(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_result_after_the_end_is_not_applied_or_paid(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     request = await test_app.submitted()
     last = None
@@ -308,7 +288,7 @@ async def test_a_late_success_after_the_end_is_not_applied_and_not_paid(
     assert await test_app.balance() == 25
 
 
-async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples(
+async def test_regenerate_charges_a_sample_set_and_replaces_the_samples(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 50, "payg")
@@ -326,7 +306,7 @@ async def test_regenerating_costs_a_sample_set_again_and_forgets_the_old_samples
     assert await test_app.balance() == 0
 
 
-async def test_rounds_are_bounded(make_test_app) -> None:
+async def test_regenerate_beyond_max_rounds_is_refused(make_test_app) -> None:
     test_app = make_test_app(max_rounds=2)
     await test_app.grant("user", 0, "pro")
     request = await test_app.with_samples()
@@ -337,7 +317,7 @@ async def test_rounds_are_bounded(make_test_app) -> None:
     await test_app.check()
 
 
-async def test_fifty_double_clicks_on_two_samples_select_one_and_charge_once(
+async def test_select_fifty_concurrent_calls_select_one_and_charge_once(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 1000, "pro")
@@ -356,7 +336,7 @@ async def test_fifty_double_clicks_on_two_samples_select_one_and_charge_once(
     assert not test_app.engine.jobs
 
 
-async def test_regenerate_and_cancel_at_once_end_in_one_of_both(test_app: ServiceUnderTest) -> None:
+async def test_regenerate_and_cancel_concurrent_apply_one(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 1000, "payg")
     for _ in range(10):
         request = await test_app.with_samples()
@@ -372,7 +352,7 @@ async def test_regenerate_and_cancel_at_once_end_in_one_of_both(test_app: Servic
     await test_app.check()
 
 
-async def test_a_thousand_identical_creates_are_one_request_one_hold_one_job_and_equal_answers(
+async def test_submit_thousand_identical_calls_create_one_request(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 10_000, "payg")
@@ -395,7 +375,7 @@ async def test_a_thousand_identical_creates_are_one_request_one_hold_one_job_and
     assert len(test_app.engine.published) == 1
 
 
-async def test_a_key_with_another_body_is_refused(test_app: ServiceUnderTest) -> None:
+async def test_submit_key_with_another_body_is_refused(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 0, "pro")
     claim = IdempotencyClaim(principal="p", key="k", fingerprint="f")
     await test_app.submit(claim=claim)
@@ -404,7 +384,7 @@ async def test_a_key_with_another_body_is_refused(test_app: ServiceUnderTest) ->
     await test_app.submit(claim=replace(claim, principal="somebody else"))
 
 
-async def test_a_refusal_is_replayed_as_a_refusal(test_app: ServiceUnderTest) -> None:
+async def test_submit_refusal_is_replayed(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 0, "payg")
     claim = IdempotencyClaim(principal="p", key="k", fingerprint="f")
     with pytest.raises(errors.InsufficientCreditsError):
@@ -415,9 +395,7 @@ async def test_a_refusal_is_replayed_as_a_refusal(test_app: ServiceUnderTest) ->
     assert len(await test_app.service.queries.page(_everything(), 10)) == 1
 
 
-async def test_the_free_plan_counts_generations_and_gives_back_what_failed_on_our_side(
-    make_test_app,
-) -> None:
+async def test_free_plan_counts_generations_and_returns_failed_ones(make_test_app) -> None:
     test_app = make_test_app(free_generations=2)
     await test_app.submitted("free")
     failing = await test_app.submitted("free")
@@ -429,7 +407,7 @@ async def test_the_free_plan_counts_generations_and_gives_back_what_failed_on_ou
     await test_app.check()
 
 
-async def test_the_free_plan_pays_regenerations_from_the_same_count(make_test_app) -> None:
+async def test_free_plan_regenerations_use_the_same_count(make_test_app) -> None:
     test_app = make_test_app(free_generations=2)
     request = await test_app.with_samples("free")
     await test_app.regenerate(request)
@@ -440,7 +418,7 @@ async def test_the_free_plan_pays_regenerations_from_the_same_count(make_test_ap
     await test_app.check()
 
 
-async def test_at_the_turn_of_the_month_exactly_the_last_free_generation_passes(
+async def test_free_plan_concurrent_creates_at_the_month_turn_respect_the_quota(
     make_test_app,
 ) -> None:
     test_apps = [make_test_app(), make_test_app()]
@@ -460,9 +438,7 @@ async def test_at_the_turn_of_the_month_exactly_the_last_free_generation_passes(
     await test_apps[0].check(drained=False)
 
 
-async def test_an_advanced_model_costs_its_surcharge_on_every_plan(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_model_surcharge_is_charged_on_every_plan(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 200, "pro")
     request = await test_app.with_samples(model="advanced")
     assert await test_app.balance() == 100
@@ -471,7 +447,7 @@ async def test_an_advanced_model_costs_its_surcharge_on_every_plan(
     assert await test_app.balance() == 0
 
 
-async def test_when_the_plan_cannot_be_known_nothing_starts(test_app: ServiceUnderTest) -> None:
+async def test_submit_with_unknown_plan_is_refused(test_app: ServiceUnderTest) -> None:
     test_app.credits.faults.append("entitlements")
     with pytest.raises(errors.CreditsUnavailableError):
         await test_app.submit("somebody")

@@ -1,5 +1,5 @@
-"""Dead letters and messages from anybody: bounded, parsed defensively, and believed only with the
-job's token.
+"""Dead letters and external messages: bounded, parsed defensively, and counted only with the job's
+token.
 """
 
 import time
@@ -31,13 +31,13 @@ DIED = [{"queue": "jobs", "reason": "delivery_limit"}]
 
 @pytest.fixture(autouse=True)
 async def _given_up(test_app: ServiceUnderTest):
-    """What a test parked on purpose is no broken invariant."""
+    """Remove messages that a test parked on purpose, before the invariants are checked."""
     yield
     await test_app.database.execute("DELETE FROM outbox WHERE topic = 'dead_letter'")
 
 
 class Buried:
-    """A broker that confirms, and keeps what was published."""
+    """A broker that confirms and records published messages."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []

@@ -1,6 +1,4 @@
-"""What time does: every deadline ends in a true state, reminders come once, housekeeping is
-safe.
-"""
+"""Deadlines, reminders and the deletion of old data."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,9 +17,7 @@ from creativeflow.services.aigeneration.storage.requests import MONTHS_AHEAD
 from tests.support.app import ServiceUnderTest
 
 
-async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_dispatch_deadline_passed_fails_at_no_cost(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     request = await test_app.submitted()
     test_app.clock.advance(hours=1, seconds=1)
@@ -34,7 +30,7 @@ async def test_a_job_that_waits_too_long_for_its_turn_fails_and_costs_nothing(
     assert await test_app.balance() == 25
 
 
-async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_attempt_is_left(
+async def test_samples_deadline_passed_retries_until_no_attempt_is_left(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 25, "payg")
@@ -54,9 +50,7 @@ async def test_a_silent_worker_is_given_up_and_the_job_tried_again_until_no_atte
     assert await test_app.balance() == 25
 
 
-async def test_a_silent_final_is_given_up_after_its_own_deadline(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_final_deadline_passed_fails_the_attempt(test_app: ServiceUnderTest) -> None:
     await test_app.select(await test_app.with_samples())
     job = await test_app.next_job()
     await test_app.jobs.work_started(job.id, job.job_id)
@@ -140,9 +134,7 @@ async def test_end_of_a_long_timeline_is_shown(test_app: ServiceUnderTest) -> No
     assert shown[-1] == "cancel_requested"
 
 
-async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_selection_deadline_reminds_once_then_expires(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     request = await test_app.with_samples()
     test_app.clock.advance(days=27, minutes=1)
@@ -158,7 +150,7 @@ async def test_a_user_who_does_not_choose_is_reminded_once_and_then_it_expires(
     assert await test_app.balance() == 0
 
 
-async def test_sweepers_in_any_number_let_each_thing_happen_once(make_test_app) -> None:
+async def test_sweeper_several_processes_apply_each_event_once(make_test_app) -> None:
     test_apps = [make_test_app() for _ in range(3)]
     requests = [await test_apps[0].submitted(f"user{n}") for n in range(20)]
     test_apps[0].clock.advance(hours=2)
@@ -168,9 +160,7 @@ async def test_sweepers_in_any_number_let_each_thing_happen_once(make_test_app) 
     await test_apps[0].check()
 
 
-async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_sweeper_deletes_only_old_idempotency_keys(test_app: ServiceUnderTest) -> None:
     from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim  # noqa: PLC0415
 
     await test_app.submit(claim=IdempotencyClaim(principal="p", key="old", fingerprint="f"))
@@ -185,7 +175,7 @@ async def test_old_idempotency_keys_are_forgotten_and_younger_ones_kept(
     await test_app.housekeep()
 
 
-async def test_the_timeline_is_partitioned_by_month(test_app: ServiceUnderTest) -> None:
+async def test_timeline_is_partitioned_by_month(test_app: ServiceUnderTest) -> None:
     await test_app.service.store.prepare_months(test_app.clock())
     await test_app.service.store.prepare_months(test_app.clock() + timedelta(days=40))
     await test_app.submitted()
@@ -195,11 +185,11 @@ async def test_the_timeline_is_partitioned_by_month(test_app: ServiceUnderTest) 
     assert [row["name"] for row in partitions] == [f"generation_events_{test_app.clock():%Y_%m}"]
 
 
-async def test_months_beside_a_backup_delay_no_write(
+async def test_timeline_partition_creation_during_a_backup_delays_no_write(
     test_app: ServiceUnderTest, database_url: str
 ) -> None:
-    """A backup locks every table for hours; creating a partition must neither wait long nor be
-    waited for.
+    """A backup locks every table for hours; creating a partition must neither wait long nor delay
+    others.
     """
     await test_app.grant("user", plan="pro")
     backup = await asyncpg.connect(database_url)

@@ -1,6 +1,4 @@
-"""The fair queue and the way to the broker: order, window, leases, and what happens when the broker
-does not answer.
-"""
+"""The fair queue and the dispatcher: order, window, leases, unconfirmed publications."""
 
 import asyncio
 from collections import Counter
@@ -13,7 +11,7 @@ from creativeflow.services.aigeneration.ports import PublicationOutcome
 from tests.support.app import ServiceUnderTest
 
 
-async def test_one_users_many_jobs_never_stand_before_anothers_one(make_test_app) -> None:
+async def test_fair_queue_many_jobs_of_one_user_do_not_delay_another(make_test_app) -> None:
     test_app = make_test_app(lane_window=10)
     await test_app.grant("greedy", 0, "pro")
     await test_app.grant("modest", 0, "pro")
@@ -29,7 +27,7 @@ async def test_one_users_many_jobs_never_stand_before_anothers_one(make_test_app
     await test_app.check(drained=False)
 
 
-async def test_two_busy_users_get_their_turns_by_plan_weight(make_test_app) -> None:
+async def test_fair_queue_busy_users_share_by_plan_weight(make_test_app) -> None:
     test_app = make_test_app(lane_window=60)
     await test_app.grant("pro", 0, "pro")
     await test_app.grant("enterprise", 0, "enterprise")
@@ -41,7 +39,7 @@ async def test_two_busy_users_get_their_turns_by_plan_weight(make_test_app) -> N
     assert turns["enterprise"] / turns["pro"] == pytest.approx(2.0, abs=0.2)
 
 
-async def test_the_window_is_never_exceeded_by_any_number_of_dispatchers(make_test_app) -> None:
+async def test_dispatcher_several_processes_never_exceed_the_window(make_test_app) -> None:
     test_apps = [make_test_app(lane_window=7) for _ in range(4)]
     await test_apps[0].grant("user", 0, "pro")
     await asyncio.gather(*(test_apps[0].submit("user") for _ in range(40)))
@@ -59,7 +57,7 @@ async def test_the_window_is_never_exceeded_by_any_number_of_dispatchers(make_te
     await test_apps[0].check(drained=False)
 
 
-async def test_finals_go_before_samples(test_app: ServiceUnderTest) -> None:
+async def test_dispatcher_publishes_finals_before_samples(test_app: ServiceUnderTest) -> None:
     chosen = await test_app.with_samples("a")
     await test_app.submit("b")
     await test_app.select(chosen)
@@ -67,7 +65,7 @@ async def test_finals_go_before_samples(test_app: ServiceUnderTest) -> None:
     assert [job.stage for job in test_app.engine.published[-2:]] == [Stage.FINAL, Stage.SAMPLES]
 
 
-async def test_the_queue_position_is_shown_and_cancelling_frees_the_place(make_test_app) -> None:
+async def test_fair_queue_position_is_shown_and_freed_by_a_cancel(make_test_app) -> None:
     test_app = make_test_app(lane_window=1)
     await test_app.submit("first")
     await test_app.dispatch()
@@ -81,7 +79,7 @@ async def test_the_queue_position_is_shown_and_cancelling_frees_the_place(make_t
 
 
 @pytest.mark.parametrize("outcome", [PublicationOutcome.REFUSED, PublicationOutcome.UNKNOWN])
-async def test_a_job_the_broker_did_not_confirm_is_published_again_as_the_same_job(
+async def test_dispatcher_unconfirmed_job_is_published_again_unchanged(
     test_app: ServiceUnderTest, outcome: PublicationOutcome
 ) -> None:
     request = await test_app.submitted()
@@ -96,9 +94,7 @@ async def test_a_job_the_broker_did_not_confirm_is_published_again_as_the_same_j
     await test_app.deliver(first)
 
 
-async def test_while_the_engine_is_away_jobs_wait_without_being_touched(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_dispatcher_without_engine_leaves_jobs_untouched(test_app: ServiceUnderTest) -> None:
     request = await test_app.submitted()
     test_app.engine.ready = False
     await test_app.dispatch()
@@ -106,9 +102,7 @@ async def test_while_the_engine_is_away_jobs_wait_without_being_touched(
     assert (waiting.state, waiting.version) == (State.PENDING, 1)
 
 
-async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_dispatcher_dying_with_a_lease_loses_no_job(test_app: ServiceUnderTest) -> None:
     request = await test_app.submitted()
     leased = (await test_app.jobs.lease(Stage.SAMPLES, window=10, most=10)).jobs
     assert (await test_app.look(request)).state is State.PUBLISHING_TO_QUEUE
@@ -122,7 +116,7 @@ async def test_a_dispatcher_that_dies_with_a_leased_job_loses_nothing(
     await test_app.deliver(job)
 
 
-async def test_a_worker_that_got_a_job_whose_lease_expired_may_still_answer(
+async def test_dispatcher_result_after_an_expired_lease_is_accepted(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.submitted()
@@ -134,7 +128,7 @@ async def test_a_worker_that_got_a_job_whose_lease_expired_may_still_answer(
     assert not test_app.engine.published
 
 
-async def test_a_cancelled_job_that_was_leased_is_not_brought_back_by_its_confirm(
+async def test_dispatcher_confirm_of_a_cancelled_job_changes_nothing(
     test_app: ServiceUnderTest,
 ) -> None:
     from creativeflow.services.aigeneration.ports import Publication  # noqa: PLC0415

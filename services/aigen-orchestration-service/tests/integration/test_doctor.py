@@ -1,4 +1,6 @@
-"""`aigen doctor` asks every dependency in force; each fault is one line with its remedy."""
+"""`aigen doctor` checks every configured dependency and prints each error on one line with its
+remedy.
+"""
 
 import asyncio
 import json
@@ -28,7 +30,7 @@ SECRET = "a-secret-that-nobody-sees"
 
 @pytest.fixture
 def examined(database_url: str, tmp_path: Path) -> Examine:
-    """Examines settings on the test's database; the results by their part."""
+    """Check settings on the test's database; return the results by name."""
 
     async def run(**values: object) -> dict[str, CheckResult]:
         settings = Settings(
@@ -48,7 +50,7 @@ def examined(database_url: str, tmp_path: Path) -> Examine:
 
 @pytest.fixture
 def aigen(database_url: str, tmp_path: Path) -> Callable[..., Awaitable[CommandResult]]:
-    """Runs `aigen …` on the test's database."""
+    """Run `aigen …` on the test's database."""
 
     async def run(*arguments: str, **more: str) -> CommandResult:
         environment = {"AIGEN_DATABASE_URL": database_url, **more}
@@ -77,7 +79,7 @@ async def test_doctor_defaults_are_all_in_order(aigen) -> None:
     assert "PostgreSQL" in result.out
 
 
-async def test_doctor_everything_broken_is_one_line_each_and_exits_with_1(
+async def test_doctor_everything_broken_prints_one_line_each_and_exits_with_1(
     aigen, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -307,7 +309,7 @@ async def test_doctor_webhooks_name_what_they_may_call(
 
 @asynccontextmanager
 async def _http_server(status: int, body: object) -> AsyncIterator[int]:
-    """A server that gives every call the same answer."""
+    """Serve the same response to every call."""
     content = json.dumps(body).encode()
     head = f"HTTP/1.1 {status} {httpx.codes.get_reason_phrase(status)}\r\n"
     content = b"" if status == httpx.codes.NO_CONTENT else content
@@ -332,7 +334,7 @@ async def _http_server(status: int, body: object) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def _silent_server() -> AsyncIterator[int]:
-    """A server that takes connections and never answers."""
+    """Accept connections and never respond."""
     writers = []
 
     async def stay_silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

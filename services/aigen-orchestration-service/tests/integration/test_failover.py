@@ -1,5 +1,5 @@
-"""A failover of PostgreSQL under load, with a real streaming standby: nothing accepted is lost,
-writes come back.
+"""A failover of PostgreSQL under load, with a streaming standby: no accepted request is lost,
+writes resume.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ async def accepted_over(
     stop: asyncio.Event,
     unexpected: list[Exception],
 ) -> None:
-    """Submit until told to stop; remember what was accepted, and every error that is not a 503."""
+    """Submit until stopped; record what was accepted, and every error except 503."""
     while not stop.is_set():
         try:
             reply = await test_app.submit("user")
@@ -57,7 +57,7 @@ async def accepted_over(
 
 
 async def has_come_back(accepted: list[UUID]) -> float:
-    """How long it takes until something new is accepted, in seconds."""
+    """Return the seconds until a request is accepted again."""
     began, before = time.monotonic(), len(accepted)
     async with asyncio.timeout(BACK_SECONDS + 5):
         while len(accepted) < before + 5:
@@ -67,7 +67,7 @@ async def has_come_back(accepted: list[UUID]) -> float:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["killed", "demoted"])
-async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
+async def test_failover_lost_or_demoted_primary_is_replaced_by_the_standby(
     servers: tuple[PostgresServer, StandbyPostgres], test_app: ServiceUnderTest, how: str
 ) -> None:
     primary, standby = servers
@@ -82,7 +82,7 @@ async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
     assert (await test_app.service.health.checks())["database"]["ok"]
     if how == "killed":
         await primary.kill()
-    else:  # its connections stay open, and every write over them is refused
+    else:  # its connections stay open, and every write on them fails
         await primary.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         await primary.execute("SELECT pg_reload_conf()")
     await standby.promote()
@@ -100,7 +100,9 @@ async def test_primary_that_is_lost_or_demoted_is_replaced_by_the_standby(
     await test_app.check(drained=False)
 
 
-async def test_ready_on_a_server_that_takes_no_writes_says_so(test_app: ServiceUnderTest) -> None:
+async def test_ready_on_a_read_only_server_is_503_with_the_reason(
+    test_app: ServiceUnderTest,
+) -> None:
     await test_app.database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
     await test_app.database.execute("SELECT pg_reload_conf()")
     async with asyncio.timeout(10):

@@ -1,6 +1,4 @@
-"""Group commit: an outcome that is not an error is a result of the statement and never harms
-another caller's write.
-"""
+"""Group commit: a refused item is a result of the statement and affects no other caller."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,9 +19,7 @@ def claim(key: str) -> IdempotencyClaim:
 
 
 class HeldWriter:
-    """Holds a batcher's writer until everything that is to be written together waits; records the
-    batches.
-    """
+    """Blocks a batcher's writer until all expected items wait; records the batch sizes."""
 
     def __init__(self, batcher: "GroupCommit[StateChange, WriteResult]") -> None:
         self.batches: list[int] = []
@@ -38,7 +34,7 @@ class HeldWriter:
         return await self._write(changes)
 
     async def waiting(self, count: int) -> None:
-        """Return once so many changes wait behind the writer."""
+        """Wait until this many changes are queued behind the writer."""
         while sum(map(len, self._batcher._waiting.values())) < count:  # noqa: SLF001
             await asyncio.sleep(0)
 
@@ -46,7 +42,7 @@ class HeldWriter:
 async def submit_in_one_batch(
     test_app: ServiceUnderTest, *calls: Any
 ) -> list[ActionResult | BaseException]:
-    """The outcome of calls whose changes are written by one statement."""
+    """Return the results of calls whose changes are written by one statement."""
     await test_app.grant("filler", plan="enterprise")
     held_writer = HeldWriter(test_app.service.writer._group)  # noqa: SLF001
     writer = asyncio.create_task(test_app.submit("filler"))
@@ -94,7 +90,7 @@ async def test_create_beside_a_used_key_and_a_used_up_allowance_is_accepted_once
     await test_app.check()
 
 
-async def test_used_keys_do_not_break_a_batch_apart(
+async def test_group_commit_used_keys_do_not_split_a_batch(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app(ledger_here=True)
@@ -113,11 +109,11 @@ async def test_used_keys_do_not_break_a_batch_apart(
     found = await submit_in_one_batch(test_app, *calls, test_app.submit("pro", claim=claim("used")))
     assert statuses(found) == [202] * 21
     assert sum(reply.stored is not None for reply in found if isinstance(reply, ActionResult)) == 1
-    assert statements == 2  # the writer's own and one for all the others
+    assert statements == 2  # one of the writer and one for all the others
     await test_app.check()
 
 
-async def test_move_with_a_key_of_another_request_is_refused_and_charges_nothing(
+async def test_transition_with_a_key_of_another_request_is_refused(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app(ledger_here=True)
@@ -133,7 +129,7 @@ async def test_move_with_a_key_of_another_request_is_refused_and_charges_nothing
     await test_app.check()
 
 
-async def test_credit_service_that_raises_the_unexpected_leaves_the_create_accepted(
+async def test_submit_unexpected_credit_error_stays_accepted(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app()
@@ -157,7 +153,9 @@ async def test_credit_service_that_raises_the_unexpected_leaves_the_create_accep
     await test_app.check()
 
 
-async def test_fault_after_the_commit_is_not_the_callers(test_app: ServiceUnderTest) -> None:
+async def test_submit_error_after_the_commit_does_not_reach_the_caller(
+    test_app: ServiceUnderTest,
+) -> None:
     await test_app.grant("user", plan="pro")
     runner = test_app.service.runner
 

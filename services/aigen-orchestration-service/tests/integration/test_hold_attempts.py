@@ -1,4 +1,4 @@
-"""Each asking for credits has a key of its own: a late answer to one never lands on the next."""
+"""Each hold attempt has its own key: a late response to one is never applied to the next."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -23,9 +23,7 @@ async def _exact(test_app: ServiceUnderTest):
 
 
 async def refused_once(test_app: ServiceUnderTest) -> GenerationRequest:
-    """A request whose final has been asked for and refused for lack of credits, half a minute
-    ago.
-    """
+    """Return a request whose final was refused for lack of credits half a minute ago."""
     await test_app.grant("user", 25, plan="payg")
     request = await test_app.with_samples("user")
     with pytest.raises(errors.InsufficientCreditsError):
@@ -41,9 +39,7 @@ def finals(request: GenerationRequest) -> list[tuple[str, HoldState]]:
 
 
 class Answers:
-    """A credit service whose answers travel as long as the test wants; `asked` are the keys in
-    their order.
-    """
+    """A credit service whose responses the test delays; `asked` are the keys in order."""
 
     def __init__(self, test_app: ServiceUnderTest) -> None:
         self.asked: list[str] = []
@@ -103,7 +99,9 @@ async def test_late_refusal_of_the_first_asking_leaves_the_second_untouched(
     first = asyncio.create_task(test_app.select(request))
     await answers.are(1)
     test_app.clock.advance(seconds=30)
-    sweep = asyncio.create_task(test_app.sweep())  # asks beside the caller, under the same key
+    sweep = asyncio.create_task(
+        test_app.sweep()
+    )  # the sweeper, concurrently with the caller, under the same key
     await answers.are(2)
     answers.gates[0].set()
     with pytest.raises(errors.InsufficientCreditsError):
@@ -111,7 +109,7 @@ async def test_late_refusal_of_the_first_asking_leaves_the_second_untouched(
     await test_app.grant("user", 500)
     second = asyncio.create_task(test_app.select(request))
     await answers.are(3)
-    answers.gates[1].set()  # the late refusal arrives while the second asking is being placed
+    answers.gates[1].set()  # the late refusal arrives while the second attempt is being placed
     await sweep
     assert finals(await test_app.look(request)) == [
         ("1", HoldState.REFUSED),
@@ -154,10 +152,10 @@ async def test_reconciliation_posts_nothing_for_a_hold_that_has_changed_since(
 ) -> None:
     await test_app.grant("user", 500, plan="payg")
     request = await test_app.submitted("user")
-    comparison = test_app.service.reconciliation._store  # noqa: SLF001
-    [booked] = await comparison.by_keys([request.holds[0].key])
+    store = test_app.service.reconciliation._store  # noqa: SLF001
+    [booked] = await store.by_keys([request.holds[0].key])
     await test_app.cancel(request)
-    assert not await comparison.post(
+    assert not await store.post(
         "credits.capture", booked.reservation(), booked, by="test", now=test_app.clock()
     )
 
@@ -172,14 +170,14 @@ async def test_reconcile_apply_beside_a_new_asking_charges_it_once(
         key, user_id="user", amount=100, action="standard_generation"
     )
     test_app.clock.advance(minutes=5)
-    comparison = test_app.service.reconciliation._store  # noqa: SLF001
-    post = comparison.post
+    store = test_app.service.reconciliation._store  # noqa: SLF001
+    post = store.post
 
     async def beside(*args: Any, **options: Any) -> bool:
         await test_app.select(request)
         return await post(*args, **options)
 
-    comparison.post = beside  # type: ignore[method-assign]
+    store.post = beside  # type: ignore[method-assign]
     await test_app.service.reconciliation.run(LONG_AGO, apply=True)
     await test_app.drain()
     await test_app.deliver(await test_app.next_job())

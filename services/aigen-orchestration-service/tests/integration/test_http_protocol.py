@@ -1,5 +1,5 @@
-"""Bounds of the HTTP protocol: one connection can neither fill the memory of the process nor hold
-its event loop.
+"""Limits of the HTTP protocol: one connection can neither fill the memory nor block the
+event loop.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 
 
 async def echo(scope, receive, send) -> None:
-    """Answer with the number of bytes in the body."""
+    """Respond with the number of bytes in the body."""
     size, more = 0, True
     while more:
         message = await receive()
@@ -59,15 +59,13 @@ async def port() -> AsyncIterator[int]:
 
 
 async def exchange(port: int, *pieces: bytes, until_closed: bool = True) -> bytes:
-    """Send pieces, and return everything that is answered until the connection is closed or a
-    second passes.
+    """Send pieces; return everything received until the connection closes or a second has
+    passed.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     found = b""
     try:
-        with suppress(
-            ConnectionError
-        ):  # the server has closed it: what it answered is still there to read
+        with suppress(ConnectionError):  # the server has closed it; its response can still be read
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
@@ -95,50 +93,44 @@ async def exchange(port: int, *pieces: bytes, until_closed: bool = True) -> byte
         (b"GET /", *[b"a" * 1024] * 40),
     ],
 )
-async def test_head_over_a_bound_is_answered_431_and_closed(
+async def test_request_head_over_a_limit_is_431_and_closed(
     port: int, pieces: tuple[bytes, ...]
 ) -> None:
     found = await exchange(port, *pieces)
     if len(pieces) > 1 and not found:
-        return  # closed while more was on its way: the answer is lost with it
+        return  # closed while more data was in flight: the response is lost
     assert found.startswith(b"HTTP/1.1 431 ")
     assert found.count(b"HTTP/1.1") == 1
     assert b"Send fewer or shorter headers." in found
 
 
 @pytest.mark.parametrize("end", [b"0\r\nX-Trailer: ", b"5;"])
-async def test_trailers_and_chunk_extensions_without_an_end_are_closed(
+async def test_request_endless_trailers_or_chunk_extensions_are_closed(
     port: int, end: bytes
 ) -> None:
     chunked = (
         b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
     )
     found = await exchange(port, chunked, end, *[b"a" * 1024] * 40)
-    assert (
-        b"HTTP/1.1 200 " not in found
-    )  # closed; what was answered may be lost with what was still on its way
+    assert b"HTTP/1.1 200 " not in found  # closed; the response may be lost with the data in flight
 
 
-async def test_endless_head_holds_neither_the_loop_nor_memory(port: int) -> None:
+async def test_request_endless_head_blocks_neither_loop_nor_memory(port: int) -> None:
     began = time.process_time()
     await exchange(port, GET, *[b"X-Endless: " + b"a" * 60_000 + b"\r\n"] * 200)
     assert time.process_time() - began < 1.0
 
 
-async def test_head_that_takes_too_long_is_answered_408(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_request_slow_head_is_408(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
     assert (await exchange(port, GET)).startswith(b"HTTP/1.1 408 ")
     assert (await exchange(port)).startswith(b"HTTP/1.1 408 ")
-    found = await exchange(
-        port, GET + b"\r\n", GET
-    )  # the next head on a connection that was answered
+    found = await exchange(port, GET + b"\r\n", GET)  # the next head on the same connection
     assert found.startswith(b"HTTP/1.1 200 ")
     assert b"HTTP/1.1 408 " in found
 
 
-async def test_common_requests_pass_unchanged(port: int) -> None:
+async def test_request_common_clients_are_unaffected(port: int) -> None:
     headers = b"X-N: 1\r\n" * (HEADERS_MAX - 2)
     assert (await exchange(port, GET + headers + b"\r\n", until_closed=False)).endswith(b"99 0")
     body = b"a" * 300_000

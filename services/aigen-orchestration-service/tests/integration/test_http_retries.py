@@ -1,5 +1,5 @@
-"""Calls to others: a connection that was idle for a while is not used again, because its server may
-be closing it.
+"""The HTTP client does not reuse connections that have been idle, because the server may be closing
+them.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ from creativeflow.services.aigeneration.bootstrap.adapters import CONNECTIONS
 from tests.support.app import ServiceUnderTest
 
 
-async def test_a_connection_is_kept_between_calls_but_not_for_long(
+async def test_http_client_connection_is_reused_only_for_a_short_time(
     test_app: ServiceUnderTest,
 ) -> None:
     came = 0

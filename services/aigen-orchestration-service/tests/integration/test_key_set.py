@@ -1,5 +1,5 @@
-"""The issuer's key set: removed keys lose their trust, invented ids and a hanging issuer cost
-others nothing.
+"""The issuer's key set: removed keys expire, unknown ids and an unresponsive issuer do not delay
+other calls.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from creativeflow.services.aigeneration.domain import errors
 
 
 class Issuer:
-    """An issuer that shows the keys of these ids, fails, or hangs."""
+    """An issuer with keys of these ids, which can fail or hang."""
 
     def __init__(self) -> None:
         self.shown, self.asked, self.status, self.now = ["a"], 0, 200, 0.0

@@ -1,6 +1,5 @@
-"""Credits in our own database move with what they pay for: taken by the statement that begins it,
-captured by the one that delivers it; and where that does not work they are asked for, like
-anybody's.
+"""Local credits are taken by the statement that begins the work and captured by the one that
+delivers it; otherwise they take the path of external credits.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ async def _exact(test_app: ServiceUnderTest):
 
 
 async def chosen(test_app: ServiceUnderTest, *requests: GenerationRequest) -> list[StateChange]:
-    """Choices of the first sample, made but not written."""
+    """Return selections of the first sample that are not written yet."""
     runner = test_app.service.runner
     write, kept = runner.store.write, []
 
@@ -59,7 +58,7 @@ async def owed(test_app: ServiceUnderTest) -> list[str]:
     return [row["topic"] for row in await test_app.database.fetch(OWED)]
 
 
-async def test_a_request_takes_its_credits_with_its_first_write(test_app: ServiceUnderTest) -> None:
+async def test_submit_takes_its_credits_in_the_first_write(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 100, "payg")
     request = await test_app.submitted()
     assert (request.state, request.version) == (State.PENDING, 1)
@@ -72,7 +71,7 @@ async def test_a_request_takes_its_credits_with_its_first_write(test_app: Servic
     }
 
 
-async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(
+async def test_delivery_captures_in_the_same_write_without_a_message(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 125, "payg")
@@ -95,7 +94,7 @@ async def test_what_is_delivered_is_captured_with_it_and_owed_to_nobody(
     )
 
 
-async def test_a_choice_is_one_move_that_takes_its_credits(test_app: ServiceUnderTest) -> None:
+async def test_select_takes_its_credits_in_one_transition(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 125, "payg")
     request = await test_app.with_samples()
     after = (await test_app.select(request)).request
@@ -105,9 +104,7 @@ async def test_a_choice_is_one_move_that_takes_its_credits(test_app: ServiceUnde
     assert told[told.index("credits_captured") + 1 :][-2:] == ["sample_selected", "credits_held"]
 
 
-async def test_without_enough_credits_it_is_refused_as_everywhere(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_submit_without_credits_is_refused_like_elsewhere(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 24, "payg")
     claim = IdempotencyClaim(principal="user", key="key", fingerprint="same")
     with pytest.raises(errors.InsufficientCreditsError, match=r"0\.25"):
@@ -118,9 +115,7 @@ async def test_without_enough_credits_it_is_refused_as_everywhere(
     assert test_app.notifier.types() == ["generation_failed"]
 
 
-async def test_a_refused_choice_can_be_made_again_after_a_top_up(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_select_refused_succeeds_after_a_top_up(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 124, "payg")
     request = await test_app.with_samples()
     with pytest.raises(errors.InsufficientCreditsError):
@@ -132,7 +127,7 @@ async def test_a_refused_choice_can_be_made_again_after_a_top_up(
     assert (done.state, await test_app.balance()) == (State.COMPLETED, 0)
 
 
-async def test_what_is_cancelled_is_given_back(test_app: ServiceUnderTest) -> None:
+async def test_cancel_releases_the_taken_credits(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     await test_app.cancel(await test_app.submitted())
     assert await owed(test_app) == ["credits.release", "notification.send"]
@@ -140,7 +135,7 @@ async def test_what_is_cancelled_is_given_back(test_app: ServiceUnderTest) -> No
     assert await test_app.balance() == 25
 
 
-async def test_of_many_at_once_as_many_begin_as_there_are_credits_for(
+async def test_submit_concurrently_starts_as_many_as_credits_allow(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 25 * 7, "payg")
@@ -150,7 +145,7 @@ async def test_of_many_at_once_as_many_begin_as_there_are_credits_for(
     assert await test_app.balance() == 0
 
 
-async def test_one_user_takes_several_in_one_statement_or_none(test_app: ServiceUnderTest) -> None:
+async def test_batch_takes_all_holds_of_one_user_or_none(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 2 * 25 + 150, "payg")
     requests = [await test_app.with_samples(), await test_app.with_samples()]
     changes = await chosen(test_app, *requests)
@@ -161,9 +156,7 @@ async def test_one_user_takes_several_in_one_statement_or_none(test_app: Service
     assert await test_app.balance() == 0
 
 
-async def test_a_choice_that_somebody_else_was_faster_with_takes_nothing(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_select_on_an_outdated_version_takes_nothing(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 225, "payg")
     request = await test_app.with_samples()
     [change] = await chosen(test_app, request)
@@ -172,7 +165,9 @@ async def test_a_choice_that_somebody_else_was_faster_with_takes_nothing(
     assert await test_app.balance() == 200
 
 
-async def test_a_taking_beside_other_moves_of_one_statement(test_app: ServiceUnderTest) -> None:
+async def test_batch_with_and_without_taken_credits_is_written_together(
+    test_app: ServiceUnderTest,
+) -> None:
     await test_app.grant("user", 25 + 25 + 100, "payg")
     request, other = await test_app.with_samples(), await test_app.submitted()
     [change] = await chosen(test_app, request)
@@ -196,11 +191,11 @@ async def test_a_taking_beside_other_moves_of_one_statement(test_app: ServiceUnd
     )
 
 
-async def test_takings_and_other_moves_lock_requests_in_one_order(
+async def test_batches_with_and_without_taken_credits_do_not_deadlock(
     test_app: ServiceUnderTest, database_url: str
 ) -> None:
     requests = []
-    for number in range(3):  # the users' order is not the requests'
+    for number in range(3):  # the order of users differs from that of requests
         await test_app.grant(f"user-{9 - number}", 125, "payg")
         requests.append(await test_app.with_samples(f"user-{9 - number}"))
     runner = test_app.service.runner
@@ -218,10 +213,10 @@ async def test_takings_and_other_moves_lock_requests_in_one_order(
     assert await deadlocks(test_app) == 0
 
 
-async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(
+async def test_capture_unknown_to_the_ledger_stays_an_outbox_message(
     test_app: ServiceUnderTest,
 ) -> None:
-    """A hold that another credit service gave, before the setting was changed."""
+    """The hold was placed at another credit service, before the setting was changed."""
     await test_app.grant("user", 25, "payg")
     request = await test_app.submitted()
     job = await test_app.next_job()
@@ -241,7 +236,7 @@ async def test_what_the_ledger_does_not_have_stays_owed_and_is_looked_into(
     await test_app.service.outbox.replay(message["id"], by="test", now=test_app.clock())
 
 
-async def test_a_key_that_the_ledger_knows_is_not_taken_again(test_app: ServiceUnderTest) -> None:
+async def test_hold_known_to_the_ledger_is_not_taken_again(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 225, "payg")
     request = await test_app.with_samples()
     key = f"{request.id}:final:1:1"
@@ -255,9 +250,7 @@ async def test_a_key_that_the_ledger_knows_is_not_taken_again(test_app: ServiceU
     await test_app.deliver(await test_app.next_job())
 
 
-async def test_what_somebody_else_captured_at_this_moment_is_captured_once(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_capture_concurrent_with_the_relay_happens_once(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     request = await test_app.submitted()
     job = await test_app.next_job()
@@ -270,7 +263,7 @@ async def test_what_somebody_else_captured_at_this_moment_is_captured_once(
     assert (await test_app.events(request)).count("credits_captured") == 1
 
 
-async def test_who_pays_by_plan_or_allowance_takes_nothing(test_app: ServiceUnderTest) -> None:
+async def test_submit_by_plan_or_allowance_takes_nothing(test_app: ServiceUnderTest) -> None:
     await test_app.grant("member", 100, "pro")
     for user in ("member", "free"):
         request = await test_app.with_samples(user)
@@ -280,7 +273,7 @@ async def test_who_pays_by_plan_or_allowance_takes_nothing(test_app: ServiceUnde
     assert await test_app.balance("member") == 100
 
 
-async def test_only_what_was_not_asked_for_before_is_taken(test_app: ServiceUnderTest) -> None:
+async def test_hold_already_placing_is_not_taken(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 125, "payg")
     request = await test_app.with_samples()
     [change] = await chosen(test_app, request)

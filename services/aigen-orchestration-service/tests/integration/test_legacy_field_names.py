@@ -1,5 +1,5 @@
-"""Existing workflows keep working: jobs and results by their older names, and both kinds of workers
-at once.
+"""Older workflows: jobs and results with older field names, and both kinds of workers at the same
+time.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ OLDER = {"field_names": "older"}
 def job_message(
     test_app: ServiceUnderTest, request: GenerationRequest, *, older: bool
 ) -> dict[str, Any]:
-    """The message of a job as it would be published."""
+    """Return the message of a job as published."""
     engine = RabbitMQEngine(
         None,  # type: ignore[arg-type] - nothing is published
         exchange="x",
@@ -45,12 +45,12 @@ def job_message(
 
 
 async def report(test_app: ServiceUnderTest, kind: ReportKind, **said: Any) -> GenerationRequest:
-    """What an older workflow sends, with the job's token in the body."""
+    """Send a report of an older workflow, with the job's token in the body."""
     return await test_app.service.worker_reports.receive(kind, orjson.dumps(said))
 
 
 def named(job: GenerationRequest, test_app: ServiceUnderTest) -> dict[str, Any]:
-    """The older names of what every result carries."""
+    """Return the fields of every result under their older names."""
     assert job.job_id is not None
     token = test_app.service.secrets.token(job.job_id)
     return {"generationRequestId": str(job.id), "jobId": str(job.job_id), "callbackToken": token}
@@ -59,7 +59,7 @@ def named(job: GenerationRequest, test_app: ServiceUnderTest) -> dict[str, Any]:
 # The tables
 
 
-async def test_a_job_has_the_same_values_under_its_older_names(make_test_app) -> None:
+async def test_older_job_has_the_same_values(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app()
     await test_app.submitted(brand_kit_id=None, emotional_tone="calm")
     job = await test_app.next_job()
@@ -74,7 +74,7 @@ async def test_a_job_has_the_same_values_under_its_older_names(make_test_app) ->
     await test_app.deliver(job)
 
 
-async def test_the_sample_a_final_is_made_of_has_its_older_name_too(make_test_app) -> None:
+async def test_older_job_selected_sample_has_its_older_name(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app()
     request = await test_app.with_samples()
     await test_app.select(request)
@@ -85,7 +85,7 @@ async def test_the_sample_a_final_is_made_of_has_its_older_name_too(make_test_ap
     await test_app.deliver(job)
 
 
-def test_every_result_field_we_read_has_an_older_name_or_none_but_one() -> None:
+def test_older_result_every_field_has_one_name() -> None:
     assert set(STATUS) == {"Completed", "Failed", "ContentRejected", "Processing"}
     assert {
         "generation_request_id",
@@ -134,11 +134,11 @@ def test_every_result_field_we_read_has_an_older_name_or_none_but_one() -> None:
         ("text", "started", "text"),
     ],
 )
-def test_an_older_result_says_by_its_status_what_it_is(value: Any, kind: str, said: Any) -> None:
+def test_older_result_kind_follows_from_its_status(value: Any, kind: str, said: Any) -> None:
     assert current_result("started", value) == (kind, said)
 
 
-def test_renaming_a_job_leaves_everything_else_as_it_is() -> None:
+def test_older_job_changes_only_names() -> None:
     assert older_job({"schema": "s", "round": 1, "job_id": "j", "selected_sample": None}) == {
         "schema": "s",
         "round": 1,
@@ -147,10 +147,10 @@ def test_renaming_a_job_leaves_everything_else_as_it_is() -> None:
     }
 
 
-# The whole way
+# Lifecycle
 
 
-async def test_an_older_workflow_takes_a_request_to_its_final(make_test_app) -> None:
+async def test_older_workflow_completes_a_request(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app(**OLDER)
     await test_app.grant("user", 125, "payg")
     request = await test_app.submitted()
@@ -192,7 +192,7 @@ async def test_an_older_workflow_takes_a_request_to_its_final(make_test_app) -> 
     assert await test_app.balance() == 0
 
 
-async def test_older_failures_and_rejections_go_by_the_same_table(make_test_app) -> None:
+async def test_older_failures_follow_the_worker_errors(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app(**OLDER)
     await test_app.submitted()
     job = await test_app.next_job()
@@ -212,7 +212,7 @@ async def test_older_failures_and_rejections_go_by_the_same_table(make_test_app)
     assert rejected.state is State.CONTENT_REJECTED
 
 
-async def test_workers_with_current_names_report_at_the_same_time(make_test_app) -> None:
+async def test_older_setting_accepts_current_names(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app(**OLDER)
     await test_app.submitted()
     job = await test_app.next_job()
@@ -226,9 +226,7 @@ async def test_workers_with_current_names_report_at_the_same_time(make_test_app)
     assert (await report(test_app, ReportKind.SAMPLES, **body)).state is State.AWAITING_SELECTION
 
 
-async def test_without_the_setting_older_names_are_refused_in_words(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_older_names_without_the_setting_are_refused(test_app: ServiceUnderTest) -> None:
     await test_app.submitted()
     job = await test_app.next_job()
     with pytest.raises(errors.InvalidRequestError) as refused:
@@ -237,7 +235,7 @@ async def test_without_the_setting_older_names_are_refused_in_words(
     await test_app.deliver(job)
 
 
-async def test_a_wrong_token_opens_nothing_under_any_name(make_test_app) -> None:
+async def test_older_result_with_wrong_token_is_refused(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app(**OLDER)
     await test_app.submitted()
     job = await test_app.next_job()
@@ -248,7 +246,7 @@ async def test_a_wrong_token_opens_nothing_under_any_name(make_test_app) -> None
     await test_app.deliver(job)
 
 
-async def test_an_older_job_that_died_in_the_broker_is_a_failed_attempt(make_test_app) -> None:
+async def test_older_job_dead_lettered_fails_the_attempt(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app(**OLDER)
     request = await test_app.submitted()
     job = await test_app.next_job()
@@ -265,7 +263,7 @@ async def test_an_older_job_that_died_in_the_broker_is_a_failed_attempt(make_tes
 
 
 def a_dead(body: bytes) -> Delivery:
-    """A job that the broker gave up on."""
+    """Return a job that the broker dead-lettered."""
     fields = {
         "body": body,
         "routing_key": "k",

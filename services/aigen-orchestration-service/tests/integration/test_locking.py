@@ -1,6 +1,4 @@
-"""Statements that write some of the same requests lock them in one order: none ever waits for
-another in a circle.
-"""
+"""Statements on several requests lock them in one order, so that they cannot deadlock."""
 
 import pytest
 
@@ -15,11 +13,11 @@ TOGETHER = 9
 
 
 @pytest.mark.parametrize("kind", [Event.CANCEL_REQUESTED, Event.PROGRESS_REPORTED])
-async def test_two_moves_of_the_same_requests_whatever_order_they_come_in(
+async def test_concurrent_batches_on_the_same_requests_do_not_deadlock(
     test_app: ServiceUnderTest, database_url: str, kind: Event
 ) -> None:
     runner = test_app.service.runner
-    for number in range(TOGETHER):  # the users' order is not the requests'
+    for number in range(TOGETHER):  # the order of users differs from that of requests
         await test_app.submit(f"user-{TOGETHER - number}")
     await test_app.dispatch()
     requests = [await test_app.look(test_app.engine.jobs.popleft()) for _ in range(TOGETHER)]

@@ -1,5 +1,5 @@
-"""Routing rules in a file: taken when they fit, refused in words when they do not, and seen in what
-is charged.
+"""The routing file: loaded when valid, rejected with a message otherwise, and visible in
+charges.
 """
 
 import os
@@ -37,26 +37,26 @@ plans = ["pro", "team"]
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A routing file of the test's own."""
+    """Path of a routing file."""
     path = tmp_path / "routing.toml"
     path.write_text(RULES)
     return path
 
 
 def change(path: Path, text: str) -> None:
-    """Write the file, surely at another time."""
+    """Write the file with a new modification time."""
     before = path.stat().st_mtime_ns
     path.write_text(text)
     os.utime(path, ns=(before + 10**9, before + 10**9))
 
 
-def test_the_example_fits() -> None:
+def test_routing_file_example_is_valid() -> None:
     routing = read_routing(EXAMPLE)
     assert len(routing.models) >= 3
     assert routing.rules
 
 
-def test_a_changed_file_is_taken_and_a_broken_one_leaves_the_rules_as_they_were(file: Path) -> None:
+def test_routing_file_changed_is_loaded_and_invalid_is_ignored(file: Path) -> None:
     source = RoutingSource(file)
     assert source().default == "house"
     change(file, RULES.replace('default = "house"', 'default = "spare"'))
@@ -94,7 +94,7 @@ def test_a_changed_file_is_taken_and_a_broken_one_leaves_the_rules_as_they_were(
         ),
     ],
 )
-def test_what_does_not_fit_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+def test_routing_file_errors_name_their_place(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "routing.toml"
     path.write_text(text)
     with pytest.raises(RoutingFileError) as refused:
@@ -104,9 +104,7 @@ def test_what_does_not_fit_is_told_with_its_place(tmp_path: Path, text: str, tol
         RoutingSource(tmp_path / "nowhere.toml")
 
 
-async def test_the_choice_and_its_reason_stand_in_the_timeline_and_in_the_job(
-    make_test_app, file: Path
-) -> None:
+async def test_routing_choice_and_reason_are_in_timeline_and_job(make_test_app, file: Path) -> None:
     change(file, RULES + '[[rules]]\nname = "half"\nuse = { spare = 1 }\nstages = ["final"]\n')
     test_app: ServiceUnderTest = make_test_app(routing_file=file)
     request = await test_app.submitted()
@@ -130,7 +128,7 @@ async def test_the_choice_and_its_reason_stand_in_the_timeline_and_in_the_job(
     await test_app.deliver(final)
 
 
-async def test_a_surcharge_of_the_file_is_quoted_and_charged_and_survives_a_reload(
+async def test_routing_file_surcharge_is_quoted_and_charged_after_a_reload(
     make_test_app, file: Path
 ) -> None:
     test_app: ServiceUnderTest = make_test_app(routing_file=file)
@@ -154,7 +152,7 @@ async def test_a_surcharge_of_the_file_is_quoted_and_charged_and_survives_a_relo
         await test_app.submit("free", model="atelier")
 
 
-async def test_a_model_that_left_the_file_is_replaced_by_the_default_and_nothing_is_lost(
+async def test_routing_file_removed_model_is_replaced_by_the_default(
     make_test_app, file: Path
 ) -> None:
     test_app: ServiceUnderTest = make_test_app(routing_file=file)
@@ -169,9 +167,7 @@ async def test_a_model_that_left_the_file_is_replaced_by_the_default_and_nothing
     await test_app.cancel(request)
 
 
-async def test_the_fallback_of_the_last_attempt_brings_its_own_provider(
-    make_test_app, file: Path
-) -> None:
+async def test_routing_fallback_uses_its_own_provider(make_test_app, file: Path) -> None:
     test_app: ServiceUnderTest = make_test_app(routing_file=file)
     await test_app.submitted()
     for _ in range(2):

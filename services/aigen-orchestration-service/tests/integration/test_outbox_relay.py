@@ -1,5 +1,5 @@
-"""Messages are paid at least once and in order, put off when somebody is away, parked when a person
-must look.
+"""The relay delivers messages at least once and in order, retries while a receiver is unavailable,
+and parks final failures.
 """
 
 import asyncio
@@ -8,9 +8,7 @@ from creativeflow.services.aigeneration.storage.outbox import backoff
 from tests.support.app import ServiceUnderTest
 
 
-async def test_what_is_owed_is_paid_when_the_receiver_comes_back(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_relay_delivers_when_the_receiver_recovers(test_app: ServiceUnderTest) -> None:
     await test_app.with_samples()
     test_app.notifier.faults.extend(["away", "away", "away_after"])
     await test_app.drain()
@@ -18,7 +16,7 @@ async def test_what_is_owed_is_paid_when_the_receiver_comes_back(
     assert len({sent["event_id"] for sent in test_app.notifier.sent}) == 1
 
 
-async def test_notifications_of_one_request_keep_their_order(test_app: ServiceUnderTest) -> None:
+async def test_relay_keeps_the_order_of_a_request(test_app: ServiceUnderTest) -> None:
     request = await test_app.with_samples()
     test_app.notifier.faults.append("away")
     await test_app.service.relays.step()
@@ -30,7 +28,7 @@ async def test_notifications_of_one_request_keep_their_order(test_app: ServiceUn
     assert test_app.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
-async def test_a_refused_notification_is_parked_and_replayed_by_an_operator(
+async def test_relay_refused_notification_is_parked_and_can_be_replayed(
     test_app: ServiceUnderTest,
 ) -> None:
     request = await test_app.with_samples()
@@ -47,7 +45,7 @@ async def test_a_refused_notification_is_parked_and_replayed_by_an_operator(
     )
 
 
-async def test_a_parked_message_can_be_dropped_and_that_stands_in_the_timeline(
+async def test_outbox_parked_message_dropped_is_recorded_in_the_timeline(
     test_app: ServiceUnderTest,
 ) -> None:
     request = await test_app.with_samples()
@@ -59,7 +57,7 @@ async def test_a_parked_message_can_be_dropped_and_that_stands_in_the_timeline(
     assert "message_dropped" in await test_app.events(request)
 
 
-async def test_relays_in_any_number_pay_each_message_once(make_test_app) -> None:
+async def test_relay_several_processes_deliver_each_message_once(make_test_app) -> None:
     test_apps = [make_test_app() for _ in range(3)]
     for n in range(30):
         await test_apps[0].with_samples(f"user{n}")
@@ -74,7 +72,7 @@ async def test_relays_in_any_number_pay_each_message_once(make_test_app) -> None
     await test_apps[0].check()
 
 
-async def test_a_relay_that_dies_with_a_lease_leaves_the_message_to_the_next(
+async def test_relay_dying_with_a_lease_leaves_the_message_to_the_next(
     test_app: ServiceUnderTest,
 ) -> None:
     from datetime import timedelta  # noqa: PLC0415
@@ -97,7 +95,7 @@ async def test_a_relay_that_dies_with_a_lease_leaves_the_message_to_the_next(
     assert await test_app.service.outbox.list_open(parked_only=False, most=10) == []
 
 
-def test_the_pauses_grow_and_are_bounded() -> None:
+def test_relay_retry_delays_grow_up_to_a_limit() -> None:
     pauses = [backoff(attempt).total_seconds() for attempt in range(1, 20)]
     assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
     assert pauses == sorted(pauses)

@@ -1,5 +1,5 @@
-"""What a plan and its status allow, what a quote binds, and what happens when either changes in
-mid-flight.
+"""Plans, subscription statuses, quotes and limits, and changes of them while a request is in
+progress.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from tests.support.app import ServiceUnderTest
 
 
 def at_prices(test_app: ServiceUnderTest, **prices: int) -> None:
-    """An operator changes the price list while the service runs."""
+    """Change the price list of a running service."""
     test_app.generations._policy = Policy(prices=Prices(**prices))  # noqa: SLF001 - as after a restart with other settings
 
 
-# Statuses
+# Subscription statuses
 
 
 @pytest.mark.parametrize("status", [SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIAL])
-async def test_a_running_subscription_gives_its_plan(
+async def test_subscription_active_gives_its_plan(
     test_app: ServiceUnderTest, status: SubscriptionStatus
 ) -> None:
     await test_app.grant("user", 0, "pro", status)
@@ -35,7 +35,7 @@ async def test_a_running_subscription_gives_its_plan(
 
 
 @pytest.mark.parametrize("status", [SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED])
-async def test_an_ended_subscription_gives_the_free_plan(
+async def test_subscription_ended_gives_the_free_plan(
     test_app: ServiceUnderTest, status: SubscriptionStatus
 ) -> None:
     await test_app.grant("user", 500, "pro", status)
@@ -46,7 +46,7 @@ async def test_an_ended_subscription_gives_the_free_plan(
         await test_app.submit(brand_kit_id="kit")
 
 
-async def test_a_suspended_subscription_gives_nothing_until_it_runs_again(
+async def test_subscription_suspended_is_restricted_until_active(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 500, "pro", SubscriptionStatus.SUSPENDED)
@@ -59,7 +59,7 @@ async def test_a_suspended_subscription_gives_nothing_until_it_runs_again(
 # The plan changes between samples and final
 
 
-async def test_after_an_upgrade_the_final_is_free_of_charge(test_app: ServiceUnderTest) -> None:
+async def test_plan_upgraded_after_samples_makes_the_final_free(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 25, "payg")
     request = await test_app.with_samples()
     await test_app.grant("user", 0, "pro")
@@ -70,7 +70,7 @@ async def test_after_an_upgrade_the_final_is_free_of_charge(test_app: ServiceUnd
     assert await test_app.balance() == 0
 
 
-async def test_after_a_downgrade_the_final_costs_what_the_new_plan_says(
+async def test_plan_downgraded_after_samples_charges_by_the_new_plan(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 100, "pro")
@@ -82,9 +82,7 @@ async def test_after_a_downgrade_the_final_costs_what_the_new_plan_says(
     assert await test_app.balance() == 0
 
 
-async def test_after_a_downgrade_high_resolution_is_refused_and_the_standard_final_is_not(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_plan_downgraded_refuses_high_resolution_only(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "pro")
     request = await test_app.with_samples()
     await test_app.grant("user", 0, status=SubscriptionStatus.EXPIRED)
@@ -97,9 +95,7 @@ async def test_after_a_downgrade_high_resolution_is_refused_and_the_standard_fin
     assert await test_app.balance() == 500
 
 
-async def test_a_downgrade_while_the_final_is_made_changes_nothing(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_plan_downgraded_during_the_final_changes_nothing(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 200, "pro")
     request = await test_app.with_samples()
     await test_app.select(request, resolution="4K")
@@ -110,11 +106,11 @@ async def test_a_downgrade_while_the_final_is_made_changes_nothing(
     assert (done.state, done.plan, await test_app.balance()) == (State.COMPLETED, "pro", 0)
 
 
-# To the cent
+# Exact balances
 
 
 @pytest.mark.parametrize(("balance", "passes"), [(125, True), (124, False)])
-async def test_one_cent_short_is_too_little_and_zero_is_left_of_enough(
+async def test_hold_balance_boundaries_are_exact(
     test_app: ServiceUnderTest, balance: int, passes: bool
 ) -> None:
     await test_app.grant("user", balance, "payg")
@@ -132,10 +128,10 @@ async def test_one_cent_short_is_too_little_and_zero_is_left_of_enough(
         await test_app.cancel(request)
 
 
-# Quotes bind
+# Quotes
 
 
-async def test_what_was_quoted_is_charged(test_app: ServiceUnderTest) -> None:
+async def test_quote_is_the_charge(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "payg")
     quoted = await test_app.quoted()
     prices = {(item["stage"], item["resolution"]): item["credits"] for item in quoted["items"]}
@@ -153,9 +149,7 @@ async def test_what_was_quoted_is_charged(test_app: ServiceUnderTest) -> None:
     await test_app.cancel(chosen)
 
 
-async def test_a_price_that_rose_or_fell_since_the_quote_is_never_charged(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_quote_with_changed_price_is_never_charged(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "payg")
     quoted = await test_app.quoted()
     for price in (26, 24, 0):
@@ -167,7 +161,7 @@ async def test_a_price_that_rose_or_fell_since_the_quote_is_never_charged(
     assert (await test_app.submit(quote_id=quoted["quote_id"])).request is not None
 
 
-async def test_a_price_that_changes_between_samples_and_final_is_a_conflict_with_the_quote(
+async def test_quote_with_price_changed_before_the_final_is_a_conflict(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 500, "payg")
@@ -188,9 +182,7 @@ async def test_a_price_that_changes_between_samples_and_final_is_a_conflict_with
     await test_app.cancel(chosen)
 
 
-async def test_a_price_that_changes_while_the_work_is_done_changes_nothing(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_price_changed_during_the_work_changes_nothing(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 125, "payg")
     await test_app.submitted()
     job = await test_app.next_job()
@@ -204,7 +196,7 @@ async def test_a_price_that_changes_while_the_work_is_done_changes_nothing(
     assert await test_app.balance() == 0
 
 
-async def test_a_downgrade_since_the_quote_is_a_conflict_too(test_app: ServiceUnderTest) -> None:
+async def test_quote_after_a_downgrade_is_a_conflict(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "pro")
     quoted = await test_app.quoted()
     await test_app.grant("user", 0, "payg")
@@ -212,9 +204,7 @@ async def test_a_downgrade_since_the_quote_is_a_conflict_too(test_app: ServiceUn
         await test_app.submit(quote_id=quoted["quote_id"])
 
 
-async def test_a_quote_is_too_old_after_its_time_and_nobody_elses(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_quote_expired_or_of_another_user_is_refused(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "payg")
     await test_app.grant("other", 500, "payg")
     quoted = await test_app.quoted()
@@ -225,9 +215,7 @@ async def test_a_quote_is_too_old_after_its_time_and_nobody_elses(
         await test_app.submit(quote_id=quoted["quote_id"])
 
 
-async def test_an_answer_is_replayed_though_its_quote_is_too_old_by_now(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_quote_expired_does_not_prevent_a_replay(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "payg")
     claim, quote_id = (
         IdempotencyClaim(principal="p", key="k", fingerprint="f"),
@@ -241,10 +229,10 @@ async def test_an_answer_is_replayed_though_its_quote_is_too_old_by_now(
     assert again.stored.request_id == first.request.id
 
 
-# The credit service is away
+# Unavailable credit service
 
 
-async def test_what_is_free_goes_on_for_five_minutes_and_says_so_in_the_timeline(
+async def test_entitlements_stale_allow_free_work_for_five_minutes(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.submitted("free")
@@ -264,9 +252,7 @@ async def test_what_is_free_goes_on_for_five_minutes_and_says_so_in_the_timeline
         await test_app.submit("free")
 
 
-async def test_what_costs_waits_until_the_credit_service_is_back(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_entitlements_stale_refuse_paid_work(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 500, "payg")
     await test_app.submitted()
     test_app.clock.advance(seconds=31)
@@ -277,7 +263,7 @@ async def test_what_costs_waits_until_the_credit_service_is_back(
     assert (await test_app.submitted()).state is State.PENDING
 
 
-async def test_within_thirty_seconds_nobody_is_asked_again(test_app: ServiceUnderTest) -> None:
+async def test_entitlements_are_cached_for_thirty_seconds(test_app: ServiceUnderTest) -> None:
     await test_app.submitted("free")
     test_app.credits.faults.append("entitlements")
     test_app.clock.advance(seconds=29)
@@ -286,12 +272,10 @@ async def test_within_thirty_seconds_nobody_is_asked_again(test_app: ServiceUnde
     assert list(test_app.credits.faults) == ["entitlements"]
 
 
-# How much of one user is with workers at once
+# In-flight limits
 
 
-async def test_a_plan_limits_what_one_user_has_in_a_lane_and_nobody_else_waits_for_it(
-    make_test_app,
-) -> None:
+async def test_in_flight_limit_applies_per_user_without_delaying_others(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app(in_flight_limits={"free": 3, "pro": 5})
     await test_app.grant("pro", 0, "pro")
     for user_id in ("free", "pro"):
@@ -311,7 +295,7 @@ async def test_a_plan_limits_what_one_user_has_in_a_lane_and_nobody_else_waits_f
     assert sum(job.user_id == "free" for job in test_app.engine.jobs) == 3
 
 
-async def test_any_number_of_dispatchers_keeps_the_limit(make_test_app) -> None:
+async def test_in_flight_limit_holds_with_several_dispatchers(make_test_app) -> None:
     test_apps = [make_test_app(in_flight_limits={"free": 4}) for _ in range(3)]
     for _ in range(20):
         await test_apps[0].submit("free")
@@ -320,7 +304,7 @@ async def test_any_number_of_dispatchers_keeps_the_limit(make_test_app) -> None:
     await test_apps[0].check(drained=False)
 
 
-async def test_a_crowd_of_users_at_their_limit_does_not_hide_the_others(make_test_app) -> None:
+async def test_in_flight_limit_of_many_users_does_not_hide_others(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app(in_flight_limits={"free": 1})
     for user in range(30):
         for _ in range(3):
@@ -331,12 +315,10 @@ async def test_a_crowd_of_users_at_their_limit_does_not_hide_the_others(make_tes
     assert len({job.user_id for job in leased.jobs}) == len(leased.jobs) == 35
 
 
-# Two samples, many clicks, across processes
+# Concurrent selections in several processes
 
 
-async def test_fifty_clicks_on_two_samples_in_two_processes_with_a_quote_charge_once(
-    make_test_app,
-) -> None:
+async def test_select_fifty_concurrent_calls_in_two_processes_charge_once(make_test_app) -> None:
     test_apps = [make_test_app(), make_test_app()]
     await test_apps[0].grant("user", 500, "payg")
     request = await test_apps[0].with_samples()
@@ -366,7 +348,7 @@ async def test_fifty_clicks_on_two_samples_in_two_processes_with_a_quote_charge_
     assert await test_apps[0].balance() == 375
 
 
-async def test_the_quote_says_how_long_it_binds(make_test_app) -> None:
+async def test_quote_has_its_expiry(make_test_app) -> None:
     test_app: ServiceUnderTest = make_test_app(quote_validity=60.0)
     before = test_app.clock()
     quoted = await test_app.quoted("free")
@@ -375,11 +357,9 @@ async def test_the_quote_says_how_long_it_binds(make_test_app) -> None:
     ).isoformat().replace("+00:00", "Z")
 
 
-async def test_backlogs_of_users_at_their_limit_leave_no_slot_of_the_window_free(
-    make_test_app,
-) -> None:
-    """The head of the lane holds four batches of jobs; what waits behind it must be found all the
-    same.
+async def test_in_flight_limit_backlogs_leave_no_window_slot_unused(make_test_app) -> None:
+    """The head of the lane has four batches of jobs at their limit; jobs behind them must still be
+    found.
     """
     test_app = make_test_app(in_flight_limits={"pro": 2, "enterprise": 50}, lane_window=20)
     test_app.service.dispatcher._batch = 5  # noqa: SLF001 - a head of twenty jobs
@@ -403,7 +383,7 @@ async def test_backlogs_of_users_at_their_limit_leave_no_slot_of_the_window_free
     await test_app.check(drained=False)
 
 
-async def test_concurrent_creates_of_one_user_get_virtual_times_of_their_own(make_test_app) -> None:
+async def test_fair_queue_concurrent_creates_get_distinct_virtual_times(make_test_app) -> None:
     test_app = make_test_app()
     await test_app.grant("user", plan="pro")
     await asyncio.gather(*(test_app.submit("user") for _ in range(200)))

@@ -1,6 +1,4 @@
-"""Nothing on a request's way reads a whole table, though the planner has never counted it; reports
-may.
-"""
+"""Statements of a request scan no table, even without planner statistics; reports may."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,22 +24,22 @@ _READ = """SELECT relname, seq_tup_read FROM pg_stat_user_tables
 
 
 async def counted(test_app: ServiceUnderTest) -> None:
-    """Until the server has counted what was read; it does so with a second's delay."""
+    """Wait until the server has updated its statistics, which takes a second."""
     await asyncio.sleep(1.2)
-    for _ in range(12):  # each session tells what it has read after its next statement
+    for _ in range(12):  # each session reports its reads after its next statement
         await asyncio.gather(
             *(test_app.service.database.fetchval("SELECT pg_sleep(0.02)") for _ in range(6))
         )
 
 
 async def walked(test_app: ServiceUnderTest, table: str) -> int:
-    """How many rows of a table indexes have led to."""
+    """Return the number of rows of a table that were read through indexes."""
     await counted(test_app)
     return int(await test_app.database.fetchval(_WALKED, table))
 
 
 async def rows_read_whole(test_app: ServiceUnderTest) -> dict[str, int]:
-    """How many rows each table has given to sequential scans."""
+    """Return the rows of each table that were read by sequential scans."""
     await counted(test_app)
     return {
         row["relname"]: row["seq_tup_read"]
@@ -49,7 +47,7 @@ async def rows_read_whole(test_app: ServiceUnderTest) -> dict[str, int]:
     }
 
 
-async def test_a_lifecycle_reads_no_table_whole(test_app: ServiceUnderTest) -> None:
+async def test_lifecycle_statements_scan_no_table(test_app: ServiceUnderTest) -> None:
     for number in range(STORED):
         await test_app.grant(f"user-{number}", 125, "payg")
     for number in range(STORED - 1):
@@ -66,12 +64,11 @@ async def test_a_lifecycle_reads_no_table_whole(test_app: ServiceUnderTest) -> N
     await test_app.drain()
     after = await rows_read_whole(test_app)
     read = {table: after[table] - before.get(table, 0) for table in after}
-    # A scan of one of these tables reads at least STORED rows, and every one of 200 deliveries
-    # would scan.
+    # A scan of one of these tables would read at least STORED rows in each of the 200 deliveries.
     assert all(count < 10 * STORED for count in read.values()), read
 
 
-async def test_a_list_that_begins_in_the_middle_does_not_walk_there(
+async def test_list_from_a_cursor_reads_only_its_page(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app()
@@ -80,7 +77,7 @@ async def test_a_list_that_begins_in_the_middle_does_not_walk_there(
         test_app.clock.advance(minutes=5)
     await test_app.database.execute(
         "ANALYZE generation_requests"
-    )  # a list this short is not worth a walk otherwise
+    )  # a shorter list would not need the index
     middle = test_app.clock() - timedelta(minutes=5 * STORED / 2)
     before = await walked(test_app, "generation_requests")
     page = await test_app.service.queries.page(Filters(created_to=middle), 10)
@@ -90,9 +87,7 @@ async def test_a_list_that_begins_in_the_middle_does_not_walk_there(
     assert await walked(test_app, "generation_requests") - before <= len(page) + 1
 
 
-async def test_a_lease_of_messages_costs_the_same_in_any_backlog(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_outbox_lease_costs_the_same_with_any_backlog(test_app: ServiceUnderTest) -> None:
     await test_app.database.execute(
         """INSERT INTO outbox (request_id, topic, body, due_at, created_at)
            SELECT gen_random_uuid(), 'notification.send', '{}', now(), now()
@@ -113,7 +108,7 @@ async def test_a_lease_of_messages_costs_the_same_in_any_backlog(
     await test_app.database.execute("DELETE FROM outbox")
 
 
-async def test_a_report_may_read_whole_tables(test_app: ServiceUnderTest) -> None:
+async def test_report_statements_may_scan_tables(test_app: ServiceUnderTest) -> None:
     await test_app.submit()
     row = (
         await test_app.service.database.fetch_report(

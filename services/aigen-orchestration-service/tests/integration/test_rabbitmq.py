@@ -54,8 +54,8 @@ Connect = Callable[..., Awaitable[Broker]]
 
 
 class _Admin:
-    """A second, plain connection for setting up and looking; everything it names is deleted at the
-    end.
+    """A second, plain connection for set-up and inspection; deletes everything it names at
+    the end.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ async def proxy() -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture
 async def connect(admin: _Admin) -> AsyncIterator[Connect]:
-    """Makes a started broker; it is connected unless `wait=False`, and closed at the end."""
+    """Return a started broker, connected unless `wait=False`, closed at the end."""
     brokers: list[Broker] = []
 
     async def connect(
@@ -192,7 +192,7 @@ def outcomes(publications: list[PublishResult]) -> list[PublishOutcome]:
 
 
 async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Waits for something that no event tells, looking every few milliseconds."""
+    """Poll every few milliseconds for a condition that no event signals."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
@@ -220,7 +220,7 @@ async def test_topology_missing_is_declared_and_bound(connect: Connect, admin: _
         queues=(Queue(queue, {"x-queue-type": "quorum"}),),
         bindings=(Binding(exchange, queue, "job.*"),),
     )
-    for _ in range(2):  # what the first made, the second finds as expected
+    for _ in range(2):  # the second connection finds what the first one declared
         broker = await connect(topology=topology)
         assert broker.mismatches == []
         assert outcomes(await broker.publish([message("job.a", exchange=exchange)])) == [
@@ -581,7 +581,7 @@ async def test_when_connected_is_called_on_every_connection(
     await eventually(lambda: told == [True] * 2)
     lost = Message(
         exchange=f"no.{uuid.uuid4().hex}", routing_key="x", body=b"", message_id="1"
-    )  # ends its channel
+    )  # closes its channel
     assert [found.outcome for found in await broker.publish([lost])] == [PublishOutcome.LOST]
     await eventually(lambda: told == [True] * 3)
 
@@ -601,10 +601,12 @@ async def test_connection_lost_repeatedly_is_reconnected(
             assert outcomes(await broker.publish([message(queue, str(round_number))])) == [
                 PublishOutcome.CONFIRMED
             ]
-            await arrived(got, str(round_number))  # perhaps twice, when the cut came before its ack
+            await arrived(
+                got, str(round_number)
+            )  # possibly twice, if the connection was cut before its ack
     lost = [log for log in logs if log["event"] == "broker_lost"]
     assert len(lost) == 3
-    # An ack that was on its way when the line was cut makes the end a reset.
+    # An ack in flight when the connection is cut turns its end into a reset.
     assert all("EOF" in log["reason"] or "reset by peer" in log["reason"] for log in lost)
     assert all(QUICK[0] <= log["retry_in_seconds"] <= QUICK[1] for log in lost)
     assert "consumer_lost" not in {log["event"] for log in logs}
@@ -695,7 +697,7 @@ async def test_connection_over_tls_verifies_the_certificate(
 
 
 def certify(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """A certificate for this machine that signs itself, and the server's side of TLS with it."""
+    """Create a self-signed certificate for this machine, and the server's TLS context."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
@@ -1039,7 +1041,7 @@ async def test_close_drains_everything_without_warnings(
         closing = [asyncio.create_task(broker.close()) for _ in range(2)]
         release.release()
         await eventually(lambda: len(events) == 3)
-        for _ in range(5):  # round trips in which a further delivery would have come
+        for _ in range(5):  # round trips during which another delivery would have arrived
             assert await broker.queue_depth(queue) is not None
         release.release()
         await asyncio.gather(*closing)

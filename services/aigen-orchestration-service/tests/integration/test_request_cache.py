@@ -1,6 +1,4 @@
-"""What a process remembers of a request helps it, and never deceives it: others may have moved the
-request since.
-"""
+"""The request cache saves reads and never causes a decision on an outdated request."""
 
 import asyncio
 
@@ -27,7 +25,7 @@ class Looks:
         monkeypatch.setattr(test_app.service.store, "load", counted)
 
 
-async def test_the_reports_of_a_job_need_no_look_at_its_request(
+async def test_request_cache_reports_of_a_job_cause_no_reads(
     test_app: ServiceUnderTest, monkeypatch
 ) -> None:
     await test_app.submitted()
@@ -39,7 +37,7 @@ async def test_the_reports_of_a_job_need_no_look_at_its_request(
     assert looks.count == 0
 
 
-async def test_what_another_process_has_done_meanwhile_counts(make_test_app) -> None:
+async def test_request_cache_outdated_entry_is_reloaded(make_test_app) -> None:
     ours, theirs = make_test_app(), make_test_app()
     request = await ours.submitted()
     job = await ours.next_job()
@@ -51,7 +49,7 @@ async def test_what_another_process_has_done_meanwhile_counts(make_test_app) -> 
     await ours.check()
 
 
-async def test_a_refusal_rests_on_the_request_as_it_is(make_test_app) -> None:
+async def test_request_cache_refusal_is_decided_on_the_current_request(make_test_app) -> None:
     ours, theirs = make_test_app(), make_test_app()
     request = await ours.with_samples()
     theirs_now = await theirs.look(request)
@@ -66,7 +64,7 @@ async def test_a_refusal_rests_on_the_request_as_it_is(make_test_app) -> None:
     assert chosen.request.round == 2
 
 
-async def test_somebody_elses_request_is_not_found_though_it_is_remembered(
+async def test_request_cache_request_of_another_user_is_not_found(
     test_app: ServiceUnderTest,
 ) -> None:
     request = await test_app.with_samples("owner")
@@ -74,7 +72,9 @@ async def test_somebody_elses_request_is_not_found_though_it_is_remembered(
         await test_app.service.generations.cancel(request.id, Caller(name="thief", user_id="thief"))
 
 
-async def test_many_moves_at_once_over_two_processes_each_happen_once(make_test_app) -> None:
+async def test_request_cache_concurrent_transitions_of_two_processes_apply_once(
+    make_test_app,
+) -> None:
     ours, theirs = make_test_app(), make_test_app()
     request = await ours.with_samples()
     sample = request.samples[0]["asset_id"]

@@ -1,5 +1,5 @@
-"""What workers report is looked at before it counts: size, format, wholeness, checksum; wherever it
-is kept.
+"""Checks of reported pictures: size, format, completeness and checksum, wherever they are
+stored.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ FINAL = (1080, 1080)
 
 @pytest.fixture
 async def server() -> AsyncIterator[PictureServer]:
-    """A storage of workers."""
+    """A picture server of the workers."""
     async with PictureServer() as made:
         yield made
 
@@ -41,7 +41,7 @@ async def server() -> AsyncIterator[PictureServer]:
 async def test_app(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> AsyncIterator[ServiceUnderTest]:
-    """The service with the default check, on workers whose storage is on loopback."""
+    """The service with the default check; workers store pictures on loopback."""
     made = make_test_app(result_check="fetch", result_allowed_networks=LOOPBACK, result_timeout=5.0)
     await made.grant("user", 1000, plan="payg")
     yield made
@@ -50,7 +50,7 @@ async def test_app(
 
 @asynccontextmanager
 async def calling(test_app: ServiceUnderTest) -> AsyncIterator[httpx.AsyncClient]:
-    """A caller of the service over HTTP."""
+    """Run the service behind HTTP."""
     app = create_app(service=test_app.service)
     transport = httpx.ASGITransport(app)
     async with (
@@ -63,7 +63,7 @@ async def calling(test_app: ServiceUnderTest) -> AsyncIterator[httpx.AsyncClient
 async def uploaded(
     test_app: ServiceUnderTest, job: GenerationRequest, data: bytes
 ) -> dict[str, Any]:
-    """What the service answers to a worker that uploads a picture."""
+    """Upload a picture as a worker; return the response."""
     async with calling(test_app) as client:
         answer = await client.post(
             "/api/v1/n8n-callbacks/assets",
@@ -80,7 +80,7 @@ async def uploaded(
 
 
 async def final_job(test_app: ServiceUnderTest, server: PictureServer) -> GenerationRequest:
-    """The job of a final whose samples came from the server."""
+    """Return the job of a final whose samples are on the server."""
     await test_app.submitted()
     job = await test_app.next_job()
     shown = await report(test_app, ReportKind.SAMPLES, job, samples=served(server, job))
@@ -89,9 +89,7 @@ async def final_job(test_app: ServiceUnderTest, server: PictureServer) -> Genera
 
 
 def served(server: PictureServer, job: GenerationRequest, **changed: Any) -> list[dict[str, Any]]:
-    """Four good samples that the server has; `changed` says what it serves for one, such as
-    `two=b""`.
-    """
+    """Put four valid samples on the server; `changed` replaces some, such as `two=b""`."""
     samples = []
     for index, (name, sample) in enumerate(
         zip(("zero", "one", "two", "three"), four_samples(job), strict=True)
@@ -102,7 +100,7 @@ def served(server: PictureServer, job: GenerationRequest, **changed: Any) -> lis
 
 
 async def evidence(test_app: ServiceUnderTest, request: GenerationRequest) -> list[dict[str, Any]]:
-    """What was found, as the timeline has it."""
+    """Return the checks recorded in the timeline."""
     return [
         check
         for entry in await test_app.timeline(request)
@@ -110,11 +108,11 @@ async def evidence(test_app: ServiceUnderTest, request: GenerationRequest) -> li
     ]
 
 
-def test_default_of_the_check_is_to_fetch_every_picture() -> None:
+def test_result_check_default_fetches_every_picture() -> None:
     assert Settings(_env_file=None).result_check == "fetch"  # type: ignore[call-arg]
 
 
-async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and_costs_nothing(
+async def test_result_check_upload_with_false_claims_fails_at_no_cost(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -142,7 +140,7 @@ async def test_upload_of_100_px_png_reported_as_4096_px_jpg_is_not_completed_and
     assert found.final_asset is None
 
 
-async def test_uploaded_final_is_delivered_with_what_was_found(
+async def test_result_check_uploaded_final_is_delivered_with_its_real_facts(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -155,7 +153,7 @@ async def test_uploaded_final_is_delivered_with_what_was_found(
     assert (done.final_asset["resolution"], done.final_asset["format"]) == ("1080x1080", "png")
 
 
-async def test_uploaded_final_that_is_damaged_later_is_decoded_again_and_refused(
+async def test_result_check_upload_damaged_later_is_refused(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -167,11 +165,11 @@ async def test_uploaded_final_that_is_damaged_later_is_decoded_again_and_refused
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
-async def test_address_of_ours_without_a_picture_is_a_failed_attempt(
+async def test_result_check_own_url_without_picture_fails_the_attempt(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
-    """The directory may be another machine's, so the address is called; nobody answers there in
-    this test.
+    """The directory may belong to another machine, so the URL is fetched; nothing responds in this
+    test.
     """
     job = await final_job(test_app, server)
     own = f"{test_app.service.public_url}/assets/{'0' * 32}.png"
@@ -179,7 +177,7 @@ async def test_address_of_ours_without_a_picture_is_a_failed_attempt(
     assert (again.state, again.attempt) == (State.PENDING, 2)
 
 
-async def test_address_of_ours_on_another_machine_is_fetched_though_it_is_private(
+async def test_result_check_own_url_on_another_machine_is_fetched(
     make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     test_app = make_test_app(result_check="fetch", public_url=f"http://127.0.0.1:{server.port}")
@@ -216,7 +214,7 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_final_that_is_broken_is_tried_again_and_not_charged(
+async def test_result_check_damaged_final_is_retried_and_not_charged(
     test_app: ServiceUnderTest, server: PictureServer, name: str
 ) -> None:
     content, kind, reason = BROKEN[name]
@@ -248,7 +246,7 @@ async def test_final_that_is_broken_is_tried_again_and_not_charged(
     "claim",
     ["sha256:" + "0" * 64, "sha256:00", "0" * 64, "SHA-256:" + "AAAA", "sha256-" + "A" * 43 + "="],
 )
-async def test_checksum_that_is_another_pictures_is_an_invalid_output(
+async def test_result_check_wrong_checksum_is_invalid_output(
     test_app: ServiceUnderTest, server: PictureServer, claim: str
 ) -> None:
     job = await final_job(test_app, server)
@@ -261,7 +259,7 @@ async def test_checksum_that_is_another_pictures_is_an_invalid_output(
 @pytest.mark.parametrize(
     "spelt", ["sha256:{hex}", "{hex}", "SHA-256={HEX}", "sha256-{base64}", "md5:123", "etag-1"]
 )
-async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
+async def test_result_check_matching_or_unknown_checksum_is_accepted(
     test_app: ServiceUnderTest, server: PictureServer, spelt: str
 ) -> None:
     digest = hashlib.sha256(WHOLE)
@@ -278,7 +276,7 @@ async def test_checksum_that_fits_or_is_of_another_kind_is_accepted(
     assert done.final_asset["checksum"] == f"sha256:{digest.hexdigest()}"
 
 
-async def test_trouble_that_passes_is_waited_for(
+async def test_result_check_temporary_error_is_retried(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -289,7 +287,7 @@ async def test_trouble_that_passes_is_waited_for(
     assert server.requests["/final"] == 2
 
 
-async def test_trouble_that_stays_is_a_network_error_after_three_tries(
+async def test_result_check_lasting_error_is_network_error_after_three_attempts(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -303,7 +301,7 @@ async def test_trouble_that_stays_is_a_network_error_after_three_tries(
     assert failed[0]["data"]["code"] == "network_error"
 
 
-async def test_address_where_nobody_listens_is_a_network_error(
+async def test_result_check_refused_connection_is_network_error(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -314,7 +312,7 @@ async def test_address_where_nobody_listens_is_a_network_error(
     assert [check["reason"] for check in await evidence(test_app, again)] == ["unreachable"]
 
 
-async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
+async def test_result_check_trickling_server_times_out_without_delaying_others(
     make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     test_app = make_test_app(
@@ -340,7 +338,7 @@ async def test_server_that_trickles_is_left_in_time_and_holds_up_nobody(
     await test_app.check()
 
 
-async def test_file_beyond_the_limit_is_left_in_the_middle(
+async def test_result_check_file_over_the_limit_is_aborted(
     make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     test_app = make_test_app(
@@ -354,7 +352,7 @@ async def test_file_beyond_the_limit_is_left_in_the_middle(
     await test_app.check()
 
 
-async def test_redirect_to_an_address_that_may_be_called_is_followed(
+async def test_result_check_allowed_redirect_is_followed(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -365,7 +363,7 @@ async def test_redirect_to_an_address_that_may_be_called_is_followed(
     ).state is State.COMPLETED
 
 
-async def test_redirect_in_a_circle_is_left(
+async def test_result_check_redirect_loop_fails(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     job = await final_job(test_app, server)
@@ -375,7 +373,7 @@ async def test_redirect_in_a_circle_is_left(
     assert server.requests["/final"] == 4
 
 
-async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
+async def test_result_check_private_network_requires_the_setting(
     make_test_app: Callable[..., ServiceUnderTest], server: PictureServer
 ) -> None:
     test_app = make_test_app(result_check="fetch")
@@ -392,14 +390,14 @@ async def test_private_addresses_are_not_called_unless_the_operator_lists_them(
     "location",
     ["http://127.0.0.1:{port}/inside", "//127.0.0.1:{port}/inside", "file:///etc/passwd"],
 )
-async def test_redirect_to_loopback_is_not_followed(
+async def test_result_check_redirect_to_loopback_is_refused(
     test_app: ServiceUnderTest,
     server: PictureServer,
     monkeypatch: pytest.MonkeyPatch,
     location: str,
 ) -> None:
-    """A public name whose server sends on to a private address; the name leads to the test's server
-    by the resolver.
+    """A public name whose server redirects to a private address; the test's resolver maps the name
+    to the server.
     """
     job = await final_job(test_app, server)
     async with PictureServer() as inside:
@@ -429,7 +427,7 @@ async def test_redirect_to_loopback_is_not_followed(
 @pytest.mark.parametrize(
     "url", ["s3://bucket/final.png", "http://169.254.169.254/latest/meta-data", "http://user@h/x"]
 )
-async def test_address_that_cannot_be_called_is_an_invalid_output(
+async def test_result_check_url_not_allowed_is_invalid_output(
     test_app: ServiceUnderTest, server: PictureServer, url: str
 ) -> None:
     job = await final_job(test_app, server)
@@ -438,7 +436,7 @@ async def test_address_that_cannot_be_called_is_an_invalid_output(
     assert [check["reason"] for check in await evidence(test_app, again)] == ["address_refused"]
 
 
-async def test_good_samples_among_broken_ones_are_a_partial_result(
+async def test_result_check_valid_samples_among_damaged_ones_are_delivered(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -458,7 +456,7 @@ async def test_good_samples_among_broken_ones_are_a_partial_result(
     assert {hold.state.value for hold in shown.holds} <= {"held", "captured"}
 
 
-async def test_broken_sample_without_an_index_fails_under_its_own_place(
+async def test_result_check_damaged_sample_without_index_gets_its_position(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -474,7 +472,7 @@ async def test_broken_sample_without_an_index_fails_under_its_own_place(
     assert [failed["index"] for failed in shown.sample_failures] == [0]
 
 
-async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at_the_end(
+async def test_result_check_no_valid_sample_retries_and_costs_nothing(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     request = await test_app.submitted()
@@ -494,7 +492,7 @@ async def test_set_without_a_good_sample_is_another_attempt_and_costs_nothing_at
     assert (await test_app.look(request)).samples == ()
 
 
-async def test_fewer_samples_than_ordered_say_which_are_missing(
+async def test_result_check_missing_samples_are_listed_as_failed(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -507,7 +505,7 @@ async def test_fewer_samples_than_ordered_say_which_are_missing(
     ]
 
 
-async def test_sample_that_repeats_another_ones_bytes_has_failed(
+async def test_result_check_repeated_sample_fails(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -520,7 +518,7 @@ async def test_sample_that_repeats_another_ones_bytes_has_failed(
     assert await evidence(test_app, shown) == [{"index": 2, "reason": "repeated"}]
 
 
-async def test_progress_shows_only_samples_that_are_pictures(
+async def test_result_check_progress_shows_only_valid_samples(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -532,7 +530,7 @@ async def test_progress_shows_only_samples_that_are_pictures(
     assert server.requests[samples[0]["url"].partition(str(server.port))[2]] == 1
 
 
-async def test_same_result_again_is_not_fetched_again(
+async def test_result_check_repeated_result_is_not_fetched_again(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted()
@@ -546,7 +544,7 @@ async def test_same_result_again_is_not_fetched_again(
     assert set(server.requests.values()) == {1}
 
 
-async def test_result_that_is_not_awaited_is_refused_before_anything_is_fetched(
+async def test_result_check_unexpected_result_is_refused_before_fetching(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     request = await test_app.submitted()
@@ -570,7 +568,7 @@ async def test_result_that_is_not_awaited_is_refused_before_anything_is_fetched(
     assert (await test_app.events(request)).count("stale_result") == 2
 
 
-async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(
+async def test_result_check_request_cancelled_during_the_fetch_stays_cancelled(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     request = await test_app.submitted()
@@ -593,7 +591,7 @@ async def test_request_that_is_cancelled_during_the_fetch_stays_cancelled(
     assert (await test_app.look(request)).state is State.CANCELLED
 
 
-async def test_stored_checks_uploads_and_believes_other_addresses(
+async def test_result_check_stored_checks_only_uploads(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app(result_check="stored")
@@ -606,7 +604,7 @@ async def test_stored_checks_uploads_and_believes_other_addresses(
     await test_app.check()
 
 
-async def test_picture_that_a_camera_turned_counts_as_it_is_shown(
+async def test_result_check_rotated_picture_counts_as_displayed(
     test_app: ServiceUnderTest, server: PictureServer
 ) -> None:
     await test_app.submitted(output_format="TikTok_9x16")

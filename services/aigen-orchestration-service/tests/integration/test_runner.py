@@ -1,4 +1,4 @@
-"""The polling loop of the background roles, and the supervision of long-lived tasks."""
+"""The polling loop of the background roles, and the supervision of long-running tasks."""
 
 import asyncio
 import time
@@ -13,25 +13,24 @@ from creativeflow.services.aigeneration.workers.runner import Poller
 
 
 class Steps:
-    """Steps that find work as they are told, and remember when they were taken."""
+    """Steps with configured results, which record when they ran."""
 
     def __init__(self, *found: int) -> None:
         self.found = list(found)
         self.times: list[float] = []
 
     async def __call__(self) -> int:
-        """One step."""
         self.times.append(time.monotonic())
         return self.found.pop(0) if self.found else 0
 
     @property
     def pauses(self) -> list[float]:
-        """What lay between the steps, in seconds."""
+        """Return the pauses between the steps, in seconds."""
         return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
 
 
 async def run(steps: Steps, seconds: float, *, interval: float = 0.3) -> Poller:
-    """A loop that has run for so long."""
+    """Run a poller for this long."""
     loop = Poller("test", steps, interval_seconds=interval)
     loop.start()
     await asyncio.sleep(seconds)
@@ -64,8 +63,8 @@ async def test_poller_woken_steps_at_once() -> None:
 
 
 async def test_poller_after_1100_failures_continues(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pause that doubles without a cap overflows a float at the 1,024th failure, which ended the
-    role for good.
+    """An uncapped exponential pause overflows a float at the 1,024th failure, which ended
+    the role.
     """
     monkeypatch.setattr(loop_module, "_PAUSE_MAX_SECONDS", 0.0)
     calls, recovered = 0, asyncio.Event()
@@ -110,9 +109,7 @@ async def test_poller_failing_for_long_reports_it(monkeypatch: pytest.MonkeyPatc
 
 
 class Runs:
-    """A long-lived coroutine whose first runs end as they are told; later ones run until they are
-    cancelled.
-    """
+    """A coroutine whose first runs end as configured; later ones run until cancelled."""
 
     def __init__(self, *ends: str) -> None:
         self.ends = list(ends)
@@ -120,7 +117,6 @@ class Runs:
         self.inner: asyncio.Task[None] | None = None
 
     async def __call__(self) -> None:
-        """One run."""
         match self.ends.pop(0) if self.ends else "":
             case "raise":
                 raise RuntimeError("unexpected")

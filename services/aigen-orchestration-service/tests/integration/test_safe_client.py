@@ -22,14 +22,14 @@ LOCAL = Rules(networks=[ip_network("127.0.0.0/8")])
 
 
 class Names:
-    """A name server with given answers in turn; the last one is repeated."""
+    """A name server with configured answers; the last one is repeated."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.asked: list[str] = []
         self._answers = list(answers)
 
     async def __call__(self, host: str, _port: int) -> Sequence[str]:
-        """Return the next answer; an empty one means that the name is not known."""
+        """Return the next answer; an empty one means that the name is unknown."""
         self.asked.append(host)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if not answer:
@@ -39,13 +39,13 @@ class Names:
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver."""
+    """A webhook receiver."""
     async with Receiver() as made:
         yield made
 
 
 def named(receiver: Receiver) -> str:
-    """The receiver's URL by a name."""
+    """Return the receiver's URL under a name."""
     return f"http://hooks.example:{receiver.port}/hook?a=b"
 
 
@@ -67,7 +67,7 @@ async def test_post_connects_to_the_checked_address_with_the_name(receiver: Rece
 
 
 async def test_post_name_resolving_elsewhere_later_is_refused(receiver: Receiver) -> None:
-    """DNS rebinding: good at registration, private when it is called."""
+    """DNS rebinding: public at registration, private at the call."""
     rules = Rules(networks=[ip_network("127.0.0.2/32")])
     for private in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1"):
         http = SafeHttp(rules, timeout_seconds=5, resolve=Names(["93.184.216.34"], [private]))
@@ -93,7 +93,7 @@ async def test_post_name_is_resolved_once_and_all_addresses_are_checked(receiver
 
 
 async def test_post_address_without_answer_is_followed_by_the_next(receiver: Receiver) -> None:
-    names = Names(["127.0.0.99", "127.0.0.1"])  # nobody listens at the first
+    names = Names(["127.0.0.99", "127.0.0.1"])  # the first one refuses connections
     attempt = await SafeHttp(LOCAL, timeout_seconds=5, resolve=names).post(
         named(receiver), {}, b"{}"
     )
@@ -251,7 +251,9 @@ async def test_post_certificate_must_match_the_name(tmp_path: Path) -> None:
 
 
 def _certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context with a certificate of this name, and a client's that trusts it."""
+    """Return a server context with a certificate for this name, and a client context that trusts
+    it.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)

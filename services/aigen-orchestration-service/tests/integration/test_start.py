@@ -1,4 +1,6 @@
-"""An error at start is one line with its remedy and exit code 1; a start is one line in the log."""
+"""An error at start is one line with its remedy and exit code 1; a successful start is one log
+line.
+"""
 
 import asyncio
 import json
@@ -27,7 +29,7 @@ PASSWORD = "a-password-that-nobody-sees"
 
 @pytest.fixture
 def aigen(database_url: str, tmp_path: Path) -> Run:
-    """Runs `aigen …` on the test's database."""
+    """Run `aigen …` on the test's database."""
 
     async def run(*arguments: str, **more: str) -> CommandResult:
         environment = {"AIGEN_DATABASE_URL": database_url, **more}
@@ -38,13 +40,13 @@ def aigen(database_url: str, tmp_path: Path) -> Run:
 
 @pytest.fixture
 async def empty_database(admin_url: str) -> AsyncIterator[str]:
-    """A database without a schema."""
+    """URL of a database without a schema."""
     async with a_database(admin_url, "aigen_empty") as url:
         yield url
 
 
 def assert_one_line(result: CommandResult, *parts: str) -> None:
-    """The command ended with 1 and one line, which has these parts and no secret."""
+    """Check exit code 1 and a single line with these parts and no secret."""
     assert result.code == 1, result
     assert len(result.err.splitlines()) == 1, result.err
     assert result.out == ""
@@ -55,7 +57,7 @@ def assert_one_line(result: CommandResult, *parts: str) -> None:
 
 
 def at(url: str, *, user: str = "", name: str = "", port: int = 0, more: str = "") -> str:
-    """Another user, database or port of the same server."""
+    """Return the URL with another user, database or port."""
     parts = urlsplit(url)
     host = f"{parts.hostname}:{port or parts.port or 5432}"
     login = f"{user}@" if user else f"{parts.netloc.rpartition('@')[0]}@"
@@ -64,7 +66,7 @@ def at(url: str, *, user: str = "", name: str = "", port: int = 0, more: str = "
 
 @asynccontextmanager
 async def a_role(admin_url: str) -> AsyncIterator[str]:
-    """A user with a password who has no rights beyond connecting; `name:password`."""
+    """Create a user who may only connect; return `name:password`."""
     name = f"aigen_role_{uuid4().hex[:12]}"
     connection = await asyncpg.connect(admin_url)
     try:
@@ -298,7 +300,7 @@ async def test_start_writes_one_line_with_the_parts_in_force(
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate with its key, in one file."""
+    """Create a self-signed certificate with its key, in one file."""
     return _self_signed(tmp_path)
 
 
@@ -322,7 +324,7 @@ def _other_roots() -> str:
 
 @asynccontextmanager
 async def _plain_postgres() -> AsyncIterator[int]:
-    """A server that answers the question for TLS with no."""
+    """Serve a PostgreSQL that refuses TLS."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(8)
@@ -338,7 +340,7 @@ async def _plain_postgres() -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def _tls_postgres(certificate: Path) -> AsyncIterator[int]:
-    """A server that agrees to TLS and shows this certificate."""
+    """Serve a PostgreSQL that accepts TLS with this certificate."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 

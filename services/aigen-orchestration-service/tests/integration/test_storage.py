@@ -1,6 +1,4 @@
-"""The database holds the last line: what the code should never try, it refuses; and the schema's
-history is whole.
-"""
+"""The database's own constraints and triggers, and the history of the schema."""
 
 import asyncio
 import os
@@ -22,7 +20,7 @@ from tests.support.services import on_server
 
 
 async def migrate_in_a_process(url: str) -> None:
-    """`aigen migrate`, as a second process runs it."""
+    """Run `aigen migrate` in a second process."""
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -34,7 +32,7 @@ async def migrate_in_a_process(url: str) -> None:
     assert await running.wait() == 0
 
 
-async def test_a_terminal_state_never_changes_whoever_tries(test_app: ServiceUnderTest) -> None:
+async def test_database_refuses_changes_of_a_terminal_state(test_app: ServiceUnderTest) -> None:
     request = await test_app.submitted()
     await test_app.cancel(request)
     for state in State:
@@ -44,7 +42,7 @@ async def test_a_terminal_state_never_changes_whoever_tries(test_app: ServiceUnd
             )
 
 
-async def test_a_hold_is_resolved_once_whoever_tries(test_app: ServiceUnderTest) -> None:
+async def test_database_refuses_resolving_a_hold_twice(test_app: ServiceUnderTest) -> None:
     await test_app.grant("user", 100, "payg")
     request = await test_app.with_samples()
     key = request.holds[0].key
@@ -55,7 +53,7 @@ async def test_a_hold_is_resolved_once_whoever_tries(test_app: ServiceUnderTest)
             )
 
 
-async def test_the_ledger_is_append_only_and_never_below_its_floor(
+async def test_database_ledger_is_append_only_and_never_negative(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.grant("user", 100, "payg")
@@ -66,7 +64,7 @@ async def test_the_ledger_is_append_only_and_never_below_its_floor(
         await test_app.database.execute("UPDATE credit_accounts SET balance = -1")
 
 
-async def test_the_constraints_know_the_states_of_the_table(test_app: ServiceUnderTest) -> None:
+async def test_database_constraints_match_the_states(test_app: ServiceUnderTest) -> None:
     definitions = {
         row["conname"]: set(re.findall(r"'([A-Z_]+)'", row["definition"]))
         for row in await test_app.database.fetch(
@@ -89,7 +87,7 @@ async def test_the_constraints_know_the_states_of_the_table(test_app: ServiceUnd
     assert set(re.findall(r"'([A-Z_]+)'", index)) == {state.value for state in WITH_JOB}
 
 
-async def test_every_earlier_revision_migrates(admin_url: str) -> None:
+async def test_migrate_from_every_earlier_revision_succeeds(admin_url: str) -> None:
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
     from creativeflow.services.aigeneration.storage import migrations  # noqa: PLC0415
@@ -114,7 +112,7 @@ async def test_every_earlier_revision_migrates(admin_url: str) -> None:
             await connection.close()
 
 
-async def test_migrating_while_serving_disturbs_nobody(
+async def test_migrate_while_serving_delays_no_call(
     test_app: ServiceUnderTest, database_url: str
 ) -> None:
     async def serve() -> None:
@@ -125,7 +123,7 @@ async def test_migrating_while_serving_disturbs_nobody(
     assert len(await test_app.service.queries.page(Filters(), 100)) == 20
 
 
-async def test_a_batch_that_fails_falls_apart_and_harms_only_the_bad_item() -> None:
+async def test_group_commit_failed_batch_fails_only_the_invalid_item() -> None:
     batches = []
 
     async def write(items: list[int]) -> list[int]:
@@ -144,7 +142,7 @@ async def test_a_batch_that_fails_falls_apart_and_harms_only_the_bad_item() -> N
     assert max(len(batch) for batch in batches) > 1
 
 
-async def test_a_batch_whose_outcome_is_unknown_is_not_written_twice() -> None:
+async def test_group_commit_batch_with_unknown_outcome_is_not_repeated() -> None:
     batches = []
 
     async def write(items: list[int]) -> list[int]:
@@ -157,7 +155,7 @@ async def test_a_batch_whose_outcome_is_unknown_is_not_written_twice() -> None:
     assert sorted(item for batch in batches for item in batch) == list(range(20))
 
 
-async def test_no_batch_holds_two_items_of_one_key_and_none_is_forgotten() -> None:
+async def test_group_commit_batch_has_one_item_per_key_and_loses_none() -> None:
     async def write(items: list[tuple[int, int]]) -> list[tuple[int, int]]:
         assert len({key for key, _ in items}) == len(items)
         await asyncio.sleep(0)
@@ -172,14 +170,14 @@ async def test_no_batch_holds_two_items_of_one_key_and_none_is_forgotten() -> No
         )
 
 
-async def test_a_database_that_is_away_is_one_clear_error() -> None:
+async def test_database_unavailable_is_one_error() -> None:
     database = Database("postgresql://postgres@127.0.0.1:1/none", pool_size=2)
     with pytest.raises(StorageUnavailableError):
         await database.fetchval("SELECT 1")
     await database.close()
 
 
-async def test_the_list_pages_through_everything_once(test_app: ServiceUnderTest) -> None:
+async def test_list_pages_return_every_request_once(test_app: ServiceUnderTest) -> None:
     made = [await test_app.submitted(f"user{n % 3}") for n in range(10)]
     seen = []
     before = None
@@ -191,7 +189,7 @@ async def test_the_list_pages_through_everything_once(test_app: ServiceUnderTest
     assert len(mine) == 3
 
 
-async def test_a_statement_that_a_deadlock_ends_is_done_again(
+async def test_database_statement_ended_by_a_deadlock_is_repeated(
     test_app: ServiceUnderTest, database_url: str
 ) -> None:
     for user in ("a", "b"):
@@ -212,7 +210,7 @@ async def test_a_statement_that_a_deadlock_ends_is_done_again(
                        IN ('a', 'b')
                    RETURNING c.user_id""")
         )
-        await asyncio.sleep(0.2)  # it has locked b, and waits for a
+        await asyncio.sleep(0.2)  # it has locked b and waits for a
         await theirs.execute(change, "b")
         await transaction.commit()
         assert sorted(row["user_id"] for row in await asyncio.wait_for(both, 10)) == ["a", "b"]

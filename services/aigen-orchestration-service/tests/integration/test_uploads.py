@@ -1,5 +1,5 @@
-"""Uploads of workers and users: bounded in memory, time, number and bytes, and never held up by a
-decoder.
+"""Uploads of workers and users: limited in memory, time, number and bytes; decoding never blocks
+the event loop.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ def store(tmp_path: Path, decoder: PictureDecoder) -> AssetStore:
 
 
 def stored(store_path: Path) -> list[str]:
-    """The files of a store, without what lies beside them."""
+    """Return the stored pictures, without the files beside them."""
     return sorted(
         path.name
         for path in store_path.iterdir()
@@ -55,13 +55,13 @@ def stored(store_path: Path) -> list[str]:
 
 
 def peak_megabytes(process_id: int) -> int:
-    """The most memory that a process ever had."""
+    """Return the peak memory of a process."""
     status = Path(f"/proc/{process_id}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def environment(process_id: int) -> bytes:
-    """The environment of a process."""
+    """Return the environment of a process."""
     return Path(f"/proc/{process_id}/environ").read_bytes()
 
 
@@ -112,7 +112,7 @@ async def test_save_of_a_large_picture_holds_the_event_loop_for_10_ms_at_most(
     while not saving.done():
         began = (
             time.thread_time()
-        )  # what this thread itself did; other processes may have the core meanwhile
+        )  # CPU time of this thread; other processes may use the core meanwhile
         await asyncio.sleep(0)
         holds.append(time.thread_time() - began)
     await saving
@@ -129,7 +129,7 @@ async def test_decoder_that_ends_is_replaced(store: AssetStore, decoder: Picture
 
 async def test_decoder_that_hangs_is_ended_and_the_picture_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "never.part"
-    os.mkfifo(pipe)  # reading it lasts for ever
+    os.mkfifo(pipe)  # reading blocks for ever
     decoder = PictureDecoder(timeout_seconds=1.0)
     with pytest.raises(PictureRefusedError) as refused:
         await decoder.inspect(pipe)
@@ -180,7 +180,7 @@ async def test_decoder_environment_has_no_secret(
 @pytest.mark.parametrize(
     "data", [b"", b"text", picture(64, 64)[:100], plain(64, 64, "GIF"), plain(4097, 64)]
 )
-async def test_save_of_what_is_no_picture_leaves_nothing(
+async def test_save_not_a_picture_leaves_no_file(
     store: AssetStore, tmp_path: Path, data: bytes
 ) -> None:
     with pytest.raises(errors.InvalidRequestError):
@@ -188,7 +188,7 @@ async def test_save_of_what_is_no_picture_leaves_nothing(
     assert stored(tmp_path / "assets") == []
 
 
-async def test_upload_that_breaks_off_leaves_nothing(store: AssetStore, tmp_path: Path) -> None:
+async def test_save_interrupted_upload_leaves_no_file(store: AssetStore, tmp_path: Path) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield picture(64, 64)[:100]
         raise ConnectionError
@@ -198,8 +198,8 @@ async def test_upload_that_breaks_off_leaves_nothing(store: AssetStore, tmp_path
     assert stored(tmp_path / "assets") == []
 
 
-async def test_facts_without_their_file_are_found_again(store: AssetStore, tmp_path: Path) -> None:
-    """Pictures that were kept before facts were, and ones that were copied without them."""
+async def test_facts_missing_are_determined_again(store: AssetStore, tmp_path: Path) -> None:
+    """Pictures stored before facts existed, or copied without them."""
     kept = await store.save(picture(64, 48))
     name = kept["url"].rpartition("/")[2]
     (beside,) = (tmp_path / "assets").glob("*.json")
@@ -208,9 +208,7 @@ async def test_facts_without_their_file_are_found_again(store: AssetStore, tmp_p
     assert json.loads(beside.read_text())["width"] == 64
 
 
-async def test_tidy_removes_what_a_crash_left_and_nothing_else(
-    store: AssetStore, tmp_path: Path
-) -> None:
+async def test_tidy_removes_only_interrupted_uploads(store: AssetStore, tmp_path: Path) -> None:
     kept = await store.save(picture(64, 64))
     old, new = tmp_path / "assets" / "old.part", tmp_path / "assets" / "new.part"
     for path in (old, new):
@@ -257,7 +255,7 @@ async def test_save_beyond_the_bytes_of_a_user_is_refused_and_leaves_nothing(
     assert stored(tmp_path / "assets") == before
 
 
-async def test_pictures_that_are_gone_and_old_ones_count_no_more(tmp_path: Path) -> None:
+async def test_quota_deleted_and_old_pictures_do_not_count(tmp_path: Path) -> None:
     there = {"a", "b", "c"}
     at = 1_000_000.0
     log = UploadLog(tmp_path / "uploads", stored=there.__contains__, now=lambda: at)

@@ -1,4 +1,4 @@
-"""Silence is told once when it begins and once when it is over, and shows in the figures
+"""Stalls are logged once when they begin and once when they end, and appear in the metrics
 meanwhile.
 """
 
@@ -14,13 +14,13 @@ from tests.support.app import ServiceUnderTest
 
 
 def figure(lane: Stage, kind: StallKind) -> float | None:
-    """What Prometheus would read."""
+    """Return the value of a metric."""
     return REGISTRY.get_sample_value(
         "ai_generation_stalled_jobs", {"lane": lane.value, "kind": kind.value}
     )
 
 
-async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(
+async def test_watchdog_lane_without_consumers_is_logged_once_and_its_recovery(
     test_app: ServiceUnderTest,
 ) -> None:
     depth: tuple[int, int] | None = (1, 0)
@@ -59,7 +59,7 @@ async def test_a_lane_without_consumers_is_told_once_and_its_recovery_too(
     assert figure(Stage.SAMPLES, StallKind.NEVER_STARTED) == 0
 
 
-async def test_a_job_that_was_begun_and_a_final_are_told_apart(test_app: ServiceUnderTest) -> None:
+async def test_watchdog_distinguishes_started_jobs_and_lanes(test_app: ServiceUnderTest) -> None:
     request = await test_app.with_samples()
     await test_app.submitted("other")
     working = await test_app.next_job()

@@ -1,5 +1,5 @@
-"""Webhook events reach their endpoints: signed, in order, at least once, each endpoint at its own
-pace, on real sockets.
+"""Webhook deliveries on real sockets: signed, in order, at least once, independently per
+endpoint.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ OTHER = EndpointScope(name="other", sees_all=False)
 async def test_app(
     make_test_app: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> AsyncIterator[ServiceUnderTest]:
-    """The service, which may call loopback; the invariants are asked while the receiver still
+    """The service, allowed to call loopback; the invariants are checked while the receiver still
     listens.
     """
     made = make_test_app(webhook_allowed_networks=LOOPBACK)
@@ -49,7 +49,7 @@ async def test_app(
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver."""
+    """A webhook receiver."""
     async with Receiver() as made:
         yield made
 
@@ -60,21 +60,21 @@ async def registered(
     who: EndpointScope = TEST,
     secret: str | None = None,
 ) -> WebhookEndpoint:
-    """An endpoint at a receiver."""
+    """Register an endpoint at a receiver."""
     return await test_app.service.webhook_endpoints.register(who, receiver.url, secret, None)
 
 
 async def log_of(
     test_app: ServiceUnderTest, endpoint: WebhookEndpoint, who: EndpointScope = TEST
 ) -> list[dict[str, Any]]:
-    """The delivery log, the newest first."""
+    """Return the delivery log, newest first."""
     return await test_app.service.webhook_endpoints.deliveries(
         who, endpoint.id, state=None, most=100
     )
 
 
 async def owed(test_app: ServiceUnderTest) -> list[str]:
-    """The topics of the outbox."""
+    """Return the topics of the outbox."""
     return [
         row["topic"]
         for row in await test_app.database.fetch("SELECT topic FROM outbox ORDER BY id")
@@ -82,11 +82,11 @@ async def owed(test_app: ServiceUnderTest) -> list[str]:
 
 
 async def seen(test_app: ServiceUnderTest, endpoint: WebhookEndpoint) -> WebhookEndpoint:
-    """The endpoint as it is now."""
+    """Return the current endpoint."""
     return await test_app.service.webhook_endpoints.one(TEST, endpoint.id)
 
 
-async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_was(
+async def test_webhook_every_event_is_signed_and_carries_the_resource(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -115,7 +115,7 @@ async def test_every_event_of_a_request_comes_signed_and_says_what_the_resource_
     ] == [("delivered", 1, 204)] * 2
 
 
-async def test_the_example_of_the_documents_verifies_a_real_delivery(
+async def test_webhook_documented_verification_accepts_a_real_delivery(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -140,9 +140,7 @@ async def test_the_example_of_the_documents_verifies_a_real_delivery(
             said["verified"](secret, headers, body)
 
 
-async def test_every_end_of_a_request_is_told(
-    test_app: ServiceUnderTest, receiver: Receiver
-) -> None:
+async def test_webhook_every_end_is_sent(test_app: ServiceUnderTest, receiver: Receiver) -> None:
     await registered(test_app, receiver)
     await test_app.cancel(await test_app.submitted())
     await test_app.submitted()
@@ -162,7 +160,7 @@ async def test_every_end_of_a_request_is_told(
     ]
 
 
-async def test_without_a_endpoint_of_the_caller_nothing_is_owed_or_kept(
+async def test_webhook_without_endpoint_writes_nothing(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     theirs = await registered(test_app, receiver, OTHER)
@@ -178,14 +176,14 @@ async def test_without_a_endpoint_of_the_caller_nothing_is_owed_or_kept(
     assert await log_of(test_app, theirs, OTHER) == []
 
 
-async def test_with_no_endpoints_allowed_nothing_is_prepared(
+async def test_webhook_turned_off_writes_nothing(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app(webhook_endpoints_max=0)
     assert not test_app.service.policy.webhooks
 
 
-async def test_events_of_one_request_keep_their_order_though_the_first_one_fails(
+async def test_webhook_events_of_a_request_keep_their_order_after_a_failure(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     await registered(test_app, receiver)
@@ -200,7 +198,7 @@ async def test_events_of_one_request_keep_their_order_though_the_first_one_fails
     assert len({call.event_id for call in receiver.calls[:3]}) == 1
 
 
-async def test_a_failed_try_is_repeated_on_schedule_and_parked_at_its_end(
+async def test_webhook_failed_attempts_follow_the_schedule_then_park(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -238,7 +236,7 @@ async def test_a_failed_try_is_repeated_on_schedule_and_parked_at_its_end(
 
 
 async def next_due(test_app: ServiceUnderTest) -> datetime:
-    """When the next webhook is due."""
+    """Return the time of the next webhook attempt."""
     due = await test_app.database.fetchval(
         "SELECT min(due_at) FROM outbox WHERE topic LIKE 'webhook:%' AND parked_reason IS NULL"
     )
@@ -246,7 +244,7 @@ async def next_due(test_app: ServiceUnderTest) -> datetime:
     return due
 
 
-async def test_what_an_operator_drops_is_given_up_in_the_log_too(
+async def test_webhook_dropped_message_is_failed_in_the_log(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -262,7 +260,7 @@ async def test_what_an_operator_drops_is_given_up_in_the_log_too(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_receiver_that_asks_for_time_gets_it(
+async def test_webhook_retry_after_delays_the_next_attempt(
     test_app: ServiceUnderTest, receiver: Receiver, status: int
 ) -> None:
     await registered(test_app, receiver)
@@ -273,7 +271,7 @@ async def test_a_receiver_that_asks_for_time_gets_it(
     assert timedelta(seconds=598) < wait < timedelta(seconds=602)
 
 
-async def test_a_endpoint_that_is_gone_is_disabled_and_nothing_more_is_owed_to_it(
+async def test_webhook_endpoint_gone_is_disabled_and_its_deliveries_dropped(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -295,7 +293,7 @@ async def test_a_endpoint_that_is_gone_is_disabled_and_nothing_more_is_owed_to_i
     assert len(receiver.calls) == 1
 
 
-async def test_a_endpoint_that_failed_for_five_days_is_disabled_and_can_be_enabled_again(
+async def test_webhook_endpoint_failing_for_five_days_is_disabled(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -325,7 +323,7 @@ async def test_a_endpoint_that_failed_for_five_days_is_disabled_and_can_be_enabl
     assert {row["state"] for row in await log_of(test_app, endpoint)} == {"delivered"}
 
 
-async def test_a_endpoint_that_does_not_answer_delays_nobody_else(
+async def test_webhook_unresponsive_endpoint_delays_no_other(
     make_test_app: Callable[..., ServiceUnderTest],
 ) -> None:
     test_app = make_test_app(webhook_allowed_networks=LOOPBACK, webhook_timeout=30)
@@ -353,13 +351,13 @@ async def test_a_endpoint_that_does_not_answer_delays_nobody_else(
 
 
 async def until(test_app: ServiceUnderTest, reached: Callable[[], bool]) -> None:
-    """Let the sender take what there is room for until something is reached."""
+    """Run the sender until a condition holds."""
     while not reached():
         await test_app.service.webhook_sender.step()
         await asyncio.sleep(0.01)
 
 
-async def test_a_endpoint_at_which_the_last_try_failed_is_given_one_at_a_time(
+async def test_webhook_failing_endpoint_gets_one_event_at_a_time(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     await registered(test_app, receiver)
@@ -375,7 +373,7 @@ async def test_a_endpoint_at_which_the_last_try_failed_is_given_one_at_a_time(
     assert await test_app.send_webhooks() == 2
 
 
-async def test_a_sender_that_dies_before_it_settles_leaves_the_event_to_the_next_under_the_same_id(
+async def test_webhook_sender_dying_leaves_the_event_to_the_next(
     make_test_app: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> None:
     async def silent(_writer: asyncio.StreamWriter) -> None:
@@ -400,7 +398,7 @@ async def test_a_sender_that_dies_before_it_settles_leaves_the_event_to_the_next
     await next_one.check()
 
 
-async def test_what_was_sent_while_the_database_went_away_is_sent_again(
+async def test_webhook_outcome_not_stored_is_sent_again(
     test_app: ServiceUnderTest, receiver: Receiver, database_url: str
 ) -> None:
     async def and_the_database_goes(writer: asyncio.StreamWriter) -> None:
@@ -422,7 +420,7 @@ async def test_what_was_sent_while_the_database_went_away_is_sent_again(
     assert (first.event_id, first.body) == (second.event_id, second.body)
 
 
-async def test_a_fault_of_ours_is_logged_and_the_event_is_sent_again(
+async def test_webhook_internal_error_is_logged_and_retried(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -441,7 +439,7 @@ async def test_a_fault_of_ours_is_logged_and_the_event_is_sent_again(
     )
 
 
-async def test_senders_in_any_number_send_each_event_once(
+async def test_webhook_several_senders_send_each_event_once(
     make_test_app: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> None:
     test_apps = [make_test_app(webhook_allowed_networks=LOOPBACK) for _ in range(3)]
@@ -454,7 +452,7 @@ async def test_senders_in_any_number_send_each_event_once(
     await test_apps[0].check()
 
 
-async def test_an_event_can_be_sent_again_whatever_became_of_it(
+async def test_webhook_redeliver_works_in_every_status(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -476,7 +474,7 @@ async def test_an_event_can_be_sent_again_whatever_became_of_it(
         await test_app.service.webhook_endpoints.redeliver(OTHER, endpoint.id, row["event_id"])
 
 
-async def test_after_a_rotation_both_secrets_sign_for_a_day(
+async def test_webhook_rotated_secret_signs_beside_the_old_for_a_day(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -500,14 +498,14 @@ async def test_after_a_rotation_both_secrets_sign_for_a_day(
 
 
 def signature_of(call: Call, secret: str) -> str:
-    """What the independent package signs, whatever time it is."""
+    """Return the signature that the independent package computes, regardless of the time."""
     from standardwebhooks import Webhook  # noqa: PLC0415
 
     moment = datetime.fromtimestamp(int(call.headers["webhook-timestamp"])).astimezone()
     return str(Webhook(secret).sign(call.event_id, moment, call.body.decode()))
 
 
-async def test_a_deleted_endpoint_gets_nothing_more_and_its_log_goes_with_age(
+async def test_webhook_deleted_endpoint_receives_nothing_and_its_log_expires(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -527,7 +525,7 @@ async def test_a_deleted_endpoint_gets_nothing_more_and_its_log_goes_with_age(
     assert await test_app.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
 
 
-async def test_the_log_keeps_what_is_open_and_forgets_what_ended_long_ago(
+async def test_webhook_log_keeps_open_and_deletes_old_deliveries(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -539,7 +537,7 @@ async def test_the_log_keeps_what_is_open_and_forgets_what_ended_long_ago(
     assert [row["state"] for row in await log_of(test_app, endpoint)] == ["pending"]
 
 
-async def test_what_was_owed_in_the_moment_of_a_disable_is_tidied_up(
+async def test_webhook_deliveries_written_during_a_disable_are_removed(
     test_app: ServiceUnderTest, receiver: Receiver
 ) -> None:
     endpoint = await registered(test_app, receiver)
@@ -552,7 +550,7 @@ async def test_what_was_owed_in_the_moment_of_a_disable_is_tidied_up(
     assert [row["last_error"] for row in await log_of(test_app, endpoint)] == ["endpoint_disabled"]
 
 
-async def test_a_running_service_sends_within_moments(
+async def test_webhook_running_service_sends_promptly(
     make_test_app: Callable[..., ServiceUnderTest], receiver: Receiver
 ) -> None:
     test_app = make_test_app(
@@ -582,6 +580,6 @@ async def test_a_running_service_sends_within_moments(
 
 
 async def reached(condition: Callable[[], bool]) -> None:
-    """Wait for it."""
+    """Wait for a condition."""
     while not condition():
         await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What workers report: good, partial, doubled, late, wrong, for another job, with the wrong key."""
+"""Worker reports: valid, partial, repeated, late, invalid, for another job, with a wrong token."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ async def report(
     return await test_app.service.worker_reports.receive(kind, body_of(job, **more), token=token)
 
 
-async def test_a_whole_lifecycle_by_reports(test_app: ServiceUnderTest) -> None:
+async def test_reports_complete_lifecycle_ends_completed(test_app: ServiceUnderTest) -> None:
     await test_app.submitted()
     job = await test_app.next_job()
     await report(test_app, ReportKind.STARTED, job)
@@ -64,7 +64,7 @@ async def test_a_whole_lifecycle_by_reports(test_app: ServiceUnderTest) -> None:
     assert test_app.notifier.types() == ["samples_ready", "final_asset_ready"]
 
 
-async def test_the_same_result_twice_changes_nothing(test_app: ServiceUnderTest) -> None:
+async def test_report_result_repeated_changes_nothing(test_app: ServiceUnderTest) -> None:
     await test_app.submitted()
     job = await test_app.next_job()
     first, second = await asyncio.gather(
@@ -79,7 +79,7 @@ async def test_the_same_result_twice_changes_nothing(test_app: ServiceUnderTest)
     ).version == done.version
 
 
-async def test_started_and_progress_after_the_result_tell_the_worker_to_stop(
+async def test_report_started_and_progress_after_the_result_are_stale(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.submitted()
@@ -90,7 +90,7 @@ async def test_started_and_progress_after_the_result_tell_the_worker_to_stop(
             await report(test_app, kind, job)
 
 
-async def test_the_good_samples_are_delivered_and_the_failed_ones_reported(
+async def test_report_partial_samples_are_delivered_with_failures(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.submitted()
@@ -105,7 +105,7 @@ async def test_the_good_samples_are_delivered_and_the_failed_ones_reported(
     assert "secret" not in str(shown.sample_failures)
 
 
-async def test_samples_of_the_wrong_size_count_as_failed_and_none_good_is_another_attempt(
+async def test_report_samples_of_wrong_size_fail_and_none_valid_retries(
     test_app: ServiceUnderTest,
 ) -> None:
     await test_app.submitted()
@@ -122,7 +122,7 @@ async def test_samples_of_the_wrong_size_count_as_failed_and_none_good_is_anothe
 
 
 @pytest.mark.parametrize("change", [{"resolution": "1080x1081"}, {"format": "webp"}])
-async def test_a_final_that_does_not_fit_is_a_failed_attempt(
+async def test_report_final_of_wrong_size_fails_the_attempt(
     test_app: ServiceUnderTest, change: dict[str, str]
 ) -> None:
     await test_app.select(await test_app.with_samples())
@@ -133,7 +133,7 @@ async def test_a_final_that_does_not_fit_is_a_failed_attempt(
     assert (await test_app.deliver(await test_app.next_job())).state is State.COMPLETED
 
 
-async def test_a_result_of_an_earlier_attempt_is_kept_as_evidence_and_not_applied(
+async def test_report_of_an_earlier_attempt_is_recorded_and_not_applied(
     test_app: ServiceUnderTest,
 ) -> None:
     request = await test_app.submitted()
@@ -148,7 +148,7 @@ async def test_a_result_of_an_earlier_attempt_is_kept_as_evidence_and_not_applie
     await test_app.deliver(second)
 
 
-async def test_a_worker_faster_than_the_confirm_is_believed(test_app: ServiceUnderTest) -> None:
+async def test_report_before_the_broker_confirm_is_accepted(test_app: ServiceUnderTest) -> None:
     request = await test_app.submitted()
     leased = (await test_app.jobs.lease(request.stage, window=10, most=10)).jobs
     shown = await test_app.deliver(leased[0])
@@ -159,7 +159,7 @@ async def test_a_worker_faster_than_the_confirm_is_believed(test_app: ServiceUnd
     assert (await test_app.look(request)).state is State.AWAITING_SELECTION
 
 
-async def test_results_of_the_wrong_kind_are_refused_in_words(test_app: ServiceUnderTest) -> None:
+async def test_report_of_the_wrong_stage_is_refused(test_app: ServiceUnderTest) -> None:
     await test_app.submitted()
     job = await test_app.next_job()
     with pytest.raises(errors.InvalidRequestError) as refused:
@@ -167,7 +167,7 @@ async def test_results_of_the_wrong_kind_are_refused_in_words(test_app: ServiceU
     assert refused.value.errors[0]["code"] == "wrong_stage"
 
 
-async def test_only_the_jobs_own_token_opens_its_callbacks(test_app: ServiceUnderTest) -> None:
+async def test_report_with_any_other_token_is_refused(test_app: ServiceUnderTest) -> None:
     await test_app.submitted()
     job = await test_app.next_job()
     other = test_app.service.secrets.token(uuid7())
@@ -184,7 +184,7 @@ async def test_only_the_jobs_own_token_opens_its_callbacks(test_app: ServiceUnde
     )
 
 
-async def test_a_standard_webhooks_signature_opens_them_too(make_test_app) -> None:
+async def test_report_with_valid_signature_is_accepted(make_test_app) -> None:
     from pydantic import SecretStr  # noqa: PLC0415
 
     key = base64.b64encode(b"k" * 32).decode()
@@ -213,9 +213,7 @@ async def test_a_standard_webhooks_signature_opens_them_too(make_test_app) -> No
     await test_app.check()
 
 
-async def test_unknown_requests_and_unreadable_reports_are_refused(
-    test_app: ServiceUnderTest,
-) -> None:
+async def test_report_unknown_request_or_unreadable_is_refused(test_app: ServiceUnderTest) -> None:
     await test_app.submitted()
     job = await test_app.next_job()
     token = test_app.service.secrets.token(job.job_id)
@@ -239,7 +237,7 @@ async def test_unknown_requests_and_unreadable_reports_are_refused(
         )
 
 
-async def test_an_error_without_the_current_stage_is_tried_again_then_fails_with_friendly_words(
+async def test_report_error_is_retried_then_fails_with_a_message(
     test_app: ServiceUnderTest,
 ) -> None:
     request = await test_app.submitted()
@@ -262,7 +260,9 @@ async def test_an_error_without_the_current_stage_is_tried_again_then_fails_with
     assert "retry" in failed.failure["next_steps"]
 
 
-async def test_the_last_attempt_goes_to_the_fallback_model(test_app: ServiceUnderTest) -> None:
+async def test_report_error_last_attempt_uses_the_fallback_model(
+    test_app: ServiceUnderTest,
+) -> None:
     await test_app.submitted()
     used = []
     for _ in range(3):
@@ -273,7 +273,7 @@ async def test_the_last_attempt_goes_to_the_fallback_model(test_app: ServiceUnde
     assert used == ["standard", "standard", "fast"]
 
 
-async def test_a_retry_is_a_new_request_that_names_the_old_one(test_app: ServiceUnderTest) -> None:
+async def test_retry_creates_a_new_request_with_retry_of(test_app: ServiceUnderTest) -> None:
     from creativeflow.services.aigeneration.application.generations import Caller  # noqa: PLC0415
 
     request = await test_app.submitted()

@@ -586,10 +586,12 @@ def test_webhooks_are_as_described() -> None:
     text = page(DOCS / "webhooks.md")
     events = {f"generation.{event['event_type']}" for _, event in announced().values()}
     assert (
-        set(re.findall(r"^\| `(generation\.\w+)` \|", section(text, "What comes"), re.MULTILINE))
+        set(re.findall(r"^\| `(generation\.\w+)` \|", section(text, "Events"), re.MULTILINE))
         == events
     )
-    troubles = re.findall(r"^\| (`.+?) \|", section(text, "Look, and send again"), re.MULTILINE)
+    troubles = re.findall(
+        r"^\| (`.+?) \|", section(text, "Deliveries and redelivery"), re.MULTILINE
+    )
     assert set(re.findall(r"`(\w+)`", "".join(troubles))) == set(webhooks.DeliveryError) | {
         "last_error"
     }
@@ -602,7 +604,7 @@ def test_webhooks_are_as_described() -> None:
         wait.total_seconds() for wait in webhooks.SCHEDULE
     ]
     sent = webhook_headers(["whsec_" + "aa" * 16], "id", 1, b"{}")
-    shown = re.findall(r"^\| `(webhook-\w+)` \|", section(text, "What comes"), re.MULTILINE)
+    shown = re.findall(r"^\| `(webhook-\w+)` \|", section(text, "Events"), re.MULTILINE)
     assert set(shown) == {header for header in sent if header.startswith("webhook-")}
 
 

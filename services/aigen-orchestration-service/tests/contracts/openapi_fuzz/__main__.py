@@ -1,9 +1,8 @@
-"""`make fuzz`: schemathesis leads calls made up from our own description against a running service,
-with all checks.
+"""`make fuzz`: run schemathesis with the API description against a running service, with all
+checks.
 
-Left out: that whatever fits the schema is accepted (credits, plans and sizes are rules beyond it),
-and that a path without a method refuses it with 405 (`/quote` stands where an id may stand, so GET
-asks for a request of that name).
+Excluded: that every valid body is accepted (credits, plans and sizes are further rules), and that a
+path without a method returns 405 (`/quote` also matches an id).
 """
 
 import argparse
@@ -22,7 +21,7 @@ LEFT_OUT = "positive_data_acceptance,unsupported_method"
 
 
 async def fuzz(program: str, arguments: list[str]) -> int:
-    """A service of its own on a database of its own; what the tool ended with."""
+    """Run the tool against a service on a new database; return its exit code."""
     admin = await asyncio.to_thread(database_admin_url)
     port = free_port()
     async with a_database(admin, "aigen_fuzz") as url:
@@ -50,7 +49,7 @@ async def fuzz(program: str, arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """The command line: where schemathesis is, and what else it is told."""
+    """Run the command line: the path of schemathesis, and its options."""
     parser = argparse.ArgumentParser(prog="make fuzz ARGS=", description=__doc__)
     parser.add_argument("program", help="the schemathesis program")
     told, more = parser.parse_known_args()

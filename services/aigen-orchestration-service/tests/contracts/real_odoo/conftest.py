@@ -1,4 +1,4 @@
-"""Whether there is a real Odoo to test against, and a word where there is none."""
+"""Select the tests on a real Odoo if one is configured, and report if not."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ collect_ignore: Sequence[str] = ["test_real_odoo.py"] if MISSING else []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out, and how to have it."""
+    """Report which tests were not run, and how to run them."""
     if MISSING:
         terminalreporter.write_line(
             f"tests/odoo not run: set {', '.join(MISSING)} (docs/odoo.md says how)"

@@ -1,5 +1,5 @@
-"""The suite of the Credits port on a real Odoo with the addon; ODOO_LOGIN is a CreativeFlow manager
-there.
+"""The suite of the Credits port on a real Odoo with the addon; ODOO_LOGIN must be a CreativeFlow
+manager.
 """
 
 import asyncio
@@ -25,9 +25,7 @@ URL, DATABASE, LOGIN, KEY = (
 
 
 class Manager:
-    """Whoever keeps the accounts in Odoo, over JSON-RPC, which every version has; signs in once for
-    all tests.
-    """
+    """Manages accounts in Odoo over JSON-RPC; signs in once for all tests."""
 
     _uid: int | None = None
 
@@ -35,7 +33,7 @@ class Manager:
         self._client = client
 
     async def give(self, user_id: str, amount: int, plan: str) -> None:
-        """Open an account with that many hundredths."""
+        """Create an account with this many hundredths."""
         account = await self._do(
             "creativeflow.credit.account", "create", {"user_ref": user_id, "plan": plan}
         )
@@ -52,7 +50,7 @@ class Manager:
         )
 
     async def balance(self, user_id: str) -> int:
-        """What is on the account, having made sure that its statement adds up to it."""
+        """Return the balance of an account, after checking that its statement adds up."""
         fields = ["balance", "movement_ids"]
         (account,) = await self._do(
             "creativeflow.credit.account", "search_read", [("user_ref", "=", user_id)], fields
@@ -95,9 +93,7 @@ def adapter(client: httpx.AsyncClient, api: Any, *, deadline_seconds: float = 30
 
 @pytest.fixture(params=["auto", "jsonrpc"])
 async def bank(request: pytest.FixtureRequest) -> AsyncIterator[Bank]:
-    """The newest way this Odoo speaks, and the older one; what the test leaves held is given
-    back.
-    """
+    """The Odoo over its newest and its older protocol; releases what a test leaves held."""
     async with httpx.AsyncClient() as client:
         manager = Manager(client)
         made = Bank(adapter(client, request.param), manager.give, manager.balance)

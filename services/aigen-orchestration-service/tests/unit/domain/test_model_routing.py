@@ -212,7 +212,7 @@ def test_a_chain_of_fallbacks_is_gone_down_to_its_end(max_attempts: int, models:
         ),
         (
             Model(name="m", provider="p", title="M", fallbacks=("advanced",)),
-            "costs a surcharge nobody agreed to",
+            "costs a surcharge that the user has not accepted",
         ),
         (Model(name="quality", provider="p", title="M"), "that is a strategy"),
     ],

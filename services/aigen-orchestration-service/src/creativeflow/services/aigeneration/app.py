@@ -69,9 +69,9 @@ _SECURITY = {
 def create_app(
     settings: Settings | None = None, *, migrates: bool = True, service: Container | None = None
 ) -> FastAPI:
-    """The application; its lifespan starts and stops the roles of this process.
+    """Return the application; its lifespan starts and stops the roles of this process.
 
-    A `service` that is given is used as it is, and neither started nor stopped.
+    A `service` that is passed is used as is, neither started nor stopped.
     """
     settings = service.settings if service else settings or Settings()
 
@@ -123,7 +123,7 @@ def create_app(
 
 
 async def start_service(settings: Settings, *, migrates: bool = True) -> Container:
-    """The parts of one process, with the schema brought up to date first; started."""
+    """Migrate the schema if asked to, then build and start the container."""
     url = await asyncio.to_thread(database_url, settings)
     if migrates:
         await migrate(url)
@@ -133,9 +133,7 @@ async def start_service(settings: Settings, *, migrates: bool = True) -> Contain
 
 
 def _calm_the_collector() -> None:
-    """What was built at the start lives for ever: looking through it again and again stalls calls
-    for 100 ms.
-    """
+    """Freeze what was built at start, so that full collections do not stall calls for 100 ms."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
@@ -182,7 +180,9 @@ def _provide(app: FastAPI, service: Container) -> None:
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
-    """The API description, with the bodies that endpoints read as bytes and the ways to sign in."""
+    """Return the API description, with bodies that endpoints read as bytes and with the
+    authentication schemes.
+    """
     if app.openapi_schema is None:
         described = get_openapi(
             title=app.title,
@@ -207,15 +207,13 @@ def _describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _declare_refusals(described: dict[str, Any]) -> None:
-    """What any call may be refused for, as it is answered: the framework's own words for it are
-    never sent.
-    """
+    """Declare the problem responses of every call instead of the framework's."""
     for path, calls in described["paths"].items():
         for method, call in calls.items():
             answers: dict[str, Any] = call["responses"]
             if "422" in answers or path.startswith(
                 "/api/"
-            ):  # parameters nobody knows are refused everywhere
+            ):  # unknown parameters are rejected everywhere
                 answers["422"] = _refusal(422)
             unreadable = (400,) if method != "get" else ()
             refused = (*unreadable, 413, 415) if "requestBody" in call else unreadable

@@ -38,9 +38,7 @@ class CreditsRefusedError(Exception):
 
 
 class CreditsConflictError(Exception):
-    """The key was used before with another amount: an internal error that must never be resolved
-    by a guess.
-    """
+    """The key was used with another amount: an internal error that requires a decision."""
 
 
 class CreditsUnknownError(Exception):
@@ -50,18 +48,17 @@ class CreditsUnknownError(Exception):
 
 
 class CreditsUndecidableError(CreditsUnknownError):
-    """The outcome cannot be found out: the credit service has no way to look a key up. An
+    """The outcome cannot be determined, because the credit service cannot look a key up; an
     operator decides.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entitlements:
-    """The entitlements of a user (REQ-016); `balance` in 1/100 credit, None if the service does
-    not provide it.
+    """The entitlements of a user (REQ-016); `balance` in 1/100 credit, None if unknown.
 
-    `stale`: the credit service does not answer, and these are some minutes old. Good enough for
-    free work, never for work that costs credits.
+    `stale`: the credit service does not respond, and these are some minutes old; they suffice for
+    free work only.
     """
 
     plan: Plan
@@ -83,10 +80,10 @@ class Reservation:
     action: str
 
     def __post_init__(self) -> None:
-        """Check the amount and the action: a wrong one would be charged for nothing.
+        """Check the amount and the action, because a wrong one would not be charged.
 
         Raises:
-            ValueError: the amount is not positive or the action is not on the price list.
+            ValueError: the amount is not positive, or the action is not on the price list.
         """
         if self.amount <= 0 or self.action not in ACTIONS:
             raise ValueError(f"not a reservation: {self.amount} for {self.action}")
@@ -95,8 +92,7 @@ class Reservation:
 class Credits(Protocol):
     """A credit service. Every operation is idempotent on its key.
 
-    Any call may raise CreditsUnknownError, and CreditsUndecidableError where asking again will
-    never help.
+    Any call may raise CreditsUnknownError, or CreditsUndecidableError if a retry cannot help.
     """
 
     async def entitlements(self, user_id: str) -> Entitlements:
@@ -104,11 +100,11 @@ class Credits(Protocol):
         ...
 
     async def hold(self, asked: Reservation) -> None:
-        """Hold the amount.
+        """Place a hold.
 
         Raises:
-            CreditsRefusedError: it is not there; the key is free again.
-            CreditsConflictError: the key stands for another amount or user, or was released before.
+            CreditsRefusedError: the balance is too low; the key can be used again.
+            CreditsConflictError: the key has another amount or user, or was released before.
         """
         ...
 
@@ -116,13 +112,13 @@ class Credits(Protocol):
         """Capture the hold. Idempotent.
 
         Raises:
-            CreditsConflictError: it was released, or never held.
+            CreditsConflictError: it was released or never held.
         """
         ...
 
     async def release(self, held: Reservation) -> None:
-        """Release the hold, or close a key that never held anything: a hold that arrives later
-        is a conflict. Idempotent.
+        """Release the hold, or close a key without one, so that a late hold is a conflict.
+        Idempotent.
 
         Raises:
             CreditsConflictError: it was captured.
@@ -134,31 +130,29 @@ class Credits(Protocol):
         ...
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """Record an operator's decision on a key that cannot be looked up; ignored where it can
-        be.
-        """
+        """Record an operator's decision on a key; ignored by services that can look it up."""
         ...
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:
-        """Return holds older than `before` that were neither captured nor released, oldest
-        first; None where the credit service cannot list them.
+        """Return the holds older than `before` that are neither captured nor released, oldest
+        first; None if the credit service cannot list them.
         """
         ...
 
 
 class PromptCheckUnavailableError(Exception):
-    """The prompt check does not answer."""
+    """The prompt check does not respond."""
 
 
 class PromptCheck(Protocol):
     """Decides whether a prompt may be used."""
 
     async def check(self, texts: Sequence[str], locale: str | None) -> ModerationResult:
-        """Return the strictest result over all texts; `locale` such as `en-US` is the request's,
-        if it has one.
+        """Return the strictest result over all texts; `locale` such as `en-US` is the request's, if
+        known.
 
         Raises:
-            PromptCheckUnavailableError: it does not answer.
+            PromptCheckUnavailableError: the check does not respond.
         """
         ...
 
@@ -167,46 +161,45 @@ class PublicationOutcome(StrEnum):
     """The outcome of publishing a job."""
 
     ACCEPTED = "accepted"
-    """Stored durably by the engine's queue."""
+    """Stored durably in the queue of the engine."""
     REFUSED = "refused"
-    """Not accepted, and certainly not stored."""
+    """Refused, and certainly not stored."""
     UNKNOWN = "unknown"
-    """It may be stored: the same job must be published again, never a new one."""
+    """Unknown: the same job must be published again, never a new one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """The outcome for one job, with the reason where it was not accepted."""
+    """The outcome for one job, with the reason if it was not accepted."""
 
     outcome: PublicationOutcome
     reason: str = ""
 
 
 class Engine(Protocol):
-    """Makes the pictures."""
+    """Makes pictures."""
 
     @property
     def ready(self) -> bool:
-        """Return whether jobs should be published now; they wait in the fair queue meanwhile."""
+        """Return whether jobs can be published now; until then they wait in the fair queue."""
         ...
 
     async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
-        """Publish the current job of each request; returns one publication for each, in order.
+        """Publish the current job of each request; return one publication per request, in order.
 
-        Never raises for a broker that is away. The same job may be published again.
+        Does not raise if the broker is unavailable. The same job may be published again.
         """
         ...
 
 
 class NotifierRefusedError(Exception):
-    """The receiver refuses the notification for good: an operator decides."""
+    """The receiver refuses the notification permanently; an operator decides."""
 
 
 class NotifierUnavailableError(Exception):
-    """The receiver is unavailable: the same notification is sent again later.
+    """The receiver is unavailable; the notification is sent again later.
 
-    `retry_after` is set where an attempt costs nothing, such as on a connection that is known to be
-    down.
+    `retry_after` is set if an attempt costs nothing, such as on a connection known to be down.
     """
 
     def __init__(self, reason: str, retry_after: timedelta | None = None) -> None:
@@ -215,13 +208,13 @@ class NotifierUnavailableError(Exception):
 
 
 class Notifier(Protocol):
-    """Notifies users. At least once: receivers recognise repetitions by `event_id`."""
+    """Notifies users, at least once; receivers recognise repetitions by `event_id`."""
 
     async def send(self, notification: Mapping[str, Any]) -> None:
-        """Send one notification (see docs/notifications.md for its fields).
+        """Send one notification; docs/notifications.md lists its fields.
 
         Raises:
-            NotifierRefusedError: it will never be taken as it is.
-            NotifierUnavailableError: try again later.
+            NotifierRefusedError: it can never be accepted.
+            NotifierUnavailableError: it can be sent again later.
         """
         ...

@@ -82,7 +82,7 @@ _PORT_MAX = 65_535
 
 
 class ApiKey:
-    """An API key of a service or an operator; only its SHA-256 is kept."""
+    """An API key of a service or an operator; only its SHA-256 is stored."""
 
     __slots__ = ("_digest", "name", "role")
 
@@ -102,7 +102,7 @@ class ApiKey:
         return hmac.digest(secret, identity, hashlib.sha256).hex()[:32]
 
     def has_fingerprint(self, fingerprint: str, secret: bytes) -> bool:
-        """Return whether the fingerprint is this key's, compared in constant time."""
+        """Return whether the fingerprint belongs to this key, compared in constant time."""
         return hmac.compare_digest(self.fingerprint(secret), fingerprint)
 
     @classmethod
@@ -110,7 +110,7 @@ class ApiKey:
         """Parse `name:role:key` or `name:role:sha256$hex`.
 
         Raises:
-            ValueError: another shape, an unknown role, or a short key.
+            ValueError: the text is malformed, the role unknown, or the key too short.
         """
         name, _, rest = text.partition(":")
         role, _, key = rest.partition(":")
@@ -691,7 +691,9 @@ class Settings(BaseSettings):
 
     @property
     def open_to_all(self) -> bool:
-        """Whether every caller has all rights: neither API keys nor JWT settings are set."""
+        """Whether every caller has all rights, because neither API keys nor JWT settings
+        are set.
+        """
         return not (self.api_keys or self.jwt_secret or self.jwks_url)
 
     def callback_secrets(self) -> Sequence[str]:
@@ -731,7 +733,7 @@ class Settings(BaseSettings):
         )
 
     def webhook_rules(self) -> Rules:
-        """Return the rules for addresses that webhooks may call."""
+        """Return the rules for the URLs of webhooks."""
         return Rules(
             networks=[ip_network(network) for network in self.webhook_allowed_networks],
             ports=frozenset(int(port) for port in self.webhook_ports),
@@ -739,7 +741,7 @@ class Settings(BaseSettings):
         )
 
     def result_rules(self) -> Rules:
-        """Return the rules for addresses that pictures of workers are fetched from."""
+        """Return the rules for the URLs of workers' pictures."""
         return Rules(
             networks=[ip_network(network) for network in self.result_allowed_networks],
             ports=frozenset(int(port) for port in self.result_ports),
@@ -759,7 +761,7 @@ def odoo_address(url: SecretStr) -> tuple[str, str]:
     """Return base URL and database of `odoo+https://host[:port]/database`.
 
     Raises:
-        ValueError: another shape. Credentials in the URL are refused: they would be logged with it.
+        ValueError: the URL is malformed, or contains credentials, which would be logged.
     """
     address = url.get_secret_value().removeprefix("odoo+")
     match = re.fullmatch(r"(https?://[^/@?#\s]+)/([^/@?#\s]+)/?", address)
@@ -769,7 +771,7 @@ def odoo_address(url: SecretStr) -> tuple[str, str]:
 
 
 def scheme(url: SecretStr) -> str:
-    """Return the scheme of a URL in lower case, which chooses the adapter; empty without `://`."""
+    """Return the scheme of a URL in lower case, which selects the adapter; empty without `://`."""
     before, separator, _ = url.get_secret_value().partition("://")
     return before.lower() if separator else ""
 

@@ -24,7 +24,7 @@ _KINDS = ("png", "jpg", "webp")
 _NAME = re.compile(r"[0-9a-f]{32}\.(png|jpg|webp)")
 _LEFT_OVER_SECONDS = 86_400.0
 _LOGS_KEPT_SECONDS = 400 * 86_400.0
-"""Longer than the period of any quota."""
+"""Longer than the period of every quota."""
 
 REFERENCE_LIMITS = {
     "side_min": 64,
@@ -44,7 +44,7 @@ _REFERENCE_SENTENCES = {
 
 
 class AssetStore:
-    """A directory of pictures; ids cannot be guessed, so knowing one is the right to see it.
+    """A directory of pictures; ids are unguessable, so that knowing one grants access.
 
     The facts of a decoded picture are stored beside it, so that a report about it costs one small
     read.
@@ -105,7 +105,7 @@ class AssetStore:
         return name if name != url and _NAME.fullmatch(name) else None
 
     async def facts(self, name: str) -> PictureFacts:
-        """Return the facts of a stored picture; decode it if they are not known.
+        """Return the facts of a stored picture; decode it if they are unknown.
 
         Raises:
             FileNotFoundError: it does not exist.
@@ -154,7 +154,7 @@ class AssetStore:
             yield path
 
     def _keep(self, partial: Path, facts: PictureFacts, uploader: Uploader | None) -> Asset:
-        """Give a picture its name after it has been flushed to the disk."""
+        """Rename a picture to its final name after flushing it to the disk."""
         asset_id = uuid4().hex
         name = f"{asset_id}.{facts.format}"
         path = self._directory / name

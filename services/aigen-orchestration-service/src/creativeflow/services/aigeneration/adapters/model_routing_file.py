@@ -68,7 +68,7 @@ class RoutingFileError(Exception):
 
 
 class RoutingSource:
-    """The routing in force; every process reads the file itself, again when its mtime changes."""
+    """The current routing; every process reads the file itself, again when its mtime changes."""
 
     def __init__(self, path: Path | None) -> None:
         """Read the file.
@@ -81,11 +81,11 @@ class RoutingSource:
         self._routing = read_routing(path) if path else STANDARD
 
     def __call__(self) -> Routing:
-        """Return the routing in force."""
+        """Return the current routing."""
         return self._routing
 
     def reload(self) -> None:
-        """Load a changed file; log an invalid one and keep the rules in force."""
+        """Reload a changed file; log an invalid one and keep the current rules."""
         if self._path is None or (changed := _changed(self._path)) == self._seen:
             return
         self._seen = changed

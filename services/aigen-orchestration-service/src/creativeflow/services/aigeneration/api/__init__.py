@@ -1,1 +1,1 @@
-"""The HTTP interface: what callers, workers and operators can ask for."""
+"""The HTTP interface for callers, workers and operators."""

@@ -17,15 +17,13 @@ from creativeflow.services.aigeneration.settings import ApiKey
 USER_ID_MAX = 200
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ELSEWHERE = frozenset({"cross-site", "same-site"})
-"""Values of Sec-Fetch-Site that browsers send with calls from other sites' pages; other clients
-send none.
-"""
+"""Values of Sec-Fetch-Site in calls from pages of other sites; only browsers send the header."""
 _KEY_TYPES = {"RS256": "RSA", "ES256": "EC"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """An authenticated caller. `user_id` is the user they act for; None: a service that acts for
+    """An authenticated caller; `user_id` is the user they act for, None for a service that acts for
     all.
     """
 
@@ -35,8 +33,8 @@ class Principal:
 
     @property
     def owner(self) -> str:
-        """The owner of the rate limits and idempotency keys of a call; a user cannot take a
-        service's name.
+        """The owner of rate limits and idempotency keys; a user can never have the name of a
+        service.
         """
         return f"{'user' if self.end_user else 'key'}:{self.name}/{self.user_id or ''}"
 
@@ -69,7 +67,7 @@ class Principal:
 
 
 class Authenticator:
-    """Authenticates callers; open where nothing is configured, which only the embedded profile
+    """Authenticates callers; open if nothing is configured, which only the embedded profile
     allows.
     """
 
@@ -99,9 +97,9 @@ class Authenticator:
         """Authenticate the caller of a request.
 
         Raises:
-            AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError. CsrfError,
-            HostNotAllowedError: nothing is configured, and the page of another site makes the call,
-            by the browser's headers or by the host name.
+            AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError.
+            CsrfError, HostNotAllowedError: nothing is configured, and by the browser's headers or
+            the host name the call comes from the page of another site.
         """
         self.check_name(request)
         acting_for = _user_header(request)
@@ -118,8 +116,8 @@ class Authenticator:
         return self.holder(await self.claims(token.strip()), acting_for)
 
     def check_name(self, request: Request) -> None:
-        """Check the host name of a call to an open service, which trusts every caller: a foreign
-        page could have made its own name resolve to this machine.
+        """Check the host name of a call to an open service, because a page of another site can make
+        its own name resolve to this machine.
 
         Raises:
             HostNotAllowedError: the service is open, and the host is a public name that the
@@ -134,11 +132,11 @@ class Authenticator:
                 self._check_origin(origin, request.headers.get("host", ""))
 
     def _check_origin(self, origin: str, host: str) -> None:
-        """Refuse a page's unsafe call unless the page is this service's own, under a name that only
-        it can have.
+        """Refuse an unsafe call of a page unless the page is of this service, under a name that no
+        other site can have.
 
         Browsers send Origin with every unsafe call. `0.0.0.0`, mapped addresses and names without a
-        dot lead here as well, but a foreign page can have them.
+        dot lead to this service as well, but pages of other sites can have them.
         """
         try:
             parts = urlsplit(origin)
@@ -164,7 +162,7 @@ class Authenticator:
         return found[0]
 
     def key_with(self, fingerprint: str, secret: bytes) -> ApiKey | None:
-        """Return the configured key of this fingerprint; None once it has been removed."""
+        """Return the configured key with this fingerprint; None if it has been removed."""
         return next(
             (known for known in self._keys if known.has_fingerprint(fingerprint, secret)), None
         )
@@ -173,8 +171,8 @@ class Authenticator:
         """Return the principal of a token.
 
         Raises:
-            InvalidCredentialsError: the token has no subject. UserMismatchError: it is a user's,
-            and another user is named.
+            InvalidCredentialsError: the token has no subject.
+            UserMismatchError: the token is a user's, and the call names another user.
         """
         subject, roles = claims["sub"], claims.get("roles") or []
         if not isinstance(subject, str) or not is_user_id(subject):
@@ -186,12 +184,12 @@ class Authenticator:
         return Principal(name=subject, role="user", user_id=subject)
 
     async def claims(self, token: str) -> dict[str, Any]:
-        """Return the verified claims; the algorithm decides which key may verify, never the
-        other way round.
+        """Return the verified claims; the algorithm of the token determines which key may verify
+        it.
 
         Raises:
             InvalidCredentialsError, TokenExpiredError.
-            ServiceUnavailableError: the key set is away.
+            ServiceUnavailableError: the key set cannot be loaded.
         """
         try:
             algorithm = str(jwt.get_unverified_header(token).get("alg"))
@@ -212,16 +210,14 @@ class Authenticator:
         return claims
 
     async def _key(self, algorithm: str, token: str) -> Any:
-        """Return the key that may verify a token of this algorithm; a key of another kind never
-        does.
-        """
+        """Return the key that may verify a token of this algorithm, never one of another kind."""
         if algorithm == "HS256" and self._jwt_secret:
             return self._jwt_secret
         if algorithm not in _KEY_TYPES or not self._jwks:
             raise errors.InvalidCredentialsError
         try:
             found = await self._jwks(jwt.get_unverified_header(token).get("kid"))
-        except TypeError:  # a key id that is no text
+        except TypeError:  # the key id is not a string
             raise errors.InvalidCredentialsError from None
         if found.key_type != _KEY_TYPES[algorithm]:
             raise errors.InvalidCredentialsError
@@ -229,15 +225,15 @@ class Authenticator:
 
 
 def is_user_id(text: str) -> bool:
-    """Return whether a text can be a user id."""
+    """Return whether a text is a valid user id."""
     return 0 < len(text) <= USER_ID_MAX and text.isprintable()
 
 
 def count(request: Request, principal: Principal) -> None:
-    """Count a call towards its caller's rate limit, and name the caller in the access log.
+    """Count a call towards its caller's rate limit, and log the caller.
 
     Raises:
-        RateLimitedError: it is one too many.
+        RateLimitedError: the limit is exceeded.
     """
     request.scope["aigen.principal"] = "user" if principal.end_user else principal.name
     services_of(request).rate_limiter.check(request, principal.owner)
@@ -254,9 +250,7 @@ def _hostname(host: str) -> str:
 
 @lru_cache(maxsize=100)
 def _may_be_a_site(name: str) -> bool:
-    """Return whether a name can be a site: no address, not this machine, and not a name without
-    a dot.
-    """
+    """Return whether a name can belong to a site: no address, not this machine, and with a dot."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -266,7 +260,7 @@ def _may_be_a_site(name: str) -> bool:
 
 @lru_cache(maxsize=100)
 def _is_loopback(name: str) -> bool:
-    """Return whether a name is one of this machine that no other machine can have."""
+    """Return whether a name always resolves to this machine."""
     try:
         address = ipaddress.ip_address(name)
     except ValueError:

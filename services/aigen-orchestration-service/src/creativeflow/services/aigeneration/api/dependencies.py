@@ -1,6 +1,4 @@
-"""Dependencies of the endpoints: the process's services, the caller of an action, pages of a
-list.
-"""
+"""Dependencies of the endpoints: caller, idempotency key, preconditions, owned requests."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -37,32 +35,34 @@ _KEY = _header(
 _MATCH = _header("If-Match", "The version (ETag) the caller has seen; another one is answered 412.")
 KEYED = {"parameters": [_KEY]}
 KEYED_AND_MATCHED = {"parameters": [_KEY, _MATCH]}
-"""Headers that are read by hand: the framework's way costs every call a tenth of its time."""
+"""Headers that are read directly: the framework's header parameters take a tenth of the time of a
+call.
+"""
 
 
 def key_claim(
     request: Request, principal: Principal, body: BaseModel | None
 ) -> IdempotencyClaim | None:
-    """The caller's claim on an idempotency key; another address or body gives another fingerprint.
+    """Return the caller's claim on an idempotency key; its fingerprint covers path and body.
 
     Raises:
-        IdempotencyKeyRequiredError: there is none and the settings want one, or it is empty or too
-        long.
+        IdempotencyKeyRequiredError: the settings require a key and there is none, or it is empty or
+        too long.
     """
     key = request.headers.get("idempotency-key")
     if key is None and not services_of(request).settings.require_idempotency_key:
         return None
     if key is None or not (0 < len(key) <= KEY_MAX and key.isprintable()):
         raise errors.IdempotencyKeyRequiredError
-    said = body.model_dump(mode="json", exclude_unset=True) if body else None
-    text = orjson.dumps([request.method, request.url.path, said], option=orjson.OPT_SORT_KEYS)
+    sent = body.model_dump(mode="json", exclude_unset=True) if body else None
+    text = orjson.dumps([request.method, request.url.path, sent], option=orjson.OPT_SORT_KEYS)
     return IdempotencyClaim(
         principal=principal.owner, key=key, fingerprint=hashlib.sha256(text).hexdigest()
     )
 
 
 def build_caller(request: Request, principal: Principal, body: BaseModel | None = None) -> Caller:
-    """The caller of an action on an existing request."""
+    """Return the caller of an action on an existing request."""
     return Caller(
         name=principal.name,
         user_id=principal.user_id,
@@ -74,10 +74,10 @@ def build_caller(request: Request, principal: Principal, body: BaseModel | None 
 async def get_owned_request(
     reading: Queries, request_id: UUID, principal: Principal
 ) -> GenerationRequest:
-    """A request that the caller may see.
+    """Load a request that the caller may see.
 
     Raises:
-        NotFoundError: unknown, or somebody else's.
+        NotFoundError: it does not exist or belongs to another user.
     """
     found = await reading.request(request_id)
     if found is None or principal.user_id not in {None, found.user_id}:
@@ -86,9 +86,7 @@ async def get_owned_request(
 
 
 def header_versions(header: str | None) -> frozenset[int] | None:
-    """The versions in an If-Match or If-None-Match header; None for `*`, which any version
-    matches.
-    """
+    """Return the versions of an If-Match or If-None-Match header; None for `*`."""
     if header is None or header.strip() == "*":
         return None
     named = (part.strip().removeprefix("W/").strip('"') for part in header.split(",")[:20])
@@ -96,7 +94,7 @@ def header_versions(header: str | None) -> frozenset[int] | None:
 
 
 def to_utc(name: str, moment: datetime | None) -> datetime | None:
-    """A time of a query in UTC; without a zone, or at the end of days, it is refused."""
+    """Convert a query parameter to UTC; without a time zone, or out of range, it is rejected."""
     if moment is None:
         return None
     try:
@@ -110,11 +108,11 @@ def to_utc(name: str, moment: datetime | None) -> datetime | None:
 
 
 HoldKey = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}:(samples|final):[0-9]{1,4}(:[0-9]{1,4})?$")]
-"""A hold's key; those of the first releases have no number of the asking."""
+"""The key of a hold; keys of the first releases have no number of the asking."""
 
 
 async def queues_now(services: Services) -> dict[str, Any]:
-    """Return the lanes, the outbox, the broker's queues (None: not known), and silent lanes."""
+    """Return the lanes, the outbox, the broker's queues (None if unknown), and stalled lanes."""
     depths: dict[str, Any] = {}
     if services.broker is not None:
         for name in services.broker_queues:

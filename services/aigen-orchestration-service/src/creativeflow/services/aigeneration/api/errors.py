@@ -1,5 +1,5 @@
-"""Errors as problem documents (RFC 9457), in the caller's language, without anything technical or
-personal.
+"""Errors as problem documents (RFC 9457), in the caller's language, without internal or personal
+data.
 """
 
 from http import HTTPStatus
@@ -22,7 +22,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class JsonFault(HTTPException):
-    """Carries an error through the framework's own body reading."""
+    """Carries an error through the framework's body parsing."""
 
     def __init__(self, error: errors.AigenError) -> None:
         super().__init__(error.status)
@@ -30,7 +30,7 @@ class JsonFault(HTTPException):
 
 
 def problem(request: Request, error: errors.AigenError) -> Response:
-    """The answer to a refusal or failure: a problem document, or a page to a person."""
+    """Return the response to an error: a problem document, or a page for browsers."""
     page = error_presentation_of(request).page(request, error)
     return page or _document(request, error)
 
@@ -64,7 +64,7 @@ def _document(request: Request, error: errors.AigenError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Let every error that leaves an endpoint become a problem document."""
+    """Register the handlers that turn every error of an endpoint into a problem document."""
 
     async def on_aigen_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.AigenError)  # noqa: S101 - registered for this class
@@ -87,9 +87,10 @@ def install(app: FastAPI) -> None:
 
 
 def _allowed(request: Request) -> set[str]:
-    """What the path takes: the router tells only what its first route takes.
+    """Return the methods of a path over all its routes; the router knows only those of its first
+    match.
 
-    A name of its own, such as `/quote`, is not also what it could stand for as somebody's id.
+    A literal path, such as `/quote`, is not also matched as an id.
     """
     fitting = [
         route
@@ -101,8 +102,8 @@ def _allowed(request: Request) -> set[str]:
 
 
 def from_validation(error: RequestValidationError) -> errors.AigenError:
-    """FastAPI's findings in our words; `body`, `query` and `path` become the start of the
-    pointer.
+    """Convert validation errors of the framework; `body`, `query` and `path` become the start of
+    the pointer.
     """
     found = list(error.errors())
     if any(fault["type"] == "json_invalid" for fault in found):
@@ -116,7 +117,7 @@ def from_validation(error: RequestValidationError) -> errors.AigenError:
 
 
 def from_http(error: HTTPException) -> errors.AigenError:
-    """The framework's own errors as ours."""
+    """Convert an HTTP error of the framework."""
     if isinstance(error, JsonFault):
         return error.error
     if error.status_code == 404:  # noqa: PLR2004 - HTTP's numbers are their own names

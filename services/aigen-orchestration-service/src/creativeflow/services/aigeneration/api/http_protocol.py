@@ -1,6 +1,4 @@
-"""HTTP/1.1 on the wire: uvicorn's parser with bounds on the size, the number and the time of header
-lines.
-"""
+"""HTTP/1.1 with limits: uvicorn's parser, bounded in the size, number and time of header lines."""
 
 import asyncio
 from http import HTTPStatus
@@ -12,18 +10,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 log = structlog.get_logger(__name__)
 
 HEAD_BYTES_MAX = 32 * 1024
-"""Bytes in a row that are no body: request line and header lines, trailers, chunk extensions."""
+"""Maximum consecutive bytes outside bodies: request line and header lines, trailers, chunk
+extensions.
+"""
 HEADERS_MAX = 100
 HEAD_SECONDS = 15.0
-"""How long a connection may take until its first, or its next begun, request head is complete."""
+"""Time limit of a connection for its first request head, and for each one begun after it."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Answers 431 and closes where a head is too large, and 408 where it takes too long.
+    """Answers 431 and closes if a head is too large, 408 if it takes too long.
 
-    The parser collects a line until it ends, and copies it for each piece that arrives: without a
-    bound one connection that never ends its head holds the event loop and fills the memory of the
-    process.
+    The parser buffers a line until it ends and copies it for each piece that arrives: without a
+    limit, one connection that never ends its head blocks the event loop and fills the memory.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -35,17 +34,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time of the first head."""
+        """Start the timer of the first head."""
         super().connection_made(transport)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the time."""
+        """Stop the timer."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived, and close the connection where it goes over a bound."""
+        """Parse received bytes; close the connection if they exceed a limit."""
         if self.transport.is_closing():
             return
         self._bounded = False
@@ -61,13 +60,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def on_message_begin(self) -> None:
-        """Begin a head."""
+        """Start a head."""
         self._in_head = self._head_begun = True
         self._head_bytes = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header line; those behind a body (trailers) are dropped."""
+        """Store a header line; trailers are dropped."""
         if not self._in_head:
             return
         self._head_bytes += len(name) + len(value)
@@ -77,7 +76,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Hand the request on, unless its head is too large; nothing behind such a head is
+        """Pass the request on unless its head is too large; nothing after such a head is
         answered.
         """
         self._in_head = self._head_begun = False
@@ -88,13 +87,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a part of the body, whose size the application bounds."""
+        """Pass on a part of the body; the application limits its size."""
         self._bounded = True
         if not self._too_large:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the request; what follows is the next head."""
+        """End the request; the next bytes are the next head."""
         self._in_head = self._bounded = True
         if not self._too_large:
             super().on_message_complete()

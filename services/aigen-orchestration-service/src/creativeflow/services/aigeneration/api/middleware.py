@@ -1,5 +1,5 @@
-"""Around every call: request id, trace context, body limit, access log, metrics, and the last net
-for faults.
+"""Middleware of every call: request id, trace context, body limits, access log, metrics, unexpected
+errors.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(rb"00-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 _GONE = 499
-"""What is counted where the caller left in the middle of the body, as proxies count it; nobody is
-answered.
+"""Status that is counted when the client disconnects while sending the body, as proxies do; no
+response is sent.
 """
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _API = "/api/v1/"
@@ -37,14 +37,14 @@ _QUIET = ("/health", "/ready", "/metrics")
 
 
 def _too_large(limit: int) -> JsonFault:
-    """The body went over its limit; of a kind which the framework lets through while it reads the
-    body.
+    """Return the error of a body over its limit, of a type that the framework's body parsing lets
+    through.
     """
     return JsonFault(errors.PayloadTooLargeError(limit_bytes=limit))
 
 
 class RequestContext:
-    """One middleware for all of it: every layer costs each call."""
+    """A single middleware for everything, because every layer costs each call."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class RequestContext:
         upload_limits: Mapping[str, int],
         patience: BodyTimeout | None = None,
     ) -> None:
-        """`upload_limits` are those of single addresses, which take more than the others."""
+        """`upload_limits`: the body limits of single paths, which accept more than the others."""
         self._app = app
         self._patience = patience or BodyTimeout()
         self._body_limit = body_limit
@@ -133,10 +133,9 @@ class RequestContext:
 
 
 async def _admit_before_the_body(scope: Scope) -> None:
-    """Authenticate a call with a body before any of it is read, so that only known callers have
-    theirs parsed.
+    """Authenticate a call before its body is read, so that only bodies of known callers are parsed.
 
-    The principal is kept in the scope for the endpoint's dependency. Callbacks prove themselves by
+    The principal is stored in the scope for the endpoint's dependency. Callbacks authenticate with
     their body.
 
     Raises:
@@ -149,7 +148,7 @@ async def _admit_before_the_body(scope: Scope) -> None:
 
 
 def _to_problem(found: BaseException, path: str) -> errors.AigenError:
-    """What the caller is told; a call that is being ended from outside stays so."""
+    """Return the error to respond with; re-raises the cancellation of the call itself."""
     match found:
         case JsonFault():
             return found.error
@@ -167,8 +166,8 @@ def _to_problem(found: BaseException, path: str) -> errors.AigenError:
 
 @lru_cache(maxsize=1_000)
 def _seconds_of(method: str, path: str, kind: int) -> Histogram:
-    """The part of the figure that this call belongs to: looking it up costs more than counting in
-    it.
+    """Return the labelled histogram of a call; cached, because the look-up costs more than the
+    observation.
     """
     return HTTP_SECONDS.labels(method, path, f"{kind}xx")
 
@@ -179,9 +178,7 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
 
 
 def _trace(headers: dict[bytes, bytes]) -> str:
-    """The trace goes on under a span of our own; without one a new trace begins (W3C Trace
-    Context).
-    """
+    """Continue the caller's trace with a new span, or start one (W3C Trace Context)."""
     match = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
     trace_id, flags = (
         (match[1].decode(), match[2].decode()) if match else (random_bytes().hex(), "01")
@@ -208,15 +205,15 @@ def _check_announced(length: bytes, limit: int) -> None:
 def _limited(
     receive: Receive, limit: int, patience: BodyTimeout, task: "asyncio.Task[Any] | None"
 ) -> Receive:
-    """Counts the body as it comes, and does not wait for ever: what was announced need not be
-    true.
+    """Counts the bytes of the body and limits the time to receive it; Content-Length is not
+    trusted.
     """
     taken, whole = 0, task is None
 
     async def counted() -> Message:
         nonlocal taken, whole
         if whole:
-            return await receive()  # what comes after the body is the end of the connection
+            return await receive()  # what follows the body is the end of the connection
         assert task is not None  # noqa: S101 - else it was whole from the beginning
         if taken == 0:
             patience.begin(task)

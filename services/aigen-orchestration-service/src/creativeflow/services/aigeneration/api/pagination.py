@@ -1,4 +1,4 @@
-"""Opaque cursors: where a page ended, as text that callers only hand back."""
+"""Opaque cursors of pages."""
 
 import base64
 import binascii
@@ -8,15 +8,15 @@ from creativeflow.services.aigeneration.domain.errors import InvalidRequestError
 
 
 def write_cursor(last: UUID) -> str:
-    """The cursor after this id."""
+    """Return the cursor of the page after this id."""
     return base64.urlsafe_b64encode(last.bytes).rstrip(b"=").decode()
 
 
 def read_cursor(cursor: str | None) -> UUID | None:
-    """The id a page ended at.
+    """Return the id at which the previous page ended.
 
     Raises:
-        InvalidRequestError: not a cursor of ours.
+        InvalidRequestError: the cursor is invalid.
     """
     if cursor is None:
         return None

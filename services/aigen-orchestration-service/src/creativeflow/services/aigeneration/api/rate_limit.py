@@ -1,6 +1,4 @@
-"""Bounds on callers: state-changing calls per minute, with the standard's headers, and the time a
-body may take.
-"""
+"""Rate limits of state-changing calls, and the time limit for receiving a body."""
 
 import asyncio
 import time
@@ -15,7 +13,7 @@ _WINDOW_SECONDS = 60
 
 
 class RateLimiter:
-    """A fixed window of one minute per caller, in this process; 0 allows any number."""
+    """A fixed window of one minute per caller and process; 0 disables the limit."""
 
     def __init__(self, per_minute: int) -> None:
         self._per_minute = per_minute
@@ -25,7 +23,7 @@ class RateLimiter:
         """Count one call.
 
         Raises:
-            RateLimitedError: it is one too many; says when the next window begins.
+            RateLimitedError: the limit is exceeded; the error says when the next window begins.
         """
         if not self._per_minute or request.method in {"GET", "HEAD", "OPTIONS"}:
             return
@@ -46,11 +44,11 @@ class RateLimiter:
 
 
 class BodyTimeout:
-    """Ends calls whose body does not come. One timer looks after all of them: a timer for each
-    would cost every call.
+    """Cancels calls whose body does not arrive in time.
 
-    A body may take `seconds`, and one more for every `bytes_per_second` of it: so a slow line is no
-    fault, and a caller who sends a byte now and then holds nothing for long.
+    One timer serves all calls, because one per call would cost each of them. A body may take
+    `seconds`, plus one second per `bytes_per_second`: slow connections are allowed, but sending a
+    byte now and then does not keep a call open for long.
     """
 
     ENDED = "the body did not come in time"
@@ -62,19 +60,19 @@ class BodyTimeout:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, task: "asyncio.Task[None]") -> None:
-        """The call of this task waits for its body from now on."""
+        """Start the time limit of the current task."""
         loop = asyncio.get_running_loop()
         self._ends[task] = loop.time() + self._seconds
         if self._timer is None:
             self._timer = loop.call_later(self._seconds / 4, self._look, loop)
 
     def came(self, task: "asyncio.Task[None]", size: int) -> None:
-        """Some of the body has come."""
+        """Record that a part of the body was received."""
         if task in self._ends:
             self._ends[task] += size / self._rate
 
     def end(self, task: "asyncio.Task[None]") -> None:
-        """The body is whole, or nobody waits for it any more."""
+        """Stop the time limit: the body is complete, or is no longer read."""
         self._ends.pop(task, None)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,4 +1,4 @@
-"""Responses: JSON built once, with the headers that go with a request."""
+"""JSON responses and their headers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,27 +11,27 @@ from creativeflow.services.aigeneration.domain import errors
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON text in UTF-8; the driver's own kinds of UUID become texts."""
+    """Encode as JSON in UTF-8; asyncpg's UUID type becomes text."""
     return orjson.dumps(value, default=str)
 
 
 def json_response(
     value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A JSON answer."""
+    """Return a JSON response."""
     return Response(json_bytes(value), status, headers, "application/json")
 
 
 def etag(version: int) -> str:
-    """The entity tag of a version of a request."""
+    """Return the entity tag of a version of a request."""
     return f'"{version}"'
 
 
 def reply_response(reply: ActionResult) -> Response:
-    """What an action came to; an answer given before is repeated to the letter.
+    """Return the response to an action; a stored response is repeated byte for byte.
 
     Raises:
-        InsufficientCreditsError: that was the answer given before.
+        InsufficientCreditsError: the stored response is this error.
     """
     if reply.stored is not None:
         if reply.stored.status == errors.InsufficientCreditsError.status:

@@ -1,4 +1,4 @@
-"""The route classes of the JSON API, and how endpoints declare their refusals."""
+"""Route classes of the JSON API, and the declaration of problem responses."""
 
 import re
 from collections.abc import Callable, Coroutine, Iterable
@@ -32,17 +32,17 @@ from creativeflow.services.aigeneration.kit.json_input import (
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""An id as the service writes it; the framework reads and refuses every other form."""
+"""An id as the service writes it; other forms are left to the framework."""
 
 
 class JsonRequest(Request):
-    """A request whose JSON is read with a bound on its depth."""
+    """A request whose JSON is parsed with a depth limit."""
 
     async def json(self) -> Any:
-        """Return the body's value.
+        """Return the parsed body.
 
         Raises:
-            JsonFault: the body is not JSON, or nested too deeply.
+            JsonFault: the body is not JSON, or is nested too deeply.
         """
         if not hasattr(self, "_json"):
             try:
@@ -53,12 +53,11 @@ class JsonRequest(Request):
 
 
 class LeanRoute(APIRoute):
-    """A route whose handler leaves out what its endpoint does not need.
+    """A route whose handler skips what its endpoint does not need.
 
-    Where an endpoint takes only the request, ids in the path and a JSON body, the handler skips the
-    framework's dependency machinery, an eighth of the cost of an accept. The router finds the route
-    as it finds every route, the middleware surrounds it, and with dependency overrides the
-    framework's own handler is used.
+    If the endpoint takes only the request, ids of the path and a JSON body, the handler skips the
+    framework's dependency machinery, an eighth of the cost of an accept. Routing and middleware are
+    unchanged, and with dependency overrides the framework's own handler is used.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -67,13 +66,13 @@ class LeanRoute(APIRoute):
         self._literal_prefix = self.path.partition("{")[0]
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match a call; most other paths are told apart without a regular expression."""
+        """Match a call; most other paths are excluded without a regular expression."""
         if not scope.get("root_path") and not scope["path"].startswith(self._literal_prefix):
             return Match.NONE, {}
         return super().matches(scope)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one call that the router has matched."""
+        """Handle a matched call."""
         if (
             self.lean is None
             or scope["app"].dependency_overrides
@@ -92,7 +91,7 @@ class LeanRoute(APIRoute):
 
 
 class JsonRoute(LeanRoute):
-    """A route that reads JSON bodies with a bound, and refuses unknown query parameters."""
+    """A route that limits the depth of JSON bodies and rejects unknown query parameters."""
 
     def get_route_handler(self) -> Handler:
         """Return the framework's handler, behind the same checks."""
@@ -120,8 +119,8 @@ class JsonRoute(LeanRoute):
 def add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:
     """Add the routes of these routers to the application's own router.
 
-    An included router would match every call twice, at two levels. The copies know the
-    application, so that its dependency overrides reach them.
+    An included router would match every call at two levels. The copies refer to the application, so
+    that its dependency overrides apply.
     """
     for router in routers:
         for route in router.routes:
@@ -134,7 +133,7 @@ def add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:
 
 
 def _lean_handler(dependant: Dependant) -> Handler | None:
-    """Return a handler without the dependency machinery, or None where an endpoint needs it."""
+    """Return a handler without the dependency machinery, or None if the endpoint needs it."""
     ids = [
         parameter for parameter in dependant.path_params if parameter.field_info.annotation is UUID
     ]
@@ -189,19 +188,19 @@ async def _arguments(dependant: Dependant, request: Request) -> dict[str, Any]:
         found[parameter.name] = UUID(request.path_params[parameter.alias])
     for part in dependant.dependencies:
         value = await part.call(**await _arguments(part, request))  # type: ignore[misc]
-        if part.name:  # a dependency without a name is called for its refusals alone
+        if part.name:  # a dependency without a name is called only for its errors
             found[part.name] = value
     return found
 
 
 def _refuse_unknown(request: Request, known: set[str]) -> None:
-    """A misspelt filter must not silently show everything."""
+    """Reject unknown query parameters: a misspelt filter must not silently return everything."""
     if unknown := [name for name in request.query_params if name not in known]:
-        told = [
+        invalid = [
             describe({"type": "extra_forbidden", "loc": (name[:100],)}, "/query")
             for name in unknown[:10]
         ]
-        raise InvalidRequestError(errors=told)
+        raise InvalidRequestError(errors=invalid)
 
 
 def _refuse_other_types(request: Request) -> None:
@@ -213,7 +212,7 @@ def _refuse_other_types(request: Request) -> None:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The refusals of an endpoint, for its description; 500 is always possible."""
+    """Return the problem responses of an endpoint for its description; 500 is always possible."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {

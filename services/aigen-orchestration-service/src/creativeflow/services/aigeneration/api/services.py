@@ -40,10 +40,10 @@ class EntitlementCache(Protocol):
     """Entitlements of users, cached for a short time."""
 
     async def __call__(self, user_id: str) -> Entitlements:
-        """Return what the user may do.
+        """Return the entitlements of the user.
 
         Raises:
-            CreditsUnknownError: the credit service does not answer, and nothing recent is known.
+            CreditsUnknownError: the credit service does not respond, and nothing recent is cached.
         """
 
     def forget(self, user_id: str) -> None:
@@ -51,32 +51,32 @@ class EntitlementCache(Protocol):
 
 
 class AssetFiles(Protocol):
-    """The pictures that are stored here."""
+    """The pictures stored by this service."""
 
     def path(self, name: str) -> Path | None:
-        """Return the file of an asset; None if there is none."""
+        """Return the file of an asset; None if it does not exist."""
 
     def name_of(self, asset_id: str) -> str | None:
-        """Return the file name of an asset; None if there is none."""
+        """Return the file name of an asset; None if it does not exist."""
 
 
 class BrokerQueues(Protocol):
-    """The connection to the broker, as far as queue depths are concerned."""
+    """The queue depths of the broker."""
 
     async def queue_depth(self, queue: str) -> tuple[int, int] | None:
-        """Return the messages and consumers of a queue; None if they are not known."""
+        """Return the number of messages and consumers of a queue; None if unknown."""
 
 
 class SilentWorkers(Protocol):
-    """Detects lanes whose workers are silent."""
+    """Detects lanes with stalled workers."""
 
     async def look(self) -> Any:
-        """Return the lanes whose workers are silent."""
+        """Return the stalled lanes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What the endpoints of one process use; built once by `app.py` from the container."""
+    """The services of the endpoints of one process; built by `app.py` from the container."""
 
     settings: Settings
     policy: Policy
@@ -114,19 +114,21 @@ def services_of(request: Request) -> Services:
 
 
 def provide_services(app: FastAPI, services: Services) -> None:
-    """Make the services available to the endpoints of an application."""
+    """Store the services on an application."""
     app.state.services = services
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorPresentation:
-    """How errors are shown, also before the services exist; `page` returns None for API calls."""
+    """How errors are presented, also before the services exist; `page` returns None for API
+    calls.
+    """
 
     translations: Translations
     page: Callable[[Request, AigenError], Response | None]
 
 
 def error_presentation_of(request: Request) -> ErrorPresentation:
-    """Return how the application that handles this request shows errors."""
+    """Return the error presentation of the application that handles this request."""
     found: ErrorPresentation = request.app.state.error_presentation
     return found

@@ -1,6 +1,4 @@
-"""What an operator does about a user's money: statements, grants, flags, holds in doubt; for API
-and console.
-"""
+"""Use cases of accounts: statements, grants, flags and holds in doubt."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,20 +19,20 @@ MOVEMENTS = 200
 
 
 class Remembered(Protocol):
-    """What users may do, remembered for a while."""
+    """Entitlements of users, cached for a short time."""
 
     async def __call__(self, user_id: str) -> Entitlements:
-        """What the user may do."""
+        """Return the entitlements of the user."""
         ...
 
     def forget(self, user_id: str) -> None:
-        """Ask anew next time."""
+        """Load the entitlements of this user anew at the next call."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditGrant:
-    """Credits for a user, in 1/100 credit; a negative amount takes some back."""
+    """Credits for a user, in 1/100 credit; a negative amount takes credits back."""
 
     user_id: str
     amount: int
@@ -44,7 +42,7 @@ class CreditGrant:
 
 
 class AccountService:
-    """Reads and steers accounts. `ledger` is None where credits are not kept here."""
+    """The use cases of accounts; `ledger` is None if credits are kept elsewhere."""
 
     def __init__(
         self,
@@ -73,10 +71,10 @@ class AccountService:
         return self._ledger is not None
 
     async def statement(self, user_id: str, most: int = MOVEMENTS, skip: int = 0) -> dict[str, Any]:
-        """Plan, balance, what is held, open flags, and every movement, newest first.
+        """Return plan, balance, held credits, open flags and movements, newest first.
 
         Raises:
-            CreditsUnavailableError: the plan cannot be known right now.
+            CreditsUnavailableError: the plan is not known now.
         """
         self._entitlements.forget(user_id)
         try:
@@ -94,11 +92,12 @@ class AccountService:
         }
 
     async def grant(self, gift: CreditGrant, operation: str | None) -> bool:
-        """Give credits; idempotent on `operation`, and False where it was given before.
+        """Grant credits; idempotent on `operation`: return False if it was granted before.
 
         Raises:
-            NotFoundError: credits are not kept here. IdempotencyKeyReusedError: the operation was
-            another grant. InvalidRequestError: more would be taken than there is.
+            NotFoundError: credits are kept elsewhere.
+            IdempotencyKeyReusedError: the operation was another grant.
+            InvalidRequestError: the account has too few credits to take back.
         """
         if self._ledger is None:
             raise errors.NotFoundError
@@ -121,17 +120,17 @@ class AccountService:
             self._entitlements.forget(gift.user_id)
 
     async def clear(self, user_id: str, *, by: str, note: str) -> int:
-        """Lift a restriction; how many flags were open. Who did it and why stays with each."""
+        """Clear the flags of an account and record operator and note; return how many were open."""
         cleared = await self._account_flags.clear(user_id, by=by, note=note, now=self._now())
         self._entitlements.forget(user_id)
         return cleared
 
     async def decide(self, key: str, *, charged: bool, by: str) -> int:
-        """Say what became of a hold in doubt; how many messages of the same key are tried again
-        because of it.
+        """Decide a hold in doubt; return how many parked messages of its key are retried.
 
         Raises:
-            NotFoundError: no hold has this key. CreditsUnavailableError: it could not be kept now.
+            NotFoundError: no hold has this key.
+            CreditsUnavailableError: the decision could not be recorded.
         """
         await self._generations.decide_hold(key, charged=charged, by=by)
         return await self._outbox.replay_for(key, now=self._now())

@@ -1,7 +1,7 @@
-"""Place credit holds: ask the credit service and record its answer.
+"""Place credit holds: ask the credit service and record its response.
 
-Captures and releases are effects of transitions, delivered by the relay. Nothing is guessed: a hold
-without an answer stays `placing` until the credit service has answered.
+Captures and releases are effects of transitions, delivered by the relay. A hold without a response
+stays `placing` until the credit service responds.
 """
 
 import asyncio
@@ -46,10 +46,11 @@ class CreditHolds:
     async def place_for_caller(self, request: GenerationRequest) -> ActionResult:
         """Place the hold of a request while its caller waits.
 
-        Without an answer in time the result is the request as it is: the sweeper settles the hold.
+        Without a response in time the result is the current request; the sweeper settles the hold
+        later.
 
         Raises:
-            InsufficientCreditsError: refused, and written so.
+            InsufficientCreditsError: refused; the refusal has been written.
         """
         hold = request.placing
         if hold is None:
@@ -77,13 +78,12 @@ class CreditHolds:
         return request
 
     async def settle(self, request_id: UUID, key: str) -> None:
-        """Settle a hold that is still `placing`: finish or undo it.
+        """Settle a hold that is still `placing`; does nothing for any other.
 
-        Does nothing if the hold of this key is no longer `placing`: a later hold has a caller of
-        its own. Where the request still waits for it, the same key is asked again. For a request
-        that has ended it is released, which also closes the key against a late answer. Where the
-        credit service does not answer, the hold stays as it is; where it can never answer, the hold
-        is parked and the account flagged (REQ-016).
+        If the request still waits for the hold, it is placed again with the same key. If the
+        request has ended, it is released, which also closes the key against a late response. If the
+        credit service does not respond, the hold stays; if it can never tell, the hold is parked
+        and the account flagged (REQ-016).
         """
         request = await self._runner.store.load(request_id)
         if request is None or (hold := request.placing) is None or hold.key != key:
@@ -96,7 +96,7 @@ class CreditHolds:
                     hold, request, held=True, now=self._runner.now()
                 )
         except errors.InsufficientCreditsError:
-            pass  # written as refused; there is no caller left to tell
+            pass  # the refusal has been written; there is no caller to inform
         except CreditsUndecidableError as error:
             log.error("hold_parked", hold=hold.key, reason=str(error))  # noqa: TRY400 - no fault of the code that runs here
             await self._runner.store.park_hold(hold, reason=str(error), now=self._runner.now())
@@ -111,7 +111,7 @@ class CreditHolds:
         Returns False if no hold has this key.
 
         Raises:
-            CreditsUnavailableError: the decision could not be kept now; nothing has changed.
+            CreditsUnavailableError: the decision could not be recorded; nothing has changed.
         """
         found = await self._runner.store.hold(key)
         request = await self._runner.store.load(found[0]) if found else None
@@ -128,11 +128,11 @@ class CreditHolds:
         return True
 
     async def _place(self, request: GenerationRequest, hold: Hold) -> GenerationRequest:
-        """Ask the credit service for one hold and write its answer.
+        """Ask the credit service for one hold and write its response.
 
         Raises:
-            InsufficientCreditsError: refused, and written so. CreditsUnknownError: nothing is
-            known, nothing written.
+            InsufficientCreditsError: refused; the refusal has been written.
+            CreditsUnknownError: the outcome is unknown; nothing has been written.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -140,7 +140,7 @@ class CreditHolds:
         except TimeoutError as error:
             raise CreditsUnknownError("no answer in time") from error
         except CreditsConflictError as error:
-            raise CreditsUndecidableError("the key stands for another hold") from error
+            raise CreditsUndecidableError("the key belongs to another hold") from error
         except CreditsRefusedError:
             await self._write_answer(request, hold, held=False)
             raise errors.InsufficientCreditsError(required=credits_text(hold.amount)) from None

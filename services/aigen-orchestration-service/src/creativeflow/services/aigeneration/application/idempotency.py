@@ -1,6 +1,4 @@
-"""Idempotency keys and preconditions: who acts, on which version, and what an earlier call was
-answered.
-"""
+"""Callers, preconditions and idempotency keys."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,7 +20,9 @@ from creativeflow.services.aigeneration.storage.requests import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who acts on an existing request; with `user_id` None they may see every user's."""
+    """The caller of an action on an existing request; with `user_id` None they may see every
+    user's.
+    """
 
     name: str
     user_id: str | None = None
@@ -30,7 +30,7 @@ class Caller:
     claim: IdempotencyClaim | None = None
 
     def may_see(self, request: GenerationRequest) -> bool:
-        """Return whether the request is one of the caller's."""
+        """Return whether the caller may see the request."""
         return self.user_id in {None, request.user_id}
 
     def check_version(self, request: GenerationRequest) -> None:
@@ -45,9 +45,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionResult:
-    """The response to a caller; `stored` is the exact text of an earlier one for the same key.
+    """The response to a caller; `stored` is the exact text of the earlier response for the same
+    key.
 
-    `acted` is False where the request already was as ordered.
+    `acted` is False if the order had been carried out before.
     """
 
     answer: ApiResponse
@@ -59,11 +60,10 @@ class ActionResult:
 async def run_idempotent(
     store: RequestStore, claim: IdempotencyClaim | None, act: Callable[[], Awaitable[ActionResult]]
 ) -> ActionResult:
-    """Act, or return the response that an earlier call with the same key got.
+    """Act, or return the response stored for the same key.
 
     Raises:
-        IdempotencyKeyReusedError, IdempotencyKeyInFlightError, and whatever `act` raises the first
-        time.
+        IdempotencyKeyReusedError, IdempotencyKeyInFlightError, and the errors of `act`.
     """
     try:
         result = await act()
@@ -92,10 +92,7 @@ def accept_unless_placing(change: StateChange) -> ApiResponse | None:
 
 
 def _is_own_refusal(error: Exception, stored: StoredResponse) -> bool:
-    """Return whether the stored response is the refusal that was written just now.
-
-    The first response of its key is then the error itself.
-    """
+    """Return whether the stored response is the refusal that this call has just written."""
     return isinstance(error, errors.InsufficientCreditsError) and stored.status == error.status
 
 

@@ -1,6 +1,4 @@
-"""Logs and metrics: JSON lines with ids and never content, and Prometheus figures under fixed
-names.
-"""
+"""The metrics of requests, and their updates."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -42,7 +40,9 @@ STALLED = Gauge(
     ("lane", "kind"),
 )
 DIFFERENCES = Gauge(
-    "ai_generation_book_differences", "Differences the last reconciliation found.", ("difference",)
+    "ai_generation_reconciliation_differences",
+    "Differences the last reconciliation found.",
+    ("difference",),
 )
 WEBHOOK_DELIVERIES = Counter(
     "aigen_webhook_deliveries_total", "Tries to deliver webhook events.", ("outcome",)
@@ -92,6 +92,6 @@ def count(change: StateChange) -> None:
 
 
 def count_differences(report: ReconciliationReport) -> None:
-    """Show what a reconciliation found; a kind it did not find is back at 0."""
+    """Set the gauges of the last reconciliation; kinds without a difference are reset to 0."""
     for kind in Difference:
         DIFFERENCES.labels(kind).set(sum(finding.difference is kind for finding in report.findings))

@@ -1,6 +1,4 @@
-"""Judges prompts before anything is charged: allowed, rejected, or left to a person. Their words
-are never logged.
-"""
+"""Prompt moderation before anything is charged; prompts are never logged."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -25,7 +23,7 @@ ABUSE_WINDOW = timedelta(days=1)
 
 
 class PromptModeration:
-    """Asks the check, remembers rejections, and flags accounts that keep asking for the worst."""
+    """Checks prompts, records rejections, and flags accounts with repeated severe ones."""
 
     def __init__(
         self,
@@ -45,11 +43,11 @@ class PromptModeration:
         self._abuse_after = abuse_after
 
     async def check(self, user_id: str, brief: Brief) -> ModerationResult:
-        """Whether the words may be used at once, or after a person has looked.
+        """Check a prompt; the result says whether it needs a review first.
 
         Raises:
-            PromptRejectedError: they may not; nothing was charged.
-            SafetyUnavailableError: nobody can say now.
+            PromptRejectedError: it was rejected; nothing was charged.
+            SafetyUnavailableError: it cannot be checked now.
         """
         texts = [text for text in (brief["input_prompt"], brief.get("style_guidance")) if text]
         try:
@@ -62,12 +60,11 @@ class PromptModeration:
         return verdict
 
     async def check_change(self, user_id: str, brief: Brief) -> None:
-        """Whether changed words may be used at once; there is no waiting for a person in the middle
-        of a request.
+        """Check a changed prompt of a request in progress, which cannot wait for a review.
 
         Raises:
-            PromptRejectedError, SafetyUnavailableError: as above.
-            PromptReviewRequiredError: a person would have to look first.
+            PromptRejectedError, SafetyUnavailableError: as in `check`.
+            PromptReviewRequiredError: it would need a review.
         """
         if (await self.check(user_id, brief)).outcome is ModerationOutcome.REVIEW:
             raise errors.PromptReviewRequiredError

@@ -1,5 +1,5 @@
-"""Quotes that bind: what was shown is what is charged, or nothing is. Sealed and carried by the
-caller, not stored.
+"""Binding quotes: signed and carried by the caller, not stored; a different price is never
+charged.
 """
 
 import base64
@@ -17,32 +17,30 @@ ID_MAX = 400
 _SEAL_BYTES = 18
 
 Terms = Mapping[str, str | None]
-"""The quoted prices, as `domain.orders.terms_of` writes them."""
+"""The quoted prices, as returned by `domain.ordering.quote_terms`."""
 
 
 class Quotes:
-    """Seals what was quoted to a user, and opens it again. Any process with the same secret can
-    open it.
-    """
+    """Signs quotes and verifies them; any process with the same secret can verify."""
 
     def __init__(self, secrets: list[bytes]) -> None:
-        """Seals with the first secret and opens with any, so that a secret can be rotated."""
+        """Sign with the first secret and verify with all, so that a secret can be rotated."""
         self._keys = [hmac.digest(secret, b"aigen-quote", hashlib.sha256) for secret in secrets]
 
     def __repr__(self) -> str:
         return f"Quotes({len(self._keys)})"
 
     def seal(self, user_id: str, terms: Terms, expires_at: datetime) -> str:
-        """The `quote_id` a caller sends with create, select, regenerate or retry."""
-        said = orjson.dumps([user_id, int(expires_at.timestamp()), dict(terms)])
-        return f"q1.{_text(said)}.{_text(_seal(self._keys[0], said))}"
+        """Return the `quote_id` that a caller sends with create, select, regenerate or retry."""
+        text = orjson.dumps([user_id, int(expires_at.timestamp()), dict(terms)])
+        return f"q1.{_text(text)}.{_text(_seal(self._keys[0], text))}"
 
     def open(self, quote_id: str | None, user_id: str, now: datetime) -> Terms | None:
-        """What was quoted; None where no quote was sent.
+        """Return the quoted terms; None without a quote.
 
         Raises:
-            QuoteExpiredError: it is too old.
-            InvalidRequestError: it is not one of ours, or was made for somebody else.
+            QuoteExpiredError: the quote has expired.
+            InvalidRequestError: the quote is invalid, or was made for another user.
         """
         if quote_id is None:
             return None
@@ -57,13 +55,13 @@ class Quotes:
         version, _, rest = quote_id.partition(".")
         body, _, seal = rest.partition(".")
         try:
-            said, sealed = _bytes(body), _bytes(seal)
+            text, sealed = _bytes(body), _bytes(seal)
         except ValueError:
             raise _unknown() from None
-        genuine = any([hmac.compare_digest(_seal(key, said), sealed) for key in self._keys])  # noqa: C419 - all of them
+        genuine = any([hmac.compare_digest(_seal(key, text), sealed) for key in self._keys])  # noqa: C419 - all of them
         if version != "q1" or not genuine:
             raise _unknown()
-        found: Any = orjson.loads(said)
+        found: Any = orjson.loads(text)
         return found[0], found[1], found[2]
 
 
@@ -75,8 +73,8 @@ def _unknown() -> errors.InvalidRequestError:
     )
 
 
-def _seal(key: bytes, said: bytes) -> bytes:
-    return hmac.digest(key, said, hashlib.sha256)[:_SEAL_BYTES]
+def _seal(key: bytes, text: bytes) -> bytes:
+    return hmac.digest(key, text, hashlib.sha256)[:_SEAL_BYTES]
 
 
 def _text(raw: bytes) -> str:

@@ -1,9 +1,8 @@
-"""Compares holds, requests, the free count and the credit service, and posts what is missing when
-told to.
+"""Reconciliation: compare holds and free counts with the credit service, and post missing captures
+and releases.
 
-It never takes money nobody decided to take: a compensation is the capture or release that a change
-decided long ago and that somehow never arrived. Everything else is reported for a person. Running
-it again changes nothing.
+A compensation only completes a capture or release that a transition decided before; everything else
+is reported. A repeated run changes nothing more.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ from creativeflow.services.aigeneration.storage.reconciliation import (
 log = structlog.get_logger(__name__)
 
 SETTLED_FOR = timedelta(minutes=1)
-"""What changed more recently is looked at next time: it may be on its way."""
+"""More recent changes are left to the next run: their messages may still be under way."""
 _PARALLEL = 8
 _OUTSTANDING_MAX = 1000
 _FINDINGS_KEPT = 100
@@ -38,9 +37,7 @@ _FINDINGS_KEPT = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discrepancy:
-    """One difference; `ours` and `theirs` are what the two books say, `mends` what would be
-    posted.
-    """
+    """One difference; `ours` and `theirs` are the two states, `mends` is the compensation."""
 
     difference: Difference
     key: str
@@ -53,10 +50,10 @@ class Discrepancy:
 
 @dataclass(slots=True)
 class ReconciliationReport:
-    """What one run found; `unanswered` holds could not be asked about, `posted` compensations are
-    on their way.
+    """The result of a run: `unanswered` holds have no status at the credit service, `posted` counts
+    compensations.
 
-    `complete` is False where there were more holds than were to be compared.
+    `complete` is False if there were more holds than the limit.
     """
 
     compared: int = 0
@@ -67,7 +64,7 @@ class ReconciliationReport:
 
 
 class Reconciliation:
-    """One run at a time is enough, several do no harm."""
+    """Compares and compensates; concurrent runs are safe."""
 
     def __init__(
         self, store: ReconciliationStore, credits_: Credits, *, now: Callable[[], datetime]
@@ -84,10 +81,10 @@ class Reconciliation:
         by: str = "reconciliation",
         most: int | None = None,
     ) -> ReconciliationReport:
-        """Compare the holds that began since then, all that are open, and what the credit service
-        still keeps.
+        """Compare the holds that began since then, all open ones, and those outstanding at the
+        credit service.
 
-        `most` bounds how many holds are compared.
+        `most` limits the number of compared holds.
         """
         report, until = ReconciliationReport(), self._now() - SETTLED_FOR
         async for holds in self._store.holds(since, until):
@@ -113,9 +110,7 @@ class Reconciliation:
         return report
 
     async def last(self) -> tuple[datetime, dict[str, Any]] | None:
-        """When the last run was, in any process, and what it found; its findings are the first of
-        all.
-        """
+        """Return time and result of the last run of any process, with its first findings."""
         return await self._store.last_report()
 
     async def _compare_outstanding(
@@ -127,9 +122,7 @@ class Reconciliation:
         apply: bool,
         by: str,
     ) -> None:
-        """What the credit service has set aside for longer than the holds compared above can
-        tell.
-        """
+        """Compare what the credit service holds for longer than the compared holds cover."""
         try:
             outstanding = await self._credits.outstanding(min(since, until), _OUTSTANDING_MAX)
         except CreditsUnknownError:
@@ -169,8 +162,8 @@ class Reconciliation:
             found = await self._find_difference(hold)
             if found is None:
                 return
-            # It may have moved on between the two looks: only what is still so on a second look is
-            # a difference.
+            # The hold may have changed between the two reads: only a difference that is still there
+            # on the second read counts.
             (again,) = await self._store.by_keys([hold.key]) or (hold,)
             if again != hold or await self._find_difference(again) != found:
                 return

@@ -1,4 +1,4 @@
-"""The usage log as text: CSV for a spreadsheet, JSON lines for a program."""
+"""Export of the usage log as CSV or JSON lines."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class UsageFormat(StrEnum):
-    """How an export is written."""
+    """The format of an export."""
 
     CSV = "csv"
     JSONL = "jsonl"
@@ -41,7 +41,7 @@ class UsageFormat(StrEnum):
 
 
 async def export(rows: AsyncIterator[dict[str, Any]], as_: UsageFormat) -> AsyncIterator[str]:
-    """Line by line, so that a year needs no more memory than a day."""
+    """Yield the export line by line, with bounded memory."""
     write = _csv_line if as_ is UsageFormat.CSV else _json_line
     if as_ is UsageFormat.CSV:
         yield _written(list(COLUMNS))
@@ -57,10 +57,10 @@ async def export(rows: AsyncIterator[dict[str, Any]], as_: UsageFormat) -> Async
 
 
 def month_of(text: str) -> tuple[datetime, datetime]:
-    """A month such as 2026-11: its first moment and the first of the next, in UTC.
+    """Return the first moment of a month such as 2026-11 and of the next one, in UTC.
 
     Raises:
-        ValueError: not a month.
+        ValueError: the text is no month.
     """
     first = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
     return first, first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
@@ -75,7 +75,7 @@ def _json_line(row: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A cell which no spreadsheet takes for a formula: users choose their ids."""
+    """Return a cell that spreadsheets do not read as a formula: user ids come from callers."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 

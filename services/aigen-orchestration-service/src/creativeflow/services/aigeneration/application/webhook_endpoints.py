@@ -32,16 +32,14 @@ _KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointScope:
-    """The endpoints a caller may see: `sees_all` is an operator, who sees all and registers
-    their own.
-    """
+    """The endpoints that a caller may see; with `sees_all`, an operator's, all."""
 
     name: str
     sees_all: bool
 
     @property
     def owner(self) -> str | None:
-        """The owner whose endpoints are visible; None: all are."""
+        """The owner whose endpoints are visible; None for all."""
         return None if self.sees_all else self.name
 
 
@@ -68,13 +66,13 @@ class WebhookEndpointService:
         self._on_change = on_change
 
     async def register(
-        self, who: EndpointScope, url: str, secret: str | None, description: str | None
+        self, scope: EndpointScope, url: str, secret: str | None, description: str | None
     ) -> WebhookEndpoint:
         """Create an enabled endpoint.
 
         Raises:
-            InvalidRequestError: the URL may not be called. WebhookEndpointExistsError,
-            TooManyWebhookEndpointsError
+            InvalidRequestError: the URL must not be called.
+            WebhookEndpointExistsError, TooManyWebhookEndpointsError
         """
         try:
             await self._check(url)
@@ -83,7 +81,7 @@ class WebhookEndpointService:
         now = self._now()
         endpoint = WebhookEndpoint(
             id=self._new_id(),
-            owner=who.name,
+            owner=scope.name,
             url=url,
             description=description,
             state=EndpointState.ENABLED,
@@ -102,87 +100,88 @@ class WebhookEndpointService:
         self._on_change()
         return endpoint
 
-    async def page(self, who: EndpointScope) -> list[WebhookEndpoint]:
-        """Return the endpoints that the caller may see."""
-        return await self._endpoints.page(who.owner, PAGE_MAX)
+    async def page(self, scope: EndpointScope) -> list[WebhookEndpoint]:
+        """Return the visible endpoints."""
+        return await self._endpoints.page(scope.owner, PAGE_MAX)
 
-    async def one(self, who: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
+    async def one(self, scope: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
         """Return one endpoint.
 
         Raises:
-            NotFoundError: unknown, or of another owner.
+            NotFoundError: it does not exist or belongs to another owner.
         """
-        return _there(await self._endpoints.find(endpoint_id, who.owner))
+        return _there(await self._endpoints.find(endpoint_id, scope.owner))
 
-    async def delete(self, who: EndpointScope, endpoint_id: UUID) -> None:
+    async def delete(self, scope: EndpointScope, endpoint_id: UUID) -> None:
         """Delete an endpoint and its pending deliveries."""
-        await self.one(who, endpoint_id)
+        await self.one(scope, endpoint_id)
         await self._endpoints.delete(endpoint_id)
 
-    async def enable(self, who: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
-        """Enable an endpoint; on an enabled one only its failures are cleared."""
-        await self.one(who, endpoint_id)
+    async def enable(self, scope: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
+        """Enable an endpoint, or clear the failures of an enabled one."""
+        await self.one(scope, endpoint_id)
         enabled = _there(await self._endpoints.enable(endpoint_id, self._now()))
         self._on_change()
         return enabled
 
-    async def disable(self, who: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
+    async def disable(self, scope: EndpointScope, endpoint_id: UUID) -> WebhookEndpoint:
         """Disable an endpoint."""
-        await self.one(who, endpoint_id)
+        await self.one(scope, endpoint_id)
         await self._endpoints.disable(endpoint_id, DisabledReason.CALLER, self._now())
-        return await self.one(who, endpoint_id)
+        return await self.one(scope, endpoint_id)
 
     async def rotate(
-        self, who: EndpointScope, endpoint_id: UUID, secret: str | None
+        self, scope: EndpointScope, endpoint_id: UUID, secret: str | None
     ) -> WebhookEndpoint:
         """Rotate the secret; the old one signs beside it for a day."""
-        await self.one(who, endpoint_id)
+        await self.one(scope, endpoint_id)
         return _there(
             await self._endpoints.rotate(endpoint_id, secret or new_secret(), self._now())
         )
 
-    async def test(self, who: EndpointScope, endpoint_id: UUID) -> UUID:
-        """Send a test event; return the event's id."""
-        await self._enabled(who, endpoint_id)
+    async def test(self, scope: EndpointScope, endpoint_id: UUID) -> UUID:
+        """Send a test event; return its id."""
+        await self._enabled(scope, endpoint_id)
         now, event_id = self._now(), self._new_id()
-        told = {
+        event = {
             "type": TEST_EVENT,
             "timestamp": iso(now),
             "data": {"endpoint_id": str(endpoint_id)},
         }
         await self._deliveries.announce(
-            endpoint_id, event_id, event_type=TEST_EVENT, body=orjson.dumps(told).decode(), now=now
+            endpoint_id, event_id, event_type=TEST_EVENT, body=orjson.dumps(event).decode(), now=now
         )
         self._on_change()
         return event_id
 
     async def deliveries(
-        self, who: EndpointScope, endpoint_id: UUID, *, state: str | None, most: int
+        self, scope: EndpointScope, endpoint_id: UUID, *, state: str | None, most: int
     ) -> list[dict[str, Any]]:
         """Return the deliveries, newest first."""
-        await self.one(who, endpoint_id)
+        await self.one(scope, endpoint_id)
         return await self._deliveries.page(endpoint_id, state=state, most=most)
 
-    async def redeliver(self, who: EndpointScope, endpoint_id: UUID, event_id: UUID) -> None:
+    async def redeliver(self, scope: EndpointScope, endpoint_id: UUID, event_id: UUID) -> None:
         """Send an event again, with the same id and body.
 
         Raises:
-            NotFoundError: it is not in the log. WebhookEndpointDisabledError.
+            NotFoundError: the event is not in the log.
+            WebhookEndpointDisabledError
         """
-        await self._enabled(who, endpoint_id)
+        await self._enabled(scope, endpoint_id)
         if not await self._deliveries.redeliver(
-            endpoint_id, event_id, by=who.name, now=self._now()
+            endpoint_id, event_id, by=scope.name, now=self._now()
         ):
             raise errors.NotFoundError
         self._on_change()
 
-    async def _enabled(self, who: EndpointScope, endpoint_id: UUID) -> None:
-        if (await self.one(who, endpoint_id)).state is not EndpointState.ENABLED:
+    async def _enabled(self, scope: EndpointScope, endpoint_id: UUID) -> None:
+        if (await self.one(scope, endpoint_id)).state is not EndpointState.ENABLED:
             raise errors.WebhookEndpointDisabledError
 
 
 def new_secret() -> str:
-    """Return a new secret as the Standard Webhooks specification defines it."""
+    """Return a new secret in the format of the Standard Webhooks specification."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
 
 

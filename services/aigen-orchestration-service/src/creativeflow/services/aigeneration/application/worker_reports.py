@@ -1,8 +1,7 @@
-"""What workers report: one door for HTTP callbacks, RabbitMQ messages and the local engine.
+"""Worker reports: one entry point for HTTP callbacks, RabbitMQ messages and the local engine.
 
-A report is read, its proof is checked against the job it speaks of, the pictures it names are
-looked at, and then it happens to the request. Looking takes time, so it comes before the change: no
-transaction waits for it.
+A report is parsed, its token or signature verified, its pictures checked, and then its event
+applied. Pictures are checked before the change, so that no transaction waits for them.
 """
 
 import asyncio
@@ -43,7 +42,7 @@ Url = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(https?|s3)
 
 
 class ReportKind(StrEnum):
-    """The five things a worker can say; the value is the last part of the callback's address."""
+    """The kinds of reports; the value is the last segment of the callback URL."""
 
     STARTED = "started"
     PROGRESS = "progress"
@@ -53,9 +52,7 @@ class ReportKind(StrEnum):
 
 
 class WorkerReport(BaseModel):
-    """What every report carries; fields that are not known here are ignored, workers may say
-    more.
-    """
+    """The fields of every report; unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
 
@@ -70,7 +67,7 @@ class WorkerReport(BaseModel):
 
 
 class ReportedAsset(BaseModel):
-    """A picture that a worker made."""
+    """A picture made by a worker."""
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
 
@@ -86,12 +83,12 @@ class ReportedAsset(BaseModel):
     metadata: dict[str, Any] | None = None
 
     def asset(self) -> Asset:
-        """The picture as the domain has it; what was not said is left out."""
+        """Convert to an asset, without unset fields."""
         return cast("Asset", self.model_dump(exclude_none=True))
 
 
 class ReportedFailure(BaseModel):
-    """One sample that could not be made."""
+    """A sample that could not be made."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -101,7 +98,7 @@ class ReportedFailure(BaseModel):
 
 
 class ProgressReport(WorkerReport):
-    """How far the work is; samples that are ready may come along."""
+    """The progress of a job, optionally with finished samples."""
 
     percent: Annotated[int, Field(ge=0, le=100)] | None = None
     step: Annotated[str, Field(max_length=100)] | None = None
@@ -109,7 +106,7 @@ class ProgressReport(WorkerReport):
 
 
 class SamplesReport(WorkerReport):
-    """The samples that came, and the ones that did not."""
+    """The finished samples, and the failed ones."""
 
     samples: Annotated[list[ReportedAsset], Field(max_length=8)]
     failures: Annotated[list[ReportedFailure], Field(max_length=8)] = []
@@ -128,7 +125,7 @@ class FinalReport(WorkerReport):
 
 
 class ErrorReport(WorkerReport):
-    """Why the job could not be done; the codes and what they lead to stand in docs/lifecycle.md."""
+    """An error; docs/lifecycle.md lists the codes."""
 
     error_code: Short
     error_message: Annotated[str, Field(max_length=4000)] | None = None
@@ -155,21 +152,19 @@ class Signature(BaseModel):
 
 
 class PictureCheck(Protocol):
-    """Finds out what a reported picture really is."""
+    """Determines what a reported picture really is."""
 
     def covers(self, asset: Asset) -> bool:
-        """Whether this asset is looked at at all."""
+        """Return whether this picture is checked."""
         ...
 
     async def look(self, job_id: UUID, asset: Asset) -> Asset | PictureFault:
-        """The asset with what was found in place of what was claimed, or why it is none. Bounded in
-        time.
-        """
+        """Return the asset with the values found, or why it is invalid; bounded in time."""
         ...
 
 
 class WorkerReports:
-    """Reads reports, checks their proof, and lets them happen."""
+    """Receives reports: parses and verifies them, and applies their events."""
 
     def __init__(
         self,
@@ -182,7 +177,9 @@ class WorkerReports:
         check: PictureCheck | None = None,
         uploads_for: timedelta | None = None,
     ) -> None:
-        """`uploads_for`: how long after the birth of a job its worker may upload pictures."""
+        """`uploads_for`: time after the creation of a job during which its worker may upload
+        pictures.
+        """
         self._check = check
         self._uploads_for = uploads_for
         self._jobs = jobs
@@ -199,14 +196,15 @@ class WorkerReports:
         token: str | None = None,
         signature: Signature | None = None,
     ) -> GenerationRequest:
-        """Take one report as it came. The same report again changes nothing.
+        """Receive a report; repeating it changes nothing.
 
-        The token of the job may come beside the body or in it as `callback_token`.
+        The job's token may come beside the body or in it as `callback_token`.
 
         Raises:
-            InvalidCredentialsError: neither the job's token nor a signature of ours.
-            InvalidRequestError, InvalidJsonError: it cannot be read.
-            NotFoundError, StaleResultError: no such request; not its current job.
+            InvalidCredentialsError: neither the job's token nor a valid signature.
+            InvalidRequestError, InvalidJsonError: the report is invalid.
+            NotFoundError: the request does not exist.
+            StaleResultError: the job is not the current one.
         """
         signed = signature is not None and self._secrets.signed(
             signature.message_id,
@@ -224,11 +222,11 @@ class WorkerReports:
         return await self.apply(report, job_id)
 
     def check_upload(self, job_id: UUID, token: str | None) -> None:
-        """Whether the token opens this job, and the job can still be under way.
+        """Check that the token is the job's and that the job can still be in progress.
 
         Raises:
-            InvalidCredentialsError: another job's token, or none of ours. StaleResultError: the
-            job's time is over.
+            InvalidCredentialsError: the token is not this job's.
+            StaleResultError: the time of the job is over.
         """
         if not self._secrets.opens(token or "", job_id):
             raise errors.InvalidCredentialsError
@@ -236,8 +234,8 @@ class WorkerReports:
             raise errors.StaleResultError
 
     async def apply(self, report: WorkerReport, job_id: UUID) -> GenerationRequest:
-        """Let a report happen whose sender is known."""
-        request_id, told = report.generation_request_id, self._jobs
+        """Apply a report whose sender has been verified."""
+        request_id, jobs = report.generation_request_id, self._jobs
         match report:
             case ProgressReport():
                 return await self._progress(report, job_id)
@@ -246,15 +244,15 @@ class WorkerReports:
             case FinalReport():
                 return await self._final(report, job_id)
             case ErrorReport():
-                said = report.model_dump(
+                details = report.model_dump(
                     include={"failed_stage", "is_system_error"}, exclude_none=True
                 )
-                return await told.attempt_failed(request_id, job_id, report.error_code, said)
+                return await jobs.attempt_failed(request_id, job_id, report.error_code, details)
             case _:
-                return await told.work_started(request_id, job_id)
+                return await jobs.work_started(request_id, job_id)
 
     async def _progress(self, report: ProgressReport, job_id: UUID) -> GenerationRequest:
-        """Pictures that are none are left out; the result will say so."""
+        """Apply progress without invalid pictures; the result reports those."""
         samples, _, _ = await self._looked_at(report.generation_request_id, job_id, report.samples)
         progress = report.model_dump(include={"percent", "step"}, exclude_none=True)
         return await self._jobs.progress_reported(
@@ -297,11 +295,10 @@ class WorkerReports:
     async def _looked_at(
         self, request_id: UUID, job_id: UUID, reported: Sequence[ReportedAsset]
     ) -> tuple[list[Asset], list[SampleFailure], dict[str, Any]]:
-        """The samples as they really are, those that are none or repeat another one, and the
-        evidence of that.
+        """Return the checked samples, those that are invalid or repeated, and the evidence.
 
-        A report that is not awaited is refused before anything is fetched, and so is a sample that
-        does not fit by its own account.
+        An unexpected report is refused before anything is fetched, and so is a sample whose
+        reported size does not fit.
         """
         check = self._check
         samples = [Asset(**{"index": at, **each.asset()}) for at, each in enumerate(reported)]
@@ -332,8 +329,8 @@ class WorkerReports:
         return good, failures, {"checks": checks} if checks else {}
 
     async def _current_job(self, report: WorkerReport, *, signed: bool) -> UUID:
-        """The current job for a worker that does not send its id: only where a setting allows it,
-        and only signed.
+        """Return the current job for a worker that does not send its id; requires a setting and a
+        signature.
         """
         if not self._allow_missing_job_id:
             raise errors.InvalidRequestError.at(
@@ -345,15 +342,15 @@ class WorkerReports:
 
 
 def read(kind: ReportKind, body: bytes, *, older_names: bool = False) -> WorkerReport:
-    """A report from its JSON text; by older names, too, where those are spoken.
+    """Parse a report; with older field names if the setting allows them.
 
     Raises:
-        InvalidJsonError, InvalidRequestError: with the place of each fault.
+        InvalidJsonError, InvalidRequestError: with the place of each error.
     """
     value = parse_json(body)
     if older_names:
-        told, value = current_result(kind, value)
-        kind = ReportKind(told)
+        found, value = current_result(kind, value)
+        kind = ReportKind(found)
     try:
         return MODELS[kind].model_validate(value)
     except ValidationError as error:

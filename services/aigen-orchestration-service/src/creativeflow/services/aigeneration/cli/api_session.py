@@ -46,7 +46,7 @@ NEXT_STEPS = {
 }
 """The next step at a terminal, by the code of a problem."""
 _TITLE_ONLY = {"authentication_required", "invalid_request", "invalid_state"}
-"""Problems whose sentence names headers and fields, which a terminal does not show."""
+"""Problems whose text names headers and fields that the command line does not have."""
 _OPTIONS = {
     "/input_prompt": "PROMPT",
     "/updated_prompt": "--prompt",
@@ -65,7 +65,7 @@ _FILE_FORMATS = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CliFailure:
-    """A failure as it is shown: the message, the next step, and the exit code."""
+    """A failure as shown: the message, the next step, and the exit code."""
 
     code: str
     message: str
@@ -85,8 +85,7 @@ class ApiSession:
 
     @property
     def console(self) -> Console:
-        """The console for people: standard error, so that standard output holds results only.
-
+        """The console for messages: standard error, so that standard output contains results only.
         Quiet with `as_json`.
         """
         return Console(stderr=True, quiet=self.as_json)
@@ -208,7 +207,7 @@ class ApiSession:
         self.print_line(f"Charged: {done.cost.total} credits")
 
     def print_line(self, sentence: str) -> None:
-        """Print a sentence for people."""
+        """Print a message."""
         self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def print_json(self, document: Mapping[str, Any]) -> None:

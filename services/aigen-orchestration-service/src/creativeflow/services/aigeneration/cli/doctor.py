@@ -52,17 +52,17 @@ from creativeflow.services.aigeneration.storage.migrations import head
 from creativeflow.services.aigeneration.storage.queries import Queries
 
 LIMIT_SECONDS = 5.0
-"""Time limit of each check; starting the embedded database comes before and is not counted."""
+"""Time limit of each check, without the start of the embedded database."""
 _CONNECT_SECONDS = 4.0
 _PROBE = "aigen-doctor"
 """User and key of the calls to the credit service; they only read."""
 _UNRESOLVABLE = "aigen-doctor.invalid"
-"""A name that no resolver knows (RFC 6761), so that no foreign server is asked."""
+"""A name that never resolves (RFC 6761), so that no other server is contacted."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The state of one dependency; `remedy` is how to correct it, or what else to set."""
+    """The result of a check; `remedy` is how to correct it, or what to configure."""
 
     part: str
     ok: bool
@@ -75,7 +75,7 @@ class CheckResult:
 
 
 async def examine(settings: Settings, unknown: Sequence[UnknownVariable] = ()) -> list[CheckResult]:
-    """Ask every dependency that the settings put into force; never raises."""
+    """Check every configured dependency; never raises."""
     try:
         url: str | StartProblem = await asyncio.to_thread(database_url, settings)
     except Exception as error:  # noqa: BLE001 - becomes the result of the checks that need it
@@ -202,7 +202,7 @@ async def check_notifier(settings: Settings) -> list[CheckResult]:
 
 
 async def check_credits(settings: Settings, url: str | StartProblem) -> list[CheckResult]:
-    """Ask the credit service in force a question that changes nothing there."""
+    """Call the credit service without changing anything."""
     match scheme(settings.credits_url):
         case "local":
             return [await _check_local_ledger(url)]
@@ -232,7 +232,7 @@ async def check_moderation(settings: Settings) -> list[CheckResult]:
                 )
             ]
         except SafetyFileError:
-            return []  # the result of the word list names the fault
+            return []  # the check of the word list reports the error
     return [CheckResult("moderation", True, f"{host} answers")]
 
 
@@ -257,14 +257,14 @@ async def check_key_set(settings: Settings) -> list[CheckResult]:
 
 
 async def check_webhooks(settings: Settings) -> list[CheckResult]:
-    """Name the networks that webhooks may call, and check that host names can be resolved."""
+    """List the networks that webhooks may call, and check that host names can be resolved."""
     if not settings.webhook_endpoints_max:
         return [CheckResult("webhooks", True, "off")]
     return [await _check_outbound("webhooks", settings.webhook_rules())]
 
 
 async def check_result_fetch(settings: Settings) -> list[CheckResult]:
-    """Name the networks that pictures are fetched from, and check that names can be resolved."""
+    """List the networks that pictures are fetched from, and check that names can be resolved."""
     if settings.result_check != "fetch" or scheme(settings.engine_url) == "local":
         return []
     return [await _check_outbound("result pictures", settings.result_rules())]

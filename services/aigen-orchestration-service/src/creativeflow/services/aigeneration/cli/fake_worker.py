@@ -1,7 +1,7 @@
 """A fake worker in place of n8n: takes jobs from RabbitMQ, draws pictures, uploads them and
 reports.
 
-For trials without n8n, tests and benchmarks. It can misbehave in the ways that real workers do.
+For trials without n8n, tests and benchmarks; it can misbehave in the ways that real workers do.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class FakeWorker:
         await self._http.aclose()
 
     async def _take(self, delivery: Delivery) -> AckDecision:
-        """Handle one job; acknowledge it however it ended, because the service decides about
+        """Handle one job and acknowledge it in any case, because the service decides about
         retries.
         """
         job = orjson.loads(delivery.body)
@@ -117,7 +117,7 @@ class FakeWorker:
         await self._report(job, ReportKind.STARTED, {})
 
     async def answer_garbled(self, job: dict[str, Any]) -> None:
-        """Report something unreadable, then the right result."""
+        """Report an unreadable result, then the right one."""
         await self._send(ReportKind.SAMPLES, b'{"samples": [', job["callback_token"])
         await self.answer_well(job)
 
@@ -203,7 +203,7 @@ class FakeWorker:
         return {**answer.json(), "index": index}
 
     async def _report(self, job: dict[str, Any], kind: ReportKind, body: dict[str, Any]) -> bool:
-        """Send one report; return False if the service does not want the job any more."""
+        """Send one report; return False if the service no longer accepts reports for the job."""
         report = {
             "generation_request_id": job["generation_request_id"],
             "job_id": job["job_id"],

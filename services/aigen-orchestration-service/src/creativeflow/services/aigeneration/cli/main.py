@@ -126,7 +126,7 @@ def migrate() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Check every dependency in force, each for at most 5 s; exit with 1 if one fails."""
+    """Check every configured dependency, each for at most 5 s; exit with 1 if a check fails."""
     import uvloop
 
     from creativeflow.services.aigeneration.cli.doctor import examine
@@ -147,7 +147,7 @@ def version() -> None:
 
 
 def _set_environment(**values: object) -> None:
-    """Set settings for this process and those that it starts."""
+    """Set settings for this process and its child processes."""
     os.environ.update(
         {f"AIGEN_{name.upper()}": str(value) for name, value in values.items() if value is not None}
     )

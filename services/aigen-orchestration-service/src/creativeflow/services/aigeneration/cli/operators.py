@@ -45,7 +45,7 @@ usage_app = typer.Typer(help="Export the usage log.", no_args_is_help=True)
 credits_app = typer.Typer(help="Manage credits in the local ledger.", no_args_is_help=True)
 
 BY = "command line"
-"""The operator that timeline and ledger entries of these commands name."""
+"""The operator's name in timeline and ledger entries of these commands."""
 _SUBCOMMANDS = {
     "requests": requests_app,
     "outbox": outbox_app,

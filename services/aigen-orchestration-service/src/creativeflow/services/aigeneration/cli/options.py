@@ -23,8 +23,8 @@ Behaviour = Literal[
     "crashes",
     "never",
 ]
-"""How the fake worker answers. `late`: only after the deadline it is given. `crashes`: it returns
-the job unread until the broker dead-letters it. `mixed`: one of the others for each job.
+"""How the fake worker responds. `late`: only after the job's deadline. `crashes`: it returns the
+job unread until the broker dead-letters it. `mixed`: a random one for each job.
 """
 BEHAVIOURS = tuple(name for name in get_args(Behaviour) if name != "mixed")
 

@@ -1,4 +1,4 @@
-"""What the database allows this process: its schema revision and the right to write."""
+"""The schema revision and the write permissions of the database user."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ _WRITTEN = ("generation_requests", "generation_events", "holds", "outbox", "idem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaState:
-    """`revision` is None before the first migration; `read_only` are tables without the right to
-    write.
+    """`revision` is None before the first migration; `read_only` lists the tables without write
+    permission.
     """
 
     revision: str | None
@@ -20,7 +20,7 @@ class SchemaState:
 
 
 async def load_schema_state(database: Database) -> SchemaState:
-    """Return the state of the schema as the user of this connection sees it."""
+    """Return the schema state as seen by the user of this connection."""
     revision = await Queries(database).revision()
     if revision is None:
         return SchemaState(revision=None)

@@ -63,8 +63,9 @@ async def prepare(settings: Settings, url: str, *, migrate_first: bool) -> None:
     """Check what every process needs, before the first one starts.
 
     Raises:
-        RoutingFileError: the routing file cannot be used. SafetyFileError: the word lists cannot.
-        StorageUnavailableError: the database does not answer.
+        RoutingFileError: the routing file is invalid.
+        SafetyFileError: the word lists are invalid.
+        StorageUnavailableError: the database does not respond.
     """
     RoutingSource(settings.routing_file)
     if scheme(settings.safety_url) != "none":
@@ -76,8 +77,8 @@ async def prepare(settings: Settings, url: str, *, migrate_first: bool) -> None:
 
 def serve_http(settings: Settings, workers: int) -> None:
     """Run the HTTP server with the roles of this process until a signal ends it."""
-    # The server passes the signal on when it has stopped; leaving by an exception lets the embedded
-    # database stop too.
+    # The server raises the signal again when it has stopped; leaving by an exception lets the
+    # embedded database stop too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         uvicorn.run(
@@ -109,7 +110,7 @@ def served_app() -> ASGIApp:
 async def serve_roles(settings: Settings) -> None:
     """Run the roles without the HTTP server until a signal ends them.
 
-    `/metrics` is on a port of its own if `metrics_port` is set.
+    `/metrics` is on a separate port if `metrics_port` is set.
     """
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.host)
@@ -129,7 +130,7 @@ class StartReport:
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on; look at the answers of the lifespan only."""
+        """Pass all messages on; look only at those of the lifespan."""
         if scope["type"] == "lifespan":
             send = self._reporting(send)
         await self._app(scope, receive, send)
@@ -148,7 +149,7 @@ class StartReport:
 
 
 def log_start(settings: Settings) -> None:
-    """Log version, address, roles and the parts in force; never credentials."""
+    """Log version, address, roles and the configured adapters; never credentials."""
     log.info(
         "service_started",
         version=__version__,
@@ -163,7 +164,7 @@ def log_start(settings: Settings) -> None:
 
 
 def parts_in_force(settings: Settings) -> dict[str, str]:
-    """Return a word for each part that the settings choose."""
+    """Return the name of each configured adapter."""
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     address = database_address(url)
     embedded = not url or address.startswith(str(settings.data_dir))
@@ -185,7 +186,7 @@ def ending_signal() -> asyncio.Event:
 
 
 async def _check_schema(url: str) -> None:
-    """Refuse to start without a schema, or without the right to write to it."""
+    """Refuse to start without a schema, or without write permissions on it."""
     database = Database(url, pool_size=2)
     try:
         schema = await load_schema_state(database)

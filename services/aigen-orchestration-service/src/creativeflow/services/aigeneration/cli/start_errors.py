@@ -30,7 +30,7 @@ GRANT = "Grant SELECT, INSERT, UPDATE and DELETE on all tables to this user."
 
 @dataclass(frozen=True, slots=True)
 class StartProblem:
-    """What is wrong, without credentials, and how to correct it."""
+    """What is wrong, without credentials, and the remedy."""
 
     reason: str
     remedy: str
@@ -74,7 +74,7 @@ def database_address(url: str) -> str:
     if not url:
         return "the embedded PostgreSQL"
     place, _, query = url.partition("://")[2].partition("?")
-    if "@" in query:  # part of a password, or of an option: nothing is safe to show
+    if "@" in query:  # part of a password, or of an option: nothing can be shown safely
         return "AIGEN_DATABASE_URL"
     hosts, _, name = place.rpartition("@")[2].partition("/")
     return f"{hosts or parse_qs(query).get('host', ['localhost'])[0]}/{name}"
@@ -111,7 +111,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _refused(error: BaseException, url: str) -> StartProblem | None:
-    """Return the problem if the server answered and does not let this user in."""
+    """Return the problem if the server refuses this user."""
     address = database_address(url)
     match error:
         case asyncpg.InvalidPasswordError():
@@ -139,7 +139,7 @@ def _refused(error: BaseException, url: str) -> StartProblem | None:
 
 
 def _unusable(error: BaseException, url: str) -> StartProblem | None:
-    """Return the problem if the database is there and not in a usable condition."""
+    """Return the problem if the database exists but cannot be used."""
     address = database_address(url)
     if isinstance(error, _SCHEMA_MISSING):
         return StartProblem(

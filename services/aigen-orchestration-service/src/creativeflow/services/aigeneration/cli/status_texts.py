@@ -1,4 +1,4 @@
-"""The states of a generation in words, for a terminal."""
+"""The states of a generation as text for a terminal."""
 
 SAMPLES_READY = "AWAITING_SELECTION"
 COMPLETED = "COMPLETED"
@@ -18,5 +18,5 @@ STATUS_TEXTS = {
 
 
 def status_text(status: str) -> str:
-    """Return the words for a state; a state that is not known here is its own text."""
+    """Return the text of a state; an unknown state is its own text."""
     return STATUS_TEXTS.get(status, status)

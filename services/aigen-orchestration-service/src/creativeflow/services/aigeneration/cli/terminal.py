@@ -1,4 +1,4 @@
-"""What all commands share: output, settings, and one line instead of a traceback."""
+"""Output, settings and error handling of all commands."""
 
 import os
 import sys
@@ -69,7 +69,7 @@ def find_unknown_variables() -> "list[UnknownVariable]":
 
 
 def report_unknown_variables(settings: "Settings") -> None:
-    """Name every `AIGEN_*` variable that nothing reads, with the closest known name."""
+    """Report every `AIGEN_*` variable that nothing reads, with the closest known name."""
     unknown = find_unknown_variables()
     for variable in unknown:
         warn(str(variable))
@@ -78,7 +78,7 @@ def report_unknown_variables(settings: "Settings") -> None:
 
 
 def log_format() -> str:
-    """Return the configured log format, or the one that fits standard error."""
+    """Return the configured log format, or the one suitable for standard error."""
     return os.environ.get("AIGEN_LOG_FORMAT") or ("console" if sys.stderr.isatty() else "json")
 
 

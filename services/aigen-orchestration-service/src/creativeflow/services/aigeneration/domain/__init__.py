@@ -1,3 +1,1 @@
-"""What a generation request is and what may happen to it, in plain Python without any input or
-output.
-"""
+"""The rules of generation requests, without I/O."""

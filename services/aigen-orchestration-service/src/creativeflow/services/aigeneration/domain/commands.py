@@ -1,7 +1,7 @@
-"""What users and operators may order: pure functions from a request and an order to an event.
+"""Commands of users and operators: pure functions from a request and an order to an event.
 
-Each returns the event to apply, or `AlreadyDone` where the request already is as ordered, and
-raises the refusal otherwise. Reports of workers and the passing of time are in `job_commands.py`.
+Each returns the event to apply, or `AlreadyDone` if the order has been carried out before, and
+raises an error if it is refused. Worker reports and deadlines are in `job_commands.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ from creativeflow.services.aigeneration.domain.worker_errors import to_failure
 
 @dataclass(frozen=True, slots=True)
 class AlreadyDone:
-    """The request already is as ordered: nothing is to be written."""
+    """The order has been carried out before; nothing needs to be written."""
 
 
 ALREADY_DONE = AlreadyDone()
@@ -86,9 +86,9 @@ class Submission:
 class Offer:
     """What an order is priced by: the user's plan, the price list, the models, and a quote.
 
-    `open_quote` returns the quoted terms, None without a quote; it is called only where something
-    is to be paid, so that a repeated order succeeds although its quote has expired. `stale`: the
-    entitlements are minutes old, which is good enough for free work only.
+    `open_quote` returns the quoted terms, None without a quote. It is called only if something is
+    to be paid, so that a repeated order succeeds although its quote has expired. `stale`: the
+    entitlements are some minutes old, which suffices for free work only.
     """
 
     plan: Plan
@@ -114,17 +114,17 @@ class Offer:
         """Return the charge for the timeline.
 
         Raises:
-            QuoteExpiredError: it is not what was quoted.
-            CreditsUnavailableError: it costs credits, and the entitlements are stale.
+            QuoteExpiredError: the charge differs from the quote.
+            CreditsUnavailableError: the action costs credits, and the entitlements are stale.
         """
         check_quote(self.open_quote(), charge)
         return self.describe(charge)
 
     def describe(self, charge: Charge) -> dict[str, Any]:
-        """Return the charge for the timeline, marked where it rests on stale entitlements.
+        """Return the charge for the timeline, marked if it is based on stale entitlements.
 
         Raises:
-            CreditsUnavailableError: it costs credits, and the entitlements are stale.
+            CreditsUnavailableError: the action costs credits, and the entitlements are stale.
         """
         if not self.stale:
             return charge_data(charge)
@@ -135,7 +135,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleChoice:
-    """The sample a user selects, and how the final is to be made."""
+    """The sample that a user selects, and the options of the final."""
 
     sample_id: str
     resolution: str | None = None
@@ -145,7 +145,7 @@ class SampleChoice:
 def submit(
     order: Submission, request_id: UUID, offer: Offer, *, max_rounds: int, review: str | None
 ) -> Submitted:
-    """Create a request; `review` is the moderation category that an operator must look at.
+    """Create a request; `review` is the moderation category that requires a review.
 
     Raises:
         PlanRequiredError, QuoteExpiredError, CreditsUnavailableError
@@ -191,17 +191,17 @@ def submit(
 
 
 def take_credits(submitted: Submitted) -> Submitted:
-    """Return the birth whose statement takes the credits itself."""
+    """Return the creation event whose statement also takes the credits."""
     assert submitted.hold is not None  # noqa: S101 - only what costs credits comes here
     return replace(submitted, origin=Origin.FUNDED, hold=as_held(submitted.hold))
 
 
 def retried_brief(request: GenerationRequest, changes: Mapping[str, Any]) -> Brief:
-    """Return the brief of a request that is started again.
+    """Return the brief of a retried request.
 
     Raises:
         InvalidStateError: the request is live or was completed.
-        InvalidRequestError: its prompt was rejected, and it is unchanged.
+        InvalidRequestError: its prompt was rejected and is unchanged.
     """
     if not request.terminal or request.state is State.COMPLETED:
         raise errors.InvalidStateError(state=request.state)
@@ -219,7 +219,7 @@ def retried_brief(request: GenerationRequest, changes: Mapping[str, Any]) -> Bri
 def select_sample(
     request: GenerationRequest, choice: SampleChoice, offer: Offer
 ) -> SampleSelected | AlreadyDone:
-    """Select one sample and order its final (REQ-009); the same selection again is done already.
+    """Select one sample and order its final (REQ-009); a repeated selection is `AlreadyDone`.
 
     Raises:
         AlreadySelectedError, ActionInProgressError, IllegalTransitionError, InvalidRequestError,
@@ -294,10 +294,9 @@ def begin_order(
     decide: Callable[[GenerationRequest], Order | AlreadyDone],
     takes_credits: bool,
 ) -> DomainEvent | AlreadyDone:
-    """Begin what `decide` orders, or first ask for the credits it costs.
+    """Return the event that `decide` orders, or the event that places its hold first.
 
-    `takes_credits`: the credits are in our own database, and the statement that begins the work
-    takes them.
+    `takes_credits`: the credits are in our own database, and the statement of the event takes them.
     """
     order = decide(request)
     if isinstance(order, AlreadyDone):
@@ -340,12 +339,12 @@ def resolve_hold(request: GenerationRequest, hold: Hold) -> DomainEvent | Alread
 
 
 def cancel(request: GenerationRequest, *, by: str) -> CancelRequested | AlreadyDone:
-    """Cancel a live request; an ended one stays as it is."""
+    """Cancel a live request; an ended one is left unchanged."""
     return ALREADY_DONE if request.terminal else CancelRequested(data={"by": by})
 
 
 def force_fail(_: GenerationRequest, *, by: str, reason: str) -> OperatorFailed:
-    """End a live request on behalf of an operator."""
+    """End a live request for an operator."""
     return OperatorFailed(
         failure=to_failure(worker_errors.OPERATOR_ENDED), data={"by": by, "reason": reason}
     )
@@ -354,10 +353,10 @@ def force_fail(_: GenerationRequest, *, by: str, reason: str) -> OperatorFailed:
 def accept_review(
     request: GenerationRequest, offer: Offer
 ) -> ReviewPassed | CreditsAsked | AlreadyDone:
-    """Let a reviewed request go on, at the price of today.
+    """Accept a reviewed prompt; the request is priced by the current plan and prices.
 
     Raises:
-        CreditsUnavailableError: it costs credits, and the entitlements are stale.
+        CreditsUnavailableError: the request costs credits, and the entitlements are stale.
     """
     if not request.in_review:
         return ALREADY_DONE
@@ -386,9 +385,9 @@ def reject_review(request: GenerationRequest, *, by: str) -> ReviewRejected | Al
 
 
 def refuse_reviewed(request: GenerationRequest) -> CreditsRefused | AlreadyDone:
-    """End a reviewed request whose allowance was used up meanwhile.
+    """End a reviewed request whose allowance has been used up.
 
-    Credits that were refused have been written so already.
+    A refusal by the credit service has already been written.
     """
     if not request.in_review:
         return ALREADY_DONE

@@ -1,14 +1,14 @@
-"""Every refusal and failure a caller can meet: one tree, a sentence each, and what to do next.
+"""The errors that callers can receive, with status, code, title and sentence.
 
-Status, code and title stand on the class; `str(error)` is the sentence. docs/problems.md is
-generated from this module, and the catalogues of other languages translate by `code`.
+`str(error)` is the sentence. docs/problems.md is generated from this module; translations are
+looked up by `code`.
 """
 
 from typing import Any, ClassVar
 
 
 class AigenError(Exception):
-    """The base class of the errors that callers see."""
+    """Base class of the errors that callers receive."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -27,7 +27,7 @@ class AigenError(Exception):
 
     @property
     def retry_after_seconds(self) -> int | None:
-        """How long to wait before another try, where that is known."""
+        """Seconds to wait before a retry, if known."""
         return self.fields.get("retry_after_seconds")
 
 
@@ -38,7 +38,7 @@ class InternalError(AigenError):
 
 
 class InvalidRequestError(AigenError):
-    """The body, the path or a parameter does not fit; `errors` names each place."""
+    """The body, the path or a parameter is invalid; `errors` lists each place."""
 
     status = 422
     code = "invalid_request"
@@ -51,12 +51,12 @@ class InvalidRequestError(AigenError):
 
     @classmethod
     def at(cls, pointer: str, code: str, message: str) -> "InvalidRequestError":
-        """One fault at one place; `pointer` is a JSON pointer into the body."""
+        """Return the error for a single place; `pointer` is a JSON pointer into the body."""
         return cls(errors=[{"pointer": pointer, "code": code, "message": message}])
 
 
 class InvalidJsonError(AigenError):
-    """The body is not JSON, or nested too deeply to be meant."""
+    """The body is not JSON, or is nested too deeply."""
 
     status = 422
     code = "invalid_json"
@@ -89,7 +89,7 @@ class BodyTooSlowError(AigenError):
 
 
 class UnsupportedMediaTypeError(AigenError):
-    """The body's content type is not one that is read here."""
+    """The content type of the body is not supported."""
 
     status = 415
     code = "unsupported_media_type"
@@ -110,7 +110,7 @@ class MethodNotAllowedError(AigenError):
 
 
 class NotFoundError(AigenError):
-    """Unknown, or of another user: the response is the same."""
+    """The object does not exist or belongs to another user; the response is the same."""
 
     status = 404
     code = "not_found"
@@ -154,9 +154,7 @@ class ForbiddenError(AigenError):
 
 
 class HostNotAllowedError(AigenError):
-    """An open service was called by a name that is not its own: a foreign page may have made that
-    name lead here.
-    """
+    """An open service was called by a host name that another site could control."""
 
     status = 403
     code = "host_not_allowed"
@@ -168,7 +166,7 @@ class HostNotAllowedError(AigenError):
 
 
 class CsrfError(AigenError):
-    """A form that changes something did not come from a page of ours in this session."""
+    """A form was not submitted from a page of this service in the current session."""
 
     status = 403
     code = "csrf_failed"
@@ -180,7 +178,7 @@ class CsrfError(AigenError):
 
 
 class UserMismatchError(AigenError):
-    """The body names another user than the token."""
+    """The body names another user than the token does."""
 
     status = 403
     code = "user_mismatch"
@@ -243,7 +241,7 @@ class PromptRejectedError(AigenError):
 
 
 class PromptReviewRequiredError(AigenError):
-    """Changed words would need a person's look, for which a request under way cannot wait."""
+    """The changed prompt would need a review, which a request in progress cannot wait for."""
 
     status = 422
     code = "prompt_review_required"
@@ -255,7 +253,7 @@ class PromptReviewRequiredError(AigenError):
 
 
 class SafetyUnavailableError(AigenError):
-    """Prompts cannot be checked right now, and unchecked ones are not taken."""
+    """Prompts cannot be checked now; unchecked prompts are not accepted."""
 
     status = 503
     code = "safety_unavailable"
@@ -267,8 +265,8 @@ class SafetyUnavailableError(AigenError):
 
 
 class QuoteExpiredError(AigenError):
-    """The price is no longer the quoted one, or the quote is too old: never a different charge
-    (REQ-016).
+    """The price differs from the quote, or the quote has expired; the charge never differs from the
+    quote (REQ-016).
     """
 
     status = 409
@@ -281,7 +279,7 @@ class QuoteExpiredError(AigenError):
 
 
 class InvalidStateError(AigenError):
-    """The request is not in a state in which this can be done."""
+    """The action is not possible in the state of the request."""
 
     status = 409
     code = "invalid_state"
@@ -301,7 +299,7 @@ class IllegalTransitionError(InvalidStateError):
 
 
 class ActionInProgressError(AigenError):
-    """Another action on the request waits for the credit service."""
+    """Another action on the request is waiting for the credit service."""
 
     status = 409
     code = "action_in_progress"
@@ -326,7 +324,7 @@ class AlreadySelectedError(AigenError):
 
 
 class TooManyRoundsError(AigenError):
-    """The number of regenerations is bounded."""
+    """The number of regenerations is limited."""
 
     status = 409
     code = "too_many_rounds"
@@ -338,8 +336,8 @@ class TooManyRoundsError(AigenError):
 
 
 class StaleResultError(AigenError):
-    """A result for a job that is not the current one: kept as evidence, never applied, never
-    paid.
+    """The result is for a job that is not the current one; it is recorded as evidence, never
+    applied and never paid.
     """
 
     status = 409
@@ -352,7 +350,7 @@ class StaleResultError(AigenError):
 
 
 class PreconditionFailedError(AigenError):
-    """The request has another version than If-Match."""
+    """The version of the request differs from If-Match."""
 
     status = 412
     code = "precondition_failed"
@@ -363,7 +361,7 @@ class PreconditionFailedError(AigenError):
 
 
 class IdempotencyKeyRequiredError(AigenError):
-    """A setting makes Idempotency-Key mandatory."""
+    """The settings require an Idempotency-Key."""
 
     status = 400
     code = "idempotency_key_required"
@@ -388,7 +386,7 @@ class IdempotencyKeyInFlightError(AigenError):
 
 
 class IdempotencyKeyReusedError(AigenError):
-    """The key was used with another body."""
+    """The key was used with a different body."""
 
     status = 422
     code = "idempotency_key_reused"
@@ -397,8 +395,8 @@ class IdempotencyKeyReusedError(AigenError):
 
 
 class WebhookEndpointExistsError(AigenError):
-    """An address is registered once for each caller, so a registration that is repeated makes no
-    second endpoint.
+    """A URL is registered once per caller, so a repeated registration does not create a second
+    endpoint.
     """
 
     status = 409
@@ -411,7 +409,7 @@ class WebhookEndpointExistsError(AigenError):
 
 
 class TooManyWebhookEndpointsError(AigenError):
-    """The number of endpoints of each caller is bounded."""
+    """The number of endpoints per caller is limited."""
 
     status = 409
     code = "too_many_webhook_endpoints"
@@ -444,8 +442,8 @@ class RateLimitedError(AigenError):
 
 
 class UploadQuotaError(AigenError):
-    """A user has uploaded as many reference pictures, or as many bytes of them, as an account may
-    in some days.
+    """The user has reached the limit of reference pictures, or of their bytes, for the current
+    period.
     """
 
     status = 429
@@ -459,7 +457,7 @@ class UploadQuotaError(AigenError):
 
 
 class JobUploadsError(AigenError):
-    """A worker has uploaded as many pictures, or as many bytes of them, as one job may."""
+    """The worker has reached the limit of pictures, or of their bytes, for the job."""
 
     status = 413
     code = "job_uploads"
@@ -471,7 +469,7 @@ class JobUploadsError(AigenError):
 
 
 class ServiceUnavailableError(AigenError):
-    """A part this call needs is out of reach; nothing was begun."""
+    """A required system is unavailable; nothing was started."""
 
     status = 503
     code = "service_unavailable"
@@ -483,8 +481,8 @@ class ServiceUnavailableError(AigenError):
 
 
 class StorageUnavailableError(ServiceUnavailableError):
-    """The database cannot be reached, or the connection was lost: what was being written may be
-    there or not.
+    """The database is unavailable, or the connection was lost; the outcome of the write is
+    unknown.
     """
 
     code = "storage_unavailable"
@@ -495,7 +493,7 @@ class StorageUnavailableError(ServiceUnavailableError):
 
 
 class CreditsUnavailableError(ServiceUnavailableError):
-    """The credit service cannot be asked, and the action would cost something."""
+    """The credit service is unavailable, and the action may cost credits."""
 
     code = "credits_unavailable"
     title = "Credits cannot be checked right now"
@@ -506,7 +504,7 @@ class CreditsUnavailableError(ServiceUnavailableError):
 
 
 def every_error() -> list[type[AigenError]]:
-    """The whole tree, the root left out, in the order of definition."""
+    """Return all error classes below the root, in the order of definition."""
     found: list[type[AigenError]] = []
     waiting = [AigenError]
     while waiting:

@@ -1,8 +1,8 @@
-"""The events of a request, one frozen dataclass each: its fields are all that the event may set.
+"""The events of a request as frozen dataclasses; an event sets exactly its fields.
 
-A field has the name and type of the field of `GenerationRequest` that it sets; `hold` and `data`
-are the exceptions. `state`, `version` and `updated_at` are no event's to set: the table decides
-them, see `domain/transitions.py`.
+A field has the name and type of the field of `GenerationRequest` that it sets, except `hold` and
+`data`. Events never set `state`, `version` and `updated_at`: the transition table does, see
+`domain/transitions.py`.
 """
 
 from collections.abc import Mapping
@@ -30,29 +30,29 @@ _NOT_FIELDS_OF_A_REQUEST = frozenset({"data", "hold"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainEvent:
-    """What all events share; `data` is stored in the timeline and changes nothing.
+    """Base class of the events; `data` is stored in the timeline and changes nothing.
 
-    `hold` is the hold that the event creates or replaces, if it has that field.
+    `hold`, if the event has that field, is the hold that it creates or replaces.
     """
 
     kind: ClassVar[Event]
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def fields_to_set(self) -> dict[str, Any]:
-        """Return the request's fields that this event sets, by name."""
+        """Return the fields of the request that this event sets, by name."""
         event: Any = type(self)
         return {name: getattr(self, name) for name in names_of(event)}
 
 
 @cache
 def names_of(event: Any) -> tuple[str, ...]:
-    """Return the names of the request's fields that events of the class `event` set."""
+    """Return the names of the fields of the request that events of this class set."""
     return tuple(each.name for each in fields(event) if each.name not in _NOT_FIELDS_OF_A_REQUEST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted(DomainEvent):
-    """A request was created; `origin` selects the birth row of the table."""
+    """A request was created; `origin` selects the row of the table."""
 
     kind: ClassVar[Event] = Event.SUBMITTED
     origin: Origin
@@ -77,7 +77,7 @@ class Submitted(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReviewPassed(DomainEvent):
-    """An operator accepted the prompt; `hold` is an allowance, taken at once."""
+    """An operator accepted the prompt; `hold` is an allowance, held at once."""
 
     kind: ClassVar[Event] = Event.REVIEW_PASSED
     plan: str
@@ -115,7 +115,7 @@ class CreditsHeld(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditsRefused(DomainEvent):
-    """The credit service or the allowance refused; `failure` is set where that ends the request."""
+    """The credit service or the allowance refused; `failure` is set if this ends the request."""
 
     kind: ClassVar[Event] = Event.CREDITS_REFUSED
     failure: Failure | None
@@ -139,7 +139,7 @@ class JobLeased(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobReturned(DomainEvent):
-    """The job was not published, or nobody knows; it is due again at `due_at`."""
+    """The job was not published, or the outcome is unknown; it is due again at `due_at`."""
 
     kind: ClassVar[Event] = Event.JOB_RETURNED
     due_at: datetime
@@ -168,7 +168,7 @@ class FinalJobConfirmed(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplesStarted(DomainEvent):
-    """A worker has begun to make samples."""
+    """A worker started to make the samples."""
 
     kind: ClassVar[Event] = Event.SAMPLES_STARTED
     progress: Mapping[str, Any]
@@ -177,7 +177,7 @@ class SamplesStarted(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalStarted(DomainEvent):
-    """A worker has begun to make the final."""
+    """A worker started to make the final."""
 
     kind: ClassVar[Event] = Event.FINAL_STARTED
     progress: Mapping[str, Any]
@@ -186,7 +186,7 @@ class FinalStarted(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressReported(DomainEvent):
-    """A worker reported progress; `samples` are those that can be seen so far."""
+    """A worker reported progress; `samples` are those that are visible so far."""
 
     kind: ClassVar[Event] = Event.PROGRESS_REPORTED
     progress: Mapping[str, Any]
@@ -216,7 +216,7 @@ class FinalDelivered(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(DomainEvent):
-    """An attempt failed for a transient reason, and another one is left."""
+    """An attempt failed for a transient reason, and another attempt is left."""
 
     kind: ClassVar[Event] = Event.ATTEMPT_FAILED
 
@@ -232,7 +232,7 @@ class AttemptsExhausted(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRefused(DomainEvent):
-    """The provider cannot use the input."""
+    """The provider refused the input."""
 
     kind: ClassVar[Event] = Event.INPUT_REFUSED
     failure: Failure
@@ -241,14 +241,14 @@ class InputRefused(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRejected(DomainEvent):
-    """The provider refuses the prompt."""
+    """The provider refused the prompt."""
 
     kind: ClassVar[Event] = Event.PROMPT_REJECTED
     failure: Failure
     progress: None = None
 
 
-# What the user orders
+# Orders of the user
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,11 +265,11 @@ class SampleSelected(DomainEvent):
     hold: Hold | None = None
 
     def to_pending(self) -> PendingAction:
-        """Return this event as JSON, to be applied once its hold is held."""
+        """Return this event as JSON, to be applied when its hold is held."""
         return {"event": self.kind.value, "fields": self.to_json()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return what was ordered, as the timeline and a pending action store it."""
+        """Return the order, as stored in the timeline and in a pending action."""
         return {
             "selected_sample_id": self.selected_sample_id,
             "final_resolution": str(self.final_size),
@@ -280,7 +280,7 @@ class SampleSelected(DomainEvent):
 
     @classmethod
     def from_pending(cls, fields_: Mapping[str, Any], hold: Hold, data: Mapping[str, Any]) -> Self:
-        """Return the event that `to_pending` stored, paid for by `hold`."""
+        """Return the event stored by `to_pending`, with its hold."""
         return cls(
             selected_sample_id=fields_["selected_sample_id"],
             final_size=Size.parse(fields_["final_resolution"]),
@@ -306,11 +306,11 @@ class RegenerationRequested(DomainEvent):
     hold: Hold | None = None
 
     def to_pending(self) -> PendingAction:
-        """Return this event as JSON, to be applied once its hold is held."""
+        """Return this event as JSON, to be applied when its hold is held."""
         return {"event": self.kind.value, "fields": {"brief": dict(self.brief), **self.to_json()}}
 
     def to_json(self) -> dict[str, Any]:
-        """Return what was ordered, as the timeline stores it: never the words of the prompt."""
+        """Return the order as stored in the timeline, without the prompt."""
         return {"plan": self.plan, "route": self.route}
 
     @classmethod
@@ -321,7 +321,7 @@ class RegenerationRequested(DomainEvent):
         hold: Hold,
         data: Mapping[str, Any],
     ) -> Self:
-        """Return the event that `to_pending` stored, paid for by `hold`."""
+        """Return the event stored by `to_pending`, with its hold."""
         return cls(
             round=request.round + 1,
             brief=Brief(**{**request.brief, **fields_["brief"]}),
@@ -353,7 +353,9 @@ class ExpiryNeared(DomainEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadlinePassed(DomainEvent):
-    """The deadline of the state passed; `failure` is None where samples expired unselected."""
+    """The deadline of the state passed; `failure` is None if samples expired without a
+    selection.
+    """
 
     kind: ClassVar[Event] = Event.DEADLINE_PASSED
     failure: Failure | None
@@ -370,7 +372,7 @@ class OperatorFailed(DomainEvent):
 
 
 Order = SampleSelected | RegenerationRequested
-"""An event that begins paid work."""
+"""An event that starts paid work."""
 
 
 def job_confirmed(stage: Stage, data: Mapping[str, Any]) -> DomainEvent:
@@ -394,7 +396,7 @@ def work_started(
 
 
 def attempt_ended(kind: Event, failure: Failure, data: Mapping[str, Any]) -> DomainEvent:
-    """Return the event of a failed attempt after which there is no other one."""
+    """Return the event of a failed attempt that is not retried."""
     match kind:
         case Event.ATTEMPTS_EXHAUSTED:
             return AttemptsExhausted(failure=failure, data=data)
@@ -433,4 +435,4 @@ EVENTS: tuple[type[DomainEvent], ...] = (
     DeadlinePassed,
     OperatorFailed,
 )
-"""The class of every event of the table."""
+"""Event classes by event."""

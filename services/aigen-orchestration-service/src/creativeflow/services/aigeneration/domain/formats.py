@@ -1,4 +1,4 @@
-"""The output formats with their pixel sizes (REQ-005), and the sizes a sample and a final may have
+"""Output formats with their pixel sizes (REQ-005), and the allowed sizes of samples and finals
 (REQ-009).
 """
 
@@ -14,7 +14,7 @@ SAMPLE_BOX = 512
 CUSTOM = "Custom"
 FILE_FORMATS = ("png", "jpg", "webp")
 RATIO_TOLERANCE = 0.03
-"""Providers work in steps of 8 to 64 px, so a sample's ratio may be off by this part."""
+"""Tolerance of a sample's aspect ratio: providers work in steps of 8 to 64 px."""
 
 _NAMED_LONGEST_SIDE = {"HD": 1280, "FHD": 1920, "2K": 2048, "4K": 4096}
 
@@ -35,10 +35,10 @@ class Size(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Size":
-        """Read "WxH".
+        """Parse "WxH".
 
         Raises:
-            ValueError: the text has another shape, or a side is 0 or absurdly long.
+            ValueError: the text is malformed, or a side is 0 or too long.
         """
         match = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", text.strip(), re.ASCII)
         if match is None:
@@ -46,14 +46,16 @@ class Size(NamedTuple):
         return cls(int(match[1]), int(match[2]))
 
     def scaled(self, longest: int) -> "Size":
-        """The same ratio with another longest side, every side at least one pixel."""
+        """Return the size with the same ratio and this longest side; every side is at least one
+        pixel.
+        """
         return Size(
             max(1, round(self.width * longest / self.longest)),
             max(1, round(self.height * longest / self.longest)),
         )
 
     def like(self, other: "Size", tolerance: float = RATIO_TOLERANCE) -> bool:
-        """Whether the ratio is the other's, within `tolerance` or one pixel."""
+        """Return whether both sizes have the same ratio, within `tolerance` or one pixel."""
         height = self.width * other.height / other.width
         width = self.height * other.width / other.height
         return abs(self.height - height) <= max(1.0, height * tolerance) or abs(
@@ -79,20 +81,20 @@ FORMATS: MappingProxyType[str, Size] = MappingProxyType(
 
 
 def sample_size(asked: Size) -> Size:
-    """The size of a preview: the asked ratio inside the 512 x 512 box, never larger than what was
-    asked.
+    """Return the size of a sample: the ordered ratio within 512 x 512, never larger than
+    ordered.
     """
     return asked.scaled(min(SAMPLE_BOX, asked.longest))
 
 
 def final_size(asked: Size, desired: str | None) -> Size:
-    """The size of the final: the format's own, or what was desired at selection.
+    """Return the size of the final: that of the format, or the one requested at selection.
 
-    `desired` is "WIDTHxHEIGHT" in the format's ratio, or one of HD, FHD, 2K, 4K for the longest
+    `desired` is "WIDTHxHEIGHT" in the ratio of the format, or HD, FHD, 2K or 4K for the longest
     side.
 
     Raises:
-        InvalidRequestError: not a size, out of bounds, or in another ratio.
+        InvalidRequestError: the size is malformed, out of bounds, or in another ratio.
     """
     if desired is None:
         return asked

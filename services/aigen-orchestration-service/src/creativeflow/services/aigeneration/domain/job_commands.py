@@ -1,4 +1,4 @@
-"""Reports of workers and the passing of time: pure functions from a request to an event."""
+"""Commands of workers and deadlines: pure functions from a request to an event."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -83,7 +83,7 @@ def check_job(request: GenerationRequest, job_id: UUID) -> None:
 
 
 def start_work(request: GenerationRequest, *, job_id: UUID) -> DomainEvent | AlreadyDone:
-    """Record that a worker has begun; again it is done already.
+    """Record that a worker has started; a repeated report is `AlreadyDone`.
 
     Raises:
         StaleResultError
@@ -103,7 +103,8 @@ def report_progress(
     progress: Mapping[str, Any],
     samples: Sequence[Asset],
 ) -> DomainEvent:
-    """Record progress; samples that are ready can be seen, and selected only when all are.
+    """Record progress; finished samples become visible, but can be selected only when all are
+    delivered.
 
     Raises:
         StaleResultError
@@ -128,10 +129,12 @@ def deliver_samples(
     data: Mapping[str, Any],
     policy: Policy,
 ) -> DomainEvent | AlreadyDone:
-    """Show the valid samples and capture their price; none valid is a failed attempt (REQ-008).
+    """Deliver the valid samples and capture their price; without a valid one the attempt fails
+    (REQ-008).
 
     Raises:
-        StaleResultError: another job. InvalidRequestError: the job makes a final.
+        StaleResultError: the report is for another job.
+        InvalidRequestError: the job makes a final.
     """
     check_job(request, job_id)
     check_stage(request, Stage.SAMPLES)
@@ -159,10 +162,11 @@ def deliver_final(
     data: Mapping[str, Any],
     policy: Policy,
 ) -> DomainEvent | AlreadyDone:
-    """Complete the request if size and format are as ordered (REQ-009), else fail the attempt.
+    """Complete the request if size and format are as ordered (REQ-009), otherwise fail the attempt.
 
     Raises:
-        StaleResultError: another job. InvalidRequestError: the job makes samples.
+        StaleResultError: the report is for another job.
+        InvalidRequestError: the job makes samples.
     """
     check_job(request, job_id)
     check_stage(request, Stage.FINAL)
@@ -196,7 +200,9 @@ def report_failure(
 def fail_attempt(
     request: GenerationRequest, *, code: str, data: Mapping[str, Any], policy: Policy
 ) -> DomainEvent:
-    """Begin another attempt where the error is transient and one is left, else end the request."""
+    """Start another attempt if the error is transient and an attempt is left, otherwise end the
+    request.
+    """
     known = worker_errors.reported_code(code)
     error = worker_errors.worker_error_for(known)
     evidence = {
@@ -216,7 +222,7 @@ def fail_attempt(
 def pass_time(
     request: GenerationRequest, *, now: datetime, policy: Policy
 ) -> DomainEvent | AlreadyDone:
-    """Apply what is overdue: a deadline, an expired lease, or a reminder."""
+    """Apply what is overdue: a deadline, an expired lease or a reminder."""
     if request.deadline_at and request.deadline_at <= now:
         untaken = request.state in AT_WORK and request.progress is None
         if untaken and request.due_at and now < request.due_at + policy.dispatch_deadline:

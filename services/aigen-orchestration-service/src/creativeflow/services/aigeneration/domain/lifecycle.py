@@ -1,8 +1,7 @@
-"""The state machine: TRANSITIONS gives the next state and the effects for every state and event.
+"""The state machine: TRANSITIONS gives the next state and the effects for each state and event.
 
-Policy is read off a row of this table and nowhere else. The diagram in docs/lifecycle.md and the
-actions that the API offers are generated from it; the constraints of the database are compared with
-it by a test.
+The diagram in docs/lifecycle.md and the actions that the API offers are generated from it; a test
+compares it with the constraints of the database.
 """
 
 from dataclasses import dataclass
@@ -28,7 +27,9 @@ class State(StrEnum):
 
 
 class Origin(StrEnum):
-    """What a new request still needs; the birth rows of the table begin here instead of a state."""
+    """What a new request still needs; rows that create a request start here instead of in a
+    state.
+    """
 
     NEEDS_REVIEW = "needs review"
     NEEDS_CREDITS = "needs credits"
@@ -36,14 +37,14 @@ class Origin(StrEnum):
 
 
 class Stage(StrEnum):
-    """What the current job makes. A stage is also the lane in which its jobs wait."""
+    """What the current job makes; also the name of the lane in which its jobs wait."""
 
     SAMPLES = "samples"
     FINAL = "final"
 
 
 class Event(StrEnum):
-    """What can happen to a request, in the past tense; the timeline stores the value."""
+    """The events of a request; the timeline stores the value."""
 
     SUBMITTED = "submitted"
     REVIEW_PASSED = "review_passed"
@@ -74,7 +75,7 @@ class Event(StrEnum):
 
 
 class Effect(StrEnum):
-    """An effect of a transition, in the imperative; written in the transaction of the new state."""
+    """The effects of transitions, written in the same statement as the new state."""
 
     QUEUE_JOB = "queue job"
     REQUEUE_JOB = "requeue job"
@@ -92,7 +93,7 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One row of the table: the next state, the effects, and the reason for the documentation."""
+    """A row of the table: the next state, the effects, and the reason for the documentation."""
 
     to: State
     effects: tuple[Effect, ...]
@@ -160,7 +161,7 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
         _S.VALIDATING_CREDITS, (), "The prompt waits for an operator's review; nothing is held."
     ),
     (_O.NEEDS_CREDITS, _E.SUBMITTED): Transition(
-        _S.VALIDATING_CREDITS, (), "The credit service is asked for a hold."
+        _S.VALIDATING_CREDITS, (), "A hold is placed at the credit service."
     ),
     (_O.FUNDED, _E.SUBMITTED): Transition(
         _S.PENDING,
@@ -179,7 +180,7 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
     (_S.VALIDATING_CREDITS, _E.CREDITS_ASKED): Transition(
         _S.VALIDATING_CREDITS,
         (),
-        "An operator accepts the prompt; the credit service is asked for a hold.",
+        "An operator accepts the prompt; a hold is placed at the credit service.",
     ),
     (_S.VALIDATING_CREDITS, _E.CREDITS_HELD): Transition(
         _S.PENDING, (_F.QUEUE_JOB,), "The credits are held."
@@ -192,8 +193,8 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
     (_S.VALIDATING_CREDITS, _E.CANCEL_REQUESTED): _CANCEL,
     (_S.VALIDATING_CREDITS, _E.DEADLINE_PASSED): _WAITED,
     (_S.VALIDATING_CREDITS, _E.OPERATOR_FAILED): _FAIL,
-    # The job waits for its turn. Results are legal: the lease of a job that did reach a worker may
-    # have expired.
+    # The job waits in the fair queue. Results are accepted: its lease may have expired although it
+    # reached a worker.
     (_S.PENDING, _E.JOB_LEASED): Transition(
         _S.PUBLISHING_TO_QUEUE, (), "A dispatcher leased the job."
     ),
@@ -208,7 +209,7 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
     (_S.PENDING, _E.CANCEL_REQUESTED): _CANCEL,
     (_S.PENDING, _E.DEADLINE_PASSED): _WAITED,
     (_S.PENDING, _E.OPERATOR_FAILED): _FAIL,
-    # The job is on its way to the broker. The worker may be faster than the broker's confirm.
+    # The job is being published. A worker may report before the broker confirms.
     (_S.PUBLISHING_TO_QUEUE, _E.SAMPLES_JOB_CONFIRMED): Transition(
         _S.PROCESSING_SAMPLES, (), "The broker has stored the samples job."
     ),
@@ -249,7 +250,7 @@ TRANSITIONS: dict[tuple[State | Origin, Event], Transition] = {
     (_S.AWAITING_SELECTION, _E.CREDITS_ASKED): Transition(
         _S.AWAITING_SELECTION,
         (),
-        "The next step costs credits; the credit service is asked for a hold.",
+        "The next step costs credits; a hold is placed at the credit service.",
     ),
     (_S.AWAITING_SELECTION, _E.CREDITS_REFUSED): Transition(
         _S.AWAITING_SELECTION,
@@ -297,7 +298,7 @@ TERMINAL = frozenset(State) - LIVE
 WITH_JOB = frozenset(
     {_S.PENDING, _S.PUBLISHING_TO_QUEUE, _S.PROCESSING_SAMPLES, _S.PROCESSING_FINAL}
 )
-"""States in which a job exists and is not finished."""
+"""States with an unfinished job."""
 IN_FLIGHT = WITH_JOB - {_S.PENDING}
 """States in which a job counts towards its lane's window."""
 
@@ -316,8 +317,9 @@ ON_DEADLINE: dict[State, Event] = {
     _S.AWAITING_SELECTION: _E.DEADLINE_PASSED,
     _S.PROCESSING_FINAL: _E.ATTEMPT_FAILED,
 }
-"""What it means when a state's deadline passes; every live state has an entry, so nothing is stuck
-for ever. A job that no worker has taken is renewed instead, until its dispatch deadline has passed.
+"""The event of a passed deadline, by state; every live state has one, so that no request is stuck.
+
+A job that no worker has taken is queued again instead, until its dispatch deadline has passed.
 """
 
 USER_ACTIONS: dict[str, Event] = {
@@ -325,14 +327,14 @@ USER_ACTIONS: dict[str, Event] = {
     "regenerate-samples": Event.REGENERATION_REQUESTED,
     "cancel": Event.CANCEL_REQUESTED,
 }
-"""The path segment of each call a user can make on a live request, and the event it causes."""
+"""The event of each action that users can take on a live request, by path segment of the API."""
 
 
 def transition_for(state: State | Origin, event: Event) -> Transition:
     """Return the row for `event` in `state`.
 
     Raises:
-        IllegalTransitionError: there is none; a terminal state has none for any event.
+        IllegalTransitionError: there is none; terminal states have none at all.
     """
     try:
         return TRANSITIONS[state, event]

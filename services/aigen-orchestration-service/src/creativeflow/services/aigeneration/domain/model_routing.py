@@ -1,7 +1,7 @@
-"""Model routing: the named model, else the first rule that fits, else the default.
+"""Model routing: the requested model, else the first matching rule, else the default.
 
-Rules split users by weight, and the same user always falls on the same side. A model with a
-surcharge has no fallback, so that a user never pays for an advanced model and gets another.
+Rules split users by weight; the same user always gets the same side. A model with a surcharge has
+no fallback, so that a user never pays for an advanced model and gets another.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _SPLIT_BYTES = 8
 
 
 class Strategy(StrEnum):
-    """A preference that may be named in place of a model."""
+    """A preference that can be requested instead of a model."""
 
     QUALITY = "quality"
     COST = "cost"
@@ -44,7 +44,7 @@ class Model:
 
     @property
     def strategy(self) -> Strategy:
-        """The strategy the model serves best."""
+        """The strategy that the model serves best."""
         return max(Strategy, key=self.score)
 
     def score(self, strategy: Strategy) -> int:
@@ -56,8 +56,8 @@ class Model:
         }[strategy]
 
     def serves(self, stage: Stage, plan: Plan) -> bool:
-        """Return whether the model can be used; on the Free plan, where credits never pay, none
-        with a surcharge can.
+        """Return whether the model can be used; the Free plan has none with a surcharge, because it
+        never uses credits.
         """
         return (
             stage in self.stages
@@ -68,7 +68,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A rule: requests that fit go to models by weight; an empty condition fits everything."""
+    """A rule: matching requests go to its models by weight; an empty condition matches all."""
 
     name: str
     use: Mapping[str, int]
@@ -80,7 +80,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The inputs of a choice; `named` is a model or a strategy, or None."""
+    """The inputs of a choice; `named` is the requested model or strategy, or None."""
 
     stage: Stage
     plan: Plan
@@ -90,14 +90,14 @@ class Asked:
 
     @property
     def strategy(self) -> Strategy | None:
-        """The named strategy, if it is one."""
+        """The requested strategy, if any."""
         return Strategy(self.named) if self.named in set(Strategy) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """The model of a stage and the reason, as the timeline shows it; `passed` are the rules that
-    did not fit.
+    """The model of a stage and the reason, as shown in the timeline; `passed` are the rules that
+    did not match.
     """
 
     model: Model
@@ -107,28 +107,28 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
-    """All models and rules at one moment; replaced as a whole when the rules are reloaded."""
+    """All models and rules; replaced as a whole when the rules are reloaded."""
 
     models: Mapping[str, Model]
     default: str
     rules: tuple[Rule, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        """Check that everything named exists, and that no user can be charged for what they do
-        not get.
+        """Check references, and that no user can be charged for a model they do not get.
 
         Raises:
-            ValueError: it does not; the text is for the author of the rules.
+            ValueError: a check failed; the message is for the author of the rules.
         """
         wrong = [*_faults_of_models(self), *_faults_of_rules(self)]
         if wrong:
             raise ValueError("; ".join(wrong))
 
     def choose(self, asked: Asked) -> ModelChoice:
-        """Return the model for one stage of one request; equal inputs give equal choices.
+        """Return the model of a stage; equal inputs give equal choices.
 
         Raises:
-            InvalidRequestError: no such model, or not one for this stage and plan.
+            InvalidRequestError: the requested model is unknown, or not available for this stage and
+            plan.
         """
         if asked.named is not None and asked.strategy is None:
             return ModelChoice(model=self._named(asked.named, asked), reason="named")
@@ -146,7 +146,7 @@ class Routing:
 
     def attempt(self, chosen: str | None, *, attempt: int, max_attempts: int) -> Model:
         """Return the model of an attempt: the last attempts use the chain of fallbacks, the very
-        last its end.
+        last one its end.
         """
         model = self.models.get(chosen or self.default, self.models[self.default])
         chain = (model.name, *model.fallbacks)
@@ -154,14 +154,14 @@ class Routing:
         return self.models[chain[min(max(0, attempt - first_fallback + 1), len(chain) - 1)]]
 
     def offered(self, stage: Stage, plan: Plan) -> list[Model]:
-        """Return the models that can be named."""
+        """Return the models that can be requested."""
         return [model for model in self.models.values() if model.serves(stage, plan)]
 
     def check_named(self, name: str | None) -> None:
         """Check that a model or strategy of this name exists.
 
         Raises:
-            InvalidRequestError: it does not.
+            InvalidRequestError: it is unknown.
         """
         if name is not None and name not in self.models and name not in set(Strategy):
             raise _unknown(self.models)
@@ -171,7 +171,7 @@ class Routing:
         model = self.models[name]
         if (
             asked.stage not in model.stages
-        ):  # a model for samples only is asked for: the final goes by the rules
+        ):  # a model for samples only was requested: the rules choose the final's
             return self.choose(
                 Asked(
                     stage=asked.stage,
@@ -190,15 +190,15 @@ class Routing:
         }
 
     def _best(self, strategy: Strategy, asked: Asked) -> Model:
-        """Return the best model for a strategy among those without a surcharge, which are paid
-        for by name only.
+        """Return the best model for a strategy among those without a surcharge; one with a
+        surcharge must be requested by name.
         """
         free = [model for model in self.offered(asked.stage, asked.plan) if not model.surcharge]
         return max(free, key=lambda model: model.score(strategy), default=self.models[self.default])
 
 
 def _unfit(rule: Rule, asked: Asked) -> str | None:
-    """Return why a rule does not fit; None if it does."""
+    """Return why a rule does not match; None if it matches."""
     if rule.stages and asked.stage not in rule.stages:
         return "for another stage"
     if rule.plans and asked.plan.name not in rule.plans:
@@ -211,7 +211,7 @@ def _unfit(rule: Rule, asked: Asked) -> str | None:
 
 
 def _pick(rule_name: str, user_id: str, use: Mapping[str, int]) -> str:
-    """Return a user's side of a rule: by a hash of rule and user, so that it stays the same."""
+    """Return the side of a rule on which a user is, by a stable hash of rule and user."""
     digest = hashlib.sha256(f"{rule_name}\n{user_id}".encode()).digest()[:_SPLIT_BYTES]
     place = int.from_bytes(digest) % sum(use.values())
     for name, weight in use.items():
@@ -236,7 +236,7 @@ def _faults_of_models(routing: Routing) -> list[str]:
             wrong.append(f"{model.name} has a surcharge, so it can have no fallback")
         dearer = [n for n in model.fallbacks if n not in missing and routing.models[n].surcharge]
         wrong += [
-            f"the fallback {name} of {model.name} costs a surcharge nobody agreed to"
+            f"the fallback {name} of {model.name} costs a surcharge that the user has not accepted"
             for name in dearer
         ]
         if model.name in set(Strategy):

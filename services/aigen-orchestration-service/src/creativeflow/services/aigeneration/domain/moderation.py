@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import groupby
 
 NEAR_WORDS = 8
-"""How many words may be between the words of a combination."""
+"""Maximum number of words between the words of a combination."""
 
 
 class ModerationOutcome(StrEnum):
@@ -21,7 +21,7 @@ class ModerationOutcome(StrEnum):
 
     ALLOW = "allow"
     REVIEW = "review"
-    """An operator reviews it first."""
+    """An operator decides."""
     REJECT = "reject"
 
 
@@ -51,10 +51,10 @@ ALLOWED = ModerationResult(outcome=ModerationOutcome.ALLOW)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafetyRule:
-    """Words that decide alone, or combinations of words that do so near one another; `*` stands for
+    """Words that match alone, or combinations of words that match near one another; `*` stands for
     any ending.
 
-    `languages` are those of the request in which the rule counts, such as `en`; none: in every one.
+    `languages`: the request languages for which the rule applies, such as `en`; empty for all.
     """
 
     category: str
@@ -66,9 +66,7 @@ class SafetyRule:
 
 
 class WordLists:
-    """Compiled rules: one search tells whether any word of any rule occurs at all, which is
-    rare.
-    """
+    """Compiled rules; one search tells whether any word of any rule occurs, which is rare."""
 
     def __init__(self, rules: Sequence[SafetyRule]) -> None:
         self._rules = [
@@ -99,7 +97,7 @@ class WordLists:
 
 
 def fold(text: str) -> list[str]:
-    """Return the text without its disguises, once for each reading of an ambiguous sign."""
+    """Return the text with disguises removed, once for each reading of an ambiguous character."""
     plain = text.lower() if text.isascii() else _without_marks(text)
     readings = [_words(plain)]
     if _DISGUISED.search(plain):
@@ -147,8 +145,8 @@ def _occur_near(groups: Sequence[re.Pattern[str] | None], folded: str) -> bool:
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str] | None:
-    """Return a pattern that finds any of the words; words with the same first letter are
-    grouped, so that most are skipped.
+    """Return a pattern that matches any of the words, grouped by first letter so that most are
+    skipped.
     """
     if not words:
         return None
@@ -161,7 +159,7 @@ def _any_of(words: Sequence[str]) -> re.Pattern[str] | None:
 
 
 def _plain(word: str) -> str:
-    """Return a word of a list as folding leaves it; the star stays."""
+    """Return a word as `fold` returns it, with its star."""
     folded = unicodedata.normalize("NFKD", word).casefold()
     return "".join(letter for letter in folded if unicodedata.category(letter) != "Mn")
 
@@ -230,7 +228,7 @@ _LOOKALIKES = str.maketrans(
 
 
 class WhenAway(StrEnum):
-    """The handling of prompts while they cannot be checked."""
+    """The handling of prompts while the check is unavailable."""
 
     REFUSE = "refuse"
     REVIEW = "review"

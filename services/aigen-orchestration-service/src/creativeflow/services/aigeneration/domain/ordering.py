@@ -1,6 +1,4 @@
-"""What a user orders: which plan allows it, what it costs, which job it leads to, whether it
-repeats another.
-"""
+"""Orders: plan checks, prices, quotes and holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -41,10 +39,10 @@ from creativeflow.services.aigeneration.domain.request import (
 
 
 def check_plan(plan: Plan, brief: Brief, prices: Prices, model: Model) -> None:
-    """Whether the plan allows what is asked (REQ-006, REQ-016).
+    """Check that the plan allows the order (REQ-006, REQ-016).
 
     Raises:
-        PlanRequiredError: names the feature and the plan that has it.
+        PlanRequiredError: a feature is missing; the error names the plan that has it.
     """
     if brief.get("brand_kit_id") and not plan.brand_kit:
         raise PlanRequiredError(feature="A brand kit", plan="Pro")
@@ -54,11 +52,11 @@ def check_plan(plan: Plan, brief: Brief, prices: Prices, model: Model) -> None:
 
 
 def check_model(plan: Plan, model: Model) -> None:
-    """Whether the plan has the model; credits never pay on the Free plan, so one with a surcharge
-    is none of its.
+    """Check that the plan includes the model; the Free plan has none with a surcharge, because it
+    never uses credits.
 
     Raises:
-        PlanRequiredError: it has not.
+        PlanRequiredError: the plan does not include it.
     """
     having = [other.title for other in PLANS.values() if model.serves(min(model.stages), other)]
     if plan.title not in having:
@@ -67,7 +65,7 @@ def check_model(plan: Plan, model: Model) -> None:
 
 
 def to_route(choice: ModelChoice) -> Route:
-    """A choice as the request keeps it."""
+    """Convert a model choice to the route that the request stores."""
     return Route(
         chosen=choice.model.name,
         reason=choice.reason,
@@ -77,7 +75,7 @@ def to_route(choice: ModelChoice) -> Route:
 
 
 def route_for_attempt(route: Route | None, model: Model) -> Route:
-    """The route of an attempt; the same one where its model is the one that was chosen."""
+    """Return the route of an attempt; the existing one if the model is unchanged."""
     if route is None:
         return to_route(ModelChoice(model=model, reason="named before"))
     if route["provider"] == model.provider and route["strategy"] == model.strategy.value:
@@ -86,11 +84,11 @@ def route_for_attempt(route: Route | None, model: Model) -> Route:
 
 
 def check_selectable(request: GenerationRequest, event: Event) -> None:
-    """Whether the user may choose now.
+    """Check that a sample can be selected now.
 
     Raises:
-        ActionInProgressError: an earlier choice waits for the credit service.
-        IllegalTransitionError: there is nothing to choose from.
+        ActionInProgressError: an earlier selection is waiting for the credit service.
+        IllegalTransitionError: there are no samples to select from.
     """
     if request.placing is not None and not request.terminal:
         raise ActionInProgressError
@@ -101,8 +99,8 @@ def check_selectable(request: GenerationRequest, event: Event) -> None:
 def build_quote(
     plan: Plan, brief: Brief, prices: Prices, models: Mapping[Stage, Model], *, balance: int | None
 ) -> dict[str, Any]:
-    """Every price of a brief: the total is one set of samples and the final in the format's own
-    size.
+    """Return the prices of a brief; the total is one sample set and the final in the size of the
+    format.
     """
     size, final = dimensions_of(brief), models[Stage.FINAL]
     largest = [] if is_high_resolution(prices, size.longest) else [size.scaled(SIDE_MAX)]
@@ -138,10 +136,8 @@ def build_quote(
 
 
 def quote_terms(plan: Plan, prices: Prices, models: Mapping[Stage, Model]) -> dict[str, str | None]:
-    """What a quote binds: the price of a set of samples, of a standard and of a high-resolution
-    final.
-
-    None where the plan does not include it at all.
+    """Return the terms of a quote: the prices of a sample set, of a standard and of a
+    high-resolution final; None for what the plan does not include.
     """
     surcharge = models[Stage.FINAL].surcharge
     high = price_final(
@@ -155,11 +151,11 @@ def quote_terms(plan: Plan, prices: Prices, models: Mapping[Stage, Model]) -> di
 
 
 def check_quote(quoted: Mapping[str, str | None] | None, charge: Charge) -> None:
-    """Whether an action costs what its quote says, and is paid by the same; without a quote it
-    costs what it costs.
+    """Check that an action costs what its quote states and is paid by the same funding; without a
+    quote any price is accepted.
 
     Raises:
-        QuoteExpiredError: another price: nothing is charged, the caller asks for a new quote.
+        QuoteExpiredError: the price differs; nothing is charged and the caller needs a new quote.
     """
     item = {"sample_generation": "samples", "hd_export": "high"}.get(charge.action, "final")
     if quoted is not None and quoted.get(item) != _priced(charge):
@@ -171,7 +167,7 @@ def _priced(charge: Charge) -> str:
 
 
 def charge_data(charge: Charge) -> dict[str, str]:
-    """A charge as the timeline and a quote show it."""
+    """Return a charge as shown in the timeline and in quotes."""
     return {
         "action": charge.action,
         "paid_by": charge.funding.value,
@@ -188,9 +184,10 @@ def hold_for(
     *,
     earlier: Sequence[Hold] = (),
 ) -> Hold | None:
-    """The hold of a charge as it begins: still to be placed where credits pay, held at once where
-    the month's allowance does, None where the plan includes it. `earlier`: the request's holds so
-    far, which give the asking its number.
+    """Return the initial hold of a charge: placing if credits pay, held if the allowance pays, None
+    if the plan includes it.
+
+    `earlier`: the request's previous holds, which determine the number of the asking.
     """
     if charge.funding is Funding.PLAN:
         return None
@@ -209,16 +206,14 @@ def hold_for(
 
 
 def as_held(hold: Hold) -> Hold:
-    """The hold as it stands where the change that begins it takes its credits."""
+    """Return the hold as held by the statement that also takes its credits."""
     return replace(hold, state=HoldState.HELD)
 
 
 def is_repeat(
     request: GenerationRequest, sample_id: str, resolution: str | None, file_format: str | None
 ) -> bool:
-    """Whether a selection is the one that was made before; what it leaves out it does not
-    contradict.
-    """
+    """Return whether a selection repeats the earlier one; options that it omits do not count."""
     made = request.pending_action["fields"] if request.pending_action else {}
     size = made.get("final_resolution") or str(request.final_size)
     return (
@@ -229,7 +224,7 @@ def is_repeat(
 
 
 def is_waiting_for(request: GenerationRequest, hold: Hold) -> bool:
-    """Whether the request still stands where this hold was asked for."""
+    """Return whether the request is still waiting for this hold."""
     if request.placing is None or request.placing.key != hold.key:
         return False
     if request.state is State.VALIDATING_CREDITS:

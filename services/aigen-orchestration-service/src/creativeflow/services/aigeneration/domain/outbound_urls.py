@@ -1,4 +1,4 @@
-"""Outbound URLs chosen by others: how a URL must be written, and which networks may be called."""
+"""Rules for outbound URLs from callers and workers: syntax and allowed networks."""
 
 import re
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ _METADATA = frozenset(
         "fd20:ce::254",
     )
 )
-"""Metadata addresses of clouds: never called, whatever is allowed."""
+"""Metadata addresses of clouds, never called, even if a rule allows their network."""
 
 
 class UnfitAddressError(Exception):
-    """A URL that may not be called; `code` is for programs, the text for the user who sent it."""
+    """A URL that must not be called; `code` is for programs, the text for the user who sent it."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -51,7 +51,7 @@ class Place:
 
     @property
     def literal(self) -> Address | None:
-        """The IP address, if the host is one."""
+        """The host as IP address, None for a name."""
         try:
             return ip_address(self.host)
         except ValueError:
@@ -66,10 +66,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The networks that an operator allows: in `networks`, which are otherwise refused, any port
-    and plain http are allowed too.
+    """The networks that an operator allows.
 
-    `settings` is the prefix of the settings that allow them.
+    In `networks`, which are refused otherwise, any port and plain http are allowed. `settings` is
+    the prefix of the settings that allow them.
     """
 
     networks: Sequence[Network] = ()
@@ -81,7 +81,7 @@ class Rules:
         """Check that a URL may be called at this address.
 
         Raises:
-            UnfitAddressError: it may not; the sentence names the setting that would allow it.
+            UnfitAddressError: it may not; the message names the setting that would allow it.
         """
         meant = embedded(address)
         listed = any(
@@ -110,7 +110,9 @@ class Rules:
 
 
 def embedded(address: Address) -> Address:
-    """Return the IPv4 address in an IPv6 address (mapped, 6to4, NAT64), else the address itself."""
+    """Return the IPv4 address embedded in an IPv6 address (mapped, 6to4, NAT64), otherwise the
+    address itself.
+    """
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:
@@ -119,7 +121,7 @@ def embedded(address: Address) -> Address:
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address is a public one of the internet."""
+    """Return whether an address is public."""
     special = (
         address.is_multicast or address.is_reserved or address.is_loopback or address.is_link_local
     )
@@ -129,10 +131,10 @@ def is_public(address: Address) -> bool:
 
 
 def read_url(url: str) -> Place:
-    """Parse a URL that can be read in one way only.
+    """Parse a URL strictly, so that no other parser can read it differently.
 
     Raises:
-        UnfitAddressError: it is not, or not a URL at all.
+        UnfitAddressError: it is malformed or ambiguous.
     """
     if (
         not url.isascii()

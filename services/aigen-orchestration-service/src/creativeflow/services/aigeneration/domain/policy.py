@@ -1,4 +1,4 @@
-"""The numbers an operator may set, as the domain needs them."""
+"""Deadlines, limits and prices, as set by the operator."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,27 +28,27 @@ class Policy:
     in_flight: Mapping[str, int] = field(
         default_factory=lambda: {plan.name: plan.in_flight for plan in PLANS.values()}
     )
-    """How many jobs of one user may be in a lane at once, by plan."""
+    """Maximum jobs of one user in a lane at the same time, by plan."""
     quote_validity: timedelta = timedelta(minutes=15)
     charge_rejected: bool = True
     publish_events: bool = False
-    """Whether lifecycle events go to the broker; there is none with the local engine."""
+    """Whether lifecycle events are published to the broker; the local engine has none."""
     webhooks: bool = False
-    """Whether callers may have webhook endpoints; else nothing is prepared for them."""
+    """Whether callers may have webhook endpoints; otherwise no deliveries are written."""
 
     def work(self, stage: Stage) -> timedelta:
-        """How long a worker has for a job of this stage."""
+        """Return the time limit of a worker for a job of this stage."""
         return self.samples_deadline if stage is Stage.SAMPLES else self.final_deadline
 
     @property
     def job_lifetime(self) -> timedelta:
-        """No job is current for longer: twice its wait and its work, since an unconfirmed job waits
-        once more.
+        """The longest time for which a job can be current: twice its wait and its work, because an
+        unconfirmed job waits again.
         """
         return 2 * (self.dispatch_deadline + max(self.samples_deadline, self.final_deadline))
 
     def deadline(self, state: State) -> timedelta | None:
-        """How long a request may stay in a state; None for ever, which only terminal states may."""
+        """Return the maximum time in a state; None for terminal states."""
         return {
             State.VALIDATING_CREDITS: self.dispatch_deadline,
             State.PENDING: self.dispatch_deadline,

@@ -1,6 +1,6 @@
-"""What things cost, which plan includes what, and which charge an action comes to (REQ-016).
+"""Prices, plans and charges (REQ-016).
 
-Amounts are integers of 1/100 credit everywhere inside; text only at the edge; never floats.
+Amounts are integers of 1/100 credit; text only at the edges, never floats.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,7 @@ from types import MappingProxyType
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 
 ACTIONS = ("sample_generation", "standard_generation", "hd_export", "advanced_ai_feature")
-"""Every action type there is: a billing adapter takes any other for free, so no other is ever sent
-(REQ-016).
-"""
+"""All action types (REQ-016); a billing adapter would not charge any other."""
 
 
 class Funding(StrEnum):
@@ -21,13 +19,13 @@ class Funding(StrEnum):
 
     CREDITS = "credits"
     ALLOWANCE = "allowance"
-    """One of the Free plan's generations of the month."""
+    """One of the Free plan's monthly generations."""
     PLAN = "plan"
-    """Included: nothing to hold."""
+    """Included in the plan; nothing is held."""
 
 
 class SubscriptionStatus(StrEnum):
-    """What a subscription is worth now (REQ-016); `terms` says what follows from it."""
+    """The status of a subscription (REQ-016); see `terms` for its effect."""
 
     ACTIVE = "active"
     TRIAL = "trial"
@@ -38,10 +36,10 @@ class SubscriptionStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a subscription includes.
+    """A subscription plan.
 
-    `weight` is its share in the fair queue, `in_flight` how many jobs of one user of it may be with
-    workers at once.
+    `weight` is its share in the fair queue, `in_flight` the maximum number of jobs of one user with
+    workers at the same time.
     """
 
     name: str
@@ -118,7 +116,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
-    """The price list in 1/100 credit; high resolution begins above `high_resolution_above` px on
+    """The price list in 1/100 credit; high resolution starts above `high_resolution_above` px on
     the longest side.
     """
 
@@ -130,7 +128,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """What one action costs and what pays for it; `amount` is 0 unless credits pay."""
+    """The cost of an action and its funding; `amount` is 0 unless credits pay."""
 
     action: str
     funding: Funding
@@ -138,14 +136,14 @@ class Charge:
 
 
 def terms(plan: Plan, status: SubscriptionStatus) -> Plan:
-    """What a subscription gives today: one that has ended gives what the Free plan gives."""
+    """Return the plan that applies at this status; an ended subscription gives the Free plan."""
     ended = status in (SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED)
     return FREE if ended else plan
 
 
 def price_samples(plan: Plan, prices: Prices, surcharge: int = 0) -> Charge:
-    """The charge for one set of samples; an advanced model's surcharge is paid in credits on every
-    plan.
+    """Return the charge of a sample set; the surcharge of an advanced model is paid in credits on
+    every plan.
     """
     base = 0 if plan.includes_standard else prices.sample_set
     if base + surcharge:
@@ -155,7 +153,9 @@ def price_samples(plan: Plan, prices: Prices, surcharge: int = 0) -> Charge:
 
 
 def price_final(plan: Plan, prices: Prices, *, longest_side: int, surcharge: int = 0) -> Charge:
-    """The charge for the final; high resolution costs credits on every plan that has it."""
+    """Return the charge of the final; high resolution costs credits on every plan that
+    includes it.
+    """
     if is_high_resolution(prices, longest_side):
         return Charge(
             action="hd_export",
@@ -168,28 +168,27 @@ def price_final(plan: Plan, prices: Prices, *, longest_side: int, surcharge: int
 
 
 def is_high_resolution(prices: Prices, longest_side: int) -> bool:
-    """Whether a final of that longest side (px) counts as high resolution."""
+    """Return whether a final with this longest side (px) counts as high resolution."""
     return longest_side > prices.high_resolution_above
 
 
 def hold_key(request_id: object, stage: Stage, round_number: int, asking: int) -> str:
     """Return the business key of a hold: `{request}:{stage}:{round}:{asking}`.
 
-    Re-attempts of a job share their hold. An asking that was refused is over for good: the next one
-    has a key of its own, so that a late answer to the first can never be taken for an answer to the
-    second.
+    Further attempts of a job share their hold. A refused asking is final: the next one has a new
+    key, so that a late response to the first cannot be mistaken for a response to the second.
     """
     return f"{request_id}:{stage}:{round_number}:{asking}"
 
 
 def credits_text(amount: int) -> str:
-    """An amount as callers see it: 25 → "0.25"."""
+    """Format an amount for callers: 25 → "0.25"."""
     sign = "-" if amount < 0 else ""
     return f"{sign}{abs(amount) // 100}.{abs(amount) % 100:02d}"
 
 
 def credits_amount(text: str) -> int:
-    """The reverse of `credits_text`.
+    """Parse an amount of `credits_text`.
 
     Raises:
         ValueError: not a decimal number of credits with at most two places.

@@ -1,4 +1,4 @@
-"""What two books may say of one hold, and what follows where they differ: one table."""
+"""Reconciliation rules: the difference, if any, between a hold here and at the credit service."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from creativeflow.services.aigeneration.domain.request import HoldState
 
 
 class HoldStatus(StrEnum):
-    """What a credit service knows under a key."""
+    """The status of a key at the credit service."""
 
     ABSENT = "absent"
     HELD = "held"
@@ -18,29 +18,27 @@ class HoldStatus(StrEnum):
 
 
 class Difference(StrEnum):
-    """How the two books can differ."""
+    """A kind of difference between a hold here and at the credit service."""
 
     CAPTURE_MISSING = "capture_missing"
-    """Delivered and paid here, still only set aside there."""
+    """Delivered and captured here, still held there."""
     RELEASE_MISSING = "release_missing"
-    """Given back or refused here, still set aside there."""
+    """Released or refused here, still held there."""
     NOT_CHARGED = "not_charged"
-    """Delivered and paid here, nothing taken there."""
+    """Delivered and captured here, not charged there."""
     CHARGED_WRONGLY = "charged_wrongly"
-    """Given back or refused here, taken there."""
+    """Released or refused here, charged there."""
     HOLD_VANISHED = "hold_vanished"
-    """Set aside here for unfinished work, and there no longer."""
+    """Held here for unfinished work, not held there."""
     UNKNOWN_HERE = "unknown_here"
-    """Set aside there under a key that is not ours: another system's, or of a database that was
-    lost.
-    """
+    """Held there under an unknown key: of another system, or of a lost database."""
     FREE_COUNT = "free_count"
-    """The month's count of free generations is not the number of kept allowances."""
+    """The month's count of free generations differs from the captured allowances."""
 
 
 class Compensation(StrEnum):
-    """What can be posted without asking anybody, because it only finishes what was decided
-    before.
+    """Operations that can be posted without a decision, because they only complete an earlier
+    one.
     """
 
     CAPTURE = "credits.capture"
@@ -49,7 +47,7 @@ class Compensation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HoldComparison:
-    """A difference, and what mends it; without a compensation a person decides."""
+    """A difference and its compensation; without one an operator decides."""
 
     difference: Difference
     compensation: Compensation | None = None
@@ -90,10 +88,10 @@ VERDICTS: Mapping[tuple[HoldState, HoldStatus], HoldComparison | None] = Mapping
 
 
 def compare_hold(ours: HoldState, theirs: HoldStatus, *, owed: bool) -> HoldComparison | None:
-    """What to think of one hold in two books; None where they agree.
+    """Compare a hold with the credit service; None if they agree.
 
-    `owed`: the credit service has not been told yet and will be, so what only awaits the telling is
-    no difference.
+    `owed`: an outbox message for the hold is pending, so a missing capture or release is no
+    difference.
     """
     found = VERDICTS[ours, theirs]
     return None if owed and found is not None and found.compensation is not None else found

@@ -1,6 +1,4 @@
-"""How a request looks from outside: the one representation that API, stream and stored answers
-share.
-"""
+"""The JSON representation of a request, shared by API, stream and stored responses."""
 
 from typing import Any
 
@@ -12,11 +10,10 @@ _KEPT = (HoldState.HELD, HoldState.CAPTURED)
 
 
 def to_resource(request: GenerationRequest, *, queue_position: int | None = None) -> dict[str, Any]:
-    """The request as JSON-ready values; amounts are decimal strings of credits, times are ISO 8601
-    in UTC.
+    """Convert a request to JSON types; amounts are decimal strings of credits, times ISO 8601 in
+    UTC.
 
-    `cost` counts what is charged or set aside; `held` is the part of it that may still be given
-    back.
+    `cost` counts what is charged or held; `held` is the part that may still be released.
     """
     samples = final = held = 0
     for hold in request.holds:

@@ -1,4 +1,4 @@
-"""The generation request with its current job and its holds: the one aggregate."""
+"""The generation request with its current job and its holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from creativeflow.services.aigeneration.domain.pricing import PLANS, Funding, Pl
 
 
 class Brief(TypedDict):
-    """The brief as it was sent: validated by the API, stored as JSON."""
+    """A brief as sent: validated by the API, stored as JSON."""
 
     input_prompt: str
     output_format: str
@@ -52,7 +52,7 @@ class SampleFailure(TypedDict):
 
 
 class Failure(TypedDict):
-    """The reason why a request ended without its result, in words for its user."""
+    """Why a request ended without a result; `message` is for the user."""
 
     code: str
     fault: str
@@ -62,8 +62,8 @@ class Failure(TypedDict):
 
 
 class Route(TypedDict):
-    """The model chosen for the stage, the reason, and the provider of the current attempt's
-    model.
+    """The model of the stage, the reason for its choice, and the provider of the current
+    attempt.
     """
 
     chosen: str
@@ -86,7 +86,7 @@ class HoldState(StrEnum):
 class Hold:
     """Credits or an allowance held for one stage and round; `amount` in 1/100 credit.
 
-    `month` (first day, UTC) is the month whose allowance an allowance hold uses.
+    `month` (first day, UTC) is the month of an allowance.
     """
 
     key: str
@@ -104,12 +104,12 @@ class Hold:
         return self.state in (HoldState.PLACING, HoldState.HELD)
 
     def reservation(self, user_id: str) -> dict[str, Any]:
-        """Return the facts of the hold that every operation on its key sends."""
+        """Return the facts of the hold that every call to the credit service sends."""
         return {"key": self.key, "user_id": user_id, "amount": self.amount, "action": self.action}
 
 
 class PendingAction(TypedDict):
-    """The order whose hold is being placed: applied when the credits are held."""
+    """The order whose hold is being placed, applied when the credits are held."""
 
     event: str
     fields: dict[str, Any]
@@ -185,7 +185,7 @@ class GenerationRequest:
 
     @property
     def placing(self) -> Hold | None:
-        """The hold whose outcome is not known yet; there is at most one."""
+        """The hold with an unknown outcome; there is at most one."""
         return next((hold for hold in self.holds if hold.state is HoldState.PLACING), None)
 
     def cost(self, stage: Stage, *states: HoldState) -> int:

@@ -1,4 +1,4 @@
-"""Whether what a worker delivered fits what was asked: sizes, ratios and file formats (REQ-008,
+"""Checks of delivered results against the order: sizes, ratios and file formats (REQ-008,
 REQ-009).
 """
 
@@ -22,7 +22,7 @@ _SAME_FORMAT = {"jpeg": "jpg"}
 
 @dataclass(frozen=True, slots=True)
 class JudgedSamples:
-    """The good samples, numbered, and the reason for each that is missing."""
+    """The valid samples, numbered, and a failure for each missing one."""
 
     good: tuple[Asset, ...]
     failures: tuple[SampleFailure, ...]
@@ -30,8 +30,8 @@ class JudgedSamples:
 
 @dataclass(frozen=True, slots=True)
 class PictureFault:
-    """Why a reported picture is none: a code of `domain/faults.py`, and for operators what was
-    found.
+    """Why a reported picture is invalid: an error code of `domain/worker_errors.py`, and the reason
+    for operators.
     """
 
     error_code: str
@@ -45,12 +45,11 @@ def judge_samples(
     *,
     ordered: int = 0,
 ) -> JudgedSamples:
-    """Keep the samples that fit the 512 x 512 box and the asked ratio; report every other one as
+    """Keep the samples that fit the 512 x 512 box and the ordered ratio, and report all others as
     failed.
 
-    A second good sample with an id or an index already seen is a repetition and is dropped; four
-    are enough. Of the `ordered` samples those that nobody speaks of have failed too: a set that is
-    not whole says so (REQ-008).
+    A second valid sample with the same id or index is dropped as a repetition. Of the `ordered`
+    samples, those that are neither delivered nor reported count as failed too (REQ-008).
     """
     good: dict[int, Asset] = {}
     bad = {failure["index"]: failure["error_code"] for failure in failures}
@@ -77,8 +76,8 @@ def judge_samples(
 
 
 def distinct_samples(samples: Sequence[Asset]) -> tuple[list[Asset], list[Asset]]:
-    """Split samples into distinct ones and repetitions, by checksum; without one a sample counts as
-    distinct.
+    """Split samples into distinct ones and repetitions by checksum; without a checksum a sample
+    counts as distinct.
     """
     first: list[Asset] = []
     again: list[Asset] = []
@@ -92,8 +91,8 @@ def distinct_samples(samples: Sequence[Asset]) -> tuple[list[Asset], list[Asset]
 
 
 def sample_fits(request: GenerationRequest, sample: Asset) -> bool:
-    """Inside the box, in the asked ratio, not a mere thumbnail; providers round sides, so a small
-    error is allowed.
+    """Return whether a sample fits the box and the ratio and is no thumbnail; small rounding errors
+    are allowed.
     """
     try:
         size = Size.parse(sample["resolution"])
@@ -104,7 +103,7 @@ def sample_fits(request: GenerationRequest, sample: Asset) -> bool:
 
 
 def final_fits(request: GenerationRequest, asset: Asset) -> bool:
-    """Exactly the asked size, in the asked file format."""
+    """Return whether the final has exactly the ordered size and file format."""
     try:
         size = Size.parse(asset["resolution"])
     except ValueError:
@@ -117,6 +116,8 @@ def final_fits(request: GenerationRequest, asset: Asset) -> bool:
 
 
 def failed_sample(index: int, code: str) -> SampleFailure:
-    """One missing sample in words for the user; what the provider said stays out of it."""
+    """Return the failure of a sample with a message for the user, without the provider's
+    message.
+    """
     known = reported_code(code)
     return SampleFailure(index=index, error_code=known, message=worker_error_for(known).message)

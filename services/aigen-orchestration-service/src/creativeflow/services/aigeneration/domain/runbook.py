@@ -14,7 +14,9 @@ from creativeflow.services.aigeneration.domain.transitions import Topic
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The meaning of a finding; `then` is what to do, the usual cause or the consequence."""
+    """The meaning of a finding; `then` is the action to take, the usual cause or the
+    consequence.
+    """
 
     means: str
     then: str = ""
@@ -71,7 +73,7 @@ INVARIANTS: Mapping[str, Explanation] = MappingProxyType(
         ),
     }
 )
-"""By invariant; `then` is what to do, with links into docs/operations.md."""
+"""By invariant; `then` is the action to take, with links into docs/operations.md."""
 
 STALLS: Mapping[StallKind, Explanation] = MappingProxyType(
     {
@@ -155,4 +157,4 @@ OUTBOX_MESSAGES: Mapping[str, Explanation] = MappingProxyType(
         ),
     }
 )
-"""By topic: what happened; `then` is the effect of dropping the message."""
+"""By topic; `means` is what happened, `then` the effect of dropping the message."""

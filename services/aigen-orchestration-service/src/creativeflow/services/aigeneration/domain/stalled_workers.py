@@ -1,6 +1,4 @@
-"""Detection of workers that have stopped although everything looks healthy, from a lane and its
-queue.
-"""
+"""Detection of stalled workers from the jobs of a lane and the state of its queue."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,25 +11,24 @@ class StallKind(StrEnum):
     """A kind of stall of the workers of a lane."""
 
     NO_CONSUMER = "no_consumer"
-    """Jobs wait in the queue without a consumer: the workflow is off, or its trigger has died."""
+    """Jobs are queued without a consumer: the workflow is inactive, or its trigger has ended."""
     NOT_TAKING = "not_taking"
-    """Jobs wait, a consumer exists, and nothing is reported: it is busy with work that never
-    ends, or loses jobs.
+    """Jobs are queued, a consumer exists, and nothing is reported: the workers are blocked or lose
+    jobs.
     """
     NEVER_STARTED = "never_started"
-    """Workers have taken every job and report nothing: acknowledged and lost, or stuck before
-    the first step.
+    """Workers took all jobs and reported nothing: acknowledged and lost, or blocked at the first
+    step.
     """
     SILENT = "silent"
-    """Workers have reported the start, and nothing since."""
+    """Workers reported the start and nothing since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneWork:
-    """The jobs of a lane that the broker has confirmed, and since when the oldest has been
-    silent.
+    """The broker-confirmed jobs of a lane, and the time of the oldest one's last report.
 
-    `unreported` jobs have no report of a worker yet; `silent` ones were begun.
+    `unreported` jobs have no report yet; `silent` ones were started.
     """
 
     lane: Stage
@@ -51,9 +48,7 @@ class QueueSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall:
-    """A stall; `jobs` are those that wait because of it, `since` is when the oldest began to
-    wait.
-    """
+    """A stall; `jobs` are the affected jobs, `since` is when the oldest began to wait."""
 
     lane: Stage
     kind: StallKind
@@ -64,7 +59,7 @@ class Stall:
 def stalls(
     work: LaneWork, queue: QueueSeen | None, *, now: datetime, quiet_for: timedelta
 ) -> list[Stall]:
-    """Return the stalls of a lane; none while something was reported within `quiet_for`.
+    """Return the stalls of a lane; none if anything was reported within `quiet_for`.
 
     Without the state of the queue (None), only stalls that the jobs themselves show are returned.
     """

@@ -1,6 +1,4 @@
-"""What service callers are told by webhook: the events, the schedule of tries, and what a try comes
-to.
-"""
+"""Webhook rules: event types, retry schedule, and the outcome of an attempt."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,16 +8,16 @@ SCHEDULE = tuple(
     timedelta(seconds=seconds)
     for seconds in (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 )
-"""The waits between tries that the Standard Webhooks specification recommends; the first try is
-immediate.
+"""Delays between attempts, as recommended by the Standard Webhooks specification; the first attempt
+is immediate.
 """
 JITTER = 0.1
-"""Waits differ by up to a tenth, so that what failed together is not tried together."""
+"""Delays vary by up to a tenth, so that events that failed together are not retried together."""
 FAILING_MAX = timedelta(days=5)
-"""An endpoint at which every try failed for so long is disabled."""
+"""An endpoint at which every attempt has failed for this long is disabled."""
 RETRY_AFTER_MAX = timedelta(days=1)
 SECRET_OVERLAP = timedelta(hours=24)
-"""How long the secret before a rotation signs beside the new one."""
+"""Time for which the previous secret signs beside the new one after a rotation."""
 TEST_EVENT = "webhook.test"
 
 
@@ -36,8 +34,8 @@ class EndpointState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """What has become of one event at one endpoint; `failed`: given up, because its endpoint was
-    disabled or gone.
+    """The state of the delivery of one event to one endpoint; `failed`: given up because the
+    endpoint was disabled.
     """
 
     PENDING = "pending"
@@ -47,7 +45,7 @@ class DeliveryState(StrEnum):
 
 
 class DeliveryError(StrEnum):
-    """Why a try failed, without anything that the receiver said."""
+    """Why an attempt failed; never content of the receiver's response."""
 
     TIMEOUT = "timeout"
     UNREACHABLE = "unreachable"
@@ -71,7 +69,7 @@ class DisabledReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try: the status where there was an answer, and what was wrong; None: it was taken."""
+    """One attempt: the response status, if any, and the error; without an error it succeeded."""
 
     status: int | None
     trouble: DeliveryError | None
@@ -81,26 +79,26 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """Taken by the receiver."""
+    """The receiver accepted the event."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """To be tried again after `delay`."""
+    """The attempt is repeated after `delay`."""
 
     delay: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """The schedule is at its end: a person must look."""
+    """The schedule is exhausted; an operator decides."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Disable:
-    """The endpoint is to be disabled, and everything that is owed to it given up."""
+    """The endpoint is to be disabled and its pending deliveries given up."""
 
     reason: DisabledReason
 
@@ -116,10 +114,9 @@ def classify_attempt(
     now: datetime,
     jitter: float = 1.0,
 ) -> AttemptOutcome:
-    """What a try comes to; `tries` counts this one, `jitter` stretches the wait.
+    """Return the outcome of an attempt; `tries` counts this one, `jitter` stretches the delay.
 
-    A Retry-After can only lengthen the wait: receivers say when they are ready, the schedule how
-    often to ask.
+    A Retry-After can only lengthen the delay.
     """
     if attempt.trouble is None:
         return Delivered()

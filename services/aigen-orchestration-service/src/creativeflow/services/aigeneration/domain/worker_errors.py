@@ -1,6 +1,4 @@
-"""The one table from an error code of a worker to who caused it, what happens next, and what it
-costs.
-"""
+"""The worker errors: responsibility, next step and cost of each error code."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +8,7 @@ from creativeflow.services.aigeneration.domain.request import Failure
 
 
 class Responsibility(StrEnum):
-    """Who caused a failure (REQ-007.1: identified and logged)."""
+    """Who is responsible for a failure (REQ-007.1)."""
 
     SYSTEM = "system"
     PROVIDER = "provider"
@@ -19,7 +17,7 @@ class Responsibility(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerError:
-    """What one error code means; the message is for the end user and names a way on."""
+    """The meaning of an error code; the message is for the end user and names a next step."""
 
     responsibility: Responsibility
     event: Event
@@ -129,23 +127,23 @@ SERVICE_ERRORS: dict[str, WorkerError] = {
         ("retry",),
     ),
 }
-"""Failures that no worker reports: we find them ourselves."""
+"""Errors that the service itself detects."""
 
 
 def reported_code(code: str) -> str:
-    """A worker's code if it is one of the table; any other counts as our own workflow's fault and
-    costs nothing.
+    """Return a reported code if it is known; any other counts as a workflow error and costs
+    nothing.
     """
     return code if code in WORKER_ERRORS else "workflow_error"
 
 
 def worker_error_for(code: str) -> WorkerError:
-    """The meaning of a code of either table."""
+    """Return the error of a code of either table."""
     return WORKER_ERRORS.get(code) or SERVICE_ERRORS[code]
 
 
 def to_failure(code: str) -> Failure:
-    """A failure as its user sees it: friendly words, who caused it, and the ways on (REQ-007.1)."""
+    """Return the failure shown to the user: message, responsibility and next steps (REQ-007.1)."""
     fault = worker_error_for(code)
     return Failure(
         code=code,

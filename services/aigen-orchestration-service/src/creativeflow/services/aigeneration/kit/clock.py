@@ -1,4 +1,4 @@
-"""The current time, new ids and random bytes, which the domain is given as functions."""
+"""The current time, new ids and random bytes."""
 
 import os
 import time
@@ -46,7 +46,7 @@ def uuid7() -> UUID:
 
 
 def uuid7_time(made: UUID) -> datetime:
-    """Return when an id of version 7 was made, to the millisecond."""
+    """Return the creation time of an id of version 7, in milliseconds."""
     return datetime.fromtimestamp((made.int >> 80) / 1000, UTC)
 
 

@@ -9,7 +9,7 @@ _WRITTEN_BYTES = 1 << 20
 
 
 async def write(path: Path, pieces: AsyncIterable[bytes]) -> int:
-    """Write all chunks to a file and return its length, without blocking the event loop."""
+    """Write all chunks to a file durably; return its length."""
     written = 0
     with await asyncio.to_thread(path.open, "wb") as file:
         kept: list[bytes] = []
@@ -25,7 +25,7 @@ async def write(path: Path, pieces: AsyncIterable[bytes]) -> int:
 
 
 def sync(path: Path) -> None:
-    """Flush to the disk: a picture that is paid for must survive a power cut."""
+    """Flush a file to the disk, so that a delivered picture survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

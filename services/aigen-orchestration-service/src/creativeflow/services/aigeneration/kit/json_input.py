@@ -1,4 +1,4 @@
-"""Parse JSON from outside: bounded in depth, and every error with a pointer and a sentence."""
+"""Parse JSON input with a depth limit, and describe errors with pointer and sentence."""
 
 import re
 import unicodedata
@@ -34,8 +34,8 @@ def parse_json(body: bytes, *, max_depth: int = DEPTH_MAX) -> Any:
 def _too_deep(body: bytes, max_depth: int) -> bool:
     """Return whether a JSON text is nested deeper than that; brackets inside strings do not count.
 
-    Each round removes the innermost pairs. All of it runs in C, so that a large body does not block
-    the event loop.
+    Each round removes the innermost pairs, in C, so that a large body does not block the event
+    loop.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
@@ -48,7 +48,7 @@ def _too_deep(body: bytes, max_depth: int) -> bool:
 
 
 def clean_text(text: Any) -> Any:
-    """Trim and normalise (NFC) a text; refuse invisible characters other than line breaks."""
+    """Trim and normalise (NFC) a text; reject invisible characters other than line breaks."""
     if not isinstance(text, str):
         return text
     text = unicodedata.normalize("NFC", text.strip())
@@ -119,7 +119,7 @@ _PLAIN_WORDS = {
 
 
 def to_invalid_request(error: ValidationError, *, prefix: str = "") -> InvalidRequestError:
-    """Convert errors of Pydantic to pointer, code and sentence each; the input is not repeated."""
+    """Convert Pydantic errors to pointer, code and sentence each, without the input."""
     found = [
         describe(dict(fault), prefix)
         for fault in error.errors(include_url=False, include_input=False)
@@ -128,7 +128,7 @@ def to_invalid_request(error: ValidationError, *, prefix: str = "") -> InvalidRe
 
 
 def describe(fault: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return code, pointer and sentence of one error of Pydantic.
+    """Return code, pointer and sentence of a Pydantic error.
 
     Validators of this service raise `code: sentence` or `code@/place: sentence`.
     """

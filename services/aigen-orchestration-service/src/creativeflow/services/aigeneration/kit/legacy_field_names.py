@@ -1,7 +1,7 @@
-"""Field names of jobs and results in older CreativeFlow workflows, used by the setting
-`field_names`.
+"""Field names of jobs and results in older CreativeFlow workflows, for the setting `field_names`.
 
-Results are recognised by their fields, so workers of both kinds can report at the same time.
+Older results are recognised by their fields, so that workers of both kinds can report at the same
+time.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ RESULT: Mapping[str, str] = MappingProxyType(
 STATUS: Mapping[str, str] = MappingProxyType(
     {"Completed": "result", "Failed": "error", "ContentRejected": "error", "Processing": "progress"}
 )
-"""The kind of report that an older `status` means; the assets tell which result it is."""
+"""The kind of report of each older `status`; the assets tell which result it is."""
 
 _CODES = {"Failed": "provider_error", "ContentRejected": "prompt_rejected"}
 

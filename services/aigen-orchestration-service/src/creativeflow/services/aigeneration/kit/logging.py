@@ -9,7 +9,7 @@ import structlog
 
 
 def configure_logging(*, level: str, as_json: bool) -> None:
-    """Log to stderr, as one JSON object per line or as coloured text; includes the standard
+    """Log to stderr, as one JSON object per line or as coloured text, including the standard
     library.
     """
     shared: list[Any] = [
@@ -44,4 +44,6 @@ def configure_logging(*, level: str, as_json: bool) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(getattr(logging, level.upper()), logging.WARNING))
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # the adapter logs what matters
+    logging.getLogger("pika").setLevel(
+        logging.CRITICAL
+    )  # the adapter logs the relevant events itself

@@ -12,7 +12,9 @@ TOLERANCE_SECONDS = 300
 
 
 class CallbackSecrets:
-    """One secret, or two during a rotation: the first signs, all verify, in constant time."""
+    """The callback secrets: the first signs, all verify, in constant time; two during a
+    rotation.
+    """
 
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets or not all(secrets):

@@ -43,8 +43,8 @@ class TaskStatus:
 
 
 class SupervisedTask:
-    """A coroutine that runs until `stop`; whatever else ends it, an exception, a return or a
-    cancellation, restarts it.
+    """A coroutine that runs until `stop`; if an exception, a return or a cancellation ends it, it
+    is restarted.
 
     With `may_return` a normal return ends the task until the next `start`. The restart is scheduled
     by the task's done callback and not by a second coroutine, which could itself be cancelled.

@@ -1,4 +1,4 @@
-"""Periodic tasks: each is run once per interval, by one of all processes."""
+"""Periodic tasks, each run once per interval by one of all processes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,4 +1,4 @@
-"""Results and dead letters from RabbitMQ; results are the same reports as over HTTP."""
+"""Consume results and dead letters from RabbitMQ."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ ROUTES: Mapping[str, ReportKind] = {
 }
 REASON_HEADER = "x-aigen-reason"
 BODY_MAX_BYTES = 256 * 1024
-"""A larger message is never parsed: no report has so many bytes, and parsing would block the event
-loop.
+"""Larger messages are not parsed: no report is that large, and parsing would block the
+event loop.
 """
 UNPROVEN_KEPT = 100
 """Maximum parked messages without a valid job token; more are counted and dropped, to bound
@@ -103,12 +103,11 @@ class ResultsConsumer:
 
 
 class DeadLetterConsumer:
-    """Handles dead letters: a dead job is a failed attempt, anything else is parked for an
-    operator.
+    """Handles dead letters: a dead job fails its attempt, anything else is parked for an operator.
 
-    `proves` returns whether a token was made for a job. A dead letter counts for a job only with
-    the job's own token: any publisher of the broker could name any job. No content of a message
-    prevents it from being handled.
+    `proves` returns whether a token belongs to a job. A dead letter counts for a job only with the
+    job's own token, because any publisher of the broker could name any job. Invalid content never
+    prevents the handling of a message.
     """
 
     def __init__(
@@ -164,8 +163,8 @@ class DeadLetterConsumer:
             UNPROVEN_DROPPED.inc()
 
     def _death(self, headers: Mapping[str, Any]) -> str | None:
-        """Return why a message died in a job queue; None if it did not, or if `x-death` is not from
-        a broker.
+        """Return why a message died in a job queue; None if it did not, or if `x-death` is not the
+        broker's.
         """
         deaths = headers.get("x-death")
         for death in deaths if isinstance(deaths, list) else ():
@@ -185,7 +184,7 @@ class DeadLetterConsumer:
 
 
 def replay_dead_letter(reports: WorkerReports) -> Callable[[dict[str, Any]], Any]:
-    """Return the handler of the relay that reads a replayed dead letter again."""
+    """Return the relay's handler that processes a replayed dead letter again."""
 
     async def handle(body: dict[str, Any]) -> None:
         kind = ROUTES.get(body["routing_key"])
@@ -210,14 +209,16 @@ def _reason(error: errors.AigenError) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return a foreign text that the database can store: bounded, no NUL, no lone surrogates."""
+    """Return an external text in a form that the database can store: bounded, no NUL, no lone
+    surrogates.
+    """
     text = str(value)[:_TEXT_KEPT].replace("\x00", "")
     return text.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class _NamedJob:
-    """The job that a message names, with the token that came with it."""
+    """The job named by a message, with its token."""
 
     request_id: UUID
     job_id: UUID

@@ -19,23 +19,22 @@ log = structlog.get_logger(__name__)
 
 _PAUSE_MAX_SECONDS = 10.0
 _DOUBLINGS_MAX = 10
-"""The pause grows no further after this many failures; an uncapped exponent overflows a float after
+"""The pause stops growing after this many failures; an uncapped exponent overflows a float after
 1,024 of them.
 """
 _EAGER_SECONDS = 0.01
-"""The interval right after work was found, because more work often follows."""
+"""The interval right after a step with work, because more work often follows."""
 _DEGRADED_AFTER_SECONDS = 30.0
-"""A loop whose steps have failed for this long reports a problem."""
+"""A poller whose steps have failed for this long reports a problem."""
 
 
 class Poller:
-    """Calls `step` in a loop; `step` returns the number of items it handled, and 0 if none is left.
+    """Calls `step` in a loop; `step` returns the number of handled items, 0 if none is left.
 
-    After work the interval is short and then doubles up to `interval_seconds`: work of other
-    processes is found within milliseconds under load, and polling costs next to nothing without.
-
-    A failed step is logged and retried after a growing pause. The loop itself is supervised: it is
-    restarted if anything but `stop` ends it.
+    After work the interval is short and then doubles up to `interval_seconds`: under load, work of
+    other processes is found within milliseconds; when idle, polling costs next to nothing. A failed
+    step is logged and retried after a growing pause. The loop is supervised: it is restarted if
+    anything but `stop` ends it.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Poller:
 
     @property
     def status(self) -> TaskStatus | None:
-        """The status of the loop, with the reason if its steps keep failing; None while it is
+        """The status of the poller, with the reason if its steps keep failing; None while it is
         stopped.
         """
         if not self._task.wanted:
@@ -65,7 +64,7 @@ class Poller:
         return status
 
     def wake(self) -> None:
-        """Run the next step now, because work has just been written."""
+        """Run the next step now."""
         self._woken.set()
 
     def start(self) -> None:

@@ -38,7 +38,7 @@ class Sweeper:
         self._months_prepared_at: datetime | None = None
 
     async def step(self) -> int:
-        """Apply everything overdue; return the number of requests examined while more may be
+        """Apply everything overdue; return the number of examined requests while more may be
         waiting.
         """
         overdue = await self._store.due(self._now(), _BATCH)
@@ -47,21 +47,21 @@ class Sweeper:
         unsettled = await self._store.unsettled_holds(self._now() - self._hold_grace, _BATCH)
         room = asyncio.Semaphore(
             _PARALLEL
-        )  # a credit service that hangs must not hold up the deadlines for long
+        )  # an unresponsive credit service must not delay the deadlines
 
         async def settle(request_id: UUID, key: str) -> None:
             async with room:
                 await self._guarded(self._settle_hold(request_id, key), request_id)
 
         asked = await asyncio.gather(*(settle(*each) for each in unsettled), return_exceptions=True)
-        for error in asked:  # only when all have ended, so that no two tours overlap
+        for error in asked:  # after all of them, so that no two rounds overlap
             if error is not None:
                 raise error
         await self._prepare_months()
         return len(overdue) if len(overdue) == _BATCH else 0
 
     async def _guarded(self, work: Awaitable[None], request_id: UUID) -> None:
-        """Isolate an item that fails from the others; without the database, fail the whole step."""
+        """Isolate failing items from the others; without the database, fail the whole step."""
         try:
             await work
         except ServiceUnavailableError:

@@ -1,7 +1,7 @@
-"""Watchdog: detect workers that have stopped, which only their silence shows.
+"""Watchdog: detect workers that have stopped without an error.
 
-A trigger that has died still reports itself as active. The watchdog only reports: jobs are retried
-at their deadline, and no credits move before that.
+A trigger that has ended still reports itself as active, so only missing reports show it. The
+watchdog only reports: jobs are retried at their deadline, and no credits are settled before that.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Webhook sender: deliver events signed, at least once, each endpoint at its own pace."""
+"""Webhook sender: deliver signed events at least once, per endpoint."""
 
 import asyncio
 import random
@@ -33,9 +33,9 @@ Post = Callable[[str, Mapping[str, str], bytes], Awaitable[Attempt]]
 class WebhookSender:
     """Delivers webhooks; any number may run.
 
-    A delivery is leased to one sender, and only the token of the lease may write its outcome.
-    Deliveries run concurrently, and a step takes only as many as there are free slots, so that none
-    waits for the slowest.
+    A delivery is leased to one sender, and only the holder of the lease's token may write its
+    outcome. Deliveries run concurrently; a step takes only as many as there are free slots, so that
+    none waits for the slowest.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class WebhookSender:
         self._busy: Counter[UUID] = Counter()
         self._running: set[asyncio.Task[None]] = set()
         self.owners: frozenset[str] = frozenset()
-        """Owners of endpoints at the last step; changes to their requests wake the sender."""
+        """Owners of endpoints at the last step; changes of their requests wake the sender."""
         self._idle = True
 
     async def step(self) -> int:
@@ -71,8 +71,7 @@ class WebhookSender:
         room = self._at_once - len(self._running)
         if room <= 0:
             return 0
-        # Before the look for messages: what is written from here on wakes us, what was before is
-        # found.
+        # Read before the messages: later messages wake this sender, earlier ones are found.
         if self._idle:
             self.owners = await self._endpoints.owners()
         taken = await self._deliveries.lease(

@@ -1,9 +1,9 @@
-"""Credits in a subscription-billing adapter, which has only deductions and no memory.
+"""Credits in a subscription-billing adapter without idempotency: holds are deductions, releases
+refunds.
 
-A hold is a deduction, a capture needs no call, a release is a refund. Each call is written to a
-journal before it is sent and after its answer, so every key is sent once. A call without an answer
-is never guessed: it is resolved by the look-up of the adapter, or by an operator if it has none
-(REQ-016).
+A capture needs no call. Each call is written to a journal before it is sent and after its response,
+so that every key is sent once. A call without a response is never guessed: it is resolved by the
+look-up of the adapter, or by an operator if it has none (REQ-016).
 """
 
 import asyncio
@@ -69,7 +69,7 @@ _FEATURES = {
 
 
 class _FailedCallError(Exception):
-    """A call without a usable answer."""
+    """A call without a usable response."""
 
 
 class _NotSentError(_FailedCallError):
@@ -77,11 +77,11 @@ class _NotSentError(_FailedCallError):
 
 
 class _NoAnswerError(_FailedCallError):
-    """The adapter may or may not have done its work."""
+    """The adapter may or may not have carried out the call."""
 
 
 class _TurnedAwayError(Exception):
-    """The adapter refuses the caller, so it did nothing; an immediate retry does not help."""
+    """The adapter refuses this caller, so it did nothing; an immediate retry does not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,7 @@ class BillingCredits:
         )
 
     async def hold(self, asked: Reservation) -> None:
-        """Deduct once; the call continues if the caller stops waiting, so that its answer is
+        """Deduct once; the call continues if the caller stops waiting, so that its response is
         recorded.
         """
         await self._carry_on(self._hold(asked))
@@ -301,7 +301,7 @@ class BillingCredits:
         return await self._entry(entry.key)
 
     async def _answered(self, key: str) -> JournalEntry | None:
-        """Return the entry of a key once its running call has ended, within the time of a call."""
+        """Wait for the running call of a key and return its entry."""
         for _ in range(int(2 * self._call_seconds / _LOOK_SECONDS)):
             entry = await self._entry(key)
             if entry is None or entry.state in _STATUS or self._overdue(entry):
@@ -376,7 +376,7 @@ class BillingCredits:
         return found
 
     async def _post(self, path: str, asked: Reservation) -> httpx.Response:
-        """Make a call that moves credits; retry only if it was not sent."""
+        """Make a call that charges or refunds; retry only if it was not sent."""
         body = {
             "action_type": asked.action,
             "reference_id": asked.key,

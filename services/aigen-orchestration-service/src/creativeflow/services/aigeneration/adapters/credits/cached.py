@@ -25,7 +25,7 @@ STALE_SECONDS = 300.0
 class _Known:
     entitled: Entitlements
     asked_at: float
-    """The time of the call, not of its answer: an answer is as old as its question."""
+    """The time of the call, not of its response, because a response is as old as its call."""
 
 
 class CachedEntitlements:

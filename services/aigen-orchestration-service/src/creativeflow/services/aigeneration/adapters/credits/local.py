@@ -71,7 +71,7 @@ class LocalCredits:
         return _STATUS[movement.resolved] if movement else HoldStatus.ABSENT
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """Do nothing: the ledger is never in doubt."""
+        """Do nothing: the ledger always knows the outcome."""
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
         """Return the amounts in `held:` accounts."""

@@ -25,7 +25,7 @@ MODEL = "creativeflow.credits"
 
 
 class OdooCredits:
-    """The Credits port; anything but a clear answer of Odoo is an unknown outcome."""
+    """The Credits port; anything but a clear response of Odoo is an unknown outcome."""
 
     def __init__(self, calls: OdooCalls) -> None:
         self._calls = calls
@@ -79,7 +79,7 @@ class OdooCredits:
         return _status(await self._calls("creativeflow_find", key=asked.key))
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """Do nothing: Odoo can always be asked."""
+        """Do nothing: Odoo can look every key up."""
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation]:
         """Return holds that are open in Odoo."""

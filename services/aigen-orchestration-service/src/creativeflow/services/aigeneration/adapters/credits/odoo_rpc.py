@@ -24,7 +24,7 @@ OdooApi = Literal["auto", "json2", "jsonrpc"]
 
 
 class _PassingError(CreditsUnknownError):
-    """Nothing is known, and the same call may succeed in a moment."""
+    """The outcome is unknown, and the same call may succeed in a moment."""
 
 
 class _DeniedError(CreditsUnknownError):
@@ -63,7 +63,7 @@ class OdooCalls:
         self._signing_in = asyncio.Lock()
 
     async def __call__(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Call a method, up to three times within the deadline; return the object of its answer."""
+        """Call a method, up to three times within the deadline; return the response's object."""
         try:
             return await self._breaker.call(
                 lambda: self._in_time(method, arguments), failure=_PassingError
@@ -142,7 +142,9 @@ class OdooCalls:
         )
 
     async def _signed_in(self, *, instead_of: int | None = None) -> int:
-        """Return the user id of the login, cached: signing in takes Odoo most of a second."""
+        """Return the user id of the login, cached, because signing in takes Odoo most of a
+        second.
+        """
         async with self._signing_in:
             if self._uid is None or self._uid == instead_of:
                 self._uid = None
@@ -204,7 +206,7 @@ def _name(error: Any) -> str:
 
 
 def _failed(name: str) -> CreditsUnknownError:
-    """Return the meaning of an error of Odoo: database errors are temporary, and no error is a
+    """Return the meaning of an error of Odoo: database errors are temporary; no error counts as a
     refusal.
     """
     if name == _DENIED:

@@ -1,7 +1,7 @@
 """Draw the pictures of the local engine: generative posters from a request's texts, colours and
 seed.
 """
-# ruff: noqa: PLR2004 - a drawing is made of numbers, and a name for each would say nothing more
+# ruff: noqa: PLR2004 - a drawing consists of numbers that no name would explain
 
 import cmath
 import io
@@ -23,7 +23,7 @@ MAX_SIDE = 4096
 MARK = "CreativeFlow Free"
 WHITE, BLACK = (255, 253, 247), (13, 14, 26)
 _ENCODERS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
-# Palettes for requests without brand colours, each with the words that call for it.
+# Palettes for requests without brand colours, with the words that select them.
 _PALETTES = (
     ("coffee|cafe|autumn|bakery|wood|leather|vintage|chocolate", "#b5522b #f0a64f #5b2e25 #f6d9a8"),
     (
@@ -95,7 +95,7 @@ def draw(
     if watermark:
         _mark(image)
     stream = io.BytesIO()
-    # Each encoder takes what concerns it; the speed of a 4096 px picture decided the values.
+    # The options of each encoder; chosen for the speed of a 4096 px picture.
     image.save(
         stream, _ENCODERS[file_format], compress_level=1, quality=90, subsampling=0, method=1
     )
@@ -294,7 +294,7 @@ def _mosaic(poster: _Poster, title: str) -> None:
     side, tall = w / across, h / down
     square = [-0.5 - 0.5j, 0.5 - 0.5j, 0.5 + 0.5j, -0.5 + 0.5j]
     rainbow = [[square[0], *_circle(square[0], r / 4, 0, 90)] for r in (4, 3, 2, 1)]
-    tiles = (  # outlines in a tile of side 1 around 0, each lying on the one before
+    tiles = (  # outlines in a tile of side 1 around 0, each on top of the previous one
         [_circle(0, 0.5), _circle(0, 0.32), _circle(0, 0.14)],
         [[*_circle(square[0], 1, 0, 90), *_circle(square[2], 1, 180, 270)], _circle(0, 0.13)],
         [square[:3], _circle(0, 0.2)],

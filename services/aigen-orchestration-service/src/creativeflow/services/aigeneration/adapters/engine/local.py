@@ -1,7 +1,7 @@
 """The local engine: draws pictures in this process and reports them like a worker.
 
-A marker in the prompt such as `[[partial]]`, or the setting `AIGEN_LOCAL_FAULT`, injects any fault
-that a provider can have, to try the error paths by hand.
+A marker in the prompt such as `[[partial]]`, or the setting `AIGEN_LOCAL_FAULT`, injects any
+failure that a provider can have.
 """
 
 import asyncio

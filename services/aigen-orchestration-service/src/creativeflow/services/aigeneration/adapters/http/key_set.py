@@ -16,16 +16,16 @@ from creativeflow.services.aigeneration.domain.errors import (
 log = structlog.get_logger(__name__)
 
 FRESH_SECONDS = 300.0
-"""How long a set is used without fetching: a key that the issuer removed is trusted no longer than
-this.
+"""Time for which a set is used without fetching; a key that the issuer removed is trusted no longer
+than this.
 """
 STALE_SECONDS = 3600.0
-"""How long the last set is used while the issuer does not answer."""
+"""Time for which the last set is used while the issuer does not respond."""
 RETRY_SECONDS = 10.0
-"""Minimum time between two fetches once a set is known, also for tokens with invented key ids."""
+"""Minimum time between two fetches once a set is known, even for tokens with unknown key ids."""
 DEADLINE_SECONDS = 5.0
 KNOWN_KEY_WAITS_SECONDS = 1.0
-"""How long a token with a known key waits for a fetch."""
+"""Maximum time for which a token with a known key waits for a fetch."""
 _BYTES_MAX = 256 * 1024
 
 
@@ -34,7 +34,7 @@ class KeySetError(Exception):
 
 
 class KeySet:
-    """Looks up signing keys by their id; known keys never wait for an issuer that hangs."""
+    """Looks up signing keys by their id; known keys never wait for an unresponsive issuer."""
 
     def __init__(
         self, http: httpx.AsyncClient, url: str, *, monotonic: Callable[[], float] = time.monotonic
@@ -47,12 +47,12 @@ class KeySet:
         self._fetching: asyncio.Task[None] | None = None
 
     async def key(self, key_id: str | None) -> jwt.PyJWK:
-        """Return the key of this id.
+        """Return the key with this id.
 
         Raises:
             InvalidCredentialsError: the issuer has no such key.
-            ServiceUnavailableError: the issuer does not answer, and the cached set is missing
-            or too old.
+            ServiceUnavailableError: the issuer does not respond, and the cached set is missing or
+            too old.
         """
         if not key_id:
             raise InvalidCredentialsError
@@ -66,7 +66,7 @@ class KeySet:
         return self._keys[key_id]
 
     async def _refresh(self, wait_seconds: float) -> None:
-        """Join a running fetch or start one, unless the last was a moment ago."""
+        """Join a running fetch or start one, unless the last one was very recent."""
         if self._fetching is None or self._fetching.done():
             if self._keys is not None and self._monotonic() - self._asked_at < RETRY_SECONDS:
                 return
@@ -87,7 +87,7 @@ async def fetch_key_set(http: httpx.AsyncClient, url: str) -> Mapping[str, jwt.P
     """Fetch the signing keys by their id, within `DEADLINE_SECONDS`.
 
     Raises:
-        KeySetError: the issuer does not answer, or not with a key set of at most 256 KiB.
+        KeySetError: the issuer does not respond with a key set of at most 256 KiB.
     """
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):

@@ -26,8 +26,8 @@ class CircuitOpenError(Exception):
 class CircuitBreaker:
     """Opens for a minute after five failures within a minute; then one probe decides.
 
-    Only calls without a usable answer are failures; a refusal is an answer. A call that was cut
-    from outside after `slow_seconds`, such as by the timeout of its caller, is one too.
+    Only calls without a usable response are failures; a refusal is a response. A call that was cut
+    from outside after `slow_seconds`, such as by the timeout of its caller, is a failure too.
     """
 
     def __init__(

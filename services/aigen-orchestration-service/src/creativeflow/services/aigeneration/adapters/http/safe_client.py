@@ -65,7 +65,7 @@ class Download:
 class SafeHttp:
     """Calls without proxies, cookies or reused connections; a POST follows no redirect.
 
-    A name is resolved once per attempt and every address is validated; the connection goes to one
+    A name is resolved once per attempt, and every address is validated; the connection goes to one
     of them, while certificate and Host are those of the name. A name that resolves differently at
     the next attempt gains nothing.
     """
@@ -128,11 +128,10 @@ class SafeHttp:
     async def download(
         self, url: str, target: Path, *, bytes_max: int, own: bool = False
     ) -> Download:
-        """GET a file, bounded in time as a whole and in bytes; every redirect is validated like the
-        URL.
+        """GET a file, bounded in total time and in bytes; every redirect is validated like the URL.
 
         The body is requested uncompressed and written as received, never decompressed. `own` marks
-        a URL of the operator, which may be private; its redirects may not.
+        a URL configured by the operator, which may be private; its redirects may not.
         """
         result = Download()
 
@@ -156,7 +155,7 @@ class SafeHttp:
                     await write(target, _bounded(answer, bytes_max))
                 except _TooLargeError:
                     return Download(status=answer.status_code, too_large=True)
-                except OSError as error:  # those of the connection come as httpx's
+                except OSError as error:  # errors of the connection are httpx errors
                     raise DiskError(type(error).__name__) from error
                 return Download(status=answer.status_code)
         return Download(trouble=DeliveryError.REDIRECTED)

@@ -1,9 +1,9 @@
 """Decode untrusted pictures in a separate process: limited memory, no secrets, one picture at a
 time.
 
-`python -m …adapters.images.decoder` reads one JSON object per line from stdin and answers each with
-one on stdout; it ends with stdin. A picture that exhausts the memory limit or crashes a decoder
-ends only this process.
+`python -m …adapters.images.decoder` reads one JSON object per line from stdin and responds to each
+with one on stdout; it ends with stdin. A picture that exhausts the memory limit or crashes a
+decoder ends only this process.
 """
 
 import contextlib
@@ -104,10 +104,12 @@ def reduce(
             upright = upright.convert(mode)
         upright.thumbnail((side_kept, side_kept))
         upright = upright.convert(mode)
-        with contextlib.suppress(Exception):  # a damaged Exif block leaves the picture as it lies
+        with contextlib.suppress(
+            Exception
+        ):  # a damaged Exif block leaves the orientation unchanged
             upright.getexif().update(image.getexif())
             upright = ImageOps.exif_transpose(upright)
-        # What is left is what a camera or an editor noted: place, time, comments, a preview.
+        # The rest is metadata of a camera or an editor: place, time, comments, a preview.
         upright.info = {}
         kept_profile = (
             profile
@@ -148,7 +150,7 @@ def _check_complete(data: bytes, image: Image.Image) -> None:
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
     orientation = None
-    with contextlib.suppress(Exception):  # a damaged Exif block turns nothing
+    with contextlib.suppress(Exception):  # a damaged Exif block has no orientation
         orientation = image.getexif().get(_ORIENTATION)
     return (image.height, image.width) if orientation in _QUARTER_TURNS else image.size
 

@@ -27,7 +27,7 @@ REASONS = {
     "too_much_memory": "The picture takes too much to open. Make it smaller and send it again.",
     "too_slow": "The picture takes too long to open. Make it smaller and send it again.",
 }
-"""Reasons for refusing a picture, with the sentence for the uploader."""
+"""Reasons for refusing a picture, with the message for the uploader."""
 
 _DECODER = "creativeflow.services.aigeneration.adapters.images.decoder"
 _DECODE_SECONDS = 20.0
@@ -83,8 +83,8 @@ class PictureFacts:
 class PictureDecoder:
     """One decoder process, started on demand and replaced when it has ended; orders are queued.
 
-    At most one picture is decoded at a time, and none in this process, whose event loop is never
-    blocked by it.
+    At most one picture is decoded at a time, and none in this process, so that its event loop is
+    never blocked.
     """
 
     def __init__(self, *, timeout_seconds: float = _DECODE_SECONDS) -> None:

@@ -33,7 +33,7 @@ from creativeflow.services.aigeneration.domain.webhooks import DeliveryError
 log = structlog.get_logger(__name__)
 
 _PAUSES = (0.5, 1.5)
-"""Seconds before the second and third attempt at a URL that may answer later."""
+"""Seconds before the second and third attempt at a URL."""
 _FETCHES = 16
 _REMEMBERED_MAX = 1_000
 _PASSING = frozenset(
@@ -81,7 +81,7 @@ class ResultCheck:
         self._looks: OrderedDict[tuple[UUID, str], asyncio.Task[Looked]] = OrderedDict()
 
     def covers(self, asset: Asset) -> bool:
-        """Return whether this asset is checked at all."""
+        """Return whether this picture is checked."""
         return self._fetches or self._assets.own_name(asset["url"]) is not None
 
     async def look(self, job_id: UUID, asset: Asset) -> Asset | PictureFault:
@@ -116,7 +116,9 @@ class ResultCheck:
         await asyncio.gather(*looks, return_exceptions=True)
 
     def _looking(self, job_id: UUID, url: str) -> "asyncio.Task[Looked]":
-        """Return the one check of a URL for a job; a failed one is repeated on the next report."""
+        """Return the check of a URL for a job, shared by concurrent reports; a failed one is
+        repeated on the next report.
+        """
         key = (job_id, url)
         known = self._looks.get(key)
         if known is None or (known.done() and not _found(known)):

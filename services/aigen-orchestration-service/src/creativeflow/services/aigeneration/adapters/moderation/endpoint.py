@@ -28,7 +28,7 @@ class _ModerationResponse(BaseModel):
 
 
 class _NoResponseError(Exception):
-    """No answer, or an unreadable one."""
+    """No response, or an unreadable one."""
 
 
 class ModerationCheck:
@@ -63,7 +63,7 @@ class ModerationCheck:
         """Return the strictest result of both checks.
 
         Raises:
-            PromptCheckUnavailableError: the endpoint does not answer.
+            PromptCheckUnavailableError: the endpoint does not respond.
         """
         first = await self._first.check(texts, locale)
         if first.outcome is ModerationOutcome.REJECT:

@@ -1,5 +1,5 @@
-"""Notifications to the RabbitMQ queue of the notification service, lifecycle events to the topic
-exchange.
+"""Publish notifications to the RabbitMQ queue of the notification service, and lifecycle events to
+the topic exchange.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,9 @@ class RabbitMQNotifier:
 
 
 class EventPublisher:
-    """Publishes lifecycle events as `generation.<event>`; an event without a queue is fine."""
+    """Publishes lifecycle events as `generation.<event>`; an event that reaches no queue is no
+    error.
+    """
 
     def __init__(self, broker: Broker, *, exchange: str) -> None:
         self._broker = broker

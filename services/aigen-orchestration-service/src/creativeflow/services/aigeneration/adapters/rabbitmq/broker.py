@@ -181,9 +181,9 @@ class Broker:
 
     async def queue_depth(self, queue: str) -> tuple[int, int] | None:
         """Return the numbers of ready messages and consumers; None if the queue is missing or the
-        broker does not answer.
+        broker does not respond.
         """
-        # A broker that blocks publishers reads nothing and would not answer.
+        # A broker that blocks publishers reads nothing and would not respond.
         if self._connection is None or self._connection.blocked_reason:
             return None
         try:
@@ -341,7 +341,7 @@ class Broker:
             await subscription.abandon()
             raise
         if subscription.is_open:
-            # Handlers of a consumer that was merely cancelled finish on the old channel, beside its
+            # Handlers of a cancelled consumer finish on the old channel, in parallel with its
             # successor.
             self._spawn(subscription.drain())
         else:
@@ -353,7 +353,7 @@ def _parameters(url: str, name: str, heartbeat_seconds: int) -> Any:
     try:
         parameters = pika.URLParameters(url)
     except Exception as error:  # noqa: BLE001 - pika raises several kinds
-        # The cause is withheld: it may quote the password.
+        # The cause is not chained: it may contain the password.
         raise ValueError(f"the broker URL cannot be read ({type(error).__name__})") from None
     if parameters.heartbeat is None:
         parameters.heartbeat = heartbeat_seconds

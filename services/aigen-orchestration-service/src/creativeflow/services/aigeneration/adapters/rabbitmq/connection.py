@@ -15,11 +15,11 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.io_services import Loo
 _LOG = structlog.get_logger(__name__)
 
 STEP_SECONDS = 10.0
-"""The longest wait for the broker's answer to one command."""
+"""Time limit for the broker's response to one command."""
 CLOSE_SECONDS = 5.0
-"""The longest wait for a polite end of a connection."""
+"""Time limit for closing a connection cleanly."""
 CANCEL_SECONDS = 2.0
-"""The longest wait for a cancelled handler to end."""
+"""Time limit for the end of a cancelled handler."""
 NOT_FOUND = 404
 
 
@@ -79,7 +79,7 @@ class Connection:
             BrokerCommandError: it failed, took too long, or was interrupted.
         """
         connection = cls(parameters)
-        # pika bounds everything but the name's resolution; a name may have two addresses.
+        # pika limits everything except name resolution; a name may have two addresses.
         bound = parameters.connection_attempts * (
             2 * parameters.stack_timeout + parameters.retry_delay
         )
@@ -110,7 +110,7 @@ class Connection:
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator["Channel"]:
-        """Open a channel for one use; it is closed without waiting for the broker's answer."""
+        """Open a channel for one use; it is closed without waiting for the broker's response."""
         channel = await self.open_channel()
         try:
             yield channel
@@ -135,7 +135,7 @@ class Connection:
         return channel
 
     async def close(self, timeout_seconds: float) -> None:
-        """Close politely, and cut the stream if that takes longer than the timeout. Idempotent."""
+        """Close cleanly, and cut the stream if that takes longer than the timeout. Idempotent."""
         try:
             if self.is_open:
                 self._amqp.close()
@@ -171,10 +171,10 @@ class Channel:
         self.amqp.add_on_close_callback(self._on_closed)
 
     async def call(self, command: str, **arguments: Any) -> Any:
-        """Send a command of pika's channel and return the frame of the answer.
+        """Send a command of pika's channel and return the frame of the response.
 
         Raises:
-            BrokerCommandError: the broker refuses it or does not answer.
+            BrokerCommandError: the broker refuses it or does not respond.
         """
         answer = asyncio.get_running_loop().create_future()
         try:
@@ -184,7 +184,7 @@ class Channel:
         return await self.answer(answer, command.replace("_", " "))
 
     async def answer(self, answer: "asyncio.Future[Any]", step: str) -> Any:
-        """Wait for an answer, the end of the channel or STEP_SECONDS, whichever comes first.
+        """Wait for a response, the end of the channel or STEP_SECONDS, whichever comes first.
 
         Raises:
             BrokerCommandError: the channel has ended, or the time is over.
@@ -197,7 +197,7 @@ class Channel:
         raise BrokerCommandError(f"{step} took longer than {STEP_SECONDS:g} s")
 
     def close(self) -> None:
-        """Close the channel without waiting for the broker's answer. Idempotent."""
+        """Close the channel without waiting for the broker's response. Idempotent."""
         if not (self.amqp.is_closed or self.amqp.is_closing):
             self.amqp.close()
 

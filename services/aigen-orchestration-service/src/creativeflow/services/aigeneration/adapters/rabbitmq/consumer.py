@@ -134,7 +134,7 @@ class QueueSubscription:
             except asyncio.CancelledError as error:
                 if is_own_cancellation(error):
                     raise
-                # The handler was cancelled by itself: the message must not be forgotten.
+                # The handler was cancelled from inside: the message must still be settled.
                 self._log_failure(delivery, attempt, error)
             except TryAgainError as error:
                 _LOG.warning(
@@ -156,7 +156,9 @@ class QueueSubscription:
         )
 
     def _acknowledge(self, delivery_tag: int, decision: AckDecision) -> None:
-        with suppress(pika_errors.AMQPError):  # a dead channel has given the message back already
+        with suppress(
+            pika_errors.AMQPError
+        ):  # a closed channel has already returned the message to the broker
             if decision is AckDecision.ACK:
                 self._channel.amqp.basic_ack(delivery_tag)
             else:

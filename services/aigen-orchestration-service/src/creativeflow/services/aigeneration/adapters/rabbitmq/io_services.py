@@ -1,7 +1,7 @@
 """asyncio for pika through its public interface: writes are batched, and a connection can be cut.
 
-pika's own services hand every frame to the system by itself, three for each message, and have no
-public way to give up on a silent peer.
+pika's own services write every frame with a separate system call, three for each message, and have
+no public way to give up on a silent peer.
 """
 
 import asyncio
@@ -39,9 +39,10 @@ class LoopServices(
         self._cut: Exception | None = None
 
     def cut(self, reason: str) -> None:
-        """End the connection at once, whether it is being made or open: all that waits fails.
+        """End the connection at once, while connecting or open: everything that waits fails.
+        Idempotent.
 
-        Idempotent. pika reports the end as that of any other lost connection.
+        pika reports the end as that of any other lost connection.
         """
         if self._cut is None:
             self._cut = ConnectionAbortedError(reason)
@@ -175,7 +176,7 @@ class BatchingTransport(AbstractStreamTransport):
         self._aborted = False
 
     def abort(self) -> None:
-        """End the stream without writing what is held. Idempotent."""
+        """End the stream without writing the buffered data. Idempotent."""
         if not self._aborted:
             self._aborted = True
             self._held = []
@@ -196,7 +197,7 @@ class BatchingTransport(AbstractStreamTransport):
         return sum(map(len, self._held)) + int(self._inner.get_write_buffer_size())
 
     def end(self) -> None:
-        """Forget what is held: the stream is gone."""
+        """Discard the buffered data: the stream has ended."""
         self._aborted = True
         self._held = []
 
@@ -256,7 +257,7 @@ class _Operation(AbstractIOReference):
         self._failing = self._loop.call_soon(self._on_done, error)
 
     def cancel(self) -> bool:
-        """Cancel it without a report; False where it has ended already."""
+        """Cancel it without a report; False if it has ended already."""
         self._running.discard(self)
         if self._failing is not None:
             self._failing.cancel()

@@ -22,9 +22,11 @@ from creativeflow.services.aigeneration.adapters.rabbitmq.messages import (
 )
 
 _WRITTEN_AT_ONCE = 64
-"""Messages that are encoded before other tasks get their turn."""
+"""Messages that are encoded before other tasks may run."""
 _REMEMBERED = 8
-"""Times `max_unconfirmed`: abandoned messages whose late answers are still recognised."""
+"""Factor on `max_unconfirmed`: number of abandoned messages whose late confirms are still
+recognised.
+"""
 
 
 class _Batch:
@@ -50,7 +52,7 @@ class _Batch:
 
 
 class _Unconfirmed:
-    """A message whose delivery tag the broker has not acknowledged or refused yet."""
+    """A message without a confirm or refusal by the broker."""
 
     __slots__ = ("batch", "index", "key")
 
@@ -72,7 +74,7 @@ class Publisher:
         self._channel = channel
         self._max_unconfirmed = max_unconfirmed
         self._unconfirmed: dict[int, _Unconfirmed] = {}  # by delivery tag, ascending
-        self._in_flight = 0  # those of them whose publish call still waits
+        self._in_flight = 0  # those whose publish call still waits
         self._last_tag = 0
         self._last_returned_tag = 0
         self._turn = asyncio.Lock()
@@ -128,7 +130,7 @@ class Publisher:
         return [answer for answer in batch.answers if answer is not None]
 
     async def drained(self) -> None:
-        """Wait until no publish call waits for an outcome."""
+        """Wait until no publish call waits."""
         while self._batches:
             await asyncio.wait(self._batches)
 
@@ -213,8 +215,7 @@ class Publisher:
 
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
         key = (properties.message_id, method.exchange, method.routing_key)
-        # The broker returns in the order of publishing, so the search goes on where the last one
-        # ended.
+        # The broker returns messages in publishing order, so the search continues at the last one.
         for tag in chain(range(self._last_returned_tag + 1, self._last_tag + 1), self._unconfirmed):
             message = self._unconfirmed.get(tag)
             if message is not None and message.key == key:

@@ -39,7 +39,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A binding that must exist; others are left alone."""
+    """A binding that must exist; other bindings are not touched."""
 
     exchange: str
     queue: str
@@ -93,7 +93,7 @@ async def _ensure(connection: Connection, kind: str, name: str, expected: Mappin
     except BrokerCommandError as error:
         if exists and error.code == _PRECONDITION_FAILED:
             return _mismatch(kind, name, error.reason)
-        # Without the right to configure it cannot be compared, but it can be used.
+        # Without the right to configure it cannot be compared, but it can still be used.
         if not (exists and error.code == _ACCESS_REFUSED):
             raise
     return ""

@@ -12,7 +12,7 @@ from creativeflow.services.aigeneration.api.routes import (
     webhook_endpoints,
 )
 
-# The router tries them in this order: what is called most comes first.
+# The router tries them in this order: the most frequent calls come first.
 ROUTERS = (
     generation_requests.router,
     callbacks.router,

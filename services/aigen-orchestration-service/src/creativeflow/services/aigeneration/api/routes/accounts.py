@@ -1,4 +1,4 @@
-"""What an operator sees and does about money: statements, grants, flags, holds in doubt, usage,
+"""Operator endpoints of accounts: statements, grants, flags, holds in doubt, usage,
 reconciliation.
 """
 
@@ -85,7 +85,7 @@ async def clear_flags(
     request: Request,
     operator: Operator,
 ) -> Response:
-    """Clear every open flag of an account, with the operator and the reason. Idempotent."""
+    """Clear all open flags of an account; operator and reason are recorded. Idempotent."""
     return json_response(
         {
             "cleared": await services_of(request).accounts.clear(
@@ -120,9 +120,9 @@ async def list_parked_holds(request: Request, limit: Most = 100) -> Response:
 async def decide_hold(
     key: HoldKey, body: schemas.HoldDecision, request: Request, operator: Operator
 ) -> Response:
-    """Record whether the credit service's books show the charge, and settle the hold accordingly.
+    """Record whether the credit service charged a hold in doubt, and settle the hold accordingly.
 
-    A hold that is not in doubt stays as it is; messages parked for its key are replayed.
+    A hold that is not in doubt is left unchanged; messages parked for its key are replayed.
     """
     replayed = await services_of(request).accounts.decide(
         key, charged=body.charged, by=operator.name
@@ -143,7 +143,7 @@ async def export_usage(
     user_id: schemas.Identifier | None = None,
     project_id: schemas.Identifier | None = None,
 ) -> Response:
-    """Return one row for each chargeable action of a month (UTC), whatever paid for it."""
+    """Return one row per chargeable action of a month (UTC), however it was paid."""
     accounting = services_of(request).accounting
     since, until = month_of(month)
     rows = accounting.usage(
@@ -157,8 +157,8 @@ async def export_usage(
 async def reconcile_credits(
     body: schemas.ReconcileRequest, request: Request, operator: Operator
 ) -> Response:
-    """Report every difference between our books and the credit service; with `apply`, post what was
-    decided and never arrived.
+    """Report every difference from the credit service; with `apply`, post missing captures and
+    releases.
     """
     reconciliation = services_of(request).reconciliation
     since = services_of(request).now() - timedelta(hours=body.hours)

@@ -1,4 +1,4 @@
-"""What workers report over HTTP, and the pictures they upload."""
+"""Callbacks of workers: reports and uploads."""
 
 from typing import Annotated
 from uuid import UUID
@@ -24,7 +24,7 @@ from creativeflow.services.aigeneration.domain import errors
 
 router = APIRouter(prefix="/api/v1/n8n-callbacks", tags=["callbacks"], route_class=LeanRoute)
 UPLOADS = f"{router.prefix}/assets"
-"""Where pictures are uploaded, which are larger than other bodies."""
+"""The paths of uploads, which accept larger bodies."""
 
 SECURED: dict[str, object] = {"security": [{"callbackToken": []}, {"webhookSignature": []}]}
 _PICTURE: dict[str, object] = {
@@ -34,7 +34,7 @@ _PICTURE: dict[str, object] = {
 
 
 def _described(kind: ReportKind) -> dict[str, object]:
-    """The body's schema for the API description; the bytes themselves are read whole, for the
+    """Return the schema of a body for the API description; the endpoint reads bytes, for the
     signature.
     """
     reference = {"$ref": f"#/components/schemas/{MODELS[kind].__name__}"}
@@ -62,9 +62,8 @@ _ANSWERS = problems(401, 404, 409, 413, 422, 503)
     summary="Report the start of a job",
 )
 async def report_started(request: Request) -> Response:
-    """Record that a worker has begun.
-
-    409 means that the request no longer waits for this job: stop without another report.
+    """Record that a worker has started. 409 means that the request no longer waits for this job:
+    stop without another report.
     """
     return await _receive(ReportKind.STARTED, request)
 
@@ -77,9 +76,7 @@ async def report_started(request: Request) -> Response:
     summary="Report progress",
 )
 async def report_progress(request: Request) -> Response:
-    """Record progress; samples that are ready may be included, and can be seen but not yet
-    selected.
-    """
+    """Report progress; finished samples may be included, and become visible but not selectable."""
     return await _receive(ReportKind.PROGRESS, request)
 
 
@@ -91,9 +88,7 @@ async def report_progress(request: Request) -> Response:
     summary="Report samples",
 )
 async def report_samples(request: Request) -> Response:
-    """Deliver the samples; those that failed are listed, the valid ones are delivered.
-    Idempotent.
-    """
+    """Deliver the valid samples and list the failed ones. Idempotent."""
     return await _receive(ReportKind.SAMPLES, request)
 
 
@@ -132,9 +127,10 @@ async def report_error(request: Request) -> Response:
     summary="Upload a picture",
 )
 async def upload_asset(request: Request, job_id: Annotated[UUID, Query()]) -> Response:
-    """For workers without a storage of their own: the answer's fields go into the result.
+    """Store a picture of a worker without storage of its own; the response's fields go into the
+    result.
 
-    The picture is decoded before it is kept: one that is damaged, animated or too large is refused.
+    The picture is decoded first; a damaged, animated or too large one is rejected.
     """
     reports = services_of(request).worker_reports
     reports.check_upload(job_id, _token(request))
@@ -163,4 +159,4 @@ DESCRIBED: tuple[type[WorkerReport], ...] = (
     FinalReport,
     ErrorReport,
 )
-"""Bodies that stand in the API description though the endpoints read bytes."""
+"""Schemas of bodies that the endpoints read as bytes."""

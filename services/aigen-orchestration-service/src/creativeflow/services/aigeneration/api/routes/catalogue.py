@@ -1,6 +1,4 @@
-"""What can be asked for, and what it costs: formats, prices, models, and what every problem
-means.
-"""
+"""The catalogue: formats, prices, models and problem types."""
 
 from typing import Annotated, Any
 
@@ -43,7 +41,7 @@ Listing = dict[str, Any]
     responses=problems(401),
 )
 async def list_formats() -> Listing:
-    """Return every format with its pixel size, and the bounds of Custom."""
+    """Return every format with its pixel size, and the limits of Custom."""
     listed = [
         {"name": name, "width": size.width, "height": size.height, "sample": str(sample_size(size))}
         for name, size in FORMATS.items()
@@ -103,7 +101,7 @@ async def list_models(request: Request) -> Listing:
 
 @router.get("/problems/{code}", summary="Get a problem type", responses=problems(404))
 async def get_problem_type(code: Annotated[str, Path(max_length=100)]) -> Response:
-    """Return the description of a problem; its address is the `type` of problem documents."""
+    """Return the description of a problem; its URL is the `type` of problem documents."""
     for found in errors.every_error():
         if found.code == code:
             about = {

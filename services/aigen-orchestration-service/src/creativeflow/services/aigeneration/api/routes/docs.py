@@ -1,4 +1,4 @@
-"""The API description as a page to try calls on; everything it loads comes from this service."""
+"""Interactive API documentation, served without external resources."""
 
 from importlib.resources import files
 from typing import Annotated
@@ -20,7 +20,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/docs")
 async def page(request: Request) -> HTMLResponse:
-    """The page."""
+    """Return the page."""
     return get_swagger_ui_html(
         openapi_url="/openapi.json",
         title=request.app.title,
@@ -32,7 +32,7 @@ async def page(request: Request) -> HTMLResponse:
 
 @router.get("/docs/{name}")
 async def part(name: Annotated[str, Path(max_length=50)]) -> Response:
-    """A script, a style or a picture of the page."""
+    """Return a script, style sheet or image of the page."""
     if name not in _TYPES:
         raise NotFoundError
     content = (files("fastapi_offline") / "static" / name).read_bytes()

@@ -1,4 +1,6 @@
-"""Starting, following and steering generation requests."""
+"""Endpoints of generation requests: create, quote, list, follow, select, regenerate, retry,
+cancel.
+"""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -62,7 +64,7 @@ async def create_generation(
 async def quote_generation(
     body: schemas.CreateRequest, request: Request, principal: AnyCaller
 ) -> Response:
-    """Return every price of the same body as for a create, what pays for it, and the balance after
+    """Return the prices of a create with the same body, what pays for them, and the balance after
     it.
 
     Starts nothing. The `quote_id` binds the prices until `expires_at`.
@@ -88,9 +90,9 @@ async def list_generations(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20,
 ) -> Response:
-    """Return requests, newest first, page by page.
+    """Return requests, newest first, in pages.
 
-    A user sees their own; a service sees all, or those of the user it names.
+    Users see their own; a service sees all, or those of the user it names.
     """
     filters = Filters(
         user_id=principal.user_id or user_id,
@@ -125,7 +127,7 @@ async def list_generations(
     summary="Get a generation request",
 )
 async def get_generation(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
-    """Return the state, the cost and the actions that are possible now."""
+    """Return the state, the cost and the available actions."""
     found = await get_owned_request(services_of(request).queries, request_id, principal)
     position = await services_of(request).queries.queue_position(found)
     tag = etag(found.version)
@@ -212,7 +214,7 @@ async def retry_generation(
 ) -> Response:
     """Create a new request with `retry_of` from one that ended without its result.
 
-    The ended request itself never changes.
+    The ended request does not change.
     """
     caller = build_caller(request, principal, body)
     changes, quote_id = (body.changes(), body.quote_id) if body else ({}, None)
@@ -237,7 +239,7 @@ async def retry_generation(
 async def cancel_generation(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
     """Release the open hold and end the request; delivered samples stay charged.
 
-    An ended request stays as it is.
+    An ended request is left unchanged.
     """
     return reply_response(
         await services_of(request).generations.cancel(request_id, build_caller(request, principal))

@@ -1,4 +1,4 @@
-"""Alive, ready, measured: what load balancers, operators and Prometheus ask."""
+"""Liveness, readiness and metrics."""
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -13,7 +13,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/health", summary="Liveness")
 async def get_health(request: Request) -> Response:
-    """Return 200 as long as the process answers; asks no dependency."""
+    """Return 200 while the process responds; checks no dependency."""
     return json_response({"status": "ok", "version": request.app.version})
 
 
@@ -43,7 +43,7 @@ async def get_metrics(request: Request) -> Response:
 
 @router.get("/assets/{name}", summary="A picture kept here", include_in_schema=False)
 async def asset(name: str, request: Request) -> Response:
-    """Names cannot be guessed: who knows one may see it."""
+    """Return a stored picture; names are unguessable, so knowing one grants access."""
     path = services_of(request).assets.path(name)
     if path is None:
         raise errors.NotFoundError

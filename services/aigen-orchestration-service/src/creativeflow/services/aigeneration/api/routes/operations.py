@@ -1,6 +1,4 @@
-"""What an operator sees and does about work: stuck and parked, replay, force-fail, queues,
-invariants.
-"""
+"""Operator endpoints of requests: stuck requests, outbox, reviews, queues, invariants."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -57,7 +55,7 @@ async def list_outbox_messages(
 async def replay_outbox_message(
     message_id: MessageId, request: Request, operator: Operator
 ) -> Response:
-    """Make a parked message due at once; the timeline names the operator."""
+    """Make a parked message due at once; the operator is recorded in the timeline."""
     outbox = services_of(request).outbox
     if not await outbox.replay(message_id, by=operator.name, now=services_of(request).now()):
         raise errors.NotFoundError
@@ -70,7 +68,7 @@ async def replay_outbox_message(
 async def drop_outbox_message(
     message_id: MessageId, request: Request, operator: Operator
 ) -> Response:
-    """Delete a parked message for good; the timeline names the operator."""
+    """Delete a parked message; the operator is recorded in the timeline."""
     outbox = services_of(request).outbox
     if not await outbox.drop(message_id, by=operator.name, now=services_of(request).now()):
         raise errors.NotFoundError
@@ -87,8 +85,8 @@ async def drop_outbox_message(
 async def fail_generation(
     request_id: UUID, body: schemas.ForceFailRequest, request: Request, operator: Operator
 ) -> Response:
-    """End a request as FAILED: its hold is released, the user notified, and the timeline names the
-    operator.
+    """End a request as FAILED: its hold is released, the user notified, and the operator recorded
+    in the timeline.
     """
     caller = build_caller(request, operator, body)
     return reply_response(
@@ -112,10 +110,10 @@ async def list_reviews(request: Request, limit: Most = 100) -> Response:
 async def review_generation(
     request_id: UUID, body: schemas.ReviewDecision, request: Request, operator: Operator
 ) -> Response:
-    """Accept the prompt, so that the request goes on and is charged as usual, or reject it
+    """Accept the prompt, so that the request continues and is charged as usual, or reject it
     uncharged.
 
-    A request that is not in review stays as it is.
+    A request that is not in review is left unchanged.
     """
     caller = Caller(name=operator.name)
     reviewed = await services_of(request).generations.review(
@@ -126,9 +124,7 @@ async def review_generation(
 
 @router.get("/queues", summary="Get queue depths")
 async def get_queues(request: Request) -> Response:
-    """Return the fair queue by lane, the broker queues, the outbox, and lanes whose workers are
-    silent.
-    """
+    """Return the fair queue by lane, the broker queues, the outbox, and stalled lanes."""
     return json_response(await queues_now(services_of(request)))
 
 
@@ -138,7 +134,7 @@ async def get_invariants(
 ) -> Response:
     """Return counts that must be 0; docs/operations.md explains each.
 
-    Ended requests are counted for so many `days` back, open ones always.
+    Ended requests are counted for the last `days`, open ones always.
     """
     now = services_of(request).now()
     return json_response(

@@ -37,7 +37,9 @@ async def stream_generation(
     """
     found = await get_owned_request(services_of(request).queries, request_id, principal)
     known = parse_event_id(request.headers.get("last-event-id"))
-    known = known if known <= found.version else 0  # an id of another request: begin anew
+    known = (
+        known if known <= found.version else 0
+    )  # the id belongs to another request: start from the beginning
     broadcaster = services_of(request).updates
     broadcaster.check_limits(found.user_id)
     body = stream_updates(

@@ -1,6 +1,4 @@
-"""Webhook endpoints over HTTP: registering, steering and trying them out, and their delivery
-log.
-"""
+"""Endpoints for managing webhook endpoints and their deliveries."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -41,7 +39,7 @@ router = APIRouter(
 async def create_webhook_endpoint(
     body: schemas.WebhookEndpointCreate, request: Request, caller: ServiceCaller
 ) -> Response:
-    """Register a URL for the events of requests that this caller creates from now on; a URL
+    """Register a URL for the events of requests that this caller creates from now on; each URL
     once.
     """
     endpoint = await _endpoints(request).register(
@@ -99,7 +97,7 @@ async def delete_webhook_endpoint(
 async def enable_webhook_endpoint(
     endpoint_id: UUID, request: Request, caller: ServiceCaller
 ) -> Response:
-    """Send events from now on; events that were dropped meanwhile can be redelivered one by one."""
+    """Enable an endpoint; events dropped while it was disabled can be redelivered one by one."""
     return json_response(_to_json(await _endpoints(request).enable(_scope_of(caller), endpoint_id)))
 
 
@@ -130,8 +128,8 @@ async def rotate_webhook_secret(
     caller: ServiceCaller,
     body: schemas.SecretRotate | None = None,
 ) -> Response:
-    """Sign with another secret; for 24 hours the old one signs beside it, so that receivers can
-    change over.
+    """Sign with a new secret; for 24 hours the old one signs as well, so that receivers can
+    switch.
     """
     endpoint = await _endpoints(request).rotate(
         _scope_of(caller), endpoint_id, body.secret if body else None

@@ -1,4 +1,4 @@
-"""Request and response bodies of generation requests and operations, with the bounds of fields."""
+"""Request and response bodies of generation requests and operations."""
 
 import re
 import unicodedata
@@ -27,7 +27,7 @@ from creativeflow.services.aigeneration.kit.json_input import clean_text, plain_
 PROMPT_MAX = 4000
 REFERENCES_MAX = 10
 BRIEF_MAX_BYTES = 17_000
-"""What goes into a job, whose message stays below 20 kB."""
+"""Limits of the fields that go into a job, whose message stays below 20 kB."""
 _REFERENCE = re.compile(
     r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+|https://[^\s/]+/\S*|[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+"
     r"|[A-Za-z0-9][A-Za-z0-9_-]{7,127})"
@@ -43,7 +43,7 @@ def _visible(text: str) -> str:
 
 
 def _no_number(value: Any) -> Any:
-    """Seconds since 1970 are no date to people, though they can be read as one."""
+    """Reject numbers, which Pydantic would read as seconds since 1970."""
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9.]+\s*", value):
         raise ValueError(
             "datetime_parsing: This must be a date and time such as 2026-01-31T12:00:00Z."
@@ -89,9 +89,7 @@ def _model(name: str) -> str:
 
 
 def _credits(value: Any) -> int:
-    """A text such as "2.50", or whole credits as a number; a float is refused, because it is not
-    exact.
-    """
+    """Accept text such as "2.50", or whole credits as a number; a float is rejected as inexact."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -125,7 +123,7 @@ ModelName = Annotated[
 
 
 class Body(BaseModel):
-    """A body that callers send: unknown fields are refused, so a misspelt one is not silently
+    """A request body; unknown fields are rejected, so that a misspelt one is not silently
     ignored.
     """
 
@@ -205,7 +203,7 @@ class CreateRequest(Body):
         return self
 
     def brief(self) -> Brief:
-        """What was asked, without who asked and without what was not said."""
+        """Return the brief, without unset fields."""
         asked = self.model_dump(
             exclude_none=True, exclude={"user_id", "project_id", "metadata", "quote_id"}
         )
@@ -223,7 +221,7 @@ class SelectSample(Body):
     quote_id: QuoteId | None = None
 
     def choice(self) -> SampleChoice:
-        """Return what was selected, as the domain takes it."""
+        """Convert to the domain's choice."""
         return SampleChoice(
             sample_id=self.selected_sample_id,
             resolution=self.desired_resolution,
@@ -240,7 +238,7 @@ class BriefChanges(Body):
     quote_id: QuoteId | None = None
 
     def changes(self) -> dict[str, str]:
-        """The changed fields under their names in the brief."""
+        """Return the changed fields by their names in the brief."""
         named = {
             "input_prompt": self.updated_prompt,
             "style_guidance": self.updated_style_guidance,
