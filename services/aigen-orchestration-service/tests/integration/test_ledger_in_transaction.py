@@ -192,8 +192,9 @@ async def test_batch_with_and_without_taken_credits_is_written_together(
 
 
 async def test_batches_with_and_without_taken_credits_do_not_deadlock(
-    test_app: ServiceUnderTest, database_url: str
+    make_test_app: Callable[..., ServiceUnderTest], test_app: ServiceUnderTest, database_url: str
 ) -> None:
+    other_app = make_test_app(ledger_here=True)
     requests = []
     for number in range(3):  # the order of users differs from that of requests
         await test_app.grant(f"user-{9 - number}", 125, "payg")
@@ -206,7 +207,7 @@ async def test_batches_with_and_without_taken_credits_do_not_deadlock(
         database_url,
         requests[1],
         runner.store.write_moves(ended[1:]),
-        runner.store.write_moves([last, ended[1], first]),
+        other_app.service.store.write_moves([last, ended[1], first]),
     )
     assert mixed[2] is True
     assert [ending[0] != mixed[1], ending[1] != mixed[0]] == [True, True]

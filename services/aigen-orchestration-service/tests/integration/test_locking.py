@@ -1,5 +1,7 @@
 """Statements on several requests lock them in one order, so that they cannot deadlock."""
 
+from collections.abc import Callable
+
 import pytest
 
 from creativeflow.services.aigeneration.domain.events import CancelRequested, ProgressReported
@@ -14,8 +16,9 @@ TOGETHER = 9
 
 @pytest.mark.parametrize("kind", [Event.CANCEL_REQUESTED, Event.PROGRESS_REPORTED])
 async def test_concurrent_batches_on_the_same_requests_do_not_deadlock(
-    test_app: ServiceUnderTest, database_url: str, kind: Event
+    make_test_app: Callable[..., ServiceUnderTest], database_url: str, kind: Event
 ) -> None:
+    test_app, other_app = make_test_app(), make_test_app()
     runner = test_app.service.runner
     for number in range(TOGETHER):  # the order of users differs from that of requests
         await test_app.submit(f"user-{TOGETHER - number}")
@@ -36,9 +39,42 @@ async def test_concurrent_batches_on_the_same_requests_do_not_deadlock(
         database_url,
         requests[TOGETHER // 2],
         runner.store.write_moves([progress(request) for request in requests]),
-        runner.store.write_moves([other(request) for request in reversed(requests)]),
+        other_app.service.store.write_moves([other(request) for request in reversed(requests)]),
     )
     assert [one != two for one, two in zip(first, reversed(second), strict=True)] == [
         True
     ] * TOGETHER
+    assert await deadlocks(test_app) == 0
+
+
+async def test_concurrent_batches_of_both_kinds_of_change_do_not_deadlock(
+    make_test_app: Callable[..., ServiceUnderTest], database_url: str
+) -> None:
+    test_app, other_app = make_test_app(), make_test_app()
+    runner = test_app.service.runner
+    for number in range(TOGETHER):
+        await test_app.submit(f"user-{number}")
+    await test_app.dispatch()
+    requests = [await test_app.look(test_app.engine.jobs.popleft()) for _ in range(TOGETHER)]
+
+    def mixed(cancelled: int) -> list[StateChange]:
+        """Cancel every second request, and report progress of the others."""
+        return [
+            runner.apply(
+                request,
+                CancelRequested(data={"by": "test"})
+                if number % 2 == cancelled
+                else ProgressReported(progress={"percent": 5}, samples=(), data={}),
+            )
+            for number, request in enumerate(requests)
+        ]
+
+    first, second = await both_held_up(
+        test_app,
+        database_url,
+        requests[TOGETHER // 2],
+        runner.store.write_moves(mixed(0)),
+        other_app.service.store.write_moves(mixed(1)),
+    )
+    assert [one != two for one, two in zip(first, second, strict=True)] == [True] * TOGETHER
     assert await deadlocks(test_app) == 0

@@ -153,7 +153,7 @@ class Container:
         """Build the stores of the database and of files."""
         settings = self.settings
         self.database = Database(database_url, pool_size=max(1, settings.database_pool_size - 1))
-        self.write_connection = Database(database_url, pool_size=1)
+        self.write_connection = self.database.sibling(pool_size=1)
         self.queries = Queries(self.database)
         self.statistics = Statistics(self.database)
         self.outbox = Outbox(self.database)

@@ -73,6 +73,18 @@ class Database:
         self._timeout_seconds = statement_timeout_seconds
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
+        self._siblings = [self]
+
+    def sibling(self, *, pool_size: int) -> "Database":
+        """Return another pool on the same server: when one of them finds that the server takes no
+        writes, all replace their connections.
+        """
+        made = Database(
+            self._url, pool_size=pool_size, statement_timeout_seconds=self._timeout_seconds
+        )
+        made._siblings = self._siblings
+        self._siblings.append(made)
+        return made
 
     async def open(self) -> None:
         """Open the pool.
@@ -105,8 +117,9 @@ class Database:
         """Replace all connections as they come back to the pool, because the server they lead to
         takes no writes.
         """
-        if self._pool is not None:
-            await self._pool.expire_connections()
+        for database in self._siblings:
+            if database._pool is not None:  # noqa: SLF001 - of the same class
+                await database._pool.expire_connections()  # noqa: SLF001
 
     async def close(self) -> None:
         """Close the pool; waits a bounded time for statements under way."""

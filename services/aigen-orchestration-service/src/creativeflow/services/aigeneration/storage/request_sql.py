@@ -176,7 +176,8 @@ moved AS (
         deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at,
         fair_at = COALESCE(c.fair_at, r.fair_at)
     FROM change c
-    WHERE {_GUARD} AND NOT c.key_used {_IF_TAKEN if "take" in parts else ""}
+    WHERE {_GUARD} AND NOT c.key_used {_IF_LOCKED if _locks(parts) else ""}
+      {_IF_TAKEN if "take" in parts else ""}
     RETURNING c.id, r.project_id, r.created_by
 )"""  # noqa: S608 - as above
 
@@ -188,16 +189,25 @@ _WRITTEN_MOVED = """
     SELECT c.*, m.project_id AS of_project, m.created_by AS of_caller
     FROM change c JOIN moved m ON m.id = c.id"""
 
-# Whose credits are taken is known before anything is written; all are locked at once, so that the
-# order of their ids stays the order of their locks.
-_LOCKED = f"""
+# Where a statement updates requests in two places, or takes credits for some, all its requests are
+# locked at first: so the order of their ids is the order of their locks, and credits are taken only
+# for a request that the guard lets through.
+_LOCKED = """
 locked AS MATERIALIZED (
-    SELECT c.id, c.user_id, c.take_key, c.take_amount, c.key_used FROM change c
-    JOIN generation_requests r ON {_GUARD} AND NOT c.key_used
+    SELECT c.id FROM ({rows}) c
+    JOIN generation_requests r ON {guard}
     ORDER BY c.id FOR UPDATE OF r
-)"""  # noqa: S608 - as above
+)"""
+_LOCKED_MOVES = (
+    "SELECT id, was, from_state FROM change WHERE from_state IS NOT NULL AND NOT key_used"
+)
+_LOCKED_JOBS = "SELECT id, was, from_state FROM job"
+_IF_LOCKED = "AND c.id IN (SELECT id FROM locked)"
 _NEW_PAYERS = """
     SELECT id, user_id, take_key, take_amount, key_used FROM change WHERE from_state IS NULL"""
+_OLD_PAYERS = """
+    SELECT c.id, c.user_id, c.take_key, c.take_amount, c.key_used
+    FROM change c JOIN locked ON locked.id = c.id"""
 
 # A job that is leased, confirmed or begun touches little of its request, and nothing else: half of
 # all transitions.
@@ -381,6 +391,9 @@ def _build(parts: frozenset[str]) -> str:
     ctes: list[str] = []
     sources: list[str] = []
     results: list[str] = []
+    if "jobs" in parts:
+        rows = _JOBS.format(source="$1::jsonb->'jobs'")
+        ctes.append(f"job AS MATERIALIZED (SELECT * FROM {rows}\n)")  # noqa: S608 - as above
     if with_changes:
         ctes += _ctes_of_changes(parts)
         sources.append(_LINES_OF_CHANGES)
@@ -403,8 +416,8 @@ def _build(parts: frozenset[str]) -> str:
     if "settle" in parts:
         sources.append(_LINES_OF_CAPTURES)
     if "jobs" in parts:
-        rows = _JOBS.format(source="$1::jsonb->'jobs'")
-        worked = _WORKED.format(rows=rows)
+        worked = _WORKED.format(rows="job c")
+        worked += f" {_IF_LOCKED}" if _locks(parts) else ""
         ctes.append(f"\nworked AS ({worked}\n    RETURNING c.id, c.at, c.entries\n)")
         sources.append(_LINES_OF_JOBS)
         results.append(
@@ -418,17 +431,22 @@ def _build(parts: frozenset[str]) -> str:
     return f"WITH {','.join(ctes)}\n{' UNION ALL '.join(results)}"
 
 
+def _locks(parts: Collection[str]) -> bool:
+    return "moves" in parts and not {"jobs", "take"}.isdisjoint(parts)
+
+
 def _ctes_of_changes(parts: frozenset[str]) -> list[str]:
     births, moves, takes = (name in parts for name in ("births", "moves", "take"))
-    ctes = [_change(parts)]
+    ctes = ["\n" * ("jobs" in parts) + _change(parts)]
     if "allowance" in parts:
         ctes.append(
             f"\nallowance AS ({_USE_ALLOWANCE.format(condition='AND from_state IS NULL')}\n)"
         )
+    if _locks(parts):
+        rows = [_LOCKED_MOVES] + [_LOCKED_JOBS] * ("jobs" in parts)
+        ctes.append(_LOCKED.format(rows=" UNION ALL ".join(rows), guard=_GUARD))
     if takes:
-        if moves:
-            ctes.append(_LOCKED)
-        payers = [_NEW_PAYERS] * births + ["\n    SELECT * FROM locked"] * moves
+        payers = [_NEW_PAYERS] * births + [_OLD_PAYERS] * moves
         ctes.append(f"\npayer AS MATERIALIZED ({' UNION ALL'.join(payers)}\n)")
         ctes.append(TAKING.format(rows="payer"))
     ctes += [_stored(parts)] * births + [_moved(parts)] * moves

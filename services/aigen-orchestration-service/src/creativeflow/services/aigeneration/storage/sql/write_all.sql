@@ -8,7 +8,13 @@
 -- amount. Of two statements that counted the same jobs in flight only one takes the lane's turn;
 -- the other leaves its jobs to a dispatcher. Only the token of the current lease deletes a
 -- message.
-WITH asked AS MATERIALIZED (
+WITH job AS MATERIALIZED (SELECT * FROM 
+jsonb_to_recordset($1::jsonb->'jobs') AS c(
+    id uuid, was int, version int, at timestamptz, from_state text, state text, attempt int,
+    job_id uuid, progress jsonb, route jsonb, model text, due_at timestamptz,
+    lease_until timestamptz, deadline_at timestamptz, entries jsonb)
+),
+asked AS MATERIALIZED (
     SELECT c.*,
            CASE WHEN c.queues THEN
                GREATEST(l.virtual_time, COALESCE((
@@ -67,13 +73,14 @@ allowance AS (
     RETURNING u.user_id, u.month
 ),
 locked AS MATERIALIZED (
-    SELECT c.id, c.user_id, c.take_key, c.take_amount, c.key_used FROM change c
-    JOIN generation_requests r ON r.id = c.id AND r.version = c.was AND r.state = c.from_state AND NOT c.key_used
+    SELECT c.id FROM (SELECT id, was, from_state FROM change WHERE from_state IS NOT NULL AND NOT key_used UNION ALL SELECT id, was, from_state FROM job) c
+    JOIN generation_requests r ON r.id = c.id AND r.version = c.was AND r.state = c.from_state
     ORDER BY c.id FOR UPDATE OF r
 ),
 payer AS MATERIALIZED (
     SELECT id, user_id, take_key, take_amount, key_used FROM change WHERE from_state IS NULL UNION ALL
-    SELECT * FROM locked
+    SELECT c.id, c.user_id, c.take_key, c.take_amount, c.key_used
+    FROM change c JOIN locked ON locked.id = c.id
 ),
 taking AS MATERIALIZED (
     SELECT c.id, c.user_id, c.take_key AS key, c.take_amount AS amount FROM payer c
@@ -114,7 +121,8 @@ moved AS (
         deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at,
         fair_at = COALESCE(c.fair_at, r.fair_at)
     FROM change c
-    WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state AND NOT c.key_used AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))
+    WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state AND NOT c.key_used AND c.id IN (SELECT id FROM locked)
+      AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))
     RETURNING c.id, r.project_id, r.created_by
 ),
 written AS MATERIALIZED (
@@ -222,12 +230,8 @@ UPDATE generation_requests r SET
     progress = c.progress, route = COALESCE(c.route, r.route), model = c.model,
     due_at = c.due_at, lease_until = c.lease_until, deadline_at = c.deadline_at,
     updated_at = c.at
-FROM 
-jsonb_to_recordset($1::jsonb->'jobs') AS c(
-    id uuid, was int, version int, at timestamptz, from_state text, state text, attempt int,
-    job_id uuid, progress jsonb, route jsonb, model text, due_at timestamptz,
-    lease_until timestamptz, deadline_at timestamptz, entries jsonb)
-WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state
+FROM job c
+WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state AND c.id IN (SELECT id FROM locked)
     RETURNING c.id, c.at, c.entries
 ),
 gone AS MATERIALIZED (

@@ -4,18 +4,19 @@
 -- false after its commit, and nothing else of the change is written, because everything reads
 -- from `written`. New rows of a concurrent statement with the same idempotency key violate the
 -- primary key and fail it; a key that is committed is returned as `key_used`.
-WITH 
+WITH job AS MATERIALIZED (SELECT * FROM 
+jsonb_to_recordset($1::jsonb->'jobs') AS c(
+    id uuid, was int, version int, at timestamptz, from_state text, state text, attempt int,
+    job_id uuid, progress jsonb, route jsonb, model text, due_at timestamptz,
+    lease_until timestamptz, deadline_at timestamptz, entries jsonb)
+),
 worked AS (
 UPDATE generation_requests r SET
     state = c.state, version = c.version, attempt = c.attempt, job_id = c.job_id,
     progress = c.progress, route = COALESCE(c.route, r.route), model = c.model,
     due_at = c.due_at, lease_until = c.lease_until, deadline_at = c.deadline_at,
     updated_at = c.at
-FROM 
-jsonb_to_recordset($1::jsonb->'jobs') AS c(
-    id uuid, was int, version int, at timestamptz, from_state text, state text, attempt int,
-    job_id uuid, progress jsonb, route jsonb, model text, due_at timestamptz,
-    lease_until timestamptz, deadline_at timestamptz, entries jsonb)
+FROM job c
 WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state
     RETURNING c.id, c.at, c.entries
 ),

@@ -57,12 +57,13 @@ jsonb_to_recordset($1::jsonb->'changes') AS c(
     FROM asked c LEFT JOIN lane l ON c.lease IS NOT NULL AND l.lane = c.stage ORDER BY c.id
 ),
 locked AS MATERIALIZED (
-    SELECT c.id, c.user_id, c.take_key, c.take_amount, c.key_used FROM change c
-    JOIN generation_requests r ON r.id = c.id AND r.version = c.was AND r.state = c.from_state AND NOT c.key_used
+    SELECT c.id FROM (SELECT id, was, from_state FROM change WHERE from_state IS NOT NULL AND NOT key_used) c
+    JOIN generation_requests r ON r.id = c.id AND r.version = c.was AND r.state = c.from_state
     ORDER BY c.id FOR UPDATE OF r
 ),
 payer AS MATERIALIZED (
-    SELECT * FROM locked
+    SELECT c.id, c.user_id, c.take_key, c.take_amount, c.key_used
+    FROM change c JOIN locked ON locked.id = c.id
 ),
 taking AS MATERIALIZED (
     SELECT c.id, c.user_id, c.take_key AS key, c.take_amount AS amount FROM payer c
@@ -87,7 +88,8 @@ moved AS (
         deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at,
         fair_at = COALESCE(c.fair_at, r.fair_at)
     FROM change c
-    WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state AND NOT c.key_used AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))
+    WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state AND NOT c.key_used AND c.id IN (SELECT id FROM locked)
+      AND (c.take_key IS NULL OR c.id IN (SELECT id FROM taken))
     RETURNING c.id, r.project_id, r.created_by
 ),
 written AS MATERIALIZED (

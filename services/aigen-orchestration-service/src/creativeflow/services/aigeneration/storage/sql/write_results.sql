@@ -5,7 +5,13 @@
 -- from `written`. New rows of a concurrent statement with the same idempotency key violate the
 -- primary key and fail it; a key that is committed is returned as `key_used`. Only the token of
 -- the current lease deletes a message.
-WITH change AS MATERIALIZED (
+WITH job AS MATERIALIZED (SELECT * FROM 
+jsonb_to_recordset($1::jsonb->'jobs') AS c(
+    id uuid, was int, version int, at timestamptz, from_state text, state text, attempt int,
+    job_id uuid, progress jsonb, route jsonb, model text, due_at timestamptz,
+    lease_until timestamptz, deadline_at timestamptz, entries jsonb)
+),
+change AS MATERIALIZED (
     SELECT c.*, false AS leased FROM (SELECT c.*, NULL::float8 AS fair_at, false AS key_used FROM 
 jsonb_to_recordset($1::jsonb->'changes') AS c(
         id uuid, was int, version int, at timestamptz, from_state text, weight float8, queues bool,
@@ -21,6 +27,11 @@ jsonb_to_recordset($1::jsonb->'changes') AS c(
         take_key text, take_amount bigint, take_action text, webhook jsonb,
         lease jsonb, lane_window int, per_user int) ORDER BY c.id) c
 ),
+locked AS MATERIALIZED (
+    SELECT c.id FROM (SELECT id, was, from_state FROM change WHERE from_state IS NOT NULL AND NOT key_used UNION ALL SELECT id, was, from_state FROM job) c
+    JOIN generation_requests r ON r.id = c.id AND r.version = c.was AND r.state = c.from_state
+    ORDER BY c.id FOR UPDATE OF r
+),
 moved AS (
     UPDATE generation_requests r SET
         state = CASE WHEN c.leased THEN 'PUBLISHING_TO_QUEUE' ELSE c.state END, stage = c.stage, round = c.round, attempt = c.attempt,
@@ -34,7 +45,8 @@ moved AS (
         deadline_at = c.deadline_at, remind_at = c.remind_at, updated_at = c.at,
         fair_at = COALESCE(c.fair_at, r.fair_at)
     FROM change c
-    WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state AND NOT c.key_used 
+    WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state AND NOT c.key_used AND c.id IN (SELECT id FROM locked)
+      
     RETURNING c.id, r.project_id, r.created_by
 ),
 written AS MATERIALIZED (
@@ -117,12 +129,8 @@ UPDATE generation_requests r SET
     progress = c.progress, route = COALESCE(c.route, r.route), model = c.model,
     due_at = c.due_at, lease_until = c.lease_until, deadline_at = c.deadline_at,
     updated_at = c.at
-FROM 
-jsonb_to_recordset($1::jsonb->'jobs') AS c(
-    id uuid, was int, version int, at timestamptz, from_state text, state text, attempt int,
-    job_id uuid, progress jsonb, route jsonb, model text, due_at timestamptz,
-    lease_until timestamptz, deadline_at timestamptz, entries jsonb)
-WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state
+FROM job c
+WHERE r.id = c.id AND r.version = c.was AND r.state = c.from_state AND c.id IN (SELECT id FROM locked)
     RETURNING c.id, c.at, c.entries
 ),
 gone AS MATERIALIZED (
