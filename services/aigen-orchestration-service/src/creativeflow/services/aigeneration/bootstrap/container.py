@@ -57,7 +57,6 @@ from creativeflow.services.aigeneration.bootstrap.rabbitmq import (
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, State
 from creativeflow.services.aigeneration.domain.request import Asset
 from creativeflow.services.aigeneration.domain.transitions import StateChange, Topic
-from creativeflow.services.aigeneration.kit import clock
 from creativeflow.services.aigeneration.kit.supervision import TaskStatus
 from creativeflow.services.aigeneration.ports import (
     Credits,
@@ -71,6 +70,7 @@ from creativeflow.services.aigeneration.storage.account_flags import AccountFlag
 from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.batch_writer import BatchWriter
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.database_clock import SYNC_SECONDS, DatabaseClock
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
 from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
@@ -100,6 +100,8 @@ WATCHDOG_SECONDS = 10.0
 """Interval at which the role `dispatcher` checks for stalled workers."""
 ROUTING_SECONDS = 2.0
 """Interval at which each process checks the routing file for changes."""
+EVERYWHERE = {"routing", "clock"}
+"""Pollers that every process runs."""
 _ROLES = {"webhooks": "relay", "watchdog": "dispatcher", "periodic_tasks": "sweeper"}
 """The role of each poller that is not named after its role."""
 
@@ -120,8 +122,8 @@ class Container:
         settings: Settings,
         *,
         database_url: str,
-        now: Callable[[], datetime] = clock.now,
-        new_id: Callable[[], UUID] = clock.uuid7,
+        now: Callable[[], datetime] | None = None,
+        new_id: Callable[[], UUID] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         credits_: Credits | None = None,
         engine: Engine | None = None,
@@ -129,13 +131,16 @@ class Container:
         prompt_check: PromptCheck | None = None,
     ) -> None:
         self.settings = settings
-        self.now, self.new_id = now, new_id
+        self.database = Database(database_url, pool_size=max(1, settings.database_pool_size - 1))
+        self.write_connection = self.database.sibling(pool_size=1)
+        self.clock = DatabaseClock(self.database)
+        self.now, self.new_id = now or self.clock, new_id or self.clock.new_id
         self.policy = settings.policy()
         self.public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
         self.http = build_http_client()
         self.broker = build_broker(settings, settings.engine_url, topology(settings))
         self.notify_broker = build_notify_broker(settings, self.broker)
-        self._build_storage(database_url)
+        self._build_storage()
         self._build_credits(credits_, monotonic)
         self._build_moderation(prompt_check)
         self._build_generations()
@@ -149,11 +154,9 @@ class Container:
         self.authenticator = self._build_authenticator()
         self.health = self._build_health()
 
-    def _build_storage(self, database_url: str) -> None:
+    def _build_storage(self) -> None:
         """Build the stores of the database and of files."""
         settings = self.settings
-        self.database = Database(database_url, pool_size=max(1, settings.database_pool_size - 1))
-        self.write_connection = self.database.sibling(pool_size=1)
         self.queries = Queries(self.database)
         self.statistics = Statistics(self.database)
         self.outbox = Outbox(self.database)
@@ -325,6 +328,7 @@ class Container:
             "periodic_tasks": (self.periodic_tasks.step, PERIODIC_TASKS_SECONDS),
             "watchdog": (self.watchdog.step, WATCHDOG_SECONDS),
             "routing": (self._reload_routing, ROUTING_SECONDS),
+            "clock": (self.clock.sync, SYNC_SECONDS),
             "dispatcher": (self.dispatcher.step, settings.poll_interval),
             **{
                 f"relay_{name}": (relay.step, settings.poll_interval)
@@ -369,6 +373,7 @@ class Container:
         background.
         """
         await self.database.open()
+        await self.clock.sync()
         await self.store.prepare_months(self.now())
         roles = self.settings.roles
         for broker in self._brokers():
@@ -384,7 +389,7 @@ class Container:
         if "relay" in roles:
             self.relays.start_own()
         for name, poller in self.pollers.items():
-            if name == "routing" or role_of(name) in roles:
+            if name in EVERYWHERE or role_of(name) in roles:
                 poller.start()
         if self.authenticator.open and "api" in roles:
             log.warning(

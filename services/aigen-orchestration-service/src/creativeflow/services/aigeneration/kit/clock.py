@@ -29,15 +29,17 @@ def random_bytes() -> bytes:
         return drawn[:_PIECE_BYTES]
 
 
-def uuid7() -> UUID:
-    """Return a new time-ordered id (RFC 9562, version 7); ids sort by the millisecond.
+def uuid7(at: datetime | None = None) -> UUID:
+    """Return a new time-ordered id (RFC 9562, version 7) of now or of another time; ids sort by the
+    millisecond.
 
     All 74 bits beside the time are random: libraries count within a millisecond instead, which
     would let a caller guess the ids of others.
     """
     random = int.from_bytes(random_bytes(), "big")
+    milliseconds = time.time_ns() // 1_000_000 if at is None else int(at.timestamp() * 1000)
     return UUID(
-        int=(time.time_ns() // 1_000_000) << 80
+        int=milliseconds << 80
         | 0x7 << 76
         | (random >> 68 & 0xFFF) << 64
         | 0b10 << 62
