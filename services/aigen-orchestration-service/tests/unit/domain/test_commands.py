@@ -246,13 +246,44 @@ def in_review(**changes: Any) -> GenerationRequest:
     )
 
 
-def test_accept_review_asks_for_what_it_costs_today() -> None:
+def test_accept_review_without_a_stored_charge_costs_the_current_price() -> None:
     event = commands.accept_review(in_review(), an_offer())
     assert isinstance(event, CreditsAsked)
     assert (event.plan, event.pending_action) == ("payg", None)
     free = commands.accept_review(in_review(), an_offer(FREE))
     assert isinstance(free, ReviewPassed)
     assert free.hold is not None
+
+
+@pytest.mark.parametrize(
+    ("submitted", "price_now", "charged"), [(25, 500, 25), (25, 10, 10), (25, 25, 25)]
+)
+def test_accept_review_costs_no_more_than_at_submission(
+    submitted: int, price_now: int, charged: int
+) -> None:
+    stored = {"action": "sample_generation", "funding": "credits", "amount": submitted}
+    pending: Any = {"event": "review_passed", "fields": {"category": "c", "charge": stored}}
+    offer = replace(an_offer(), prices=Prices(sample_set=price_now))
+    event = commands.accept_review(in_review(pending_action=pending), offer)
+    assert isinstance(event, CreditsAsked)
+    assert event.hold.amount == charged
+
+
+def test_accept_review_of_a_request_that_the_plan_paid_for_stays_so() -> None:
+    stored = {"action": "sample_generation", "funding": "plan", "amount": 0}
+    pending: Any = {"event": "review_passed", "fields": {"category": "c", "charge": stored}}
+    event = commands.accept_review(in_review(pending_action=pending), an_offer())
+    assert isinstance(event, ReviewPassed)
+    assert event.hold is None
+
+
+def test_submit_for_review_stores_the_charge_that_binds() -> None:
+    submitted = commands.submit(
+        an_order(), REQUEST_ID, an_offer(), max_rounds=10, review="category"
+    )
+    assert submitted.pending_action is not None
+    charge = submitted.pending_action["fields"]["charge"]
+    assert charge == {"action": "sample_generation", "funding": "credits", "amount": 25}
 
 
 def test_review_decisions_on_what_is_not_in_review_are_already_done() -> None:

@@ -30,6 +30,7 @@ from creativeflow.services.aigeneration.domain.lifecycle import Event, Origin, S
 from creativeflow.services.aigeneration.domain.model_routing import Asked, ModelChoice, Routing
 from creativeflow.services.aigeneration.domain.ordering import (
     as_held,
+    bound_charge,
     charge_data,
     check_model,
     check_plan,
@@ -38,6 +39,7 @@ from creativeflow.services.aigeneration.domain.ordering import (
     hold_for,
     is_repeat,
     is_waiting_for,
+    stored_charge,
     to_route,
 )
 from creativeflow.services.aigeneration.domain.pricing import (
@@ -185,7 +187,10 @@ def submit(
         submitted,
         origin=Origin.NEEDS_REVIEW,
         hold=None,
-        pending_action={"event": Event.REVIEW_PASSED.value, "fields": {"category": review}},
+        pending_action={
+            "event": Event.REVIEW_PASSED.value,
+            "fields": {"category": review, "charge": stored_charge(charge)},
+        },
         data=data | {"review": review},
     )
 
@@ -353,15 +358,16 @@ def force_fail(_: GenerationRequest, *, by: str, reason: str) -> OperatorFailed:
 def accept_review(
     request: GenerationRequest, offer: Offer
 ) -> ReviewPassed | CreditsAsked | AlreadyDone:
-    """Accept a reviewed prompt; the request is priced by the current plan and prices.
+    """Accept a reviewed prompt at the price of its submission, or the current one if that is lower.
 
     Raises:
         CreditsUnavailableError: the request costs credits, and the entitlements are stale.
     """
-    if not request.in_review:
+    if request.pending_action is None or not request.in_review:
         return ALREADY_DONE
     choice = offer.choose_model(Stage.SAMPLES, request.brief, request.user_id)
-    charge = price_samples(offer.plan, offer.prices, choice.model.surcharge)
+    current = price_samples(offer.plan, offer.prices, choice.model.surcharge)
+    charge = bound_charge(request.pending_action["fields"].get("charge"), current)
     data = {"by": offer.by, "review": "passed", "charge": offer.describe(charge)}
     hold = hold_for(
         charge, request.id, Stage.SAMPLES, request.round, offer.now, earlier=request.holds

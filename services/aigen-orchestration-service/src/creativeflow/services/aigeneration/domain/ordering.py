@@ -175,6 +175,22 @@ def charge_data(charge: Charge) -> dict[str, str]:
     }
 
 
+def stored_charge(charge: Charge) -> dict[str, Any]:
+    """Return a charge as a pending action stores it; see `bound_charge`."""
+    return {"action": charge.action, "funding": charge.funding.value, "amount": charge.amount}
+
+
+def bound_charge(stored: Mapping[str, Any] | None, current: Charge) -> Charge:
+    """Return the charge of an order that waited for a review: the one of its submission, or the
+    current one if that is lower or none was stored.
+    """
+    if stored is None or current.amount < stored["amount"]:
+        return current
+    return Charge(
+        action=stored["action"], funding=Funding(stored["funding"]), amount=stored["amount"]
+    )
+
+
 def hold_for(
     charge: Charge,
     request_id: UUID,
