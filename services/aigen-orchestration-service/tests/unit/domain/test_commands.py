@@ -89,7 +89,9 @@ def test_submit_on_an_including_plan_holds_nothing() -> None:
 def test_submit_for_review_holds_nothing_and_waits() -> None:
     born = commands.submit(an_order(), REQUEST_ID, an_offer(), max_rounds=10, review="nudity")
     assert (born.origin, born.hold) == (Origin.NEEDS_REVIEW, None)
-    assert born.pending_action == {"event": "review_passed", "fields": {"category": "nudity"}}
+    assert born.pending_action is not None
+    assert born.pending_action["event"] == "review_passed"
+    assert born.pending_action["fields"]["category"] == "nudity"
 
 
 def test_submit_with_stale_entitlements_refuses_what_costs_credits() -> None:
