@@ -224,6 +224,72 @@ async def test_periodic_task_runs_once_per_interval_over_all_processes(make_test
     assert len(done) == 2
 
 
+async def _lose_holds(test_app: ServiceUnderTest) -> None:
+    """Let the credit service forget what it captured, as one restored from a backup does."""
+
+    async def find(_: Reservation) -> HoldStatus:
+        return HoldStatus.RELEASED
+
+    test_app.credits.find = find  # type: ignore[method-assign]
+
+
+async def _differences_of_each_hour(test_app: ServiceUnderTest, hours: int) -> list[int]:
+    found = []
+    for _ in range(hours):
+        test_app.clock.advance(minutes=61)
+        await test_app.housekeep()
+        last = await test_app.service.reconciliation.last()
+        assert last is not None
+        found.append(last[1]["differences"])
+    return found
+
+
+async def test_reconciliation_compares_a_hold_that_was_resolved_long_after_it_began(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.grant("user", 1000, plan="payg")
+    await test_app.submitted()
+    await _differences_of_each_hour(test_app, 3)
+    await test_app.database.execute(
+        "UPDATE generation_requests SET deadline_at = deadline_at + interval '1 day'"
+    )
+    await test_app.deliver(await test_app.next_job())
+    await test_app.drain()
+    find = test_app.credits.find
+    await _lose_holds(test_app)
+    assert sum(await _differences_of_each_hour(test_app, 3)) == 1
+    test_app.credits.find = find  # type: ignore[method-assign]
+
+
+async def test_reconciliation_after_hours_without_one_misses_nothing(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.grant("user", 1000, plan="payg")
+    await test_app.housekeep()
+    await test_app.with_samples()
+    await test_app.drain()
+    test_app.clock.advance(hours=9)
+    find = test_app.credits.find
+    await _lose_holds(test_app)
+    assert sum(await _differences_of_each_hour(test_app, 2)) == 1
+    test_app.credits.find = find  # type: ignore[method-assign]
+
+
+async def test_reconciliation_that_reaches_its_limit_continues_where_it_stopped(
+    test_app: ServiceUnderTest,
+) -> None:
+    await test_app.grant("user", 1000, plan="payg")
+    for _ in range(5):
+        await test_app.with_samples()
+    await test_app.drain()
+    start = test_app.clock() - timedelta(days=1)
+    test_app.clock.advance(minutes=10)
+    run = test_app.service.reconciliation.run_from_mark
+    compared = [(await run(start, overlap=timedelta(0), most=2)).compared_until for _ in range(3)]
+    assert compared == sorted(set(compared))
+    assert (await run(start, overlap=timedelta(0), most=2)).complete
+
+
 async def test_slow_periodic_task_delays_no_other(test_app: ServiceUnderTest) -> None:
     hanging, done = asyncio.Event(), []
 

@@ -60,6 +60,7 @@ class ReconciliationReport:
     unanswered: int = 0
     posted: int = 0
     complete: bool = True
+    compared_until: datetime | None = None
     findings: list[Discrepancy] = field(default_factory=list)
 
 
@@ -81,16 +82,21 @@ class Reconciliation:
         by: str = "reconciliation",
         most: int | None = None,
     ) -> ReconciliationReport:
-        """Compare the holds that began since then, all open ones, and those outstanding at the
-        credit service.
+        """Compare the holds that began or were resolved since then, all open ones, and those
+        outstanding at the credit service.
 
         `most` limits the number of compared holds.
         """
         report, until = ReconciliationReport(), self._now() - SETTLED_FOR
-        async for holds in self._store.holds(since, until):
-            if most is not None and report.compared >= most:
-                report.complete = False
-                break
+        report.compared_until = until
+        changed = await self._store.changed(since, until, None if most is None else most + 1)
+        if most is not None and len(changed) > most:
+            report.complete = False
+            changed = changed[:most]
+            report.compared_until = changed[-1][1] if changed else None
+        keys = dict.fromkeys(key for key, _ in changed)
+        keys |= dict.fromkeys(await self._store.open_keys(until, most))
+        async for holds in self._store.holds(list(keys)):
             await self._compare(holds, report, apply=apply, by=by)
         await self._compare_outstanding(until, since, report, apply=apply, by=by)
         for wrong in await self._store.free_counts_off(since, apply=apply):
@@ -107,6 +113,21 @@ class Reconciliation:
             )
             report.posted += apply
         await self._store.keep_report(_summary(report, since, apply=apply, by=by), self._now())
+        return report
+
+    async def run_from_mark(
+        self, default: datetime, *, overlap: timedelta, most: int
+    ) -> ReconciliationReport:
+        """Compare what changed since the last run, or since `default` at the first one; post
+        nothing.
+
+        A run that reached its limit is continued by the next one; a run in which a hold got no
+        answer is repeated.
+        """
+        mark = await self._store.mark()
+        report = await self.run(mark - overlap if mark else default, most=most)
+        if report.compared_until is not None and not report.unanswered:
+            await self._store.move_mark(report.compared_until)
         return report
 
     async def last(self) -> tuple[datetime, dict[str, Any]] | None:

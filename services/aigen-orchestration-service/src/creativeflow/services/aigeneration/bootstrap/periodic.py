@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 TIDY_INTERVAL = timedelta(hours=1)
 OVERLAP = timedelta(minutes=10)
 """Time by which a reconciliation reaches back beyond the previous one."""
+FIRST_LOOK = timedelta(days=7)
+"""How far the first reconciliation of a deployment reaches back."""
 RECONCILED_MAX = 20_000
 """Maximum holds that the periodic reconciliation compares, so that a busy hour does not delay the
 next.
@@ -63,7 +65,7 @@ def build_periodic_tasks(
     interval = timedelta(seconds=settings.reconcile_interval)
 
     async def reconcile() -> None:
-        await report_differences(reconciliation, now() - interval - OVERLAP)
+        await report_differences(reconciliation, now() - FIRST_LOOK)
 
     return PeriodicTasks(
         (
@@ -78,9 +80,11 @@ def build_periodic_tasks(
     )
 
 
-async def report_differences(reconciliation: Reconciliation, since: datetime) -> None:
-    """Log and count the differences since a time; post nothing."""
-    report = await reconciliation.run(since, most=RECONCILED_MAX)
+async def report_differences(reconciliation: Reconciliation, default: datetime) -> None:
+    """Log and count the differences since the last complete run, or since `default` at the first
+    one; post nothing.
+    """
+    report = await reconciliation.run_from_mark(default, overlap=OVERLAP, most=RECONCILED_MAX)
     metrics.count_differences(report)
     for finding in report.findings:
         log.error(

@@ -12,6 +12,22 @@ from creativeflow.services.aigeneration.storage.database import Database
 
 _PAGE = 500
 
+_MARK = "reconciled_until"
+_CHANGED = """
+SELECT key, changed_at FROM (
+    SELECT key, began_at AS changed_at FROM holds WHERE funding = 'credits'
+        AND began_at >= $1 AND began_at < $2 AND resolved_at IS NULL
+    UNION ALL
+    SELECT key, resolved_at FROM holds WHERE funding = 'credits'
+        AND resolved_at >= $1 AND resolved_at < $2
+) changed
+ORDER BY changed_at, key LIMIT $3"""
+_OPEN = """
+SELECT h.key FROM generation_requests r JOIN holds h ON h.request_id = r.id
+WHERE r.deadline_at IS NOT NULL AND h.funding = 'credits' AND h.began_at < $1
+    AND h.state IN ('placing', 'held')
+ORDER BY h.began_at, h.key LIMIT $2"""
+
 _BOOKED = """
 SELECT h.key, h.user_id, h.amount, h.action, h.state, h.request_id, h.began_at,
        (h.state IN ('captured', 'released') AND h.settled_at IS NULL) AS owed
@@ -49,28 +65,39 @@ class ReconciliationStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def holds(self, since: datetime, until: datetime) -> AsyncIterator[list[BookedHold]]:
-        """Holds that began since then, or are still open; nothing that began or was resolved after
-        `until`.
+    async def changed(
+        self, since: datetime, until: datetime, most: int | None
+    ) -> list[tuple[str, datetime]]:
+        """Return key and time of the holds that began or were resolved in this time, oldest first;
+        of one that was resolved only its resolution counts.
         """
-        after: tuple[datetime | None, str] = (None, "")
-        while True:
-            found = await self._database.fetch(
-                f"""{_BOOKED} WHERE h.funding = 'credits' AND h.began_at < $2
-                    AND (h.began_at >= $1 OR h.state IN ('placing', 'held'))
-                    AND (h.resolved_at IS NULL OR h.resolved_at < $2)
-                    AND ($3::timestamptz IS NULL OR (h.began_at, h.key) > ($3, $4))
-                    ORDER BY h.began_at, h.key LIMIT $5""",
-                since,
-                until,
-                *after,
-                _PAGE,
-            )
-            if found:
-                yield [BookedHold(**row) for row in found]
-            if len(found) < _PAGE:
-                return
-            after = (found[-1]["began_at"], found[-1]["key"])
+        found = await self._database.fetch_report(_CHANGED, since, until, most)
+        return [(row["key"], row["changed_at"]) for row in found]
+
+    async def open_keys(self, until: datetime, most: int | None) -> list[str]:
+        """Return the keys of open holds that began before `until`, oldest first."""
+        return [row["key"] for row in await self._database.fetch_report(_OPEN, until, most)]
+
+    async def holds(self, keys: Sequence[str]) -> AsyncIterator[list[BookedHold]]:
+        """Read the holds of these keys, page by page."""
+        for start in range(0, len(keys), _PAGE):
+            yield await self.by_keys(keys[start : start + _PAGE])
+
+    async def mark(self) -> datetime | None:
+        """Return the time up to which holds have been compared; None before the first run."""
+        found: datetime | None = await self._database.fetchval(
+            "SELECT began_at FROM periodic_work WHERE name = $1", _MARK
+        )
+        return found
+
+    async def move_mark(self, until: datetime) -> None:
+        """Record that holds have been compared up to this time; it never moves back."""
+        await self._database.execute(
+            """INSERT INTO periodic_work AS p (name, began_at) VALUES ($1, $2)
+               ON CONFLICT (name) DO UPDATE SET began_at = GREATEST(p.began_at, $2)""",
+            _MARK,
+            until,
+        )
 
     async def by_keys(self, keys: Sequence[str]) -> list[BookedHold]:
         """The holds of these keys, as they are booked now."""
