@@ -126,7 +126,7 @@ async def test_statement_of_unknown_user_is_empty_on_the_free_plan(client: Calle
 
 async def test_stuck_lists_requests_a_minute_after_their_deadline(paying: Caller) -> None:
     created = (await paying.create()).json()
-    await paying.test_app.next_job()
+    await paying.report("started", await paying.test_app.next_job())
     assert await read(paying, "stuck") == {"items": []}
     paying.test_app.clock.advance(minutes=5, seconds=30)
     assert await read(paying, "stuck") == {"items": []}

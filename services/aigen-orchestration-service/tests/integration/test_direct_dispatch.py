@@ -309,3 +309,18 @@ async def test_selections_of_one_sample_in_two_processes_publish_one_final(
     assert await test_apps[0].balance() == _PAID - 125
     await test_apps[0].deliver(finals[0])
     await test_apps[0].check()
+
+
+async def test_regeneration_on_the_free_plan_is_left_to_a_dispatcher(make_test_app: Any) -> None:
+    test_app = make_test_app()
+    test_app.start_own()
+    request = await test_app.submitted("free")
+    await test_app.service.dispatcher.finish_own()
+    shown = await test_app.deliver(test_app.engine.jobs.popleft())
+    await test_app.regenerate(shown)
+    await test_app.settle_own()
+    assert (await test_app.look(request)).state is State.PENDING
+    assert len(test_app.engine.published) == 1
+    await test_app.deliver(await test_app.next_job())
+    await test_app.settle_own()
+    await test_app.check()

@@ -5,7 +5,7 @@ more than a row.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any
@@ -240,8 +240,9 @@ class BatchWriter:
 
     async def _write_with_allowance(self, change: StateChange) -> WriteResult:
         """Write a regeneration on the Free plan: the month's count and the transition in one
-        transaction.
+        transaction. Its job is left to a dispatcher.
         """
+        change = replace(change, lease=None)
         async with self._database.connection() as connection:
             transaction = connection.transaction()
             await transaction.start()

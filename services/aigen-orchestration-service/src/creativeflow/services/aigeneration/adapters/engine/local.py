@@ -35,8 +35,8 @@ WORKER_ERRORS = (
 )
 """Slow: 2 s per picture. Partial: two of four samples fail. Transient: the first attempt fails.
 Down: every attempt fails. Unsafe: the output does not pass moderation. Rejected, invalid: the
-prompt or the input is refused. Garbage: pictures of the wrong size. Silence: no report at all,
-until the deadline.
+prompt or the input is refused. Garbage: pictures of the wrong size. Silence: no report after
+the start, until the deadline.
 """
 
 _ERRORS = {
@@ -117,9 +117,9 @@ class LocalEngine:
 
     async def _do(self, request: GenerationRequest) -> None:
         fault = self._fault_of(request)
+        await self._say(request, "started")
         if fault == "silence":
             return
-        await self._say(request, "started")
         if fault in _ERRORS or (fault == "transient" and request.attempt == 1):
             code = _ERRORS.get(fault, "provider_error")
             await self._say(
