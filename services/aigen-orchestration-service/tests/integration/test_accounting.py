@@ -97,7 +97,7 @@ async def test_reconcile_dropped_capture_is_a_difference(test_app: ServiceUnderT
     [message] = await test_app.service.outbox.list_open(parked_only=True, most=10)
     assert await test_app.service.outbox.drop(message["id"], by="op", now=test_app.clock())
     await test_app.drain()
-    counts = await test_app.service.queries.invariants(test_app.clock())
+    counts = await test_app.service.invariants.count(test_app.clock())
     assert [name for name, count in counts.items() if count] == []
     assert await differences(test_app, apply=True) == [
         ("capture_missing", "captured", "held", "credits.capture")
@@ -522,7 +522,7 @@ async def test_billing_unanswered_deduction_is_parked_and_continues_after_a_deci
     await test_app.sweep()
     await test_app.sweep()
     assert await test_app.parked_holds() == [f"{request.id}:samples:1:1"]
-    assert (await test_app.service.queries.invariants(test_app.clock()))["holds_parked"] == 1
+    assert (await test_app.service.invariants.count(test_app.clock()))["holds_parked"] == 1
     (parked,) = await test_app.service.accounting.parked_holds(10)
     assert (parked["user_id"], parked["amount"]) == ("user", 25)
     await test_app.generations.decide_hold(parked["key"], charged=True, by="operator")
@@ -567,3 +567,46 @@ async def test_decide_hold_unknown_key_is_not_found_and_settled_is_unchanged(
     await test_app.generations.decide_hold(request.holds[0].key, charged=False, by="operator")
     assert (await test_app.look(request)).holds[0].state is HoldState.HELD
     await test_app.cancel(request)
+
+
+# The invariants
+
+
+async def test_invariants_of_each_minute_are_shown_as_metrics(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 500, "payg")
+    request = await test_app.with_samples()
+    await test_app.drain()
+    await test_app.housekeep()
+    await test_app.service.health.refresh_gauges()
+    name, labels = "ai_generation_invariant_violations", {"invariant": "balances_off_ledger"}
+    assert REGISTRY.get_sample_value(name, labels) == 0
+    await test_app.database.execute("UPDATE credit_accounts SET balance = balance + 1")
+    test_app.clock.advance(minutes=2)
+    await test_app.housekeep()
+    await test_app.service.health.refresh_gauges()
+    assert REGISTRY.get_sample_value(name, labels) == 1
+    await test_app.database.execute("UPDATE credit_accounts SET balance = balance - 1")
+    await test_app.cancel(request)
+
+
+async def test_invariants_of_long_ago_are_counted_once_a_day(test_app: ServiceUnderTest) -> None:
+    await test_app.grant("user", 500, "payg")
+    for _ in range(3):
+        await test_app.with_samples()
+        test_app.clock.advance(hours=20)
+    await test_app.drain()
+    await test_app.database.execute(
+        """UPDATE credit_accounts SET created_at = now() - interval '90 d', balance = balance + 1"""
+    )
+    await test_app.database.execute(
+        """ALTER TABLE credit_entries DISABLE TRIGGER ALL;
+           UPDATE credit_entries SET at = at - interval '80 d';
+           ALTER TABLE credit_entries ENABLE TRIGGER ALL"""
+    )
+    now = test_app.clock()
+    recent = await test_app.service.invariants.count(now, now - timedelta(hours=2))
+    assert recent["balances_off_ledger"] == 0
+    assert (await test_app.service.invariants.count(now))["balances_off_ledger"] == 1
+    await test_app.housekeep()
+    assert (await test_app.service.invariants.last())["balances_off_ledger"] == 1
+    await test_app.database.execute("UPDATE credit_accounts SET balance = balance - 1")

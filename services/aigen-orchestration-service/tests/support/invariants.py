@@ -17,7 +17,7 @@ from creativeflow.services.aigeneration.domain.lifecycle import (
     State,
 )
 from creativeflow.services.aigeneration.storage.database import Database
-from creativeflow.services.aigeneration.storage.queries import Queries
+from creativeflow.services.aigeneration.storage.invariants import Invariants
 
 BIRTHS = {
     (event.value, row.to.value)
@@ -38,7 +38,7 @@ async def violations(database: Database, now: datetime, *, drained: bool = True)
     ]
     if drained:
         found += await _messages(database)
-        counts = await Queries(database).invariants(now)
+        counts = await Invariants(database).count(now)
         found += [f"the service counts {count} {name}" for name, count in counts.items() if count]
     return found
 

@@ -156,6 +156,7 @@ def _provide(app: FastAPI, service: Container) -> None:
         routing=service.routing,
         updates=service.updates,
         queries=service.queries,
+        invariants=service.invariants,
         outbox=service.outbox,
         statistics=service.statistics,
         accounting=service.accounting,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from creativeflow.services.aigeneration.settings import Settings
     from creativeflow.services.aigeneration.storage.account_flags import AccountFlags
     from creativeflow.services.aigeneration.storage.accounting import Accounting
+    from creativeflow.services.aigeneration.storage.invariants import Invariants
     from creativeflow.services.aigeneration.storage.outbox import Outbox
     from creativeflow.services.aigeneration.storage.queries import Queries
     from creativeflow.services.aigeneration.storage.statistics import Statistics
@@ -93,6 +94,7 @@ class Services:
     routing: Callable[[], Routing]
     updates: UpdateBroadcaster
     queries: Queries
+    invariants: Invariants
     outbox: Outbox
     statistics: Statistics
     accounting: Accounting

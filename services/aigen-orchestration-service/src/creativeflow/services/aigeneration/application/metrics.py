@@ -44,6 +44,11 @@ DIFFERENCES = Gauge(
     "Differences the last reconciliation found.",
     ("difference",),
 )
+INVARIANTS = Gauge(
+    "ai_generation_invariant_violations",
+    "Violations of each invariant; 0 in a healthy service.",
+    ("invariant",),
+)
 WEBHOOK_DELIVERIES = Counter(
     "aigen_webhook_deliveries_total", "Tries to deliver webhook events.", ("outcome",)
 )

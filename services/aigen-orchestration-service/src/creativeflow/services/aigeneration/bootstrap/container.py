@@ -71,6 +71,7 @@ from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.batch_writer import BatchWriter
 from creativeflow.services.aigeneration.storage.database import Database
 from creativeflow.services.aigeneration.storage.database_clock import SYNC_SECONDS, DatabaseClock
+from creativeflow.services.aigeneration.storage.invariants import Invariants
 from creativeflow.services.aigeneration.storage.ledger import Ledger
 from creativeflow.services.aigeneration.storage.outbox import DEAD_LETTER, Outbox
 from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
@@ -158,6 +159,7 @@ class Container:
         """Build the stores of the database and of files."""
         settings = self.settings
         self.queries = Queries(self.database)
+        self.invariants = Invariants(self.database)
         self.statistics = Statistics(self.database)
         self.outbox = Outbox(self.database)
         self.accounting = Accounting(self.database)
@@ -305,6 +307,7 @@ class Container:
         self.periodic_tasks = build_periodic_tasks(
             settings,
             store=self.store,
+            invariants=self.invariants,
             accounting=self.accounting,
             rejections=self.rejections,
             deliveries=self._deliveries,
@@ -362,6 +365,7 @@ class Container:
         return Health(
             self.database,
             self.queries,
+            self.invariants,
             self.watchdog if self.broker is not None else None,
             brokers={name: broker for name, broker in brokers.items() if broker is not None},
             background_tasks=self.background_tasks,

@@ -10,6 +10,7 @@ from creativeflow.services.aigeneration.application import metrics
 from creativeflow.services.aigeneration.domain.errors import ServiceUnavailableError
 from creativeflow.services.aigeneration.kit.supervision import TaskStatus
 from creativeflow.services.aigeneration.storage.database import Database
+from creativeflow.services.aigeneration.storage.invariants import Invariants
 from creativeflow.services.aigeneration.storage.migrations import head
 from creativeflow.services.aigeneration.storage.queries import Queries
 from creativeflow.services.aigeneration.workers.watchdog import Watchdog
@@ -25,6 +26,7 @@ class Health:
         self,
         database: Database,
         queries: Queries,
+        invariants: Invariants,
         watchdog: Watchdog | None,
         *,
         brokers: Mapping[str, Broker],
@@ -33,6 +35,7 @@ class Health:
     ) -> None:
         self._database = database
         self._queries = queries
+        self._invariants = invariants
         self._watchdog = watchdog
         self._brokers = brokers
         self._background_tasks = background_tasks
@@ -56,6 +59,8 @@ class Health:
                 metrics.IN_FLIGHT.labels(lane["lane"]).set(lane["in_flight"])
             for kind, count in (await self._queries.messages()).items():
                 metrics.OUTBOX_MESSAGES.labels(kind).set(count)
+            for name, count in (await self._invariants.last()).items():
+                metrics.INVARIANTS.labels(name).set(count)
 
     async def _check_database(self) -> dict[str, Any]:
         """Read the schema revision, and reconnect if the server has become read-only."""

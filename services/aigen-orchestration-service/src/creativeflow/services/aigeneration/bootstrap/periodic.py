@@ -10,6 +10,7 @@ from creativeflow.services.aigeneration.application import metrics
 from creativeflow.services.aigeneration.application.reconciliation import Reconciliation
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.accounting import Accounting
+from creativeflow.services.aigeneration.storage.invariants import Invariants
 from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
 from creativeflow.services.aigeneration.storage.requests import RequestStore
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 TIDY_INTERVAL = timedelta(hours=1)
 OVERLAP = timedelta(minutes=10)
 """Time by which a reconciliation reaches back beyond the previous one."""
+RECENT = timedelta(hours=2)
+"""The time over which the invariants are counted each minute; all of them once a day."""
 FIRST_LOOK = timedelta(days=7)
 """How far the first reconciliation of a deployment reaches back."""
 RECONCILED_MAX = 20_000
@@ -36,6 +39,7 @@ def build_periodic_tasks(
     settings: Settings,
     *,
     store: RequestStore,
+    invariants: Invariants,
     accounting: Accounting,
     rejections: PromptRejections,
     deliveries: DeliveryStore,
@@ -62,6 +66,16 @@ def build_periodic_tasks(
         if deleted := await deliveries.tidy(before, moment):
             log.info("webhook_deliveries_deleted", count=deleted)
 
+    async def count_recent_invariants() -> None:
+        moment = now()
+        await invariants.keep(
+            "invariants_recent", await invariants.count(moment, moment - RECENT), moment
+        )
+
+    async def count_all_invariants() -> None:
+        moment = now()
+        await invariants.keep("invariants_all", await invariants.count(moment), moment)
+
     interval = timedelta(seconds=settings.reconcile_interval)
 
     async def reconcile() -> None:
@@ -69,6 +83,8 @@ def build_periodic_tasks(
 
     return PeriodicTasks(
         (
+            PeriodicTask("invariants", timedelta(minutes=1), count_recent_invariants),
+            PeriodicTask("all_invariants", timedelta(days=1), count_all_invariants),
             PeriodicTask("idempotency_keys", TIDY_INTERVAL, delete_old_keys),
             PeriodicTask("usage_log", TIDY_INTERVAL, delete_old_usage),
             PeriodicTask("webhook_log", TIDY_INTERVAL, delete_old_deliveries),

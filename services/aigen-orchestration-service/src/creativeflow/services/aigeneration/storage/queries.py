@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -217,70 +217,3 @@ class Queries:
     async def server_version(self) -> str:
         """The version of the database server."""
         return str(await self._database.fetchval("SHOW server_version"))
-
-    async def invariants(self, now: datetime, since: datetime | None = None) -> dict[str, int]:
-        """Counts of what must never be; every one is 0 in a healthy service (see
-        docs/operations.md).
-
-        What has ended is looked at where it began after `since`: it never changes again, so that a
-        look at a month each day misses nothing. What is still open is always looked at.
-        """
-        since = since or datetime(1970, 1, 1, tzinfo=UTC)
-        found = await self._database.fetch_report(_INVARIANTS, now, since, _first_id(since))
-        return {name: int(count) for name, count in found[0].items()}
-
-
-def _first_id(moment: datetime) -> UUID:
-    """The smallest id that a request of this moment can have: ids begin with their millisecond."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
-
-
-_INVARIANTS = f"""
-SELECT
-    (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
-     WHERE h.state = 'held' AND r.state NOT IN
-         {SQL_WITH_JOB}) AS holds_without_work,
-    (SELECT count(*) FROM holds h JOIN generation_requests r ON r.id = h.request_id
-     WHERE h.began_at >= $2 AND h.state = 'captured' AND NOT CASE h.stage
-         WHEN 'samples' THEN h.round <= (SELECT count(*) FROM generation_events e
-             WHERE e.request_id = r.id
-                                        AND e.event IN ('samples_delivered', 'prompt_rejected'))
-         ELSE r.final_asset IS NOT NULL END) AS captured_without_delivery,
-    (SELECT count(*) FROM generation_requests r WHERE r.id >= $3 AND r.final_asset IS NOT NULL
-        AND EXISTS (
-         SELECT FROM holds h WHERE h.request_id = r.id AND h.stage = 'final'
-             AND h.state NOT IN ('captured', 'refused')))
-        AS delivered_without_capture,
-    (SELECT count(*) FROM holds WHERE state = 'placing' AND parked_at IS NULL
-        AND began_at < $1::timestamptz - interval '1 hour') AS holds_placing_too_long,
-    (SELECT count(*) FROM holds WHERE state = 'placing' AND parked_at IS NOT NULL) AS holds_parked,
-    (SELECT count(*) FROM holds h WHERE h.began_at >= $2 AND h.state IN ('captured', 'released')
-        AND h.funding = 'credits'
-        AND h.settled_at IS NULL AND NOT EXISTS (
-            SELECT FROM outbox o WHERE o.request_id = h.request_id AND o.topic LIKE 'credits.%'
-            AND o.body->>'key' = h.key)) AS resolved_without_message,
-    (SELECT count(*) FROM (SELECT operation FROM credit_entries WHERE at >= $2
-        GROUP BY operation HAVING sum(amount) <> 0) t)
-        AS ledger_not_zero_sum,
-    (SELECT count(*) FROM credit_accounts a WHERE a.balance <>
-        (SELECT COALESCE(sum(e.amount), 0) FROM credit_entries e WHERE e.account = 'user:'
-            || a.user_id))
-        AS balances_off_ledger,
-    (SELECT count(*) FROM free_usage u WHERE u.used <> (
-        SELECT count(*) FROM holds h WHERE h.user_id = u.user_id AND h.month = u.month
-        AND h.funding = 'allowance' AND h.state IN ('held', 'captured'))) AS free_usage_off_holds,
-    (SELECT count(*) FROM outbox WHERE parked_reason IS NOT NULL
-        AND topic NOT LIKE 'webhook:%') AS messages_parked,
-    (SELECT count(*) FROM generation_requests r WHERE r.deadline_at < $1::timestamptz
-        - interval '5 minutes'
-        AND {NEXT_LOOK} < $1::timestamptz - interval '5 minutes') AS deadlines_missed,
-    (SELECT count(*) FROM generation_requests r WHERE r.id >= $3 AND r.deadline_at IS NULL
-        AND NOT EXISTS (SELECT FROM outbox o WHERE o.request_id = r.id
-            AND o.topic = 'notification.send')
-        AND NOT EXISTS (SELECT FROM generation_events e WHERE e.request_id = r.id
-                        AND (e.event = 'message_dropped' OR (e.event = 'notification_sent'
-                            AND e.data->>'event_type' IN (
-                            'final_asset_ready', 'generation_failed', 'generation_cancelled',
-                                'generation_expired')))))
-        AS ended_unannounced
-"""  # noqa: S608 - a constant of the store

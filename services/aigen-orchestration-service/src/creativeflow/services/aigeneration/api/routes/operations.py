@@ -137,6 +137,5 @@ async def get_invariants(
     Ended requests are counted for the last `days`, open ones always.
     """
     now = services_of(request).now()
-    return json_response(
-        {"counts": await services_of(request).queries.invariants(now, now - timedelta(days=days))}
-    )
+    counts = await services_of(request).invariants.count(now, now - timedelta(days=days))
+    return json_response({"counts": counts})

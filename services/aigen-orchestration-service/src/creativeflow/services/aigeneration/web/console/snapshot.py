@@ -70,9 +70,8 @@ class SnapshotCache:
 
     async def check_invariants(self, days: int) -> InvariantCounts:
         """Count the invariants now."""
-        queries = self._services.queries
         now = self._services.now()
-        counts = await queries.invariants(now, now - timedelta(days=days))
+        counts = await self._services.invariants.count(now, now - timedelta(days=days))
         return InvariantCounts(counts=counts, at=now, days=days)
 
     def invalidate(self) -> None:

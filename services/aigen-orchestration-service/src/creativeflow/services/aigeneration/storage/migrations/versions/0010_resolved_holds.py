@@ -1,4 +1,4 @@
-"""Holds by the time of their resolution, for the reconciliation."""
+"""Holds and ledger entries by their time, for the reconciliation and the invariants."""
 
 from alembic import op
 
@@ -7,10 +7,14 @@ down_revision = "0009"
 
 
 def upgrade() -> None:
-    """Add a block range index: resolutions come in the order of time, and it costs a write next to
-    nothing.
+    """Add block range indexes: rows come in the order of these times, and such an index costs a
+    write next to nothing.
     """
-    op.get_bind().exec_driver_sql(
-        "CREATE INDEX holds_by_resolution ON holds USING brin (resolved_at)"
-        " WITH (pages_per_range = 32, autosummarize = on)"
-    )
+    for name, columns in (
+        ("holds_by_resolution", "holds USING brin (resolved_at)"),
+        ("holds_by_beginning", "holds USING brin (began_at)"),
+        ("credit_entries_by_time", "credit_entries USING brin (at)"),
+    ):
+        op.get_bind().exec_driver_sql(
+            f"CREATE INDEX {name} ON {columns} WITH (pages_per_range = 32, autosummarize = on)"
+        )
