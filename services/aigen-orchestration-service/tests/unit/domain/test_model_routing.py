@@ -229,7 +229,7 @@ def test_models_that_would_charge_for_what_nobody_gets_are_refused(model: Model,
         (Rule(name="r", use={"fast": 0}), "needs a model with a weight"),
         (Rule(name="r", use={}), "needs a model with a weight"),
         (Rule(name="r", use={"fast": 2, "standard": -1}), "none below"),
-        (Rule(name="r", use={"advanced": 1}), "sends everybody to advanced"),
+        (Rule(name="r", use={"advanced": 1}), "sends all users to advanced"),
     ],
 )
 def test_rules_that_cannot_be_followed_are_refused(rule: Rule, told: str) -> None:
