@@ -1,3 +1,1 @@
-"""`make e2e-n8n`: the whole job with a real n8n, the workflows of n8n/, a real RabbitMQ and real
-pictures.
-"""
+"""`make e2e-n8n`: a real n8n with the workflows of n8n/, a real RabbitMQ and real pictures."""

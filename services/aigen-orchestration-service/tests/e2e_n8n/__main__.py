@@ -1,5 +1,5 @@
-"""`make e2e-n8n`: try every scenario with a real n8n, print a table; 1 when anything is lost, wrong
-or broken.
+"""`make e2e-n8n`: run every scenario with a real n8n and print a table; exit with 1 on any
+violation.
 """
 
 import argparse
@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results"
 async def run_all(
     programs: Tools, admin_url: str, chosen: list[str], *, quick: bool, keep: bool
 ) -> dict[str, Found]:
-    """One scenario after the other in one run; one that breaks does not end the others."""
+    """Run the scenarios one after another; an error in one does not stop the others."""
     found: dict[str, Found] = {}
     async with a_run(programs, admin_url, quick=quick, keep=keep) as run:
         for name in chosen:
@@ -46,7 +46,7 @@ async def run_all(
 
 
 def report(found: dict[str, Found], console: Console) -> bool:
-    """Print the table and every violation; whether all is well."""
+    """Print the table and every violation; return whether there is none."""
     table = Table("scenario", "tried", "ended", "lost", "charged wrongly", "notes")
     for name, each in found.items():
         numbers = (each.tried, each.ended, each.lost, each.charged_wrongly)
@@ -62,7 +62,7 @@ def report(found: dict[str, Found], console: Console) -> bool:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="make e2e-n8n ARGS=", description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="a fifth of the requests and short pauses"
@@ -74,7 +74,10 @@ def main() -> None:
     chosen = parser.parse_args()
     if unknown := set(chosen.only) - set(ALL):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
-    for asked in (signal.SIGTERM, signal.SIGINT):  # a run that is ended early leaves nothing behind
+    for asked in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # an interrupted run removes everything it created
         signal.signal(asked, signal.default_int_handler)
     try:
         programs = tools()

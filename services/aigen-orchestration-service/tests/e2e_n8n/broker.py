@@ -1,6 +1,4 @@
-"""What a run does to RabbitMQ itself: look at queues, publish foreign messages, copy a job, restart
-the broker.
-"""
+"""Actions on RabbitMQ itself: inspect queues, publish messages, copy jobs, restart the broker."""
 
 import os
 import shutil
@@ -16,7 +14,7 @@ from tests.support.services import RABBITMQ, ensure_rabbitmq
 
 
 def listening(names: Mapping[str, str]) -> bool:
-    """Whether both job queues have a consumer."""
+    """Return whether both job queues have a consumer."""
     try:
         return all(
             _passive(names[f"AIGEN_RABBITMQ_{which}_QUEUE"])[1] > 0
@@ -27,7 +25,7 @@ def listening(names: Mapping[str, str]) -> bool:
 
 
 def waiting(names: Mapping[str, str]) -> int:
-    """Messages in the job queues that no consumer has."""
+    """Return the ready messages of the job queues."""
     return sum(
         _passive(names[f"AIGEN_RABBITMQ_{which}_QUEUE"])[0] for which in ("SAMPLES", "FINAL")
     )
@@ -43,16 +41,14 @@ def _passive(queue: str) -> tuple[int, int]:
 
 
 def publish(queue: str, body: bytes) -> None:
-    """A message straight into a queue, from nobody we know."""
+    """Publish a message directly to a queue."""
     connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
     connection.channel().basic_publish("", queue, body)
     connection.close()
 
 
 class Tap:
-    """A queue of its own that gets a copy of every job: to deliver one again, or to read what was
-    sent.
-    """
+    """A queue that receives a copy of every job, to deliver it again or to inspect it."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._connection = pika.BlockingConnection(pika.URLParameters(RABBITMQ))
@@ -63,7 +59,7 @@ class Tap:
             self._channel.queue_bind(self._queue, names["AIGEN_RABBITMQ_JOB_EXCHANGE"], key)
 
     def jobs(self) -> list[tuple[str, bytes]]:
-        """What came since the last look: routing key and body."""
+        """Return routing key and body of each job since the last call."""
         found: list[tuple[str, bytes]] = []
         while True:
             method, _, body = self._channel.basic_get(self._queue, auto_ack=True)
@@ -72,13 +68,13 @@ class Tap:
             found.append((method.routing_key, body))
 
     def close(self) -> None:
-        """Nothing is copied any more."""
+        """Remove the queue."""
         self._channel.queue_delete(self._queue)
         self._connection.close()
 
 
 def cannot_restart() -> str | None:
-    """Why the broker cannot be restarted from here, and what to do; None where it can."""
+    """Return why the broker cannot be restarted from here, and the remedy; None if it can."""
     if os.environ.get("AIGEN_TEST_RABBITMQ_URL") or urlsplit(RABBITMQ).hostname not in {
         "127.0.0.1",
         "localhost",
@@ -90,7 +86,7 @@ def cannot_restart() -> str | None:
 
 
 def restart(*, seconds: float) -> None:
-    """Stop the broker, leave it stopped for a while, start it again."""
+    """Stop the broker, wait, and start it again."""
     subprocess.run(["rabbitmqctl", "stop"], check=True, capture_output=True, timeout=120)
     time.sleep(seconds)
     ensure_rabbitmq()

@@ -1,4 +1,4 @@
-"""How fast it is with a real n8n: from publication to the first report, and lifecycles a minute."""
+"""Measurements with a real n8n: time to the first report, and lifecycles per minute."""
 
 import asyncio
 import statistics
@@ -12,7 +12,7 @@ from tests.e2e_n8n.run import Found, Run
 
 
 async def latency(run: Run, found: Found) -> None:
-    """From handing a job to the broker to n8n's first report, one request at a time"""
+    """Time from publishing a job to n8n's first report, one request at a time"""
     user = await run.system.user()
     count = run.count(40)
     milliseconds = []
@@ -34,16 +34,14 @@ async def latency(run: Run, found: Found) -> None:
 
 
 async def throughput(run: Run, found: Found) -> None:
-    """Lifecycles a minute at 1, 5 and 10 parallel messages on each queue, where pictures cost only
-    computing
+    """Lifecycles a minute with 1, 5 and 10 parallel messages per queue and pictures that take only
+    CPU time
     """
     await _per_minute(run, found, "a lighthouse", {1: 20, 5: 60, 10: 60})
 
 
 async def throughput_slow(run: Run, found: Found) -> None:
-    """The same where each picture takes two seconds of waiting, as with a provider over the
-    network
-    """
+    """The same with pictures that take two seconds of waiting, like a provider over the network"""
     await _per_minute(run, found, "a lighthouse [[slow]]", {1: 5, 5: 20, 10: 30})
 
 

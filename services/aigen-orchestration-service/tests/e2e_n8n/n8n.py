@@ -1,5 +1,5 @@
-"""A real n8n of the run's own: its database, its folder, its process; imported and published
-without a click.
+"""An n8n with its own database, directory and process; workflows are imported and published
+automatically.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _OWNER = {
 
 
 class N8n:
-    """One n8n; `running` is its process while there is one."""
+    """An n8n; `running` is its process, if any."""
 
     def __init__(self, tools: Tools, database_url: str, folder: Path) -> None:
         self._tools = tools
@@ -43,7 +43,7 @@ class N8n:
         folder.mkdir(parents=True, exist_ok=True)
 
     def environment(self) -> dict[str, str]:
-        """What n8n is told; docs/n8n.md says why."""
+        """Return n8n's environment variables, explained in docs/n8n.md."""
         return {
             **os.environ,
             **self._tools.environment(),
@@ -70,7 +70,7 @@ class N8n:
         """Run n8n's command line.
 
         Raises:
-            RuntimeError: it failed; its last lines are in the sentence.
+            RuntimeError: it failed; the message has its last lines.
         """
         done = subprocess.run(
             [self._tools.n8n, *words],
@@ -88,7 +88,7 @@ class N8n:
             raise RuntimeError(f"n8n {' '.join(words)}: {' | '.join(lines[-5:])}")
 
     def set_up(self, workflows: Path, ids: list[str], credentials: list[dict[str, Any]]) -> None:
-        """Import credentials and workflows and publish them; about five seconds for each."""
+        """Import credentials and workflows and publish them; takes about five seconds each."""
         secrets = self.folder / "credentials.json"
         secrets.touch(mode=0o600)
         secrets.write_text(json.dumps(credentials), "utf-8")
@@ -99,7 +99,7 @@ class N8n:
             self.command("publish:workflow", f"--id={each}")
 
     async def start(self, listening: Callable[[], bool]) -> float:
-        """Start it and wait until its triggers listen; the seconds that took."""
+        """Start it and wait until its triggers listen; return the seconds."""
         began = time.monotonic()
         self._spawn()
         assert self.running is not None
@@ -114,7 +114,7 @@ class N8n:
         raise RuntimeError(f"n8n's triggers do not listen after {_START_SECONDS} s; see {self.log}")
 
     def _spawn(self) -> None:
-        """In a session of its own, so that its task runner can be killed with it."""
+        """Start it in its own session, so that its task runner can be killed with it."""
         with self.log.open("ab") as log:
             self.running = subprocess.Popen(
                 [self._tools.n8n, "start"],
@@ -125,14 +125,14 @@ class N8n:
             )
 
     def kill(self) -> None:
-        """End it at once, with its task runner: what a crash of the machine does."""
+        """SIGKILL it with its task runner, like a crash of the machine."""
         if self.running:
             os.killpg(self.running.pid, signal.SIGKILL)
             self.running.wait()
             self.running = None
 
     def stop(self) -> None:
-        """Ask it to end; it may take half a minute."""
+        """Terminate it; takes up to half a minute."""
         if self.running is None:
             return
         self.running.send_signal(signal.SIGTERM)
@@ -143,7 +143,7 @@ class N8n:
             self.kill()
 
     async def change(self, workflow_id: str, change: Callable[[Workflow], Workflow]) -> None:
-        """Save and publish a changed workflow while n8n works, as its editor does."""
+        """Save and publish a changed workflow in the running n8n, as the editor does."""
         client = await self._editor()
         path = f"/rest/workflows/{workflow_id}"
         found = (await client.get(path)).raise_for_status().json()["data"]
@@ -155,7 +155,7 @@ class N8n:
         ).raise_for_status()
 
     async def executions(self, status: str) -> int:
-        """How many executions n8n kept with this status."""
+        """Return the number of stored executions with this status."""
         client = await self._editor()
         answer = await client.get(
             "/rest/executions", params={"filter": json.dumps({"status": [status]}), "limit": 1}
@@ -163,7 +163,7 @@ class N8n:
         return int(answer.raise_for_status().json()["data"]["count"])
 
     async def _editor(self) -> httpx.AsyncClient:
-        """The owner's session; the owner is made the first time."""
+        """Return a session of the owner, who is created the first time."""
         if self._client is None:
             client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
             settled = await client.post("/rest/owner/setup", json=_OWNER)
@@ -174,14 +174,14 @@ class N8n:
         return self._client
 
     async def close(self) -> None:
-        """End it, and what was opened to it."""
+        """End it, and close its connections."""
         if self._client:
             await self._client.aclose()
         await asyncio.to_thread(self.stop)
 
 
 def _database(url: str) -> Mapping[str, str]:
-    """A PostgreSQL URL in n8n's words; a socket's folder counts as a host."""
+    """Return a PostgreSQL URL as n8n's variables; a socket directory counts as host."""
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     return {

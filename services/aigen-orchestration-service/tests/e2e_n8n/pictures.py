@@ -1,4 +1,4 @@
-"""Whether pictures are what was asked for: opened and measured, not believed."""
+"""Check that pictures are as ordered by decoding them."""
 
 import io
 from itertools import combinations
@@ -12,16 +12,14 @@ from creativeflow.services.aigeneration.domain.formats import FORMATS
 _BOX = 512
 _RATIO = 0.03
 _DIFFERENT = 2.0
-"""Mean difference of brightness, of 255, from which two pictures count as two."""
+"""Mean difference of brightness, of 255, above which two pictures count as different."""
 _KINDS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 
 
 async def faults(
     client: httpx.AsyncClient, shown: dict[str, Any], *, samples: int, final: str | None
 ) -> list[str]:
-    """What is wrong with the pictures of a request; nothing is right. `final` is "WxH format", or
-    None.
-    """
+    """Return what is wrong with the pictures of a request; `final` is "WxH format", or None."""
     found = []
     opened = [await _open(client, sample["url"]) for sample in shown["samples"]]
     if len(opened) != samples:

@@ -1,6 +1,4 @@
-"""Others' services on this machine: OpenAI's and Stability's pictures, failing when told to, and
-S3's storage.
-"""
+"""Fake external services: image APIs of OpenAI and Stability with failures, and S3 storage."""
 
 import base64
 import io
@@ -25,7 +23,7 @@ _FAILURES: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 class Provider:
-    """Listens while the block runs; `mood` is well, by_url, down, busy or refusing."""
+    """Serves during the block; `mood` is well, by_url, down, busy or refusing."""
 
     def __init__(self) -> None:
         provider = self
@@ -54,7 +52,7 @@ class Provider:
                     _send(self, 200, "application/octet-stream", kept or _picture(512, 512, "PNG"))
 
             def log_message(self, *_: Any) -> None:
-                """Nothing: the run prints its own table."""
+                """Log nothing, because the run prints its own table."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -68,7 +66,7 @@ class Provider:
         self._server.server_close()
 
     def answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
-        """One call, as the provider would answer it."""
+        """Respond to one call as the provider does."""
         self.asked[handler.path] += 1
         if "authorization" not in {name.lower() for name in handler.headers}:
             return _send_json(handler, 401, {"error": {"message": "no key"}})
@@ -89,7 +87,7 @@ class Provider:
 
 
 def _picture(width: int, height: int, kind: str) -> bytes:
-    """A picture nobody has seen before."""
+    """Return a new picture."""
     colours = random.Random()  # noqa: S311 - no secret
     small = Image.new("RGB", (8, 8))
     small.putdata(

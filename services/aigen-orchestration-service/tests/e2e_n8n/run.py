@@ -1,6 +1,4 @@
-"""One run: the service, n8n and names in the broker, all its own and gone afterwards; and what a
-scenario found.
-"""
+"""One run: service, n8n and broker names, all removed afterwards; and the result of a scenario."""
 
 import asyncio
 import shutil
@@ -23,7 +21,7 @@ from tests.support.services import RABBITMQ, delete_names, unique_names
 
 @dataclass
 class Found:
-    """What a scenario came to; any violation fails the run."""
+    """The result of a scenario; any violation fails the run."""
 
     tried: int = 0
     ended: int = 0
@@ -32,22 +30,22 @@ class Found:
     violations: list[str] = field(default_factory=list)
     measurements: dict[str, float] = field(default_factory=dict)
     seen: dict[str, list[Shown]] = field(default_factory=dict)
-    """Every request that ended, by user."""
+    """Every ended request, by user."""
 
     @property
     def lost(self) -> int:
-        """Requests that never ended."""
+        """The number of requests that never ended."""
         return self.tried - self.ended
 
     def expect(self, truth: bool, sentence: str) -> None:
-        """Something that must be so."""
+        """Record a violation unless the condition holds."""
         if not truth:
             self.violations.append(sentence)
 
 
 @dataclass
 class Run:
-    """What a scenario works with."""
+    """The parts that a scenario uses."""
 
     system: System
     n8n: N8n
@@ -56,11 +54,11 @@ class Run:
     quick: bool
 
     def count(self, full: int) -> int:
-        """So many requests, fewer in a quick run."""
+        """Return the number of requests, fewer in a quick run."""
         return max(2, full // 5) if self.quick else full
 
     async def settings(self, **changed: str) -> None:
-        """Change and publish the settings of the workflows, while n8n works."""
+        """Change and publish the settings of the workflows in the running n8n."""
         await self.n8n.change(
             workflows.SETTINGS, lambda workflow: workflows.with_settings(workflow, changed)
         )
@@ -68,7 +66,7 @@ class Run:
     async def all_end(
         self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]
     ) -> list[Shown]:
-        """Wait for all and count them."""
+        """Wait for all requests and count them."""
         outcomes = await asyncio.gather(*living, return_exceptions=True)
         ended = []
         for outcome in outcomes:
@@ -84,9 +82,7 @@ class Run:
         return ended
 
     async def settle(self, found: Found) -> None:
-        """Once all messages are paid: the invariants, and whether each user paid exactly for what
-        came.
-        """
+        """Wait until the outbox is empty; check the invariants and each user's charges."""
         found.violations += await self.system.broken()
         for user, requests in found.seen.items():
             wrong = await self.system.charged_wrongly(user, requests)
@@ -96,7 +92,7 @@ class Run:
     async def completed(
         self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]
     ) -> list[Shown]:
-        """Wait for all; each must be completed."""
+        """Wait for all requests; each must be completed."""
         ended = await self.all_end(found, user, living)
         for shown in ended:
             found.expect(
@@ -108,8 +104,8 @@ class Run:
     async def smoothly(
         self, found: Found, user: str, living: Iterable[Coroutine[Any, Any, Shown]]
     ) -> list[Shown]:
-        """Wait for all; each must be completed at the first attempt, or a mended fault would go
-        unseen.
+        """Wait for all requests; each must be completed at the first attempt, so that a fixed error
+        is noticed if it returns.
         """
         ended = await self.completed(found, user, living)
         for shown in ended:
@@ -122,13 +118,13 @@ class Run:
         return ended
 
     def listening(self) -> bool:
-        """Whether n8n takes jobs."""
+        """Return whether n8n consumes jobs."""
         return broker.listening(self.names)
 
 
 @asynccontextmanager
 async def a_run(tools: Tools, admin_url: str, *, quick: bool, keep: bool) -> AsyncIterator[Run]:
-    """Everything started; `keep` leaves the folder with the logs."""
+    """Start everything; `keep` keeps the directory with the logs."""
     folder = Path(tempfile.mkdtemp(prefix="aigen-e2e-"))
     names = unique_names(f"e2e.{uuid4().hex[:8]}")
     whole = False

@@ -1,6 +1,4 @@
-"""What is tried with the real n8n: each function is one scenario, its docstring the sentence of the
-table.
-"""
+"""The scenarios on a real n8n; each function's docstring is its title in the table."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,7 +22,7 @@ _FORMATS = (
 
 
 async def lifecycles(run: Run, found: Found) -> None:
-    """Whole lifecycles in every format; the pictures are opened and measured"""
+    """Whole lifecycles in every format; the pictures are decoded and measured"""
     user = await run.system.user()
     wanted = [
         _FORMATS[number % len(_FORMATS)] for number in range(max(run.count(40), len(_FORMATS)))
@@ -54,7 +52,7 @@ async def lifecycles(run: Run, found: Found) -> None:
 
 
 async def regenerate(run: Run, found: Found) -> None:
-    """A second set of samples, then the final: other pictures, each set paid"""
+    """A second set of samples, then the final: different pictures, each set paid"""
     user = await run.system.user()
 
     async def one() -> Shown:
@@ -76,7 +74,7 @@ async def regenerate(run: Run, found: Found) -> None:
 
 
 async def partial(run: Run, found: Found) -> None:
-    """Two of four samples fail: the good ones are shown and can be picked"""
+    """Two of four samples fail: the valid ones are shown and selectable"""
     user = await run.system.user()
     ended = await run.smoothly(
         found, user, [run.system.live(user, "half [[partial]]") for _ in range(run.count(10))]
@@ -90,7 +88,7 @@ async def partial(run: Run, found: Found) -> None:
 
 
 async def transient(run: Run, found: Found) -> None:
-    """The first attempt fails, the second delivers"""
+    """The first attempt fails, the second succeeds"""
     user = await run.system.user()
     ended = await run.completed(
         found, user, [run.system.live(user, "again [[transient]]") for _ in range(run.count(10))]
@@ -129,9 +127,7 @@ async def provider_down(run: Run, found: Found) -> None:
 
 
 async def providers(run: Run, found: Found) -> None:
-    """The OpenAI-compatible and the Stability workflow against an endpoint that speaks their
-    interface
-    """
+    """The OpenAI-compatible and the Stability workflow against an endpoint with their API"""
     user = await run.system.user()
     made: dict[str, list[Shown]] = {}
     for model, mood in (("remote", "well"), ("remote", "by_url"), ("stability", "well")):
@@ -189,7 +185,7 @@ async def unsafe(run: Run, found: Found) -> None:
 
 
 async def garbage(run: Run, found: Found) -> None:
-    """Messages that are no jobs, 25 on each queue, must not block those that are"""
+    """Invalid messages, 25 on each queue, must not block valid ones"""
     user = await run.system.user()
     bodies = [b"", b"{", b"\xff\xfe\x00", b"[]", b'{"job_id": 1}']
     for queue in ("SAMPLES", "FINAL"):
@@ -237,7 +233,7 @@ async def twice(run: Run, found: Found) -> None:
 
 
 async def cancelled(run: Run, found: Found) -> None:
-    """Cancelled while n8n draws: it is told 409 and stops half way"""
+    """Cancelled while n8n draws: it gets 409 and stops half way"""
     user = await run.system.user()
 
     async def one() -> Shown:
@@ -247,7 +243,7 @@ async def cancelled(run: Run, found: Found) -> None:
         return await run.system.look(request_id)
 
     ended = await run.all_end(found, user, [one() for _ in range(run.count(5))])
-    await asyncio.sleep(12)  # longer than the four slow pictures take
+    await asyncio.sleep(12)  # longer than four slow pictures take
     for shown in ended:
         found.expect(shown["status"] == "CANCELLED", f"{shown['id']} is {shown['status']}")
         late = [
@@ -263,7 +259,7 @@ async def cancelled(run: Run, found: Found) -> None:
 
 
 async def ways_back(run: Run, found: Found) -> None:
-    """Results by signed HTTP and by RabbitMQ, in place of the bearer token"""
+    """Results by signed HTTP and by RabbitMQ instead of the bearer token"""
     user = await run.system.user()
     for way in ("signature", "rabbitmq"):
         await run.settings(report_by=way)
@@ -284,7 +280,7 @@ async def ways_back(run: Run, found: Found) -> None:
 
 
 async def stored_in_s3(run: Run, found: Found) -> None:
-    """Pictures go to S3-compatible storage in place of the service"""
+    """Pictures go to S3-compatible storage instead of the service"""
     user = await run.system.user()
     await run.settings(
         store="s3", s3_bucket="pictures", s3_public_url=f"{run.provider.url}/pictures"
@@ -303,7 +299,7 @@ async def stored_in_s3(run: Run, found: Found) -> None:
 
 
 async def last_resort(run: Run, found: Found) -> None:
-    """No report can be sent at all: the error workflow says so, signed, long before the deadline"""
+    """No report can be sent at all: the error workflow reports, signed, long before the deadline"""
     user = await run.system.user()
     await run.settings(report_by="a way that is not there")
     began = asyncio.get_running_loop().time()
@@ -317,7 +313,7 @@ async def last_resort(run: Run, found: Found) -> None:
 
 
 async def republished(run: Run, found: Found) -> None:
-    """The workflows are saved and published again and again while they work"""
+    """The workflows are saved and published repeatedly while they work"""
     user = await run.system.user()
     living = [asyncio.ensure_future(run.system.live(user, "busy")) for _ in range(run.count(20))]
     times = 0
@@ -332,7 +328,7 @@ async def republished(run: Run, found: Found) -> None:
 
 
 async def killed(run: Run, found: Found) -> None:
-    """n8n is killed in the middle and started again"""
+    """n8n is killed during the work and started again"""
     user = await run.system.user()
     living = [
         asyncio.ensure_future(run.system.live(user, "brave [[slow]]")) for _ in range(run.count(20))
@@ -345,7 +341,7 @@ async def killed(run: Run, found: Found) -> None:
 
 
 async def stopped(run: Run, found: Found) -> None:
-    """n8n is stopped for two minutes while requests keep coming"""
+    """n8n is stopped for two minutes while requests arrive"""
     user = await run.system.user()
     living = [
         asyncio.ensure_future(run.system.live(user, "patient", seconds=400))
@@ -363,7 +359,7 @@ async def stopped(run: Run, found: Found) -> None:
 
 
 async def broker_restarted(run: Run, found: Found) -> None:
-    """RabbitMQ is restarted while jobs and results are on their way"""
+    """RabbitMQ is restarted while jobs and results are in flight"""
     if reason := broker.cannot_restart():
         found.violations.append(reason)
         return

@@ -1,6 +1,4 @@
-"""The service under test: a database, `aigen serve`, users with credits, and what must be true in
-the end.
-"""
+"""The service under test: a database, `aigen serve`, users with credits, and the final checks."""
 
 import asyncio
 import time
@@ -68,11 +66,11 @@ fallbacks = ["fast"]
 
 
 class StillWorkingError(Exception):
-    """A request had not ended when it should have."""
+    """A request has not ended in time."""
 
 
 class System:
-    """One serving process and its callers."""
+    """One serving process and its clients."""
 
     def __init__(self, url: str, folder: Path, names: dict[str, str]) -> None:
         self._stack = ExitStack()
@@ -108,7 +106,7 @@ class System:
         await self.database.close()
 
     async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
-        """One call; a service that is away for a moment is asked again, as a good client does."""
+        """Make a call; repeat it while the service is unavailable."""
         ends = time.monotonic() + 60
         while True:
             answer = await self.client.request(method, f"/api/v1{path}", **more)
@@ -121,7 +119,7 @@ class System:
             await asyncio.sleep(0.3)
 
     async def user(self, plan: str = "payg") -> str:
-        """A new user; on the Free plan without credits, else with plenty."""
+        """Create a user, on the Free plan or with many credits."""
         user = f"{plan}-{uuid4().hex[:8]}"
         if plan != "free":
             grant = {"user_id": user, "amount": str(_GRANT), "plan": plan}
@@ -129,7 +127,7 @@ class System:
         return user
 
     async def create(self, user: str, prompt: str = "a lighthouse", **brief: Any) -> str:
-        """Ask for a creative; its id."""
+        """Create a request and return its id."""
         body = {
             "user_id": user,
             "input_prompt": prompt,
@@ -142,12 +140,12 @@ class System:
         return str(answer.json()["id"])
 
     async def look(self, request_id: str) -> Shown:
-        """The request now."""
+        """Return the current request."""
         found: Shown = (await self.call("GET", f"/generation-requests/{request_id}")).json()
         return found
 
     async def act(self, request_id: str, action: str, **body: Any) -> Shown:
-        """Do something with a request."""
+        """Run an action on a request."""
         found: Shown = (
             await self.call(
                 "POST", f"/generation-requests/{request_id}/{action}", json=body or None
@@ -159,7 +157,7 @@ class System:
         """Wait for one of these states, or for any end.
 
         Raises:
-            StillWorkingError: nothing of the kind within the time.
+            StillWorkingError: none is reached in time.
         """
         ends = time.monotonic() + seconds
         while (found := await self.look(request_id))["status"] not in {*states, *ENDED}:
@@ -173,7 +171,7 @@ class System:
     async def live(
         self, user: str, prompt: str = "a lighthouse", *, seconds: float = 300, **brief: Any
     ) -> Shown:
-        """A whole lifecycle: samples, the second of them, the final."""
+        """Run a lifecycle: samples, the second of them, the final."""
         select = {
             key: brief.pop(key) for key in ("desired_resolution", "final_format") if key in brief
         }
@@ -187,7 +185,7 @@ class System:
     async def select(
         self, shown: Shown, *, desired_resolution: str | None = None, final_format: str = "png"
     ) -> None:
-        """Pick the last sample that came."""
+        """Select the last sample."""
         chosen = {
             "selected_sample_id": shown["samples"][-1]["asset_id"],
             "output_format": final_format,
@@ -197,15 +195,15 @@ class System:
         await self.act(shown["id"], "select-sample", **chosen)
 
     async def events(self, request_id: str) -> list[dict[str, Any]]:
-        """The timeline."""
+        """Return the timeline."""
         found: list[dict[str, Any]] = (
             await self.call("GET", f"/generation-requests/{request_id}/events")
         ).json()["items"]
         return found
 
     async def charged_wrongly(self, user: str, requests: Iterable[Shown]) -> list[str]:
-        """Whether the user paid exactly for what came: 0.25 a sample set, 1.00 a standard final,
-        2.00 a larger one.
+        """Return charges that differ: 0.25 a sample set, 1.00 a standard final, 2.00 a
+        larger one.
         """
         owed = Decimal(0)
         for shown in requests:
@@ -235,8 +233,8 @@ class System:
         )
 
     async def broken(self) -> list[str]:
-        """Every broken invariant once nothing is owed any more: our own check, and the service's
-        counts.
+        """Return every violated invariant once the outbox is empty: our own check, and the
+        service's counts.
         """
         ends = time.monotonic() + 60
         owed = "SELECT count(*) FROM outbox WHERE parked_reason IS NULL"

@@ -1,6 +1,4 @@
-"""Node, n8n and GraphicsMagick: taken from a cache outside the repository, or installed into it
-once.
-"""
+"""Node, n8n and GraphicsMagick, from a cache outside the repository or installed into it once."""
 
 import json
 import os
@@ -24,27 +22,26 @@ _NO_MAGICK = (
 
 
 class MissingToolError(Exception):
-    """Something is needed that cannot be installed from here; the sentence says how to."""
+    """A tool cannot be installed from here; the message says how to install it."""
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Where the programs are."""
+    """The paths of the programs."""
 
     node_folder: Path
     n8n: Path
 
     def environment(self) -> dict[str, str]:
-        """What makes n8n run with this Node."""
+        """Return the environment in which n8n uses this Node."""
         return {"PATH": f"{self.node_folder}{os.pathsep}{os.environ['PATH']}"}
 
 
 def tools() -> Tools:
-    """Everything that is needed, installed where it is not yet; minutes the first time, nothing
-    afterwards.
+    """Return all tools, installing missing ones, which takes minutes the first time.
 
     Raises:
-        MissingToolError: it cannot be installed from here.
+        MissingToolError: a tool cannot be installed from here.
     """
     _graphicsmagick()
     node = _package("node", NODE, CACHE / f"node-{NODE}", "bin/node", {})
@@ -57,9 +54,7 @@ def tools() -> Tools:
 def _package(
     name: str, version: str, folder: Path, binary: str, environment: dict[str, str]
 ) -> Path:
-    """An npm package in a folder of its own; the folder counts only once the installation is
-    whole.
-    """
+    """Install an npm package into a directory, which counts only once it is complete."""
     found = folder / "node_modules" / name / binary
     whole = folder / ".whole"
     if whole.exists() and found.exists():
@@ -72,8 +67,7 @@ def _package(
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "package.json").write_text(json.dumps({"name": "cache", "private": True}), "utf-8")
-    # Without scripts: an add-on's script wants to build what nothing here needs. node@24 needs its
-    # own.
+    # Without scripts, which would build unused parts; node@24 needs its own.
     scripts = [] if name == "node" else ["--ignore-scripts"]
     command = ["npm", "install", f"{name}@{version}", "--no-audit", "--no-fund", *scripts]
     with (folder / "npm.log").open("wb") as log:

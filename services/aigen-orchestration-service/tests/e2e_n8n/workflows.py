@@ -1,6 +1,4 @@
-"""The workflows of n8n/ as they are imported for a run: other queues and settings, real
-credentials, nothing else.
-"""
+"""The workflows of n8n/ with other queues, settings and credentials for a run."""
 
 import json
 from collections.abc import Mapping
@@ -17,19 +15,19 @@ Workflow = dict[str, Any]
 
 
 def load() -> list[Workflow]:
-    """All workflows as they lie in the repository."""
+    """Load the workflows of the repository."""
     return [json.loads(path.read_text("utf-8")) for path in FILES]
 
 
 def node(workflow: Workflow, kind: str) -> dict[str, Any]:
-    """The one node of a kind."""
+    """Return the only node of a kind."""
     found: dict[str, Any]
     (found,) = [each for each in workflow["nodes"] if each["type"] == f"n8n-nodes-base.{kind}"]
     return found
 
 
 def with_settings(workflow: Workflow, changed: Mapping[str, str]) -> Workflow:
-    """The settings workflow with other values; a name it does not know is a mistake."""
+    """Return the settings workflow with other values; an unknown name is an error."""
     values = {
         each["name"]: each
         for each in node(workflow, "set")["parameters"]["assignments"]["assignments"]
@@ -42,7 +40,7 @@ def with_settings(workflow: Workflow, changed: Mapping[str, str]) -> Workflow:
 def with_trigger(
     workflow: Workflow, *, queue: str | None = None, parallel: int | None = None
 ) -> Workflow:
-    """A workflow that takes jobs from another queue, or another number at once."""
+    """Return a workflow with another queue, or another number of parallel messages."""
     parameters = node(workflow, "rabbitmqTrigger")["parameters"]
     if queue is not None:
         parameters["queue"] = queue
@@ -52,7 +50,7 @@ def with_trigger(
 
 
 def write(folder: Path, names: Mapping[str, str], settings: Mapping[str, str]) -> list[str]:
-    """Write the workflows for a run; their ids, those which others call first."""
+    """Write the workflows for a run; return their ids, called workflows first."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = []
     for workflow in load():
@@ -72,7 +70,7 @@ def write(folder: Path, names: Mapping[str, str], settings: Mapping[str, str]) -
 def credentials(
     rabbitmq_url: str, callback_secret: str, *, s3: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """The placeholders filled in for a run."""
+    """Return the credentials with the placeholders filled in."""
     broker = urlsplit(rabbitmq_url)
     filled: dict[str, dict[str, object]] = {
         "aigenRabbitMQ": {

@@ -202,10 +202,10 @@ async def arrived(got: list[Delivery], message_id: str) -> None:
     await eventually(lambda: message_id in {delivery.message_id for delivery in got})
 
 
-def collector(into: list[Delivery], verdict: AckDecision = AckDecision.ACK) -> Handler:
+def collector(into: list[Delivery], decision: AckDecision = AckDecision.ACK) -> Handler:
     async def handle(delivery: Delivery) -> AckDecision:
         into.append(delivery)
-        return verdict
+        return decision
 
     return handle
 

@@ -1,5 +1,5 @@
-"""The service put together for a test: real database, simulated foreign parts, and a hand on the
-clock.
+"""The service assembled for tests: real database, simulated external systems, and a clock that
+tests control.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ _STEPS_MAX = 1000
 
 
 class ServiceUnderTest:
-    """One process of the service whose roles run only when the test says so.
+    """One process of the service whose roles run only when the test runs them.
 
-    `ledger_here`: it knows that the credits lie in its own database; else it asks for them, as it
-    asks anybody else.
+    `ledger_here`: local credits are settled in the statement of the transition; otherwise they take
+    the path of external credits.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class ServiceUnderTest:
         self.database = self.service.database
 
     async def close(self) -> None:
-        """End it, as a process ends."""
+        """Stop the process."""
         await self.service.stop()
         await self._credits_database.close()
 
-    # What users do
+    # Actions of users
 
     async def grant(
         self,
@@ -77,7 +77,7 @@ class ServiceUnderTest:
         plan: str | None = None,
         status: SubscriptionStatus | None = None,
     ) -> None:
-        """Give credits (1/100) and set the plan and what it is worth."""
+        """Grant credits (1/100) and set the plan and its status."""
         ledger = Ledger(self.database)
         await ledger.grant(
             user_id, amount, operation=str(uuid4()), reason="test", plan=plan, status=status
@@ -100,7 +100,7 @@ class ServiceUnderTest:
         return await self.generations.submit(order, claim)
 
     async def submitted(self, user_id: str = "user", **brief: Any) -> GenerationRequest:
-        """A request that has just been submitted."""
+        """Submit a request and return it."""
         reply = await self.submit(user_id, **brief)
         assert reply.request is not None
         return reply.request
@@ -123,21 +123,20 @@ class ServiceUnderTest:
         )
 
     async def quoted(self, user_id: str = "user", **brief: Any) -> dict[str, Any]:
-        """What the request of `submit` would cost."""
+        """Quote the request of `submit`."""
         asked: Any = {"input_prompt": "a lighthouse", "output_format": "InstagramPost_1x1", **brief}
         return await self.generations.quote(user_id, asked)
 
     async def regenerate(
         self, request: GenerationRequest, quote_id: str | None = None
     ) -> ActionResult:
-        """Ask for another round."""
+        """Order another round."""
         return await self.generations.regenerate(request.id, Caller(name="test"), {}, quote_id)
 
     async def cancel(self, request: GenerationRequest) -> ActionResult:
-        """Cancel."""
         return await self.generations.cancel(request.id, Caller(name="test"))
 
-    # What the roles and the workers do
+    # Roles and workers
 
     def start_own(self) -> None:
         """Publish jobs and deliver messages right after their commit, as a started process does."""
@@ -151,20 +150,20 @@ class ServiceUnderTest:
         await self.service.relays.finish()
 
     async def dispatch(self) -> None:
-        """Let the dispatcher work until nothing is left."""
+        """Run the dispatcher until no job is left."""
         for _ in range(_STEPS_MAX):
             if not await self.service.dispatcher.step():
                 return
 
     async def next_job(self) -> GenerationRequest:
-        """Dispatch, and take the oldest job that nobody has taken."""
+        """Dispatch, and return the oldest job that no worker has taken."""
         await self.dispatch()
         return self.engine.jobs.popleft()
 
     async def deliver(
         self, job: GenerationRequest, samples: Sequence[Asset] | None = None, failures: Any = ()
     ) -> GenerationRequest:
-        """Report a good result for a job: four samples, or the final."""
+        """Report a valid result for a job: four samples, or the final."""
         assert job.job_id is not None
         if job.stage is Stage.SAMPLES:
             found = four_samples(job) if samples is None else samples
@@ -177,29 +176,29 @@ class ServiceUnderTest:
         return await self.jobs.attempt_failed(job.id, job.job_id, code)
 
     async def with_samples(self, user_id: str = "user", **brief: Any) -> GenerationRequest:
-        """A request whose samples have come."""
+        """Submit a request and deliver its samples."""
         await self.submitted(user_id, **brief)
         return await self.deliver(await self.next_job())
 
     async def sweep(self) -> None:
-        """Let the sweeper look once."""
+        """Run the sweeper once."""
         await self.service.sweeper.step()
 
     async def send_webhooks(self) -> int:
-        """Let the webhook sender take what is due, and wait until it is sent; how many tries were
-        made.
-        """
+        """Send all due webhooks and wait for their outcomes; return the number of attempts."""
         taken = await self.service.webhook_sender.step()
         await self.service.webhook_sender.finish()
         return taken
 
     async def housekeep(self) -> None:
-        """Let the chores be done whose turn it is."""
+        """Run the periodic tasks that are due."""
         await self.service.periodic_tasks.step()
         await self.service.periodic_tasks.finish()
 
     async def drain(self) -> None:
-        """Let the relay pay until nothing is due; time passes as the back-off wants it."""
+        """Run relay and webhook sender until nothing is due, advancing the clock over retry
+        delays.
+        """
         for _ in range(_STEPS_MAX):
             if await self.service.relays.step() + await self.send_webhooks():
                 continue
@@ -209,24 +208,24 @@ class ServiceUnderTest:
                 return
             self.clock.advance(minutes=6)
 
-    # What is known
+    # State
 
     async def look(self, request: GenerationRequest) -> GenerationRequest:
-        """The request as it is now."""
+        """Return the current request."""
         found = await self.service.queries.request(request.id)
         assert found is not None
         return found
 
     async def timeline(self, request: GenerationRequest) -> list[dict[str, Any]]:
-        """The timeline with its data."""
+        """Return the timeline with its data."""
         return await self.service.queries.timeline(request.id)
 
     async def events(self, request: GenerationRequest) -> list[str]:
-        """The events of the timeline."""
+        """Return the events of the timeline."""
         return [entry["event"] for entry in await self.service.queries.timeline(request.id)]
 
     async def parked_holds(self) -> list[str]:
-        """The keys of holds that wait for a person."""
+        """Return the keys of parked holds."""
         return [
             row["key"]
             for row in await self.database.fetch(
@@ -235,18 +234,18 @@ class ServiceUnderTest:
         ]
 
     async def balance(self, user_id: str = "user") -> int:
-        """What the user has, in 1/100 credit."""
+        """Return the user's balance, in 1/100 credit."""
         return (await Ledger(self.database).account(user_id)).balance
 
     async def check(self, *, drained: bool = True) -> None:
-        """Drain, and ask the invariants."""
+        """Drain, and check the invariants."""
         if drained:
             await self.drain()
         assert await violations(self.database, self.clock(), drained=drained) == []
 
 
 def four_samples(job: GenerationRequest) -> list[Asset]:
-    """Four good samples for a job."""
+    """Return four valid samples for a job."""
     size = job.dimensions.scaled(min(512, job.dimensions.longest))
     return [
         Asset(
@@ -261,7 +260,7 @@ def four_samples(job: GenerationRequest) -> list[Asset]:
 
 
 def a_final(job: GenerationRequest) -> Asset:
-    """A good final for a job."""
+    """Return a valid final for a job."""
     return Asset(
         asset_id=f"{job.job_id}-final",
         url="https://s/final.png",

@@ -1,6 +1,4 @@
-"""Builders of the things every test speaks about: whole and valid as they come, and changed where a
-test says so.
-"""
+"""Builders of valid domain objects, with changes per test."""
 
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
@@ -28,13 +26,13 @@ JOB_ID = UUID("0195940d-0000-7000-8000-00000000000a")
 
 
 def new_ids() -> Callable[[], UUID]:
-    """A source of ids that are new at every call and the same in every run."""
+    """Return a source of ids that are unique and the same in every run."""
     numbers = count(1)
     return lambda: UUID(int=next(numbers))
 
 
 def a_brief(**changes: Any) -> Brief:
-    """What a caller asks for: a square Instagram post."""
+    """Build a brief: a square Instagram post."""
     brief: dict[str, Any] = {
         "input_prompt": "A lighthouse at dawn",
         "output_format": "InstagramPost_1x1",
@@ -43,7 +41,7 @@ def a_brief(**changes: Any) -> Brief:
 
 
 def a_sample(**changes: Any) -> Asset:
-    """A good preview of a square format."""
+    """Build a valid sample of a square format."""
     sample: dict[str, Any] = {
         "asset_id": "sample-1",
         "url": "https://assets.example/sample-1.png",
@@ -54,12 +52,12 @@ def a_sample(**changes: Any) -> Asset:
 
 
 def four_samples() -> tuple[Asset, ...]:
-    """The full set of previews of one round."""
+    """Build the samples of one round."""
     return tuple(a_sample(asset_id=f"sample-{number}", index=number - 1) for number in range(1, 5))
 
 
 def a_final(**changes: Any) -> Asset:
-    """A good final of a square format in its own size."""
+    """Build a valid final of a square format."""
     return a_sample(
         **{
             "asset_id": "final-1",
@@ -71,7 +69,7 @@ def a_final(**changes: Any) -> Asset:
 
 
 def a_hold(**changes: Any) -> Hold:
-    """The credits for the first set of samples, set aside."""
+    """Build the hold of the first samples."""
     values: dict[str, Any] = {
         "stage": Stage.SAMPLES,
         "round": 1,
@@ -84,12 +82,12 @@ def a_hold(**changes: Any) -> Hold:
 
 
 def an_allowance(**changes: Any) -> Hold:
-    """One of the Free plan's generations of the month, used up."""
+    """Build a captured allowance of the Free plan."""
     return a_hold(**{"funding": Funding.ALLOWANCE, "amount": 0, "month": "2026-03-01"} | changes)
 
 
 def a_request(**changes: Any) -> GenerationRequest:
-    """A request whose first samples job waits for its turn, with nothing held."""
+    """Build a request whose first samples job is queued, without a hold."""
     values: dict[str, Any] = {
         "id": REQUEST_ID,
         "user_id": "user-7",
@@ -114,7 +112,9 @@ def a_request(**changes: Any) -> GenerationRequest:
 
 
 def an_event(request: GenerationRequest, kind: Event, **changes: Any) -> DomainEvent:
-    """An event that fits the request; what `changes` leaves out is set as the request has it."""
+    """Build an event that fits the request; fields missing in `changes` keep the request's
+    value.
+    """
     event = next(event for event in EVENTS if event.kind is kind)
     given = _defaults(request, kind) | changes
     required = {
@@ -143,7 +143,7 @@ def _defaults(request: GenerationRequest, kind: Event) -> dict[str, Any]:
 
 
 def a_birth(origin: Origin = Origin.FUNDED, **changes: Any) -> Submitted:
-    """The creation of the request that `a_request` builds."""
+    """Build the creation event of the request of `a_request`."""
     request = a_request()
     values: dict[str, Any] = {
         each.name: getattr(request, each.name)

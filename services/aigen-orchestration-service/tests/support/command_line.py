@@ -1,4 +1,4 @@
-"""Run `aigen …` in a process of its own, as an operator does."""
+"""Run `aigen …` in a separate process."""
 
 import asyncio
 import os
@@ -21,14 +21,14 @@ class CommandResult(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Everything that an operator sees."""
+        """Standard output and standard error."""
         return self.out + self.err
 
 
 async def run_aigen(
     *arguments: str, folder: Path, environment: Mapping[str, str], answer: str = ""
 ) -> CommandResult:
-    """Run a command to its end; `answer` is what is typed into it."""
+    """Run a command to its end; `answer` is its standard input."""
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

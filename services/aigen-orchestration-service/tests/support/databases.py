@@ -1,6 +1,4 @@
-"""Databases of one's own on the server of the tests, dropped afterwards whatever happened in
-between.
-"""
+"""Temporary databases on the test server, dropped afterwards in any case."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +16,7 @@ from tests.support.services import on_server
 async def a_database(
     admin_url: str, prefix: str, template: str | None = None
 ) -> AsyncIterator[str]:
-    """An empty database, or a copy of `template`; its URL."""
+    """Create an empty database, or a copy of `template`; yield its URL."""
     name = _name(prefix)
     await _execute(admin_url, _create(name, template))
     try:
@@ -29,7 +27,7 @@ async def a_database(
 
 @contextmanager
 def a_database_outside(admin_url: str, prefix: str, template: str | None = None) -> Iterator[str]:
-    """The same where no event loop runs."""
+    """The same for code without an event loop."""
     name = _name(prefix)
     asyncio.run(_execute(admin_url, _create(name, template)))
     try:
@@ -39,10 +37,10 @@ def a_database_outside(admin_url: str, prefix: str, template: str | None = None)
 
 
 class Copies:
-    """Copies of a template for one test after the other, each made while the test before it runs.
+    """Copies of a template, each created while the previous test runs, because that takes longer
+    than most tests.
 
-    Making and dropping one takes longer than most tests. What could not be made or dropped is told
-    at the latest when the last one has been.
+    Errors of creating and dropping are raised at the latest by the last copy.
     """
 
     def __init__(self, admin_url: str, prefix: str, template: str) -> None:
@@ -62,7 +60,7 @@ class Copies:
 
     @contextmanager
     def one(self) -> Iterator[str]:
-        """The URL of a copy nobody has used; it is dropped afterwards."""
+        """Yield the URL of an unused copy; drop it afterwards."""
         (copy, made), self._next = self._next, self._ahead()
         try:
             yield made.result()

@@ -1,7 +1,7 @@
-"""The yard in which the service is killed and cut off: its database, broker names, worker,
-receivers, books, and users.
+"""The environment of fault tests: database, broker names, worker, receivers, credit service and
+users.
 
-Everything here is outside the service and survives it.
+Everything here is outside the service and survives its processes.
 """
 
 import asyncio
@@ -47,8 +47,7 @@ QUICK = {
     "AIGEN_WEBHOOK_TIMEOUT": "2",
 }
 
-# What a dead process had leased, or was waiting for, is taken up when its time is over: that time
-# passes here.
+# Expire leases and waits of killed processes.
 _TIME_PASSES = (
     "UPDATE outbox SET leased_until = now() WHERE leased_until > now()",
     "UPDATE outbox SET due_at = now() WHERE due_at > now() AND parked_reason IS NULL",
@@ -61,8 +60,7 @@ _TIME_PASSES = (
     ),
     "UPDATE periodic_work SET began_at = began_at - interval '2 hours'",
 )
-# Calls that surely have ended, and receivers that have failed for days: nobody waits that long
-# here.
+# Treat calls as ended, and webhook endpoints as failing for days, without the wait.
 _LONG_AGO = (
     """UPDATE billing_journal SET since = since - interval '1 minute'
        WHERE state IN ('asking', 'refunding') AND since BETWEEN now() - interval '30 s' AND now()
@@ -77,7 +75,7 @@ _UNSETTLED = """SELECT count(*) FROM holds WHERE state IN ('captured', 'released
     AND funding = 'credits'
                 AND settled_at IS NULL"""
 _ROUND_SECONDS = 10.0
-_LAST_WORDS = {
+_END_EVENTS = {
     "final_asset_ready",
     "generation_failed",
     "generation_cancelled",
@@ -86,8 +84,8 @@ _LAST_WORDS = {
 
 
 class Receivers(Receiver):
-    """A receiver that is `gone` or `broken` where its address says so, and answers as the others do
-    elsewhere.
+    """A receiver that responds 410 to paths with `gone`, 500 to those with `broken`, and normally
+    to others.
     """
 
     async def _answer(self, call: Call, writer: asyncio.StreamWriter) -> None:
@@ -100,8 +98,8 @@ class Receivers(Receiver):
 
 
 class Environment:
-    """What survives the service; `books`: credits are kept `local`, or in the `billing` adapter's
-    stand-in.
+    """Everything that survives the service; `credit_service` is `local` or `billing`, a fake
+    billing adapter.
     """
 
     def __init__(
@@ -120,8 +118,7 @@ class Environment:
         self.database = Database(url, pool_size=3)
         self.broker = self.engine_url = broker
         self.database_url = url
-        # Never on a connection that was idle: its server may close it at the moment it is used
-        # again.
+        # No idle connections: the server may close one at the moment it is reused.
         self.http = httpx.AsyncClient(
             timeout=10, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
@@ -134,7 +131,7 @@ class Environment:
         self._read_again: set[int] = set()
 
     def variables(self, port: int, **more: str) -> dict[str, str]:
-        """What a serving process is told."""
+        """Return the environment variables of a serving process."""
         told = {
             "AIGEN_ENGINE_URL": self.engine_url,
             "AIGEN_NOTIFY_URL": self.engine_url,
@@ -152,14 +149,14 @@ class Environment:
         return service_environment(self.database_url, self.folder, port, **told, **more)
 
     def worker(self, port: int) -> ObedientWorker:
-        """A worker that survives the service."""
+        """Return a worker that survives the service."""
         variables = self.variables(port)
         told = {name.removeprefix("AIGEN_").lower(): value for name, value in variables.items()}
         told |= {"engine_url": self.broker, "notify_url": "log://", "credits_url": "local://"}
         return ObedientWorker(Settings(_env_file=None, **told), pictures=False, parallel=50)  # type: ignore[arg-type,call-arg]
 
     async def give(self, user_id: str, amount: int, plan: str) -> None:
-        """Credits of one user, at the credit service itself."""
+        """Give a user credits at the credit service."""
         if self.credit_service == "billing":
             subscription = {
                 "current_plan_name": plan.title(),
@@ -180,26 +177,24 @@ class Environment:
             assert answer.status_code == httpx.codes.CREATED, answer.text
 
     async def control(self, **told: Any) -> dict[str, Any]:
-        """Tell the billing stand-in something, and ask how it stands."""
+        """Control the fake billing adapter and return its state."""
         answer = await self.http.post(f"http://127.0.0.1:{self.billing_port}/_control", json=told)
         found: dict[str, Any] = answer.raise_for_status().json()
         return found
 
     def call_at(self, ports: list[int], patience_seconds: float = 60.0) -> None:
-        """Where the service answers."""
+        """Set the ports of the service."""
         hooks = f"http://127.0.0.1:{self.receiver.port}/hook"
         self.line = RetryingClient(ports, hooks=hooks, patience_seconds=patience_seconds)
 
     async def run_scenario(self, kind: str, tag: str) -> bool:
-        """One life from its credits to its end; False, with a finding, when it went otherwise than
-        it must.
-        """
-        life = SCENARIOS[kind]
+        """Run one scenario; return False, and record a finding, if its outcome is wrong."""
+        scenario = SCENARIOS[kind]
         user = User(self.line, self.give, f"{kind}-{tag}")
         try:
-            await self.give(user.id, life.given, life.plan)
+            await self.give(user.id, scenario.given, scenario.plan)
             self.users[user.id] = kind
-            await life.lead(user)
+            await scenario.lead(user)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
             told = (
                 str(error)[:400]
@@ -211,13 +206,13 @@ class Environment:
         return True
 
     async def time_passes(self) -> None:
-        """All that waits for a time does so no longer."""
+        """Expire all leases and waits."""
         for statement in _TIME_PASSES:
             await self.database.execute(statement)
 
     async def operate(self) -> None:
-        """What an operator does all the time: decide holds in doubt by the books, replay what is
-        parked, lift flags.
+        """Act as operator: decide holds in doubt by the truth, replay parked messages,
+        clear flags.
         """
         for statement in _LONG_AGO:
             await self.database.execute(statement)
@@ -244,10 +239,10 @@ class Environment:
         )
 
     async def operate_somehow(self) -> None:
-        """The operator's round; what goes wrong with it, or takes long, is tried again later.
+        """Run `operate` with a time limit; errors are counted and the next round retries.
 
-        Lives wait for operators: one who stood before a single call, or went home after a fault,
-        would hold them up.
+        Scenarios wait for operators, so one that blocks on a call, or stops after an error, would
+        delay them.
         """
         try:
             async with asyncio.timeout(_ROUND_SECONDS):
@@ -258,10 +253,10 @@ class Environment:
     async def _handle(
         self, message: int, topic: str, body: dict[str, Any], truth: dict[str, str]
     ) -> None:
-        """A parked message: replayed, or given up where nobody is waiting for it; money never.
+        """Replay a parked message, or drop it if it is a webhook; never drop credit messages.
 
-        A letter that nobody can read is read once more by half of the operators, and then given up:
-        one that is replayed for ever is work that grows, and lives wait for what comes after it.
+        An unreadable dead letter is replayed once by half of the operators and then dropped,
+        because endless replays would grow and delay the scenarios.
         """
         given_up = topic.startswith("webhook:") or (
             topic == "dead_letter" and (message % 2 or message in self._read_again)
@@ -277,8 +272,8 @@ class Environment:
         )
 
     async def drained(self, *, seconds: float = 30.0) -> None:
-        """Wait until nothing is owed and nothing is in doubt; an operator looks after what is
-        parked.
+        """Wait until no message, hold in doubt or unsettled hold is left, while operating on parked
+        ones.
         """
         ends = time.monotonic() + seconds
         tries = 0
@@ -303,10 +298,10 @@ class Environment:
                 await self.time_passes()
                 await DeliveryStore(self.database).tidy(
                     now() - timedelta(days=30), now()
-                )  # as every hour
+                )  # like the hourly task
 
     async def check(self) -> list[str]:
-        """Everything that is wrong: lives, invariants, and the money of every user by three
+        """Return everything that is wrong: scenarios, invariants, and each user's credits by three
         independent sums.
         """
         found, self.findings = [*self.findings, *self.line.faults], []
@@ -320,9 +315,7 @@ class Environment:
         return found
 
     def _unexpected(self) -> list[str]:
-        """What no code was prepared for, as the processes have logged it since the last look: there
-        is always a name for what a storm does.
-        """
+        """Return unexpected exceptions that the processes have logged since the last call."""
         with (self.folder / "log").open("rb") as log:
             log.seek(self._read)
             lines = log.read().splitlines()
@@ -330,9 +323,7 @@ class Environment:
         return [line.decode(errors="replace")[-1000:] for line in lines if b'"exception"' in line]
 
     async def _unfinished(self) -> list[str]:
-        """Requests that have not ended: every life leads its requests to their end, so that its
-        price is final.
-        """
+        """Return requests that have not ended, although every scenario ends its requests."""
         rows = await self.database.fetch(
             "SELECT id, user_id, state FROM generation_requests WHERE deadline_at IS NOT NULL"
         )
@@ -343,9 +334,7 @@ class Environment:
         ]
 
     async def _money(self) -> list[str]:
-        """What each user has left, what the holds took, what the usage log says: all are the price
-        of the life.
-        """
+        """Compare each user's balance, holds and usage log with the price of the scenario."""
         left = await self._left()
         taken = await self._sum(
             "SELECT user_id, sum(amount) FROM holds WHERE state = 'captured' GROUP BY 1"
@@ -356,30 +345,33 @@ class Environment:
         free = await self._sum("SELECT user_id, sum(used) FROM free_usage GROUP BY 1")
         found = []
         for user_id, kind in self.users.items():
-            life = SCENARIOS[kind]
+            scenario = SCENARIOS[kind]
             told = {
-                "spent": life.given - left.get(user_id, life.given),
+                "spent": scenario.given - left.get(user_id, scenario.given),
                 "captured": taken.get(user_id, 0),
                 "used": used.get(user_id, 0),
             }
-            wrong = {name: amount for name, amount in told.items() if amount != life.costs}
+            wrong = {name: amount for name, amount in told.items() if amount != scenario.costs}
             found += [
-                f"{user_id}: {name} {amount}, costs {life.costs}" for name, amount in wrong.items()
+                f"{user_id}: {name} {amount}, costs {scenario.costs}"
+                for name, amount in wrong.items()
             ]
-            if free.get(user_id, 0) != life.free:
-                found.append(f"{user_id}: {free.get(user_id, 0)} free generations, not {life.free}")
+            if free.get(user_id, 0) != scenario.free:
+                found.append(
+                    f"{user_id}: {free.get(user_id, 0)} free generations, not {scenario.free}"
+                )
         return found
 
     async def _announcements(self) -> list[str]:
-        """What the notification service was told of each end: once or again, and never two
-        different things.
+        """Check that the notification service received exactly one kind of end, under one id, for
+        each request.
         """
         for note in await asyncio.to_thread(self._notes):
             of = (note["data"].get("generation_request_id", ""), note["event_type"])
             self.told.setdefault(of, set()).add(note["id"])
         ends: dict[str, dict[str, set[str]]] = {}
         for (request_id, kind), ids in self.told.items():
-            if kind in _LAST_WORDS:
+            if kind in _END_EVENTS:
                 ends.setdefault(request_id, {})[kind] = ids
         found = []
         for row in await self.database.fetch(
@@ -404,7 +396,7 @@ class Environment:
         return found
 
     def declare(self) -> None:
-        """The notification service's queue; blocking."""
+        """Declare the queue of the notification service; blocking."""
         connection = pika.BlockingConnection(pika.URLParameters(self.broker))
         connection.channel().queue_declare(self.notify_queue, durable=True)
         connection.close()
@@ -421,7 +413,7 @@ class Environment:
         return {row[0]: int(row[1]) for row in await self.database.fetch(statement)}
 
     async def outcomes(self) -> Counter[str]:
-        """How many requests ended in which way."""
+        """Return the number of ended requests by state."""
         found = await self.database.fetch(
             "SELECT state, count(*) FROM generation_requests GROUP BY 1 ORDER BY 1"
         )
@@ -432,8 +424,8 @@ class Environment:
 async def environment(
     *, credit_service: str = "local", database: str | None = None, broker: str = RABBITMQ
 ) -> AsyncIterator[Environment]:
-    """A yard of one's own, removed afterwards; `database` and `broker`: servers other than those of
-    the tests.
+    """Create an environment and remove it afterwards; `database` and `broker`: servers other than
+    those of the tests.
     """
     admin = database or await asyncio.to_thread(database_admin_url)
     names = unique_names(f"environment.{uuid4().hex[:8]}")

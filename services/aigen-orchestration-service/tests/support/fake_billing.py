@@ -1,8 +1,8 @@
-"""A billing adapter as it really is, in a process of its own, with faults that can be switched on.
+"""A fake billing adapter in a separate process, with faults that tests switch on.
 
-It takes any action type and charges nothing for those it does not know, answers `success: false`
-with 200, has no idempotency, no refund and no look-up. `--complete` adds the three, as
-docs/billing-adapter.md asks for them.
+Like the real one it accepts any action type and charges nothing for unknown ones, responds
+`success: false` with 200, and has no idempotency, refund or look-up. `--complete` adds these three,
+as docs/billing-adapter.md recommends.
 """
 
 import argparse
@@ -40,10 +40,9 @@ SLOW_SECONDS = 0.8
 
 
 class Adapter:
-    """Accounts and what was done to them; `faults` are used up by the calls that move money, in
-    their order.
+    """Accounts and their operations; `faults` are consumed in order by calls that charge or refund.
 
-    An account may have `faults` of its own, which come first.
+    An account may have its own `faults`, which come first.
     """
 
     def __init__(self, *, complete: bool) -> None:
@@ -94,7 +93,7 @@ class Adapter:
     def run_idempotent(
         self, key: str | None, work: Any, *arguments: Any
     ) -> tuple[int, dict[str, Any]]:
-        """Do the work, or give the answer which the key got before, where keys are honoured."""
+        """Do the work, or return the stored response of the key if keys are honoured."""
         if not (self.complete and key):
             return work(*arguments)  # type: ignore[no-any-return]
         if key not in self.answers:
@@ -106,7 +105,7 @@ class Adapter:
 
 
 async def cut_short() -> AsyncIterator[bytes]:
-    """An answer whose connection is lost in the middle."""
+    """A response whose connection is lost in the middle."""
     yield b"{"
     raise ConnectionResetError
 
@@ -119,17 +118,17 @@ _AFTER = {
 
 
 class Routes:
-    """The HTTP interface, and `/_control` for the test."""
+    """The HTTP interface, and `/_control` for tests."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
 
     async def deduct(self, request: Request) -> Response:
-        """Take credits."""
+        """Deduct credits."""
         return await self._money(request, self.adapter.deduct, "deduct")
 
     async def refund(self, request: Request) -> Response:
-        """Give credits back, where there is such a route."""
+        """Refund credits, if the route exists."""
         if not self.adapter.complete:
             self.adapter.calls["refund"] += 1
             return JSONResponse({"detail": "Not Found"}, 404)
@@ -160,7 +159,7 @@ class Routes:
         )
 
     async def subscription(self, request: Request) -> Response:
-        """Plan, status and features."""
+        """Return plan, status and features."""
         self.adapter.calls["subscription"] += 1
         account = self.adapter.accounts.get(request.path_params["user_id"])
         if self.adapter.down or (account and account.get("broken")):
@@ -172,7 +171,7 @@ class Routes:
         )
 
     async def balance(self, request: Request) -> Response:
-        """What the user has."""
+        """Return the balance."""
         account = self.adapter.accounts.get(request.path_params["user_id"])
         if self.adapter.down:
             return PlainTextResponse("Bad Gateway", 502)
@@ -181,7 +180,7 @@ class Routes:
         )
 
     async def look_up(self, request: Request) -> Response:
-        """What became of a key."""
+        """Return the state of a key."""
         self.adapter.calls["lookup"] += 1
         if not self.adapter.complete:
             return JSONResponse({"detail": "Not Found"}, 404)
@@ -191,7 +190,7 @@ class Routes:
         )
 
     async def control(self, request: Request) -> Response:
-        """Set accounts and faults; see how everything stands."""
+        """Set accounts and faults; return the state."""
         told = await request.json() if request.method == "POST" else {}
         if told.get("reset"):
             self.adapter = Adapter(complete=self.adapter.complete)
@@ -212,7 +211,7 @@ class Routes:
         )
 
     def application(self) -> Starlette:
-        """Everything under its path."""
+        """Return the application."""
         users = "/api/v1/users/{user_id}"
         return Starlette(
             routes=[
@@ -227,7 +226,7 @@ class Routes:
 
 
 def main() -> None:
-    """Listen until told to end; the port is printed when it is known."""
+    """Serve until terminated; print the port."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--complete", action="store_true")

@@ -1,5 +1,5 @@
-"""The billing adapter's client on a stand-in adapter in a process of its own, and the test's hand
-on both.
+"""The client of the billing adapter against a fake adapter in a separate process, with control of
+both.
 """
 
 import sys
@@ -34,13 +34,13 @@ class FakeBilling:
         self._http = http
 
     async def control(self, **told: Any) -> dict[str, Any]:
-        """Tell the adapter something, and ask how it stands."""
+        """Control the adapter and return its state."""
         answer = await self._http.post(f"http://127.0.0.1:{self.port}/_control", json=told)
         found: dict[str, Any] = answer.raise_for_status().json()
         return found
 
     async def give(self, user_id: str, amount: int, plan: str, **more: Any) -> None:
-        """An account with a balance (1/100) and a subscription."""
+        """Set an account with a balance (1/100) and a subscription."""
         subscription = {
             "current_plan_name": plan.title(),
             "status": "Active",
@@ -52,13 +52,13 @@ class FakeBilling:
         await self.control(accounts={user_id: account})
 
     async def balance(self, user_id: str) -> int:
-        """What the adapter says the user has, in 1/100 credit."""
+        """Return the user's balance at the adapter, in 1/100 credit."""
         return int(Decimal((await self.control())["balances"][user_id]) * 100)
 
 
 @contextmanager
 def billing_process(*, complete: bool) -> Iterator[int]:
-    """The stand-in, listening; its port."""
+    """Run the fake adapter; yield its port."""
     port = free_port()
     arguments = [str(Path(__file__).with_name("fake_billing.py")), "--port", str(port)]
     with process(
@@ -70,8 +70,8 @@ def billing_process(*, complete: bool) -> Iterator[int]:
 
 @asynccontextmanager
 async def billing(database_url: str, port: int, **more: Any) -> AsyncIterator[FakeBilling]:
-    """A client with a journal of its own; `refund` and `lookup` are its routes, the rest its
-    constructor's.
+    """Yield a client with a journal; `refund` and `lookup` are its routes, the rest are constructor
+    arguments.
     """
     routes = BillingRoutes(
         base_url=f"http://127.0.0.1:{port}/api/v1",

@@ -1,9 +1,8 @@
-"""A process that answers as Odoo with the addon does, on a ledger in memory, and goes wrong on
-demand.
+"""A fake Odoo with the addon, in a separate process, with an in-memory ledger and faults on demand.
 
-`python tests/odoo_stand_in.py PORT 18|19`. It speaks /jsonrpc in both generations and /json/2 in
-19. What it answers is what real ones were seen to answer; tests/odoo asks a real one the same
-questions.
+`python tests/support/fake_odoo.py PORT 18|19`. It has /jsonrpc in both generations and /json/2 in
+19. Its responses are those observed on real Odoos; tests/contracts/real_odoo makes the same calls
+to a real one.
 """
 
 import asyncio
@@ -55,7 +54,7 @@ ANSWERS: dict[str, Any] = {
 
 
 class StandIn:
-    """How a test reaches a running stand-in."""
+    """Control of a running fake Odoo."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -87,16 +86,16 @@ class StandIn:
         await self._tell("give", user_id=user_id, amount=amount, plan=plan, **more)
 
     async def balance(self, user_id: str) -> int:
-        """What a user has, in hundredths."""
+        """Return a user's balance, in hundredths."""
         return int((await self._tell("look", user_id=user_id))["balance"])
 
     async def faults(self, *names: str) -> None:
-        """The next calls go wrong in these ways, one after another; counts begin anew."""
+        """Set faults for the next calls; reset the counts."""
         await self._tell("faults", names=names)
         await self.counts()
 
     async def counts(self) -> dict[str, int]:
-        """How often which method was called since the last time this was asked."""
+        """Return the number of calls by method since the last reset."""
         return dict(await self._tell("counts"))
 
     async def _tell(self, what: str, **body: Any) -> Any:
@@ -107,20 +106,20 @@ class StandIn:
 
 
 class Office:
-    """Accounts and holds, with the addon's answers. One thing at a time: nothing here waits."""
+    """Accounts and holds with the addon's responses; single-threaded, nothing here waits."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, dict[str, Any]] = {}
         self.holds: dict[str, dict[str, Any]] = {}
 
     def account(self, user_id: str) -> dict[str, Any]:
-        """The account of a user; unknown ones are on the Free plan."""
+        """Return the account of a user; unknown users are on the Free plan."""
         return self.accounts.get(
             user_id, {"plan": "free", "status": "active", "restricted": False, "balance": 0}
         )
 
     def hold(self, key: str, user_id: str, amount: str, action: str) -> dict[str, str]:
-        """As creativeflow_hold."""
+        """`creativeflow_hold`."""
         account, asked = (
             self.account(user_id),
             {"user_id": user_id, "amount": credits_amount(amount)},
@@ -138,13 +137,13 @@ class Office:
         return {"outcome": outcome, "balance": credits_text(account["balance"])}
 
     def capture(self, key: str) -> dict[str, str]:
-        """As creativeflow_capture."""
+        """`creativeflow_capture`."""
         if self._state(key) == "held":
             self.holds[key]["state"] = "captured"
         return self.find(key)
 
     def release(self, key: str, user_id: str, amount: str, action: str) -> dict[str, str]:
-        """As creativeflow_release."""
+        """`creativeflow_release`."""
         credits_amount(amount)
         hold = self.holds.setdefault(
             key,
@@ -156,16 +155,16 @@ class Office:
         return self.find(key)
 
     def find(self, key: str) -> dict[str, str]:
-        """As creativeflow_find."""
+        """`creativeflow_find`."""
         return {"status": self._state(key)}
 
     def entitlements(self, user_id: str) -> dict[str, Any]:
-        """As creativeflow_entitlements."""
+        """`creativeflow_entitlements`."""
         account = self.account(user_id)
         return account | {"balance": credits_text(account["balance"])}
 
     def outstanding(self, before: str, limit: int) -> dict[str, Any]:
-        """As creativeflow_outstanding; what is here is as old as now."""
+        """`creativeflow_outstanding`; every hold counts as old."""
         due = datetime.fromisoformat(before) > datetime.now(UTC)
         open_ = [hold for hold in self.holds.values() if hold["state"] == "held" and due]
         fields = ("key", "user_id", "action")
@@ -180,10 +179,10 @@ class Office:
 
 
 class Server:
-    """The HTTP side: who may call, which method it is, and what goes wrong.
+    """The HTTP interface: authentication, dispatch and faults.
 
-    A fault is for one call, and happens in place of the work unless its name says after it: a page
-    of HTML, an error by its class, or an answer that is none.
+    A fault applies to one call, and replaces the work unless its name says after: an HTML page, an
+    error by its class, or an invalid response.
     """
 
     def __init__(self, generation: int) -> None:
@@ -202,13 +201,13 @@ class Server:
         self.app = Starlette(routes=routes)
 
     async def version(self, _: Request) -> Response:
-        """What only the newer generation tells."""
+        """Return the version; only the newer generation has the path."""
         return JSONResponse(
             {"version_info": [self.generation, 0, 0, "final", 0, ""], "version": "19.0"}
         )
 
     async def json2(self, request: Request) -> Response:
-        """`POST /json/2/<model>/<method>`: an error is a status and a name."""
+        """`POST /json/2/<model>/<method>`: an error has a status and a name."""
 
         def failed(name: str) -> Response:
             status = {"AccessDenied": 401, "NotFound": 404, "ValidationError": 422}.get(
@@ -229,7 +228,7 @@ class Server:
         )
 
     async def jsonrpc(self, request: Request) -> Response:
-        """`common.authenticate` and `object.execute_kw`: every answer is a 200, an error too."""
+        """`common.authenticate` and `object.execute_kw`: every response is 200, also for errors."""
 
         def failed(name: str) -> Response:
             error = {
@@ -257,7 +256,7 @@ class Server:
         return await self._answer(method, arguments, result, failed)
 
     async def test(self, request: Request) -> Response:
-        """What tests tell and ask."""
+        """Control and inspection by tests."""
         body = await request.json()
         match request.path_params["what"]:
             case "give":

@@ -69,7 +69,6 @@ class Page(HTMLParser):
         return [form.action.rpartition("/")[2] for form in self.forms]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Collect."""
         attributes = {name: value or "" for name, value in attrs}
         self.inline += [name for name in attributes if name == "style" or name.startswith("on")]
         if tag == "style" or (tag == "script" and "src" not in attributes):
@@ -105,7 +104,6 @@ class Page(HTMLParser):
             self.forms[-1].buttons.append(f"{name}={attributes.get('value', '')}")
 
     def handle_endtag(self, tag: str) -> None:
-        """Collect."""
         if tag in {"script", "style", "title", "svg"}:
             self._hidden -= 1
         if tag in _SPACED_TAGS:
@@ -114,7 +112,6 @@ class Page(HTMLParser):
             self._field = None
 
     def handle_data(self, data: str) -> None:
-        """Collect."""
         if self._field and self._field[0] == "textarea":
             self.forms[-1].fields[self._field[1]] += data
         elif not self._hidden:

@@ -1,6 +1,6 @@
-"""What must always be true, asked of the database at the end of every integration test and journey.
+"""The invariants of the database, checked at the end of every integration test and journey.
 
-Written once, and independent of the counts which the service itself reports: those are asked too.
+Independent of the counts that the service reports itself, which are checked as well.
 """
 
 from collections import defaultdict
@@ -27,9 +27,7 @@ BIRTHS = {
 
 
 async def violations(database: Database, now: datetime, *, drained: bool = True) -> list[str]:
-    """Every broken invariant in words; none is right. `drained`: nothing may be owed or parked any
-    more.
-    """
+    """Return every violated invariant; `drained`: no message may be pending or parked."""
     found = [
         *await _timelines(database),
         *await _holds(database),
@@ -44,8 +42,8 @@ async def violations(database: Database, now: datetime, *, drained: bool = True)
 
 
 async def _timelines(database: Database) -> list[str]:
-    """Each timeline begins with a birth row, is a legal path of TRANSITIONS, without gaps, and ends
-    where the request is.
+    """Check that each timeline begins with a creation row, is a legal path without gaps, and ends
+    in the request's state.
     """
     found = []
     paths: dict[Any, list[Any]] = defaultdict(list)
@@ -84,8 +82,8 @@ async def _timelines(database: Database) -> list[str]:
 
 
 async def _holds(database: Database) -> list[str]:
-    """Held = unfinished charged stage; captured = delivered; resolved at most once, in time
-    order.
+    """Check that held = unfinished charged stage, captured = delivered, and that holds are resolved
+    at most once, in time order.
     """
     found = []
     for row in await database.fetch_report(
@@ -130,8 +128,8 @@ async def _holds(database: Database) -> list[str]:
 
 
 async def _ledger(database: Database) -> list[str]:
-    """Σ = 0 for every operation; balances are the sum of their entries; each hold is resolved at
-    most once.
+    """Check that every operation sums to zero, balances equal their entries, and holds are resolved
+    at most once.
     """
     found = [
         f"operation {row['operation']} sums to {row['total']}"
@@ -165,7 +163,7 @@ async def _ledger(database: Database) -> list[str]:
 
 
 async def _free_usage(database: Database) -> list[str]:
-    """The month's count is the number of allowance holds that are kept."""
+    """Check that the month's count equals the captured allowances."""
     return [
         f"{row['user_id']} has used {row['used']} free generations, the holds say {row['kept']}"
         for row in await database.fetch_report(
@@ -179,7 +177,9 @@ async def _free_usage(database: Database) -> list[str]:
 
 
 async def _messages(database: Database) -> list[str]:
-    """The outbox is empty, every hold is settled, every end was announced, in order and once."""
+    """Check that the outbox is empty, holds are settled, and ends were announced in order
+    and once.
+    """
     found = [
         f"message {row['id']} {row['topic']} is still owed:"
         f" {row['parked_reason'] or row['last_error']}"

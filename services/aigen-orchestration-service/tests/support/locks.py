@@ -1,6 +1,4 @@
-"""Locks as they meet: two statements held up at one row, and how many circles the server has had to
-break.
-"""
+"""Lock tests: block two statements on one row, and count deadlocks."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -19,7 +17,7 @@ _WAITING = (
 
 
 async def deadlocks(test_app: ServiceUnderTest) -> int:
-    """How many circles the server has broken so far; each session tells with a second's delay."""
+    """Return the number of deadlocks so far; sessions report with a second's delay."""
     await asyncio.sleep(1.2)
     for _ in range(12):
         await asyncio.gather(
@@ -35,8 +33,8 @@ async def both_held_up(
     first: Coroutine[Any, Any, Any],
     second: Coroutine[Any, Any, Any],
 ) -> Any:
-    """Let two statements run, one after the other, until a lock on one request in the middle of
-    both stops them, and then go on: the first one has the request first.
+    """Start two statements that both wait for a lock on one request, then release it: the first one
+    gets the request first.
     """
     other = await asyncpg.connect(url)
     try:

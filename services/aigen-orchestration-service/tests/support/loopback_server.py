@@ -1,6 +1,4 @@
-"""An HTTP server on loopback whose answers the test decides: what receivers and picture servers
-share.
-"""
+"""An HTTP server on loopback whose responses the test decides."""
 
 import asyncio
 import ssl
@@ -9,7 +7,7 @@ from typing import Any, Self
 
 
 class LoopbackServer:
-    """Hands every connection to `_handle`; at the end of the block nothing of it is left."""
+    """Passes every connection to `_handle`; closes everything at the end of the block."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls

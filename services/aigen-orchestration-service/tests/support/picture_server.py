@@ -1,6 +1,4 @@
-"""Pictures as workers make them, whole and broken, and an HTTP server on loopback that serves
-them.
-"""
+"""Valid and invalid pictures, and an HTTP server on loopback that serves them."""
 
 import asyncio
 import io
@@ -15,7 +13,7 @@ from PIL import Image
 from tests.support.loopback_server import LoopbackServer
 
 LOOPBACK = ("127.0.0.0/8",)
-"""The value of AIGEN_RESULT_ALLOWED_NETWORKS that lets tests keep pictures on this server."""
+"""Value of AIGEN_RESULT_ALLOWED_NETWORKS that allows this server."""
 
 NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF"}
 Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -24,7 +22,7 @@ Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
 def picture(
     width: int = 512, height: int = 512, kind: str = "png", *, seed: int = 0, **options: Any
 ) -> bytes:
-    """A picture of noise, which no encoder makes small; equal arguments give equal bytes."""
+    """Return a picture of noise, which does not compress; equal arguments give equal bytes."""
     noise = random.Random(seed).randbytes(width * height * 3)  # noqa: S311 - no secret
     stream = io.BytesIO()
     Image.frombytes("RGB", (width, height), noise).save(stream, NAMES[kind], **options)
@@ -32,7 +30,7 @@ def picture(
 
 
 def plain(width: int, height: int, kind: str = "png", mode: str = "RGB", **options: Any) -> bytes:
-    """A picture of one colour: many pixels in few bytes."""
+    """Return a picture of one colour: many pixels in few bytes."""
     stream = io.BytesIO()
     Image.new(mode, (width, height)).save(
         stream, kind if kind.isupper() else NAMES[kind], **options
@@ -41,7 +39,7 @@ def plain(width: int, height: int, kind: str = "png", mode: str = "RGB", **optio
 
 
 def animated(kind: str) -> bytes:
-    """Three different frames."""
+    """Return a picture with three different frames."""
     frames = [Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)) for _ in range(3)]
     stream = io.BytesIO()
     frames[0].save(stream, NAMES[kind], save_all=True, append_images=frames[1:], duration=100)
@@ -49,8 +47,8 @@ def animated(kind: str) -> bytes:
 
 
 class PictureServer(LoopbackServer):
-    """Serves what `files` holds by path: bytes, a status, a status with headers, or what to do with
-    the connection.
+    """Serves `files` by path: bytes, a status, a status with headers, or a function on the
+    connection.
     """
 
     def __init__(self) -> None:
@@ -59,12 +57,12 @@ class PictureServer(LoopbackServer):
         self.requests: Counter[str] = Counter()
 
     def url(self, path: str) -> str:
-        """The address of a path."""
+        """Return the URL of a path."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     def put(self, path: str, content: bytes | int | tuple[int, str] | list[Any] | Script) -> str:
-        """Serve this under a path; of a list one after the other, the last for ever. Returns the
-        address.
+        """Serve this under a path; of a list one item after the other, the last one repeatedly.
+        Return the URL.
         """
         self.files[path] = content
         return self.url(path)

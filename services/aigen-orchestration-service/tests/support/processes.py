@@ -1,6 +1,4 @@
-"""Real processes of the service and of stand-in workers, for journeys on real parts and for
-measuring.
-"""
+"""Processes of the service and of fake workers, for end-to-end tests and benchmarks."""
 
 import asyncio
 import os
@@ -21,7 +19,7 @@ _START_SECONDS = 40
 
 
 def service_environment(url: str, folder: Path, port: int, **more: str) -> dict[str, str]:
-    """What a serving process is told; `more` as AIGEN_ variables."""
+    """Return the environment of a serving process; `more` are AIGEN_ variables."""
     return {
         "AIGEN_DATABASE_URL": url,
         "AIGEN_DATA_DIR": str(folder),
@@ -40,7 +38,7 @@ def service_environment(url: str, folder: Path, port: int, **more: str) -> dict[
 def process(
     arguments: Sequence[str], environment: dict[str, str], log: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process that ends with the block: asked first, killed when it does not listen."""
+    """Run a Python process for the duration of the block; terminate it, then kill it."""
     with (log or Path(os.devnull)).open("ab") as output:
         running = subprocess.Popen(
             [sys.executable, *arguments], env=os.environ | environment, stdout=output, stderr=output
@@ -57,7 +55,7 @@ def process(
 
 
 async def wait_ready(port: int, running: subprocess.Popen[bytes], path: str = "/ready") -> None:
-    """Until the process serves."""
+    """Wait until the process is ready."""
     ends = time.monotonic() + _START_SECONDS
     async with httpx.AsyncClient() as client:
         while time.monotonic() < ends:
@@ -73,12 +71,12 @@ async def wait_ready(port: int, running: subprocess.Popen[bytes], path: str = "/
 
 
 def wait_ready_now(port: int, running: subprocess.Popen[bytes], path: str) -> None:
-    """Until the process serves, for fixtures that are not asynchronous."""
+    """Wait until the process is ready, for synchronous fixtures."""
     asyncio.run(wait_ready(port, running, path))
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,6 +1,4 @@
-"""A running system for journeys on real parts: serving processes, workers, and a caller who is
-patient.
-"""
+"""A running system for end-to-end tests: serving processes, workers, and a client that retries."""
 
 import asyncio
 import time
@@ -55,7 +53,7 @@ class Parts:
         return port
 
     def work(self, behaviour: str = "well", over: str = "http", *more: str) -> None:
-        """Start a stand-in worker."""
+        """Start a fake worker."""
         told = {"AIGEN_ENGINE_URL": RABBITMQ, **self.names}
         environment = service_environment(self.database_url, self.folder, self.ports[0], **told)
         arguments = [
@@ -74,9 +72,7 @@ class Parts:
     async def call(
         self, method: str, path: str, port: int | None = None, **more: Any
     ) -> httpx.Response:
-        """One call; a service that is away for a moment (503) is asked again, as a good client
-        does.
-        """
+        """Make a call; repeat it while the service responds 503."""
         ends = time.monotonic() + 60
         while True:
             answer = await self.client.request(
@@ -91,7 +87,7 @@ class Parts:
             await asyncio.sleep(0.2)
 
     async def grant(self, amount: str, plan: str) -> None:
-        """Give the user credits."""
+        """Grant credits to the user."""
         answer = await self.call(
             "POST",
             "/operations/credits/grants",
@@ -100,7 +96,7 @@ class Parts:
         assert answer.status_code == 201
 
     async def create(self, port: int | None = None, key: str | None = None) -> str:
-        """Start a request; its id. The key makes asking again safe."""
+        """Create a request and return its id; the key makes repetitions safe."""
         body = {
             "user_id": USER,
             "input_prompt": "a lighthouse",
@@ -124,7 +120,7 @@ class Parts:
             await asyncio.sleep(0.05)
 
     async def live(self, port: int | None = None, seconds: float = 60) -> dict[str, Any]:
-        """A whole lifecycle, as its user leads it."""
+        """Run a whole lifecycle as its user."""
         request_id = await self.create(port)
         shown = await self.until(request_id, "AWAITING_SELECTION", seconds=seconds)
         if shown["status"] != "AWAITING_SELECTION":
@@ -137,13 +133,13 @@ class Parts:
         return await self.until(request_id, seconds=seconds)
 
     async def leases_end(self) -> None:
-        """What somebody had leased who was killed is free for others, as it is a minute later."""
+        """Expire the leases of killed processes."""
         database = Database(self.database_url, pool_size=2)
         await database.execute("UPDATE outbox SET leased_until = now() WHERE leased_until > now()")
         await database.close()
 
     async def drained(self, *, parked: int = 0) -> None:
-        """Wait until nothing is owed but what is parked, drop that, and ask the invariants."""
+        """Wait until only parked messages are left, delete those, and check the invariants."""
         database = Database(self.database_url, pool_size=2)
         try:
             ends = time.monotonic() + 60

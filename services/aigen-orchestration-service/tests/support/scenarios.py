@@ -1,8 +1,7 @@
-"""Whole lives of requests as their users lead them over HTTP, each with the outcome and the price
-it must come to.
+"""Scenarios of requests as users run them over HTTP, each with its outcome and price.
 
-The crash and the chaos runs lead them while the service is killed and cut off: a life may take
-longer, and nothing else about it may change.
+The crash and chaos runs execute them while the service is killed and cut off: they may take longer,
+and nothing else may change.
 """
 
 import asyncio
@@ -28,14 +27,14 @@ _OK, _CREATED, _ACCEPTED, _NO_CONTENT = 200, 201, 202, 204
 
 
 class ScenarioError(AssertionError):
-    """A life did not go as it must."""
+    """A scenario had a wrong outcome."""
 
 
 _how: ContextVar[tuple[str, str] | None] = ContextVar("how", default=None)
 
 
 class ObedientWorker(FakeWorker):
-    """A stand-in for n8n that answers each job as the job's own hints say: how, and over what."""
+    """A fake worker that responds to each job as the job's hints say: behaviour and transport."""
 
     _told = ("well", "http")
 
@@ -61,15 +60,15 @@ class ObedientWorker(FakeWorker):
         final = job["job_type"] == "final_generation"
         _how.set(
             ("never" if how == "final_never" and final else how, over)
-        )  # each delivery has a task of its own
+        )  # each delivery has a separate task
         if how == "progress" and not final:
             await self._report(job, ReportKind.PROGRESS, {"percent": 10})
         return await super()._take(delivery)
 
 
 class RetryingClient:
-    """A good client: asks again with the same key while the service is away, and keeps what may
-    never be answered.
+    """A client that repeats calls with the same key while the service is unavailable, and records
+    unexpected responses.
     """
 
     def __init__(
@@ -85,13 +84,14 @@ class RetryingClient:
         self._turn = 0
 
     async def close(self) -> None:
-        """Hang up."""
         await self._http.aclose()
 
     async def call(
         self, method: str, path: str, *, told: Any = None, key: str | None = None
     ) -> httpx.Response:
-        """One call, until it is answered; a POST has a key, so asking again is safe."""
+        """Make one call, repeated until there is a response; a POST has a key, so repetitions are
+        safe.
+        """
         headers = {"Idempotency-Key": key or str(uuid4())} if method == "POST" else {}
         began = time.monotonic()
         pause = 0.05
@@ -133,12 +133,12 @@ def _again(answer: httpx.Response) -> bool:
 
 
 Give = Callable[[str, int, str], Awaitable[None]]
-"""Gives a user credits (1/100) and a plan, wherever credits are kept."""
+"""Gives a user credits (1/100) and a plan at the credit service."""
 
 
 @dataclass
 class User:
-    """One user, who has credits of their own, so that what their life cost can be told exactly."""
+    """One user per scenario, so that its cost can be checked exactly."""
 
     line: RetryingClient
     give: Give
@@ -146,7 +146,7 @@ class User:
     given: int = 0
 
     async def start(self, how: str = "well", over: str = "http", **more: Any) -> dict[str, Any]:
-        """Submit a request whose jobs are answered in this way."""
+        """Submit a request whose jobs get this behaviour."""
         told = {
             "user_id": self.id,
             "input_prompt": "a lighthouse",
@@ -157,7 +157,7 @@ class User:
         return await self.accepted("POST", REQUESTS, told)
 
     async def accepted(self, method: str, path: str, told: Any = None) -> dict[str, Any]:
-        """A call that must be accepted."""
+        """Make a call that must succeed."""
         answer = await self.call(method, path, told)
         if answer.status_code not in {_OK, _CREATED, _ACCEPTED, _NO_CONTENT}:
             raise ScenarioError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
@@ -165,9 +165,7 @@ class User:
         return found
 
     async def call(self, method: str, path: str, told: Any = None) -> httpx.Response:
-        """A call; where the account is restricted for money in doubt, it is made again when that is
-        cleared.
-        """
+        """Make a call; repeat it after the account was restricted and cleared."""
         key = str(uuid4())
         ends = time.monotonic() + self.line.patience_seconds
         while True:
@@ -180,7 +178,7 @@ class User:
             await asyncio.sleep(0.2)
 
     async def start_badly(self) -> int:
-        """Submit the worst words; the status of the answer."""
+        """Submit a severe prompt; return the status of the response."""
         told = {
             "user_id": self.id,
             "input_prompt": "naked children",
@@ -201,19 +199,17 @@ class User:
             await asyncio.sleep(pause)
             pause = min(
                 0.5, 1.3 * pause
-            )  # some dozens of lives that ask all the time would be all there is to do
+            )  # dozens of scenarios that poll without a pause would take all the time
 
     async def until_samples(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The request once its samples can be looked at."""
+        """Wait until the samples can be selected."""
         found = await self.until(request["id"], "AWAITING_SELECTION")
         if found["status"] != "AWAITING_SELECTION":
             raise ScenarioError(f"{self.id}: no samples, but {found['status']} {found['failure']}")
         return found
 
     async def select(self, request: dict[str, Any], resolution: str | None = None) -> None:
-        """Choose the first sample; asked again where the credits were in doubt and the choice was
-        put back.
-        """
+        """Select the first sample; repeat it if a hold in doubt was refused."""
         told = {"selected_sample_id": request["samples"][0]["asset_id"]}
         await self.accepted(
             "POST",
@@ -222,7 +218,7 @@ class User:
         )
 
     async def ended(self, request: dict[str, Any], *states: str) -> dict[str, Any]:
-        """The request at its end, which must be one of these."""
+        """Wait until the request has ended in one of these states."""
         found = await self.until(request["id"])
         if found["status"] not in (states or ("COMPLETED",)):
             raise ScenarioError(
@@ -232,7 +228,7 @@ class User:
 
 
 async def pays(user: User) -> None:
-    """Everything is paid for with credits, the final in high resolution after a quote."""
+    """Pay for everything with credits, including a high-resolution final after a quote."""
     quoted = await user.accepted(
         "POST",
         f"{REQUESTS}/quote",
@@ -244,7 +240,7 @@ async def pays(user: User) -> None:
 
 
 async def pays_nothing(user: User) -> None:
-    """The Free plan's generations: two of the month, and a final."""
+    """Use two of the Free plan's generations and its final."""
     request = await user.until_samples(await user.start("progress", "rabbitmq"))
     await user.accepted("POST", f"{REQUESTS}/{request['id']}/regenerate-samples", {})
     await user.select(await _wait_for_another_round(user, request))
@@ -252,14 +248,14 @@ async def pays_nothing(user: User) -> None:
 
 
 async def pays_for_the_large_final(user: User) -> None:
-    """The Pro plan includes samples, and not a final in high resolution."""
+    """Pay only for the high-resolution final on the Pro plan."""
     request = await user.until_samples(await user.start("well", "rabbitmq"))
     await user.select(request, "4K")
     await user.ended(request)
 
 
 async def regenerates(user: User) -> None:
-    """Two sets of samples and a final."""
+    """Order two sets of samples and a final."""
     request = await user.until_samples(await user.start())
     changed = {"updated_prompt": "a red lighthouse"}
     await user.accepted("POST", f"{REQUESTS}/{request['id']}/regenerate-samples", changed)
@@ -268,25 +264,25 @@ async def regenerates(user: User) -> None:
 
 
 def answered(how: str, over: str) -> Callable[[User], Awaitable[None]]:
-    """A paid life whose worker answers in this way, and comes through in the end."""
+    """Return a paid scenario whose worker has this behaviour and succeeds in the end."""
 
-    async def life(user: User) -> None:
+    async def scenario(user: User) -> None:
         request = await user.until_samples(await user.start(how, over))
         await user.select(request)
         await user.ended(request)
 
-    return life
+    return scenario
 
 
 async def cancels_what_is_shown(user: User) -> None:
-    """Delivered samples stay charged."""
+    """Cancel after the samples: they stay charged."""
     request = await user.until_samples(await user.start())
     await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
     await user.ended(request, "CANCELLED")
 
 
 async def cancels_at_work(user: User) -> None:
-    """What was not delivered costs nothing."""
+    """Cancel during the work: nothing is charged."""
     request = await user.start("never")
     await user.until(request["id"], "PROCESSING_SAMPLES")
     await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
@@ -294,14 +290,14 @@ async def cancels_at_work(user: User) -> None:
 
 
 async def cancels_while_it_is_asked_for(user: User) -> None:
-    """Whether the hold was taken is not known yet, or was just learnt: it is given back."""
+    """Cancel while the hold is placing: it is released."""
     request = await user.start("never")
     await user.accepted("POST", f"{REQUESTS}/{request['id']}/cancel")
     await user.ended(request, "CANCELLED")
 
 
 async def cancels_the_final(user: User) -> None:
-    """The samples stay charged, the final's hold is given back."""
+    """Cancel the final: the samples stay charged, the final's hold is released."""
     request = await user.until_samples(await user.start("final_never"))
     await user.select(request)
     await user.until(request["id"], "PROCESSING_FINAL")
@@ -310,17 +306,17 @@ async def cancels_the_final(user: User) -> None:
 
 
 async def is_rejected_by_the_provider(user: User) -> None:
-    """A rejected prompt is charged as a sample set."""
+    """Have the prompt rejected by the provider: a sample set is charged."""
     await user.ended(await user.start("rejects"), "CONTENT_REJECTED")
 
 
 async def is_given_up_by_the_broker(user: User) -> None:
-    """Every attempt's job becomes a dead letter: failed, and nothing charged."""
+    """Have every attempt's job dead-lettered: failed, nothing charged."""
     await user.ended(await user.start("crashes"), "FAILED")
 
 
 async def cannot_pay(user: User) -> None:
-    """Refused, and nothing is taken."""
+    """Submit without credits: refused, nothing charged."""
     told = {
         "user_id": user.id,
         "input_prompt": "a lighthouse",
@@ -329,7 +325,7 @@ async def cannot_pay(user: User) -> None:
     answer = await user.call("POST", REQUESTS, told)
     if (
         answer.status_code == _ACCEPTED
-    ):  # the service was killed before it knew; the refusal stands in the request
+    ):  # the service was killed before the refusal; the request shows it
         found = await user.until(answer.json()["id"])
         if found["status"] != "FAILED" or found["failure"]["code"] != "insufficient_credits":
             raise ScenarioError(f"{user.id}: {found['status']} {found['failure']}")
@@ -338,7 +334,7 @@ async def cannot_pay(user: User) -> None:
 
 
 async def is_accepted_by_a_person(user: User) -> None:
-    """Doubtful words wait for an operator, and then go their way."""
+    """Submit a prompt that an operator accepts."""
     request = await user.start(input_prompt="a nude statue of an otter")
     await user.accepted(
         "POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/review", {"decision": "accept"}
@@ -348,7 +344,7 @@ async def is_accepted_by_a_person(user: User) -> None:
 
 
 async def is_refused_by_a_person(user: User) -> None:
-    """Nothing is charged."""
+    """Submit a prompt that an operator rejects: nothing is charged."""
     request = await user.start(input_prompt="a nude statue of an otter")
     await user.accepted(
         "POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/review", {"decision": "reject"}
@@ -357,7 +353,7 @@ async def is_refused_by_a_person(user: User) -> None:
 
 
 async def is_ended_by_an_operator(user: User) -> None:
-    """Nothing is charged; started again, it is cancelled."""
+    """Have an operator fail the request: nothing is charged; cancel its retry."""
     request = await user.start("never")
     await user.accepted(
         "POST", f"{OPERATIONS}{REQUESTS}/{request['id']}/fail", {"reason": "the test says so"}
@@ -369,7 +365,7 @@ async def is_ended_by_an_operator(user: User) -> None:
 
 
 async def is_restricted_for_its_words(user: User) -> None:
-    """The worst words come three times, the account is flagged, and an operator lifts it."""
+    """Submit severe prompts until the account is flagged; an operator clears it."""
     for _ in range(4):
         answer = await user.start_badly()
         if answer not in {httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.FORBIDDEN}:
@@ -377,17 +373,15 @@ async def is_restricted_for_its_words(user: User) -> None:
     ends = time.monotonic() + user.line.patience_seconds
     while (
         await user.start_badly() != httpx.codes.FORBIDDEN
-    ):  # each process remembers for a while what it was told
-        await user.accepted("GET", f"{OPERATIONS}/users/{user.id}/statement")  # asks anew
+    ):  # each process caches the entitlements for a while
+        await user.accepted("GET", f"{OPERATIONS}/users/{user.id}/statement")  # reloads the cache
         if time.monotonic() > ends:
             raise ScenarioError(f"{user.id} is not restricted")
     await user.accepted("POST", f"{OPERATIONS}/users/{user.id}/clear", {"note": "the test says so"})
 
 
 async def steers_webhooks(user: User) -> None:
-    """An address of one's own is registered, tried, steered and removed; each step may have been
-    done already.
-    """
+    """Register, test, change and delete a webhook endpoint; each step may be a repetition."""
     endpoints = "/webhook-endpoints"
     endpoint = await _registered(user, f"{user.line.hooks}/{user.id}")
     event = (await user.accepted("POST", f"{endpoints}/{endpoint}/test"))["event_id"]
@@ -404,14 +398,14 @@ async def steers_webhooks(user: User) -> None:
 
 
 def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
-    """An address whose receiver answers badly, until the test event to it has come to this."""
+    """Return a scenario with a failing webhook endpoint whose test event reaches this status."""
 
-    async def life(user: User) -> None:
+    async def scenario(user: User) -> None:
         endpoints = "/webhook-endpoints"
         endpoint = await _registered(user, f"{user.line.hooks}/{that_is}/{user.id}")
         await user.call(
             "POST", f"{endpoints}/{endpoint}/test"
-        )  # 409 where another event has had it disabled already
+        )  # 409 if another event has disabled it before
         ends = time.monotonic() + user.line.patience_seconds
         while not (await user.accepted("GET", f"{endpoints}/{endpoint}/deliveries?status={then}"))[
             "items"
@@ -421,12 +415,12 @@ def has_a_hook(that_is: str, then: str) -> Callable[[User], Awaitable[None]]:
             await asyncio.sleep(0.3)
         await user.call("DELETE", f"{endpoints}/{endpoint}")
 
-    return life
+    return scenario
 
 
 async def _registered(user: User, url: str) -> str:
-    """The endpoint of this address: made now, or before a crash; all lives share the room that a
-    caller has for them.
+    """Return the endpoint of this URL, registered now or before a crash; all scenarios share the
+    caller's limit.
     """
     ends = time.monotonic() + user.line.patience_seconds
     while time.monotonic() < ends:
@@ -452,7 +446,7 @@ async def _wait_for_another_round(user: User, request: dict[str, Any]) -> dict[s
 
 @dataclass(frozen=True)
 class Scenario:
-    """One way to live: its plan, what is given, and what it costs in the end (1/100 credit)."""
+    """A scenario: its plan, credits, and total cost (1/100 credit)."""
 
     lead: Callable[[User], Awaitable[None]]
     plan: str
@@ -460,9 +454,7 @@ class Scenario:
     costs: int
     free: int = 0
     faults: tuple[str, ...] = ()
-    """What the billing adapter does wrong with this user's calls that move money, one after the
-    other.
-    """
+    """Faults of the billing adapter for this user's calls, in order."""
 
 
 _SET, _FINAL, _LARGE = PRICES["samples"], PRICES["final"], PRICES["large"]

@@ -1,6 +1,4 @@
-"""A PostgreSQL and a RabbitMQ of a storm's own, so that they can be killed and started again
-without harm to others.
-"""
+"""Separate PostgreSQL and RabbitMQ servers that tests can kill and restart."""
 
 import asyncio
 import glob
@@ -33,9 +31,7 @@ _HOW_RABBITMQ = "No rabbitmq-server was found. Debian, Ubuntu: apt-get install r
 
 
 class Server:
-    """A server in a process group of its own; `url` is where it listens, before and after a
-    kill.
-    """
+    """A server in its own process group; `url` stays the same after a kill."""
 
     url: str
 
@@ -51,7 +47,7 @@ class Server:
         self._running: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server and wait until it accepts connections."""
         with (self._folder / "log").open("ab") as log:
             self._running = subprocess.Popen(  # noqa: ASYNC220 - does not wait
                 self._command,
@@ -72,8 +68,8 @@ class Server:
             await asyncio.sleep(0.1)
 
     async def kill(self) -> None:
-        """SIGKILL all of it, and wait until all of it is gone: a server's children are in groups of
-        their own.
+        """SIGKILL the server with all its children, and wait for their end; children are in groups
+        of their own.
         """
         running, self._running = self._running, None
         if running is None or running.poll() is not None:
@@ -87,12 +83,12 @@ class Server:
         await asyncio.to_thread(psutil.wait_procs, parts, 10)
 
     async def answers(self) -> bool:
-        """Whether it takes connections."""
+        """Return whether it accepts connections."""
         raise NotImplementedError
 
 
 class PostgresServer(Server):
-    """PostgreSQL on a port of its own, with the durability that it has by default."""
+    """A PostgreSQL with default durability on a free port."""
 
     def __init__(self, folder: Path) -> None:
         home, user, port = _postgres_home(), _servant("postgres"), free_port()
@@ -133,7 +129,7 @@ class PostgresServer(Server):
             await connection.close()
 
     async def answers(self) -> bool:
-        """Whether it has recovered and takes connections."""
+        """Return whether it has recovered and accepts connections."""
         try:
             connection = await asyncpg.connect(self.url, timeout=2)
         except (OSError, asyncpg.PostgresError, TimeoutError):
@@ -142,9 +138,7 @@ class PostgresServer(Server):
         return True
 
     def deadlocks(self) -> int:
-        """How many statements it has ended because they waited for each other in a circle; kills do
-        not reset this.
-        """
+        """Return the number of deadlocks in the log, which kills do not reset."""
         return (self._folder / "log").read_text("utf-8", "replace").count("deadlock detected")
 
     async def kill(self) -> None:
@@ -154,9 +148,7 @@ class PostgresServer(Server):
 
 
 class StandbyPostgres(PostgresServer):
-    """A streaming standby of a running primary, which commits nothing any more that the standby
-    does not have.
-    """
+    """A streaming standby of a running primary with synchronous replication."""
 
     def __init__(self, folder: Path, primary: PostgresServer) -> None:
         home, user, port = _postgres_home(), _servant("postgres"), free_port()
@@ -194,20 +186,20 @@ class StandbyPostgres(PostgresServer):
         self._primary = primary
 
     async def start(self) -> None:
-        """Start it, and have the primary wait for it with each commit."""
+        """Start it, and make the primary wait for it at each commit."""
         await super().start()
         await self._primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         await self._primary.execute("SELECT pg_reload_conf()")
 
     async def promote(self) -> None:
-        """Make it the primary; nobody has to confirm its commits."""
+        """Promote it to primary, without synchronous replication."""
         await self.execute("SELECT pg_promote(true)")
         await self.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
         await self.execute("SELECT pg_reload_conf()")
 
 
 class RabbitMQServer(Server):
-    """A RabbitMQ node with a name, ports and files of its own."""
+    """A RabbitMQ node with its own name, ports and files."""
 
     def __init__(self, folder: Path) -> None:
         program = _rabbitmq_program()
@@ -231,7 +223,7 @@ class RabbitMQServer(Server):
         self.url = f"amqp://guest:guest@127.0.0.1:{port}/%2F"
 
     async def answers(self) -> bool:
-        """Whether it lets somebody in."""
+        """Return whether it accepts connections."""
         return await asyncio.to_thread(self._lets_in)
 
     def _lets_in(self) -> bool:
@@ -246,7 +238,7 @@ class RabbitMQServer(Server):
 
 @asynccontextmanager
 async def servers() -> AsyncIterator[tuple[PostgresServer, RabbitMQServer]]:
-    """Both, started; killed and gone afterwards."""
+    """Start both servers; kill and remove them afterwards."""
     async with AsyncExitStack() as stack:
         postgres = PostgresServer(_folder(stack))
         rabbitmq = RabbitMQServer(_folder(stack))
@@ -258,7 +250,7 @@ async def servers() -> AsyncIterator[tuple[PostgresServer, RabbitMQServer]]:
 
 @asynccontextmanager
 async def primary_and_standby() -> AsyncIterator[tuple[PostgresServer, StandbyPostgres]]:
-    """A primary and its synchronous standby, started; killed and gone afterwards."""
+    """Start a primary and its synchronous standby; kill and remove them afterwards."""
     async with AsyncExitStack() as stack:
         primary = PostgresServer(_folder(stack))
         stack.push_async_callback(primary.kill)
@@ -277,7 +269,7 @@ def _folder(stack: AsyncExitStack) -> Path:
 
 
 def _servant(name: str) -> str | None:
-    """Whom a server runs as that refuses to run as root; None: as ourselves."""
+    """Return the user for a server that refuses to run as root; None for the current user."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}
@@ -285,7 +277,7 @@ def _servant(name: str) -> str | None:
 
 
 def _postgres_home() -> Path:
-    """Where PostgreSQL's programs are: installed, or in the package of the embedded one."""
+    """Return the directory of PostgreSQL's programs: installed, or of the embedded package."""
     if found := shutil.which("initdb"):
         home = Path(found).resolve().parent
         if (home / "pg_basebackup").exists():
@@ -299,8 +291,8 @@ def _postgres_home() -> Path:
 
 
 def _rabbitmq_program() -> str:
-    """The program itself: the wrapper of a distribution would run it as somebody else, on its own
-    files.
+    """Return the program itself: a distribution's wrapper would run it as another user, with its
+    own files.
     """
     for place in ("/usr/lib/rabbitmq/bin/rabbitmq-server", shutil.which("rabbitmq-server") or ""):
         if place and Path(place).exists():

@@ -1,10 +1,10 @@
-"""Makes sure that a real PostgreSQL, a real RabbitMQ and a real Chromium are there for the tests,
-or says how to.
+"""Make sure that PostgreSQL, RabbitMQ and Chromium are available to the tests, or say how to
+install them.
 
-`python tests/services.py` before the tests. PostgreSQL: AIGEN_TEST_DATABASE_URL, else a server on
-127.0.0.1:5432, else the embedded one. RabbitMQ: AIGEN_TEST_RABBITMQ_URL, else 127.0.0.1:5672,
-started or installed where that is possible. Chromium: AIGEN_TEST_CHROMIUM, else one of this
-machine, else installed where that is possible.
+`python -m tests.support.services` before the tests. PostgreSQL: AIGEN_TEST_DATABASE_URL, else a
+server on 127.0.0.1:5432, else the embedded one. RabbitMQ: AIGEN_TEST_RABBITMQ_URL, else
+127.0.0.1:5672, started or installed if possible. Chromium: AIGEN_TEST_CHROMIUM, else one of this
+machine, else installed if possible.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ _CHROMIUM_NAMES = (
 
 
 def database_admin_url() -> str:
-    """A database on whose server tests may create their own."""
+    """Return the URL of a database on the server where tests create theirs."""
     if url := os.environ.get("AIGEN_TEST_DATABASE_URL"):
         return url
     if asyncio.run(_answers(SYSTEM_POSTGRES)):
@@ -53,7 +53,7 @@ def database_admin_url() -> str:
 
 
 def on_server(admin_url: str, name: str) -> str:
-    """The URL of another database on the same server."""
+    """Return the URL of another database on the same server."""
     base, question, query = admin_url.partition("?")
     return f"{base.rpartition('/')[0]}/{name}{question}{query}"
 
@@ -68,9 +68,7 @@ async def _answers(url: str) -> bool:
 
 
 def unique_names(prefix: str) -> dict[str, str]:
-    """Settings that give every exchange and queue a name of its own, so that runs do not meet in
-    the broker.
-    """
+    """Return settings with unique names of exchanges and queues, so that runs do not share them."""
     parts = (
         "job_exchange",
         "topic_exchange",
@@ -84,7 +82,7 @@ def unique_names(prefix: str) -> dict[str, str]:
 
 
 def delete_names(names: dict[str, str], broker: str = RABBITMQ) -> None:
-    """Delete those exchanges and queues again; blocking."""
+    """Delete these exchanges and queues; blocking."""
     connection = pika.BlockingConnection(pika.URLParameters(broker))
     channel = connection.channel()
     for setting, name in names.items():
@@ -93,7 +91,7 @@ def delete_names(names: dict[str, str], broker: str = RABBITMQ) -> None:
 
 
 def ensure_rabbitmq() -> None:
-    """Start RabbitMQ, or install and start it, where it is not running."""
+    """Start RabbitMQ, installing it if necessary and possible."""
     if os.environ.get("AIGEN_TEST_RABBITMQ_URL") or _listens():
         return
     if shutil.which("rabbitmq-server") is None and shutil.which("apt-get") and os.geteuid() == 0:
@@ -109,7 +107,7 @@ def ensure_rabbitmq() -> None:
 
 
 def chromium() -> str | None:
-    """The Chromium that the tests use; None where there is none yet."""
+    """Return the Chromium of the tests; None if there is none yet."""
     named = os.environ.get("AIGEN_TEST_CHROMIUM")
     found = [named] if named else [path for name in _CHROMIUM_NAMES if (path := shutil.which(name))]
     fetched = Path(
@@ -120,7 +118,7 @@ def chromium() -> str | None:
 
 
 def ensure_chromium() -> str:
-    """Find Chromium, or install it; its path."""
+    """Find or install Chromium; return its path."""
     if chromium() is None and shutil.which("apt-get") and os.geteuid() == 0:
         _install("chromium")
     if chromium() is None:
@@ -130,7 +128,7 @@ def ensure_chromium() -> str:
 
 
 def _install(package: str) -> None:
-    """Install a package of Debian's, as root; what that says is shown only where it fails."""
+    """Install a Debian package as root; its output is shown only on failure."""
     print(f"Installing {package} ...", flush=True)  # noqa: T201 - a command line
     quietly = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "update"], ["apt-get", "install", "-y", package]):

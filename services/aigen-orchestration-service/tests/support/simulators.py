@@ -1,6 +1,4 @@
-"""The foreign parts as tests drive them: a clock, an engine, a credit service and a notifier, each
-with its faults.
-"""
+"""Simulated external systems: a clock, an engine, a credit service and a notifier, with faults."""
 
 import asyncio
 from collections import deque
@@ -26,8 +24,8 @@ from creativeflow.services.aigeneration.ports import (
 
 
 class Clock:
-    """A clock that moves only when told to, and one microsecond at every look so that order
-    shows.
+    """A clock that only tests advance, plus one microsecond per reading, so that order is
+    visible.
     """
 
     def __init__(self, at: datetime | None = None) -> None:
@@ -39,26 +37,24 @@ class Clock:
         return self._at
 
     def advance(self, **units: float) -> None:
-        """Let time pass, such as `advance(minutes=6)`."""
+        """Advance the clock, such as `advance(minutes=6)`."""
         self._at += timedelta(**units)
 
     def set(self, at: datetime) -> None:
-        """Jump to a moment."""
+        """Set the time."""
         self._at = at
 
     def new_id(self) -> UUID:
-        """An id of this clock's time; of those born in one millisecond, each is greater than the
-        one before.
-        """
+        """Return an id of the clock's time; ids of one millisecond are increasing."""
         self._born = max(int(self._at.timestamp() * 1000) << 12, self._born + 1)
-        random_bytes = uuid7().int & ((1 << 64) - 1)  # its variant and 62 random bits
+        random_bytes = uuid7().int & ((1 << 64) - 1)  # the variant and 62 random bits
         return UUID(
             int=self._born >> 12 << 80 | 0x7 << 76 | (self._born & 0xFFF) << 64 | random_bytes
         )
 
 
 class RecordingEngine:
-    """An engine whose jobs the test answers itself; the next publications can be made to fail."""
+    """An engine whose jobs the test answers; the next publications can fail."""
 
     def __init__(self) -> None:
         self.jobs: deque[GenerationRequest] = deque()
@@ -67,7 +63,7 @@ class RecordingEngine:
         self.ready = True
 
     async def publish(self, jobs: Sequence[GenerationRequest]) -> Sequence[Publication]:
-        """Keep the jobs that are accepted, or that nobody knows of."""
+        """Record the accepted jobs, and those with an unknown outcome."""
         return [self._publish(job) for job in jobs]
 
     def _publish(self, job: GenerationRequest) -> Publication:
@@ -81,19 +77,17 @@ class RecordingEngine:
 
 
 class FaultyCredits:
-    """A credit service in front of a real one that fails as told: before or after it did the
-    work.
-    """
+    """A credit service in front of a real one, with faults before or after the call."""
 
     def __init__(self, real: Credits) -> None:
         self._real = real
         self.faults: deque[str] = deque()
         self.calls: list[tuple[str, str]] = []
         self.gate: asyncio.Event | None = None
-        """While set and not open, holds wait here after having been placed."""
+        """While set and closed, calls wait here after placing a hold."""
 
     async def entitlements(self, user_id: str) -> Entitlements:
-        """As the real one, or unknown."""
+        """Return the entitlements, or raise."""
         self._fail("entitlements")
         return await self._real.entitlements(user_id)
 
@@ -129,12 +123,11 @@ class FaultyCredits:
         return await self._real.find(asked)
 
     async def decide(self, asked: Reservation, *, charged: bool) -> None:
-        """As the real one, with the next fault."""
+        """Record a decision, with the next fault."""
         self._fail("before")
         await self._real.decide(asked, charged=charged)
 
     async def outstanding(self, before: datetime, most: int) -> Sequence[Reservation] | None:
-        """As the real one."""
         return await self._real.outstanding(before, most)
 
     def _fail(self, when: str) -> None:
@@ -144,14 +137,16 @@ class FaultyCredits:
 
 
 class RecordingNotifier:
-    """Keeps what was sent; the next sends can be made to fail."""
+    """Records notifications; the next ones can fail."""
 
     def __init__(self) -> None:
         self.sent: list[Mapping[str, Any]] = []
         self.faults: deque[str] = deque()
 
     async def send(self, notification: Mapping[str, Any]) -> None:
-        """Take one notification, with the next fault: away, refused, or away after taking it."""
+        """Record one notification, with the next fault: unavailable, refused, or unavailable after
+        recording it.
+        """
         fault = self.faults.popleft() if self.faults else ""
         if fault == "away":
             raise NotifierUnavailableError("simulated")
@@ -162,5 +157,5 @@ class RecordingNotifier:
             raise NotifierUnavailableError("simulated")
 
     def types(self) -> list[str]:
-        """The event types in the order sent."""
+        """The event types in the order of sending."""
         return [notification["event_type"] for notification in self.sent]

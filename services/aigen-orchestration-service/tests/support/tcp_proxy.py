@@ -1,6 +1,4 @@
-"""A TCP proxy on the loopback interface for tests: cuts, refuses, stalls and adds to the traffic of
-a real server.
-"""
+"""A TCP proxy on loopback that cuts, refuses, stalls and injects traffic."""
 
 import asyncio
 import ssl
@@ -9,9 +7,9 @@ from typing import Self
 
 
 class TcpProxy:
-    """Stands between a client and a server; used as an async context manager.
+    """Forwards between clients and a server; an async context manager.
 
-    With a TLS context, clients speak TLS to the proxy and the server is spoken to in the clear.
+    With a TLS context, clients use TLS to the proxy, and the server gets plain TCP.
     """
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
@@ -43,11 +41,11 @@ class TcpProxy:
 
     @property
     def open(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return len(self._clients)
 
     async def accept(self) -> None:
-        """Listens, after refuse() on the same port as before."""
+        """Listen, after refuse() on the same port as before."""
         if self._server is None:
             self._server = await asyncio.start_server(
                 self._serve, "127.0.0.1", self.port, ssl=self._tls
@@ -55,32 +53,30 @@ class TcpProxy:
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Stops listening, so that new clients are refused; those connected stay."""
+        """Stop listening, so that new clients are refused; connected ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def cut(self) -> None:
-        """Ends all connections at once, without sending what is still buffered."""
+        """Close all connections at once, without sending buffered data."""
         for task in self._pipes:
             task.cancel()
 
     def stall(self, *, to_server: bool = True, to_client: bool = True) -> None:
-        """Holds the traffic of the given directions back until resume(); nothing of it is lost."""
+        """Hold back the traffic of these directions until resume(); nothing is lost."""
         if to_server:
             self._to_server.clear()
         if to_client:
             self._to_client.clear()
 
     def resume(self) -> None:
-        """Lets the traffic pass in both directions."""
+        """Resume the traffic in both directions."""
         self._to_server.set()
         self._to_client.set()
 
     def inject_to_clients(self, data: bytes) -> None:
-        """Sends bytes to every client as if from the server, which must be between two of its
-        messages.
-        """
+        """Send bytes to every client as if from the server, which must be between two messages."""
         for writer in self._clients:
             writer.write(data)
 

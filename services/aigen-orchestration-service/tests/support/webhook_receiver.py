@@ -1,5 +1,5 @@
-"""A receiver of webhooks: a real HTTP server on loopback that answers as the test says, and keeps
-what it got.
+"""A webhook receiver: an HTTP server on loopback with configured responses that records its
+calls.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from standardwebhooks import Webhook
 from tests.support.loopback_server import LoopbackServer
 
 LOOPBACK = ("127.0.0.0/8",)
-"""The value of AIGEN_WEBHOOK_ALLOWED_NETWORKS that lets tests call their receivers."""
+"""Value of AIGEN_WEBHOOK_ALLOWED_NETWORKS that allows these receivers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call that came in."""
+    """One received call."""
 
     target: str
     headers: dict[str, str]
@@ -28,16 +28,16 @@ class Call:
 
     @property
     def event_id(self) -> str:
-        """The event's id, the same at every try."""
+        """The id of the event, the same in every attempt."""
         return self.headers["webhook-id"]
 
     @property
     def told(self) -> Any:
-        """The body's value."""
+        """The parsed body."""
         return orjson.loads(self.body)
 
     def verified(self, secret: str) -> Any:
-        """The body's value, when the independent verifier accepts it; else it raises."""
+        """Return the parsed body if the independent verifier accepts it; raise otherwise."""
         return Webhook(secret).verify(self.body, self.headers)
 
 
@@ -45,8 +45,8 @@ Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class Receiver(LoopbackServer):
-    """Answers 204, or what stands next in `answers`: a status, a status with headers, or what to do
-    with the line.
+    """Responds 204, or the next of `answers`: a status, a status with headers, or a function on the
+    connection.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -58,11 +58,11 @@ class Receiver(LoopbackServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its URL."""
         return f"http://127.0.0.1:{self.port}/hook"
 
     def types(self) -> list[str]:
-        """The event types in the order in which they came."""
+        """The event types in the order received."""
         return [call.told["type"] for call in self.calls]
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

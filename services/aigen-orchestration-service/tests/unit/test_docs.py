@@ -122,12 +122,12 @@ def test_generated_document_is_up_to_date(document: str) -> None:
 
 
 @pytest.mark.parametrize("name", generate_docs.sql_snapshots())
-def test_a_statement_is_shown_as_it_is_composed(name: str) -> None:
+def test_sql_snapshot_matches_the_composed_statement(name: str) -> None:
     shown = page(ROOT / name)
     assert shown == generate_docs.sql_snapshots()[name], f"{name}: run `make docs`"
 
 
-def test_every_shown_statement_is_composed() -> None:
+def test_sql_snapshots_are_all_composed() -> None:
     shown = {path.stem for path in (PACKAGE / "storage" / "sql").glob("*.sql")}
     assert shown == set(request_sql.snapshots())
 
@@ -166,7 +166,7 @@ def test_settings_and_example_have_every_setting() -> None:
     assert all(line.startswith("#") for line in example.splitlines() if line)
 
 
-def test_the_examples_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_example_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uncommenting everything that has a value changes nothing."""
     for variable in list(os.environ):
         if _VARIABLE.fullmatch(variable) or variable.endswith("_SERVICE_API_URL"):
@@ -181,7 +181,7 @@ def test_the_examples_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -
     assert {key: getattr(read, key) for key in wanted} == wanted
 
 
-def test_every_code_has_a_place() -> None:
+def test_problems_page_lists_every_code() -> None:
     problems = page(DOCS / "problems.md")
     assert [error.code for error in every_error() if f"\n## {error.code}\n" not in problems] == []
     lifecycle = page(DOCS / "lifecycle.md")
@@ -276,7 +276,7 @@ def variables_of(command: Any) -> Iterator[str]:
         yield from variables_of(below)
 
 
-def test_the_command_line_is_described_whole() -> None:
+def test_command_line_page_lists_every_command_and_option() -> None:
     text = page(DOCS / "command-line.md")
     described = set(re.findall(r"^\| `aigen ([a-z]+)` \|", text, re.MULTILINE))
     over_the_api = typer.main.get_command(generations.app)
@@ -387,7 +387,7 @@ def section(text: str, heading: str) -> str:
 @pytest.mark.parametrize(
     "path", sorted((DOCS / "decisions").glob("*.md")), ids=lambda path: path.stem
 )
-def test_a_decision_has_all_its_parts(path: Path) -> None:
+def test_decision_record_has_all_parts(path: Path) -> None:
     text = page(path)
     parts = ["Context", "Decision", "Consequences", "Alternatives", "Revisit when", "Enforced by"]
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == parts
@@ -466,7 +466,7 @@ def test_routing_keys_are_those_of_settings_and_results() -> None:
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_the_job_message_has_exactly_the_described_properties(stage: Stage) -> None:
+def test_asyncapi_job_message_has_exactly_the_described_properties(stage: Stage) -> None:
     job = _job(stage)
     described = SCHEMAS["Job"]
     assert set(described["properties"]) == set(job)
@@ -645,7 +645,7 @@ def test_messages_to_others_are_as_described() -> None:
     assert set(examples[0]["data"]) == set(told["data"])
 
 
-def test_the_post_has_the_same_body() -> None:
+def test_notification_over_http_has_the_same_body() -> None:
     taken: list[httpx.Request] = []
 
     def take(request: httpx.Request) -> httpx.Response:

@@ -84,13 +84,13 @@ def texts(value: Any) -> Iterator[str]:
 every_workflow = pytest.mark.parametrize("name", list(IDS))
 
 
-def test_every_file_is_a_workflow_with_its_fixed_id() -> None:
+def test_workflow_files_have_their_fixed_ids() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} == {*IDS, "credentials.example"}
     assert {name: workflow["id"] for name, workflow in WORKFLOWS.items()} == IDS
 
 
 @every_workflow
-def test_it_can_be_read_and_compared(name: str) -> None:
+def test_workflow_file_is_formatted(name: str) -> None:
     written = json.dumps(WORKFLOWS[name], indent=2, ensure_ascii=False) + "\n"
     assert (FOLDER / f"{name}.json").read_text("utf-8") == written
     assert not WORKFLOWS[name]["active"], "import leaves it unpublished"
@@ -134,7 +134,7 @@ def test_expressions_name_nodes_that_are_there(name: str) -> None:
     ("name", "queue"),
     [("samples", DEFAULTS.rabbitmq_samples_queue), ("final", DEFAULTS.rabbitmq_final_queue)],
 )
-def test_a_trigger_loses_nothing_and_asserts_nothing(name: str, queue: str) -> None:
+def test_workflow_triggers_acknowledge_late_and_declare_nothing(name: str, queue: str) -> None:
     (trigger,) = nodes(name, "rabbitmqTrigger")
     assert trigger["parameters"] == {
         "queue": queue,
@@ -170,7 +170,7 @@ def test_credentials_are_placeholders() -> None:
 
 
 @every_workflow
-def test_there_is_nothing_secret_in_it(name: str) -> None:
+def test_workflow_contains_no_secret(name: str) -> None:
     text = (FOLDER / f"{name}.json").read_text("utf-8")
     found = re.findall(
         r"\b(?:sk-\w{8,}|whsec_\w+|eyJ[\w-]{10,}|AKIA\w{12,}|amqps?://[^\s\"]+@[^\s\"]+)", text
@@ -183,7 +183,7 @@ def test_there_is_nothing_secret_in_it(name: str) -> None:
     )
 
 
-def test_every_error_code_is_one_of_ours_and_every_one_of_ours_is_used() -> None:
+def test_workflows_use_exactly_the_worker_codes() -> None:
     used = set()
     for node in all_nodes("code", "set"):
         text = "\n".join(texts(node["parameters"]))
@@ -205,7 +205,7 @@ def test_routing_keys_and_exchange_are_ours() -> None:
     assert _settings()["results_exchange"] == DEFAULTS.rabbitmq_topic_exchange
 
 
-def test_every_setting_that_is_read_is_there() -> None:
+def test_workflow_settings_that_are_read_exist() -> None:
     text = "\n".join(texts([node["parameters"] for node in all_nodes()]))
     read = set(re.findall(r"\bsettings\??\.(\w+)", text)) | {"s3_bucket", "s3_public_url"}
     assert read == set(_settings())
@@ -233,7 +233,7 @@ def inputs(name: str) -> set[str]:
     }
 
 
-def test_all_providers_have_one_interface_and_a_way_to_them() -> None:
+def test_workflow_providers_share_one_interface() -> None:
     assert len({frozenset(inputs(name)) for name in PROVIDERS}) == 1
     (switch,) = [node for node in nodes("picture", "switch") if node["name"] == "Which provider?"]
     offered = {rule["outputKey"] for rule in switch["parameters"]["rules"]["values"]}
@@ -241,7 +241,7 @@ def test_all_providers_have_one_interface_and_a_way_to_them() -> None:
 
 
 @pytest.mark.parametrize("name", ["samples", "final", "picture"])
-def test_a_step_that_may_fail_has_an_error_output_that_leads_somewhere(name: str) -> None:
+def test_workflow_failing_steps_have_a_connected_error_output(name: str) -> None:
     last = {"Settings", "Report the error", "Read the job", "Describe what broke", "Classify"}
     for node in nodes(name, "executeWorkflow", "httpRequest", "code", "editImage"):
         if node["name"] in last or node.get("onError") == "continueRegularOutput":
@@ -252,6 +252,6 @@ def test_a_step_that_may_fail_has_an_error_output_that_leads_somewhere(name: str
 
 
 @every_workflow
-def test_what_breaks_anyhow_goes_to_the_error_workflow(name: str) -> None:
+def test_workflows_name_the_error_workflow(name: str) -> None:
     expected = None if name == "errors" else IDS["errors"]
     assert WORKFLOWS[name]["settings"].get("errorWorkflow") == expected

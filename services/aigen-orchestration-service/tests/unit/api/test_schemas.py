@@ -87,12 +87,12 @@ def sentence(**changes: Any) -> str:
 # Whole bodies
 
 
-def test_a_body_with_every_field_is_taken() -> None:
+def test_create_body_with_every_field_is_accepted() -> None:
     order = CreateRequest.model_validate(EVERYTHING)
     assert order.model_dump() == EVERYTHING
 
 
-def test_the_brief_is_what_was_asked_without_who_asked_and_what_was_not_said() -> None:
+def test_create_brief_contains_only_set_fields() -> None:
     assert CreateRequest.model_validate(EVERYTHING).brief() == {
         name: value
         for name, value in EVERYTHING.items()
@@ -102,12 +102,12 @@ def test_the_brief_is_what_was_asked_without_who_asked_and_what_was_not_said() -
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
-def test_every_format_is_taken(name: str) -> None:
+def test_create_every_format_is_accepted(name: str) -> None:
     assert create(output_format=name).output_format == name
 
 
 @pytest.mark.parametrize("missing", ["input_prompt", "output_format"])
-def test_what_is_needed_cannot_be_left_out(missing: str) -> None:
+def test_create_missing_required_field_is_refused(missing: str) -> None:
     body = {"input_prompt": "A lighthouse", "output_format": "XPost"}
     del body[missing]
     assert found(CreateRequest, body) == [("missing", f"/{missing}")]
@@ -116,7 +116,7 @@ def test_what_is_needed_cannot_be_left_out(missing: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in EVERYTHING if name not in {"input_prompt", "output_format"}]
 )
-def test_what_is_not_needed_may_be_null(name: str) -> None:
+def test_create_optional_fields_may_be_null(name: str) -> None:
     body = {**EVERYTHING, name: None}
     if name == "custom_dimensions":
         body["output_format"] = "XPost"
@@ -124,12 +124,12 @@ def test_what_is_not_needed_may_be_null(name: str) -> None:
 
 
 @pytest.mark.parametrize("body", [None, [], "text", 5, True])
-def test_a_body_that_is_no_object_is_refused(body: object) -> None:
+def test_create_body_not_an_object_is_refused(body: object) -> None:
     assert found(CreateRequest, body) == [("model_type", "")]
 
 
 @pytest.mark.parametrize("name", ["prompt", "Input_Prompt", "userId", "__class__", "callback_url"])
-def test_an_unknown_field_is_refused(name: str) -> None:
+def test_create_unknown_field_is_refused(name: str) -> None:
     assert faults(**{name: "x"}) == [("extra_forbidden", f"/{name}")]
 
 
@@ -162,13 +162,13 @@ WRONG_TYPES: list[tuple[str, Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "code", "below"), WRONG_TYPES)
-def test_a_value_of_another_type_is_refused(
+def test_create_value_of_wrong_type_is_refused(
     name: str, value: object, code: str, below: str
 ) -> None:
     assert faults(**{name: value}) == [(code, f"/{name}{below}")]
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_create_reports_all_errors() -> None:
     assert faults(user_id=1, model="X", color_scheme=["?"]) == [
         ("string_type", "/user_id"),
         ("invalid_colour", "/color_scheme/0"),
@@ -180,28 +180,28 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\n\t ", "\u3000\u2003"])
-def test_an_empty_prompt_is_refused(prompt: str) -> None:
+def test_prompt_empty_is_refused(prompt: str) -> None:
     assert faults(input_prompt=prompt) == [("string_too_short", "/input_prompt")]
     assert sentence(input_prompt=prompt) == "This text is too short: at least 1 characters."
 
 
 @pytest.mark.parametrize("prompt", ["x" * 4001, "é" * 4001, "🎨" * 4001, " " + "x" * 4001 + "\n"])
-def test_a_prompt_of_more_than_4000_characters_is_refused(prompt: str) -> None:
+def test_prompt_over_4000_characters_is_refused(prompt: str) -> None:
     assert faults(input_prompt=prompt) == [("string_too_long", "/input_prompt")]
     assert sentence(input_prompt=prompt) == "This text is too long: at most 4000 characters."
 
 
 @pytest.mark.parametrize("prompt", ["x", "x" * 4000, "🎨" * 4000])
-def test_a_prompt_may_have_1_to_4000_characters(prompt: str) -> None:
+def test_prompt_of_1_to_4000_characters_is_accepted(prompt: str) -> None:
     assert create(input_prompt=prompt).input_prompt == prompt
 
 
-def test_a_prompt_is_measured_after_trimming_and_composing() -> None:
+def test_prompt_is_measured_after_normalisation() -> None:
     assert create(input_prompt="  " + "x" * 4000 + "\n\n").input_prompt == "x" * 4000
     assert create(input_prompt="e\u0301" * 4000).input_prompt == "\u00e9" * 4000
 
 
-def test_a_prompt_is_kept_composed_and_otherwise_as_it_is() -> None:
+def test_prompt_is_only_normalised() -> None:
     assert create(input_prompt="Cafe\u0301 am See").input_prompt == "Caf\u00e9 am See"
     assert create(input_prompt="ﬁne ① Ⅳ").input_prompt == "ﬁne ① Ⅳ"
 
@@ -214,7 +214,7 @@ def test_line_breaks_and_every_script_are_taken(prompt: str) -> None:
 
 
 @pytest.mark.parametrize("character", CONTROL)
-def test_a_control_character_in_a_prompt_is_refused(character: str) -> None:
+def test_prompt_with_control_character_is_refused(character: str) -> None:
     assert faults(input_prompt=f"one{character}two") == [("control_characters", "/input_prompt")]
 
 
@@ -230,11 +230,11 @@ def test_a_control_character_in_a_prompt_is_refused(character: str) -> None:
     ],
 )
 @pytest.mark.parametrize("character", [NUL, ESC, "\x9f"])
-def test_a_control_character_in_any_text_is_refused(name: str, character: str) -> None:
+def test_text_with_control_character_is_refused(name: str, character: str) -> None:
     assert faults(**{name: f"a{character}b"}) == [("control_characters", f"/{name}")]
 
 
-def test_a_control_character_in_a_list_of_texts_is_refused_at_its_place() -> None:
+def test_text_list_with_control_character_is_refused_at_its_index() -> None:
     assert faults(target_platform_hints=["web", f"a{NUL}"]) == [
         ("control_characters", "/target_platform_hints/1")
     ]
@@ -242,9 +242,7 @@ def test_a_control_character_in_a_list_of_texts_is_refused_at_its_place() -> Non
 
 @pytest.mark.parametrize("character", [NUL, ESC])
 @pytest.mark.parametrize("name", ["metadata", "cultural_adaptation_parameters"])
-def test_a_control_character_inside_an_object_is_refused_wherever_it_hides(
-    name: str, character: str
-) -> None:
+def test_metadata_with_control_character_is_refused_at_any_depth(name: str, character: str) -> None:
     hidden = f"a{character}b"
     for value in (
         {"key": hidden},
@@ -263,13 +261,13 @@ def test_a_control_character_inside_an_object_is_refused_wherever_it_hides(
     "reference",
     ["uploads/a{0}b.png", "s3://uploads/a{0}", "https://cdn.example/{0}a", "asset{0}0001"],
 )
-def test_a_control_character_in_a_reference_is_refused(reference: str, character: str) -> None:
+def test_reference_with_control_character_is_refused(reference: str, character: str) -> None:
     ((_, pointer),) = faults(uploaded_image_references=[reference.format(character)])
     assert pointer == "/uploaded_image_references/0"
 
 
 @pytest.mark.parametrize("name", ["output_format", "model", "locale"])
-def test_a_control_character_in_a_name_is_refused(name: str) -> None:
+def test_format_model_or_locale_with_control_character_is_refused(name: str) -> None:
     good = {"output_format": "XPost", "model": "fast", "locale": "en-US"}[name]
     for value in (good + NUL, good + "\n", ESC + good):
         ((_, pointer),) = faults(**{name: value})
@@ -278,7 +276,7 @@ def test_a_control_character_in_a_name_is_refused(name: str) -> None:
 
 @given(st.text(max_size=40))
 @settings(max_examples=150, deadline=None)
-def test_any_prompt_is_taken_without_control_characters_or_refused(prompt: str) -> None:
+def test_prompt_any_text_is_accepted_or_refused_cleanly(prompt: str) -> None:
     try:
         taken = create(input_prompt=prompt).input_prompt
     except ValidationError as error:
@@ -300,7 +298,7 @@ def test_any_prompt_is_taken_without_control_characters_or_refused(prompt: str) 
         ("industry_template", 200),
     ],
 )
-def test_every_text_has_a_bound(name: str, most: int) -> None:
+def test_text_every_field_has_a_limit(name: str, most: int) -> None:
     assert getattr(create(**{name: "x" * most}), name) == "x" * most
     assert faults(**{name: "x" * (most + 1)}) == [("string_too_long", f"/{name}")]
     assert faults(**{name: " "}) == [("string_too_short", f"/{name}")]
@@ -312,7 +310,7 @@ def test_every_text_has_a_bound(name: str, most: int) -> None:
 @pytest.mark.parametrize(
     "name", ["", "xpost", "XPost ", "Instagram", "custom", "CUSTOM", "MySpace", "x" * 101]
 )
-def test_an_unknown_format_is_refused(name: str) -> None:
+def test_format_unknown_is_refused(name: str) -> None:
     ((code, pointer),) = faults(output_format=name)
     assert (code, pointer) in {
         ("unknown_format", "/output_format"),
@@ -320,19 +318,19 @@ def test_an_unknown_format_is_refused(name: str) -> None:
     }
 
 
-def test_the_refusal_of_a_format_lists_those_there_are() -> None:
+def test_format_unknown_lists_the_known_ones() -> None:
     message = sentence(output_format="MySpace")
     assert all(name in message for name in (*FORMATS, "Custom"))
     assert "MySpace" not in message
 
 
-def test_a_custom_format_needs_dimensions() -> None:
+def test_format_custom_requires_dimensions() -> None:
     ((code, pointer),) = faults(output_format="Custom")
     assert code == "dimensions_required"
     assert pointer in {"", "/custom_dimensions"}
 
 
-def test_another_format_takes_no_dimensions() -> None:
+def test_format_other_than_custom_refuses_dimensions() -> None:
     ((code, pointer),) = faults(
         output_format="XPost", custom_dimensions={"width": 64, "height": 64}
     )
@@ -362,7 +360,7 @@ def test_custom_sides_may_have_64_to_4096_pixels(width: int, height: int) -> Non
         ([100], "int_type"),
     ],
 )
-def test_a_side_out_of_bounds_or_not_a_whole_number_is_refused(side: object, code: str) -> None:
+def test_dimensions_out_of_bounds_or_fractional_are_refused(side: object, code: str) -> None:
     assert faults(output_format="Custom", custom_dimensions={"width": side, "height": 64}) == [
         (code, "/custom_dimensions/width")
     ]
@@ -445,25 +443,25 @@ BAD_REFERENCES = [
 
 
 @pytest.mark.parametrize("reference", GOOD_REFERENCES)
-def test_a_reference_is_a_key_in_a_bucket_a_safe_address_or_an_asset(reference: str) -> None:
+def test_reference_s3_https_or_asset_is_accepted(reference: str) -> None:
     assert create(uploaded_image_references=[reference]).uploaded_image_references == [reference]
 
 
 @pytest.mark.parametrize("reference", BAD_REFERENCES)
-def test_any_other_reference_is_refused(reference: str) -> None:
+def test_reference_of_any_other_kind_is_refused(reference: str) -> None:
     ((code, pointer),) = faults(uploaded_image_references=[reference])
     assert pointer == "/uploaded_image_references/0"
     assert code == ("invalid_reference" if reference else "string_too_short")
 
 
-def test_a_reference_has_a_bound() -> None:
+def test_reference_over_the_limit_is_refused() -> None:
     assert create(uploaded_image_references=["b/".rjust(5, "b") + "x" * 2043])
     assert faults(uploaded_image_references=["b/".rjust(5, "b") + "x" * 2044]) == [
         ("string_too_long", "/uploaded_image_references/0")
     ]
 
 
-def test_ten_references_are_taken_and_eleven_are_not() -> None:
+def test_references_over_ten_are_refused() -> None:
     ten = [f"uploads/{number}.png" for number in range(10)]
     assert create(uploaded_image_references=ten).uploaded_image_references == ten
     assert faults(uploaded_image_references=[*ten, "uploads/11.png"]) == [
@@ -472,7 +470,7 @@ def test_ten_references_are_taken_and_eleven_are_not() -> None:
 
 
 @pytest.mark.parametrize("colour", ["#fff", "#FFF", "#0a1B2c", "teal", "RebeccaPurple"])
-def test_a_colour_is_a_code_or_a_name(colour: str) -> None:
+def test_colour_code_or_name_is_accepted(colour: str) -> None:
     assert create(color_scheme=[colour]).color_scheme == [colour]
 
 
@@ -494,7 +492,7 @@ def test_a_colour_is_a_code_or_a_name(colour: str) -> None:
         "#\uff46\uff46\uff46",
     ],
 )
-def test_a_bad_colour_is_refused_at_its_place(colour: str) -> None:
+def test_colour_invalid_is_refused_at_its_index(colour: str) -> None:
     assert faults(color_scheme=["#fff", colour]) == [("invalid_colour", "/color_scheme/1")]
 
 
@@ -511,12 +509,12 @@ def test_objects_have_bounds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "GPT", "Standard", "standard ", "fast\n"])
-def test_an_unknown_model_is_refused(name: str) -> None:
+def test_model_unknown_name_is_refused(name: str) -> None:
     assert faults(model=name) == [("unknown_model", "/model")]
 
 
 @pytest.mark.parametrize("locale", ["en", "en-US", "en-GB", "es-ES", "es-MX", "fr-FR", "de-DE"])
-def test_the_languages_of_the_product_are_taken(locale: str) -> None:
+def test_locale_of_the_product_is_accepted(locale: str) -> None:
     assert create(locale=locale).locale == locale
 
 
@@ -524,14 +522,14 @@ def test_the_languages_of_the_product_are_taken(locale: str) -> None:
     "locale",
     ["", "e", "EN", "en_US", "en-us", "english", "en-USA", "en-", "en-US\n", "\uff45\uff4e"],
 )
-def test_a_bad_locale_is_refused(locale: str) -> None:
+def test_locale_invalid_is_refused(locale: str) -> None:
     assert faults(locale=locale) == [("string_pattern_mismatch", "/locale")]
 
 
 # What else callers and operators send
 
 
-def test_a_selection_is_taken() -> None:
+def test_select_valid_body_is_accepted() -> None:
     chosen = SelectSample.model_validate(
         {"selected_sample_id": " sample-2 ", "desired_resolution": "4K", "output_format": "webp"}
     )
@@ -569,7 +567,9 @@ def test_a_selection_is_taken() -> None:
         ({"selected_sample_id": "a", "resolution": "4K"}, [("extra_forbidden", "/resolution")]),
     ],
 )
-def test_a_bad_selection_is_refused(body: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+def test_select_invalid_body_is_refused(
+    body: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
     assert found(SelectSample, body) == expected
 
 
@@ -608,9 +608,7 @@ def test_bad_changes_are_refused(body: dict[str, Any], expected: list[tuple[str,
     ("amount", "hundredths"),
     [("5.00", 500), ("0.25", 25), ("-1", -100), ("1000000", 10**8), (5, 500)],
 )
-def test_a_grant_is_text_or_whole_credits_and_counts_hundredths(
-    amount: object, hundredths: int
-) -> None:
+def test_grant_text_or_whole_credits_become_hundredths(amount: object, hundredths: int) -> None:
     assert (
         CreditGrantCreate.model_validate({"user_id": "user-7", "amount": amount}).amount
         == hundredths
@@ -620,14 +618,14 @@ def test_a_grant_is_text_or_whole_credits_and_counts_hundredths(
 @pytest.mark.parametrize(
     "amount", [5.0, 0.1, True, None, ["5"], "", "1e3", "0.001", "five", "-", "+5", "\u0665"]
 )
-def test_a_grant_of_no_decimal_text_is_refused(amount: object) -> None:
+def test_grant_invalid_amount_is_refused(amount: object) -> None:
     assert found(CreditGrantCreate, {"user_id": "user-7", "amount": amount}) == [
         ("invalid_amount", "/amount")
     ]
 
 
 @pytest.mark.parametrize("plan", ["free", "payg", "pro", "team", "enterprise"])
-def test_a_grant_may_set_the_plan(plan: str) -> None:
+def test_grant_with_plan_is_accepted(plan: str) -> None:
     assert (
         CreditGrantCreate.model_validate({"user_id": "user-7", "amount": "0", "plan": plan}).plan
         == plan
@@ -635,13 +633,13 @@ def test_a_grant_may_set_the_plan(plan: str) -> None:
 
 
 @pytest.mark.parametrize("plan", ["", "Pro", "gold", "pro "])
-def test_a_plan_that_is_none_is_refused_at_its_place(plan: str) -> None:
+def test_grant_unknown_plan_is_refused_at_its_pointer(plan: str) -> None:
     ((_, pointer),) = found(CreditGrantCreate, {"user_id": "user-7", "amount": "0", "plan": plan})
     assert pointer == "/plan"
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "x" * 501, f"a{NUL}b"])
-def test_an_operator_must_say_why(reason: str) -> None:
+def test_operator_actions_require_a_reason(reason: str) -> None:
     ((_, pointer),) = found(ForceFailRequest, {"reason": reason})
     assert pointer == "/reason"
     assert (
@@ -662,7 +660,7 @@ def test_an_operator_must_say_why(reason: str) -> None:
     )
 )
 @settings(max_examples=150, deadline=None)
-def test_any_body_is_taken_or_refused_in_plain_words(body: dict[str, Any]) -> None:
+def test_any_body_is_accepted_or_refused_with_messages(body: dict[str, Any]) -> None:
     try:
         CreateRequest.model_validate(EVERYTHING | body)
     except ValidationError as error:
@@ -671,7 +669,7 @@ def test_any_body_is_taken_or_refused_in_plain_words(body: dict[str, Any]) -> No
             assert fault["message"].endswith(".")
 
 
-def test_the_depth_bound_of_the_reader_keeps_the_look_into_objects_bounded() -> None:
+def test_metadata_at_the_depth_limit_is_checked() -> None:
     body = (
         b'{"input_prompt":"x","output_format":"XPost","metadata":'
         + b'{"a":' * 18

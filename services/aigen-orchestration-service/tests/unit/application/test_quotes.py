@@ -25,36 +25,36 @@ TERMS = {"samples": "credits:25", "final": "credits:100", "high": None}
 LATER = NOW + timedelta(minutes=15)
 
 
-def test_it_opens_to_what_it_was_sealed_with() -> None:
+def test_quote_opened_returns_the_sealed_terms() -> None:
     sealed = QUOTES.seal("user", TERMS, LATER)
     assert QUOTES.open(sealed, "user", NOW) == TERMS
     assert len(sealed) < ID_MAX
     assert QUOTES.open(None, "user", NOW) is None
 
 
-def test_the_longest_user_id_fits() -> None:
+def test_quote_with_the_longest_user_id_fits() -> None:
     assert len(QUOTES.seal("u" * 200, TERMS, LATER)) <= ID_MAX + 50
 
 
-def test_it_expires_to_the_second() -> None:
+def test_quote_expires_to_the_second() -> None:
     sealed = QUOTES.seal("user", TERMS, LATER)
     assert QUOTES.open(sealed, "user", LATER - timedelta(seconds=1)) == TERMS
     with pytest.raises(errors.QuoteExpiredError):
         QUOTES.open(sealed, "user", LATER)
 
 
-def test_another_user_gets_no_word_about_it() -> None:
+def test_quote_of_another_user_is_refused_without_details() -> None:
     with pytest.raises(errors.InvalidRequestError):
         QUOTES.open(QUOTES.seal("user", TERMS, LATER), "other", LATER + timedelta(days=1))
 
 
-def test_an_older_secret_still_opens_and_a_foreign_one_never_does() -> None:
+def test_quote_of_an_older_secret_opens_and_of_an_unknown_one_does_not() -> None:
     assert QUOTES.open(Quotes([b"older-secret"]).seal("user", TERMS, LATER), "user", NOW) == TERMS
     with pytest.raises(errors.InvalidRequestError):
         QUOTES.open(Quotes([b"foreign-secret"]).seal("user", TERMS, LATER), "user", NOW)
 
 
-def test_no_byte_of_it_can_be_changed() -> None:
+def test_quote_with_any_changed_byte_is_refused() -> None:
     sealed = QUOTES.seal("user", TERMS, LATER)
     _, body, seal = sealed.split(".")
     cheaper = base64.urlsafe_b64encode(
@@ -72,7 +72,7 @@ def test_no_byte_of_it_can_be_changed() -> None:
 
 
 @given(st.text(max_size=ID_MAX))
-def test_any_other_text_is_no_quote(text: str) -> None:
+def test_quote_any_other_text_is_refused(text: str) -> None:
     with pytest.raises(errors.InvalidRequestError):
         QUOTES.open(text, "user", NOW)
 
@@ -96,7 +96,7 @@ def test_terms_are_the_prices_that_are_charged(plan, model, surcharge) -> None:
             check_quote(terms, high)
 
 
-def test_the_same_amount_paid_by_something_else_is_another_price() -> None:
+def test_quote_same_amount_with_other_funding_is_refused() -> None:
     free, pro = PLANS["free"], PLANS["pro"]
     models = dict.fromkeys(Stage, STANDARD.models["standard"])
     with pytest.raises(errors.QuoteExpiredError):

@@ -104,12 +104,12 @@ def built(error: type[AigenError]) -> AigenError:
     return error(**FIGURES.get(error.__name__, {}))
 
 
-def test_the_tree_is_the_table() -> None:
+def test_errors_match_the_expected_table() -> None:
     found = {error.__name__: (error.status, error.code, error.retryable) for error in TREE}
     assert found == TABLE
 
 
-def test_every_error_is_listed_once() -> None:
+def test_every_error_lists_each_class_once() -> None:
     names = [error.__name__ for error in every_error()]
     assert len(names) == len(set(names))
     assert len(TREE) == 42
@@ -117,9 +117,7 @@ def test_every_error_is_listed_once() -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_an_error_says_what_happened_and_what_to_do_in_whole_sentences(
-    error: type[AigenError],
-) -> None:
+def test_errors_have_whole_sentences(error: type[AigenError]) -> None:
     said = str(built(error))
     assert re.fullmatch(r"[A-Z][^{}]*\.", said)
     assert len(said) < 200
@@ -129,31 +127,29 @@ def test_an_error_says_what_happened_and_what_to_do_in_whole_sentences(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_refusal_is_a_4xx_and_what_is_our_fault_can_be_tried_again(
-    error: type[AigenError],
-) -> None:
+def test_errors_refusals_are_4xx_and_5xx_are_retryable(error: type[AigenError]) -> None:
     assert 400 <= HTTPStatus(error.status) < 600
     assert error.status < 500 or error.retryable
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_code_is_one_word_for_programs(error: type[AigenError]) -> None:
+def test_errors_codes_are_snake_case(error: type[AigenError]) -> None:
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", error.code)
 
 
-def test_one_code_has_one_status_and_one_title() -> None:
+def test_errors_same_code_has_same_status_and_title() -> None:
     by_code: dict[str, set[tuple[int, str]]] = {}
     for error in every_error():
         by_code.setdefault(error.code, set()).add((error.status, error.title))
     assert [code for code, meanings in by_code.items() if len(meanings) > 1] == []
 
 
-def test_the_figures_stand_in_the_sentence() -> None:
+def test_errors_sentence_contains_the_values() -> None:
     assert str(InsufficientCreditsError(required="1.25")).startswith("This costs 1.25 credits ")
     assert str(ForbiddenError(role="operator")).endswith("the role operator.")
 
 
-def test_an_impossible_move_names_the_state_and_the_event() -> None:
+def test_illegal_transition_names_state_and_event() -> None:
     with pytest.raises(IllegalTransitionError) as caught:
         transition_for(State.COMPLETED, Event.CANCEL_REQUESTED)
     assert (
@@ -169,7 +165,7 @@ def test_how_long_to_wait_is_known_where_it_was_said() -> None:
     assert NotFoundError().retry_after_seconds is None
 
 
-def test_one_fault_at_one_place() -> None:
+def test_invalid_request_at_has_one_error() -> None:
     error = InvalidRequestError.at("/model", "unknown_model", "Use one of these.")
     assert error.errors == [
         {"pointer": "/model", "code": "unknown_model", "message": "Use one of these."}
@@ -177,7 +173,7 @@ def test_one_fault_at_one_place() -> None:
     assert str(error).startswith("Some fields do not fit.")
 
 
-def test_an_expired_token_can_be_handled_as_any_refused_one() -> None:
+def test_token_expired_is_an_invalid_credentials_error() -> None:
     assert issubclass(TokenExpiredError, InvalidCredentialsError)
 
 

@@ -29,7 +29,7 @@ DECIDED_BY_THE_TABLE = {"state", "version", "updated_at"}
 every_event = pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
 
 
-def test_every_event_of_the_table_has_one_class() -> None:
+def test_events_every_event_has_one_class() -> None:
     assert sorted(event.kind for event in EVENTS) == sorted(Event)
     assert {event for _, event in TRANSITIONS} == set(Event)
 
@@ -66,12 +66,12 @@ def test_apply_ignores_a_state_version_or_time_that_an_event_carries() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(DECIDED_BY_THE_TABLE))
-def test_an_event_cannot_be_given_a_field_of_the_table(name: str) -> None:
+def test_events_refuse_fields_of_the_table(name: str) -> None:
     with pytest.raises(TypeError, match=name):
         CancelRequested(**{name: "x"})
 
 
-def test_a_misspelt_event_field_fails_mypy(tmp_path: Path) -> None:
+def test_events_misspelt_field_fails_mypy(tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
     snippet.write_text(
         "from creativeflow.services.aigeneration.domain.events import ProgressReported\n"
@@ -86,7 +86,7 @@ def test_a_misspelt_event_field_fails_mypy(tmp_path: Path) -> None:
     assert found == {2, 3}, report
 
 
-def test_a_pending_selection_is_the_same_event_again() -> None:
+def test_sample_selected_pending_round_trip_is_equal() -> None:
     hold = a_hold(stage=Stage.FINAL)
     selected = SampleSelected(
         selected_sample_id="sample-2",

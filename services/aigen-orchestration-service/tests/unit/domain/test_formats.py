@@ -41,14 +41,14 @@ def refusal(asked: Size, desired: str) -> dict[str, str]:
     return fault
 
 
-def test_the_formats_are_those_of_the_mission_in_their_sizes() -> None:
+def test_formats_have_the_required_sizes() -> None:
     assert {name: str(size) for name, size in FORMATS.items()} == {
         name: own for name, (own, _) in SIZES.items()
     }
 
 
 @pytest.mark.parametrize("name", list(SIZES))
-def test_a_preview_fits_into_the_box_in_its_formats_ratio(name: str) -> None:
+def test_sample_size_fits_the_box_in_the_ratio_of_the_format(name: str) -> None:
     assert str(sample_size(FORMATS[name])) == SIZES[name][1]
 
 
@@ -65,13 +65,13 @@ def test_a_preview_fits_into_the_box_in_its_formats_ratio(name: str) -> None:
         ((2048, 1000), "512x250"),
     ],
 )
-def test_the_preview_of_a_custom_size(asked: tuple[int, int], preview: str) -> None:
+def test_sample_size_of_custom_dimensions(asked: tuple[int, int], preview: str) -> None:
     assert str(sample_size(Size(*asked))) == preview
 
 
 @given(custom_sizes)
 @settings(max_examples=200, deadline=None)
-def test_a_preview_is_in_the_box_never_enlarged_and_off_by_less_than_a_pixel(asked: Size) -> None:
+def test_sample_size_any_format_fits_the_box_without_enlarging(asked: Size) -> None:
     preview = sample_size(asked)
     assert max(preview) == min(512, max(asked))
     assert preview.width <= asked.width
@@ -81,7 +81,7 @@ def test_a_preview_is_in_the_box_never_enlarged_and_off_by_less_than_a_pixel(ask
     assert abs(preview.height - asked.height * scale) <= 0.5
 
 
-def test_the_final_has_the_formats_own_size_unless_another_is_desired() -> None:
+def test_final_size_defaults_to_the_format() -> None:
     assert final_size(STORY, None) == (1080, 1920)
 
 
@@ -99,7 +99,7 @@ def test_the_final_has_the_formats_own_size_unless_another_is_desired() -> None:
         (FORMATS["LinkedInPost"], "2048x1070", "2048x1070"),
     ],
 )
-def test_a_desired_size_in_the_formats_ratio_is_taken_as_it_is(
+def test_final_size_desired_in_the_same_ratio_is_used(
     asked: Size, desired: str, expected: str
 ) -> None:
     assert str(final_size(asked, desired)) == expected
@@ -124,22 +124,20 @@ def test_a_desired_size_in_the_formats_ratio_is_taken_as_it_is(
         (FORMATS["PinterestPin_2x3"], "HD", "853x1280"),
     ],
 )
-def test_a_named_size_is_the_longest_side_in_the_formats_ratio(
-    asked: Size, desired: str, expected: str
-) -> None:
+def test_final_size_named_sets_the_longest_side(asked: Size, desired: str, expected: str) -> None:
     assert str(final_size(asked, desired)) == expected
 
 
 @pytest.mark.parametrize(
     "desired", ["63x63", "4097x4097", "8192x8192", "99999x99999", "1x1", "64x4097", "63x4096"]
 )
-def test_a_final_out_of_bounds_is_refused(desired: str) -> None:
+def test_final_size_out_of_bounds_is_refused(desired: str) -> None:
     fault = refusal(SQUARE, desired)
     assert (fault["pointer"], fault["code"]) == ("/desired_resolution", "resolution_out_of_bounds")
     assert "64 to 4096" in fault["message"]
 
 
-def test_a_named_size_that_would_be_too_thin_is_refused() -> None:
+def test_final_size_named_with_too_short_side_is_refused() -> None:
     assert refusal(Size(4096, 64), "HD")["code"] == "resolution_out_of_bounds"
 
 
@@ -154,7 +152,7 @@ def test_a_named_size_that_would_be_too_thin_is_refused() -> None:
         (THUMBNAIL, "1280x800", "1280x720"),
     ],
 )
-def test_another_ratio_is_refused_with_the_nearest_that_fits(
+def test_final_size_in_another_ratio_names_the_nearest(
     asked: Size, desired: str, nearest: str
 ) -> None:
     fault = refusal(asked, desired)
@@ -197,7 +195,7 @@ def test_another_ratio_is_refused_with_the_nearest_that_fits(
         "None",
     ],
 )
-def test_what_is_not_a_size_is_refused_without_being_repeated(desired: str) -> None:
+def test_final_size_invalid_text_is_refused_without_repeating_it(desired: str) -> None:
     fault = refusal(SQUARE, desired)
     assert (fault["pointer"], fault["code"]) == ("/desired_resolution", "invalid_resolution")
     assert fault["message"] == 'Use "WIDTHxHEIGHT" in pixels, or one of HD, FHD, 2K, 4K.'
@@ -205,13 +203,13 @@ def test_what_is_not_a_size_is_refused_without_being_repeated(desired: str) -> N
 
 @given(custom_sizes)
 @settings(max_examples=100, deadline=None)
-def test_every_custom_size_is_itself_a_possible_final(asked: Size) -> None:
+def test_final_size_every_custom_size_is_valid(asked: Size) -> None:
     assert final_size(asked, str(asked)) == asked
 
 
 @given(custom_sizes, st.sampled_from([("HD", 1280), ("FHD", 1920), ("2K", 2048), ("4K", 4096)]))
 @settings(max_examples=150, deadline=None)
-def test_a_named_size_always_fits_or_is_too_thin(asked: Size, named: tuple[str, int]) -> None:
+def test_final_size_any_named_size_fits_or_is_too_thin(asked: Size, named: tuple[str, int]) -> None:
     name, longest = named
     try:
         size = final_size(asked, name)
@@ -224,7 +222,7 @@ def test_a_named_size_always_fits_or_is_too_thin(asked: Size, named: tuple[str, 
 
 @given(custom_sizes, st.text(max_size=12) | st.text("0123456789xX", max_size=10))
 @settings(max_examples=150, deadline=None)
-def test_any_text_is_a_size_in_bounds_or_refused(asked: Size, desired: str) -> None:
+def test_final_size_any_text_is_in_bounds_or_refused(asked: Size, desired: str) -> None:
     try:
         size = final_size(asked, desired)
     except InvalidRequestError as error:
@@ -236,21 +234,21 @@ def test_any_text_is_a_size_in_bounds_or_refused(asked: Size, desired: str) -> N
 @pytest.mark.parametrize(
     ("text", "size"), [("1x1", (1, 1)), ("512X288", (512, 288)), ("99999x64", (99999, 64))]
 )
-def test_a_size_is_read(text: str, size: tuple[int, int]) -> None:
+def test_size_parse_valid_text(text: str, size: tuple[int, int]) -> None:
     assert Size.parse(text) == size
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "0x1", "1x0", "1x", "100000x1", "1x1 1", "1xx1", "a1x1", "\uff11x\uff11"]
 )
-def test_what_is_not_a_size_is_not_read(text: str) -> None:
+def test_size_parse_invalid_text_raises(text: str) -> None:
     with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
         Size.parse(text)
 
 
 @given(custom_sizes)
 @settings(max_examples=50, deadline=None)
-def test_a_size_survives_being_written_and_read(size: Size) -> None:
+def test_size_text_round_trip_is_equal(size: Size) -> None:
     assert Size.parse(str(size)) == size
 
 
@@ -270,12 +268,12 @@ def test_a_size_survives_being_written_and_read(size: Size) -> None:
         ((8, 6), (1080, 1080), False),
     ],
 )
-def test_a_ratio_may_be_off_by_three_in_a_hundred_or_one_pixel(
+def test_size_like_tolerates_three_percent_or_one_pixel(
     size: tuple[int, int], other: tuple[int, int], alike: bool
 ) -> None:
     assert Size(*size).like(Size(*other)) is alike
 
 
-def test_the_pixel_that_a_ratio_may_be_off_counts_on_either_side() -> None:
+def test_size_like_tolerates_one_pixel_on_either_side() -> None:
     assert Size(512, 8).like(Size(4096, 68)) is True
     assert Size(8, 512).like(Size(68, 4096)) is True

@@ -87,7 +87,7 @@ def test_lease_job_names_the_model_and_the_end_of_the_lease() -> None:
     assert event.data == {"job_id": JOB_ID, "attempt": 1, "model": "standard"}
 
 
-def test_every_report_of_another_job_is_stale() -> None:
+def test_report_of_another_job_is_stale() -> None:
     request = making_samples()
     with pytest.raises(errors.StaleResultError):
         job_commands.start_work(request, job_id=OTHER_JOB)
@@ -151,7 +151,7 @@ def test_deliver_samples_without_a_good_one_is_a_failed_attempt() -> None:
     assert isinstance(deliver_samples(last, samples=wrong), AttemptsExhausted)
 
 
-def test_a_result_for_the_other_stage_is_refused() -> None:
+def test_result_for_the_other_stage_is_refused() -> None:
     with pytest.raises(errors.InvalidRequestError):
         deliver_samples(making_final())
     with pytest.raises(errors.InvalidRequestError):

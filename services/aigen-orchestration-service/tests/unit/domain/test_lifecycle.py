@@ -170,9 +170,7 @@ def reachable(start: State) -> set[State]:
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
-def test_each_event_leads_where_the_design_says_or_is_impossible(
-    state: State, event: Event
-) -> None:
+def test_transitions_every_state_and_event_matches_the_design(state: State, event: Event) -> None:
     expected = LEADS_TO[state].get(event)
     if expected is None:
         with pytest.raises(IllegalTransitionError) as caught:
@@ -186,64 +184,64 @@ def test_each_event_leads_where_the_design_says_or_is_impossible(
 @pytest.mark.parametrize(
     ("state", "event"), [(s, e) for s, events in LEADS_TO.items() for e in events]
 )
-def test_each_move_sets_off_what_the_design_says_in_that_order(state: str, event: str) -> None:
+def test_transitions_effects_match_the_design_in_order(state: str, event: str) -> None:
     effects = SETS_OFF_HERE[state, event] if (state, event) in SETS_OFF_HERE else SETS_OFF[event]
     assert list(transition_for(State(state), Event(event)).effects) == effects
 
 
-def test_the_states_are_those_of_the_design() -> None:
+def test_states_match_the_design() -> None:
     assert [state.value for state in State] == list(LEADS_TO)
 
 
-def test_every_event_can_happen_somewhere() -> None:
+def test_events_all_occur_in_the_table() -> None:
     assert {event for _, event in TRANSITIONS} == set(Event)
 
 
-def test_every_effect_is_used() -> None:
+def test_effects_all_occur_in_the_table() -> None:
     assert {effect for move in TRANSITIONS.values() for effect in move.effects} == set(Effect)
 
 
 @pytest.mark.parametrize(
     "move", [pytest.param(move, id=f"{s} {e}") for (s, e), move in TRANSITIONS.items()]
 )
-def test_every_move_has_a_sentence_for_the_docs(move: object) -> None:
+def test_transitions_all_have_a_reason(move: object) -> None:
     because = str(getattr(move, "because", ""))
     assert because[:1].isupper()
     assert because.endswith(".")
 
 
-def test_the_kinds_of_states_are_those_of_the_design() -> None:
+def test_state_sets_match_the_design() -> None:
     assert {"COMPLETED", "FAILED", "CONTENT_REJECTED", "CANCELLED", "EXPIRED"} == TERMINAL
     assert set(State) - TERMINAL == LIVE
     assert {"PENDING", "PUBLISHING_TO_QUEUE", "PROCESSING_SAMPLES", "PROCESSING_FINAL"} == WITH_JOB
     assert {"PUBLISHING_TO_QUEUE", "PROCESSING_SAMPLES", "PROCESSING_FINAL"} == IN_FLIGHT
 
 
-def test_a_terminal_state_is_never_left() -> None:
+def test_terminal_states_have_no_transitions() -> None:
     assert [state for state, _ in TRANSITIONS if state in TERMINAL] == []
 
 
-def test_every_state_can_be_reached_from_the_start() -> None:
+def test_states_are_all_reachable() -> None:
     assert reachable(State.VALIDATING_CREDITS) == set(State)
 
 
-def test_a_request_that_costs_no_credits_reaches_all_but_the_credit_check() -> None:
+def test_states_without_credits_reach_all_but_validating() -> None:
     assert reachable(State.PENDING) == set(State) - {State.VALIDATING_CREDITS}
 
 
 @pytest.mark.parametrize("state", sorted(LIVE))
-def test_every_live_state_can_end_well_and_badly(state: State) -> None:
+def test_live_states_can_all_complete_and_fail(state: State) -> None:
     assert {State.COMPLETED, State.FAILED, State.CANCELLED} <= reachable(state)
 
 
 @pytest.mark.parametrize("state", sorted(LIVE))
-def test_every_live_state_can_be_cancelled_and_force_failed(state: State) -> None:
+def test_live_states_can_all_be_cancelled_and_failed(state: State) -> None:
     assert transition_for(state, Event.CANCEL_REQUESTED).to is State.CANCELLED
     assert transition_for(state, Event.OPERATOR_FAILED).to is State.FAILED
 
 
 @pytest.mark.parametrize("state", sorted(WITH_JOB))
-def test_every_state_with_a_job_takes_its_results_and_its_failures(state: State) -> None:
+def test_states_with_a_job_accept_results_and_failures(state: State) -> None:
     stages = {State.PROCESSING_SAMPLES: [Stage.SAMPLES], State.PROCESSING_FINAL: [Stage.FINAL]}.get(
         state, list(Stage)
     )
@@ -266,7 +264,7 @@ def test_every_state_with_a_job_takes_its_results_and_its_failures(state: State)
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - WITH_JOB))
-def test_a_state_without_a_job_takes_no_results(state: State) -> None:
+def test_states_without_a_job_refuse_results(state: State) -> None:
     job_events = {
         *CONFIRMED.values(),
         *STARTED.values(),
@@ -277,13 +275,13 @@ def test_a_state_without_a_job_takes_no_results(state: State) -> None:
     assert [event for event in job_events if (state, event) in TRANSITIONS] == []
 
 
-def test_each_stage_has_its_own_events() -> None:
+def test_events_of_each_stage_are_distinct() -> None:
     assert CONFIRMED == {"samples": "samples_job_confirmed", "final": "final_job_confirmed"}
     assert STARTED == {"samples": "samples_started", "final": "final_started"}
     assert DELIVERED == {"samples": "samples_delivered", "final": "final_delivered"}
 
 
-def test_a_passed_deadline_fails_the_attempt_of_a_worker_and_ends_every_other_wait() -> None:
+def test_deadlines_fail_attempts_and_end_waits() -> None:
     assert ON_DEADLINE == {
         "VALIDATING_CREDITS": "deadline_passed",
         "PENDING": "deadline_passed",
@@ -295,14 +293,14 @@ def test_a_passed_deadline_fails_the_attempt_of_a_worker_and_ends_every_other_wa
 
 
 @pytest.mark.parametrize("state", sorted(LIVE))
-def test_the_event_of_a_deadline_is_legal_also_when_no_attempt_is_left(state: State) -> None:
+def test_deadlines_event_is_legal_without_attempts_left(state: State) -> None:
     event = ON_DEADLINE[state]
     assert (state, event) in TRANSITIONS
     if event is Event.ATTEMPT_FAILED:
         assert (state, Event.ATTEMPTS_EXHAUSTED) in TRANSITIONS
 
 
-def test_the_policy_bounds_the_wait_in_exactly_the_live_states() -> None:
+def test_policy_has_a_deadline_for_exactly_the_live_states() -> None:
     assert {state: Policy().deadline(state) for state in State} == {
         "VALIDATING_CREDITS": timedelta(hours=1),
         "PENDING": timedelta(hours=1),
@@ -318,7 +316,7 @@ def test_the_policy_bounds_the_wait_in_exactly_the_live_states() -> None:
     }
 
 
-def test_the_policy_asks_its_own_settings() -> None:
+def test_policy_uses_its_own_values() -> None:
     seconds = {
         "dispatch_deadline": 1,
         "samples_deadline": 2,
@@ -331,7 +329,7 @@ def test_the_policy_asks_its_own_settings() -> None:
     ]
 
 
-def test_the_numbers_of_the_policy_are_those_of_the_mission() -> None:
+def test_policy_defaults_match_the_requirements() -> None:
     policy = Policy()
     assert (
         policy.max_attempts,
@@ -342,7 +340,7 @@ def test_the_numbers_of_the_policy_are_those_of_the_mission() -> None:
     assert policy.charge_rejected is True
 
 
-def test_whatever_is_delivered_is_captured() -> None:
+def test_transitions_with_delivery_capture() -> None:
     delivered = [
         move.effects for (_, event), move in TRANSITIONS.items() if event in DELIVERED.values()
     ]
@@ -350,14 +348,14 @@ def test_whatever_is_delivered_is_captured() -> None:
     assert all(effects[0] is Effect.CAPTURE for effects in delivered)
 
 
-def test_nothing_is_captured_without_a_delivery() -> None:
+def test_transitions_without_delivery_do_not_capture() -> None:
     capturing = {
         event for (_, event), move in TRANSITIONS.items() if Effect.CAPTURE in move.effects
     }
     assert capturing == set(DELIVERED.values())
 
 
-def test_every_unhappy_end_gives_back_what_is_held() -> None:
+def test_transitions_to_failed_ends_release() -> None:
     unhappy = {State.FAILED, State.CANCELLED, State.EXPIRED}
     keeping = {
         (state, event)
@@ -369,13 +367,13 @@ def test_every_unhappy_end_gives_back_what_is_held() -> None:
     }  # nothing was held: it was just refused
 
 
-def test_every_end_is_announced_after_the_money_is_settled() -> None:
+def test_transitions_to_ends_announce_after_settling() -> None:
     ends = [move.effects for move in TRANSITIONS.values() if move.to in TERMINAL]
     assert ends
     assert all(effects[-1].startswith("announce ") for effects in ends)
 
 
-def test_every_transition_into_the_queue_but_a_return_from_the_broker_queues_a_job() -> None:
+def test_transitions_to_pending_queue_a_job_except_returns() -> None:
     into_the_queue = {
         event: set(move.effects) & {Effect.QUEUE_JOB, Effect.REQUEUE_JOB, Effect.RENEW_JOB}
         for (_, event), move in TRANSITIONS.items()
@@ -394,10 +392,10 @@ def test_every_transition_into_the_queue_but_a_return_from_the_broker_queues_a_j
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_the_user_is_offered_what_can_be_done_now(state: State) -> None:
+def test_allowed_actions_match_the_state(state: State) -> None:
     assert allowed_actions(state) == ACTIONS[state]
 
 
 @pytest.mark.parametrize("state", sorted(LIVE))
-def test_an_offered_action_is_a_legal_move(state: State) -> None:
+def test_allowed_actions_are_legal_transitions(state: State) -> None:
     assert all((state, USER_ACTIONS[name]) in TRANSITIONS for name in allowed_actions(state))

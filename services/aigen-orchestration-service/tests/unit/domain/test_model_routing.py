@@ -45,14 +45,14 @@ def chosen(routing: Routing, **changes: Any) -> tuple[str, str]:
 # Names and strategies
 
 
-def test_without_rules_it_is_the_default_or_the_one_that_is_named() -> None:
+def test_choose_without_rules_is_the_default_or_the_requested() -> None:
     assert chosen(STANDARD) == ("standard", "default")
     assert chosen(STANDARD, named="fast") == ("fast", "named")
     assert chosen(STANDARD, named="advanced", plan=PLANS["free"]) == ("advanced", "named")
 
 
 @pytest.mark.parametrize("name", ["gpt", "Standard", "fast ", "../fast", ""])
-def test_an_unknown_model_is_refused_with_those_there_are(name: str) -> None:
+def test_choose_unknown_model_lists_the_known_ones(name: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         STANDARD.choose(asked(named=name))
     assert caught.value.errors == [
@@ -68,13 +68,13 @@ def test_an_unknown_model_is_refused_with_those_there_are(name: str) -> None:
     ("strategy", "model"), [("quality", "standard"), ("cost", "fast"), ("fastest", "fast")]
 )
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_a_strategy_takes_the_best_that_costs_nothing_extra(
+def test_choose_strategy_is_the_best_without_surcharge(
     strategy: str, model: str, plan: Any
 ) -> None:
     assert chosen(STANDARD, named=strategy, plan=plan) == (model, strategy)
 
 
-def test_a_rule_may_send_a_strategy_to_an_advanced_model_where_credits_can_pay() -> None:
+def test_choose_rule_may_use_an_advanced_model_where_credits_pay() -> None:
     routing = with_rules(Rule(name="best", strategy=Strategy.QUALITY, use={"advanced": 1}))
     assert chosen(routing, named="quality") == ("advanced", "rule best")
     assert chosen(routing, named="quality", plan=PLANS["free"]) == ("standard", "quality")
@@ -97,14 +97,14 @@ def test_a_rule_may_send_a_strategy_to_an_advanced_model_where_credits_can_pay()
         ({"strategy": Strategy.COST}, {"named": "cost"}, {}),
     ],
 )
-def test_a_rule_fits_by_its_conditions(condition: Any, fits: Any, fits_not: Any) -> None:
+def test_choose_rule_matches_by_its_conditions(condition: Any, fits: Any, fits_not: Any) -> None:
     routing = with_rules(Rule(name="r", use={"fast": 1}, **condition))
     assert chosen(routing, **fits) == ("fast", "rule r")
     assert chosen(routing, **fits_not) == ("standard", "default")
     assert routing.choose(asked(**fits_not)).passed[0].startswith("r: for ")
 
 
-def test_the_first_rule_that_fits_decides_and_a_name_comes_before_all_rules() -> None:
+def test_choose_requested_model_precedes_the_first_matching_rule() -> None:
     routing = with_rules(
         Rule(name="first", use={"fast": 1}), Rule(name="second", use={"standard": 1})
     )
@@ -112,7 +112,7 @@ def test_the_first_rule_that_fits_decides_and_a_name_comes_before_all_rules() ->
     assert chosen(routing, named="standard") == ("standard", "named")
 
 
-def test_a_rule_whose_models_cannot_be_used_here_is_passed_over() -> None:
+def test_choose_rule_with_unusable_models_is_skipped() -> None:
     finals_only = Model(name="painter", provider="p", title="P", stages=frozenset({Stage.FINAL}))
     routing = with_rules(Rule(name="r", use={"painter": 1}), painter=finals_only)
     assert chosen(routing, stage=Stage.FINAL) == ("painter", "rule r")
@@ -124,7 +124,7 @@ def test_a_rule_whose_models_cannot_be_used_here_is_passed_over() -> None:
 
 
 @given(st.text(min_size=1, max_size=40))
-def test_a_user_always_falls_on_the_same_side(user_id: str) -> None:
+def test_choose_split_is_stable_per_user(user_id: str) -> None:
     routing = with_rules(SPLIT)
     assert (
         len({chosen(routing, user_id=user_id, output_format=f) for f in ("XPost", "TikTok_9x16")})
@@ -144,7 +144,7 @@ def test_users_are_split_by_weight_and_differently_by_each_rule() -> None:
     assert 60 < both < 140
 
 
-def test_a_weight_of_nothing_gets_nobody() -> None:
+def test_choose_weight_zero_gets_no_user() -> None:
     routing = with_rules(Rule(name="off", use={"standard": 1, "fast": 0}))
     assert {chosen(routing, user_id=f"u{n}")[0] for n in range(500)} == {"standard"}
 
@@ -167,7 +167,7 @@ def test_a_weight_of_nothing_gets_nobody() -> None:
         ("gone", 1, 3, "standard"),
     ],
 )
-def test_the_last_of_several_attempts_goes_to_the_fallback(
+def test_attempt_last_uses_the_fallback(
     name: str | None, attempt: int, max_attempts: int, model: str
 ) -> None:
     assert STANDARD.attempt(name, attempt=attempt, max_attempts=max_attempts).name == model
@@ -182,7 +182,9 @@ def test_the_last_of_several_attempts_goes_to_the_fallback(
         (5, ["first", "first", "first", "second", "third"]),
     ],
 )
-def test_a_chain_of_fallbacks_is_gone_down_to_its_end(max_attempts: int, models: list[str]) -> None:
+def test_attempt_chain_of_fallbacks_is_followed_to_its_end(
+    max_attempts: int, models: list[str]
+) -> None:
     chain = {
         "first": Model(name="first", provider="p", title="1", fallbacks=("second", "third")),
         "second": Model(name="second", provider="p", title="2"),
@@ -229,7 +231,7 @@ def test_models_that_would_charge_for_what_nobody_gets_are_refused(model: Model,
         (Rule(name="r", use={"fast": 0}), "needs a model with a weight"),
         (Rule(name="r", use={}), "needs a model with a weight"),
         (Rule(name="r", use={"fast": 2, "standard": -1}), "none below"),
-        (Rule(name="r", use={"advanced": 1}), "sends everybody to advanced"),
+        (Rule(name="r", use={"advanced": 1}), "sends all users to advanced"),
     ],
 )
 def test_rules_that_cannot_be_followed_are_refused(rule: Rule, told: str) -> None:
@@ -237,7 +239,7 @@ def test_rules_that_cannot_be_followed_are_refused(rule: Rule, told: str) -> Non
         with_rules(rule)
 
 
-def test_the_default_must_serve_everybody() -> None:
+def test_routing_default_must_serve_every_plan() -> None:
     for model in (
         Model(name="m", provider="p", title="M", surcharge=5),
         Model(name="m", provider="p", title="M", plans=frozenset({"pro"})),
@@ -249,7 +251,7 @@ def test_the_default_must_serve_everybody() -> None:
         Routing(models=STANDARD.models, default="gone")
 
 
-def test_only_the_advanced_model_costs_more() -> None:
+def test_built_in_models_only_the_advanced_has_a_surcharge() -> None:
     assert {name: model.surcharge for name, model in STANDARD.models.items()} == {
         "standard": 0,
         "fast": 0,

@@ -57,18 +57,18 @@ def says(lists: WordLists, text: str, language: str | None = None) -> Moderation
         "a Cafe\u0301",
     ],
 )
-def test_a_word_is_found_in_its_disguises(text: str) -> None:
+def test_check_disguised_word_is_found(text: str) -> None:
     assert says(LISTS, text) is ModerationOutcome.REJECT
 
 
 @pytest.mark.parametrize(
     "text", ["villains", "a chevillainer", "the evil", "twin evil", "grog", "ill", "v ill ain t"]
 )
-def test_other_words_are_left_alone(text: str) -> None:
+def test_check_similar_words_are_allowed(text: str) -> None:
     assert says(LISTS, text) is ModerationOutcome.ALLOW
 
 
-def test_a_combination_counts_only_near_one_another() -> None:
+def test_check_combination_matches_only_nearby_words() -> None:
     lists = WordLists(
         [
             SafetyRule(
@@ -85,7 +85,7 @@ def test_a_combination_counts_only_near_one_another() -> None:
     assert says(lists, f"a cat {far} dog fight") is ModerationOutcome.ALLOW
 
 
-def test_a_rule_for_a_language_counts_there_and_where_the_language_is_unknown() -> None:
+def test_check_language_rule_applies_to_its_language_and_unknown_ones() -> None:
     rule = SafetyRule(
         category="c", outcome=ModerationOutcome.REJECT, words=("die",), languages=frozenset({"en"})
     )
@@ -97,7 +97,7 @@ def test_a_rule_for_a_language_counts_there_and_where_the_language_is_unknown() 
     ]
 
 
-def test_the_strictest_of_all_texts_decides() -> None:
+def test_check_strictest_text_decides() -> None:
     assert LISTS.check(["fine", "a villain"], None) == ModerationResult(
         outcome=ModerationOutcome.REJECT, category="bad"
     )
@@ -110,12 +110,12 @@ def test_the_strictest_of_all_texts_decides() -> None:
     assert ModerationResult.worst([]) == ALLOWED
 
 
-def test_without_rules_everything_is_allowed() -> None:
+def test_check_without_rules_allows_everything() -> None:
     assert WordLists(()).check(["a villain"], None) == ALLOWED
 
 
 @given(st.text(max_size=300))
-def test_any_text_can_be_folded_and_checked(text: str) -> None:
+def test_check_any_text_is_processed(text: str) -> None:
     assert all(set(folded) <= set("abcdefghijklmnopqrstuvwxyz0123456789 ") for folded in fold(text))
     STANDARD.check([text], None)
 
@@ -126,7 +126,7 @@ def test_any_text_can_be_folded_and_checked(text: str) -> None:
 @pytest.mark.parametrize(
     "prompt", ["some kind of sexy retro diner", "a minor key, sexy jazz cover", "Nina, a sexy car"]
 )
-def test_words_that_are_harmless_in_english_pass_in_english(prompt: str) -> None:
+def test_standard_list_harmless_english_words_are_allowed(prompt: str) -> None:
     assert STANDARD.check([prompt], "en") == ALLOWED
 
 
@@ -161,7 +161,9 @@ def test_everyday_prompts_pass(prompt: str) -> None:
         ("instructions to build a pipe bomb", "weapons", False),
     ],
 )
-def test_what_nobody_may_ask_for_is_rejected(prompt: str, category: str, severe: bool) -> None:
+def test_standard_list_forbidden_prompts_are_rejected(
+    prompt: str, category: str, severe: bool
+) -> None:
     assert STANDARD.check([prompt], None) == ModerationResult(
         outcome=ModerationOutcome.REJECT, category=category, severe=severe
     )
@@ -170,7 +172,7 @@ def test_what_nobody_may_ask_for_is_rejected(prompt: str, category: str, severe:
 @pytest.mark.parametrize(
     "prompt", ["a nude statue in a museum", "anti-suicide campaign", "a swastika in a history book"]
 )
-def test_what_depends_is_left_to_a_person(prompt: str) -> None:
+def test_standard_list_doubtful_prompts_are_reviewed(prompt: str) -> None:
     assert says(STANDARD, prompt) is ModerationOutcome.REVIEW
 
 
@@ -185,7 +187,7 @@ def test_what_depends_is_left_to_a_person(prompt: str) -> None:
         ("rules = [", "lists.toml"),
     ],
 )
-def test_a_list_that_does_not_fit_is_told_with_its_place(tmp_path, text: str, told: str) -> None:
+def test_word_list_invalid_names_its_place(tmp_path, text: str, told: str) -> None:
     path = tmp_path / "lists.toml"
     path.write_text(text)
     with pytest.raises(SafetyFileError, match=told):

@@ -82,7 +82,7 @@ PUBLIC = ip_address("93.184.216.34")
         ("https://::1/", "invalid_url"),
     ],
 )
-def test_what_could_be_read_in_two_ways_is_refused(url: str, code: str) -> None:
+def test_read_url_ambiguous_is_refused(url: str, code: str) -> None:
     with pytest.raises(UnfitAddressError) as refused:
         read_url(url)
     assert refused.value.code == code
@@ -126,7 +126,7 @@ def test_what_could_be_read_in_two_ways_is_refused(url: str, code: str) -> None:
         ),
     ],
 )
-def test_a_plain_url_has_its_parts(
+def test_read_url_returns_its_parts(
     url: str, place: tuple[str, str, int, str], host_header: str
 ) -> None:
     read = read_url(url)
@@ -189,7 +189,7 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize("address", [*PRIVATE, str(ip_address(0))])
-def test_an_address_that_is_not_on_the_internet_is_refused(address: str) -> None:
+def test_check_address_not_public_is_refused(address: str) -> None:
     place = Place(scheme="https", host="hooks.example.com", port=443, target="/")
     with pytest.raises(UnfitAddressError, match="AIGEN_WEBHOOK_ALLOWED_NETWORKS") as refused:
         Rules().check(place, ip_address(address))
@@ -207,7 +207,7 @@ def test_an_address_that_is_not_on_the_internet_is_refused(address: str) -> None
         "2002:101:101::1",
     ],
 )
-def test_an_ordinary_address_is_called(address: str) -> None:
+def test_check_public_address_is_allowed(address: str) -> None:
     assert is_public(embedded(ip_address(address)))
     Rules().check(
         Place(scheme="https", host="hooks.example.com", port=443, target="/"), ip_address(address)
@@ -231,7 +231,7 @@ def test_scheme_and_port_are_bounded_on_the_internet(
     assert refused.value.code == code
 
 
-def test_a_listed_network_may_be_called_on_any_port_and_without_tls() -> None:
+def test_check_listed_network_allows_any_port_and_http() -> None:
     rules = Rules(networks=[ip_network("10.1.0.0/16"), ip_network("fd12::/16")])
     for address in ("10.1.2.3", "fd12::1", "::ffff:10.1.2.3"):
         rules.check(Place(scheme="http", host="n8n", port=5678, target="/"), ip_address(address))
@@ -245,7 +245,7 @@ def test_a_listed_network_may_be_called_on_any_port_and_without_tls() -> None:
 @pytest.mark.parametrize(
     "address", ["169.254.169.254", "fd00:ec2::254", "168.63.129.16", "100.100.100.200"]
 )
-def test_what_tells_a_machine_its_secrets_is_never_called(address: str) -> None:
+def test_check_metadata_address_is_always_refused(address: str) -> None:
     rules = Rules(networks=[ip_network("0.0.0.0/0"), ip_network("::/0")])
     with pytest.raises(UnfitAddressError):
         rules.check(Place(scheme="http", host="metadata", port=80, target="/"), ip_address(address))

@@ -104,14 +104,14 @@ def told(charge: Charge) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("plan", "costs", "paid_by"), SAMPLES)
-def test_a_set_of_samples(plan: str, costs: str, paid_by: str) -> None:
+def test_price_samples_by_plan(plan: str, costs: str, paid_by: str) -> None:
     charge = price_samples(PLANS[plan], LIST)
     assert told(charge) == (costs, paid_by)
     assert charge.action == "sample_generation"
 
 
 @pytest.mark.parametrize(("plan", "costs", "paid_by"), SAMPLES_OF_THE_ADVANCED_MODEL)
-def test_a_set_of_samples_of_the_advanced_model(plan: str, costs: str, paid_by: str) -> None:
+def test_price_samples_of_the_advanced_model_by_plan(plan: str, costs: str, paid_by: str) -> None:
     charge = price_samples(PLANS[plan], LIST, ADVANCED)
     assert told(charge) == (costs, paid_by)
     assert charge.action == "sample_generation"
@@ -119,14 +119,18 @@ def test_a_set_of_samples_of_the_advanced_model(plan: str, costs: str, paid_by: 
 
 @pytest.mark.parametrize("longest_side", [64, 1080, 1920])
 @pytest.mark.parametrize(("plan", "costs", "paid_by"), STANDARD_FINAL)
-def test_a_standard_final(plan: str, costs: str, paid_by: str, longest_side: int) -> None:
+def test_price_final_standard_by_plan(
+    plan: str, costs: str, paid_by: str, longest_side: int
+) -> None:
     charge = price_final(PLANS[plan], LIST, longest_side=longest_side)
     assert told(charge) == (costs, paid_by)
     assert charge.action == "standard_generation"
 
 
 @pytest.mark.parametrize(("plan", "costs", "paid_by"), STANDARD_FINAL_OF_THE_ADVANCED_MODEL)
-def test_a_standard_final_of_the_advanced_model(plan: str, costs: str, paid_by: str) -> None:
+def test_price_final_standard_of_the_advanced_model_by_plan(
+    plan: str, costs: str, paid_by: str
+) -> None:
     charge = price_final(PLANS[plan], LIST, longest_side=1920, surcharge=ADVANCED)
     assert told(charge) == (costs, paid_by)
     assert charge.action == "standard_generation"
@@ -134,21 +138,25 @@ def test_a_standard_final_of_the_advanced_model(plan: str, costs: str, paid_by: 
 
 @pytest.mark.parametrize("longest_side", [1921, 2048, 4096])
 @pytest.mark.parametrize(("plan", "costs", "paid_by"), HIGH_RESOLUTION_FINAL)
-def test_a_high_resolution_final(plan: str, costs: str, paid_by: str, longest_side: int) -> None:
+def test_price_final_high_resolution_by_plan(
+    plan: str, costs: str, paid_by: str, longest_side: int
+) -> None:
     charge = price_final(PLANS[plan], LIST, longest_side=longest_side)
     assert told(charge) == (costs, paid_by)
     assert charge.action == "hd_export"
 
 
 @pytest.mark.parametrize(("plan", "costs", "paid_by"), HIGH_RESOLUTION_FINAL_OF_THE_ADVANCED_MODEL)
-def test_a_high_resolution_final_of_the_advanced_model(plan: str, costs: str, paid_by: str) -> None:
+def test_price_final_high_resolution_of_the_advanced_model_by_plan(
+    plan: str, costs: str, paid_by: str
+) -> None:
     charge = price_final(PLANS[plan], LIST, longest_side=4096, surcharge=ADVANCED)
     assert told(charge) == (costs, paid_by)
     assert charge.action == "hd_export"
 
 
 @pytest.mark.parametrize("plan", list(PLANS))
-def test_no_price_is_for_nothing_and_for_credits_at_once(plan: str) -> None:
+def test_prices_amount_is_zero_unless_credits_pay(plan: str) -> None:
     for surcharge in (0, 1, 100):
         charges = [price_samples(PLANS[plan], LIST, surcharge)]
         charges += [
@@ -159,7 +167,7 @@ def test_no_price_is_for_nothing_and_for_credits_at_once(plan: str) -> None:
             assert (charge.amount > 0) is (charge.funding == "credits")
 
 
-def test_the_price_list_is_a_setting() -> None:
+def test_prices_follow_the_settings() -> None:
     dear = Prices(sample_set=30, final=150, high_resolution_final=275, high_resolution_above=1024)
     assert price_samples(PLANS["payg"], dear).amount == 30
     assert price_final(PLANS["payg"], dear, longest_side=1024).amount == 150
@@ -173,7 +181,7 @@ def test_high_resolution_begins_above_1920_px(longest_side: int, high: bool) -> 
     assert is_high_resolution(LIST, longest_side) is high
 
 
-def test_each_plan_includes_what_the_mission_says() -> None:
+def test_plans_match_the_requirements() -> None:
     assert {
         plan.name: {feature: getattr(plan, feature) for feature in INCLUDES["free"]}
         for plan in PLANS.values()
@@ -186,7 +194,7 @@ def test_dearer_plans_weigh_at_least_as_much_in_the_fair_queue() -> None:
     assert weights[0] > 0
 
 
-def test_a_hold_has_the_key_of_its_stage_and_round() -> None:
+def test_hold_key_contains_stage_round_and_asking() -> None:
     assert (
         hold_key(REQUEST_ID, Stage.SAMPLES, 2, 1)
         == "0195940d-0000-7000-8000-000000000001:samples:2:1"
@@ -210,7 +218,7 @@ def test_a_hold_has_the_key_of_its_stage_and_round() -> None:
         (-101, "-1.01"),
     ],
 )
-def test_an_amount_is_written_with_two_decimals(amount: int, text: str) -> None:
+def test_credits_text_has_two_decimals(amount: int, text: str) -> None:
     assert credits_text(amount) == text
     assert credits_amount(text) == amount
 
@@ -219,13 +227,13 @@ def test_an_amount_is_written_with_two_decimals(amount: int, text: str) -> None:
     ("text", "amount"),
     [("1", 100), ("1.5", 150), ("007", 700), (" 2.50 ", 250), ("-3", -300), ("-0", 0), ("0.0", 0)],
 )
-def test_an_amount_may_be_written_shorter(text: str, amount: int) -> None:
+def test_credits_amount_accepts_shorter_text(text: str, amount: int) -> None:
     assert credits_amount(text) == amount
 
 
 @given(st.integers(min_value=-(10**14) + 1, max_value=10**14 - 1))
 @settings(max_examples=150, deadline=None)
-def test_an_amount_survives_being_written_and_read(amount: int) -> None:
+def test_credits_text_round_trip_is_equal(amount: int) -> None:
     text = credits_text(amount)
     assert credits_amount(text) == amount
     assert Decimal(text) * 100 == amount
@@ -277,14 +285,14 @@ def test_an_amount_survives_being_written_and_read(amount: int) -> None:
         "0.2\n5",
     ],
 )
-def test_what_is_not_a_decimal_number_of_credits_is_refused(text: str) -> None:
+def test_credits_amount_invalid_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="an amount"):
         credits_amount(text)
 
 
 @given(st.text(max_size=20) | st.text("0123456789.-+_e ٢", max_size=8))
 @settings(max_examples=150, deadline=None)
-def test_any_text_is_an_exact_amount_or_refused_in_our_words(text: str) -> None:
+def test_credits_amount_any_text_is_exact_or_refused(text: str) -> None:
     try:
         amount = credits_amount(text)
     except ValueError as error:

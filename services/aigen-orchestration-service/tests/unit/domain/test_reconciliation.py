@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from creativeflow.services.aigeneration.domain.reconciliation import (
-    VERDICTS,
+    COMPARISONS,
     Compensation,
     Difference,
     HoldStatus,
@@ -26,20 +26,20 @@ AGREE = {
 }
 
 
-def test_every_pair_has_a_line() -> None:
-    assert set(VERDICTS) == set(product(HoldState, HoldStatus))
+def test_compare_hold_every_pair_of_states_is_defined() -> None:
+    assert set(COMPARISONS) == set(product(HoldState, HoldStatus))
 
 
-@pytest.mark.parametrize(("ours", "theirs"), list(VERDICTS))
+@pytest.mark.parametrize(("ours", "theirs"), list(COMPARISONS))
 def test_they_agree_exactly_where_they_should(ours: HoldState, theirs: HoldStatus) -> None:
-    assert (VERDICTS[ours, theirs] is None) == ((ours, theirs) in AGREE)
+    assert (COMPARISONS[ours, theirs] is None) == ((ours, theirs) in AGREE)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), list(VERDICTS))
-def test_a_compensation_only_finishes_what_was_decided_and_is_still_set_aside(
+@pytest.mark.parametrize(("ours", "theirs"), list(COMPARISONS))
+def test_compare_hold_compensation_only_completes_a_decision(
     ours: HoldState, theirs: HoldStatus
 ) -> None:
-    found = VERDICTS[ours, theirs]
+    found = COMPARISONS[ours, theirs]
     if found is None or found.compensation is None:
         return
     assert theirs is HoldStatus.HELD
@@ -49,7 +49,7 @@ def test_a_compensation_only_finishes_what_was_decided_and_is_still_set_aside(
     assert ours not in {HoldState.HELD, HoldState.PLACING}
 
 
-def test_what_is_still_owed_is_no_difference_but_a_wrong_end_is() -> None:
+def test_compare_hold_pending_message_is_no_difference() -> None:
     assert compare_hold(HoldState.CAPTURED, HoldStatus.HELD, owed=True) is None
     assert compare_hold(HoldState.RELEASED, HoldStatus.HELD, owed=True) is None
     for ours, theirs, difference in (

@@ -34,7 +34,7 @@ def cost(*holds: Hold) -> dict[str, str]:
     return shown
 
 
-def test_a_new_request_shows_every_field() -> None:
+def test_to_resource_new_request_has_every_field() -> None:
     assert to_resource(a_request(metadata={"campaign": 4}), queue_position=12) == {
         "id": "0195940d-0000-7000-8000-000000000001",
         "status": "PENDING",
@@ -65,7 +65,7 @@ def test_a_new_request_shows_every_field() -> None:
     }
 
 
-def test_a_finished_request_shows_what_became_of_it() -> None:
+def test_to_resource_completed_request_has_its_results() -> None:
     finished = a_request(
         state=State.COMPLETED,
         stage=Stage.FINAL,
@@ -101,14 +101,14 @@ def test_a_finished_request_shows_what_became_of_it() -> None:
     assert {name: shown[name] for name in expected} == expected
 
 
-def test_a_failed_request_says_why_and_offers_a_retry() -> None:
+def test_to_resource_failed_request_has_failure_and_retry() -> None:
     shown = to_resource(a_request(state=State.FAILED, failure=to_failure("network_error")))
     assert shown["failure"]["message"] == "A connection broke while we worked on it. Try again."
     assert shown["actions"] == ["retry"]
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_the_resource_is_what_the_api_description_says(state: State) -> None:
+def test_to_resource_matches_the_schema(state: State) -> None:
     shown = to_resource(
         a_request(
             state=state,
@@ -152,13 +152,13 @@ def test_the_resource_is_what_the_api_description_says(state: State) -> None:
         ((an_allowance(),), {"samples": "0.00", "final": "0.00", "total": "0.00", "held": "0.00"}),
     ],
 )
-def test_the_cost_is_what_is_charged_or_set_aside(
+def test_to_resource_cost_counts_held_and_captured(
     holds: tuple[Hold, ...], expected: dict[str, str]
 ) -> None:
     assert cost(*holds) == expected
 
 
-def test_while_credits_are_being_asked_for_only_cancelling_is_offered() -> None:
+def test_to_resource_placing_hold_offers_only_cancel() -> None:
     placing = a_hold(stage=Stage.FINAL, state=HoldState.PLACING)
     request = a_request(
         state=State.AWAITING_SELECTION, holds=(a_hold(state=HoldState.CAPTURED), placing)
@@ -177,14 +177,14 @@ def test_times_are_in_utc_to_the_microsecond() -> None:
     assert to_resource(a_request(updated_at=moment))["updated_at"] == "2026-12-31T23:59:59.999999Z"
 
 
-def test_the_resource_is_ready_for_json() -> None:
+def test_to_resource_is_json_serialisable() -> None:
     request = a_request(
         brief=a_brief(locale="fr-FR", color_scheme=["#fff"]), samples=four_samples(), updated_at=NOW
     )
     assert json.loads(json.dumps(to_resource(request))) == to_resource(request)
 
 
-def test_what_only_we_need_is_not_shown() -> None:
+def test_to_resource_has_no_internal_fields() -> None:
     hidden = {
         "created_by",
         "correlation_id",

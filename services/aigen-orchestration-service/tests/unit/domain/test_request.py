@@ -19,12 +19,12 @@ HOLDS = (
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_request_has_ended_in_exactly_five_states(state: State) -> None:
+def test_request_terminal_in_exactly_five_states(state: State) -> None:
     ended = state.value in {"COMPLETED", "FAILED", "CONTENT_REJECTED", "CANCELLED", "EXPIRED"}
     assert a_request(state=state).terminal is ended
 
 
-def test_a_format_gives_its_dimensions() -> None:
+def test_request_dimensions_of_each_format() -> None:
     assert a_request(brief=a_brief(output_format="XPost")).dimensions == (1600, 900)
 
 
@@ -33,7 +33,7 @@ def test_custom_dimensions_are_those_of_the_brief() -> None:
     assert a_request(brief=brief).dimensions == (640, 4096)
 
 
-def test_the_terms_are_those_of_the_plan_it_was_submitted_under() -> None:
+def test_request_terms_are_those_of_its_plan() -> None:
     assert a_request(plan="pro").terms is PRO
 
 
@@ -47,13 +47,13 @@ def test_the_terms_are_those_of_the_plan_it_was_submitted_under() -> None:
         (Stage.FINAL, [], 0),
     ],
 )
-def test_the_cost_of_a_stage_is_the_sum_of_its_holds(
+def test_request_cost_is_the_sum_of_the_stage_holds(
     stage: Stage, states: list[HoldState], amount: int
 ) -> None:
     assert a_request(holds=HOLDS).cost(stage, *states) == amount
 
 
-def test_the_hold_being_placed_is_found() -> None:
+def test_request_placing_returns_the_placing_hold() -> None:
     placing = a_hold(stage=Stage.FINAL, state=HoldState.PLACING)
     assert a_request(holds=(a_hold(), placing)).placing == placing
     assert a_request(holds=HOLDS).placing is None
@@ -69,5 +69,5 @@ def test_the_hold_being_placed_is_found() -> None:
         ("refused", False),
     ],
 )
-def test_a_hold_is_open_until_it_is_resolved(state: str, still_open: bool) -> None:
+def test_hold_open_until_resolved(state: str, still_open: bool) -> None:
     assert a_hold(state=HoldState(state)).open is still_open

@@ -65,18 +65,18 @@ def test_samples_are_shown_by_their_index() -> None:
     assert [sample["index"] for sample in judged.good] == [0, 1, 2, 3]
 
 
-def test_what_else_a_worker_says_of_a_sample_is_kept() -> None:
+def test_judge_samples_keeps_further_fields() -> None:
     told_more = a_sample(index=2, model="m-1", checksum="sha256:00", metadata={"seed": 5})
     assert judge_samples(SQUARE, [told_more], []).good == (told_more,)
 
 
-def test_the_samples_a_worker_delivered_are_not_changed() -> None:
+def test_judge_samples_does_not_change_its_input() -> None:
     delivered = numbered("a", "b")
     judge_samples(SQUARE, delivered, [])
     assert delivered == numbered("a", "b")
 
 
-def test_some_failed_samples_leave_the_good_ones() -> None:
+def test_judge_samples_with_failures_keeps_valid_ones() -> None:
     judged = judge_samples(SQUARE, four_samples()[:3], [told(3, "unsafe_output")])
     assert judged.good == four_samples()[:3]
     assert judged.failures == (
@@ -88,19 +88,19 @@ def test_some_failed_samples_leave_the_good_ones() -> None:
     )
 
 
-def test_a_sample_that_does_not_fit_is_reported_as_failed_under_its_index() -> None:
+def test_judge_samples_invalid_sample_fails_under_its_index() -> None:
     first, second, *_ = four_samples()
     judged = judge_samples(SQUARE, [first, a_sample(**second | {"resolution": "1024x1024"})], [])
     assert judged.good == (first,)
     assert judged.failures == (told(1, "invalid_output", INVALID),)
 
 
-def test_a_misfit_without_an_index_is_reported_under_its_place() -> None:
+def test_judge_samples_invalid_sample_without_index_fails_under_its_position() -> None:
     judged = judge_samples(SQUARE, [*numbered("a"), *numbered("b", resolution="nonsense")], [])
     assert [failure["index"] for failure in judged.failures] == [1]
 
 
-def test_what_the_worker_reports_and_what_we_find_stand_in_the_order_of_the_samples() -> None:
+def test_judge_samples_failures_are_ordered_by_index() -> None:
     judged = judge_samples(SQUARE, numbered("a", resolution="0x0"), [told(1, "model_timeout")])
     assert [failure["error_code"] for failure in judged.failures] == [
         "invalid_output",
@@ -108,42 +108,42 @@ def test_what_the_worker_reports_and_what_we_find_stand_in_the_order_of_the_samp
     ]
 
 
-def test_no_good_sample_is_told_as_it_is() -> None:
+def test_judge_samples_without_valid_samples_returns_failures_only() -> None:
     judged = judge_samples(SQUARE, numbered("a", "b", resolution="4096x4096"), [])
     assert judged.good == ()
     assert len(judged.failures) == 2
 
 
-def test_nothing_at_all_is_neither_good_nor_bad() -> None:
+def test_judge_samples_empty_returns_nothing() -> None:
     judged = judge_samples(SQUARE, [], [])
     assert (judged.good, judged.failures) == ((), ())
 
 
-def test_a_sample_that_comes_twice_is_one_sample() -> None:
+def test_judge_samples_repeated_sample_counts_once() -> None:
     first, second, *_ = four_samples()
     judged = judge_samples(SQUARE, [first, second, first, a_sample(**second | {"index": 3})], [])
     assert (judged.good, judged.failures) == ((first, second), ())
 
 
-def test_a_misfit_that_comes_twice_has_failed_once() -> None:
+def test_judge_samples_repeated_invalid_sample_fails_once() -> None:
     judged = judge_samples(SQUARE, numbered("a", "a", resolution="9x9999"), [])
     assert [failure["index"] for failure in judged.failures] == [0]
 
 
 @pytest.mark.parametrize("resolution", ["512x512", "512X512", "256x256", "512x504", "504x512"])
-def test_a_sample_inside_the_box_in_the_asked_ratio_fits(resolution: str) -> None:
+def test_sample_fits_inside_the_box_in_the_ratio(resolution: str) -> None:
     assert sample_fits(SQUARE, a_sample(resolution=resolution)) is True
 
 
 @pytest.mark.parametrize(
     "resolution", ["513x513", "512x513", "1024x1024", "1080x1080", "99999x99999"]
 )
-def test_a_sample_outside_the_box_does_not_fit(resolution: str) -> None:
+def test_sample_fits_outside_the_box_is_false(resolution: str) -> None:
     assert sample_fits(SQUARE, a_sample(resolution=resolution)) is False
 
 
 @pytest.mark.parametrize("resolution", ["512x288", "288x512", "512x480", "512x64"])
-def test_a_sample_in_another_ratio_does_not_fit(resolution: str) -> None:
+def test_sample_fits_in_another_ratio_is_false(resolution: str) -> None:
     assert sample_fits(SQUARE, a_sample(resolution=resolution)) is False
 
 
@@ -163,11 +163,11 @@ def test_a_sample_in_another_ratio_does_not_fit(resolution: str) -> None:
         "null",
     ],
 )
-def test_a_sample_of_no_readable_size_does_not_fit(resolution: str) -> None:
+def test_sample_fits_without_readable_size_is_false(resolution: str) -> None:
     assert sample_fits(SQUARE, a_sample(resolution=resolution)) is False
 
 
-def test_a_providers_steps_of_eight_pixels_are_forgiven() -> None:
+def test_sample_fits_tolerates_steps_of_eight_pixels() -> None:
     assert sample_fits(custom(1200, 630), a_sample(resolution="512x272")) is True
     assert sample_fits(custom(1200, 630), a_sample(resolution="512x264")) is True
 
@@ -176,7 +176,7 @@ def test_a_providers_steps_of_eight_pixels_are_forgiven() -> None:
 @example(68, 4096)
 @example(4096, 68)
 @settings(max_examples=200, deadline=None)
-def test_a_sample_in_the_very_size_that_the_job_names_always_fits(width: int, height: int) -> None:
+def test_sample_fits_in_the_size_of_the_job_is_true(width: int, height: int) -> None:
     asked = sample_size(Size(width, height))
     assert sample_fits(custom(width, height), a_sample(resolution=str(asked)))
 
@@ -196,7 +196,7 @@ def test_a_sample_in_the_very_size_that_the_job_names_always_fits(width: int, he
         ("1080x1920", "", False),
     ],
 )
-def test_a_final_must_have_exactly_the_size_and_format_asked_for(
+def test_final_fits_only_exact_size_and_format(
     resolution: str, file_format: str, fits: bool
 ) -> None:
     request = a_request(final_size=Size(1080, 1920), file_format="png")
@@ -220,11 +220,11 @@ def test_jpeg_is_jpg_and_nothing_else_is_another(asked: str, delivered: str, fit
     assert final_fits(request, a_final(format=delivered)) is fits
 
 
-def test_no_final_fits_before_one_was_asked_for() -> None:
+def test_final_fits_without_an_order_is_false() -> None:
     assert final_fits(a_request(final_size=None), a_final()) is False
 
 
-def test_a_story_is_judged_by_its_own_ratio() -> None:
+def test_judge_samples_uses_the_ratio_of_the_format() -> None:
     assert [
         sample["asset_id"]
         for sample in judge_samples(STORY, numbered("a", resolution="288x512"), []).good
@@ -240,12 +240,12 @@ def test_a_story_is_judged_by_its_own_ratio() -> None:
         ("CUDA_OUT_OF_MEMORY", OURS),  # shown as our own workflow_error
     ],
 )
-def test_a_missing_sample_is_explained_in_our_words(code: str, message: str) -> None:
+def test_failed_sample_has_the_message_of_the_code(code: str, message: str) -> None:
     assert failed_sample(2, code) == told(2, reported_code(code), message)
 
 
 @pytest.mark.parametrize("code", ["insufficient_credits", "operator_ended", "dispatch_timeout"])
-def test_a_worker_cannot_speak_of_what_only_we_can_know(code: str) -> None:
+def test_failed_sample_service_code_becomes_workflow_error(code: str) -> None:
     (failure,) = judge_samples(SQUARE, four_samples()[:3], [told(3, code)]).failures
     assert failure["message"] == OURS
 

@@ -55,11 +55,13 @@ def kinds(queue: QueueSeen | None = None, **work: Any) -> list[tuple[StallKind, 
         ),
     ],
 )
-def test_what_is_told(work: Any, queue: QueueSeen | None, expected: list[tuple[str, int]]) -> None:
+def test_stalls_by_lane_work_and_queue(
+    work: Any, queue: QueueSeen | None, expected: list[tuple[str, int]]
+) -> None:
     assert kinds(queue, **work) == expected
 
 
-def test_it_says_since_when() -> None:
+def test_stalls_have_the_time_of_the_oldest_job() -> None:
     work = LaneWork(lane=Stage.FINAL, unreported=1, unreported_since=LONG)
     assert stalls(work, None, now=NOW, quiet_for=QUIET) == [
         Stall(lane=Stage.FINAL, kind=StallKind.NEVER_STARTED, jobs=1, since=LONG)

@@ -26,7 +26,7 @@ from tests.support.builders import NOW, a_request, an_event, four_samples, new_i
 FAILED = Attempt(status=500, trouble=DeliveryError.BAD_STATUS, duration_ms=1)
 
 
-def test_the_schedule_is_the_one_of_the_specification() -> None:
+def test_classify_attempt_follows_the_schedule_of_the_specification() -> None:
     found = [
         classify_attempt(FAILED, tries=tries, failing_since=None, now=NOW) for tries in range(1, 11)
     ]
@@ -61,14 +61,12 @@ def test_jitter_stretches_the_wait() -> None:
         (timedelta(days=9), timedelta(days=1)),
     ],
 )
-def test_a_receiver_can_ask_for_more_time_but_not_for_ever(
-    asked: timedelta, wait: timedelta
-) -> None:
+def test_classify_attempt_retry_after_is_bounded(asked: timedelta, wait: timedelta) -> None:
     busy = Attempt(status=429, trouble=DeliveryError.BAD_STATUS, duration_ms=1, retry_after=asked)
     assert classify_attempt(busy, tries=1, failing_since=None, now=NOW) == RetryLater(wait)
 
 
-def test_a_endpoint_that_is_gone_or_has_failed_for_days_is_disabled() -> None:
+def test_classify_attempt_gone_or_failing_for_days_disables() -> None:
     gone = Attempt(status=410, trouble=DeliveryError.GONE, duration_ms=1)
     assert classify_attempt(gone, tries=1, failing_since=None, now=NOW) == Disable(
         DisabledReason.GONE
@@ -88,9 +86,7 @@ def test_a_endpoint_that_is_gone_or_has_failed_for_days_is_disabled() -> None:
     ("state", "event"),
     [key for key, move in TRANSITIONS.items() if "announce" in str(move.effects)],
 )
-def test_every_announcement_tells_endpoints_the_resource_as_it_then_is(
-    state: State, event: Event
-) -> None:
+def test_announcements_carry_the_resource(state: State, event: Event) -> None:
     request = a_request(state=state, samples=four_samples(), final_asset=four_samples()[0])
     happened = an_event(request, event)
     context = Context(policy=Policy(webhooks=True), now=NOW, new_id=new_ids())

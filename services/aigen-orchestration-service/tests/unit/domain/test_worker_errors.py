@@ -42,24 +42,24 @@ EVERY_FAULT = [
 ]
 
 
-def test_the_codes_of_workers_are_those_of_the_contract() -> None:
+def test_worker_codes_match_the_contract() -> None:
     assert {
         code: (fault.responsibility, fault.event) for code, fault in WORKER_ERRORS.items()
     } == WORKERS_CODES
 
 
-def test_the_failures_we_find_ourselves_have_lines_of_their_own() -> None:
+def test_service_codes_match_the_contract() -> None:
     assert {
         code: (fault.responsibility, fault.event) for code, fault in SERVICE_ERRORS.items()
     } == OUR_CODES
 
 
-def test_no_code_has_two_meanings() -> None:
+def test_worker_and_service_codes_are_disjoint() -> None:
     assert set(WORKER_ERRORS) & set(SERVICE_ERRORS) == set()
 
 
 @pytest.mark.parametrize("code", sorted(WORKERS_CODES | OUR_CODES))
-def test_each_code_is_found(code: str) -> None:
+def test_worker_error_for_every_code_is_found(code: str) -> None:
     responsibility, event = (WORKERS_CODES | OUR_CODES)[code]
     assert (worker_error_for(code).responsibility, worker_error_for(code).event) == (
         responsibility,
@@ -68,7 +68,7 @@ def test_each_code_is_found(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(WORKERS_CODES))
-def test_only_what_the_user_caused_is_not_tried_again(code: str) -> None:
+def test_worker_errors_only_those_of_users_are_final(code: str) -> None:
     responsibility, _ = WORKERS_CODES[code]
     assert worker_error_for(code).transient is (responsibility != "user")
 
@@ -76,7 +76,7 @@ def test_only_what_the_user_caused_is_not_tried_again(code: str) -> None:
 @pytest.mark.parametrize(
     "code", ["", "quota_exceeded", "PROMPT_REJECTED", "prompt_rejected ", "dispatch-timeout"]
 )
-def test_an_unknown_code_counts_as_ours_and_is_tried_again(code: str) -> None:
+def test_reported_code_unknown_is_a_workflow_error(code: str) -> None:
     fault = worker_error_for(reported_code(code))
     assert (fault.responsibility, fault.event, fault.transient) == (
         "system",
@@ -87,13 +87,13 @@ def test_an_unknown_code_counts_as_ours_and_is_tried_again(code: str) -> None:
 
 @given(st.text(max_size=40).filter(lambda code: code not in WORKERS_CODES))
 @settings(max_examples=100, deadline=None)
-def test_whatever_a_worker_invents_never_blames_the_user(code: str) -> None:
+def test_reported_code_any_text_never_blames_the_user(code: str) -> None:
     assert worker_error_for(reported_code(code)).responsibility == "system"
 
 
 @pytest.mark.parametrize("state", sorted(WITH_JOB))
 @pytest.mark.parametrize("code", sorted(WORKERS_CODES))
-def test_what_a_code_leads_to_is_legal_wherever_a_job_exists(state: State, code: str) -> None:
+def test_worker_errors_events_are_legal_in_every_state_with_a_job(state: State, code: str) -> None:
     assert (state, worker_error_for(code).event) in TRANSITIONS
 
 
@@ -105,14 +105,14 @@ def test_what_a_code_leads_to_is_legal_wherever_a_job_exists(state: State, code:
         ("operator_ended", State.AWAITING_SELECTION),
     ],
 )
-def test_what_our_own_codes_lead_to_ends_the_request(code: str, state: State) -> None:
+def test_service_errors_events_end_the_request(code: str, state: State) -> None:
     event = worker_error_for(code).event
     assert event in {Event.DEADLINE_PASSED, Event.CREDITS_REFUSED, Event.OPERATOR_FAILED}
     assert TRANSITIONS[state, event].to is State.FAILED
 
 
 @pytest.mark.parametrize("fault", EVERY_FAULT)
-def test_each_message_is_friendly_and_leaves_a_way_on(fault: WorkerError) -> None:
+def test_worker_errors_messages_have_a_next_step(fault: WorkerError) -> None:
     assert re.fullmatch(r"[A-Z].*\.", fault.message)
     assert not re.search(
         r"error|exception|null|n8n|queue|broker|http|\d", fault.message, re.IGNORECASE
@@ -122,14 +122,12 @@ def test_each_message_is_friendly_and_leaves_a_way_on(fault: WorkerError) -> Non
 
 
 @pytest.mark.parametrize("fault", EVERY_FAULT)
-def test_a_message_that_says_try_again_belongs_to_a_failure_with_a_way_on_of_that_kind(
-    fault: WorkerError,
-) -> None:
+def test_worker_errors_try_again_messages_offer_a_retry(fault: WorkerError) -> None:
     if fault.transient:
         assert {"retry", "adjust_prompt", "other_model"} <= set(fault.next_steps)
 
 
-def test_a_failure_is_told_in_the_users_words() -> None:
+def test_to_failure_has_message_and_responsibility() -> None:
     assert to_failure("model_timeout") == {
         "code": "model_timeout",
         "fault": "provider",
@@ -139,7 +137,7 @@ def test_a_failure_is_told_in_the_users_words() -> None:
     }
 
 
-def test_a_rejected_prompt_is_not_retryable_as_it_is() -> None:
+def test_to_failure_rejected_prompt_is_not_retryable() -> None:
     rejected = to_failure("prompt_rejected")
     assert (rejected["fault"], rejected["retryable"], rejected["next_steps"]) == (
         "user",
@@ -157,7 +155,7 @@ def test_missing_credits_can_be_topped_up() -> None:
     )
 
 
-def test_an_unknown_code_never_reaches_the_user() -> None:
+def test_to_failure_unknown_code_is_a_workflow_error() -> None:
     unknown = to_failure(reported_code("gpu_on_fire"))
     assert (unknown["code"], unknown["fault"]) == ("workflow_error", "system")
     assert unknown["message"] == "Something went wrong on our side. Try again."

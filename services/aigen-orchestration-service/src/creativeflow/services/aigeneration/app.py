@@ -66,6 +66,21 @@ _SECURITY = {
 }
 
 
+_METADATA: dict[str, Any] = {
+    "title": "CreativeFlow AI Generation Orchestration",
+    "version": __version__,
+    "description": _ABOUT,
+    "openapi_tags": _TAGS,
+    "servers": [{"url": "/", "description": "This service"}],
+    "license_info": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    "contact": {"name": "CreativeFlow maintainers"},
+    "generate_unique_id_function": lambda route: route.name,
+    "docs_url": None,
+    "redoc_url": None,
+    "telemetry": {"metrics": False, "logs": False},  # the service has its own metrics and logs
+}
+
+
 def create_app(
     settings: Settings | None = None, *, migrates: bool = True, service: Container | None = None
 ) -> FastAPI:
@@ -91,20 +106,7 @@ def create_app(
             await app.state.web_services.snapshots.close()
             await running.stop()
 
-    app = FastAPI(
-        title="CreativeFlow AI Generation Orchestration",
-        version=__version__,
-        description=_ABOUT,
-        openapi_tags=_TAGS,
-        servers=[{"url": "/", "description": "This service"}],
-        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        contact={"name": "CreativeFlow maintainers"},
-        generate_unique_id_function=lambda route: route.name,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        telemetry={"metrics": False, "logs": False},  # metrics and logs are our own
-    )
+    app = FastAPI(**_METADATA, lifespan=lifespan)
     uploads = {
         callbacks.UPLOADS: settings.asset_limit_bytes,
         reference_images.UPLOADS: settings.web_upload_bytes,

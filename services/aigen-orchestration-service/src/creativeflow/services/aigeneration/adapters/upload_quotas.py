@@ -18,7 +18,7 @@ _DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uploader:
-    """Who uploads are counted for, and the quota within `seconds`."""
+    """The owner of uploads, with the quota within `seconds`."""
 
     kind: str
     name: str

@@ -28,7 +28,7 @@ def _header(name: str, about: str, **bounds: int) -> dict[str, Any]:
 
 _KEY = _header(
     "Idempotency-Key",
-    f"1 to {KEY_MAX} characters: the same key and body give the same answer once more.",
+    f"1 to {KEY_MAX} characters: repeating the key with the same body returns the same response.",
     minLength=1,
     maxLength=KEY_MAX,
 )

@@ -26,5 +26,5 @@ def read_cursor(cursor: str | None) -> UUID | None:
         raise InvalidRequestError.at(
             "/query/cursor",
             "invalid_cursor",
-            "Use the cursor of the page before, or leave it out to begin anew.",
+            "Use the cursor of the previous page, or omit it for the first page.",
         ) from None

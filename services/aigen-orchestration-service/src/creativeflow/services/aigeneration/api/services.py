@@ -48,7 +48,7 @@ class EntitlementCache(Protocol):
         """
 
     def forget(self, user_id: str) -> None:
-        """Load the entitlements of this user anew at the next call."""
+        """Discard the cached entitlements of this user."""
 
 
 class AssetFiles(Protocol):

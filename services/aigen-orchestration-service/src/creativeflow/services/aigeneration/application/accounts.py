@@ -26,7 +26,7 @@ class Remembered(Protocol):
         ...
 
     def forget(self, user_id: str) -> None:
-        """Load the entitlements of this user anew at the next call."""
+        """Discard the cached entitlements of this user."""
         ...
 
 

@@ -51,13 +51,13 @@ class PromptModeration:
         """
         texts = [text for text in (brief["input_prompt"], brief.get("style_guidance")) if text]
         try:
-            verdict = await self._check.check(texts, brief.get("locale"))
+            result = await self._check.check(texts, brief.get("locale"))
         except PromptCheckUnavailableError as error:
             return self._away(error)
-        if verdict.outcome is ModerationOutcome.REJECT:
-            await self._rejected(user_id, verdict)
+        if result.outcome is ModerationOutcome.REJECT:
+            await self._rejected(user_id, result)
             raise errors.PromptRejectedError
-        return verdict
+        return result
 
     async def check_change(self, user_id: str, brief: Brief) -> None:
         """Check a changed prompt of a request in progress, which cannot wait for a review.
@@ -79,11 +79,11 @@ class PromptModeration:
             case WhenAway.REFUSE:
                 raise errors.SafetyUnavailableError(retry_after_seconds=5) from error
 
-    async def _rejected(self, user_id: str, verdict: ModerationResult) -> None:
-        now, category = self._now(), verdict.category or "unknown"
-        log.info("prompt_rejected", category=category, severe=verdict.severe)
+    async def _rejected(self, user_id: str, result: ModerationResult) -> None:
+        now, category = self._now(), result.category or "unknown"
+        log.info("prompt_rejected", category=category, severe=result.severe)
         severe = await self._rejections.record(
-            user_id, category, severe=verdict.severe, now=now, since=now - ABUSE_WINDOW
+            user_id, category, severe=result.severe, now=now, since=now - ABUSE_WINDOW
         )
-        if verdict.severe and severe >= self._abuse_after:
+        if result.severe and severe >= self._abuse_after:
             await self._flags.raise_(user_id, CONTENT_ABUSE, now)

@@ -224,7 +224,7 @@ class FreeQuotaExhaustedError(AigenError):
     code = "free_quota_exhausted"
     title = "The free generations of this month are used up"
     sentence = (
-        "The Free plan includes {limit} generations a month (UTC). Upgrade to go on now, or wait"
+        "The Free plan includes {limit} generations a month (UTC). Upgrade to continue now, or wait"
         " for next month."
     )
 
@@ -354,9 +354,10 @@ class PreconditionFailedError(AigenError):
 
     status = 412
     code = "precondition_failed"
-    title = "The request has changed meanwhile"
+    title = "The request has changed"
     sentence = (
-        "The request is at another version than If-Match says. Read it again and decide anew."
+        "The version of the request differs from If-Match. Read it again before you repeat the"
+        " action."
     )
 
 

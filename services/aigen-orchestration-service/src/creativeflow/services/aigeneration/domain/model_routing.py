@@ -264,7 +264,7 @@ def _faults_of_rules(routing: Routing) -> list[str]:
         ]
         if rule.strategy is None:
             wrong += [
-                f"rule {rule.name} sends everybody to {name}, which costs a surcharge"
+                f"rule {rule.name} sends all users to {name}, which costs a surcharge"
                 for name in dearer
             ]
     return wrong

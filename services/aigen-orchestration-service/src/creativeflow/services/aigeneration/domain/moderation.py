@@ -37,12 +37,10 @@ class ModerationResult:
     severe: bool = False
 
     @classmethod
-    def worst(cls, verdicts: Iterable["ModerationResult"]) -> "ModerationResult":
+    def worst(cls, results: Iterable["ModerationResult"]) -> "ModerationResult":
         """Return the strictest of several results."""
         return max(
-            verdicts,
-            key=lambda verdict: (_SEVERITY[verdict.outcome], verdict.severe),
-            default=ALLOWED,
+            results, key=lambda result: (_SEVERITY[result.outcome], result.severe), default=ALLOWED
         )
 
 

@@ -59,7 +59,7 @@ _VANISHED = HoldComparison(Difference.HOLD_VANISHED)
 _RELEASE = HoldComparison(Difference.RELEASE_MISSING, Compensation.RELEASE)
 _OURS, _THEIRS = HoldState, HoldStatus
 
-VERDICTS: Mapping[tuple[HoldState, HoldStatus], HoldComparison | None] = MappingProxyType(
+COMPARISONS: Mapping[tuple[HoldState, HoldStatus], HoldComparison | None] = MappingProxyType(
     {
         (_OURS.PLACING, _THEIRS.ABSENT): None,
         (_OURS.PLACING, _THEIRS.HELD): None,
@@ -93,5 +93,5 @@ def compare_hold(ours: HoldState, theirs: HoldStatus, *, owed: bool) -> HoldComp
     `owed`: an outbox message for the hold is pending, so a missing capture or release is no
     difference.
     """
-    found = VERDICTS[ours, theirs]
+    found = COMPARISONS[ours, theirs]
     return None if owed and found is not None and found.compensation is not None else found

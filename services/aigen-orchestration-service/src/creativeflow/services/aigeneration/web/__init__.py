@@ -3,7 +3,7 @@
 To add a page:
 
 1. Write a template that extends `base.html` and fills its blocks `title` and `content`. Content
-   that changes while the page is open goes into a block of its own, inside an element with
+   that changes while the page is open goes into a separate block, inside an element with
    `data-live="<name of the block>"` and `data-stream="<address of an event stream>"`. `live.js`
    fetches that block again on every event (a request with the header `X-Part` is answered with
    the block alone) and morphs it into the page. The block must import the macros it uses. Give

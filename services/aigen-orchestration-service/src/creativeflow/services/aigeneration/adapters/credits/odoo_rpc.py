@@ -121,7 +121,7 @@ class OdooCalls:
         return _read(answer)
 
     async def _jsonrpc(self, method: str, arguments: Mapping[str, Any]) -> Any:
-        """Call with the cached user id; if Odoo denies it, sign in again and call once more."""
+        """Call with the cached user id; if Odoo denies it, sign in again and repeat the call."""
         uid = await self._signed_in()
         try:
             return await self._execute(uid, method, arguments)

@@ -383,9 +383,8 @@ def _orbit(poster: _Poster, title: str) -> None:
             )
         )
     for number, (centre, size, colour) in enumerate(balls):
-        for reach, thick, tint in (
-            rings if number < 2 else ()
-        ):  # the far half, the planet, the near half
+        # The far half of the rings, the planet, the near half, then the moons.
+        for reach, thick, tint in rings if number < 2 else ():
             start = 180 - 180 * number
             edge = [
                 *_circle(0, reach, start, start + 180),
@@ -394,18 +393,19 @@ def _orbit(poster: _Poster, title: str) -> None:
             poster.polygon(
                 [planet + complex(point.real, point.imag * 0.3) * tilt for point in edge], tint
             )
-        for part in (
-            step / 700 / size for step in range(round(700 * size))
-        ):  # from dark rim to bright spot
-            tone = (
-                _mix(colour, BLACK, 0.7 - part / 0.7)
-                if part < 0.49
-                else _mix(colour, WHITE, max(0, part - 0.6))
-            )
-            poster.polygon(
-                _circle(centre - size * part * (0.3 + 0.3j), size * (1 - 0.96 * part)), tone
-            )
+        _ball(poster, centre, size, colour)
     poster.title(title, (0.07, 0.05, w - 0.14, 0.24), poster.ink)
+
+
+def _ball(poster: _Poster, centre: complex, size: float, colour: RGB) -> None:
+    """Draw a lit ball as discs from a dark rim to a bright spot."""
+    for part in (step / 700 / size for step in range(round(700 * size))):
+        tone = (
+            _mix(colour, BLACK, 0.7 - part / 0.7)
+            if part < 0.49
+            else _mix(colour, WHITE, max(0, part - 0.6))
+        )
+        poster.polygon(_circle(centre - size * part * (0.3 + 0.3j), size * (1 - 0.96 * part)), tone)
 
 
 def _mark(image: Image.Image) -> None:

@@ -86,38 +86,46 @@ def reduce(
             raise RefusedPictureError("too_small")
         if name != "JPEG" and image.width * image.height > pixels_max:
             raise RefusedPictureError("too_many_pixels")
-        image.draft(
-            None, (side_kept, side_kept)
-        )  # a JPEG is decoded at 1/2, 1/4 or 1/8, which needs less memory
+        # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which needs less memory.
+        image.draft(None, (side_kept, side_kept))
         image.load()
-        profile = image.info.get("icc_profile")
+        profile = _kept_profile(image)
         mode = "RGBA" if image.has_transparency_data and name != "JPEG" else "RGB"
-        upright: Image.Image = image
-        if image.mode.startswith(
-            "I"
-        ):  # 16 bits of grey: converting alone would cut off the upper half
-            upright = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-        if upright.mode not in {
-            "RGB",
-            "RGBA",
-        }:  # palettes cannot be scaled smoothly; the others are copied once less
-            upright = upright.convert(mode)
-        upright.thumbnail((side_kept, side_kept))
-        upright = upright.convert(mode)
-        with contextlib.suppress(
-            Exception
-        ):  # a damaged Exif block leaves the orientation unchanged
-            upright.getexif().update(image.getexif())
-            upright = ImageOps.exif_transpose(upright)
+        upright = _turn_upright(_scale_down(image, mode, side_kept), image)
         # The rest is metadata of a camera or an editor: place, time, comments, a preview.
         upright.info = {}
-        kept_profile = (
-            profile
-            if profile and len(profile) <= _ICC_PROFILE_BYTES and image.mode in _PROFILED
-            else None
-        )
-        upright.save(target, name, quality=_QUALITY, icc_profile=kept_profile, exif=b"")
+        upright.save(target, name, quality=_QUALITY, icc_profile=profile, exif=b"")
     return inspect(target, pixels_max=side_kept * side_kept, side_max=side_kept)
+
+
+def _scale_down(image: Image.Image, mode: str, side_kept: int) -> Image.Image:
+    """Return the picture in `mode` with at most `side_kept` px."""
+    scaled = image
+    # 16 bits of grey: converting alone would cut off the upper half.
+    if image.mode.startswith("I"):
+        scaled = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    # Palettes cannot be scaled smoothly; not converting the others here saves a copy.
+    if scaled.mode not in {"RGB", "RGBA"}:
+        scaled = scaled.convert(mode)
+    scaled.thumbnail((side_kept, side_kept))
+    return scaled.convert(mode)
+
+
+def _turn_upright(scaled: Image.Image, original: Image.Image) -> Image.Image:
+    """Return the picture turned as the Exif data of the original demand."""
+    upright = scaled
+    with contextlib.suppress(Exception):  # a damaged Exif block leaves the orientation unchanged
+        scaled.getexif().update(original.getexif())
+        upright = ImageOps.exif_transpose(scaled)
+    return upright
+
+
+def _kept_profile(image: Image.Image) -> bytes | None:
+    """Return the colour profile if it stays valid and is not too large."""
+    profile: bytes | None = image.info.get("icc_profile")
+    if profile and len(profile) <= _ICC_PROFILE_BYTES and image.mode in _PROFILED:
+        return profile
+    return None
 
 
 _PROFILED = ("RGB", "RGBA", "P")

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 REASONS = {
     "not_a_picture": "Send the bytes of a PNG, JPEG or WebP picture.",
     "truncated": "The picture ends too early. Send all of its bytes again.",
-    "damaged": "The picture is damaged and cannot be opened. Make it anew and send it again.",
+    "damaged": "The picture is damaged and cannot be opened. Create it again and send it again.",
     "animated": "The picture has several frames. Send a still picture.",
     "too_small": "The picture is too small. Send a larger one.",
     "too_many_pixels": "The picture has too many pixels. Make it smaller and send it again.",

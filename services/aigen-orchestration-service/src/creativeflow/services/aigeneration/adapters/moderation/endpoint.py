@@ -78,7 +78,7 @@ class ModerationCheck:
         except (_NoResponseError, CircuitOpenError) as error:
             raise PromptCheckUnavailableError(str(error) or "left alone after failures") from error
         return ModerationResult.worst(
-            [first, *(self._verdict(result) for result in answer.results)]
+            [first, *(self._classify(result) for result in answer.results)]
         )
 
     async def _ask(self, texts: Sequence[str]) -> _ModerationResponse:
@@ -99,7 +99,7 @@ class ModerationCheck:
         except ValidationError as error:
             raise _NoResponseError("an answer in other words") from error
 
-    def _verdict(self, result: _Result) -> ModerationResult:
+    def _classify(self, result: _Result) -> ModerationResult:
         named = [category for category, there in result.categories.items() if there]
         if result.flagged:
             severe = SEVERE & set(named)

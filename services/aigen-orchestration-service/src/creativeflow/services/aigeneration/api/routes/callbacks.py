@@ -127,8 +127,7 @@ async def report_error(request: Request) -> Response:
     summary="Upload a picture",
 )
 async def upload_asset(request: Request, job_id: Annotated[UUID, Query()]) -> Response:
-    """Store a picture of a worker without storage of its own; the response's fields go into the
-    result.
+    """Store a picture for a worker; include the fields of the response in the result.
 
     The picture is decoded first; a damaged, animated or too large one is rejected.
     """

@@ -53,7 +53,7 @@ def _no_number(value: Any) -> Any:
 
 def _one_line(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("line_breaks: This must stand in one line.")
+        raise ValueError("line_breaks: Line breaks are not allowed here.")
     return text
 
 
