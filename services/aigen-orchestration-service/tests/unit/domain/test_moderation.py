@@ -1,5 +1,7 @@
 """Words are found through the usual disguises, and harmless ones that look alike stay harmless."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,3 +196,44 @@ def test_word_list_invalid_names_its_place(tmp_path, text: str, told: str) -> No
         read_rules(path)
     with pytest.raises(SafetyFileError):
         read_rules(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufdfa" * 4_000,
+        "b0mb school " * 330,
+        ("bomb " * 700 + "school").rjust(4_000, "x"),
+        "k.1.l.l " * 500,
+        "\u0430\u0301\u0302" * 1_300,
+    ],
+)
+def test_check_of_hostile_texts_takes_milliseconds(text: str) -> None:
+    lists = WordLists(
+        [
+            SafetyRule(category="c", outcome=ModerationOutcome.REJECT, words=("weapon*", "knife")),
+            SafetyRule(
+                category="n", outcome=ModerationOutcome.REVIEW, near=(("bomb", "kill"), ("school",))
+            ),
+        ]
+    )
+    lists.check([text], None)
+    began = time.process_time()
+    lists.check([text], None)
+    assert time.process_time() - began < 0.06
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("bomb a school", True),
+        ("school with a bomb", True),
+        ("bomb one two three four five six seven eight nine ten school", False),
+        ("bomb " * 30 + "one two three four five six seven eight nine ten school", False),
+        ("school one two three four five six seven eight nine ten bomb near a school", True),
+    ],
+)
+def test_words_near_each_other_are_found_wherever_they_are(text: str, near: bool) -> None:
+    rule = SafetyRule(category="n", outcome=ModerationOutcome.REVIEW, near=(("bomb",), ("school",)))
+    outcome = WordLists([rule]).check([text], None).outcome
+    assert (outcome is ModerationOutcome.REVIEW) is near

@@ -7,9 +7,11 @@ apart. Words are whole words, so that a harmless word that contains a bad one st
 
 import re
 import unicodedata
+from bisect import bisect, bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from itertools import groupby
 
 NEAR_WORDS = 8
@@ -114,11 +116,21 @@ def _words(plain: str) -> str:
 
 
 def _without_marks(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(map(_without_mark, text))
+
+
+@lru_cache(maxsize=4_096)
+def _without_mark(letter: str) -> str:
+    """Return a character without marks, as the letters that it looks like; a space if it has none.
+
+    Some characters decompose into a sentence: without letters that a rule can contain, they cost no
+    more than any other.
+    """
+    decomposed = unicodedata.normalize("NFKD", letter).casefold()
     plain = "".join(
-        letter for letter in plain if unicodedata.category(letter) not in {"Mn", "Cf", "Me"}
-    )
-    return plain.translate(_LOOKALIKES)
+        part for part in decomposed if unicodedata.category(part) not in {"Mn", "Cf", "Me"}
+    ).translate(_LOOKALIKES)
+    return plain if not plain or _READABLE.search(plain) else " "
 
 
 def _counts(rule: SafetyRule, language: str | None) -> bool:
@@ -130,16 +142,25 @@ def _occurs(words: re.Pattern[str] | None, folded: str) -> bool:
 
 
 def _occur_near(groups: Sequence[re.Pattern[str] | None], folded: str) -> bool:
-    """Return whether a word of each group is within a few words of one of the first."""
-    if not groups or groups[0] is None:
+    """Return whether a word of each group is within a few words of one of the first; linear in the
+    length of the text.
+    """
+    patterns = [group for group in groups if group is not None]
+    if not patterns or len(patterns) < len(groups):
         return False
-    words = folded.split(" ")
-    for place, word in enumerate(words):
-        if groups[0].search(word):
-            around = " ".join(words[max(0, place - NEAR_WORDS) : place + NEAR_WORDS + 1])
-            if all(_occurs(group, around) for group in groups[1:]):
-                return True
-    return False
+    spaces = [place for place, letter in enumerate(folded) if letter == " "]
+    found = [
+        [(bisect(spaces, match.start()), bisect(spaces, match.end() - 1)) for match in matches]
+        for matches in (group.finditer(folded) for group in patterns)
+    ]
+    starts = [[start for start, _ in places] for places in found]
+
+    def is_near(group: int, word: int) -> bool:
+        place = bisect_left(starts[group], word - NEAR_WORDS)
+        return place < len(found[group]) and found[group][place][1] <= word + NEAR_WORDS
+
+    others = range(1, len(patterns))
+    return any(all(is_near(group, word) for group in others) for word in starts[0])
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str] | None:
@@ -162,6 +183,7 @@ def _plain(word: str) -> str:
     return "".join(letter for letter in folded if unicodedata.category(letter) != "Mn")
 
 
+_READABLE = re.compile(r"[a-z0-9@$!|+€£]")
 _SPLIT = re.compile(r"[^a-z0-9]+")
 _DISGUISED = re.compile(r"[0-9@$!|+€£]")
 _REPEATED = re.compile(r"([a-z])\1{2,}")
