@@ -9,6 +9,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,12 +17,13 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
+import httpx
 import pytest
 
 from creativeflow.services.aigeneration import __version__
 from tests.support.command_line import CommandResult, run_aigen
 from tests.support.databases import a_database
-from tests.support.processes import MODULE, free_port
+from tests.support.processes import MODULE, free_port, service_environment
 
 Run = Callable[..., Awaitable[CommandResult]]
 PASSWORD = "a-password-that-nobody-sees"
@@ -356,3 +358,36 @@ async def _tls_postgres(certificate: Path) -> AsyncIterator[int]:
     server = await asyncio.start_server(agree, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
+
+
+async def test_server_with_an_open_stream_stops_at_once_without_an_error(
+    database_url: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    environment = service_environment(database_url, tmp_path, port)
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        MODULE,
+        "serve",
+        env=os.environ | environment | {"AIGEN_LOG_LEVEL": "info"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert running.stderr is not None
+    async with asyncio.timeout(30):
+        while b'"service_started"' not in await running.stderr.readline():
+            pass
+    base = f"http://127.0.0.1:{port}/api/v1/generation-requests"
+    order = {"user_id": "user", "input_prompt": "a lighthouse", "output_format": "XPost"}
+    async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
+        created = (await client.post(base, json=order)).json()
+        async with client.stream("GET", f"{base}/{created['id']}/stream") as stream:
+            lines = stream.aiter_lines()
+            while not (await anext(lines)).startswith("event:"):
+                pass
+            running.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            log = (await running.communicate())[1].decode()
+    assert time.monotonic() - began < 5
+    assert "exception" not in log
+    assert "Traceback" not in log

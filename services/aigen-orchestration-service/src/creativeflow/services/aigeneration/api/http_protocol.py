@@ -18,6 +18,10 @@ HEAD_SECONDS = 15.0
 """Time limit of a connection for its first request head, and for each one begun after it."""
 
 
+STREAM = "aigen.stream"
+"""The key of a scope whose response is an event stream."""
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Answers 431 and closes if a head is too large, 408 if it takes too long.
 
@@ -42,6 +46,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Stop the timer."""
         self._stop_timer()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End the connection when the server stops; an event stream at once, because it has no end
+        of its own, and its client connects again.
+        """
+        if self.cycle is not None and self.cycle.scope.get(STREAM):
+            self.transport.close()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes; close the connection if they exceed a limit."""

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creativeflow.services.aigeneration.api.errors import JsonFault, problem
+from creativeflow.services.aigeneration.api.http_protocol import STREAM
 from creativeflow.services.aigeneration.api.rate_limit import BodyTimeout
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.metrics import HTTP_SECONDS
@@ -76,6 +77,8 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if (b"content-type", b"text/event-stream; charset=utf-8") in message["headers"]:
+                    scope[STREAM] = True
                 message["headers"] = [*message.get("headers", ()), *_extra_headers(scope)]
             await send(message)
 
