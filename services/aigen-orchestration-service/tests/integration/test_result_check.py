@@ -620,3 +620,30 @@ async def test_result_check_rotated_picture_counts_as_displayed(
     }
     shown = await report(test_app, ReportKind.SAMPLES, job, samples=[sample])
     assert shown.samples[0]["resolution"] == "288x512"
+
+
+@pytest.mark.parametrize("ended", ["delivered", "cancelled", "replaced"])
+async def test_upload_after_the_end_of_the_job_is_refused(
+    test_app: ServiceUnderTest, ended: str
+) -> None:
+    request = await test_app.submitted()
+    job = await test_app.next_job()
+    await uploaded(test_app, job, picture(64, 64))
+    match ended:
+        case "delivered":
+            await test_app.deliver(job)
+        case "cancelled":
+            await test_app.cancel(request)
+        case _:
+            await test_app.fail(job)
+    async with calling(test_app) as client:
+        answer = await client.post(
+            "/api/v1/n8n-callbacks/assets",
+            params={"job_id": str(job.job_id)},
+            headers={
+                "Authorization": f"Bearer {test_app.service.secrets.token(job.job_id)}",  # type: ignore[arg-type]
+                "Content-Type": "image/png",
+            },
+            content=picture(64, 64),
+        )
+    assert (answer.status_code, answer.json()["code"]) == (409, "stale_result")

@@ -220,6 +220,10 @@ class JobService:
             raise errors.StaleResultError
         return request.job_id
 
+    async def is_in_flight(self, job_id: UUID) -> bool:
+        """Return whether a request is waiting for the results of this job."""
+        return await self._runner.store.is_in_flight(job_id)
+
     # Deadlines
 
     async def time_passed(self, request: GenerationRequest) -> None:

@@ -221,16 +221,18 @@ class WorkerReports:
             raise errors.InvalidCredentialsError
         return await self.apply(report, job_id)
 
-    def check_upload(self, job_id: UUID, token: str | None) -> None:
-        """Check that the token is the job's and that the job can still be in progress.
+    async def check_upload(self, job_id: UUID, token: str | None) -> None:
+        """Check that the token is the job's and that the job is in progress.
 
         Raises:
             InvalidCredentialsError: the token is not this job's.
-            StaleResultError: the time of the job is over.
+            StaleResultError: the job is finished, replaced or cancelled.
         """
         if not self._secrets.opens(token or "", job_id):
             raise errors.InvalidCredentialsError
         if self._uploads_for is not None and uuid7_time(job_id) + self._uploads_for < self._now():
+            raise errors.StaleResultError
+        if not await self._jobs.is_in_flight(job_id):
             raise errors.StaleResultError
 
     async def apply(self, report: WorkerReport, job_id: UUID) -> GenerationRequest:

@@ -26,6 +26,7 @@ from creativeflow.services.aigeneration.storage.account_flags import HOLD_UNDECI
 from creativeflow.services.aigeneration.storage.batch_writer import BatchWriter, WriteResult
 from creativeflow.services.aigeneration.storage.database import Database, to_json
 from creativeflow.services.aigeneration.storage.group_commit import GroupCommit
+from creativeflow.services.aigeneration.storage.state_sets import SQL_IN_FLIGHT
 
 log = structlog.get_logger(__name__)
 
@@ -319,6 +320,19 @@ class RequestStore:
         """Return a hold by its key, with the request it belongs to."""
         row = await self._database.fetchrow("SELECT * FROM holds WHERE key = $1", key)
         return (UUID(int=row["request_id"].int), request_rows.to_hold(dict(row))) if row else None
+
+    async def is_in_flight(self, job_id: UUID) -> bool:
+        """Return whether this is the job of a request that is in flight; looks at the lanes'
+        windows.
+        """
+        return bool(
+            await self._database.fetchval(
+                f"""SELECT EXISTS (SELECT FROM generation_requests
+                    WHERE stage = ANY($2::text[]) AND state IN {SQL_IN_FLIGHT} AND job_id = $1)""",  # noqa: S608 - a constant
+                job_id,
+                list(Stage),
+            )
+        )
 
     async def append_timeline(self, request_id: UUID, entry: TimelineEntry, now: datetime) -> None:
         """Append a timeline entry without a transition: evidence, such as a result that came too

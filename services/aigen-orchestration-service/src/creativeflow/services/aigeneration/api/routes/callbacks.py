@@ -132,7 +132,7 @@ async def upload_asset(request: Request, job_id: Annotated[UUID, Query()]) -> Re
     The picture is decoded first; a damaged, animated or too large one is rejected.
     """
     reports = services_of(request).worker_reports
-    reports.check_upload(job_id, _token(request))
+    await reports.check_upload(job_id, _token(request))
     if not request.headers.get("content-type", "").startswith("image/"):
         raise errors.UnsupportedMediaTypeError(expected="image/png, image/jpeg or image/webp")
     asset = await services_of(request).save_upload(job_id, request.stream())
