@@ -25,6 +25,7 @@ WORKERS_CODES = {
     "provider_rate_limited": ("provider", "attempt_failed"),
     "invalid_output": ("provider", "attempt_failed"),
     "unsafe_output": ("provider", "attempt_failed"),
+    "provider_account": ("system", "attempt_failed"),
     "network_error": ("system", "attempt_failed"),
     "workflow_error": ("system", "attempt_failed"),
     "storage_error": ("system", "attempt_failed"),

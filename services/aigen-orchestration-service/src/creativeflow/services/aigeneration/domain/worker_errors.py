@@ -70,6 +70,12 @@ WORKER_ERRORS: dict[str, WorkerError] = {
         "The pictures did not pass our safety check. Try again or change the prompt.",
         _RETRY,
     ),
+    "provider_account": WorkerError(
+        Responsibility.SYSTEM,
+        _AGAIN,
+        "We cannot use this AI model right now. Try again, or choose another model.",
+        _RETRY,
+    ),
     "network_error": WorkerError(
         Responsibility.SYSTEM,
         _AGAIN,
