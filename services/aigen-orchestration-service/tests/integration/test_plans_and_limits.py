@@ -13,9 +13,10 @@ from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices, SubscriptionStatus
+from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import HoldState
 from creativeflow.services.aigeneration.domain.transitions import IdempotencyClaim
-from tests.support.app import ServiceUnderTest
+from tests.support.app import ServiceUnderTest, four_samples
 
 
 def at_prices(test_app: ServiceUnderTest, **prices: int) -> None:
@@ -392,3 +393,19 @@ async def test_fair_queue_concurrent_creates_get_distinct_virtual_times(make_tes
         for row in await test_app.database.fetch("SELECT fair_at FROM generation_requests")
     ]
     assert len(set(times)) == 200
+
+
+@pytest.mark.parametrize(("plan", "shown"), [("payg", 0), ("pro", 1)])
+async def test_samples_of_an_unpaid_set_are_not_shown_before_it_is_delivered(
+    test_app: ServiceUnderTest, plan: str, shown: int
+) -> None:
+    await test_app.grant("user", 100, plan)
+    request = await test_app.submitted()
+    job = await test_app.next_job()
+    sample = four_samples(job)[0]
+    await test_app.jobs.progress_reported(job.id, job.job_id, {"percent": 25}, [sample])
+    assert len(to_resource(await test_app.look(request))["samples"]) == shown
+    await test_app.cancel(request)
+    assert len(to_resource(await test_app.look(request))["samples"]) == shown
+    await test_app.drain()
+    assert await test_app.balance() == 100

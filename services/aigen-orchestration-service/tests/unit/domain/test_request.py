@@ -6,8 +6,9 @@ import pytest
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.pricing import PRO
+from creativeflow.services.aigeneration.domain.representation import to_resource
 from creativeflow.services.aigeneration.domain.request import HoldState
-from tests.support.builders import a_brief, a_hold, a_request, an_allowance
+from tests.support.builders import a_brief, a_hold, a_request, an_allowance, four_samples
 
 HOLDS = (
     a_hold(state=HoldState.CAPTURED),
@@ -71,3 +72,39 @@ def test_request_placing_returns_the_placing_hold() -> None:
 )
 def test_hold_open_until_resolved(state: str, still_open: bool) -> None:
     assert a_hold(state=HoldState(state)).open is still_open
+
+
+@pytest.mark.parametrize(
+    ("state", "hold", "shown"),
+    [
+        (State.PROCESSING_SAMPLES, HoldState.HELD, False),
+        (State.AWAITING_SELECTION, HoldState.CAPTURED, True),
+        (State.CANCELLED, HoldState.RELEASED, False),
+        (State.CANCELLED, HoldState.CAPTURED, True),
+        (State.FAILED, HoldState.RELEASED, False),
+        (State.PROCESSING_SAMPLES, None, True),
+    ],
+)
+def test_shown_samples_of_a_set_follow_its_hold(
+    state: State, hold: HoldState | None, shown: bool
+) -> None:
+    holds = (a_hold(state=hold),) if hold else ()
+    request = a_request(state=state, samples=four_samples(), holds=holds)
+    assert request.shown_samples == (four_samples() if shown else ())
+    assert len(to_resource(request)["samples"]) == 4 * shown
+
+
+def test_shown_samples_while_the_next_round_is_asked_for_are_those_of_this_round() -> None:
+    holds = (a_hold(state=HoldState.CAPTURED), a_hold(key="2", round=2, state=HoldState.PLACING))
+    request = a_request(
+        state=State.AWAITING_SELECTION, samples=four_samples(), holds=holds, round=1
+    )
+    assert request.shown_samples == four_samples()
+
+
+def test_shown_samples_of_a_final_stay_visible() -> None:
+    holds = (a_hold(state=HoldState.CAPTURED), a_hold(key="f", stage=Stage.FINAL))
+    request = a_request(
+        state=State.PROCESSING_FINAL, stage=Stage.FINAL, samples=four_samples(), holds=holds
+    )
+    assert request.shown_samples == four_samples()

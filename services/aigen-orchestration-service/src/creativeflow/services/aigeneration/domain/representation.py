@@ -31,7 +31,7 @@ def to_resource(request: GenerationRequest, *, queue_position: int | None = None
         "project_id": request.project_id,
         "plan": request.plan,
         "brief": request.brief,
-        "samples": list(request.samples),
+        "samples": list(request.shown_samples),
         "sample_failures": list(request.sample_failures),
         "selected_sample_id": request.selected_sample_id,
         "final_resolution": str(request.final_size) if request.final_size else None,

@@ -188,6 +188,22 @@ class GenerationRequest:
         """The hold with an unknown outcome; there is at most one."""
         return next((hold for hold in self.holds if hold.state is HoldState.PLACING), None)
 
+    @property
+    def shown_samples(self) -> tuple[Asset, ...]:
+        """The samples that the user may see: a set that is paid for by a hold only when the hold
+        has been captured, so that nobody looks at samples, cancels and pays nothing.
+        """
+        if self.stage is not Stage.SAMPLES:
+            return self.samples
+        paying = [
+            hold.state
+            for hold in self.holds
+            if hold.stage is Stage.SAMPLES
+            and hold.round == self.round
+            and hold.state is not HoldState.REFUSED
+        ]
+        return self.samples if not paying or HoldState.CAPTURED in paying else ()
+
     def cost(self, stage: Stage, *states: HoldState) -> int:
         """Return the sum of the stage's credit holds in these states, in 1/100 credit."""
         return sum(

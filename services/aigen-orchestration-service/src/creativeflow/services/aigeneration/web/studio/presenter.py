@@ -129,7 +129,7 @@ def describe_cost(request: GenerationRequest) -> list[str]:
         sentences.append(f"{_format_credits(returned)} returned.")
     sentences += _describe_allowance(request)
     if not sentences and request.terminal:
-        included = request.state is State.COMPLETED or request.samples
+        included = request.state is State.COMPLETED or request.shown_samples
         sentences.append("Included in your plan." if included else "Nothing was charged.")
     elif request.terminal and returned and not charged:
         sentences.append("Nothing was charged.")
@@ -212,9 +212,11 @@ class SampleSlot:
 
 def build_slots(request: GenerationRequest) -> list[SampleSlot]:
     """Build the sample slots in order; pending ones only while samples are being made."""
-    placed = {sample.get("index", number): sample for number, sample in enumerate(request.samples)}
-    if len(placed) < len(request.samples):
-        placed = dict(enumerate(request.samples))
+    placed = {
+        sample.get("index", number): sample for number, sample in enumerate(request.shown_samples)
+    }
+    if len(placed) < len(request.shown_samples):
+        placed = dict(enumerate(request.shown_samples))
     failed = {failure["index"] for failure in request.sample_failures}
     working = (
         request.stage is Stage.SAMPLES
@@ -235,6 +237,10 @@ def build_slots(request: GenerationRequest) -> list[SampleSlot]:
 def find_thumbnail(request: GenerationRequest) -> Asset | None:
     """Return the final, else the selected, else the first sample; None without images."""
     selected = [
-        sample for sample in request.samples if sample["asset_id"] == request.selected_sample_id
+        sample
+        for sample in request.shown_samples
+        if sample["asset_id"] == request.selected_sample_id
     ]
-    return next(iter([*filter(None, [request.final_asset]), *selected, *request.samples]), None)
+    return next(
+        iter([*filter(None, [request.final_asset]), *selected, *request.shown_samples]), None
+    )
