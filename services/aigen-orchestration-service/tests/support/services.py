@@ -34,6 +34,10 @@ _CHROMIUM_HOW = (
     " elsewhere: python -m playwright install --with-deps chromium), or set"
     " AIGEN_TEST_CHROMIUM=/path/to/chromium."
 )
+_PGBOUNCER_HOW = (
+    "PgBouncer is needed for the tests. Install it (Debian, Ubuntu: apt-get install pgbouncer;"
+    " macOS: brew install pgbouncer)."
+)
 _CHROMIUM_NAMES = (
     "chromium",
     "chromium-browser",
@@ -127,6 +131,14 @@ def ensure_chromium() -> str:
     return chromium() or sys.exit(_CHROMIUM_HOW)
 
 
+def ensure_pgbouncer() -> str:
+    """Find or install PgBouncer; return its path."""
+    places = f"{os.environ.get('PATH', '')}:/usr/sbin"
+    if shutil.which("pgbouncer", path=places) is None and shutil.which("apt-get"):
+        _install("pgbouncer")
+    return shutil.which("pgbouncer", path=places) or sys.exit(_PGBOUNCER_HOW)
+
+
 def _install(package: str) -> None:
     """Install a Debian package as root; its output is shown only on failure."""
     print(f"Installing {package} ...", flush=True)  # noqa: T201 - a command line
@@ -150,4 +162,5 @@ if __name__ == "__main__":
     print(  # noqa: T201 - a command line
         f"PostgreSQL: {database_admin_url().rpartition('@')[2]} · RabbitMQ:"
         f" {RABBITMQ.rpartition('@')[2]} · Chromium: {ensure_chromium()}"
+        f" · PgBouncer: {ensure_pgbouncer()}"
     )

@@ -22,8 +22,10 @@ from creativeflow.services.aigeneration.app import create_app, start_service
 from creativeflow.services.aigeneration.cli.schema import load_schema_state
 from creativeflow.services.aigeneration.cli.start_errors import (
     GRANT,
+    NO_POOLER,
     database_address,
     explain_start_error,
+    pooler_problem,
 )
 from creativeflow.services.aigeneration.cli.terminal import fail
 from creativeflow.services.aigeneration.kit.logging import configure_logging
@@ -193,6 +195,8 @@ async def _check_schema(url: str) -> None:
     finally:
         await database.close()
     address = database_address(url)
+    if not schema.own_session:
+        fail(f"{pooler_problem(address)} {NO_POOLER}")
     if schema.revision is None:
         fail(f"The database at {address} has no schema. Run `aigen migrate`.")
     if schema.read_only:

@@ -25,6 +25,21 @@ _SCHEMA_MISSING = (
 _LOCKED = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 _READ_ONLY = (asyncpg.ReadOnlySQLTransactionError, asyncpg.TargetServerAttributeNotMatched)
 
+NO_POOLER = (
+    "Name the server itself in AIGEN_DATABASE_URL; the service has a pool of its own. Or give it a"
+    " pool with pool_mode = session, as docs/operations.md describes."
+)
+"""The remedy for a pooler that shares sessions."""
+
+
+def pooler_problem(address: str) -> str:
+    """Return the problem of a pooler that does not give the service sessions of its own."""
+    return (
+        f"PostgreSQL at {address} is behind a pooler, such as PgBouncer, that does not pass on the"
+        " settings of a session."
+    )
+
+
 GRANT = "Grant SELECT, INSERT, UPDATE and DELETE on all tables to this user."
 
 
@@ -141,6 +156,8 @@ def _refused(error: BaseException, url: str) -> StartProblem | None:
 def _unusable(error: BaseException, url: str) -> StartProblem | None:
     """Return the problem if the database exists but cannot be used."""
     address = database_address(url)
+    if _is_of_a_pooler(error):
+        return StartProblem(pooler_problem(address), NO_POOLER)
     if isinstance(error, _SCHEMA_MISSING):
         return StartProblem(
             f"The schema of {address} is missing or outdated ({_first_line(error)}).",
@@ -162,6 +179,12 @@ def _unusable(error: BaseException, url: str) -> StartProblem | None:
             "Install the version of the service that made it, or a newer one.",
         )
     return None
+
+
+def _is_of_a_pooler(error: BaseException) -> bool:
+    """Return whether a pooler in front of the server drops settings or prepared statements."""
+    lost = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+    return isinstance(error, lost) or "unsupported startup parameter" in str(error)
 
 
 def _unreachable(error: BaseException, url: str) -> StartProblem | None:
