@@ -86,7 +86,7 @@ bench-compare: $(STAMP) ## Compare the cost of a lifecycle with another commit (
 e2e-n8n: $(STAMP) ## Test the workflows on a real n8n; 25 minutes, 10 more and 3 GB the first time (ARGS=--quick: 10)
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.e2e_n8n $(ARGS)
 
-crash: $(STAMP) ## Kill the service at every failpoint and check the invariants (ARGS="--failpoint RequestStore.write")
+crash: $(STAMP) ## Kill the service at every failpoint and check the invariants (ARGS="--failpoint BatchWriter.write")
 	@cd $(SERVICE) && $(RUN)/python -m tests.support.services && $(RUN)/python -m tests.faults.crash $(ARGS)
 
 chaos: $(STAMP) ## Run thousands of requests under cut connections, stalls and kills (N=5000)

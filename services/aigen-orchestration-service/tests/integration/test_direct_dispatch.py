@@ -254,9 +254,7 @@ async def test_job_the_broker_did_not_confirm_goes_back_to_its_place(
     await own_app.check()
 
 
-async def test_without_a_broker_nothing_is_leased_when_it_is_queued(
-    own_app: ServiceUnderTest,
-) -> None:
+async def test_queued_job_without_broker_is_not_leased(own_app: ServiceUnderTest) -> None:
     own_app.engine.ready = False
     request = await own_app.submitted()
     await own_app.settle_own()

@@ -1,5 +1,5 @@
-"""What the documents say is true: they are generated from the code, or compared with it here. No
-services needed.
+"""The documents are correct: generated from the code, or compared with it here. No services
+needed.
 """
 
 import ast
@@ -217,7 +217,7 @@ def test_operators_read_the_same_words_in_the_documents_and_at_the_console() -> 
     assert [anchor for anchor in anchors if f'id="{anchor}"' not in needs] == []
 
 
-# What documents name
+# Names in documents
 
 
 @every_page
@@ -268,7 +268,7 @@ def test_environment_variables_exist(path: Path) -> None:
 
 
 def variables_of(command: Any) -> Iterator[str]:
-    """What the command line reads from the environment beside the settings."""
+    """Return the variables that the command line reads beside the settings."""
     for parameter in command.params:
         if parameter.envvar:
             yield parameter.envvar

@@ -1,5 +1,5 @@
-"""The n8n workflows in n8n/: importable, complete, without secrets, and in the service's words. No
-services needed.
+"""The n8n workflows in n8n/: importable, complete, without secrets, and with the service's
+messages. No services needed.
 """
 
 import json
@@ -50,7 +50,7 @@ KNOWN_NODES = {
 }
 PROVIDERS = ("provider_openai_images", "provider_stability", "provider_stub")
 NO_CODES = {"openai_images", "content_policy", "content_filter"}
-"""Words with an underscore beside error codes that are none."""
+"""Words with an underscore that are no error codes."""
 DEFAULTS = Settings.model_construct()
 
 WORKFLOWS: dict[str, dict[str, Any]] = {

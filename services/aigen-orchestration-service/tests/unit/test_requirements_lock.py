@@ -21,7 +21,7 @@ EXTRAS = {canonicalize_name(pinned.name): pinned.extras for pinned in LOCKED}
 
 
 def _asked_of_others(name: str) -> list[Requirement]:
-    """What an installed package asks for; nothing for those of other platforms."""
+    """Return the requirements of an installed package, without those of other platforms."""
     try:
         asked = [Requirement(text) for text in distribution(name).requires or ()]
     except PackageNotFoundError:
@@ -44,7 +44,7 @@ def test_extras_are_pinned_with_their_package() -> None:
     assert unpinned == []
 
 
-def test_the_production_lock_has_the_same_pins_and_no_development_tools() -> None:
+def test_lock_production_has_the_same_pins_without_development_tools() -> None:
     pins = {each.name: str(each.specifier) for each in LOCKED}
     production = locked("requirements.lock")
     assert len(production) > 40
@@ -52,7 +52,7 @@ def test_the_production_lock_has_the_same_pins_and_no_development_tools() -> Non
     assert {each.name for each in production} & {"pytest", "mypy", "ruff", "playwright"} == set()
 
 
-def test_the_client_is_installed_from_the_repository_and_its_dependencies_are_locked() -> None:
+def test_lock_client_is_from_the_repository_with_locked_dependencies() -> None:
     assert "creativeflow-aigen-client" in {
         Requirement(text).name
         for text in distribution("creativeflow-aigen-orchestration-service").requires or ()

@@ -48,7 +48,7 @@ def test_failpoints_exclude_reads() -> None:
     assert "RequestStore.load" not in names
     assert not {name for name in names if name.startswith("Queries.")}
     assert {
-        "RequestStore.write",
+        "BatchWriter.write",
         "RequestStore.lease_jobs",
         "Outbox.settle",
         "BillingJournal.begin",

@@ -43,7 +43,7 @@ def difference(first: Image.Image, second: Image.Image) -> float:
 
 
 def share_near(image: Image.Image, colour: tuple[int, int, int]) -> float:
-    """The part of the picture whose pixels are, but for edges, of this colour."""
+    """Return the share of the picture whose pixels have this colour, except for edges."""
     away = ImageChops.difference(image, Image.new("RGB", image.size, colour)).split()
     furthest = ImageChops.lighter(ImageChops.lighter(away[0], away[1]), away[2])
     return sum(furthest.histogram()[:4]) / (image.width * image.height)

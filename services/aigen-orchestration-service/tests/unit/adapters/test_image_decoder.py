@@ -1,5 +1,5 @@
-"""What is found out about picture bytes: facts of whole pictures, a reason for every other one,
-never an exception.
+"""Inspection of picture bytes: facts of valid pictures, a reason for every other one, never another
+exception.
 """
 
 import io
@@ -139,7 +139,7 @@ def test_inspect_truncated_picture_is_refused(tmp_path: Path, kind: str, share: 
     ("kind", "whole_bytes"), [("png", 60), ("png", 5000), ("jpg", 60), ("jpg", 5000), ("webp", 24)]
 )
 def test_inspect_zeroed_picture_is_refused(tmp_path: Path, kind: str, whole_bytes: int) -> None:
-    """A lossy WebP with a whole header is not among these: its coder reads zeros as a picture."""
+    """A lossy WebP with a valid header is excluded: its decoder reads zeros as a picture."""
     whole = picture(200, 200, kind)
     refusal(tmp_path, whole[:whole_bytes] + bytes(len(whole) - whole_bytes))
 

@@ -1,5 +1,5 @@
-"""What callers may send: each bad input is refused with its code and place, each good one is taken
-as it is.
+"""Request bodies: every invalid input is refused with code and pointer, every valid one accepted
+unchanged.
 """
 
 from typing import Any
@@ -84,7 +84,7 @@ def sentence(**changes: Any) -> str:
     return fault["message"]
 
 
-# Whole bodies
+# Complete bodies
 
 
 def test_create_body_with_every_field_is_accepted() -> None:
@@ -526,7 +526,7 @@ def test_locale_invalid_is_refused(locale: str) -> None:
     assert faults(locale=locale) == [("string_pattern_mismatch", "/locale")]
 
 
-# What else callers and operators send
+# Other bodies of callers and operators
 
 
 def test_select_valid_body_is_accepted() -> None:

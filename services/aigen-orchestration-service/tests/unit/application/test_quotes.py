@@ -1,4 +1,4 @@
-"""A quote says what it was sealed with, to its user, in its time, and nothing else."""
+"""Quotes return their terms only to their user, within their validity."""
 
 import base64
 from datetime import timedelta

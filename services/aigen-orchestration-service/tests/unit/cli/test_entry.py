@@ -28,7 +28,7 @@ HEAVY = {
     "uvicorn",
 }
 CPU_SECONDS_MAX = 0.6
-"""Twice what a slow machine needs; the whole server takes several seconds there."""
+"""Twice the time of a slow machine; importing the server takes several seconds there."""
 MODULE = "creativeflow.services.aigeneration"
 
 

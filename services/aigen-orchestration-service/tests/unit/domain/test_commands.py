@@ -1,4 +1,4 @@
-"""What users and operators may order, decided without a database: events, refusals, repetitions."""
+"""Commands of users and operators, without a database: events, refusals, repetitions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

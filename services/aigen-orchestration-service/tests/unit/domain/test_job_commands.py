@@ -1,4 +1,4 @@
-"""What a worker's report, a deadline or a lease comes to, decided without a database."""
+"""Worker reports, deadlines and leases, without a database."""
 
 from dataclasses import replace
 from datetime import timedelta

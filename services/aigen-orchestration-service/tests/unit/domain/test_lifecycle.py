@@ -1,5 +1,5 @@
-"""The state machine against tables written by hand: where each event leads, what it sets off, and
-no dead end.
+"""The state machine against hand-written tables: next state and effects of each event, and
+reachability.
 """
 
 from collections import deque

@@ -197,7 +197,7 @@ def test_attempt_chain_of_fallbacks_is_followed_to_its_end(
     ] == models
 
 
-# What cannot be
+# Invalid rules
 
 
 @pytest.mark.parametrize(

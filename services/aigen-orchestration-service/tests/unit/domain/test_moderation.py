@@ -1,4 +1,4 @@
-"""Words are found through the usual disguises, and harmless ones that look alike stay harmless."""
+"""Word lists: disguised words are found, similar harmless words are not."""
 
 import time
 
@@ -122,7 +122,7 @@ def test_check_any_text_is_processed(text: str) -> None:
     STANDARD.check([text], None)
 
 
-# The list that comes along
+# The standard list
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which URLs are called for somebody else: spelt in one way only, and on the internet only."""
+"""Rules of outbound URLs: unambiguous syntax, and public addresses only."""
 
 from ipaddress import ip_address, ip_network
 

@@ -1,4 +1,4 @@
-"""What each plan pays for each action, written out by hand from REQ-016, and amounts as text."""
+"""The charge of each action on each plan, written by hand from REQ-016, and amounts as text."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""The table of two books: complete, and never taking money that nobody decided to take."""
+"""The reconciliation table: complete, and with compensations only for earlier decisions."""
 
 from itertools import product
 

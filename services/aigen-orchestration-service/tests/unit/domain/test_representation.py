@@ -1,5 +1,5 @@
-"""How a request looks from outside: every field, the money as text, the times in UTC, and what can
-be done now.
+"""The JSON representation of a request: all fields, amounts as text, times in UTC, available
+actions.
 """
 
 import json

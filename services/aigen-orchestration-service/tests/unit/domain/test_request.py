@@ -1,6 +1,4 @@
-"""The aggregate's own knowledge: whether it has ended, how large it is to be, and what its holds
-come to.
-"""
+"""Properties of a request: terminal states, dimensions, terms, and the cost of its holds."""
 
 import pytest
 

@@ -1,6 +1,4 @@
-"""Whether what a worker delivered fits what was asked: each size, ratio, format and repetition
-(REQ-008, REQ-009).
-"""
+"""Checks of delivered results: sizes, ratios, formats and repetitions (REQ-008, REQ-009)."""
 
 from typing import Any
 
@@ -38,7 +36,7 @@ def custom(width: int, height: int) -> GenerationRequest:
 
 
 def numbered(*ids: str, **changes: Any) -> list[Asset]:
-    """Samples whose worker gave no index."""
+    """Return samples without an index."""
     return [a_sample(asset_id=asset_id, **changes) for asset_id in ids]
 
 

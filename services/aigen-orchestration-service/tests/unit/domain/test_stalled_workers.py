@@ -1,4 +1,4 @@
-"""Silence is told by what is known of jobs and queue, and nothing is told while workers work."""
+"""Stalls by the state of jobs and queue; none while workers report."""
 
 from datetime import timedelta
 from typing import Any

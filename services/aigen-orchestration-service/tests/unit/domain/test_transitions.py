@@ -1,5 +1,5 @@
-"""What one event writes: the request after it, its line, its money and its messages, and what holds
-on any path.
+"""The effects of each event: the next request, timeline entry, holds and messages, and properties
+of any path.
 """
 
 import copy
@@ -83,7 +83,7 @@ def apply_event(
 
 
 def awaiting(**changes: Any) -> GenerationRequest:
-    """A request whose delivered and paid samples wait for the user."""
+    """Return a request with delivered and captured samples."""
     return a_request(
         **{
             "state": State.AWAITING_SELECTION,
@@ -97,7 +97,7 @@ def awaiting(**changes: Any) -> GenerationRequest:
 
 
 def making_final(**changes: Any) -> GenerationRequest:
-    """A request whose held final is being made."""
+    """Return a request whose final is in progress, with its hold."""
     return awaiting(
         **{
             "state": State.PROCESSING_FINAL,
@@ -126,7 +126,7 @@ def announced(change: StateChange) -> Mapping[str, Any]:
 
 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
-def test_every_move_counts_one_version_and_writes_one_line(state: State, event: Event) -> None:
+def test_apply_adds_one_version_and_one_timeline_entry(state: State, event: Event) -> None:
     request = a_request(state=state, version=41)
     change = apply_event(request, event, data={"by": "somebody"})
     assert change.after.version == 42
@@ -138,7 +138,7 @@ def test_every_move_counts_one_version_and_writes_one_line(state: State, event: 
 
 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
-def test_every_move_leaves_the_request_before_it_untouched(state: State, event: Event) -> None:
+def test_apply_does_not_change_its_input(state: State, event: Event) -> None:
     request = a_request(state=state, holds=(a_hold(),), samples=four_samples())
     unchanged = copy.deepcopy(request)
     change = apply_event(request, event)
@@ -148,20 +148,20 @@ def test_every_move_leaves_the_request_before_it_untouched(state: State, event: 
 
 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
-def test_every_move_ends_the_lease_of_the_one_before(state: State, event: Event) -> None:
+def test_apply_ends_the_previous_lease(state: State, event: Event) -> None:
     leased = a_request(state=state, lease_until=NOW + timedelta(seconds=30))
     renewed = NOW + timedelta(seconds=60) if event is Event.JOB_LEASED else None
     assert apply_event(leased, event).after.lease_until == renewed
 
 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
-def test_every_move_is_the_same_when_it_is_carried_out_again(state: State, event: Event) -> None:
+def test_apply_is_deterministic(state: State, event: Event) -> None:
     request = a_request(state=state, holds=(a_hold(),))
     assert apply_event(request, event, WITH_EVENTS) == apply_event(request, event, WITH_EVENTS)
 
 
 @pytest.mark.parametrize(("state", "event"), EVERY_MOVE)
-def test_every_live_state_that_follows_has_a_deadline_and_no_ended_one_has(
+def test_apply_live_states_have_a_deadline_and_terminal_ones_none(
     state: State, event: Event
 ) -> None:
     after = apply_event(a_request(state=state), event).after
@@ -170,17 +170,17 @@ def test_every_live_state_that_follows_has_a_deadline_and_no_ended_one_has(
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 @pytest.mark.parametrize("event", [event for event in Event if event is not Event.SUBMITTED])
-def test_nothing_happens_to_an_ended_request(state: State, event: Event) -> None:
+def test_apply_to_an_ended_request_is_illegal(state: State, event: Event) -> None:
     with pytest.raises(IllegalTransitionError):
         apply_event(a_request(state=state), event)
 
 
-def test_a_request_is_never_changed_in_place() -> None:
+def test_request_is_immutable() -> None:
     with pytest.raises(FrozenInstanceError):
         a_request().version = 9  # type: ignore[misc]
 
 
-def test_every_topic_is_owed_by_some_move_and_every_move_owes_only_topics() -> None:
+def test_apply_messages_cover_exactly_the_topics() -> None:
     owed = {
         topic
         for state, event in LIVE_ROWS
@@ -196,14 +196,14 @@ def test_every_topic_is_owed_by_some_move_and_every_move_owes_only_topics() -> N
     }
 
 
-def test_the_fields_of_an_event_are_set_on_the_way() -> None:
+def test_apply_sets_the_fields_of_the_event() -> None:
     after = apply_event(
         a_request(), Event.JOB_LEASED, lease_until=NOW + timedelta(seconds=60), model="fast"
     ).after
     assert (after.lease_until, after.model) == (NOW + timedelta(seconds=60), "fast")
 
 
-def test_an_event_without_data_writes_an_empty_line() -> None:
+def test_apply_event_without_data_has_an_empty_entry() -> None:
     assert apply_event(a_request(), Event.JOB_LEASED).entries[0].data == {}
 
 
@@ -228,9 +228,7 @@ def test_an_event_without_data_writes_an_empty_line() -> None:
         (State.PUBLISHING_TO_QUEUE, Event.ATTEMPT_FAILED, timedelta(hours=1)),
     ],
 )
-def test_a_new_wait_gets_the_deadline_of_its_state(
-    state: State, event: Event, wait: timedelta
-) -> None:
+def test_apply_new_state_gets_its_deadline(state: State, event: Event, wait: timedelta) -> None:
     assert apply_event(a_request(state=state), event).after.deadline_at == NOW + wait
 
 
@@ -248,7 +246,7 @@ def test_a_new_wait_gets_the_deadline_of_its_state(
         (State.AWAITING_SELECTION, Event.EXPIRY_NEARED),
     ],
 )
-def test_a_wait_that_goes_on_keeps_its_deadline(state: State, event: Event) -> None:
+def test_apply_continued_state_keeps_its_deadline(state: State, event: Event) -> None:
     deadline = NOW + timedelta(seconds=17)
     assert (
         apply_event(a_request(state=state, deadline_at=deadline), event).after.deadline_at
@@ -256,7 +254,7 @@ def test_a_wait_that_goes_on_keeps_its_deadline(state: State, event: Event) -> N
     )
 
 
-def test_the_user_is_to_be_reminded_three_days_before_the_samples_expire() -> None:
+def test_apply_samples_set_the_reminder_three_days_before_expiry() -> None:
     after = apply_event(a_request(state=State.PROCESSING_SAMPLES), Event.SAMPLES_DELIVERED).after
     assert (after.remind_at, after.deadline_at) == (
         NOW + timedelta(days=27),
@@ -264,17 +262,17 @@ def test_the_user_is_to_be_reminded_three_days_before_the_samples_expire() -> No
     )
 
 
-def test_a_short_selection_time_has_no_reminder() -> None:
+def test_apply_short_selection_deadline_has_no_reminder() -> None:
     hasty = Policy(selection_deadline=timedelta(days=3))
     assert apply_event(a_request(), Event.SAMPLES_DELIVERED, hasty).after.remind_at is None
 
 
-def test_the_reminder_goes_with_the_wait() -> None:
+def test_apply_leaving_the_selection_clears_the_reminder() -> None:
     assert apply_event(awaiting(), Event.SAMPLE_SELECTED).after.remind_at is None
     assert apply_event(awaiting(), Event.CREDITS_ASKED).after.remind_at == NOW + timedelta(days=9)
 
 
-def test_what_was_pending_is_no_longer_when_the_wait_is_over() -> None:
+def test_apply_leaving_the_state_clears_the_pending_action() -> None:
     pending = {"event": "sample_selected", "fields": {}}
     assert (
         apply_event(awaiting(pending_action=pending), Event.SAMPLE_SELECTED).after.pending_action
@@ -301,7 +299,7 @@ def test_what_was_pending_is_no_longer_when_the_wait_is_over() -> None:
         (State.AWAITING_SELECTION, Event.REGENERATION_REQUESTED),
     ],
 )
-def test_a_queued_job_is_new_and_its_first_attempt(state: State, event: Event) -> None:
+def test_apply_queued_job_is_new_and_first_attempt(state: State, event: Event) -> None:
     request = a_request(
         state=state,
         attempt=3,
@@ -317,9 +315,7 @@ def test_a_queued_job_is_new_and_its_first_attempt(state: State, event: Event) -
 
 
 @pytest.mark.parametrize(("attempt", "delay_seconds"), [(1, 2), (2, 4), (3, 8), (9, 512)])
-def test_each_attempt_waits_twice_as_long_as_the_one_before(
-    attempt: int, delay_seconds: int
-) -> None:
+def test_apply_each_attempt_doubles_the_delay(attempt: int, delay_seconds: int) -> None:
     request = a_request(
         state=State.PROCESSING_SAMPLES, attempt=attempt, fair_at=12.5, progress={"percent": 50}
     )
@@ -332,14 +328,14 @@ def test_each_attempt_waits_twice_as_long_as_the_one_before(
     assert change.queues is False, "a new attempt keeps its place in the fair queue"
 
 
-def test_the_delay_between_attempts_is_a_setting() -> None:
+def test_apply_attempt_delay_follows_the_policy() -> None:
     slow = Policy(retry_delay=timedelta(seconds=30))
     assert apply_event(
         a_request(attempt=2), Event.ATTEMPT_FAILED, slow
     ).after.due_at == NOW + timedelta(minutes=1)
 
 
-def test_a_new_attempt_begins_without_the_samples_of_the_last() -> None:
+def test_apply_new_samples_attempt_drops_earlier_samples() -> None:
     assert apply_event(a_request(samples=(a_sample(),)), Event.ATTEMPT_FAILED).after.samples == ()
 
 
@@ -354,7 +350,7 @@ def test_job_not_taken_is_queued_under_a_new_id_and_counts_as_no_attempt(state: 
     assert not apply_event(before, Event.JOB_NOT_TAKEN).queues
 
 
-def test_a_new_attempt_at_the_final_keeps_the_samples() -> None:
+def test_apply_new_final_attempt_keeps_the_samples() -> None:
     assert apply_event(making_final(), Event.ATTEMPT_FAILED).after.samples == four_samples()
 
 
@@ -370,9 +366,7 @@ def test_a_new_attempt_at_the_final_keeps_the_samples() -> None:
         (State.PROCESSING_FINAL, Event.FINAL_DELIVERED),
     ],
 )
-def test_every_other_move_keeps_the_job_so_that_its_results_are_known_again(
-    state: State, event: Event
-) -> None:
+def test_apply_other_transitions_keep_the_job(state: State, event: Event) -> None:
     change = apply_event(a_request(state=state, attempt=2), event)
     assert (change.after.job_id, change.after.attempt, change.queues) == (JOB_ID, 2, False)
 
@@ -380,7 +374,7 @@ def test_every_other_move_keeps_the_job_so_that_its_results_are_known_again(
 # Money
 
 
-def test_the_samples_that_came_are_paid_for() -> None:
+def test_apply_delivered_samples_are_captured() -> None:
     change = apply_event(
         a_request(state=State.PROCESSING_SAMPLES, holds=(a_hold(),)), Event.SAMPLES_DELIVERED
     )
@@ -390,7 +384,7 @@ def test_the_samples_that_came_are_paid_for() -> None:
     assert topics(change) == ["credits.capture", "notification.send"]
 
 
-def test_the_final_that_came_is_paid_for_and_the_samples_are_not_paid_for_again() -> None:
+def test_apply_delivered_final_is_captured_once() -> None:
     change = apply_event(making_final(), Event.FINAL_DELIVERED)
     assert change.holds == (replace(FINAL_HOLD, state=HoldState.CAPTURED),)
     assert set(change.after.holds) == {CAPTURED_SAMPLES, *change.holds}
@@ -402,7 +396,7 @@ def test_the_final_that_came_is_paid_for_and_the_samples_are_not_paid_for_again(
     "event",
     [Event.ATTEMPTS_EXHAUSTED, Event.INPUT_REFUSED, Event.CANCEL_REQUESTED, Event.OPERATOR_FAILED],
 )
-def test_what_was_not_delivered_is_given_back_and_what_was_stays_charged(event: Event) -> None:
+def test_apply_ends_release_undelivered_and_keep_delivered_holds(event: Event) -> None:
     change = apply_event(making_final(), event)
     assert change.holds == (replace(FINAL_HOLD, state=HoldState.RELEASED),)
     assert CAPTURED_SAMPLES in change.after.holds
@@ -410,7 +404,7 @@ def test_what_was_not_delivered_is_given_back_and_what_was_stays_charged(event: 
     assert topics(change) == ["credits.release", "notification.send"]
 
 
-def test_the_hold_of_a_job_that_waited_too_long_is_given_back() -> None:
+def test_apply_dispatch_timeout_releases_the_hold() -> None:
     change = apply_event(a_request(holds=(a_hold(),)), Event.DEADLINE_PASSED)
     assert change.holds == (a_hold(state=HoldState.RELEASED),)
     assert topics(change) == ["credits.release", "notification.send"]
@@ -431,9 +425,7 @@ def test_expired_samples_stay_charged() -> None:
         (Event.ATTEMPTS_EXHAUSTED, HoldState.RELEASED),
     ],
 )
-def test_an_allowance_is_resolved_without_owing_the_credit_service_anything(
-    event: Event, state: HoldState
-) -> None:
+def test_apply_allowance_is_resolved_without_a_message(event: Event, state: HoldState) -> None:
     request = a_request(state=State.PROCESSING_SAMPLES, plan="free", holds=(an_allowance(),))
     change = apply_event(request, event)
     assert change.holds == (an_allowance(state=state),)
@@ -446,7 +438,7 @@ def test_an_allowance_is_resolved_without_owing_the_credit_service_anything(
 @pytest.mark.parametrize(
     "event", [Event.SAMPLES_DELIVERED, Event.CANCEL_REQUESTED, Event.PROMPT_REJECTED]
 )
-def test_only_a_held_hold_is_resolved(state: HoldState, event: Event) -> None:
+def test_apply_resolves_only_held_holds(state: HoldState, event: Event) -> None:
     request = a_request(holds=(a_hold(state=state),))
     change = apply_event(request, event)
     assert (change.holds, change.after.holds) == ((), request.holds)
@@ -454,7 +446,7 @@ def test_only_a_held_hold_is_resolved(state: HoldState, event: Event) -> None:
 
 
 @pytest.mark.parametrize("event", [Event.ATTEMPT_FAILED, Event.JOB_LEASED, Event.SAMPLES_STARTED])
-def test_the_same_hold_pays_for_every_attempt(event: Event) -> None:
+def test_apply_attempts_share_their_hold(event: Event) -> None:
     request = a_request(holds=(a_hold(),))
     change = apply_event(request, event)
     assert (change.after.holds, change.holds, change.messages) == (request.holds, (), ())
@@ -469,7 +461,7 @@ def test_the_same_hold_pays_for_every_attempt(event: Event) -> None:
         (GENEROUS, Stage.FINAL, HoldState.RELEASED),
     ],
 )
-def test_a_rejected_prompt_costs_its_samples_by_default_and_a_final_never(
+def test_apply_rejected_prompt_captures_samples_by_setting_and_never_a_final(
     policy: Policy, stage: Stage, outcome: HoldState
 ) -> None:
     held = a_hold(stage=stage)
@@ -480,7 +472,7 @@ def test_a_rejected_prompt_costs_its_samples_by_default_and_a_final_never(
     assert topics(change) == [topic, "notification.send"]
 
 
-def test_a_hold_given_with_an_event_joins_the_request() -> None:
+def test_apply_hold_of_an_event_is_added() -> None:
     placing = replace(FINAL_HOLD, state=HoldState.PLACING)
     change = apply_event(awaiting(), Event.CREDITS_ASKED, hold=placing)
     assert change.holds == (placing,)
@@ -488,13 +480,13 @@ def test_a_hold_given_with_an_event_joins_the_request() -> None:
     assert change.messages == ()
 
 
-def test_a_hold_given_with_an_event_replaces_itself_by_its_key() -> None:
+def test_apply_hold_of_an_event_replaces_the_same_key() -> None:
     request = a_request(state=State.VALIDATING_CREDITS, holds=(a_hold(state=HoldState.PLACING),))
     change = apply_event(request, Event.CREDITS_HELD, hold=a_hold())
     assert (change.after.holds, change.holds) == ((a_hold(),), (a_hold(),))
 
 
-def test_a_refused_hold_owes_nothing_but_the_news() -> None:
+def test_apply_refused_hold_sends_only_the_announcement() -> None:
     request = a_request(state=State.VALIDATING_CREDITS, holds=(a_hold(state=HoldState.PLACING),))
     refused = a_hold(state=HoldState.REFUSED)
     change = apply_event(request, Event.CREDITS_REFUSED, hold=refused)
@@ -502,7 +494,7 @@ def test_a_refused_hold_owes_nothing_but_the_news() -> None:
     assert topics(change) == ["notification.send"]
 
 
-def test_a_hold_still_being_placed_when_the_user_cancels_is_left_to_be_settled() -> None:
+def test_apply_cancel_leaves_a_placing_hold_to_be_settled() -> None:
     request = a_request(state=State.VALIDATING_CREDITS, holds=(a_hold(state=HoldState.PLACING),))
     change = apply_event(request, Event.CANCEL_REQUESTED)
     assert change.after.placing == a_hold(state=HoldState.PLACING)
@@ -518,9 +510,7 @@ def test_a_hold_still_being_placed_when_the_user_cancels_is_left_to_be_settled()
         (None, False),
     ],
 )
-def test_a_change_says_whether_it_uses_up_a_generation_of_the_month(
-    hold: Hold | None, uses_one: bool
-) -> None:
+def test_state_change_tells_whether_an_allowance_is_used(hold: Hold | None, uses_one: bool) -> None:
     change = apply_event(awaiting(), Event.REGENERATION_REQUESTED, hold=hold)
     assert change.allowance == (hold if uses_one else None)
 
@@ -554,7 +544,7 @@ SAYINGS = [pytest.param(*row, id=f"{row[0].state}-{row[1]}") for row in SAYS]
 
 
 @pytest.mark.parametrize(("request_", "event", "event_type", "published_as"), SAYINGS)
-def test_each_announcement_has_its_type_and_one_message(
+def test_apply_announcements_have_one_message_each(
     request_: GenerationRequest, event: Event, event_type: str, published_as: str
 ) -> None:
     change = apply_event(replace(request_, holds=()), event)
@@ -563,7 +553,7 @@ def test_each_announcement_has_its_type_and_one_message(
 
 
 @pytest.mark.parametrize(("request_", "event", "event_type", "published_as"), SAYINGS)
-def test_each_announcement_is_also_published_where_there_is_a_broker(
+def test_apply_announcements_are_published_with_a_broker(
     request_: GenerationRequest, event: Event, event_type: str, published_as: str
 ) -> None:
     change = apply_event(replace(request_, holds=()), event, WITH_EVENTS)
@@ -573,7 +563,7 @@ def test_each_announcement_is_also_published_where_there_is_a_broker(
     assert {**published, "event_type": ""} == {**told, "event_type": ""}, "the same event in both"
 
 
-def test_only_the_moves_that_announce_owe_a_notification() -> None:
+def test_apply_only_announcing_transitions_notify() -> None:
     speaking = {
         (state, event)
         for state, event in LIVE_ROWS
@@ -631,7 +621,7 @@ def test_ready_samples_are_announced_with_all_that_a_listener_needs() -> None:
     }
 
 
-def test_a_final_is_announced_with_its_picture_and_all_that_was_charged() -> None:
+def test_apply_final_announcement_has_the_picture_and_the_charge() -> None:
     rounds = (CAPTURED_SAMPLES, a_hold(round=2, state=HoldState.CAPTURED), FINAL_HOLD)
     data = announced(
         apply_event(making_final(holds=rounds), Event.FINAL_DELIVERED, final_asset=a_final())
@@ -641,7 +631,7 @@ def test_a_final_is_announced_with_its_picture_and_all_that_was_charged() -> Non
     assert (data["status"], data["stage"]) == ("COMPLETED", "final")
 
 
-def test_a_failure_is_announced_in_its_users_words_and_charges_nothing_for_the_stage() -> None:
+def test_apply_failure_announcement_has_the_message_and_no_charge() -> None:
     words = to_failure("model_timeout")
     data = announced(apply_event(making_final(), Event.ATTEMPTS_EXHAUSTED, failure=words))["data"]
     assert data["failure"] == words
@@ -649,7 +639,7 @@ def test_a_failure_is_announced_in_its_users_words_and_charges_nothing_for_the_s
 
 
 @pytest.mark.parametrize(("policy", "charged"), [(PLAIN, "0.25"), (GENEROUS, "0.00")])
-def test_a_rejection_says_whether_it_was_charged(policy: Policy, charged: str) -> None:
+def test_apply_rejection_announcement_has_the_charge(policy: Policy, charged: str) -> None:
     change = apply_event(
         a_request(holds=(a_hold(),)),
         Event.PROMPT_REJECTED,
@@ -660,7 +650,7 @@ def test_a_rejection_says_whether_it_was_charged(policy: Policy, charged: str) -
     assert announced(change)["data"]["failure"]["next_steps"] == ["adjust_prompt"]
 
 
-def test_a_cancellation_charges_nothing_for_what_did_not_come() -> None:
+def test_apply_cancellation_announcement_has_no_undelivered_charge() -> None:
     assert (
         announced(apply_event(a_request(holds=(a_hold(),)), Event.CANCEL_REQUESTED))["data"][
             "credits_charged"
@@ -669,14 +659,14 @@ def test_a_cancellation_charges_nothing_for_what_did_not_come() -> None:
     )
 
 
-def test_a_reminder_says_when_the_samples_expire() -> None:
+def test_apply_reminder_announcement_has_the_expiry() -> None:
     change = apply_event(awaiting(), Event.EXPIRY_NEARED)
     expires_at = datetime.fromisoformat(announced(change)["data"]["expires_at"])
     assert expires_at == datetime(2026, 3, 26, 9, 26, 53, tzinfo=UTC)
     assert change.after.remind_at is None
 
 
-def test_a_brief_without_a_locale_leaves_the_language_open() -> None:
+def test_apply_announcement_without_locale_has_no_language() -> None:
     assert announced(apply_event(a_request(), Event.CANCEL_REQUESTED))["locale"] is None
 
 
@@ -688,7 +678,7 @@ def begin(origin: Origin, hold: Hold | None = None) -> StateChange:
     return apply(None, a_birth(origin, hold=hold, data={"by": "odoo"}), context)
 
 
-def test_a_funded_birth_queues_its_job() -> None:
+def test_apply_funded_creation_queues_a_job() -> None:
     change = begin(Origin.FUNDED, an_allowance())
     assert (change.before, change.queues, change.messages) == (None, True, ())
     assert (change.holds, change.allowance) == ((an_allowance(),), an_allowance())
@@ -699,13 +689,13 @@ def test_a_funded_birth_queues_its_job() -> None:
     ]
 
 
-def test_a_birth_that_takes_its_credits_has_a_line_for_them() -> None:
+def test_apply_creation_taking_credits_records_them() -> None:
     change = begin(Origin.FUNDED, a_hold())
     assert change.taking == a_hold()
     assert [line.event for line in change.entries] == ["submitted", "credits_held"]
 
 
-def test_a_birth_that_needs_credits_has_a_placing_hold_and_no_job() -> None:
+def test_apply_creation_needing_credits_has_a_placing_hold_and_no_job() -> None:
     placing = a_hold(state=HoldState.PLACING)
     change = begin(Origin.NEEDS_CREDITS, placing)
     assert (change.queues, change.after.job_id, change.after.attempt) == (False, None, 0)
@@ -713,14 +703,14 @@ def test_a_birth_that_needs_credits_has_a_placing_hold_and_no_job() -> None:
     assert change.entries[0].state is State.VALIDATING_CREDITS
 
 
-def test_a_birth_for_review_waits_for_the_review_deadline() -> None:
+def test_apply_creation_in_review_has_the_review_deadline() -> None:
     change = begin(Origin.NEEDS_REVIEW)
     assert (change.queues, change.holds, change.after.job_id) == (False, (), None)
     assert change.after.state is State.VALIDATING_CREDITS
     assert change.after.deadline_at == NOW + PLAIN.review_deadline
 
 
-def test_a_birth_included_in_the_plan_has_no_hold() -> None:
+def test_apply_creation_included_in_the_plan_has_no_hold() -> None:
     change = begin(Origin.FUNDED)
     assert (change.holds, change.after.holds, change.queues) == ((), (), True)
 
@@ -755,9 +745,7 @@ class Journey:
     changes: list[StateChange] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Submit it: paid by credits, by an allowance, or by the plan, or with words a person has
-        to look at first.
-        """
+        """Submit the request: paid by credits, an allowance or the plan, or in review first."""
         if self.draw.draw(st.booleans(), label="in review"):
             pending: Any = {"event": Event.REVIEW_PASSED.value, "fields": {}}
             self.apply(None, a_birth(Origin.NEEDS_REVIEW, pending_action=pending))
@@ -778,7 +766,7 @@ class Journey:
                 return None
 
     def legal(self) -> list[Event]:
-        """What the table allows and the orchestrator lets through."""
+        """Return the events that the table and the commands allow."""
         request = self.request
         found = [event for state, event in LIVE_ROWS if state is request.state]
         other = JOB_EVENTS[Stage.FINAL if request.stage is Stage.SAMPLES else Stage.SAMPLES]
@@ -809,7 +797,7 @@ class Journey:
         self.apply(self.request, an_event(self.request, event, **self.fields_of(event)))
 
     def fields_of(self, event: Event) -> dict[str, Any]:
-        """What the orchestrator sets beside the event."""
+        """Return the fields that the commands set beside the event."""
         return (
             self.fields_after_review(event)
             if self.request.in_review
@@ -817,7 +805,7 @@ class Journey:
         )
 
     def fields_after_review(self, event: Event) -> dict[str, Any]:
-        """The first hold comes when a person has accepted the words."""
+        """Return the fields after a review; the first hold is placed then."""
         fundings = {
             Event.REVIEW_PASSED: [Funding.ALLOWANCE, Funding.PLAN],
             Event.CREDITS_ASKED: [Funding.CREDITS],
@@ -829,7 +817,7 @@ class Journey:
         return hold | ({"pending_action": None} if event is Event.CREDITS_ASKED else {})
 
     def fields_otherwise(self, event: Event) -> dict[str, Any]:
-        """As long as no person has to look at the words."""
+        """Return the fields without a review."""
         placing = self.request.placing
         match event:
             case Event.CREDITS_HELD:
@@ -885,7 +873,7 @@ def walked(data: st.DataObject) -> Journey:
 
 
 def check_step(change: StateChange) -> None:
-    """What must hold of every single change."""
+    """Check the properties of a single change."""
     before, after = change.before, change.after
     (line,) = change.entries
     assert line.state is after.state
@@ -937,7 +925,7 @@ def check_money(journey: Journey) -> None:
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
-def test_on_any_path_state_timeline_and_money_agree(data: st.DataObject) -> None:
+def test_any_path_state_timeline_and_credits_agree(data: st.DataObject) -> None:
     journey = walked(data)
     for change in journey.changes:
         check_step(change)
@@ -946,7 +934,7 @@ def test_on_any_path_state_timeline_and_money_agree(data: st.DataObject) -> None
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_on_any_path_every_job_is_another_one(data: st.DataObject) -> None:
+def test_any_path_every_job_is_new(data: st.DataObject) -> None:
     journey = walked(data)
     jobs = [change.after.job_id for change in journey.changes if change.after.job_id is not None]
     runs = [job for job, previous in zip(jobs, [None, *jobs], strict=False) if job != previous]
@@ -955,7 +943,7 @@ def test_on_any_path_every_job_is_another_one(data: st.DataObject) -> None:
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_on_any_path_an_end_is_announced_once_and_for_ever(data: st.DataObject) -> None:
+def test_any_path_end_is_announced_once(data: st.DataObject) -> None:
     journey = walked(data)
     *_, last = journey.changes
     ended = [change for change in journey.changes if change.after.terminal]

@@ -1,4 +1,6 @@
-"""What a try comes to: the schedule of the specification, its end, and endpoints that are gone."""
+"""The outcome of webhook attempts: the schedule of the specification, its end, and endpoints that
+are gone.
+"""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""The published table of error codes: who caused it, what happens next, and what the user is told
+"""The published table of error codes: responsibility, next step, and message for the user
 (REQ-007.1).
 """
 

@@ -146,7 +146,7 @@ _WAITED = Transition(
 _UNTAKEN = Transition(
     _S.PENDING,
     (_F.RENEW_JOB,),
-    "No worker took the job in time; it is queued anew, which counts as no attempt.",
+    "No worker took the job in time; it is queued again without counting an attempt.",
 )
 _SAMPLES_BEGUN = Transition(
     _S.PROCESSING_SAMPLES, (), "A worker reports the start, before or after the broker's confirm."
