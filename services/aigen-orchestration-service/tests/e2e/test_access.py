@@ -591,7 +591,7 @@ def assert_sign_in(answer: httpx.Response, method: str, path: str) -> None:
 async def test_console_pages_refuse_other_roles(locked: Caller) -> None:
     sessions = locked.app.state.web_services.sessions
     service = sessions.create_from_key(
-        locked.app.state.services.authenticator.key(SERVICE_KEY), "user"
+        locked.app.state.services.authenticator.key(SERVICE_KEY, ""), "user"
     )
     for method, path in sorted(addresses(locked.app.routes)):
         if path.startswith("/console"):

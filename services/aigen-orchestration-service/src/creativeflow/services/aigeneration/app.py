@@ -148,7 +148,10 @@ def _provide(app: FastAPI, service: Container) -> None:
         now=service.now,
         new_id=service.new_id,
         authenticator=service.authenticator,
-        rate_limiter=RateLimiter(service.settings.rate_limit_per_minute),
+        rate_limiter=RateLimiter(
+            service.settings.rate_limit_per_minute,
+            per_key=service.settings.rate_limit_key_per_minute,
+        ),
         generations=service.generations,
         worker_reports=service.worker_reports,
         accounts=service.accounts,
@@ -218,6 +221,8 @@ def _declare_refusals(described: dict[str, Any]) -> None:
                 "/api/"
             ):  # unknown parameters are rejected everywhere
                 answers["422"] = _refusal(422)
+            if "401" in answers and not path.startswith(callbacks.router.prefix):
+                answers["429"] = _refusal(429)  # a lock-out after wrong credentials
             unreadable = (400,) if method != "get" else ()
             refused = (*unreadable, 413, 415) if "requestBody" in call else unreadable
             answers |= {

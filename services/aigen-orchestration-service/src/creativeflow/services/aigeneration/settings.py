@@ -403,6 +403,27 @@ class Settings(BaseSettings):
     rate_limit_per_minute: Annotated[int, Field(ge=0)] = Field(
         0, description="State-changing calls per caller and minute in each process; 0 for no limit."
     )
+    rate_limit_key_per_minute: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description=(
+            "State-changing calls per API key and minute in each process, those for all users "
+            "together; 0 for no limit."
+        ),
+    )
+    authentication_failures_per_minute: Annotated[int, Field(ge=0)] = Field(
+        30,
+        description=(
+            "Wrong keys, tokens and sign-ins per client address and minute in each process, after "
+            "which the address is locked out for the rest of the minute; 0 for no limit."
+        ),
+    )
+    trusted_proxies: Words = Field(
+        (),
+        description=(
+            "Addresses and networks of reverse proxies whose X-Forwarded-For and "
+            "X-Forwarded-Proto are used, such as 127.0.0.1 or 10.0.0.0/8."
+        ),
+    )
     idempotency_hours: Annotated[int, Field(ge=72)] = Field(
         96, description="Hours that responses are kept for Idempotency-Key."
     )
@@ -596,7 +617,7 @@ class Settings(BaseSettings):
             raise ValueError("a URL postgresql://user:password@host:5432/database is needed")
         return url
 
-    @field_validator("webhook_allowed_networks", "result_allowed_networks")
+    @field_validator("webhook_allowed_networks", "result_allowed_networks", "trusted_proxies")
     @classmethod
     def _readable_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         for network in networks:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import jwt
 from fastapi import Depends, Request
 
+from creativeflow.services.aigeneration.api.rate_limit import LockOut
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.settings import ApiKey
@@ -30,6 +31,8 @@ class Principal:
     name: str
     role: str
     user_id: str | None = None
+    api_key: str | None = None
+    """The name of the API key that authenticated the caller."""
 
     @property
     def owner(self) -> str:
@@ -81,8 +84,10 @@ class Authenticator:
         issuer: str | None,
         public_url: str | None = None,
         host: str = "",
+        failures_per_minute: int = 0,
     ) -> None:
         self._keys = keys
+        self._lock_out = LockOut(failures_per_minute)
         self._own_name = urlsplit(public_url).hostname if public_url else None
         self._own_names = {self._own_name, host} - {None, "", "0.0.0.0", "::"}  # noqa: S104 - no name to call it by
         self._jwt_secret = jwt_secret
@@ -97,9 +102,9 @@ class Authenticator:
         """Authenticate the caller of a request.
 
         Raises:
-            AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError.
-            CsrfError, HostNotAllowedError: nothing is configured, and by the browser's headers or
-            the host name the call comes from the page of another site.
+            AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError,
+            RateLimitedError. CsrfError, HostNotAllowedError: nothing is configured, and the page of
+            another site makes the call, by the browser's headers or by the host name.
         """
         self.check_name(request)
         acting_for = _user_header(request)
@@ -108,12 +113,15 @@ class Authenticator:
                 raise errors.CsrfError
             return Principal(name="open", role="operator", user_id=acting_for)
         if key := request.headers.get("x-internal-api-key"):
-            found = self.key(key)
-            return Principal(name=found.name, role=found.role, user_id=acting_for)
+            found = self.key(key, address_of(request))
+            return Principal(
+                name=found.name, role=found.role, user_id=acting_for, api_key=found.name
+            )
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise errors.AuthenticationRequiredError
-        return self.holder(await self.claims(token.strip()), acting_for)
+        claims = await self.claims(token.strip(), address_of(request))
+        return self.holder(claims, acting_for)
 
     def check_name(self, request: Request) -> None:
         """Check the host name of a call to an open service, because a page of another site can make
@@ -150,15 +158,18 @@ class Authenticator:
         ):
             raise errors.CsrfError
 
-    def key(self, text: str) -> ApiKey:
-        """Return the configured key that matches.
+    def key(self, text: str, address: str) -> ApiKey:
+        """Return the configured key that matches; a wrong one is counted for the client's address.
 
         Raises:
-            InvalidCredentialsError: there is none.
+            InvalidCredentialsError: there is none. RateLimitedError: the address is locked out.
         """
+        self._lock_out.check(address, text)
         found = [known for known in self._keys if known.matches(text)]
         if not found:
+            self._lock_out.fail(address, "key")
             raise errors.InvalidCredentialsError
+        self._lock_out.accept(text)
         return found[0]
 
     def key_with(self, fingerprint: str, secret: bytes) -> ApiKey | None:
@@ -183,13 +194,28 @@ class Authenticator:
             raise errors.UserMismatchError
         return Principal(name=subject, role="user", user_id=subject)
 
-    async def claims(self, token: str) -> dict[str, Any]:
-        """Return the verified claims; the algorithm of the token determines which key may verify
-        it.
+    async def claims(self, token: str, address: str) -> dict[str, Any]:
+        """Return the verified claims; a wrong token is counted for the client's address.
 
         Raises:
             InvalidCredentialsError, TokenExpiredError.
-            ServiceUnavailableError: the key set cannot be loaded.
+            RateLimitedError: the address is locked out.
+            ServiceUnavailableError: the key set is away.
+        """
+        self._lock_out.check(address, token)
+        try:
+            claims = await self._verified(token)
+        except errors.TokenExpiredError:  # signed by the issuer: no guess
+            raise
+        except errors.InvalidCredentialsError:
+            self._lock_out.fail(address, "token")
+            raise
+        self._lock_out.accept(token)
+        return claims
+
+    async def _verified(self, token: str) -> dict[str, Any]:
+        """Return the claims; the algorithm decides which key may verify, never the other way
+        round.
         """
         try:
             algorithm = str(jwt.get_unverified_header(token).get("alg"))
@@ -229,6 +255,13 @@ def is_user_id(text: str) -> bool:
     return 0 < len(text) <= USER_ID_MAX and text.isprintable()
 
 
+def address_of(request: Request) -> str:
+    """Return the client's address: that of the connection, or the one that a proxy in
+    `AIGEN_TRUSTED_PROXIES` names.
+    """
+    return request.client.host if request.client else ""
+
+
 def count(request: Request, principal: Principal) -> None:
     """Count a call towards its caller's rate limit, and log the caller.
 
@@ -236,7 +269,7 @@ def count(request: Request, principal: Principal) -> None:
         RateLimitedError: the limit is exceeded.
     """
     request.scope["aigen.principal"] = "user" if principal.end_user else principal.name
-    services_of(request).rate_limiter.check(request, principal.owner)
+    services_of(request).rate_limiter.check(request, principal.owner, api_key=principal.api_key)
 
 
 @lru_cache(maxsize=100)

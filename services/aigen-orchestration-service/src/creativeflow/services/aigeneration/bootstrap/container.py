@@ -358,6 +358,7 @@ class Container:
             audience=settings.jwt_audience,
             issuer=settings.jwt_issuer,
             public_url=settings.public_url,
+            failures_per_minute=settings.authentication_failures_per_minute,
         )
 
     def _build_health(self) -> Health:

@@ -56,11 +56,12 @@ class Session:
 
     def to_user_principal(self) -> Principal:
         """Return a principal that acts as the session's user and sees only what is theirs."""
-        return Principal(name=self.name, role=self.role, user_id=self.user_id)
+        return replace(self.to_operator_principal(), user_id=self.user_id)
 
     def to_operator_principal(self) -> Principal:
         """Return a principal that acts as no particular user and sees everything."""
-        return Principal(name=self.name, role=self.role)
+        by_key = self.kind is SessionKind.KEY
+        return Principal(name=self.name, role=self.role, api_key=self.name if by_key else None)
 
 
 class Sessions:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.auth import is_user_id
+from creativeflow.services.aigeneration.api.auth import address_of, is_user_id
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor
@@ -55,8 +55,6 @@ async def sign_in(request: Request, form: Form) -> Response:
     try:
         session = await _create_session(request, form)
     except (errors.InvalidCredentialsError, errors.InvalidRequestError) as error:
-        limiter = services_of(request).rate_limiter
-        limiter.check(request, f"sign-in/{request.client.host if request.client else ''}")
         return _show_form(request, next_path, error)
     response = redirect_to(next_path)
     set_session_cookie(request, response, session)
@@ -92,9 +90,9 @@ async def _create_session(request: Request, form: FormFields) -> Session:
     if token := form.get("token"):
         if len(token) > TOKEN_MAX or not authenticator.takes_tokens:
             raise errors.InvalidCredentialsError
-        claims = await authenticator.claims(token)
+        claims = await authenticator.claims(token, address_of(request))
         return sessions.create_from_token(authenticator.holder(claims, None), float(claims["exp"]))
-    key = authenticator.key(form.get("key"))
+    key = authenticator.key(form.get("key"), address_of(request))
     user_id = form.get("user_id")
     if not is_user_id(user_id):
         raise errors.InvalidRequestError.at("/user_id", "missing", "Enter the user to act as.")
