@@ -645,6 +645,22 @@ async def test_operations_refuse_other_roles(locked: Caller) -> None:
     assert await Footprint.of(locked.test_app) == before
 
 
+async def test_tokens_of_two_secrets_are_accepted_while_rotating(
+    make_client: Callable[..., Awaitable[Caller]],
+) -> None:
+    new = "the next secret of the end users' tokens"
+    caller = await make_client(jwt_secret=f"{JWT_SECRET},{new}")
+    for secret in (JWT_SECRET, new):
+        answer = await caller.get(REQUESTS, headers=token(secret=secret))
+        assert answer.status_code == httpx.codes.OK
+        expired = await caller.get(REQUESTS, headers=token(secret=secret, exp=1))
+        assert_problem(expired, 401, "token_expired")
+    both = f"{JWT_SECRET},{new}"
+    for secret in (both, "a third secret of the end users' tokens"):
+        refused = await caller.get(REQUESTS, headers=token(secret=secret))
+        assert_problem(refused, 401, "invalid_credentials")
+
+
 # Limits
 
 

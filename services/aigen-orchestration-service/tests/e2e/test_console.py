@@ -478,7 +478,7 @@ async def test_console_without_operator_role_is_forbidden(make_client: Make) -> 
     for key, status in (("the-key-of-the-shop", 403), ("the-key-of-the-operator", 200)):
         browser = Browser(caller.app)
         browser.cookies.set(
-            sessions.cookie, sessions.seal(sessions.create_from_key(gate.key(key), "user"))
+            sessions.cookie, sessions.seal(sessions.create_from_key(gate.key(key, ""), "user"))
         )
         for path in PAGES:
             page = await browser.open(path)

@@ -109,7 +109,7 @@ class Visit:
     async def begin(self) -> None:
         """Sign in and open a window."""
         authenticator = Authenticator(
-            keys=[], jwt_secret=None, jwks=None, audience=None, issuer=None
+            keys=[], jwt_secrets=(), jwks=None, audience=None, issuer=None
         )
         sessions = Sessions([SECRET], authenticator, now=now, secure=False)
         cookie = sessions.seal(sessions.create_guest(self.user_id))

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -78,7 +79,7 @@ class Authenticator:
         self,
         *,
         keys: Sequence[ApiKey],
-        jwt_secret: str | None,
+        jwt_secrets: Sequence[str],
         jwks: Callable[[str | None], Awaitable[jwt.PyJWK]] | None,
         audience: str | None,
         issuer: str | None,
@@ -90,13 +91,13 @@ class Authenticator:
         self._lock_out = LockOut(failures_per_minute)
         self._own_name = urlsplit(public_url).hostname if public_url else None
         self._own_names = {self._own_name, host} - {None, "", "0.0.0.0", "::"}  # noqa: S104 - no name to call it by
-        self._jwt_secret = jwt_secret
+        self._jwt_secrets = jwt_secrets
         self._jwks = jwks
         self._audience = audience
         self._issuer = issuer
-        self.open = not (keys or jwt_secret or jwks)
+        self.open = not (keys or jwt_secrets or jwks)
         self.takes_keys = bool(keys)
-        self.takes_tokens = bool(jwt_secret or jwks)
+        self.takes_tokens = bool(jwt_secrets or jwks)
 
     async def admit(self, request: Request) -> Principal:
         """Authenticate the caller of a request.
@@ -219,26 +220,34 @@ class Authenticator:
         """
         try:
             algorithm = str(jwt.get_unverified_header(token).get("alg"))
-            key = await self._key(algorithm, token)
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                key,
-                algorithms=[algorithm],
-                audience=self._audience,
-                issuer=self._issuer,
-                leeway=10,
-                options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
-            )
+            *older, last = await self._verifying_keys(algorithm, token)
+            for key in older:
+                with suppress(jwt.InvalidSignatureError):
+                    return self._decode(token, key, algorithm)
+            return self._decode(token, last, algorithm)
         except jwt.ExpiredSignatureError:
             raise errors.TokenExpiredError from None
         except jwt.PyJWTError:
             raise errors.InvalidCredentialsError from None
+
+    def _decode(self, token: str, key: Any, algorithm: str) -> dict[str, Any]:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=10,
+            options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
+        )
         return claims
 
-    async def _key(self, algorithm: str, token: str) -> Any:
-        """Return the key that may verify a token of this algorithm, never one of another kind."""
-        if algorithm == "HS256" and self._jwt_secret:
-            return self._jwt_secret
+    async def _verifying_keys(self, algorithm: str, token: str) -> Sequence[Any]:
+        """Return the keys that may verify a token of this algorithm; a key of another kind never
+        does.
+        """
+        if algorithm == "HS256" and self._jwt_secrets:
+            return self._jwt_secrets
         if algorithm not in _KEY_TYPES or not self._jwks:
             raise errors.InvalidCredentialsError
         try:
@@ -247,7 +256,7 @@ class Authenticator:
             raise errors.InvalidCredentialsError from None
         if found.key_type != _KEY_TYPES[algorithm]:
             raise errors.InvalidCredentialsError
-        return found.key
+        return [found.key]
 
 
 def is_user_id(text: str) -> bool:

@@ -352,7 +352,7 @@ class Container:
         settings = self.settings
         return Authenticator(
             keys=settings.keys(),
-            jwt_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+            jwt_secrets=settings.jwt_secrets(),
             jwks=KeySet(self.http, settings.jwks_url).key if settings.jwks_url else None,
             host=settings.host,
             audience=settings.jwt_audience,
