@@ -223,6 +223,8 @@ def _declare_refusals(described: dict[str, Any]) -> None:
                 answers["422"] = _refusal(422)
             if "401" in answers and not path.startswith(callbacks.router.prefix):
                 answers["429"] = _refusal(429)  # a lock-out after wrong credentials
+            if path.startswith("/api/"):
+                answers["400"] = _refusal(400)  # a header that is not UTF-8
             unreadable = (400,) if method != "get" else ()
             refused = (*unreadable, 413, 415) if "requestBody" in call else unreadable
             answers |= {

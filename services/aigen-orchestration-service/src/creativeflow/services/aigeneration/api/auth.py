@@ -14,9 +14,9 @@ from fastapi import Depends, Request
 from creativeflow.services.aigeneration.api.rate_limit import LockOut
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.kit.user_ids import normalise_user_id
 from creativeflow.services.aigeneration.settings import ApiKey
 
-USER_ID_MAX = 200
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ELSEWHERE = frozenset({"cross-site", "same-site"})
 """Values of Sec-Fetch-Site in calls from pages of other sites; only browsers send the header."""
@@ -34,13 +34,22 @@ class Principal:
     user_id: str | None = None
     api_key: str | None = None
     """The name of the API key that authenticated the caller."""
+    by_token: bool = False
+    """Whether a token authenticated the caller; its subject may equal the name of a key."""
+
+    @property
+    def identity(self) -> str:
+        """The name that requests, webhook endpoints and timelines keep; API keys have no colon in
+        theirs.
+        """
+        return f"{self.role}:{self.name}" if self.by_token else self.name
 
     @property
     def owner(self) -> str:
-        """The owner of rate limits and idempotency keys; a user can never have the name of a
-        service.
-        """
-        return f"{'user' if self.end_user else 'key'}:{self.name}/{self.user_id or ''}"
+        """The owner of the rate limits and idempotency keys of a call."""
+        namespace = self.role if self.by_token else "key"
+        name = self.name.replace("%", "%25").replace("/", "%2F")
+        return f"{namespace}:{name}/{self.user_id or ''}"
 
     @property
     def operator(self) -> bool:
@@ -59,15 +68,22 @@ class Principal:
             UserMismatchError: the body names another user than the token or the header.
             InvalidRequestError: no user is named.
         """
-        if self.user_id is not None:
-            if named not in {None, self.user_id}:
-                raise errors.UserMismatchError
-            return self.user_id
-        if named is None:
+        user_id = self.confined_to(named)
+        if user_id is None:
             raise errors.InvalidRequestError.at(
                 "/user_id", "missing", "Name the user: `user_id` or X-User-ID."
             )
-        return named
+        return user_id
+
+    def confined_to(self, named: str | None) -> str | None:
+        """Return the user whose requests an action may concern; None: any user's.
+
+        Raises:
+            UserMismatchError: the body names another user than the token or the header.
+        """
+        if self.user_id is not None and named not in {None, self.user_id}:
+            raise errors.UserMismatchError
+        return self.user_id or named
 
 
 class Authenticator:
@@ -113,7 +129,7 @@ class Authenticator:
             if request.method not in _READS and request.headers.get("sec-fetch-site") in _ELSEWHERE:
                 raise errors.CsrfError
             return Principal(name="open", role="operator", user_id=acting_for)
-        if key := request.headers.get("x-internal-api-key"):
+        if key := header_text(request, "x-internal-api-key"):
             found = self.key(key, address_of(request))
             return Principal(
                 name=found.name, role=found.role, user_id=acting_for, api_key=found.name
@@ -186,14 +202,15 @@ class Authenticator:
             InvalidCredentialsError: the token has no subject.
             UserMismatchError: the token is a user's, and the call names another user.
         """
-        subject, roles = claims["sub"], claims.get("roles") or []
-        if not isinstance(subject, str) or not is_user_id(subject):
+        roles = claims.get("roles") or []
+        subject = normalise_user_id(claims["sub"]) if isinstance(claims["sub"], str) else None
+        if subject is None:
             raise errors.InvalidCredentialsError
         if isinstance(roles, list) and "operator" in roles:
-            return Principal(name=subject, role="operator", user_id=acting_for)
+            return Principal(name=subject, role="operator", user_id=acting_for, by_token=True)
         if acting_for not in {None, subject}:
             raise errors.UserMismatchError
-        return Principal(name=subject, role="user", user_id=subject)
+        return Principal(name=subject, role="user", user_id=subject, by_token=True)
 
     async def claims(self, token: str, address: str) -> dict[str, Any]:
         """Return the verified claims; a wrong token is counted for the client's address.
@@ -259,11 +276,6 @@ class Authenticator:
         return [found.key]
 
 
-def is_user_id(text: str) -> bool:
-    """Return whether a text is a valid user id."""
-    return 0 < len(text) <= USER_ID_MAX and text.isprintable()
-
-
 def address_of(request: Request) -> str:
     """Return the client's address: that of the connection, or the one that a proxy in
     `AIGEN_TRUSTED_PROXIES` names.
@@ -311,12 +323,24 @@ def _is_loopback(name: str) -> bool:
 
 
 def _user_header(request: Request) -> str | None:
-    user = request.headers.get("x-user-id")
-    if user is not None and not is_user_id(user):
+    header = header_text(request, "x-user-id")
+    if header is None:
+        return None
+    user_id = normalise_user_id(header)
+    if user_id is None:
         raise errors.InvalidRequestError.at(
             "/header/X-User-ID", "invalid_user", "X-User-ID is not a user id."
         )
-    return user
+    return user_id
+
+
+def header_text(request: Request, name: str) -> str | None:
+    """Return a header in UTF-8; the framework reads its bytes as Latin-1.
+
+    The middleware refuses headers that are not UTF-8.
+    """
+    value = request.headers.get(name)
+    return value if value is None or value.isascii() else value.encode("latin-1").decode()
 
 
 async def _caller(request: Request) -> Principal:

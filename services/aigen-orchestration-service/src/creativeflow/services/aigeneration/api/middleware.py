@@ -5,7 +5,7 @@ errors.
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +33,23 @@ response is sent.
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _API = "/api/v1/"
 _CALLBACKS = "/api/v1/n8n-callbacks/"
+_TEXT_HEADERS = frozenset(
+    {
+        b"accept-language",
+        b"authorization",
+        b"content-type",
+        b"host",
+        b"idempotency-key",
+        b"if-match",
+        b"if-none-match",
+        b"last-event-id",
+        b"origin",
+        b"x-csrf-token",
+        b"x-internal-api-key",
+        b"x-user-id",
+    }
+)
+"""The headers that are read, and must be UTF-8."""
 _QUIET = ("/health", "/ready", "/metrics")
 
 
@@ -105,6 +122,7 @@ class RequestContext:
 
         try:
             _check_announced(announced, limit)
+            _check_headers(scope["headers"])
             await _admit_before_the_body(scope)
             await self._app(scope, receive, watch)
         except ClientDisconnect:
@@ -200,6 +218,15 @@ def _extra_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
 def _check_announced(length: bytes, limit: int) -> None:
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
+
+
+def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    for name, value in headers:
+        if name in _TEXT_HEADERS and not value.isascii():
+            try:
+                value.decode()
+            except UnicodeDecodeError:
+                raise errors.InvalidHeaderError(name=name.decode()) from None
 
 
 def _limited(

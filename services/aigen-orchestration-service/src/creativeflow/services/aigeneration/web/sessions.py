@@ -60,8 +60,12 @@ class Session:
 
     def to_operator_principal(self) -> Principal:
         """Return a principal that acts as no particular user and sees everything."""
-        by_key = self.kind is SessionKind.KEY
-        return Principal(name=self.name, role=self.role, api_key=self.name if by_key else None)
+        return Principal(
+            name=self.name,
+            role=self.role,
+            api_key=self.name if self.kind is SessionKind.KEY else None,
+            by_token=self.kind is SessionKind.TOKEN,
+        )
 
 
 class Sessions:

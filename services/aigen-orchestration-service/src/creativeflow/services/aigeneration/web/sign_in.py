@@ -6,9 +6,10 @@ from urllib.parse import urlsplit
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.auth import address_of, is_user_id
+from creativeflow.services.aigeneration.api.auth import address_of
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.kit.user_ids import normalise_user_id
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor
 from creativeflow.services.aigeneration.web.error_pages import ErrorText, get_error_text
 from creativeflow.services.aigeneration.web.forms import FormFields, is_same_origin
@@ -72,10 +73,10 @@ async def sign_out(request: Request, visitor: StudioVisitor) -> Response:  # noq
 @router.post("/sign-in/user")
 async def switch_user(request: Request, visitor: StudioVisitor, form: Form) -> Response:
     """Act as another user; not available to end users."""
-    user_id, session = form.get("user_id"), visitor.session
+    user_id, session = normalise_user_id(form.get("user_id")), visitor.session
     if not session.can_switch_user:
         raise errors.UserMismatchError
-    if not is_user_id(user_id):
+    if user_id is None:
         raise errors.InvalidRequestError.at(
             "/user_id", "invalid_user", "Enter a user id of up to 200 characters."
         )
@@ -93,8 +94,8 @@ async def _create_session(request: Request, form: FormFields) -> Session:
         claims = await authenticator.claims(token, address_of(request))
         return sessions.create_from_token(authenticator.holder(claims, None), float(claims["exp"]))
     key = authenticator.key(form.get("key"), address_of(request))
-    user_id = form.get("user_id")
-    if not is_user_id(user_id):
+    user_id = normalise_user_id(form.get("user_id"))
+    if user_id is None:
         raise errors.InvalidRequestError.at("/user_id", "missing", "Enter the user to act as.")
     return sessions.create_from_key(key, user_id)
 

@@ -232,18 +232,22 @@ async def retry_generation(
 @router.post(
     "/{request_id}/cancel",
     response_model=schemas.Cancelled,
-    responses=problems(401, 404, 409, 412, 503),
+    responses=problems(401, 403, 404, 409, 412, 422, 503),
     openapi_extra=KEYED_AND_MATCHED,
     summary="Cancel a generation request",
 )
-async def cancel_generation(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
+async def cancel_generation(
+    request_id: UUID,
+    request: Request,
+    principal: AnyCaller,
+    body: schemas.CancelRequest | None = None,
+) -> Response:
     """Release the open hold and end the request; delivered samples stay charged.
 
     An ended request is left unchanged.
     """
-    return reply_response(
-        await services_of(request).generations.cancel(request_id, build_caller(request, principal))
-    )
+    caller = build_caller(request, principal, body)
+    return reply_response(await services_of(request).generations.cancel(request_id, caller))
 
 
 def _submission(body: schemas.CreateRequest, request: Request, principal: Principal) -> Submission:
@@ -252,7 +256,7 @@ def _submission(body: schemas.CreateRequest, request: Request, principal: Princi
         project_id=body.project_id,
         brief=body.brief(),
         metadata=body.metadata or {},
-        created_by=principal.name,
+        created_by=principal.identity,
         correlation_id=request.scope["aigen.request_id"],
         traceparent=request.scope.get("aigen.traceparent"),
         quote_id=body.quote_id,

@@ -57,7 +57,7 @@ async def replay_outbox_message(
 ) -> Response:
     """Make a parked message due at once; the operator is recorded in the timeline."""
     outbox = services_of(request).outbox
-    if not await outbox.replay(message_id, by=operator.name, now=services_of(request).now()):
+    if not await outbox.replay(message_id, by=operator.identity, now=services_of(request).now()):
         raise errors.NotFoundError
     return json_response({"status": "due"})
 
@@ -70,7 +70,7 @@ async def drop_outbox_message(
 ) -> Response:
     """Delete a parked message; the operator is recorded in the timeline."""
     outbox = services_of(request).outbox
-    if not await outbox.drop(message_id, by=operator.name, now=services_of(request).now()):
+    if not await outbox.drop(message_id, by=operator.identity, now=services_of(request).now()):
         raise errors.NotFoundError
     return json_response({"status": "dropped"})
 
@@ -115,7 +115,7 @@ async def review_generation(
 
     A request that is not in review is left unchanged.
     """
-    caller = Caller(name=operator.name)
+    caller = Caller(name=operator.identity)
     reviewed = await services_of(request).generations.review(
         request_id, caller, accepted_=body.decision == "accept"
     )

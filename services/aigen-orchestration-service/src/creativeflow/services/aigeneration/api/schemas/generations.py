@@ -210,7 +210,17 @@ class CreateRequest(Body):
         return cast("Brief", asked)
 
 
-class SelectSample(Body):
+class ActionBody(Body):
+    """The user for whom a service acts on a request; the request must belong to this user."""
+
+    user_id: Identifier | None = None
+
+
+class CancelRequest(ActionBody):
+    """The user for whom a request is cancelled."""
+
+
+class SelectSample(ActionBody):
     """The sample that becomes the final, and its size and format (REQ-009)."""
 
     selected_sample_id: Identifier
@@ -229,7 +239,7 @@ class SelectSample(Body):
         )
 
 
-class BriefChanges(Body):
+class BriefChanges(ActionBody):
     """Changes of the brief for another round or a retry."""
 
     updated_prompt: Prompt | None = None

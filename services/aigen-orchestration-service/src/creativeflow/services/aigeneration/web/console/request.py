@@ -135,7 +135,7 @@ async def redeliver_event(
     async def act() -> None:
         endpoints = services_of(request).webhook_endpoints
         await endpoints.redeliver(
-            EndpointScope(name=visitor.principal.name, sees_all=True), endpoint_id, event_id
+            EndpointScope(name=visitor.principal.identity, sees_all=True), endpoint_id, event_id
         )
 
     return await _run(request, visitor, form, request_id, act, "redelivered")
