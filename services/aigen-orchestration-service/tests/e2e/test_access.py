@@ -46,9 +46,8 @@ def token(
 ) -> dict[str, str]:
     """Return the headers of an end user."""
     named = {"kid": claims.pop("kid")} if "kid" in claims else None
-    signed = jwt.encode(
-        {"sub": sub, "exp": int(time.time()) + 600, **claims}, secret, algorithm, named
-    )
+    ends = int(time.time()) + int(claims.pop("lasts", 600))
+    signed = jwt.encode({"sub": sub, "exp": ends, **claims}, secret, algorithm, named)
     return {"Authorization": f"Bearer {signed}"}
 
 

@@ -179,6 +179,7 @@ def _provide(app: FastAPI, service: Container) -> None:
     sessions = Sessions(
         service.secrets.keys,
         service.authenticator,
+        service.revoked_sessions,
         now=service.now,
         secure=service.public_url.startswith("https:"),
     )

@@ -1,9 +1,11 @@
 """Authentication: API keys of services, JWTs of end users, roles of operators."""
 
+import hashlib
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -17,9 +19,15 @@ from creativeflow.services.aigeneration.domain import errors
 from creativeflow.services.aigeneration.kit.user_ids import normalise_user_id
 from creativeflow.services.aigeneration.settings import ApiKey
 
+LEEWAY_SECONDS = 10
+"""How long after its end a token is accepted, for clocks that differ."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ELSEWHERE = frozenset({"cross-site", "same-site"})
-"""Values of Sec-Fetch-Site in calls from pages of other sites; only browsers send the header."""
+"""Values of Sec-Fetch-Site that browsers send with calls from other sites' pages; other clients
+send none.
+"""
+_LAST_SECOND = 250_000_000_000
+"""In the year 9892, in Unix seconds."""
 _KEY_TYPES = {"RS256": "RSA", "ES256": "EC"}
 
 
@@ -36,6 +44,8 @@ class Principal:
     """The name of the API key that authenticated the caller."""
     by_token: bool = False
     """Whether a token authenticated the caller; its subject may equal the name of a key."""
+    expires_at: datetime | None = None
+    """When the caller's token ends, with the leeway."""
 
     @property
     def identity(self) -> str:
@@ -84,6 +94,14 @@ class Principal:
         if self.user_id is not None and named not in {None, self.user_id}:
             raise errors.UserMismatchError
         return self.user_id or named
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """The claims of a token, and which secret or key signed it, as `trusts_signer` takes it."""
+
+    claims: Mapping[str, Any]
+    signer: str
 
 
 class Authenticator:
@@ -137,8 +155,8 @@ class Authenticator:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise errors.AuthenticationRequiredError
-        claims = await self.claims(token.strip(), address_of(request))
-        return self.holder(claims, acting_for)
+        verified = await self.verify(token.strip(), address_of(request))
+        return self.holder(verified.claims, acting_for)
 
     def check_name(self, request: Request) -> None:
         """Check the host name of a call to an open service, because a page of another site can make
@@ -207,13 +225,25 @@ class Authenticator:
         if subject is None:
             raise errors.InvalidCredentialsError
         if isinstance(roles, list) and "operator" in roles:
-            return Principal(name=subject, role="operator", user_id=acting_for, by_token=True)
+            return Principal(
+                name=subject,
+                role="operator",
+                user_id=acting_for,
+                by_token=True,
+                expires_at=_end_of(claims["exp"]),
+            )
         if acting_for not in {None, subject}:
             raise errors.UserMismatchError
-        return Principal(name=subject, role="user", user_id=subject, by_token=True)
+        return Principal(
+            name=subject,
+            role="user",
+            user_id=subject,
+            by_token=True,
+            expires_at=_end_of(claims["exp"]),
+        )
 
-    async def claims(self, token: str, address: str) -> dict[str, Any]:
-        """Return the verified claims; a wrong token is counted for the client's address.
+    async def verify(self, token: str, address: str) -> VerifiedToken:
+        """Verify a token; a wrong one is counted for the client's address.
 
         Raises:
             InvalidCredentialsError, TokenExpiredError.
@@ -222,30 +252,52 @@ class Authenticator:
         """
         self._lock_out.check(address, token)
         try:
-            claims = await self._verified(token)
+            verified = await self._verify(token)
         except errors.TokenExpiredError:  # signed by the issuer: no guess
             raise
         except errors.InvalidCredentialsError:
             self._lock_out.fail(address, "token")
             raise
         self._lock_out.accept(token)
-        return claims
+        return verified
 
-    async def _verified(self, token: str) -> dict[str, Any]:
-        """Return the claims; the algorithm decides which key may verify, never the other way
-        round.
+    async def trusts_signer(self, signer: str) -> bool:
+        """Return whether tokens of this secret or key would still be accepted; yes while the key
+        set is away.
         """
+        kind, _, name = signer.partition(":")
+        if kind == "secret":
+            return any(_fingerprint(secret) == name for secret in self._jwt_secrets)
+        if self._jwks is None:
+            return False
+        try:
+            await self._jwks(name)
+        except errors.InvalidCredentialsError:
+            return False
+        except errors.ServiceUnavailableError:
+            return True
+        return True
+
+    async def _verify(self, token: str) -> VerifiedToken:
+        """Verify a token; the algorithm decides which key may, never the other way round."""
         try:
             algorithm = str(jwt.get_unverified_header(token).get("alg"))
-            *older, last = await self._verifying_keys(algorithm, token)
-            for key in older:
-                with suppress(jwt.InvalidSignatureError):
-                    return self._decode(token, key, algorithm)
-            return self._decode(token, last, algorithm)
+            if algorithm == "HS256" and self._jwt_secrets:
+                return self._verify_with_secrets(token)
+            key_id, key = await self._find_key(algorithm, token)
+            return VerifiedToken(self._decode(token, key, algorithm), f"key:{key_id}")
         except jwt.ExpiredSignatureError:
             raise errors.TokenExpiredError from None
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, OverflowError, RecursionError):
+            # Of the parser: numbers and nesting without bound.
             raise errors.InvalidCredentialsError from None
+
+    def _verify_with_secrets(self, token: str) -> VerifiedToken:
+        for secret in self._jwt_secrets:
+            with suppress(jwt.InvalidSignatureError):
+                claims = self._decode(token, secret, "HS256")
+                return VerifiedToken(claims, f"secret:{_fingerprint(secret)}")
+        raise errors.InvalidCredentialsError
 
     def _decode(self, token: str, key: Any, algorithm: str) -> dict[str, Any]:
         claims: dict[str, Any] = jwt.decode(
@@ -254,26 +306,35 @@ class Authenticator:
             algorithms=[algorithm],
             audience=self._audience,
             issuer=self._issuer,
-            leeway=10,
+            leeway=LEEWAY_SECONDS,
             options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
         )
         return claims
 
-    async def _verifying_keys(self, algorithm: str, token: str) -> Sequence[Any]:
-        """Return the keys that may verify a token of this algorithm; a key of another kind never
-        does.
+    async def _find_key(self, algorithm: str, token: str) -> tuple[str, Any]:
+        """Return the key of the key set that may verify a token of this algorithm, with its id; a
+        key of another kind never does.
         """
-        if algorithm == "HS256" and self._jwt_secrets:
-            return self._jwt_secrets
         if algorithm not in _KEY_TYPES or not self._jwks:
             raise errors.InvalidCredentialsError
-        try:
-            found = await self._jwks(jwt.get_unverified_header(token).get("kid"))
-        except TypeError:  # the key id is not a string
-            raise errors.InvalidCredentialsError from None
+        key_id = jwt.get_unverified_header(token).get("kid")
+        if not isinstance(key_id, str):
+            raise errors.InvalidCredentialsError
+        found = await self._jwks(key_id)
         if found.key_type != _KEY_TYPES[algorithm]:
             raise errors.InvalidCredentialsError
-        return [found.key]
+        return key_id, found.key
+
+
+def _fingerprint(secret: str) -> str:
+    """Return a hash that tells secrets apart; it reveals no more than a token they signed."""
+    return hashlib.sha256(b"aigen-signer:" + secret.encode()).hexdigest()[:32]
+
+
+def _end_of(expires: Any) -> datetime:
+    """Return the end of a token, at most the last moment that a clock can show."""
+    seconds = min(max(0, int(expires)), _LAST_SECOND) + LEEWAY_SECONDS
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def address_of(request: Request) -> str:

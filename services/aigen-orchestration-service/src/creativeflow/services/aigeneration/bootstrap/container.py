@@ -78,6 +78,7 @@ from creativeflow.services.aigeneration.storage.prompt_rejections import PromptR
 from creativeflow.services.aigeneration.storage.queries import Queries
 from creativeflow.services.aigeneration.storage.reconciliation import ReconciliationStore
 from creativeflow.services.aigeneration.storage.requests import RequestStore
+from creativeflow.services.aigeneration.storage.revoked_sessions import RevokedSessions
 from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.webhook_endpoints import WebhookEndpointStore
@@ -165,6 +166,7 @@ class Container:
         self.accounting = Accounting(self.database)
         self.account_flags = AccountFlags(self.database)
         self.rejections = PromptRejections(self.database)
+        self.revoked_sessions = RevokedSessions(self.database)
         self.updates = UpdateBroadcaster(self.queries)
         self.decoder = PictureDecoder()
         self.assets = AssetStore(
@@ -310,6 +312,7 @@ class Container:
             invariants=self.invariants,
             accounting=self.accounting,
             rejections=self.rejections,
+            revoked_sessions=self.revoked_sessions,
             deliveries=self._deliveries,
             assets=self.assets,
             reconciliation=self.reconciliation,

@@ -12,7 +12,7 @@ from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.invariants import Invariants
 from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
-from creativeflow.services.aigeneration.storage.requests import RequestStore
+from creativeflow.services.aigeneration.storage.revoked_sessions import RevokedSessions
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
 from creativeflow.services.aigeneration.workers.periodic import (
     PeriodicTask,
@@ -42,6 +42,7 @@ def build_periodic_tasks(
     invariants: Invariants,
     accounting: Accounting,
     rejections: PromptRejections,
+    revoked_sessions: RevokedSessions,
     deliveries: DeliveryStore,
     assets: AssetStore,
     reconciliation: Reconciliation,
@@ -66,15 +67,8 @@ def build_periodic_tasks(
         if deleted := await deliveries.tidy(before, moment):
             log.info("webhook_deliveries_deleted", count=deleted)
 
-    async def count_recent_invariants() -> None:
-        moment = now()
-        await invariants.keep(
-            "invariants_recent", await invariants.count(moment, moment - RECENT), moment
-        )
-
-    async def count_all_invariants() -> None:
-        moment = now()
-        await invariants.keep("invariants_all", await invariants.count(moment), moment)
+    async def delete_expired_sessions() -> None:
+        await revoked_sessions.forget(now())
 
     interval = timedelta(seconds=settings.reconcile_interval)
 
@@ -88,6 +82,7 @@ def build_periodic_tasks(
             PeriodicTask("idempotency_keys", TIDY_INTERVAL, delete_old_keys),
             PeriodicTask("usage_log", TIDY_INTERVAL, delete_old_usage),
             PeriodicTask("webhook_log", TIDY_INTERVAL, delete_old_deliveries),
+            PeriodicTask("revoked_sessions", TIDY_INTERVAL, delete_expired_sessions),
             PeriodicTask("uploads", TIDY_INTERVAL, assets.tidy),
             PeriodicTask("reconciliation", interval, reconcile),
         ),

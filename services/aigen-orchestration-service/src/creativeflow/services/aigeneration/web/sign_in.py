@@ -63,8 +63,9 @@ async def sign_in(request: Request, form: Form) -> Response:
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, visitor: StudioVisitor) -> Response:  # noqa: ARG001 - the dependency checks CSRF
-    """End the session in this browser."""
+async def sign_out(request: Request, visitor: StudioVisitor) -> Response:
+    """End the session, wherever its cookie is."""
+    await web_services_of(request).sessions.revoke(visitor.session)
     response = redirect_to("/sign-in")
     clear_session_cookie(request, response)
     return response
@@ -91,8 +92,9 @@ async def _create_session(request: Request, form: FormFields) -> Session:
     if token := form.get("token"):
         if len(token) > TOKEN_MAX or not authenticator.takes_tokens:
             raise errors.InvalidCredentialsError
-        claims = await authenticator.claims(token, address_of(request))
-        return sessions.create_from_token(authenticator.holder(claims, None), float(claims["exp"]))
+        verified = await authenticator.verify(token, address_of(request))
+        holder = authenticator.holder(verified.claims, None)
+        return sessions.create_from_token(holder, verified.signer)
     key = authenticator.key(form.get("key"), address_of(request))
     user_id = normalise_user_id(form.get("user_id"))
     if user_id is None:
