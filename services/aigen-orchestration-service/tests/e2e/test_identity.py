@@ -164,6 +164,46 @@ async def test_quote_takes_the_user_in_its_body(locked: Caller) -> None:
     assert_problem(mismatch, 403, "user_mismatch")
 
 
+# What users see of operators
+
+
+async def test_timeline_names_operators_and_their_notes_to_operators_only(locked: Caller) -> None:
+    created = (await locked.post(REQUESTS, json=PLAIN, headers=token(NAME))).json()
+    body = {"reason": "we could not finish this", "note": "the provider forgot us again"}
+    await locked.post(
+        f"{OPERATIONS}/generation-requests/{created['id']}/fail",
+        json=body,
+        headers=by_key(OPERATOR_KEY),
+    )
+    await locked.test_app.database.execute(
+        """INSERT INTO generation_events (request_id, event, data, at)
+           VALUES ($1, 'hold_parked', '{"reason": "HTTP 500 of the adapter"}', now())""",
+        created["id"],
+    )
+    path = f"{REQUESTS}/{created['id']}/events"
+    seen = {}
+    for viewer, headers in (
+        ("user", token(NAME)),
+        ("service", by_key(SERVICE_KEY)),
+        ("for the user", header(NAME)),
+        ("operator", by_key(OPERATOR_KEY)),
+    ):
+        items = (await locked.get(path, headers=headers)).json()["items"]
+        seen[viewer] = {item["event"]: item["data"] for item in items}
+    assert seen["operator"]["operator_failed"].items() >= (body | {"by": "duty"}).items()
+    assert seen["operator"]["hold_parked"] == {"reason": "HTTP 500 of the adapter"}
+    submitted = next(event for event, data in seen["operator"].items() if "by" in data)
+    assert seen["operator"][submitted]["by"] == f"user:{NAME}"
+    assert seen["user"][submitted]["by"] == f"user:{NAME}"
+    for viewer in ("user", "service", "for the user"):
+        assert seen[viewer]["operator_failed"]["reason"] == body["reason"]
+        assert seen[viewer]["hold_parked"] == {}
+        text = str(seen[viewer])
+        assert "duty" not in text
+        assert body["note"] not in text
+    assert "by" not in seen["service"][submitted]
+
+
 # Users, services and operators of one name
 
 

@@ -273,7 +273,7 @@ CASES = [
         (1,),
         response={"status": "dropped"},
     ),
-    Case("fail_generation", "operations.fail_generation", (ID, "stuck"), ACTION),
+    Case("fail_generation", "operations.fail_generation", (ID, "stuck"), {"note": "n", **ACTION}),
     Case("list_reviews", "operations.list_reviews", (), {"limit": 5}, GENERATIONS),
     Case("review_generation", "operations.review_generation", (ID, "accept")),
     Case(

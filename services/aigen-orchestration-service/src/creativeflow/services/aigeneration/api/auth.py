@@ -224,20 +224,13 @@ class Authenticator:
         subject = normalise_user_id(claims["sub"]) if isinstance(claims["sub"], str) else None
         if subject is None:
             raise errors.InvalidCredentialsError
-        if isinstance(roles, list) and "operator" in roles:
-            return Principal(
-                name=subject,
-                role="operator",
-                user_id=acting_for,
-                by_token=True,
-                expires_at=_end_of(claims["exp"]),
-            )
-        if acting_for not in {None, subject}:
+        operator = isinstance(roles, list) and "operator" in roles
+        if not operator and acting_for not in {None, subject}:
             raise errors.UserMismatchError
         return Principal(
             name=subject,
-            role="user",
-            user_id=subject,
+            role="operator" if operator else "user",
+            user_id=acting_for if operator else subject,
             by_token=True,
             expires_at=_end_of(claims["exp"]),
         )

@@ -96,9 +96,14 @@ class Sessions:
         """Sign with the first secret and verify with any, so that secrets can be rotated."""
         self._keys = list(secret_keys)
         newest_last = list(reversed(secret_keys))
-        options = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
-        self._serializer = URLSafeSerializer(newest_last, _SALT, signer_kwargs=options)
-        self._csrf = Signer(newest_last, _CSRF_SALT, **options)
+        self._serializer = URLSafeSerializer(
+            newest_last,
+            _SALT,
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )
+        self._csrf = Signer(
+            newest_last, _CSRF_SALT, key_derivation="hmac", digest_method=hashlib.sha256
+        )
         self._authenticator = authenticator
         self._revocations = revocations
         self._now = now

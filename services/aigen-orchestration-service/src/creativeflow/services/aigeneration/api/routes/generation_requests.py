@@ -26,7 +26,7 @@ from creativeflow.services.aigeneration.api.schemas import generations as schema
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.generations import Submission
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from creativeflow.services.aigeneration.domain.representation import to_resource
+from creativeflow.services.aigeneration.domain.representation import to_public_data, to_resource
 from creativeflow.services.aigeneration.storage.queries import Filters
 
 router = APIRouter(
@@ -148,11 +148,11 @@ async def list_generation_events(
     request_id: UUID, request: Request, principal: AnyCaller
 ) -> Response:
     """Return the timeline: transitions, credits, broker, callbacks and notifications, oldest
-    first.
+    first. Who acted, notes and technical reasons are for operators only.
     """
     await get_owned_request(services_of(request).queries, request_id, principal)
     entries = await services_of(request).queries.timeline(request_id)
-    return json_response({"items": [_entry(entry) for entry in entries]})
+    return json_response({"items": [_entry(entry, principal) for entry in entries]})
 
 
 @router.post(
@@ -263,12 +263,15 @@ def _submission(body: schemas.CreateRequest, request: Request, principal: Princi
     )
 
 
-def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+def _entry(entry: dict[str, Any], principal: Principal) -> dict[str, Any]:
+    data = entry["data"]
+    if not principal.operator:
+        data = to_public_data(entry["event"], data, principal.identity)
     return {
         "seq": entry["seq"],
         "at": entry["at"],
         "event": entry["event"],
         "status": entry["state"],
         "version": entry["version"],
-        "data": entry["data"],
+        "data": data,
     }

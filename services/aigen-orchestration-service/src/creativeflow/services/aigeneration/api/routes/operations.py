@@ -85,12 +85,14 @@ async def drop_outbox_message(
 async def fail_generation(
     request_id: UUID, body: schemas.ForceFailRequest, request: Request, operator: Operator
 ) -> Response:
-    """End a request as FAILED: its hold is released, the user notified, and the operator recorded
-    in the timeline.
+    """End a request as FAILED: its hold is released, the user notified, and the timeline names the
+    operator, to operators only.
     """
     caller = build_caller(request, operator, body)
     return reply_response(
-        await services_of(request).generations.force_fail(request_id, caller, body.reason)
+        await services_of(request).generations.force_fail(
+            request_id, caller, body.reason, note=body.note
+        )
     )
 
 

@@ -297,9 +297,10 @@ class ReconcileRequest(Body):
 
 
 class ForceFailRequest(Body):
-    """The reason for ending a request."""
+    """The reason for ending a request, which its user sees, and a note for operators only."""
 
     reason: Annotated[str, Clean, Field(min_length=1, max_length=500)]
+    note: Annotated[str, Clean, Field(min_length=1, max_length=500)] | None = None
 
 
 class AssetOut(BaseModel):
