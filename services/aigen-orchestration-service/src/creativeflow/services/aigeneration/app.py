@@ -14,6 +14,7 @@ from creativeflow.services.aigeneration import __version__
 from creativeflow.services.aigeneration.api import errors, routes
 from creativeflow.services.aigeneration.api.middleware import RequestContext
 from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
+from creativeflow.services.aigeneration.api.response_headers import path_prefix
 from creativeflow.services.aigeneration.api.routes import callbacks
 from creativeflow.services.aigeneration.api.routing import add_routes
 from creativeflow.services.aigeneration.api.services import (
@@ -106,12 +107,30 @@ def create_app(
             await app.state.web_services.snapshots.close()
             await running.stop()
 
-    app = FastAPI(**_METADATA, lifespan=lifespan)
+    app = FastAPI(
+        title="CreativeFlow AI Generation Orchestration",
+        version=__version__,
+        description=_ABOUT,
+        openapi_tags=_TAGS,
+        servers=[{"url": f"{path_prefix(settings.public_url)}/", "description": "This service"}],
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        contact={"name": "CreativeFlow maintainers"},
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"metrics": False, "logs": False},  # metrics and logs are our own
+    )
     uploads = {
         callbacks.UPLOADS: settings.asset_limit_bytes,
         reference_images.UPLOADS: settings.web_upload_bytes,
     }
-    app.add_middleware(RequestContext, body_limit=settings.body_limit_bytes, upload_limits=uploads)
+    app.add_middleware(
+        RequestContext,
+        body_limit=settings.body_limit_bytes,
+        upload_limits=uploads,
+        public_url=settings.public_url,
+    )
     errors.install(app)
     files = static_files.StaticFiles()
     app.state.error_presentation = ErrorPresentation(

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creativeflow.services.aigeneration.api.errors import JsonFault, problem
 from creativeflow.services.aigeneration.api.rate_limit import BodyTimeout
+from creativeflow.services.aigeneration.api.response_headers import ResponseHeaders
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.metrics import HTTP_SECONDS
 from creativeflow.services.aigeneration.domain import errors
@@ -69,6 +70,7 @@ class RequestContext:
         *,
         body_limit: int,
         upload_limits: Mapping[str, int],
+        public_url: str | None = None,
         patience: BodyTimeout | None = None,
     ) -> None:
         """`upload_limits`: the body limits of single paths, which accept more than the others."""
@@ -76,6 +78,7 @@ class RequestContext:
         self._patience = patience or BodyTimeout()
         self._body_limit = body_limit
         self._upload_limits = upload_limits
+        self._response_headers = ResponseHeaders(public_url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
@@ -93,7 +96,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_extra_headers(scope)]
+                headers_ = self._response_headers.complete(
+                    scope["path"], message.get("headers", ())
+                )
+                message["headers"] = [*headers_, *_extra_headers(scope)]
             await send(message)
 
         try:
@@ -208,7 +214,6 @@ def _extra_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
     found = [
         (b"x-request-id", scope["aigen.request_id"].encode()),
         (b"traceparent", scope["aigen.traceparent"].encode()),
-        (b"x-content-type-options", b"nosniff"),
     ]
     if rate := scope.get("aigen.rate_limit"):
         found += [(b"ratelimit-policy", rate[0].encode()), (b"ratelimit", rate[1].encode())]

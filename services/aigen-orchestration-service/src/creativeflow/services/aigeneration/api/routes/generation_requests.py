@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
+from starlette.datastructures import URL
 from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api.auth import AnyCaller, Principal
@@ -109,11 +110,7 @@ async def list_generations(
         found[:limit],
         write_cursor(found[limit - 1].id) if len(found) > limit else None,
     )
-    headers = (
-        {"Link": f'<{request.url.include_query_params(cursor=following)}>; rel="next"'}
-        if following
-        else None
-    )
+    headers = {"Link": f'<{_page_url(request, following)}>; rel="next"'} if following else None
     return json_response(
         {"items": [to_resource(item) for item in items], "next": following}, headers=headers
     )
@@ -261,6 +258,13 @@ def _submission(body: schemas.CreateRequest, request: Request, principal: Princi
         traceparent=request.scope.get("aigen.traceparent"),
         quote_id=body.quote_id,
     )
+
+
+def _page_url(request: Request, cursor: str) -> URL:
+    """Return the address of the page after this cursor, under the public URL."""
+    url = request.url.include_query_params(cursor=cursor)
+    public_url = services_of(request).settings.public_url
+    return URL(f"{public_url.rstrip('/')}{url.path}?{url.query}") if public_url else url
 
 
 def _entry(entry: dict[str, Any], principal: Principal) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
+import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,7 +23,11 @@ from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, S
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.pricing import SubscriptionStatus, credits_amount
 from creativeflow.services.aigeneration.domain.request import Brief
-from creativeflow.services.aigeneration.kit.json_input import clean_text, plain_texts
+from creativeflow.services.aigeneration.kit.json_input import (
+    METADATA_MAX_BYTES,
+    clean_text,
+    plain_texts,
+)
 
 PROMPT_MAX = 4000
 REFERENCES_MAX = 10
@@ -191,6 +196,11 @@ class CreateRequest(Body):
             raise ValueError(
                 "dimensions_not_allowed@/custom_dimensions: Only Custom takes `custom_dimensions`;"
                 " leave it out."
+            )
+        if self.metadata and len(orjson.dumps(self.metadata)) > METADATA_MAX_BYTES:
+            raise ValueError(
+                f"metadata_too_large@/metadata: It may have {METADATA_MAX_BYTES} bytes as JSON;"
+                " shorten it."
             )
         if (
             len(self.model_dump_json(exclude_none=True, exclude={"metadata"}).encode())

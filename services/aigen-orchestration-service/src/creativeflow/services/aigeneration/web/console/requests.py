@@ -92,7 +92,7 @@ async def _find(
         "states": states,
         "before": before,
         "created_from": _midnight(since),
-        "created_to": _midnight(until + timedelta(days=1)) if until else None,
+        "created_to": _midnight(until + timedelta(days=1)) if until and until < date.max else None,
     }
     reads = services_of(request).queries
     if not term:
