@@ -377,7 +377,7 @@ async def test_body_longer_than_its_content_length_is_refused(
     assert_problem(answer, 413, "payload_too_large")
 
 
-async def test_a_body_at_the_limit_is_read(open_service: Caller) -> None:
+async def test_body_at_the_limit_is_accepted(open_service: Caller) -> None:
     padded = json.dumps({"user_id": "user", **PLAIN}).ljust(LARGE)
     assert len(padded) == LARGE
     answer = await open_service.post(
@@ -679,7 +679,7 @@ async def test_token_missing_is_401(locked: Caller, value: str) -> None:
 @pytest.mark.parametrize(
     "key", ["otter", f"{API_KEY}x", API_KEY[:-1], "odoo:service:" + API_KEY, "ü" * 20]
 )
-async def test_a_wrong_api_key_opens_nothing(locked: Caller, key: str) -> None:
+async def test_api_key_wrong_is_refused(locked: Caller, key: str) -> None:
     answer = await locked.get(REQUESTS, headers=[(b"X-Internal-API-Key", key.encode())])
     assert_problem(answer, 401, "invalid_credentials")
 

@@ -154,7 +154,7 @@ async def test_stream_ends_with_the_token(
             assert await stream.rest() == []
 
 
-async def test_a_snapshot_comes_first_then_every_change_then_the_end(
+async def test_stream_sends_a_snapshot_then_changes_until_the_end(
     client: Caller, open_stream: Open
 ) -> None:
     created = (await client.create()).json()

@@ -107,20 +107,9 @@ def create_app(
             await app.state.web_services.snapshots.close()
             await running.stop()
 
-    app = FastAPI(
-        title="CreativeFlow AI Generation Orchestration",
-        version=__version__,
-        description=_ABOUT,
-        openapi_tags=_TAGS,
-        servers=[{"url": f"{path_prefix(settings.public_url)}/", "description": "This service"}],
-        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        contact={"name": "CreativeFlow maintainers"},
-        generate_unique_id_function=lambda route: route.name,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        telemetry={"metrics": False, "logs": False},  # metrics and logs are our own
-    )
+    app = FastAPI(**_METADATA, lifespan=lifespan)
+    if prefix := path_prefix(settings.public_url):
+        app.servers = [{"url": f"{prefix}/", "description": "This service"}]
     uploads = {
         callbacks.UPLOADS: settings.asset_limit_bytes,
         reference_images.UPLOADS: settings.web_upload_bytes,

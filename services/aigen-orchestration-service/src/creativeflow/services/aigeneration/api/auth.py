@@ -20,12 +20,10 @@ from creativeflow.services.aigeneration.kit.user_ids import normalise_user_id
 from creativeflow.services.aigeneration.settings import ApiKey
 
 LEEWAY_SECONDS = 10
-"""How long after its end a token is accepted, for clocks that differ."""
+"""Time for which an expired token is still accepted, for clocks that differ."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ELSEWHERE = frozenset({"cross-site", "same-site"})
-"""Values of Sec-Fetch-Site that browsers send with calls from other sites' pages; other clients
-send none.
-"""
+"""Values of Sec-Fetch-Site in calls from pages of other sites; only browsers send the header."""
 _LAST_SECOND = 250_000_000_000
 """In the year 9892, in Unix seconds."""
 _KEY_TYPES = {"RS256": "RSA", "ES256": "EC"}
@@ -138,8 +136,9 @@ class Authenticator:
 
         Raises:
             AuthenticationRequiredError, InvalidCredentialsError, TokenExpiredError,
-            RateLimitedError. CsrfError, HostNotAllowedError: nothing is configured, and the page of
-            another site makes the call, by the browser's headers or by the host name.
+            RateLimitedError.
+            CsrfError, HostNotAllowedError: nothing is configured, and by the browser's headers or
+            the host name the call comes from the page of another site.
         """
         self.check_name(request)
         acting_for = _user_header(request)
@@ -241,7 +240,7 @@ class Authenticator:
         Raises:
             InvalidCredentialsError, TokenExpiredError.
             RateLimitedError: the address is locked out.
-            ServiceUnavailableError: the key set is away.
+            ServiceUnavailableError: the key set cannot be loaded.
         """
         self._lock_out.check(address, token)
         try:
@@ -255,8 +254,8 @@ class Authenticator:
         return verified
 
     async def trusts_signer(self, signer: str) -> bool:
-        """Return whether tokens of this secret or key would still be accepted; yes while the key
-        set is away.
+        """Return whether tokens of this secret or key are still accepted; true while the key set
+        cannot be loaded.
         """
         kind, _, name = signer.partition(":")
         if kind == "secret":
@@ -272,7 +271,7 @@ class Authenticator:
         return True
 
     async def _verify(self, token: str) -> VerifiedToken:
-        """Verify a token; the algorithm decides which key may, never the other way round."""
+        """Verify a token; its algorithm determines which key may verify it."""
         try:
             algorithm = str(jwt.get_unverified_header(token).get("alg"))
             if algorithm == "HS256" and self._jwt_secrets:
@@ -282,7 +281,7 @@ class Authenticator:
         except jwt.ExpiredSignatureError:
             raise errors.TokenExpiredError from None
         except (jwt.PyJWTError, OverflowError, RecursionError):
-            # Of the parser: numbers and nesting without bound.
+            # The JSON parser raises the last two for unbounded numbers and nesting.
             raise errors.InvalidCredentialsError from None
 
     def _verify_with_secrets(self, token: str) -> VerifiedToken:

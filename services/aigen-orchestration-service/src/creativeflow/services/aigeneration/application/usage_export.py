@@ -77,7 +77,7 @@ def _json_line(row: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A cell which no spreadsheet takes for a formula: users choose their ids."""
+    """Return a cell that spreadsheets do not read as a formula: user ids come from callers."""
     return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value
 
 

@@ -12,6 +12,7 @@ from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.invariants import Invariants
 from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
+from creativeflow.services.aigeneration.storage.requests import RequestStore
 from creativeflow.services.aigeneration.storage.revoked_sessions import RevokedSessions
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
 from creativeflow.services.aigeneration.workers.periodic import (
@@ -69,6 +70,16 @@ def build_periodic_tasks(
 
     async def delete_expired_sessions() -> None:
         await revoked_sessions.forget(now())
+
+    async def count_recent_invariants() -> None:
+        moment = now()
+        await invariants.keep(
+            "invariants_recent", await invariants.count(moment, moment - RECENT), moment
+        )
+
+    async def count_all_invariants() -> None:
+        moment = now()
+        await invariants.keep("invariants_all", await invariants.count(moment), moment)
 
     interval = timedelta(seconds=settings.reconcile_interval)
 

@@ -17,7 +17,7 @@ from creativeflow.services.aigeneration.settings import ApiKey
 
 LIFETIME = timedelta(hours=8)
 GUEST = "demo"
-"""The user whom the studio of an open service acts as until another is chosen."""
+"""The default user of the studio of an open service."""
 _SALT, _CSRF_SALT = b"aigen-session-2", b"aigen-csrf"
 
 
@@ -33,7 +33,7 @@ class SessionKind(StrEnum):
 class Session:
     """One sign-in.
 
-    `user_id` is the user whom the studio acts as; `nonce` makes the CSRF token unique to it;
+    `user_id` is the user of the studio; `nonce` makes the CSRF token unique to it;
     `fingerprint` identifies the API key of a key session, `signer` the secret or key that signed
     the token of a token session.
     """

@@ -32,11 +32,11 @@ a slow fetch that failed is as long as the fetch was.
 SLOW_SECONDS = 1.0
 DEADLINE_SECONDS = 5.0
 KNOWN_KEY_WAITS_SECONDS = 1.0
-"""How long a token with a known key waits for a fetch, after an idle time of `FRESH_SECONDS` and
-only if the last fetch did not fail.
+"""Maximum time for which a token with a known key waits for a fetch: only after an idle time of
+`FRESH_SECONDS`, and only if the last fetch did not fail.
 """
 UNKNOWN_SECONDS = 60.0
-"""How long a key id that the issuer does not have causes no other fetch."""
+"""Time for which a key id that the issuer does not have causes no other fetch."""
 UNKNOWN_MAX = 1000
 _BYTES_MAX = 256 * 1024
 
@@ -65,7 +65,7 @@ class KeySet:
 
         Raises:
             InvalidCredentialsError: the issuer has no such key.
-            ServiceUnavailableError: the issuer does not answer, and the cached set is missing,
+            ServiceUnavailableError: the issuer does not respond, and the cached set is missing,
             too old, or may lack this key.
         """
         if not key_id:
