@@ -102,6 +102,10 @@ Settings are read once, at start, from the environment and from a file `.env` in
 takes precedence. The scheme of a URL chooses the adapter. Older names are accepted; the first name takes precedence.
 `{SERVICE}/.env.example` lists all settings as comments.
 
+Every secret can be read from a file: `AIGEN_CALLBACK_SECRET_FILE=/run/secrets/callback` in place of
+`AIGEN_CALLBACK_SECRET`, and so on for each setting of the type secret and each older name. Lines are joined by commas. A
+file that is missing, empty or larger than 64 KiB, and a variable that is set beside its file, stop the start.
+
 An unknown `AIGEN_` variable is reported at start with the closest known name: as a warning in the profile `embedded`,
 as an error in `production`. In Kubernetes, set `enableServiceLinks: false`: a Service named `aigen` otherwise adds such
 variables to every pod.

@@ -46,9 +46,8 @@ def token(
 ) -> dict[str, str]:
     """Return the headers of an end user."""
     named = {"kid": claims.pop("kid")} if "kid" in claims else None
-    signed = jwt.encode(
-        {"sub": sub, "exp": int(time.time()) + 600, **claims}, secret, algorithm, named
-    )
+    ends = int(time.time()) + int(claims.pop("lasts", 600))
+    signed = jwt.encode({"sub": sub, "exp": ends, **claims}, secret, algorithm, named)
     return {"Authorization": f"Bearer {signed}"}
 
 
@@ -591,7 +590,7 @@ def assert_sign_in(answer: httpx.Response, method: str, path: str) -> None:
 async def test_console_pages_refuse_other_roles(locked: Caller) -> None:
     sessions = locked.app.state.web_services.sessions
     service = sessions.create_from_key(
-        locked.app.state.services.authenticator.key(SERVICE_KEY), "user"
+        locked.app.state.services.authenticator.key(SERVICE_KEY, ""), "user"
     )
     for method, path in sorted(addresses(locked.app.routes)):
         if path.startswith("/console"):
@@ -643,6 +642,22 @@ async def test_operations_refuse_other_roles(locked: Caller) -> None:
         allowed = await locked.request(method, filled(path), headers=by_key(OPERATOR_KEY))
         assert allowed.status_code in {200, 404, 422}, f"{method} {path}: {allowed.text}"
     assert await Footprint.of(locked.test_app) == before
+
+
+async def test_tokens_of_two_secrets_are_accepted_while_rotating(
+    make_client: Callable[..., Awaitable[Caller]],
+) -> None:
+    new = "the next secret of the end users' tokens"
+    caller = await make_client(jwt_secret=f"{JWT_SECRET},{new}")
+    for secret in (JWT_SECRET, new):
+        answer = await caller.get(REQUESTS, headers=token(secret=secret))
+        assert answer.status_code == httpx.codes.OK
+        expired = await caller.get(REQUESTS, headers=token(secret=secret, exp=1))
+        assert_problem(expired, 401, "token_expired")
+    both = f"{JWT_SECRET},{new}"
+    for secret in (both, "a third secret of the end users' tokens"):
+        refused = await caller.get(REQUESTS, headers=token(secret=secret))
+        assert_problem(refused, 401, "invalid_credentials")
 
 
 # Limits

@@ -450,7 +450,7 @@ async def test_settings_with_secrets_shows_no_secret(make_client: Make) -> None:
     browser = Browser(caller.app)
     sessions = caller.app.state.web_services.sessions
     session = sessions.create_from_key(
-        caller.app.state.services.authenticator.key("planted-api-key-3-long"), "user"
+        caller.app.state.services.authenticator.key("planted-api-key-3-long", ""), "user"
     )
     browser.cookies.set(sessions.cookie, sessions.seal(session))
     page = await open_fresh(browser, caller, "/console/settings")
@@ -478,7 +478,7 @@ async def test_console_without_operator_role_is_forbidden(make_client: Make) -> 
     for key, status in (("the-key-of-the-shop", 403), ("the-key-of-the-operator", 200)):
         browser = Browser(caller.app)
         browser.cookies.set(
-            sessions.cookie, sessions.seal(sessions.create_from_key(gate.key(key), "user"))
+            sessions.cookie, sessions.seal(sessions.create_from_key(gate.key(key, ""), "user"))
         )
         for path in PAGES:
             page = await browser.open(path)

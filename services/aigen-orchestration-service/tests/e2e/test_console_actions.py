@@ -24,7 +24,7 @@ class OperatorBrowser(Browser):
         super().__init__(caller.app)
         self.caller, self.test_app = caller, caller.test_app
         sessions = caller.app.state.web_services.sessions
-        key = caller.app.state.services.authenticator.key(OPERATOR_KEY)
+        key = caller.app.state.services.authenticator.key(OPERATOR_KEY, "")
         self.session: Session = sessions.create_from_key(key, "user")
         self.cookies.set(sessions.cookie, sessions.seal(self.session))
         caller.headers["X-Internal-API-Key"] = OPERATOR_KEY

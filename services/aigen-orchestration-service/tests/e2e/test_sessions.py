@@ -1,9 +1,12 @@
 """Access to the pages: sign-in and sign-out, forged forms and cookies, headers of every page."""
 
 import base64
+import hmac
 import re
 import time
-from collections.abc import Awaitable, Callable
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +14,10 @@ import httpx
 import jwt
 import pytest
 
+from creativeflow.services.aigeneration.api.auth import Principal
+from creativeflow.services.aigeneration.web.live import end_with_session
 from creativeflow.services.aigeneration.web.sessions import LIFETIME
-from tests.e2e.journey import Caller
+from tests.e2e.journey import REQUESTS, Caller
 from tests.support.html_client import ORIGIN, Browser, PageForm
 
 SERVICE_KEY, OPERATOR_KEY = "the-key-of-the-shop", "the-key-of-the-operator"
@@ -176,12 +181,103 @@ async def test_session_after_lifetime_or_token_expiry_ends(make_client: Make) ->
     assert "/sign-in" in str((await browser.open("/studio")).response.url)
     sessions = caller.app.state.web_services.sessions
     ends = caller.test_app.clock() + timedelta(minutes=10)
-    assert (
-        sessions.create_from_token(
-            sessions.create_guest().to_user_principal(), ends.timestamp()
-        ).expires_at
-        <= ends
+    principal = replace(sessions.create_guest().to_user_principal(), expires_at=ends)
+    assert sessions.create_from_token(principal, "secret:any").expires_at == ends
+
+
+@pytest.mark.parametrize(
+    "expires", [10**12, 10**18, 10**30, "9" * 50, "1e400", 253402300799, 1e308]
+)
+async def test_session_of_a_token_without_a_near_end_lasts_its_lifetime(
+    make_client: Make, expires: Any
+) -> None:
+    caller = await make_client(**LOCKED)
+    browser = Browser(caller.app)
+    if expires == "1e400":  # JSON's infinity, which the encoder does not write
+        marked = create_token(exp=1.5).split(".")
+        payload = base64.urlsafe_b64decode(marked[1] + "==").replace(b"1.5", b"1e400")
+        marked[1] = base64.urlsafe_b64encode(payload).rstrip(b"=").decode()
+        message = f"{marked[0]}.{marked[1]}".encode()
+        signed = hmac.digest(JWT_SECRET.encode(), message, "sha256")
+        token = f"{message.decode()}.{base64.urlsafe_b64encode(signed).rstrip(b'=').decode()}"
+    else:
+        token = jwt.encode({"sub": "user", "exp": expires}, JWT_SECRET, "HS256")
+    form = (await browser.open("/sign-in")).forms[0]
+    page = await browser.submit(form, token=token, key=None)
+    called = await caller.get(REQUESTS, headers={"Authorization": f"Bearer {token}"})
+    if expires == "1e400":
+        assert (page.status, called.status_code) == (401, 401)
+    else:
+        assert str(page.response.url) == f"{ORIGIN}/studio"
+        assert called.status_code == httpx.codes.OK
+
+
+@pytest.mark.parametrize("start", [b"[", b'{"alg":'])
+async def test_sign_in_with_a_token_nested_without_end_is_refused(
+    make_client: Make, start: bytes
+) -> None:
+    caller = await make_client(**LOCKED)
+    header = base64.urlsafe_b64encode(start * (6_000 // len(start))).rstrip(b"=").decode()
+    form = (await Browser(caller.app).open("/sign-in")).forms[0]
+    page = await Browser(caller.app).submit(form, token=f"{header[:7_000]}.e30.x", key=None)
+    assert page.status == httpx.codes.UNAUTHORIZED
+    called = await caller.get(REQUESTS, headers={"Authorization": f"Bearer {header}.e30.x"})
+    assert called.status_code == httpx.codes.UNAUTHORIZED
+
+
+async def test_sign_out_ends_the_session_in_every_process_and_with_every_cookie(
+    make_client: Make,
+) -> None:
+    one, other = await make_client(**LOCKED), await make_client(**LOCKED)
+    browser = Browser(one.app)
+    await sign_in(browser, key=SERVICE_KEY, user_id="ada")
+    cookies = [browser.cookies[COOKIE]]
+    page = await browser.open("/studio")
+    await browser.submit(page.form("/sign-in/user"), user_id="grace")
+    cookies.append(browser.cookies[COOKIE])
+    apart = Browser(one.app)
+    await sign_in(apart, key=SERVICE_KEY, user_id="ada")
+    page = await browser.open("/studio")
+    await browser.submit(page.form("/sign-out"))
+    for cookie in cookies:
+        for caller in (one, other):
+            kept = Browser(caller.app)
+            kept.cookies.set(COOKIE, cookie)
+            assert "/sign-in" in str((await kept.open("/studio")).response.url)
+    assert str((await apart.open("/studio")).response.url) == f"{ORIGIN}/studio"
+    one.test_app.clock.advance(seconds=LIFETIME.total_seconds() + 60)
+    await one.test_app.service.revoked_sessions.forget(one.test_app.clock())
+    assert await one.test_app.database.fetchval("SELECT count(*) FROM revoked_sessions") == 0
+
+
+async def test_session_of_a_token_ends_with_the_secret_that_signed_it(make_client: Make) -> None:
+    browser = Browser((await make_client(**LOCKED)).app)
+    await sign_in(browser, token=create_token())
+    new = "the next secret of the end users' tokens"
+    for secrets, path in ((f"{new},{JWT_SECRET}", "/studio"), (new, "/sign-in?next=/studio")):
+        other = Browser((await make_client(**LOCKED | {"jwt_secret": secrets})).app)
+        other.cookies.set(COOKIE, browser.cookies[COOKIE])
+        url = str((await other.open("/studio")).response.url)
+        assert url.removeprefix(ORIGIN) == path
+
+
+async def test_stream_of_a_page_ends_with_the_sign_out(make_client: Make) -> None:
+    caller = await make_client(**LOCKED)
+    sessions, now = caller.app.state.web_services.sessions, caller.test_app.clock
+    principal = Principal(name="user", role="user", user_id="user", expires_at=None)
+    session = sessions.create_from_token(
+        principal, (await caller.app.state.services.authenticator.verify(create_token(), "")).signer
     )
+    assert now() < session.expires_at
+
+    async def beat() -> AsyncIterator[bytes]:
+        while True:
+            yield b": still here\n\n"
+
+    events = end_with_session(beat(), sessions, session)
+    assert await anext(events) == b": still here\n\n"
+    await sessions.revoke(session)
+    assert [event async for event in events] == []
 
 
 async def test_session_removed_key_ends_it_but_rotated_secret_does_not(make_client: Make) -> None:
@@ -216,16 +312,20 @@ async def test_session_forged_or_foreign_cookie_is_rejected(
     locked: Browser, client: Caller
 ) -> None:
     await sign_in(locked, token=create_token("ada"))
-    version, body, seal = locked.cookies[COOKIE].split(".")
-    payload = base64.urlsafe_b64decode(body + "==").replace(b'"user"', b'"operator"')
-    forged = f"{version}.{base64.urlsafe_b64encode(payload).rstrip(b'=').decode()}.{seal}"
+    body, seal = locked.cookies[COOKIE].rsplit(".", 1)
+    assert body.startswith(".")  # compressed
+    payload = zlib.decompress(base64.urlsafe_b64decode(body + "=="))
+    operator = payload.replace(b'"user"', b'"operator"')
+    assert operator != payload
+    forged = f"{base64.urlsafe_b64encode(operator).rstrip(b'=').decode()}.{seal}"
     foreign = client.app.state.web_services.sessions
     for wrong in (
         forged,
-        f"{version}.{body}.",
-        "s1..",
+        f"{body}.",
+        f".{seal}",
+        "..",
         "nonsense",
-        f"s2.{body}.{seal}",
+        f"s1.{body}.{seal}",
         foreign.seal(foreign.create_guest()),
     ):
         locked.cookies.clear()

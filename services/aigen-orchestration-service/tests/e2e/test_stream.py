@@ -5,6 +5,7 @@ clients.
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import uvicorn
 from creativeflow.services.aigeneration.api import live_updates
 from creativeflow.services.aigeneration.api.http_protocol import BoundedHttpProtocol
 from creativeflow.services.aigeneration.application.generations import Caller as Actor
-from tests.e2e.journey import REQUESTS, Caller, assert_problem
+from tests.e2e.journey import PLAIN, REQUESTS, Caller, assert_problem
+from tests.e2e.test_access import JWT_SECRET, token
 from tests.support.app import ServiceUnderTest
 
 BOUND_SECONDS = 10
@@ -130,6 +132,26 @@ async def open_stream(client: Caller) -> AsyncIterator[Open]:
             return Stream(response)
 
         yield opened
+
+
+async def test_stream_ends_with_the_token(
+    make_client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_updates, "HEARTBEAT_SECONDS", 0.02)
+    caller = await make_client(jwt_secret=JWT_SECRET)
+    headers = token(lasts=600)
+    created = (await caller.post(REQUESTS, json=PLAIN, headers=headers)).json()
+    clock = caller.test_app.clock
+    async with listening(caller) as address, httpx.AsyncClient(base_url=address) as reader:
+        path = f"{REQUESTS}/{created['id']}/stream"
+        async with reader.stream("GET", path, headers=headers) as response:
+            stream = Stream(response)
+            assert (await stream.state()).data == created
+            assert (await stream.next()).comment == "still here"
+            clock.advance(seconds=time.time() + 605 - clock().timestamp())
+            assert (await stream.next()).comment == "still here"
+            clock.advance(seconds=10)
+            assert await stream.rest() == []
 
 
 async def test_stream_sends_a_snapshot_then_changes_until_the_end(

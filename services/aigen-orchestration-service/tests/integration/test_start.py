@@ -205,6 +205,7 @@ async def test_start_missing_file_is_one_line(aigen: Run, setting: str, reason: 
     ("setting", "value", "reason"),
     [
         ("AIGEN_PROFILE", "production", "the production profile needs"),
+        ("AIGEN_JWT_SECRET_FILE", "/no/such/file", "/no/such/file cannot be read"),
         ("AIGEN_CREDITS_URL", "gopher://x", "known schemes are"),
         ("AIGEN_PRICE_FINAL", "a lot", "PRICE_FINAL"),
         ("AIGEN_API_KEYS", "shop:service:short", "too short"),
@@ -237,7 +238,7 @@ async def test_start_misspelt_variable_in_env_file_is_refused_in_production(
     (tmp_path / ".env").write_text("AIGEN_RATE_LIMIT=5\n")
     production = {
         "AIGEN_PROFILE": "production",
-        "AIGEN_ENGINE_URL": "amqp://127.0.0.1:1",
+        "AIGEN_ENGINE_URL": "amqp://aigen:word@127.0.0.1:1",
         "AIGEN_PUBLIC_URL": "https://aigen.example.com",
         "AIGEN_CALLBACK_SECRET": "a-secret-of-enough-length-1",
         "AIGEN_API_KEYS": "shop:service:a-key-of-enough-length",
@@ -255,14 +256,20 @@ async def test_start_writes_one_line_with_the_parts_in_force(
     database_url: str, tmp_path: Path, roles: str, keys: str
 ) -> None:
     port = free_port()
+    (tmp_path / "url").write_text(f"{database_url}\n")
+    database = (
+        {"AIGEN_DATABASE_URL_FILE": str(tmp_path / "url")}
+        if keys
+        else {"AIGEN_DATABASE_URL": database_url}
+    )
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         MODULE,
         "serve",
         env=os.environ
+        | database
         | {
-            "AIGEN_DATABASE_URL": database_url,
             "AIGEN_DATA_DIR": str(tmp_path),
             "AIGEN_PORT": str(port),
             "AIGEN_ROLES": roles,

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -97,6 +98,17 @@ class BrowserLog:
         return total
 
 
+class NoRevocations:
+    """No session is signed out."""
+
+    async def add(self, session_id: str, expires_at: datetime) -> None:
+        """Not used: this process only signs in."""
+
+    async def contains(self, session_id: str) -> bool:  # noqa: ARG002 - the protocol's parameter
+        """Return False."""
+        return False
+
+
 class Visit:
     """A browser context signed in as one user of an open service."""
 
@@ -109,9 +121,9 @@ class Visit:
     async def begin(self) -> None:
         """Sign in and open a window."""
         authenticator = Authenticator(
-            keys=[], jwt_secret=None, jwks=None, audience=None, issuer=None
+            keys=[], jwt_secrets=(), jwks=None, audience=None, issuer=None
         )
-        sessions = Sessions([SECRET], authenticator, now=now, secure=False)
+        sessions = Sessions([SECRET], authenticator, NoRevocations(), now=now, secure=False)
         cookie = sessions.seal(sessions.create_guest(self.user_id))
         await self.context.add_cookies(
             [{"name": sessions.cookie, "value": cookie, "url": self.address}]

@@ -257,6 +257,8 @@ def assert_command(words: Sequence[str], rest: str) -> None:
 @every_page
 def test_environment_variables_exist(path: Path) -> None:
     known = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", page(DOCS / "settings.md")))
+    secrets = [name.upper() for names in Settings.secret_variables().values() for name in names]
+    known |= {f"{name}_FILE" for name in secrets}
     known |= set(
         re.findall(r'"(N8N_\w+)"', page(TESTS / "e2e_n8n" / "n8n.py"))
     )  # n8n's own, as they were tried

@@ -148,11 +148,17 @@ CASES = [
         "select_sample",
         "select_sample",
         (ID, "sample-1"),
-        {"desired_resolution": "4K", "output_format": "png", "quote_id": "q", **ACTION},
+        {
+            "desired_resolution": "4K",
+            "output_format": "png",
+            "user_id": "user-1",
+            "quote_id": "q",
+            **ACTION,
+        },
     ),
     Case("regenerate_samples", "regenerate", (ID,), {**CHANGES, **ACTION}),
     Case("retry_generation", "retry", (ID,), {**CHANGES, **ACTION}),
-    Case("cancel_generation", "cancel", (ID,), ACTION),
+    Case("cancel_generation", "cancel", (ID,), {"user_id": "user-1"} | ACTION),
     Case("stream_generation", "stream", (ID,)),
     Case(
         "list_formats",
@@ -267,7 +273,7 @@ CASES = [
         (1,),
         response={"status": "dropped"},
     ),
-    Case("fail_generation", "operations.fail_generation", (ID, "stuck"), ACTION),
+    Case("fail_generation", "operations.fail_generation", (ID, "stuck"), {"note": "n", **ACTION}),
     Case("list_reviews", "operations.list_reviews", (), {"limit": 5}, GENERATIONS),
     Case("review_generation", "operations.review_generation", (ID, "accept")),
     Case(

@@ -27,6 +27,7 @@ TABLE = {
     "InternalError": (500, "internal_error", True),
     "InvalidRequestError": (422, "invalid_request", False),
     "InvalidJsonError": (422, "invalid_json", False),
+    "InvalidHeaderError": (400, "invalid_header", False),
     "PayloadTooLargeError": (413, "payload_too_large", False),
     "BodyTooSlowError": (408, "body_too_slow", True),
     "UnsupportedMediaTypeError": (415, "unsupported_media_type", False),
@@ -70,6 +71,7 @@ TABLE = {
 
 FIGURES: dict[str, dict[str, object]] = {
     "InvalidJsonError": {"max_depth": 20},
+    "InvalidHeaderError": {"name": "x-user-id"},
     "PayloadTooLargeError": {"limit_bytes": 262144},
     "WebhookEndpointExistsError": {"endpoint_id": "0195940d-0000-7000-8000-00000000000c"},
     "TooManyWebhookEndpointsError": {"limit": 10},
@@ -112,7 +114,7 @@ def test_errors_match_the_expected_table() -> None:
 def test_every_error_lists_each_class_once() -> None:
     names = [error.__name__ for error in every_error()]
     assert len(names) == len(set(names))
-    assert len(TREE) == 42
+    assert len(TREE) == 43
     assert AigenError not in every_error()
 
 

@@ -100,15 +100,15 @@ def new_key() -> str:
 
 def client_headers(
     api_key: str | None, token: str | None, user_id: str | None, language: str | None
-) -> dict[str, str]:
-    """Return the headers of every call: credentials, user and language of problems."""
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers of every call in UTF-8: credentials, user and language of problems."""
     headers = {
         "X-Internal-API-Key": api_key,
         "Authorization": f"Bearer {token}" if token else None,
         "X-User-ID": user_id,
         "Accept-Language": language,
     }
-    return {name: value for name, value in headers.items() if value}
+    return [(name.encode(), value.encode()) for name, value in headers.items() if value]
 
 
 def read_problem(response: httpx.Response, accept: frozenset[int]) -> ProblemError | None:

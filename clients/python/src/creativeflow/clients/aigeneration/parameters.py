@@ -38,3 +38,4 @@ class BriefChanges(TypedDict, total=False):
     quote_id: str | None
     updated_prompt: str | None
     updated_style_guidance: str | None
+    user_id: str | None

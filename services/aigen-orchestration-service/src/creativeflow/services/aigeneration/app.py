@@ -14,6 +14,7 @@ from creativeflow.services.aigeneration import __version__
 from creativeflow.services.aigeneration.api import errors, routes
 from creativeflow.services.aigeneration.api.middleware import RequestContext
 from creativeflow.services.aigeneration.api.rate_limit import RateLimiter
+from creativeflow.services.aigeneration.api.response_headers import path_prefix
 from creativeflow.services.aigeneration.api.routes import callbacks
 from creativeflow.services.aigeneration.api.routing import add_routes
 from creativeflow.services.aigeneration.api.services import (
@@ -107,11 +108,18 @@ def create_app(
             await running.stop()
 
     app = FastAPI(**_METADATA, lifespan=lifespan)
+    if prefix := path_prefix(settings.public_url):
+        app.servers = [{"url": f"{prefix}/", "description": "This service"}]
     uploads = {
         callbacks.UPLOADS: settings.asset_limit_bytes,
         reference_images.UPLOADS: settings.web_upload_bytes,
     }
-    app.add_middleware(RequestContext, body_limit=settings.body_limit_bytes, upload_limits=uploads)
+    app.add_middleware(
+        RequestContext,
+        body_limit=settings.body_limit_bytes,
+        upload_limits=uploads,
+        public_url=settings.public_url,
+    )
     errors.install(app)
     files = static_files.StaticFiles()
     app.state.error_presentation = ErrorPresentation(
@@ -148,7 +156,10 @@ def _provide(app: FastAPI, service: Container) -> None:
         now=service.now,
         new_id=service.new_id,
         authenticator=service.authenticator,
-        rate_limiter=RateLimiter(service.settings.rate_limit_per_minute),
+        rate_limiter=RateLimiter(
+            service.settings.rate_limit_per_minute,
+            per_key=service.settings.rate_limit_key_per_minute,
+        ),
         generations=service.generations,
         worker_reports=service.worker_reports,
         accounts=service.accounts,
@@ -176,6 +187,7 @@ def _provide(app: FastAPI, service: Container) -> None:
     sessions = Sessions(
         service.secrets.keys,
         service.authenticator,
+        service.revoked_sessions,
         now=service.now,
         secure=service.public_url.startswith("https:"),
     )
@@ -218,6 +230,10 @@ def _declare_refusals(described: dict[str, Any]) -> None:
                 "/api/"
             ):  # unknown parameters are rejected everywhere
                 answers["422"] = _refusal(422)
+            if "401" in answers and not path.startswith(callbacks.router.prefix):
+                answers["429"] = _refusal(429)  # a lock-out after wrong credentials
+            if path.startswith("/api/"):
+                answers["400"] = _refusal(400)  # a header that is not UTF-8
             unreadable = (400,) if method != "get" else ()
             refused = (*unreadable, 413, 415) if "requestBody" in call else unreadable
             answers |= {

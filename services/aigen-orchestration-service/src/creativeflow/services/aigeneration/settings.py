@@ -5,11 +5,13 @@ from them.
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from ipaddress import ip_network
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,16 +22,31 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from creativeflow.services.aigeneration.domain.lifecycle import Stage
 from creativeflow.services.aigeneration.domain.moderation import WhenAway
 from creativeflow.services.aigeneration.domain.outbound_urls import Rules
 from creativeflow.services.aigeneration.domain.policy import Policy
 from creativeflow.services.aigeneration.domain.pricing import PLANS, Prices, credits_amount
+from creativeflow.services.aigeneration.kit.secret_files import SUFFIX, read_secret_files
+from creativeflow.services.aigeneration.kit.secret_strength import (
+    is_digest_of_nothing,
+    is_guessable,
+)
 
 ROLES = ("api", "dispatcher", "results", "relay", "sweeper")
 SECRET_LENGTH_MIN = 24
+SECRET_BITS_MIN = 54.0
+API_KEY_BITS_MIN = 28.0
+"""Estimated entropy: random secrets and keys of the least length have more, in hexadecimal too."""
 _WEB_URL = re.compile(r"https?://[^/?#\s]+\S*", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
@@ -84,17 +101,26 @@ _PORT_MAX = 65_535
 class ApiKey:
     """An API key of a service or an operator; only its SHA-256 is stored."""
 
-    __slots__ = ("_digest", "name", "role")
+    __slots__ = ("_digest", "guessable", "name", "role")
 
-    def __init__(self, name: str, role: str, digest: str) -> None:
+    def __init__(self, name: str, role: str, digest: str, *, guessable: bool = False) -> None:
         self.name, self.role, self._digest = name, role, digest
+        self.guessable = guessable
 
     def __repr__(self) -> str:
         return f"ApiKey({self.name}, {self.role})"
 
     def matches(self, key: str) -> bool:
         """Return whether this is the key, compared in constant time."""
-        return hmac.compare_digest(hashlib.sha256(key.encode()).hexdigest(), self._digest)
+        return self.has_digest(hashlib.sha256(key.encode()).hexdigest())
+
+    def is_same_key(self, other: "ApiKey") -> bool:
+        """Return whether the other has the same key, under whatever name."""
+        return other.has_digest(self._digest)
+
+    def has_digest(self, digest: str) -> bool:
+        """Return whether this is the SHA-256 of the key."""
+        return hmac.compare_digest(self._digest, digest)
 
     def fingerprint(self, secret: bytes) -> str:
         """Return a keyed hash of name, role and key, which reveals nothing without the secret."""
@@ -110,7 +136,7 @@ class ApiKey:
         """Parse `name:role:key` or `name:role:sha256$hex`.
 
         Raises:
-            ValueError: the text is malformed, the role unknown, or the key too short.
+            ValueError: another shape, an unknown role, a short key, or the digest of nothing.
         """
         name, _, rest = text.partition(":")
         role, _, key = rest.partition(":")
@@ -122,10 +148,15 @@ class ApiKey:
                 raise ValueError(
                     f"the API key of {name} has no SHA-256 of 64 hexadecimal digits after sha256$"
                 )
+            if is_digest_of_nothing(digest):
+                raise ValueError(
+                    f"the API key of {name} is the digest of an empty text: hash the key itself"
+                )
             return cls(name, role, digest)
         if len(key) < 16:  # noqa: PLR2004 - shorter keys can be guessed
             raise ValueError(f"the API key of {name} is too short: use at least 16 characters")
-        return cls(name, role, hashlib.sha256(key.encode()).hexdigest())
+        guessable = is_guessable(key, bits=API_KEY_BITS_MIN)
+        return cls(name, role, hashlib.sha256(key.encode()).hexdigest(), guessable=guessable)
 
 
 class Settings(BaseSettings):
@@ -270,7 +301,13 @@ class Settings(BaseSettings):
             "is `service` or `operator`."
         ),
     )
-    jwt_secret: SecretStr | None = Field(None, description="HS256 secret of end-user tokens.")
+    jwt_secret: SecretStr | None = Field(
+        None,
+        description=(
+            "HS256 secret of end-user tokens; two, comma-separated, during a rotation: either may "
+            "have signed a token."
+        ),
+    )
     jwks_url: str | None = Field(
         None,
         validation_alias=_alias("jwks_url", "AIGEN_JWT_JWKS_URL"),
@@ -402,6 +439,27 @@ class Settings(BaseSettings):
     )
     rate_limit_per_minute: Annotated[int, Field(ge=0)] = Field(
         0, description="State-changing calls per caller and minute in each process; 0 for no limit."
+    )
+    rate_limit_key_per_minute: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description=(
+            "State-changing calls per API key and minute in each process, those for all users "
+            "together; 0 for no limit."
+        ),
+    )
+    authentication_failures_per_minute: Annotated[int, Field(ge=0)] = Field(
+        30,
+        description=(
+            "Wrong keys, tokens and sign-ins per client address and minute in each process, after "
+            "which the address is locked out for the rest of the minute; 0 for no limit."
+        ),
+    )
+    trusted_proxies: Words = Field(
+        (),
+        description=(
+            "Addresses and networks of reverse proxies whose X-Forwarded-For and "
+            "X-Forwarded-Proto are used, such as 127.0.0.1 or 10.0.0.0/8."
+        ),
     )
     idempotency_hours: Annotated[int, Field(ge=72)] = Field(
         96, description="Hours that responses are kept for Idempotency-Key."
@@ -596,7 +654,7 @@ class Settings(BaseSettings):
             raise ValueError("a URL postgresql://user:password@host:5432/database is needed")
         return url
 
-    @field_validator("webhook_allowed_networks", "result_allowed_networks")
+    @field_validator("webhook_allowed_networks", "result_allowed_networks", "trusted_proxies")
     @classmethod
     def _readable_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         for network in networks:
@@ -659,6 +717,37 @@ class Settings(BaseSettings):
         return self
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the framework's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read secrets from the files that `…_FILE` variables name, beside the variables."""
+        sources = (env_settings, dotenv_settings)
+        return (
+            init_settings,
+            *(
+                each
+                for source in sources
+                if isinstance(source, EnvSettingsSource)
+                for each in (source, _SecretFiles(settings_cls, source.env_vars))
+            ),
+        )
+
+    @classmethod
+    def secret_variables(cls) -> dict[str, list[str]]:
+        """Return the environment variables of each secret in lower case, older names included."""
+        return {
+            name: [str(each).lower() for each in getattr(field.validation_alias, "choices", ())]
+            or [f"aigen_{name}"]
+            for name, field in cls.model_fields.items()
+            if "SecretStr" in str(field.annotation)
+        }
+
+    @classmethod
     def variables(cls) -> set[str]:
         """Return the environment variables that are read, in upper case, older names included."""
         names = {f"AIGEN_{name.upper()}" for name in cls.model_fields}
@@ -666,7 +755,8 @@ class Settings(BaseSettings):
             alias = described.validation_alias
             if isinstance(alias, AliasChoices):
                 names |= {str(name).upper() for name in alias.choices}
-        return names
+        secrets = (name for names in cls.secret_variables().values() for name in names)
+        return names | {f"{name}{SUFFIX}".upper() for name in secrets}
 
     def missing_for_production(self) -> list[str]:
         """Return the settings that the profile `production` requires and that are missing."""
@@ -674,6 +764,13 @@ class Settings(BaseSettings):
             "AIGEN_DATABASE_URL": self.database_url is not None,
             "AIGEN_ENGINE_URL (amqp…)": scheme(self.engine_url).startswith("amqp"),
             "AIGEN_PUBLIC_URL": bool(self.public_url),
+            "https in AIGEN_PUBLIC_URL, or AIGEN_TRUSTED_PROXIES": (
+                not (self.public_url or "").lower().startswith("http:")
+                or bool(self.trusted_proxies)
+            ),
+            "another login than guest:guest in AIGEN_ENGINE_URL and AIGEN_NOTIFY_URL": not any(
+                _has_guest_login(url) for url in (self.engine_url, self.notify_url)
+            ),
             f"AIGEN_CALLBACK_SECRET of {SECRET_LENGTH_MIN} characters or more": (
                 all(len(secret) >= SECRET_LENGTH_MIN for secret in self.callback_secrets())
                 and bool(self.callback_secrets())
@@ -683,11 +780,40 @@ class Settings(BaseSettings):
                 scheme(self.credits_url) == "local" or self.credits_api_key is not None
             ),
             f"an AIGEN_JWT_SECRET of {SECRET_LENGTH_MIN + 8} characters or more": (
-                self.jwt_secret is None
-                or len(self.jwt_secret.get_secret_value()) >= SECRET_LENGTH_MIN + 8
+                all(len(secret) >= SECRET_LENGTH_MIN + 8 for secret in self.jwt_secrets())
+            ),
+            "AIGEN_JWT_AUDIENCE and AIGEN_JWT_ISSUER beside AIGEN_JWT_SECRET or AIGEN_JWKS_URL": (
+                not (self.jwt_secret or self.jwks_url)
+                or bool(self.jwt_audience and self.jwt_issuer)
+            ),
+            "https in AIGEN_JWKS_URL": not (self.jwks_url or "").lower().startswith("http:"),
+        } | self._checks_of_secrets()
+        return [name for name, there in checks.items() if not there]
+
+    def _checks_of_secrets(self) -> dict[str, bool]:
+        """Return which secrets and keys are random and unambiguous."""
+        keys = self.keys()
+        pairs = list(combinations(keys, 2))
+        guessable = {
+            "AIGEN_CALLBACK_SECRET": self.callback_secrets(),
+            "AIGEN_JWT_SECRET": self.jwt_secrets(),
+        }
+        return {
+            f"a random {name}, such as of `openssl rand -base64 32`": not any(
+                is_guessable(secret, bits=SECRET_BITS_MIN) for secret in secrets
+            )
+            for name, secrets in guessable.items()
+        } | {
+            "random keys in AIGEN_API_KEYS, such as of `openssl rand -base64 32`": not any(
+                key.guessable for key in keys
+            ),
+            "one role for each name in AIGEN_API_KEYS": all(
+                one.role == other.role for one, other in pairs if one.name == other.name
+            ),
+            "a key of its own for each name in AIGEN_API_KEYS": not any(
+                one.is_same_key(other) for one, other in pairs if one.name != other.name
             ),
         }
-        return [name for name, there in checks.items() if not there]
 
     @property
     def open_to_all(self) -> bool:
@@ -699,6 +825,10 @@ class Settings(BaseSettings):
     def callback_secrets(self) -> Sequence[str]:
         """Return the callback secrets, the signing one first."""
         return _comma_list(self.callback_secret.get_secret_value()) if self.callback_secret else []
+
+    def jwt_secrets(self) -> Sequence[str]:
+        """Return the secrets that may have signed end-user tokens."""
+        return _comma_list(self.jwt_secret.get_secret_value()) if self.jwt_secret else []
 
     def keys(self) -> list[ApiKey]:
         """Return the API keys, hashed."""
@@ -755,6 +885,49 @@ class Settings(BaseSettings):
             Stage.SAMPLES: self.rabbitmq_samples_routing_key,
             Stage.FINAL: self.rabbitmq_final_routing_key,
         }
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """The secrets of the files that these variables name."""
+
+    def __init__(
+        self, settings_cls: type[BaseSettings], variables: Mapping[str, str | None]
+    ) -> None:
+        super().__init__(settings_cls)
+        self._variables = variables
+
+    def get_field_value(
+        self,
+        field: FieldInfo,  # noqa: ARG002 - the framework's signature
+        field_name: str,
+    ) -> tuple[Any, str, bool]:
+        """Return nothing: all values are read together."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values under the names that the variables have.
+
+        Raises:
+            SecretFileError: a file cannot be used.
+        """
+        return {
+            names[0].upper() if _is_aliased(field) else field: value
+            for field, names in Settings.secret_variables().items()
+            for _, value in read_secret_files(self._variables, names)
+        }
+
+
+def _is_aliased(field: str) -> bool:
+    return isinstance(Settings.model_fields[field].validation_alias, AliasChoices)
+
+
+def _has_guest_login(url: SecretStr) -> bool:
+    """Return whether a broker URL logs in as guest:guest, as one without a login does."""
+    if not scheme(url).startswith("amqp"):
+        return False
+    parts = urlsplit(url.get_secret_value())
+    login = [unquote(part) for part in (parts.username or "guest", parts.password or "guest")]
+    return login == ["guest", "guest"]
 
 
 def odoo_address(url: SecretStr) -> tuple[str, str]:

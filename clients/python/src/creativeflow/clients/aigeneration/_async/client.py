@@ -164,6 +164,7 @@ class AsyncClient:
         desired_resolution: str | None = None,
         output_format: str | None = None,
         quote_id: str | None = None,
+        user_id: str | None = None,
         idempotency_key: str | None = None,
         if_version: int | None = None,
     ) -> Generation:
@@ -173,6 +174,7 @@ class AsyncClient:
             "desired_resolution": desired_resolution,
             "output_format": output_format,
             "quote_id": quote_id,
+            "user_id": user_id,
         }
         return Generation.parse(
             await self._act(generation_id, "select-sample", body, idempotency_key, if_version)
@@ -210,12 +212,14 @@ class AsyncClient:
         self,
         generation_id: str,
         *,
+        user_id: str | None = None,
         idempotency_key: str | None = None,
         if_version: int | None = None,
     ) -> Cancellation:
         """Cancel a generation and release its hold; one that has ended stays as it is."""
+        body = {"user_id": user_id} if user_id is not None else None
         return Cancellation.parse(
-            await self._act(generation_id, "cancel", None, idempotency_key, if_version)
+            await self._act(generation_id, "cancel", body, idempotency_key, if_version)
         )
 
     async def stream(self, generation_id: str) -> AsyncGenerator[Generation, None]:

@@ -165,6 +165,7 @@ class Client:
         desired_resolution: str | None = None,
         output_format: str | None = None,
         quote_id: str | None = None,
+        user_id: str | None = None,
         idempotency_key: str | None = None,
         if_version: int | None = None,
     ) -> Generation:
@@ -174,6 +175,7 @@ class Client:
             "desired_resolution": desired_resolution,
             "output_format": output_format,
             "quote_id": quote_id,
+            "user_id": user_id,
         }
         return Generation.parse(
             self._act(generation_id, "select-sample", body, idempotency_key, if_version)
@@ -209,12 +211,14 @@ class Client:
         self,
         generation_id: str,
         *,
+        user_id: str | None = None,
         idempotency_key: str | None = None,
         if_version: int | None = None,
     ) -> Cancellation:
         """Cancel a generation and release its hold; one that has ended stays as it is."""
+        body = {"user_id": user_id} if user_id is not None else None
         return Cancellation.parse(
-            self._act(generation_id, "cancel", None, idempotency_key, if_version)
+            self._act(generation_id, "cancel", body, idempotency_key, if_version)
         )
 
     def stream(self, generation_id: str) -> Generator[Generation, None]:

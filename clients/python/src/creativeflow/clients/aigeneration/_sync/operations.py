@@ -43,15 +43,16 @@ class Operations:
         generation_id: str,
         reason: str,
         *,
+        note: str | None = None,
         idempotency_key: str | None = None,
         if_version: int | None = None,
     ) -> Generation:
-        """End a live generation as FAILED and release its hold."""
+        """End a live generation as FAILED and release its hold; its user does not see the note."""
         call = Call(
             method="POST",
             path=f"{_OPERATIONS}/generation-requests/{{request_id}}/fail",
             path_parameters={"request_id": generation_id},
-            body={"reason": reason},
+            body={"reason": reason, "note": note},
             idempotency_key=idempotency_key or new_key(),
             if_version=if_version,
         )

@@ -1,7 +1,7 @@
 """What operators read about work: outbox, queues, invariants, health."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -96,10 +96,10 @@ class DependencyCheck(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness(Resource):
-    """The readiness of a process: `status` is ready or not_ready."""
+    """The readiness of a process: `status` is ready or not_ready; `checks` are for operators."""
 
     status: str
-    checks: Mapping[str, DependencyCheck]
+    checks: Mapping[str, DependencyCheck] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:

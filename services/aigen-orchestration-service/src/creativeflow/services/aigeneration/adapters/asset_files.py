@@ -57,7 +57,9 @@ class AssetStore:
         self._log = UploadLog(
             directory / "uploads", stored=lambda name: self.path(name) is not None
         )
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(PermissionError):  # shared, and another user's
+            directory.chmod(0o700)
 
     async def save(
         self, data: bytes | AsyncIterable[bytes], uploader: Uploader | None = None

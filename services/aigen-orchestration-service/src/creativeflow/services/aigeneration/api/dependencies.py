@@ -10,6 +10,7 @@ from fastapi import Path, Request
 from pydantic import BaseModel
 
 from creativeflow.services.aigeneration.api.auth import Principal
+from creativeflow.services.aigeneration.api.schemas.generations import ActionBody
 from creativeflow.services.aigeneration.api.services import Services, services_of
 from creativeflow.services.aigeneration.application.generations import Caller
 from creativeflow.services.aigeneration.domain import errors
@@ -62,10 +63,15 @@ def key_claim(
 
 
 def build_caller(request: Request, principal: Principal, body: BaseModel | None = None) -> Caller:
-    """Return the caller of an action on an existing request."""
+    """The caller of an action on an existing request.
+
+    Raises:
+        UserMismatchError: the body names another user than the token or the header.
+    """
+    named = body.user_id if isinstance(body, ActionBody) else None
     return Caller(
-        name=principal.name,
-        user_id=principal.user_id,
+        name=principal.identity,
+        user_id=principal.confined_to(named),
         expected_versions=header_versions(request.headers.get("if-match")),
         claim=key_claim(request, principal, body),
     )

@@ -147,8 +147,10 @@ async def stream_updates(
     *,
     encode: Callable[[GenerationRequest], bytes],
     send_first: bool,
+    count_seconds_left: Callable[[], float] | None = None,
 ) -> AsyncIterator[bytes]:
-    """Yield each newer state as encoded by `encode`, with heartbeats, until the request ends.
+    """Yield each newer state as encoded by `encode`, with heartbeats, until the request ends or no
+    seconds are left.
 
     Subscribes only at the first iteration, so that a client that disconnects before the response
     starts leaves no subscription behind.
@@ -160,7 +162,10 @@ async def stream_updates(
         if send_first:
             yield encode(found)
         while not ended:
-            newer = await subscription.next(HEARTBEAT_SECONDS)
+            left = count_seconds_left() if count_seconds_left else HEARTBEAT_SECONDS
+            if left <= 0:
+                return
+            newer = await subscription.next(min(left, HEARTBEAT_SECONDS))
             if newer is None:
                 yield b": still here\n\n"
                 continue

@@ -5,7 +5,7 @@ errors.
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from creativeflow.services.aigeneration.api.errors import JsonFault, problem
 from creativeflow.services.aigeneration.api.http_protocol import STREAM
 from creativeflow.services.aigeneration.api.rate_limit import BodyTimeout
+from creativeflow.services.aigeneration.api.response_headers import ResponseHeaders
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.metrics import HTTP_SECONDS
 from creativeflow.services.aigeneration.domain import errors
@@ -34,6 +35,23 @@ response is sent.
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _API = "/api/v1/"
 _CALLBACKS = "/api/v1/n8n-callbacks/"
+_TEXT_HEADERS = frozenset(
+    {
+        b"accept-language",
+        b"authorization",
+        b"content-type",
+        b"host",
+        b"idempotency-key",
+        b"if-match",
+        b"if-none-match",
+        b"last-event-id",
+        b"origin",
+        b"x-csrf-token",
+        b"x-internal-api-key",
+        b"x-user-id",
+    }
+)
+"""The headers that are read, and must be UTF-8."""
 _QUIET = ("/health", "/ready", "/metrics")
 
 
@@ -53,6 +71,7 @@ class RequestContext:
         *,
         body_limit: int,
         upload_limits: Mapping[str, int],
+        public_url: str | None = None,
         patience: BodyTimeout | None = None,
     ) -> None:
         """`upload_limits`: the body limits of single paths, which accept more than the others."""
@@ -60,6 +79,7 @@ class RequestContext:
         self._patience = patience or BodyTimeout()
         self._body_limit = body_limit
         self._upload_limits = upload_limits
+        self._response_headers = ResponseHeaders(public_url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
@@ -79,7 +99,10 @@ class RequestContext:
                 status = message["status"]
                 if (b"content-type", b"text/event-stream; charset=utf-8") in message["headers"]:
                     scope[STREAM] = True
-                message["headers"] = [*message.get("headers", ()), *_extra_headers(scope)]
+                headers_ = self._response_headers.complete(
+                    scope["path"], message.get("headers", ())
+                )
+                message["headers"] = [*headers_, *_extra_headers(scope)]
             await send(message)
 
         try:
@@ -108,6 +131,7 @@ class RequestContext:
 
         try:
             _check_announced(announced, limit)
+            _check_headers(scope["headers"])
             await _admit_before_the_body(scope)
             await self._app(scope, receive, watch)
         except ClientDisconnect:
@@ -193,7 +217,6 @@ def _extra_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
     found = [
         (b"x-request-id", scope["aigen.request_id"].encode()),
         (b"traceparent", scope["aigen.traceparent"].encode()),
-        (b"x-content-type-options", b"nosniff"),
     ]
     if rate := scope.get("aigen.rate_limit"):
         found += [(b"ratelimit-policy", rate[0].encode()), (b"ratelimit", rate[1].encode())]
@@ -203,6 +226,15 @@ def _extra_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
 def _check_announced(length: bytes, limit: int) -> None:
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
+
+
+def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    for name, value in headers:
+        if name in _TEXT_HEADERS and not value.isascii():
+            try:
+                value.decode()
+            except UnicodeDecodeError:
+                raise errors.InvalidHeaderError(name=name.decode()) from None
 
 
 def _limited(

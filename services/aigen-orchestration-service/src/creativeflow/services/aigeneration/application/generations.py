@@ -35,7 +35,7 @@ from creativeflow.services.aigeneration.domain.commands import (
     SampleChoice,
     Submission,
 )
-from creativeflow.services.aigeneration.domain.events import Order
+from creativeflow.services.aigeneration.domain.events import OperatorFailed, Order
 from creativeflow.services.aigeneration.domain.lifecycle import IN_FLIGHT, Origin, Stage
 from creativeflow.services.aigeneration.domain.model_routing import Routing
 from creativeflow.services.aigeneration.domain.moderation import ModerationOutcome
@@ -178,10 +178,13 @@ class GenerationService:
 
     # Operators
 
-    async def force_fail(self, request_id: UUID, caller: Caller, reason: str) -> ActionResult:
+    async def force_fail(
+        self, request_id: UUID, caller: Caller, reason: str, *, note: str | None = None
+    ) -> ActionResult:
         """End a live request and release its holds; the timeline names the operator."""
+        fail = partial(commands.force_fail, by=caller.name, reason=reason, note=note)
         return await self._idempotent(
-            caller.claim, partial(self._force_fail, request_id, caller, reason)
+            caller.claim, partial(self._force_fail, request_id, caller, fail)
         )
 
     async def review(
@@ -325,8 +328,9 @@ class GenerationService:
             answer=ApiResponse(status=200, body=body), request=applied.request, acted=False
         )
 
-    async def _force_fail(self, request_id: UUID, caller: Caller, reason: str) -> ActionResult:
-        fail = partial(commands.force_fail, by=caller.name, reason=reason)
+    async def _force_fail(
+        self, request_id: UUID, caller: Caller, fail: Callable[[GenerationRequest], OperatorFailed]
+    ) -> ActionResult:
         applied = await self._runner.run(request_id, fail, caller, respond=_respond_with_resource)
         answer = ApiResponse(status=200, body=to_resource(applied.request))
         return ActionResult(answer=answer, request=applied.request)

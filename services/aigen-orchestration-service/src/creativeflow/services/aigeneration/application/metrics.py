@@ -14,6 +14,9 @@ HTTP_SECONDS = Histogram(
     ("method", "path", "status"),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+AUTHENTICATION_FAILURES = Counter(
+    "aigen_authentication_failures_total", "Credentials that were refused.", ("kind",)
+)
 ATTEMPTED = Counter("ai_generation_attempted_total", "Requests taken.", ("plan",))
 COMPLETED = Counter("ai_generation_completed_total", "Requests ended.", ("status", "plan"))
 DURATION = Histogram(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -25,7 +26,8 @@ COLUMNS = (
     "plan",
     "model",
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = re.compile(r"(^|[,;|\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""Where a cell begins with a sign that makes it a formula, for a spreadsheet with any separator."""
 
 
 class UsageFormat(StrEnum):
@@ -76,7 +78,7 @@ def _json_line(row: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     """Return a cell that spreadsheets do not read as a formula: user ids come from callers."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value
 
 
 def _written(cells: list[Any]) -> str:

@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import Annotated, Any, Protocol, cast
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from creativeflow.services.aigeneration.application.jobs import JobService
 from creativeflow.services.aigeneration.domain import errors
@@ -30,6 +31,7 @@ from creativeflow.services.aigeneration.domain.result_checks import (
 )
 from creativeflow.services.aigeneration.kit.clock import uuid7_time
 from creativeflow.services.aigeneration.kit.json_input import (
+    METADATA_MAX_BYTES,
     parse_json,
     plain_texts,
     to_invalid_request,
@@ -66,6 +68,12 @@ class WorkerReport(BaseModel):
     callback_token: Annotated[str, Field(max_length=200)] | None = None
 
 
+def _small_metadata(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Leave out what is too large to be kept with each state; the picture counts without it."""
+    too_large = metadata and len(orjson.dumps(metadata)) > METADATA_MAX_BYTES
+    return None if too_large else metadata
+
+
 class ReportedAsset(BaseModel):
     """A picture made by a worker."""
 
@@ -80,7 +88,7 @@ class ReportedAsset(BaseModel):
     index: Annotated[int, Field(ge=0, le=99)] | None = None
     model: Short | None = None
     checksum: Short | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, Any] | None, AfterValidator(_small_metadata)] = None
 
     def asset(self) -> Asset:
         """Convert to an asset, without unset fields."""

@@ -78,6 +78,7 @@ from creativeflow.services.aigeneration.storage.prompt_rejections import PromptR
 from creativeflow.services.aigeneration.storage.queries import Queries
 from creativeflow.services.aigeneration.storage.reconciliation import ReconciliationStore
 from creativeflow.services.aigeneration.storage.requests import RequestStore
+from creativeflow.services.aigeneration.storage.revoked_sessions import RevokedSessions
 from creativeflow.services.aigeneration.storage.statistics import Statistics
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
 from creativeflow.services.aigeneration.storage.webhook_endpoints import WebhookEndpointStore
@@ -165,6 +166,7 @@ class Container:
         self.accounting = Accounting(self.database)
         self.account_flags = AccountFlags(self.database)
         self.rejections = PromptRejections(self.database)
+        self.revoked_sessions = RevokedSessions(self.database)
         self.updates = UpdateBroadcaster(self.queries)
         self.decoder = PictureDecoder()
         self.assets = AssetStore(
@@ -310,6 +312,7 @@ class Container:
             invariants=self.invariants,
             accounting=self.accounting,
             rejections=self.rejections,
+            revoked_sessions=self.revoked_sessions,
             deliveries=self._deliveries,
             assets=self.assets,
             reconciliation=self.reconciliation,
@@ -352,12 +355,13 @@ class Container:
         settings = self.settings
         return Authenticator(
             keys=settings.keys(),
-            jwt_secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+            jwt_secrets=settings.jwt_secrets(),
             jwks=KeySet(self.http, settings.jwks_url).key if settings.jwks_url else None,
             host=settings.host,
             audience=settings.jwt_audience,
             issuer=settings.jwt_issuer,
             public_url=settings.public_url,
+            failures_per_minute=settings.authentication_failures_per_minute,
         )
 
     def _build_health(self) -> Health:

@@ -13,6 +13,7 @@ from creativeflow.services.aigeneration.storage.accounting import Accounting
 from creativeflow.services.aigeneration.storage.invariants import Invariants
 from creativeflow.services.aigeneration.storage.prompt_rejections import PromptRejections
 from creativeflow.services.aigeneration.storage.requests import RequestStore
+from creativeflow.services.aigeneration.storage.revoked_sessions import RevokedSessions
 from creativeflow.services.aigeneration.storage.webhook_deliveries import DeliveryStore
 from creativeflow.services.aigeneration.workers.periodic import (
     PeriodicTask,
@@ -42,6 +43,7 @@ def build_periodic_tasks(
     invariants: Invariants,
     accounting: Accounting,
     rejections: PromptRejections,
+    revoked_sessions: RevokedSessions,
     deliveries: DeliveryStore,
     assets: AssetStore,
     reconciliation: Reconciliation,
@@ -66,6 +68,9 @@ def build_periodic_tasks(
         if deleted := await deliveries.tidy(before, moment):
             log.info("webhook_deliveries_deleted", count=deleted)
 
+    async def delete_expired_sessions() -> None:
+        await revoked_sessions.forget(now())
+
     async def count_recent_invariants() -> None:
         moment = now()
         await invariants.keep(
@@ -88,6 +93,7 @@ def build_periodic_tasks(
             PeriodicTask("idempotency_keys", TIDY_INTERVAL, delete_old_keys),
             PeriodicTask("usage_log", TIDY_INTERVAL, delete_old_usage),
             PeriodicTask("webhook_log", TIDY_INTERVAL, delete_old_deliveries),
+            PeriodicTask("revoked_sessions", TIDY_INTERVAL, delete_expired_sessions),
             PeriodicTask("uploads", TIDY_INTERVAL, assets.tidy),
             PeriodicTask("reconciliation", interval, reconcile),
         ),

@@ -45,6 +45,8 @@ def serve(
 
     from creativeflow.services.aigeneration.cli import server
     from creativeflow.services.aigeneration.kit.logging import configure_logging
+    from creativeflow.services.aigeneration.kit.secret_files import SUFFIX
+    from creativeflow.services.aigeneration.settings import Settings
 
     _set_environment(host=host, port=port, roles=roles, log_format=log_format())
     settings = load_settings()
@@ -52,6 +54,8 @@ def serve(
     configure_logging(level=settings.log_level, as_json=settings.log_format == "json")
     url = open_database_url(settings)
     run(server.prepare(settings, url, migrate_first=migrate_first), settings)
+    for name in Settings.secret_variables()["database_url"]:
+        os.environ.pop(f"{name}{SUFFIX}".upper(), None)
     _set_environment(database_url=url)
     if "api" in settings.roles:
         server.serve_http(settings, workers)

@@ -30,6 +30,7 @@ from creativeflow.services.aigeneration.domain.pricing import (
     credits_text,
 )
 from creativeflow.services.aigeneration.kit import clock
+from creativeflow.services.aigeneration.kit.user_ids import normalise_user_id
 
 if TYPE_CHECKING:
     from creativeflow.services.aigeneration.application.reconciliation import ReconciliationReport
@@ -55,7 +56,16 @@ _SUBCOMMANDS = {
 }
 
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Maximum number of rows.")]
-UserId = Annotated[str, typer.Argument(help="Id of the user.")]
+
+
+def _user_id(text: str) -> str:
+    user_id = normalise_user_id(text)
+    if user_id is None:
+        raise typer.BadParameter("A user id has 1 to 200 printable characters.")
+    return user_id
+
+
+UserId = Annotated[str, typer.Argument(help="Id of the user.", parser=_user_id, metavar="USER")]
 MessageId = Annotated[int, typer.Argument(help="Id of the message.")]
 
 
@@ -68,7 +78,10 @@ def add_commands(app: typer.Typer) -> None:
 
 @requests_app.command("list")
 def list_requests(
-    user: Annotated[str | None, typer.Option(help="Only requests of this user.")] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(help="Only requests of this user.", parser=_user_id, metavar="USER"),
+    ] = None,
     status: Annotated[State | None, typer.Option(help="Only requests in this state.")] = None,
     limit: Limit = 20,
 ) -> None:
@@ -221,7 +234,9 @@ def export_usage(
     as_: Annotated[
         UsageFormat, typer.Option("--format", help="Format of the export.")
     ] = UsageFormat.CSV,
-    user: Annotated[str | None, typer.Option(help="Only usage of this user.")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Only usage of this user.", parser=_user_id, metavar="USER")
+    ] = None,
     project: Annotated[str | None, typer.Option(help="Only usage of this project.")] = None,
 ) -> None:
     """Write every chargeable action of a month to standard output, one line each."""

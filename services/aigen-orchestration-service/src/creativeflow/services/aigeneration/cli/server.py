@@ -95,6 +95,8 @@ def serve_http(settings: Settings, workers: int) -> None:
             timeout_graceful_shutdown=10,
             timeout_keep_alive=30,
             http=BoundedHttpProtocol,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),
         )
     except SystemExit as ended:
         if ended.code == _STARTUP_FAILURE:

@@ -43,10 +43,13 @@ def load_settings(*, check_variables: bool = True) -> "Settings":
     """
     from pydantic import ValidationError
 
+    from creativeflow.services.aigeneration.kit.secret_files import SecretFileError
     from creativeflow.services.aigeneration.settings import Settings
 
     try:
         settings = Settings()
+    except SecretFileError as error:
+        fail(f"{error}.")
     except ValidationError as error:
         for invalid in error.errors(include_input=False, include_url=False):
             name = "_".join(str(part) for part in invalid["loc"]) or "settings"

@@ -348,11 +348,12 @@ def cancel(request: GenerationRequest, *, by: str) -> CancelRequested | AlreadyD
     return ALREADY_DONE if request.terminal else CancelRequested(data={"by": by})
 
 
-def force_fail(_: GenerationRequest, *, by: str, reason: str) -> OperatorFailed:
-    """End a live request for an operator."""
-    return OperatorFailed(
-        failure=to_failure(worker_errors.OPERATOR_ENDED), data={"by": by, "reason": reason}
-    )
+def force_fail(
+    _: GenerationRequest, *, by: str, reason: str, note: str | None = None
+) -> OperatorFailed:
+    """End a live request on behalf of an operator; the user sees the reason, not the note."""
+    data = {"by": by, "reason": reason} | ({"note": note} if note else {})
+    return OperatorFailed(failure=to_failure(worker_errors.OPERATOR_ENDED), data=data)
 
 
 def accept_review(

@@ -67,6 +67,15 @@ class InvalidJsonError(AigenError):
     )
 
 
+class InvalidHeaderError(AigenError):
+    """A header that is read as text is not UTF-8."""
+
+    status = 400
+    code = "invalid_header"
+    title = "A header cannot be read"
+    sentence = "The header {name} is not UTF-8 text. Send it in UTF-8, or only ASCII characters."
+
+
 class PayloadTooLargeError(AigenError):
     """The body is larger than the limit."""
 

@@ -1,12 +1,23 @@
 """The JSON representation of a request, shared by API, stream and stored responses."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from creativeflow.services.aigeneration.domain.lifecycle import Stage, State, allowed_actions
+from creativeflow.services.aigeneration.domain.lifecycle import Event, Stage, State, allowed_actions
 from creativeflow.services.aigeneration.domain.pricing import credits_text
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState, iso
 
 _KEPT = (HoldState.HELD, HoldState.CAPTURED)
+
+
+def to_public_data(event: str, data: Mapping[str, Any], viewer: str) -> dict[str, Any]:
+    """Return the data of a timeline entry as callers other than operators see it: without the names
+    of others, operators' notes, and reasons of the system, which are technical.
+    """
+    hidden = {"note"} | (set() if event == Event.OPERATOR_FAILED else {"reason"})
+    if data.get("by") != viewer:
+        hidden.add("by")
+    return {name: value for name, value in data.items() if name not in hidden}
 
 
 def to_resource(request: GenerationRequest, *, queue_position: int | None = None) -> dict[str, Any]:

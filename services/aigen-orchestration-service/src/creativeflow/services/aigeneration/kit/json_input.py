@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from creativeflow.services.aigeneration.domain.errors import InvalidJsonError, InvalidRequestError
 
 DEPTH_MAX = 20
+METADATA_MAX_BYTES = 8_000
+"""Metadata of callers and workers as JSON; it is stored and sent with every state."""
 LINE_BREAKS = "\n\r"
 ERRORS_MAX = 50
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)

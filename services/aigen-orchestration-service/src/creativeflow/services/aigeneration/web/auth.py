@@ -29,7 +29,7 @@ async def _authenticate_visitor(request: Request) -> Visitor:
     authenticator = services_of(request).authenticator
     sessions = web_services_of(request).sessions
     authenticator.check_name(request)
-    session, is_new = sessions.open(request.cookies.get(sessions.cookie)), False
+    session, is_new = await sessions.open(request.cookies.get(sessions.cookie)), False
     if session is None and authenticator.open and request.method in _SAFE_METHODS:
         session, is_new = sessions.create_guest(), True
     if session is None:

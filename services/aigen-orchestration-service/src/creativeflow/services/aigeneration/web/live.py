@@ -39,10 +39,10 @@ def stream_request_changes(
 async def end_with_session(
     events: AsyncIterator[bytes], sessions: Sessions, session: Session
 ) -> AsyncIterator[bytes]:
-    """Relay events until the session expires, checked at every event and heartbeat."""
+    """Relay events until the session ends, checked at every event and heartbeat."""
     async with aclosing(events):  # type: ignore[type-var]
         async for event in events:
-            if not sessions.count_seconds_left(session):
+            if not await sessions.is_live(session):
                 return
             yield event
     yield b"event: ended\ndata: -\n\n"

@@ -1,16 +1,16 @@
-"""Sign-in sessions of the pages: stateless cookies, signed with secrets all processes share."""
+"""Sign-in sessions of the pages: cookies signed with secrets that all processes share, and a list
+of those that were signed out.
+"""
 
-import base64
 import hashlib
-import hmac
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
-import orjson
+from itsdangerous import BadData, Signer, URLSafeSerializer
 
 from creativeflow.services.aigeneration.api.auth import Authenticator, Principal
 from creativeflow.services.aigeneration.settings import ApiKey
@@ -18,7 +18,7 @@ from creativeflow.services.aigeneration.settings import ApiKey
 LIFETIME = timedelta(hours=8)
 GUEST = "demo"
 """The default user of the studio of an open service."""
-_VERSION = "s1"
+_SALT, _CSRF_SALT = b"aigen-session-2", b"aigen-csrf"
 
 
 class SessionKind(StrEnum):
@@ -34,9 +34,11 @@ class Session:
     """One sign-in.
 
     `user_id` is the user of the studio; `nonce` makes the CSRF token unique to it;
-    `fingerprint` identifies the API key of a key session.
+    `fingerprint` identifies the API key of a key session, `signer` the secret or key that signed
+    the token of a token session.
     """
 
+    id: str
     kind: SessionKind
     name: str
     role: str
@@ -44,6 +46,7 @@ class Session:
     expires_at: datetime
     nonce: str
     fingerprint: str = ""
+    signer: str = ""
 
     @property
     def can_switch_user(self) -> bool:
@@ -56,11 +59,26 @@ class Session:
 
     def to_user_principal(self) -> Principal:
         """Return a principal that acts as the session's user and sees only what is theirs."""
-        return Principal(name=self.name, role=self.role, user_id=self.user_id)
+        return replace(self.to_operator_principal(), user_id=self.user_id)
 
     def to_operator_principal(self) -> Principal:
         """Return a principal that acts as no particular user and sees everything."""
-        return Principal(name=self.name, role=self.role)
+        return Principal(
+            name=self.name,
+            role=self.role,
+            api_key=self.name if self.kind is SessionKind.KEY else None,
+            by_token=self.kind is SessionKind.TOKEN,
+        )
+
+
+class Revocations(Protocol):
+    """The sessions that were signed out, shared by all processes."""
+
+    async def add(self, session_id: str, expires_at: datetime) -> None:
+        """Revoke a session; idempotent."""
+
+    async def contains(self, session_id: str) -> bool:
+        """Return whether a session is revoked."""
 
 
 class Sessions:
@@ -70,15 +88,24 @@ class Sessions:
         self,
         secret_keys: Sequence[bytes],
         authenticator: Authenticator,
+        revocations: Revocations,
         *,
         now: Callable[[], datetime],
         secure: bool,
     ) -> None:
         """Sign with the first secret and verify with any, so that secrets can be rotated."""
-        self._keys = [
-            hmac.digest(secret, b"aigen-session", hashlib.sha256) for secret in secret_keys
-        ]
+        self._keys = list(secret_keys)
+        newest_last = list(reversed(secret_keys))
+        self._serializer = URLSafeSerializer(
+            newest_last,
+            _SALT,
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )
+        self._csrf = Signer(
+            newest_last, _CSRF_SALT, key_derivation="hmac", digest_method=hashlib.sha256
+        )
         self._authenticator = authenticator
+        self._revocations = revocations
         self._now = now
         self.secure = secure
         self.cookie = "__Host-aigen_session" if secure else "aigen_session"
@@ -97,64 +124,46 @@ class Sessions:
             SessionKind.KEY, principal, user_id, fingerprint=key.fingerprint(self._keys[0])
         )
 
-    def create_from_token(self, principal: Principal, expires: float) -> Session:
-        """Create a session for a token; it ends no later than `expires`, in Unix seconds."""
-        return self._create(
-            SessionKind.TOKEN,
-            principal,
-            principal.name,
-            ends_by=datetime.fromtimestamp(expires, UTC),
-        )
+    def create_from_token(self, principal: Principal, signer: str) -> Session:
+        """Create a session for a token; it ends no later than the token."""
+        return self._create(SessionKind.TOKEN, principal, principal.name, signer=signer)
 
     def seal(self, session: Session) -> str:
         """Encode and sign a session as a cookie value."""
-        payload = orjson.dumps(
-            [
-                session.kind,
-                session.name,
-                session.role,
-                session.user_id,
-                int(session.expires_at.timestamp()),
-                session.nonce,
-                session.fingerprint,
-            ]
-        )
-        return f"{_VERSION}.{_encode(payload)}.{_encode(_sign(self._keys[0], payload))}"
+        values = asdict(session) | {"expires_at": int(session.expires_at.timestamp())}
+        return str(self._serializer.dumps(list(values.values())))
 
-    def open(self, cookie: str | None) -> Session | None:
+    async def open(self, cookie: str | None) -> Session | None:
         """Return the session of a cookie.
 
-        None if the signature is invalid, the session has expired, or the key or token support it
-        was authenticated with is no longer configured.
+        None if the signature is invalid, the session has expired or was signed out, or what it was
+        authenticated with is no longer trusted.
         """
-        version, _, rest = (cookie or "").partition(".")
-        body, _, signature = rest.partition(".")
         try:
-            payload, signed = _decode(body), _decode(signature)
-        except ValueError:
+            session = _parse(self._serializer.loads(cookie or ""))
+        except (BadData, ValueError, TypeError, RecursionError):
             return None
-        signers = [key for key in self._keys if hmac.compare_digest(_sign(key, payload), signed)]
-        if version != _VERSION or not signers:
-            return None
-        session = _parse(orjson.loads(payload))
+        return session if await self.is_live(session) else None
+
+    async def is_live(self, session: Session) -> bool:
+        """Return whether a session has neither ended nor lost what it was authenticated with."""
         return (
-            session
-            if self._now() < session.expires_at and self._is_supported(session, signers[0])
-            else None
+            self._now() < session.expires_at
+            and await self._is_supported(session)
+            and not await self._revocations.contains(session.id)
         )
+
+    async def revoke(self, session: Session) -> None:
+        """End a session in every process, with all its cookies."""
+        await self._revocations.add(session.id, session.expires_at)
 
     def create_csrf_token(self, session: Session) -> str:
         """Create the CSRF token that every form of this session carries."""
-        return _encode(_sign(self._keys[0], b"csrf:" + session.nonce.encode()))
+        return self._csrf.get_signature(session.nonce).decode()
 
     def is_csrf_token_valid(self, session: Session, token: str) -> bool:
         """Check a form's CSRF token in constant time."""
-        message = b"csrf:" + session.nonce.encode()
-        given = token.encode(errors="replace")
-        matches = [
-            hmac.compare_digest(_encode(_sign(key, message)).encode(), given) for key in self._keys
-        ]
-        return any(matches)
+        return self._csrf.verify_signature(session.nonce, token.encode(errors="replace"))
 
     def count_seconds_left(self, session: Session) -> int:
         """Return the remaining lifetime, 0 if expired."""
@@ -166,54 +175,42 @@ class Sessions:
         principal: Principal,
         user_id: str,
         *,
-        ends_by: datetime | None = None,
         fingerprint: str = "",
+        signer: str = "",
     ) -> Session:
         ends = self._now() + LIFETIME
         return Session(
+            id=_nonce(),
             kind=kind,
             name=principal.name,
             role=principal.role,
             user_id=user_id,
-            expires_at=min(ends, ends_by or ends),
+            expires_at=min(ends, principal.expires_at or ends),
             nonce=_nonce(),
             fingerprint=fingerprint,
+            signer=signer,
         )
 
-    def _is_supported(self, session: Session, signing_key: bytes) -> bool:
+    async def _is_supported(self, session: Session) -> bool:
         match session.kind:
             case SessionKind.OPEN:
                 return self._authenticator.open
             case SessionKind.KEY:
-                return self._authenticator.key_with(session.fingerprint, signing_key) is not None
+                found = (
+                    self._authenticator.key_with(session.fingerprint, key) for key in self._keys
+                )
+                return any(found)
             case SessionKind.TOKEN:
-                return self._authenticator.takes_tokens
+                return await self._authenticator.trusts_signer(session.signer)
 
 
-def _parse(payload: list[Any]) -> Session:
-    kind, name, role, user_id, expires, nonce, fingerprint = payload
-    return Session(
-        kind=SessionKind(kind),
-        name=name,
-        role=role,
-        user_id=user_id,
-        expires_at=datetime.fromtimestamp(expires, UTC),
-        nonce=nonce,
-        fingerprint=fingerprint,
-    )
+def _parse(values: list[Any]) -> Session:
+    names = [each.name for each in fields(Session)]
+    found = dict(zip(names, values, strict=True))
+    found["kind"] = SessionKind(found["kind"])
+    found["expires_at"] = datetime.fromtimestamp(found["expires_at"], UTC)
+    return Session(**found)
 
 
 def _nonce() -> str:
     return secrets.token_urlsafe(18)
-
-
-def _sign(key: bytes, message: bytes) -> bytes:
-    return hmac.digest(key, message, hashlib.sha256)
-
-
-def _encode(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    return base64.b64decode(text.encode() + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)

@@ -6,9 +6,10 @@ from urllib.parse import urlsplit
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from creativeflow.services.aigeneration.api.auth import is_user_id
+from creativeflow.services.aigeneration.api.auth import address_of
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain import errors
+from creativeflow.services.aigeneration.kit.user_ids import normalise_user_id
 from creativeflow.services.aigeneration.web.auth import Form, StudioVisitor
 from creativeflow.services.aigeneration.web.error_pages import ErrorText, get_error_text
 from creativeflow.services.aigeneration.web.forms import FormFields, is_same_origin
@@ -55,8 +56,6 @@ async def sign_in(request: Request, form: Form) -> Response:
     try:
         session = await _create_session(request, form)
     except (errors.InvalidCredentialsError, errors.InvalidRequestError) as error:
-        limiter = services_of(request).rate_limiter
-        limiter.check(request, f"sign-in/{request.client.host if request.client else ''}")
         return _show_form(request, next_path, error)
     response = redirect_to(next_path)
     set_session_cookie(request, response, session)
@@ -64,8 +63,9 @@ async def sign_in(request: Request, form: Form) -> Response:
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, visitor: StudioVisitor) -> Response:  # noqa: ARG001 - the dependency checks CSRF
-    """End the session in this browser."""
+async def sign_out(request: Request, visitor: StudioVisitor) -> Response:
+    """End the session, wherever its cookie is."""
+    await web_services_of(request).sessions.revoke(visitor.session)
     response = redirect_to("/sign-in")
     clear_session_cookie(request, response)
     return response
@@ -74,10 +74,10 @@ async def sign_out(request: Request, visitor: StudioVisitor) -> Response:  # noq
 @router.post("/sign-in/user")
 async def switch_user(request: Request, visitor: StudioVisitor, form: Form) -> Response:
     """Act as another user; not available to end users."""
-    user_id, session = form.get("user_id"), visitor.session
+    user_id, session = normalise_user_id(form.get("user_id")), visitor.session
     if not session.can_switch_user:
         raise errors.UserMismatchError
-    if not is_user_id(user_id):
+    if user_id is None:
         raise errors.InvalidRequestError.at(
             "/user_id", "invalid_user", "Enter a user id of up to 200 characters."
         )
@@ -92,11 +92,12 @@ async def _create_session(request: Request, form: FormFields) -> Session:
     if token := form.get("token"):
         if len(token) > TOKEN_MAX or not authenticator.takes_tokens:
             raise errors.InvalidCredentialsError
-        claims = await authenticator.claims(token)
-        return sessions.create_from_token(authenticator.holder(claims, None), float(claims["exp"]))
-    key = authenticator.key(form.get("key"))
-    user_id = form.get("user_id")
-    if not is_user_id(user_id):
+        verified = await authenticator.verify(token, address_of(request))
+        holder = authenticator.holder(verified.claims, None)
+        return sessions.create_from_token(holder, verified.signer)
+    key = authenticator.key(form.get("key"), address_of(request))
+    user_id = normalise_user_id(form.get("user_id"))
+    if user_id is None:
         raise errors.InvalidRequestError.at("/user_id", "missing", "Enter the user to act as.")
     return sessions.create_from_key(key, user_id)
 

@@ -1,5 +1,6 @@
 """Rendering of templates: escaped, under a strict content security policy, whole or one block."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,12 +11,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from creativeflow.services.aigeneration.api.response_headers import path_prefix
 from creativeflow.services.aigeneration.settings import Settings
 from creativeflow.services.aigeneration.web.auth import Visitor
 from creativeflow.services.aigeneration.web.services import page_support_of, web_services_of
 from creativeflow.services.aigeneration.web.sessions import Session
 from creativeflow.services.aigeneration.web.static_files import StaticFiles
 
+_ADDRESS = re.compile(r'(\s(?:href|src|action|formaction|data-[a-z]+)=")/(?!/)')
+"""An attribute with an address of this service; values are escaped, so none can look like one."""
 PART_HEADER = "x-part"
 """The request header with which a script fetches a single block of a page."""
 
@@ -49,6 +53,7 @@ class Pages:
         self._own_origin = (
             settings.public_url or f"http://{settings.host}:{settings.port}"
         ).rstrip("/")
+        self._prefix = path_prefix(settings.public_url)
         self._templates = Environment(
             loader=PackageLoader("creativeflow.services.aigeneration.web"),
             autoescape=True,
@@ -79,6 +84,8 @@ class Pages:
             if part in template.blocks
             else template.render(context)
         )
+        if self._prefix:
+            text = _ADDRESS.sub(rf"\1{self._prefix}/", text)
         response = HTMLResponse(text, status, self._build_headers(part))
         if visitor and visitor.is_new:
             set_session_cookie(request, response, visitor.session)

@@ -1,7 +1,9 @@
 """The issuer's JSON Web Key Set: one fetch at a time, cached for minutes, replaced as a whole."""
 
 import asyncio
+import json
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import httpx
@@ -19,13 +21,23 @@ FRESH_SECONDS = 300.0
 """Time for which a set is used without fetching; a key that the issuer removed is trusted no longer
 than this.
 """
+REFRESH_SECONDS = FRESH_SECONDS / 2
+"""Age from which calls start a fetch in the background and do not wait for it."""
 STALE_SECONDS = 3600.0
 """Time for which the last set is used while the issuer does not respond."""
 RETRY_SECONDS = 10.0
-"""Minimum time between two fetches once a set is known, even for tokens with unknown key ids."""
+"""Minimum time between the starts of two fetches once a set is known; before that, the pause after
+a slow fetch that failed is as long as the fetch was.
+"""
+SLOW_SECONDS = 1.0
 DEADLINE_SECONDS = 5.0
 KNOWN_KEY_WAITS_SECONDS = 1.0
-"""Maximum time for which a token with a known key waits for a fetch."""
+"""Maximum time for which a token with a known key waits for a fetch: only after an idle time of
+`FRESH_SECONDS`, and only if the last fetch did not fail.
+"""
+UNKNOWN_SECONDS = 60.0
+"""Time for which a key id that the issuer does not have causes no other fetch."""
+UNKNOWN_MAX = 1000
 _BYTES_MAX = 256 * 1024
 
 
@@ -43,44 +55,88 @@ class KeySet:
         self._url = url
         self._monotonic = monotonic
         self._keys: Mapping[str, jwt.PyJWK] | None = None
-        self._fetched_at = self._asked_at = float("-inf")
+        self._fetched_at = self._next_fetch_at = float("-inf")
+        self._failing = False
         self._fetching: asyncio.Task[None] | None = None
+        self._unknown: OrderedDict[str, float] = OrderedDict()
 
     async def key(self, key_id: str | None) -> jwt.PyJWK:
         """Return the key with this id.
 
         Raises:
             InvalidCredentialsError: the issuer has no such key.
-            ServiceUnavailableError: the issuer does not respond, and the cached set is missing or
-            too old.
+            ServiceUnavailableError: the issuer does not respond, and the cached set is missing,
+            too old, or may lack this key.
         """
         if not key_id:
             raise InvalidCredentialsError
-        known = self._keys is not None and key_id in self._keys
-        if not known or self._monotonic() - self._fetched_at > FRESH_SECONDS:
-            await self._refresh(KNOWN_KEY_WAITS_SECONDS if known else DEADLINE_SECONDS)
-        if self._keys is None or self._monotonic() - self._fetched_at > STALE_SECONDS:
+        began = self._monotonic()
+        if self._keys is not None and key_id in self._keys:
+            await self._renew()
+        elif not self._is_known_as_absent(key_id):
+            await self._wait(self._start_fetch(), DEADLINE_SECONDS)
+        if self._keys is None or self._age > STALE_SECONDS:
             raise ServiceUnavailableError(retry_after_seconds=5)
-        if key_id not in self._keys:
-            raise InvalidCredentialsError
-        return self._keys[key_id]
+        if key_id in self._keys:
+            return self._keys[key_id]
+        if self._failing or self._is_fetching:
+            raise ServiceUnavailableError(retry_after_seconds=5)
+        if self._fetched_at >= began:
+            self._remember_as_absent(key_id)
+        raise InvalidCredentialsError
 
-    async def _refresh(self, wait_seconds: float) -> None:
-        """Join a running fetch or start one, unless the last one was very recent."""
-        if self._fetching is None or self._fetching.done():
-            if self._keys is not None and self._monotonic() - self._asked_at < RETRY_SECONDS:
-                return
-            self._asked_at = self._monotonic()
+    @property
+    def _age(self) -> float:
+        return self._monotonic() - self._fetched_at
+
+    @property
+    def _is_fetching(self) -> bool:
+        return self._fetching is not None and not self._fetching.done()
+
+    async def _renew(self) -> None:
+        """Fetch a set that grows old, and wait for that only where the set is no longer fresh."""
+        if self._age <= REFRESH_SECONDS:
+            return
+        fetching = self._start_fetch()
+        if self._age > FRESH_SECONDS and not self._failing:
+            await self._wait(fetching, KNOWN_KEY_WAITS_SECONDS)
+
+    def _start_fetch(self) -> asyncio.Task[None] | None:
+        """Return the running fetch, or a new one; None if the last was a moment ago."""
+        if not self._is_fetching:
+            if self._monotonic() < self._next_fetch_at:
+                return None
+            self._next_fetch_at = self._monotonic() + RETRY_SECONDS
             self._fetching = asyncio.create_task(self._fetch(), name="key-set")
-        await asyncio.wait({self._fetching}, timeout=wait_seconds)
+        return self._fetching
+
+    async def _wait(self, fetching: asyncio.Task[None] | None, seconds: float) -> None:
+        if fetching is None:
+            return
+        _, pending = await asyncio.wait({fetching}, timeout=seconds)
+        self._failing = self._failing or bool(pending)
 
     async def _fetch(self) -> None:
+        began = self._monotonic()
         try:
             self._keys = await fetch_key_set(self._http, self._url)
         except KeySetError as error:
+            self._failing = True
+            if self._keys is None:
+                seconds = self._monotonic() - began
+                self._next_fetch_at = self._monotonic() + (seconds if seconds > SLOW_SECONDS else 0)
             log.warning("key_set_unavailable", reason=str(error))
             return
-        self._fetched_at = self._monotonic()
+        self._fetched_at, self._failing = self._monotonic(), False
+
+    def _is_known_as_absent(self, key_id: str) -> bool:
+        return self._unknown.get(key_id, float("-inf")) > self._monotonic()
+
+    def _remember_as_absent(self, key_id: str) -> None:
+        self._unknown[key_id] = self._monotonic() + UNKNOWN_SECONDS
+        self._unknown.move_to_end(key_id)
+        if len(self._unknown) > UNKNOWN_MAX:
+            self._unknown.popitem(last=False)
 
 
 async def fetch_key_set(http: httpx.AsyncClient, url: str) -> Mapping[str, jwt.PyJWK]:
@@ -91,20 +147,29 @@ async def fetch_key_set(http: httpx.AsyncClient, url: str) -> Mapping[str, jwt.P
     """
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            answer = await http.get(url, headers={"Accept": "application/json"})
-        answer.raise_for_status()
-        if len(answer.content) > _BYTES_MAX:
-            raise KeySetError("larger than 256 KiB")
-        found = jwt.PyJWKSet.from_dict(answer.json())
+            found = jwt.PyJWKSet.from_dict(json.loads(await _read(http, url)))
     except (
         httpx.HTTPError,
         jwt.PyJWTError,
         ValueError,
         AttributeError,
         TypeError,
+        RecursionError,
         TimeoutError,
     ) as error:
         raise KeySetError(type(error).__name__) from error
     return {
         key.key_id: key for key in found.keys if key.key_id and key.public_key_use in {None, "sig"}
     }
+
+
+async def _read(http: httpx.AsyncClient, url: str) -> bytes:
+    """Return the body of the key set; one that is too large is not read to its end."""
+    body = b""
+    async with http.stream("GET", url, headers={"Accept": "application/json"}) as answer:
+        answer.raise_for_status()
+        async for part in answer.aiter_bytes():
+            body += part
+            if len(body) > _BYTES_MAX:
+                raise KeySetError("larger than 256 KiB")
+    return body

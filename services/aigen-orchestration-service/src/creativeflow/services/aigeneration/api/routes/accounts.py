@@ -89,7 +89,7 @@ async def clear_flags(
     return json_response(
         {
             "cleared": await services_of(request).accounts.clear(
-                user_id, by=operator.name, note=body.note
+                user_id, by=operator.identity, note=body.note
             )
         }
     )
@@ -125,7 +125,7 @@ async def decide_hold(
     A hold that is not in doubt is left unchanged; messages parked for its key are replayed.
     """
     replayed = await services_of(request).accounts.decide(
-        key, charged=body.charged, by=operator.name
+        key, charged=body.charged, by=operator.identity
     )
     return json_response({"status": "decided", "messages_replayed": replayed})
 
@@ -162,4 +162,4 @@ async def reconcile_credits(
     """
     reconciliation = services_of(request).reconciliation
     since = services_of(request).now() - timedelta(hours=body.hours)
-    return json_response(await reconciliation.run(since, apply=body.apply, by=operator.name))
+    return json_response(await reconciliation.run(since, apply=body.apply, by=operator.identity))

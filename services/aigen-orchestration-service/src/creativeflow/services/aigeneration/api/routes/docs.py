@@ -1,5 +1,8 @@
 """Interactive API documentation, served without external resources."""
 
+import base64
+import hashlib
+import re
 from importlib.resources import files
 from typing import Annotated
 
@@ -7,6 +10,8 @@ from fastapi import APIRouter, Path, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, Response
 
+from creativeflow.services.aigeneration.api.response_headers import path_prefix
+from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.errors import NotFoundError
 
 _TYPES = {
@@ -18,15 +23,40 @@ _TYPES = {
 router = APIRouter(include_in_schema=False)
 
 
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
 @router.get("/docs")
 async def page(request: Request) -> HTMLResponse:
-    """Return the page."""
-    return get_swagger_ui_html(
-        openapi_url="/openapi.json",
+    """The page, which runs its own scripts only and cannot be framed."""
+    prefix = path_prefix(services_of(request).settings.public_url)
+    found = get_swagger_ui_html(
+        openapi_url=f"{prefix}/openapi.json",
         title=request.app.title,
-        swagger_js_url="/docs/swagger-ui-bundle.js",
-        swagger_css_url="/docs/swagger-ui.css",
-        swagger_favicon_url="/docs/favicon.png",
+        swagger_js_url=f"{prefix}/docs/swagger-ui-bundle.js",
+        swagger_css_url=f"{prefix}/docs/swagger-ui.css",
+        swagger_favicon_url=f"{prefix}/docs/favicon.png",
+    )
+    found.headers["Content-Security-Policy"] = _content_policy(bytes(found.body).decode())
+    found.headers["X-Frame-Options"] = "DENY"
+    return found
+
+
+def _content_policy(page: str) -> str:
+    """Return the policy; the framework's inline script is allowed by its digest."""
+    digests = (hashlib.sha256(text.encode()).digest() for text in _INLINE_SCRIPT.findall(page))
+    scripts = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src 'self' {scripts}",
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data:",
+            "connect-src 'self'",
+            "form-action 'self'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
     )
 
 

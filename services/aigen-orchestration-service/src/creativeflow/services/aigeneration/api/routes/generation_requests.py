@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
+from starlette.datastructures import URL
 from starlette.responses import Response
 
 from creativeflow.services.aigeneration.api.auth import AnyCaller, Principal
@@ -26,7 +27,7 @@ from creativeflow.services.aigeneration.api.schemas import generations as schema
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.application.generations import Submission
 from creativeflow.services.aigeneration.domain.lifecycle import State
-from creativeflow.services.aigeneration.domain.representation import to_resource
+from creativeflow.services.aigeneration.domain.representation import to_public_data, to_resource
 from creativeflow.services.aigeneration.storage.queries import Filters
 
 router = APIRouter(
@@ -109,11 +110,7 @@ async def list_generations(
         found[:limit],
         write_cursor(found[limit - 1].id) if len(found) > limit else None,
     )
-    headers = (
-        {"Link": f'<{request.url.include_query_params(cursor=following)}>; rel="next"'}
-        if following
-        else None
-    )
+    headers = {"Link": f'<{_page_url(request, following)}>; rel="next"'} if following else None
     return json_response(
         {"items": [to_resource(item) for item in items], "next": following}, headers=headers
     )
@@ -148,11 +145,11 @@ async def list_generation_events(
     request_id: UUID, request: Request, principal: AnyCaller
 ) -> Response:
     """Return the timeline: transitions, credits, broker, callbacks and notifications, oldest
-    first.
+    first. Who acted, notes and technical reasons are for operators only.
     """
     await get_owned_request(services_of(request).queries, request_id, principal)
     entries = await services_of(request).queries.timeline(request_id)
-    return json_response({"items": [_entry(entry) for entry in entries]})
+    return json_response({"items": [_entry(entry, principal) for entry in entries]})
 
 
 @router.post(
@@ -232,18 +229,22 @@ async def retry_generation(
 @router.post(
     "/{request_id}/cancel",
     response_model=schemas.Cancelled,
-    responses=problems(401, 404, 409, 412, 503),
+    responses=problems(401, 403, 404, 409, 412, 422, 503),
     openapi_extra=KEYED_AND_MATCHED,
     summary="Cancel a generation request",
 )
-async def cancel_generation(request_id: UUID, request: Request, principal: AnyCaller) -> Response:
+async def cancel_generation(
+    request_id: UUID,
+    request: Request,
+    principal: AnyCaller,
+    body: schemas.CancelRequest | None = None,
+) -> Response:
     """Release the open hold and end the request; delivered samples stay charged.
 
     An ended request is left unchanged.
     """
-    return reply_response(
-        await services_of(request).generations.cancel(request_id, build_caller(request, principal))
-    )
+    caller = build_caller(request, principal, body)
+    return reply_response(await services_of(request).generations.cancel(request_id, caller))
 
 
 def _submission(body: schemas.CreateRequest, request: Request, principal: Principal) -> Submission:
@@ -252,19 +253,29 @@ def _submission(body: schemas.CreateRequest, request: Request, principal: Princi
         project_id=body.project_id,
         brief=body.brief(),
         metadata=body.metadata or {},
-        created_by=principal.name,
+        created_by=principal.identity,
         correlation_id=request.scope["aigen.request_id"],
         traceparent=request.scope.get("aigen.traceparent"),
         quote_id=body.quote_id,
     )
 
 
-def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+def _page_url(request: Request, cursor: str) -> URL:
+    """Return the address of the page after this cursor, under the public URL."""
+    url = request.url.include_query_params(cursor=cursor)
+    public_url = services_of(request).settings.public_url
+    return URL(f"{public_url.rstrip('/')}{url.path}?{url.query}") if public_url else url
+
+
+def _entry(entry: dict[str, Any], principal: Principal) -> dict[str, Any]:
+    data = entry["data"]
+    if not principal.operator:
+        data = to_public_data(entry["event"], data, principal.identity)
     return {
         "seq": entry["seq"],
         "at": entry["at"],
         "event": entry["event"],
         "status": entry["state"],
         "version": entry["version"],
-        "data": entry["data"],
+        "data": data,
     }

@@ -20,18 +20,27 @@ async def get_health(request: Request) -> Response:
 @router.get(
     "/ready",
     summary="Readiness",
-    responses={503: {"description": "A dependency is missing; the body says which"}},
+    responses={503: {"description": "A dependency is missing; operators see which"}},
 )
 async def get_readiness(request: Request) -> Response:
-    """Return the status of each dependency; 503 while the database is not writable.
+    """Return 503 while the database is not writable, and to operators the status of each
+    dependency.
 
     Without the broker requests are still accepted; their jobs wait in the database.
     """
     checks = await services_of(request).checks()
     usable = all(check["ok"] for check in checks.values() if check["required"])
-    return json_response(
-        {"status": "ready" if usable else "not_ready", "checks": checks}, 200 if usable else 503
-    )
+    details = {"checks": checks} if await _is_operator(request) else {}
+    status = "ready" if usable else "not_ready"
+    return json_response({"status": status, **details}, 200 if usable else 503)
+
+
+async def _is_operator(request: Request) -> bool:
+    """Return whether the caller is an operator; the state is shown to everyone."""
+    try:
+        return (await services_of(request).authenticator.admit(request)).operator
+    except errors.AigenError:
+        return False
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

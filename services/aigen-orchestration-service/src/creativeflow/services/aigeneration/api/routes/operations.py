@@ -57,7 +57,7 @@ async def replay_outbox_message(
 ) -> Response:
     """Make a parked message due at once; the operator is recorded in the timeline."""
     outbox = services_of(request).outbox
-    if not await outbox.replay(message_id, by=operator.name, now=services_of(request).now()):
+    if not await outbox.replay(message_id, by=operator.identity, now=services_of(request).now()):
         raise errors.NotFoundError
     return json_response({"status": "due"})
 
@@ -70,7 +70,7 @@ async def drop_outbox_message(
 ) -> Response:
     """Delete a parked message; the operator is recorded in the timeline."""
     outbox = services_of(request).outbox
-    if not await outbox.drop(message_id, by=operator.name, now=services_of(request).now()):
+    if not await outbox.drop(message_id, by=operator.identity, now=services_of(request).now()):
         raise errors.NotFoundError
     return json_response({"status": "dropped"})
 
@@ -85,12 +85,14 @@ async def drop_outbox_message(
 async def fail_generation(
     request_id: UUID, body: schemas.ForceFailRequest, request: Request, operator: Operator
 ) -> Response:
-    """End a request as FAILED: its hold is released, the user notified, and the operator recorded
-    in the timeline.
+    """End a request as FAILED: its hold is released, the user notified, and the timeline names the
+    operator, to operators only.
     """
     caller = build_caller(request, operator, body)
     return reply_response(
-        await services_of(request).generations.force_fail(request_id, caller, body.reason)
+        await services_of(request).generations.force_fail(
+            request_id, caller, body.reason, note=body.note
+        )
     )
 
 
@@ -115,7 +117,7 @@ async def review_generation(
 
     A request that is not in review is left unchanged.
     """
-    caller = Caller(name=operator.name)
+    caller = Caller(name=operator.identity)
     reviewed = await services_of(request).generations.review(
         request_id, caller, accepted_=body.decision == "accept"
     )

@@ -1,12 +1,14 @@
 """Live progress as server-sent events: one poll per process for all subscribers."""
 
+from collections.abc import Callable
+from datetime import datetime
 from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
-from creativeflow.services.aigeneration.api.auth import AnyCaller
+from creativeflow.services.aigeneration.api.auth import AnyCaller, Principal
 from creativeflow.services.aigeneration.api.dependencies import get_owned_request
 from creativeflow.services.aigeneration.api.live_updates import parse_event_id, stream_updates
 from creativeflow.services.aigeneration.api.responses import json_bytes
@@ -31,7 +33,7 @@ router = APIRouter(prefix="/api/v1/generation-requests", tags=["generation reque
 async def stream_generation(
     request_id: UUID, request: Request, principal: AnyCaller
 ) -> StreamingResponse:
-    """Send every change as a snapshot under `id: <version>`, until the request ends.
+    """Send every change as a snapshot under `id: <version>`, until the request or the token ends.
 
     Resumes after `Last-Event-ID`.
     """
@@ -43,11 +45,26 @@ async def stream_generation(
     broadcaster = services_of(request).updates
     broadcaster.check_limits(found.user_id)
     body = stream_updates(
-        broadcaster, found, encode=_encode_event, send_first=known < found.version
+        broadcaster,
+        found,
+        encode=_encode_event,
+        send_first=known < found.version,
+        count_seconds_left=_life_of(principal, services_of(request).now),
     )
     return StreamingResponse(
         body, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
+
+
+def _life_of(principal: Principal, now: Callable[[], datetime]) -> Callable[[], float] | None:
+    ends = principal.expires_at
+    if ends is None:
+        return None
+
+    def count_seconds_left() -> float:
+        return (ends - now()).total_seconds()
+
+    return count_seconds_left
 
 
 def _encode_event(request: GenerationRequest) -> bytes:

@@ -195,7 +195,7 @@ def _endpoints(request: Request) -> WebhookEndpointService:
 
 
 def _scope_of(caller: Principal) -> EndpointScope:
-    return EndpointScope(name=caller.name, sees_all=caller.operator)
+    return EndpointScope(name=caller.identity, sees_all=caller.operator)
 
 
 def _to_json(endpoint: WebhookEndpoint) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
+import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,7 +23,11 @@ from creativeflow.services.aigeneration.domain.formats import CUSTOM, FORMATS, S
 from creativeflow.services.aigeneration.domain.lifecycle import Stage, State
 from creativeflow.services.aigeneration.domain.pricing import SubscriptionStatus, credits_amount
 from creativeflow.services.aigeneration.domain.request import Brief
-from creativeflow.services.aigeneration.kit.json_input import clean_text, plain_texts
+from creativeflow.services.aigeneration.kit.json_input import (
+    METADATA_MAX_BYTES,
+    clean_text,
+    plain_texts,
+)
 
 PROMPT_MAX = 4000
 REFERENCES_MAX = 10
@@ -192,6 +197,11 @@ class CreateRequest(Body):
                 "dimensions_not_allowed@/custom_dimensions: Only Custom takes `custom_dimensions`;"
                 " leave it out."
             )
+        if self.metadata and len(orjson.dumps(self.metadata)) > METADATA_MAX_BYTES:
+            raise ValueError(
+                f"metadata_too_large@/metadata: It may have {METADATA_MAX_BYTES} bytes as JSON;"
+                " shorten it."
+            )
         if (
             len(self.model_dump_json(exclude_none=True, exclude={"metadata"}).encode())
             > BRIEF_MAX_BYTES
@@ -210,7 +220,17 @@ class CreateRequest(Body):
         return cast("Brief", asked)
 
 
-class SelectSample(Body):
+class ActionBody(Body):
+    """The user for whom a service acts on a request; the request must belong to this user."""
+
+    user_id: Identifier | None = None
+
+
+class CancelRequest(ActionBody):
+    """The user for whom a request is cancelled."""
+
+
+class SelectSample(ActionBody):
     """The sample that becomes the final, and its size and format (REQ-009)."""
 
     selected_sample_id: Identifier
@@ -229,7 +249,7 @@ class SelectSample(Body):
         )
 
 
-class BriefChanges(Body):
+class BriefChanges(ActionBody):
     """Changes of the brief for another round or a retry."""
 
     updated_prompt: Prompt | None = None
@@ -287,9 +307,10 @@ class ReconcileRequest(Body):
 
 
 class ForceFailRequest(Body):
-    """The reason for ending a request."""
+    """The reason for ending a request, which its user sees, and a note for operators only."""
 
     reason: Annotated[str, Clean, Field(min_length=1, max_length=500)]
+    note: Annotated[str, Clean, Field(min_length=1, max_length=500)] | None = None
 
 
 class AssetOut(BaseModel):

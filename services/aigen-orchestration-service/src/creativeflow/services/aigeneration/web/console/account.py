@@ -73,7 +73,9 @@ async def clear_flags(
     async def act() -> bool:
         note = validate_form(ClearFlagsRequest, {"note": form.get("note")}).note
         return bool(
-            await services_of(request).accounts.clear(user_id, by=visitor.principal.name, note=note)
+            await services_of(request).accounts.clear(
+                user_id, by=visitor.principal.identity, note=note
+            )
         )
 
     return await _run(request, visitor, form, user_id, act, "cleared")

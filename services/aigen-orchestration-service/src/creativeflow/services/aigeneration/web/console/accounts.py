@@ -45,7 +45,7 @@ async def reconcile(request: Request, visitor: OperatorVisitor, form: Form) -> R
         }
         body = validate_form(ReconcileRequest, fields)
         since = services_of(request).now() - timedelta(hours=body.hours)
-        return await reconciliation.run(since, apply=body.apply, by=visitor.principal.name)
+        return await reconciliation.run(since, apply=body.apply, by=visitor.principal.identity)
 
     async def show(status: int, refusal: ErrorText) -> Response:
         return await _show(request, visitor, status, refusal)

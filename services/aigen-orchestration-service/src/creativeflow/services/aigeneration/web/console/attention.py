@@ -46,7 +46,7 @@ async def replay_message(
 
     async def act() -> bool:
         return await outbox.replay(
-            message_id, by=visitor.principal.name, now=services_of(request).now()
+            message_id, by=visitor.principal.identity, now=services_of(request).now()
         )
 
     return await _run(request, visitor, form, act, "replayed")
@@ -61,7 +61,7 @@ async def drop_message(
 
     async def act() -> bool:
         return await outbox.drop(
-            message_id, by=visitor.principal.name, now=services_of(request).now()
+            message_id, by=visitor.principal.identity, now=services_of(request).now()
         )
 
     return await _run(request, visitor, form, act, "dropped")
@@ -80,7 +80,7 @@ async def resolve_hold(
                 "/charged", "missing", "Choose whether the hold was charged."
             )
         await services_of(request).accounts.decide(
-            key, charged=charged == "yes", by=visitor.principal.name
+            key, charged=charged == "yes", by=visitor.principal.identity
         )
         return 1
 

@@ -58,7 +58,7 @@ async def render_console_page(
         request,
         name,
         status,
-        operator=visitor.principal.name,
+        operator=visitor.principal.identity,
         now=now,
         attention=attention,
         attention_total=sum(attention.values()),
@@ -112,7 +112,7 @@ async def run_action(
 
 def build_caller(visitor: Visitor, claim: IdempotencyClaim | None = None) -> Caller:
     """Build the caller of a use case from the operator."""
-    return Caller(name=visitor.principal.name, claim=claim)
+    return Caller(name=visitor.principal.identity, claim=claim)
 
 
 def describe_message(message: dict[str, Any]) -> dict[str, str]:

@@ -67,12 +67,13 @@ async def cancel_request(
 async def fail_request(
     request_id: UUID, request: Request, visitor: OperatorVisitor, form: Form
 ) -> Response:
-    """Fail the request; the reason is recorded in the timeline."""
+    """Fail the request; the user sees the reason in the timeline, operators also the note."""
 
     async def act() -> object:
-        body = validate_form(ForceFailRequest, {"reason": form.get("reason")})
+        fields = {"reason": form.get("reason"), "note": form.get("note") or None}
+        body = validate_form(ForceFailRequest, fields)
         return await services_of(request).generations.force_fail(
-            request_id, build_caller(visitor), body.reason
+            request_id, build_caller(visitor), body.reason, note=body.note
         )
 
     return await _run(request, visitor, form, request_id, act, "failed")
@@ -135,7 +136,7 @@ async def redeliver_event(
     async def act() -> None:
         endpoints = services_of(request).webhook_endpoints
         await endpoints.redeliver(
-            EndpointScope(name=visitor.principal.name, sees_all=True), endpoint_id, event_id
+            EndpointScope(name=visitor.principal.identity, sees_all=True), endpoint_id, event_id
         )
 
     return await _run(request, visitor, form, request_id, act, "redelivered")

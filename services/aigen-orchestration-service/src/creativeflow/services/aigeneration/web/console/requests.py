@@ -12,6 +12,7 @@ from creativeflow.services.aigeneration.api.pagination import read_cursor, write
 from creativeflow.services.aigeneration.api.services import services_of
 from creativeflow.services.aigeneration.domain.lifecycle import TERMINAL, WITH_JOB, Stage, State
 from creativeflow.services.aigeneration.domain.request import GenerationRequest, HoldState
+from creativeflow.services.aigeneration.kit.user_ids import normalise_user_id
 from creativeflow.services.aigeneration.storage.queries import Filters
 from creativeflow.services.aigeneration.web.auth import OperatorVisitor
 from creativeflow.services.aigeneration.web.console.labels import format_credits
@@ -91,13 +92,16 @@ async def _find(
         "states": states,
         "before": before,
         "created_from": _midnight(since),
-        "created_to": _midnight(until + timedelta(days=1)) if until else None,
+        "created_to": _midnight(until + timedelta(days=1)) if until and until < date.max else None,
     }
     reads = services_of(request).queries
     if not term:
         return await reads.page(Filters(**common), PAGE_SIZE + 1)  # type: ignore[arg-type]
-    of_user = await reads.page(Filters(user_id=term, **common), PAGE_SIZE + 1)  # type: ignore[arg-type]
-    return of_user or await reads.page(Filters(project_id=term, **common), PAGE_SIZE + 1)  # type: ignore[arg-type]
+    name = normalise_user_id(term)
+    if name is None:
+        return []
+    of_user = await reads.page(Filters(user_id=name, **common), PAGE_SIZE + 1)  # type: ignore[arg-type]
+    return of_user or await reads.page(Filters(project_id=name, **common), PAGE_SIZE + 1)  # type: ignore[arg-type]
 
 
 def format_cost(request: GenerationRequest) -> str:

@@ -22,7 +22,7 @@ async function updatePrice() {
   const panel = briefForm.querySelector("[data-price]");
   const body = new URLSearchParams(new FormData(briefForm));
   const headers = { "X-Part": "price", "X-CSRF-Token": csrfToken(briefForm) };
-  const response = await fetch("/studio/quote", { method: "POST", body, headers }).catch(() => null);
+  const response = await fetch(briefForm.dataset.quote, { method: "POST", body, headers }).catch(() => null);
   if (number !== latestQuote || !response?.ok || response.headers.get("X-Part") !== "price") return;
   morph(panel, await response.text());
 }

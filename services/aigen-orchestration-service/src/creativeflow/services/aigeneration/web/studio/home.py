@@ -173,7 +173,7 @@ def _build_submission(
         project_id=body.project_id,
         brief=body.brief(),
         metadata={},
-        created_by=visitor.principal.name,
+        created_by=visitor.principal.identity,
         correlation_id=request.scope["aigen.request_id"],
         traceparent=request.scope.get("aigen.traceparent"),
         quote_id=quote_id,

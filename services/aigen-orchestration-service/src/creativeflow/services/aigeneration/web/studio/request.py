@@ -188,7 +188,7 @@ def _build_caller(
     versions = frozenset({int(version)} if is_valid else ())
     fields = {name: form.get(name) for name in _CLAIM_FIELDS}
     return Caller(
-        name=visitor.principal.name,
+        name=visitor.principal.identity,
         user_id=visitor.principal.user_id,
         expected_versions=versions if at_version else None,
         claim=build_claim(request, visitor.principal, key, fields),
