@@ -4,6 +4,7 @@ progress.
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -409,3 +410,25 @@ async def test_samples_of_an_unpaid_set_are_not_shown_before_it_is_delivered(
     assert len(to_resource(await test_app.look(request))["samples"]) == shown
     await test_app.drain()
     assert await test_app.balance() == 100
+
+
+@pytest.mark.parametrize(("before", "after"), [("payg", "free"), ("free", "payg"), ("payg", "pro")])
+async def test_regeneration_refused_before_a_plan_change_is_possible_after_it(
+    make_test_app: Callable[..., ServiceUnderTest], before: str, after: str
+) -> None:
+    test_app = make_test_app(free_generations=1)
+    await test_app.grant("user", 25, before)
+    request = await test_app.with_samples()
+    await test_app.drain()
+    await test_app.grant("user", -await test_app.balance())
+    with pytest.raises((errors.InsufficientCreditsError, errors.FreeQuotaExhaustedError)):
+        await test_app.regenerate(request)
+    await test_app.grant("user", 25, after)
+    if after == "free":
+        await test_app.database.execute("DELETE FROM free_usage")
+    await test_app.regenerate(await test_app.look(request))
+    shown = await test_app.deliver(await test_app.next_job())
+    assert (shown.state, shown.round) == (State.AWAITING_SELECTION, 2)
+    await test_app.drain()
+    assert await test_app.balance() == (0 if after == "payg" else 25)
+    await test_app.check()

@@ -226,6 +226,18 @@ class RabbitMQServer(Server):
         """Return whether it accepts connections."""
         return await asyncio.to_thread(self._lets_in)
 
+    async def control(self, *arguments: str) -> None:
+        """Run rabbitmqctl on this node."""
+        program = Path(self._command[0]).with_name("rabbitmqctl")
+        command = [str(program), "-n", self._environment["RABBITMQ_NODENAME"], *arguments]
+        await asyncio.to_thread(
+            subprocess.run,
+            command,
+            env=os.environ | self._environment,
+            check=True,
+            capture_output=True,
+        )
+
     def _lets_in(self) -> bool:
         try:
             pika.BlockingConnection(
@@ -246,6 +258,16 @@ async def servers() -> AsyncIterator[tuple[PostgresServer, RabbitMQServer]]:
             stack.push_async_callback(server.kill)
             await server.start()
         yield postgres, rabbitmq
+
+
+@asynccontextmanager
+async def rabbitmq_node() -> AsyncIterator[RabbitMQServer]:
+    """Start a RabbitMQ node of its own; kill and remove it afterwards."""
+    async with AsyncExitStack() as stack:
+        node = RabbitMQServer(_folder(stack))
+        stack.push_async_callback(node.kill)
+        await node.start()
+        yield node
 
 
 @asynccontextmanager

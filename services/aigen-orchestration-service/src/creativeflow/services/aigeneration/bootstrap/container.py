@@ -51,6 +51,7 @@ from creativeflow.services.aigeneration.bootstrap.periodic import build_periodic
 from creativeflow.services.aigeneration.bootstrap.rabbitmq import (
     build_broker,
     build_notify_broker,
+    build_results_broker,
     job_queues,
     topology,
 )
@@ -141,6 +142,7 @@ class Container:
         self.public_url = settings.public_url or f"http://{settings.host}:{settings.port}"
         self.http = build_http_client()
         self.broker = build_broker(settings, settings.engine_url, topology(settings))
+        self.results_broker = build_results_broker(settings)
         self.notify_broker = build_notify_broker(settings, self.broker)
         self._build_storage()
         self._build_credits(credits_, monotonic)
@@ -365,7 +367,11 @@ class Container:
         )
 
     def _build_health(self) -> Health:
-        brokers = {"broker": self.broker, "notification_broker": self.notify_broker}
+        brokers = {
+            "broker": self.broker,
+            "results_broker": self.results_broker,
+            "notification_broker": self.notify_broker,
+        }
         return Health(
             self.database,
             self.queries,
@@ -387,8 +393,8 @@ class Container:
         for broker in self._brokers():
             if broker is self.broker:
                 broker.when_connected(self.pollers["dispatcher"].wake)
-                if "results" in roles:
-                    self._consume(broker)
+            if broker is self.results_broker:
+                self._consume(broker)
             await broker.start()
         if isinstance(self.engine, LocalEngine):
             await self.engine.start()
@@ -507,9 +513,8 @@ class Container:
         await self.worker_reports.apply(MODELS[ReportKind(kind)].model_validate(body), job_id)
 
     def _brokers(self) -> list[Broker]:
-        return list(
-            {id(broker): broker for broker in (self.broker, self.notify_broker) if broker}.values()
-        )
+        brokers = (self.broker, self.results_broker, self.notify_broker)
+        return list({id(broker): broker for broker in brokers if broker}.values())
 
     def _handlers(self, notifier: Notifier) -> Mapping[str, Handler]:
         handlers: dict[str, Handler] = {
@@ -526,8 +531,11 @@ class Container:
 
     def _consume(self, broker: Broker) -> None:
         settings = self.settings
+        assert self.broker is not None  # noqa: S101 - both are of the same URL
         results = ResultsConsumer(
-            self.worker_reports, broker, dead_letter_exchange=settings.rabbitmq_dead_letter_exchange
+            self.worker_reports,
+            self.broker,
+            dead_letter_exchange=settings.rabbitmq_dead_letter_exchange,
         )
         dead = DeadLetterConsumer(
             self.jobs,

@@ -81,6 +81,17 @@ def build_broker(settings: Settings, url: SecretStr, declared: Topology) -> Brok
     )
 
 
+def build_results_broker(settings: Settings) -> Broker | None:
+    """Return the connection on which results are consumed; None without the role `results`.
+
+    It publishes nothing: while memory or disk of the broker are short, it reads no more from
+    connections that publish, not even their acknowledgements.
+    """
+    if "results" not in settings.roles:
+        return None
+    return build_broker(settings, settings.engine_url, topology(settings))
+
+
 def build_notify_broker(settings: Settings, engine_broker: Broker | None) -> Broker | None:
     """Return the engine's connection if both URLs are equal, otherwise a separate one."""
     if settings.notify_url == settings.engine_url:
