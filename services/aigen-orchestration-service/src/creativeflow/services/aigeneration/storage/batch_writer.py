@@ -182,8 +182,10 @@ class BatchWriter:
         """Return the statement for a batch and its parameter, changes in the order of their ids:
         two statements that lock some of the same requests do so in one order, and never deadlock.
         """
-        jobs = [change for change in changes if request_rows.moves_job_alone(change)]
-        others = [change for change in changes if not request_rows.moves_job_alone(change)]
+        jobs: list[StateChange] = []
+        others: list[StateChange] = []
+        for change in changes:
+            (jobs if request_rows.moves_job_alone(change) else others).append(change)
         parts: set[str] = set()
         payload: dict[str, Any] = {}
         if jobs:
